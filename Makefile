@@ -1,0 +1,58 @@
+# Every target does its own set-up; `make install` makes the virtual environment once, and again when a pin changes.
+PYTHON ?= python3
+VENV := .venv
+NEWEST := .venv-newest
+RECBOLE := recbole==1.2.1
+TORCH := $(shell sed -n 's/^\(torch==[^;]*\).*/\1/p' constraints.txt)
+DEMO := --model=Pop,BIGRec --dataset=ml-100k --config_files=properties/demo.yaml
+
+# Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
+test test-slow test-newest: export OMP_NUM_THREADS := 1
+
+.PHONY: install demo test test-slow test-newest results benchmark lint clean
+
+install: $(VENV)/.installed
+
+# torch goes first, alone, so that nothing later can choose another one. The last line matters on Python 3.12 and later,
+# where setup.py leaves RecBole out because of its ray.
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cpu,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(RECBOLE)
+	touch $@
+
+# RecBole without ray, as where ray has no build: on older Pythons setup.py brought it in, so it is taken out again.
+$(NEWEST)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[cpu,test]'
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(RECBOLE)
+	$(NEWEST)/bin/python -m pip uninstall --quiet --yes ray
+	touch $@
+
+demo: install
+	$(VENV)/bin/python run_recbole_llm.py $(DEMO)
+
+test: install
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: install
+	$(VENV)/bin/python -m pytest -m slow
+
+test-newest: $(NEWEST)/.installed
+	$(NEWEST)/bin/python -m pytest -m "not slow"
+
+results: install
+	$(VENV)/bin/python benchmarks/results.py
+
+benchmark: install
+	$(VENV)/bin/python benchmarks/speed.py
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

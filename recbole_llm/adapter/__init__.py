@@ -1,0 +1,7 @@
+"""Adapters: which weights of the LLM learn, and how they are stored."""
+
+from recbole_llm.adapter.base import Adapter
+from recbole_llm.adapter.full import FullAdapter
+from recbole_llm.adapter.lora import LoraAdapter
+
+__all__ = ["Adapter", "FullAdapter", "LoraAdapter"]

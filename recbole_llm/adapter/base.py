@@ -1,0 +1,143 @@
+"""What every adapter can do, and the note that ties saved weights to the LLM they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from recbole_llm.errors import InputError
+
+MANIFEST = "recbole_llm.json"
+
+
+class Adapter(ABC):
+    """Decides which weights of an LLM learn.
+
+    One adapter serves one model: :meth:`attach` comes first, and every other method takes the module it returned.
+    """
+
+    name: ClassVar[str]
+    """Value of the config key `adapter`."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Adapter:
+        """An adapter from a run's settings: field `r` of adapter `lora` is the key `lora_r`, `seed` the run's own."""
+        names = [field.name for field in fields(cls)] if is_dataclass(cls) else []
+        keys = {name: name if name == "seed" else f"{cls.name}_{name}" for name in names}
+        return cls(**{name: settings[key] for name, key in keys.items() if key in settings})
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel) -> nn.Module:
+        """Make the chosen weights trainable and freeze the rest. Returns: the module to train and to generate with."""
+
+    @abstractmethod
+    def untuned(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+        """A context that yields a module which computes as the LLM did before tuning. It is for inference only."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the result of training depends on, as JSON values."""
+
+    @abstractmethod
+    def _save_weights(self, model: nn.Module, folder: Path) -> None:
+        """Write the learned weights as `*.safetensors` in their library's own format."""
+
+    @abstractmethod
+    def _load_weights(self, model: nn.Module, folder: Path) -> None:
+        """Read them back into `model`; InputError where anything is missing, left over or of another shape."""
+
+    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Copies of all trainable weights, on the CPU: the small part of a checkpoint."""
+        return {
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def load_trainable_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Set all trainable weights to a state that :meth:`trainable_state` gave.
+
+        Raises:
+            ValueError: names or shapes are not those of the model's trainable weights.
+        """
+        own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if difference := describe_difference(state, own):
+            raise ValueError(f"the state does not fit the model: {difference}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def save(self, model: nn.Module, folder: str | Path, fingerprint: str) -> None:
+        """Write the learned weights into `folder`, with a note of the LLM they belong to.
+
+        Args:
+            model: what :meth:`attach` returned, trained.
+            folder: made if it is not there.
+            fingerprint: of the untuned LLM.
+
+        Raises:
+            InputError: nothing was learned.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_weights(model, folder)
+        note = {"adapter": self.name, "fingerprint": fingerprint, "sha256": _weight_hashes(folder)}
+        (folder / MANIFEST).write_text(json.dumps(note, indent=2) + "\n")
+
+    def load(self, model: nn.Module, folder: str | Path, fingerprint: str) -> None:
+        """Read learned weights into an attached model and make sure that every one of them arrived.
+
+        Args:
+            model: what :meth:`attach` returned.
+            folder: what :meth:`save` wrote.
+            fingerprint: of the untuned LLM in use.
+
+        Raises:
+            InputError: the files are damaged, empty, of another adapter or of another LLM.
+        """
+        folder = Path(folder)
+        self._check_manifest(folder, fingerprint)
+        self._load_weights(model, folder)
+
+    def _check_manifest(self, folder: Path, fingerprint: str) -> None:
+        try:
+            note = json.loads((folder / MANIFEST).read_text())
+            adapter, belongs_to, hashes = note["adapter"], note["fingerprint"], note["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"adapter {folder}: no readable {MANIFEST}; give a folder that `save` wrote") from error
+        if adapter != self.name:
+            raise InputError(f"adapter {folder}: it holds '{adapter}', not '{self.name}'; set adapter: {adapter}")
+        if belongs_to != fingerprint:
+            raise InputError(f"adapter {folder}: it belongs to LLM {belongs_to}, not to {fingerprint}; use its own LLM")
+        if not hashes or hashes != _weight_hashes(folder):
+            raise InputError(f"adapter {folder}: the weight files are not those that were saved; copy them again")
+
+
+def describe_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What distinguishes two sets of tensors by name and shape, in a few words; empty where nothing does."""
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    reshaped = [name for name in expected if name in found and found[name].shape != expected[name].shape]
+    words = (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
+    return ", ".join(f"{len(names)} {word} (first {names[0]})" for word, names in words if names)
+
+
+def _weight_hashes(folder: Path) -> dict[str, str]:
+    return {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""Full fine-tuning: every weight of the LLM learns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from recbole_llm.adapter.base import Adapter
+from recbole_llm.errors import InputError
+
+
+class FullAdapter(Adapter):
+    """All weights learn. A frozen copy of the untuned LLM is kept beside them, so the LLM is in memory twice."""
+
+    name: ClassVar[str] = "full"
+
+    def __init__(self) -> None:
+        self._untuned: PreTrainedModel | None = None
+
+    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Keep a frozen copy and make all weights trainable.
+
+        Raises:
+            InputError: the model is quantised; whole numbers cannot be trained.
+        """
+        if getattr(model, "is_quantized", False):
+            raise InputError("adapter full cannot train a quantised LLM; leave quant empty or use adapter: lora")
+        self._untuned = copy.deepcopy(model).eval().requires_grad_(False)
+        return model.requires_grad_(True)
+
+    @contextmanager
+    def untuned(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The frozen copy, on the device `model` is on."""
+        if self._untuned is None:
+            raise ValueError("attach comes before untuned")
+        yield self._untuned.to(next(model.parameters()).device)
+
+    def facts(self) -> dict[str, Any]:
+        """Kind only: there is nothing to set."""
+        return {"adapter": self.name}
+
+    def _save_weights(self, model: PreTrainedModel, folder: Path) -> None:
+        model.save_pretrained(str(folder))
+
+    def _load_weights(self, model: PreTrainedModel, folder: Path) -> None:
+        try:
+            tuned, info = type(model).from_pretrained(str(folder), dtype=model.dtype, output_loading_info=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"adapter {folder}: the tuned weights cannot be loaded: {reason}; train again") from error
+        if lost := sorted(info["missing_keys"] | info["unexpected_keys"]):
+            raise InputError(
+                f"adapter {folder}: {len(lost)} weights do not fit the model (first {lost[0]}); train again"
+            )
+        model.load_state_dict(tuned.state_dict())

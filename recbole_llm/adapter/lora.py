@@ -1,0 +1,191 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, load_peft_weights
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from recbole_llm.adapter.base import Adapter, describe_difference
+from recbole_llm.errors import InputError
+
+# Names of the query and value projections, alone or fused with the key, in the families transformers knows.
+_QUERY_VALUE = (
+    ("q_proj", "v_proj"),
+    ("c_attn",),
+    ("query_key_value",),
+    ("qkv_proj",),
+    ("Wqkv",),
+    ("q_b_proj", "kv_b_proj"),
+    ("q_proj", "kv_b_proj"),
+)
+
+
+@dataclass(frozen=True)
+class LoraAdapter(Adapter):
+    """Every chosen linear map W learns a product B A of rank r: W x + alpha / r * B A x. B starts at zero.
+
+    The defaults are those of BIGRec (arXiv 2308.08434) and SOFT (arXiv 2505.20771).
+
+    Attributes:
+        r: rank, at least 1.
+        alpha: scale, above 0.
+        dropout: of the input of A, in [0, 1).
+        target_modules: "auto" for the query and value projections, "all" for every linear map but the output embedding,
+            or the last parts of module names.
+        seed: of A's initial values; the global random state is left as it was.
+    """
+
+    r: int = 8
+    alpha: float = 16
+    dropout: float = 0.05
+    target_modules: str | Sequence[str] = "auto"
+    seed: int = 0
+
+    name: ClassVar[str] = "lora"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.r, int) or self.r < 1:
+            raise InputError(f"LoRA rank r = {self.r!r} must be an integer of at least 1")
+        if not isinstance(self.alpha, int | float) or not self.alpha > 0:
+            raise InputError(f"LoRA alpha = {self.alpha!r} must be above 0")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise InputError(f"LoRA dropout = {self.dropout!r} must lie in [0, 1)")
+        if not self.target_modules:
+            raise InputError(
+                "LoRA target_modules is empty; give 'auto', 'all' or module names such as [q_proj, v_proj]"
+            )
+
+    def attach(self, model: PreTrainedModel) -> PeftModel:
+        """Freeze the LLM and add the low-rank maps, in float32 whatever the LLM's own number type is.
+
+        Raises:
+            InputError: a name of `target_modules` matches no linear map of the model.
+        """
+        targets = find_target_modules(model, self.target_modules)
+        if getattr(model, "is_quantized", False):
+            model = prepare_model_for_kbit_training(
+                model, model.is_gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        )
+        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
+            torch.default_generator.manual_seed(self.seed)
+            try:
+                return get_peft_model(model, config)
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"LoRA cannot be attached to {type(model).__name__}: {reason}") from error
+
+    @contextmanager
+    def untuned(self, model: PeftModel) -> Iterator[nn.Module]:
+        """The same module with its low-rank maps switched off inside the context."""
+        with model.disable_adapter():
+            yield model
+
+    def facts(self) -> dict[str, Any]:
+        """Kind and settings."""
+        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        return {
+            "adapter": self.name,
+            "r": self.r,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "target_modules": targets,
+            "seed": self.seed,
+        }
+
+    def _save_weights(self, model: PeftModel, folder: Path) -> None:
+        _check_learned(_peft_state(model), folder)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _load_weights(self, model: PeftModel, folder: Path) -> None:
+        _check_settings(model.peft_config[model.active_adapter], folder)
+        state = load_peft_weights(str(folder), device="cpu")
+        if difference := describe_difference(state, _peft_state(model)):
+            raise InputError(f"adapter {folder}: its weights do not fit the model: {difference}; train again")
+        _check_learned(state, folder)
+        set_peft_model_state_dict(model, state)
+        for name, loaded in _peft_state(model).items():
+            if not torch.equal(loaded.cpu(), state[name].to(loaded.dtype)):
+                raise InputError(
+                    f"adapter {folder}: {name} did not arrive in the model; report this with your peft version"
+                )
+
+
+def find_target_modules(model: nn.Module, wanted: str | Sequence[str]) -> str | list[str]:
+    """Names for peft's `target_modules`.
+
+    Args:
+        model: the bare LLM.
+        wanted: see :class:`LoraAdapter`.
+
+    Raises:
+        InputError: a name matches no linear map; names some that would.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    endings = {name.rpartition(".")[2] for name in linear}
+    if wanted == "all":
+        return "all-linear"
+    if wanted == "auto":
+        for names in _QUERY_VALUE:
+            if endings.issuperset(names):
+                return list(names)
+        return TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, "all-linear")
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if not any(full == name or full.endswith(f".{name}") for full in linear):
+            raise InputError(
+                f"LoRA target module {name!r} is no linear map of the LLM; choose from {', '.join(sorted(endings))}"
+            )
+    return names
+
+
+def _peft_state(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors under the names peft gives them in a file."""
+    return get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+
+
+def _check_learned(state: Mapping[str, Tensor], folder: Path) -> None:
+    """B starts at zero: if it still is, nothing was learned, and the LLM would answer untuned without a sign of it."""
+    if not any(tensor.any() for name, tensor in state.items() if "lora_B" in name):
+        raise InputError(f"adapter {folder}: it is empty, every B is zero; train it for at least one step")
+
+
+def _check_settings(attached: PeftConfig, folder: Path) -> None:
+    """Rank and targets show in shapes and names; the scale shows nowhere in the weights."""
+    try:
+        saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"adapter {folder}: no readable adapter_config.json; copy the folder again or retrain"
+        ) from error
+    for key in ("r", "lora_alpha"):
+        if getattr(saved, key) != getattr(attached, key):
+            raise InputError(
+                f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
+                "use the same setting"
+            )

@@ -1,0 +1,268 @@
+"""What RecBole 1.2.1 needs to live on today's stack: the only file that knows.
+
+:func:`apply` does all mends; the rooms that join to RecBole call it on import. Each mend is one function with its cause
+and the upstream report, does nothing on a stack that does not need it, and nothing the second time. Mends reach into
+RecBole's own modules and classes only: torch, scipy and warnings of other packages stay as they are. (numpy gets the
+old names that RecBole's ``Config`` has always given it.)
+
+What cannot be mended is avoided: ``recbole.quick_start`` is the one module that imports ray (``ray<=2.6.3`` needs
+``pkg_resources`` and numpy 1, and has no build for Python 3.12; https://github.com/RUCAIBox/RecBole/pull/2078), and
+nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+import warnings
+import zipfile
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+
+from recbole_llm.errors import InputError
+
+# RecBole's modules that call torch.load, and those that call dok_matrix._update.
+CHECKPOINT_READERS = (
+    "recbole.trainer.trainer",
+    "recbole.model.sequential_recommender.s3rec",
+    "recbole.model.general_recommender.convncf",
+    "recbole.model.general_recommender.nais",
+    "recbole.model.general_recommender.neumf",
+    "recbole.model.general_recommender.ract",
+    "recbole.model.context_aware_recommender.kd_dagfm",
+)
+DOK_UPDATERS = (
+    "recbole.model.general_recommender.gcmc",
+    "recbole.model.general_recommender.lightgcn",
+    "recbole.model.general_recommender.ncl",
+    "recbole.model.general_recommender.ngcf",
+    "recbole.model.general_recommender.spectralcf",
+    "recbole.model.knowledge_aware_recommender.kgin",
+    "recbole.model.knowledge_aware_recommender.mcclk",
+)
+
+
+def apply() -> None:
+    """Makes RecBole usable on this stack; cheap to call again.
+
+    Raises:
+        InputError: pandas 3 or later is installed.
+    """
+    refuse_pandas_3()
+    restore_numpy_names()
+    read_checkpoints_by_allow_list()
+    restore_dok_update()
+    read_ksr_vectors_in_single_precision()
+    silence_deprecations()
+
+
+def refuse_pandas_3() -> None:
+    """RecBole does not work on pandas 3, and partly without saying so.
+
+    Strings are no longer objects there, which breaks every ``token_seq`` column, and ``fillna(inplace=True)`` on a
+    column fills a copy, so that missing values stay. No upstream report known.
+
+    Raises:
+        InputError: pandas 3 or later is installed.
+    """
+    if int(pd.__version__.split(".")[0]) >= 3:
+        raise InputError(f"pandas {pd.__version__} breaks RecBole 1.2.1: install an older one, pip install 'pandas<3'")
+
+
+def restore_numpy_names() -> None:
+    """``Config.compatibility_settings`` reads ``np.float_``, ``np.complex_``, ``np.unicode_``, gone with numpy 2.
+
+    It does so to give numpy back the names of numpy 1.19 (``np.float``, ``np.long``, ...), which RecBole's metrics,
+    layers and data use: https://github.com/RUCAIBox/RecBole/pull/2203 and, for the names themselves,
+    https://github.com/RUCAIBox/RecBole/pull/1621. The replacement gives the same names by today's spelling, and at
+    once, so that RecBole's data classes work before the first ``Config`` too.
+    """
+    from recbole.config import Config
+
+    Config.compatibility_settings = _give_old_numpy_names
+    _give_old_numpy_names()
+
+
+def _give_old_numpy_names(config: Any = None) -> None:
+    np.bool = np.bool_
+    np.int = np.long = np.int_
+    np.float = np.float64
+    np.complex = np.complex128
+    np.object = np.object_
+    np.str = np.unicode = np.str_
+
+
+def read_checkpoints_by_allow_list() -> None:
+    """``torch.load`` reads weights only since torch 2.6, and RecBole's checkpoints hold its ``Config`` (protocol 4).
+
+    So the best epoch is never reloaded, nor a pre-trained model: https://github.com/RUCAIBox/RecBole/pull/2155,
+    https://github.com/RUCAIBox/RecBole/issues/2212. RecBole's modules get a view of torch whose ``load`` is
+    :func:`load_checkpoint`.
+    """
+    for name in CHECKPOINT_READERS:
+        _replace_in(importlib.import_module(name), "torch", load=load_checkpoint)
+
+
+def restore_dok_update() -> None:
+    """``dok_matrix`` lost the method ``_update`` in scipy 1.13, with which the graph models fill their adjacency.
+
+    https://github.com/RUCAIBox/RecBole/issues/2034. The modules of these models get a view of ``scipy.sparse`` whose
+    ``dok_matrix`` has it.
+    """
+    if not hasattr(scipy.sparse.dok_matrix, "_update"):
+        for name in DOK_UPDATERS:
+            _replace_in(importlib.import_module(name), "sp", dok_matrix=_UpdatableDokMatrix)
+
+
+class _UpdatableDokMatrix(scipy.sparse.dok_matrix):
+    def _update(self, entries: dict[tuple[int, int], float]) -> None:
+        """Sets many entries without the check of each index that makes item assignment slow."""
+        self._dict.update(entries)
+
+
+def read_ksr_vectors_in_single_precision() -> None:
+    """KSR multiplies its float32 states by float64 relation vectors, which no version of torch allows.
+
+    RecBole reads pre-trained vectors into float64; the other models copy them into float32 weights first. No upstream
+    report known.
+    """
+    from recbole.data.dataset import Dataset, KSRDataset
+
+    def get_preload_weight(self: Dataset, field: str) -> np.ndarray:
+        return Dataset.get_preload_weight(self, field).astype(np.float32)
+
+    KSRDataset.get_preload_weight = get_preload_weight
+
+
+def silence_deprecations() -> None:
+    """RecBole's use of pandas (chained ``fillna``) and torch (``GradScaler``) warns dozens of times a run.
+
+    The pins of this package are what keeps the announced changes away, so the user has nothing to do about them.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+
+
+class _View(ModuleType):
+    """A module as one other module sees it, with some of its names replaced."""
+
+    def __init__(self, module: ModuleType, replaced: dict[str, Any]) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        self.__dict__.update(replaced)
+        self.__dict__["_viewed"] = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._viewed, name)
+
+
+def _replace_in(module: ModuleType, name: str, **replaced: Any) -> None:
+    viewed = getattr(module, name)
+    if not isinstance(viewed, _View):
+        setattr(module, name, _View(viewed, replaced))
+
+
+class Inert:
+    """Stands for an object of a checkpoint that is not rebuilt: it keeps its state and does nothing.
+
+    For RecBole's ``Config`` that is enough to be read: ``checkpoint["config"]["model"]``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __getitem__(self, key: str) -> Any:
+        return self.state["final_config_dict"].get(key)
+
+
+# Rebuilt as they are: what tensors, arrays and plain containers are made of. None of these runs code of the file's
+# choice (torch.storage._load_from_bytes, which would unpickle again without a list, is missing on purpose).
+REBUILT = frozenset(
+    f"{module}.{name}"
+    for modules, names in (
+        ("builtins __builtin__", "bytearray complex dict float frozenset int list set slice str tuple"),
+        ("collections", "Counter OrderedDict defaultdict"),
+        ("_codecs", "encode"),
+        ("torch", "Size Tensor device"),
+        ("torch.nn.parameter", "Parameter"),
+        ("torch.serialization", "_get_layout"),
+        ("torch.storage", "TypedStorage UntypedStorage"),
+        ("torch._utils", "_rebuild_tensor _rebuild_tensor_v2 _rebuild_parameter _rebuild_sparse_tensor"),
+        ("numpy", "dtype matrix ndarray"),
+        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
+        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+        ("scipy.sparse._coo", "coo_array coo_matrix"),
+        ("scipy.sparse._csc", "csc_array csc_matrix"),
+        ("scipy.sparse._csr", "csr_array csr_matrix"),
+        ("scipy.sparse._lil", "lil_array lil_matrix"),
+    )
+    for module in modules.split()
+    for name in names.split()
+)
+# Never rebuilt, not even imported: Config with all that hangs on it, and the layers that some models store whole,
+# data set included, although their weights are in the state dict.
+INERT_PACKAGES = ("recbole.", "recbole_llm.", "logging.", "pandas.", "pathlib.", "torch.nn.modules.", "yaml.")
+
+
+class _AllowListUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.".startswith(INERT_PACKAGES) or _is_recommender(module, name):
+            return Inert
+        if f"{module}.{name}" in REBUILT or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"asks for {module}.{name}, which a checkpoint has no need of")
+
+
+def _is_recommender(module: str, name: str) -> bool:
+    """Whether this is an already imported model of a third party, which ``Config`` names as its model class."""
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    found = getattr(sys.modules.get(module), name, None)
+    return isinstance(found, type) and issubclass(found, AbstractRecommender)
+
+
+def load_checkpoint(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
+    """Reads a checkpoint that RecBole's trainers wrote, without running anything that the file might hold.
+
+    Args:
+        path: a ``.pth`` file.
+        map_location: as for ``torch.load``: where the tensors go.
+
+    Returns:
+        RecBole's dictionary. Tensors, arrays and sparse matrices are themselves; ``config`` is an :class:`Inert` that
+        answers ``[...]``; entries of ``other_parameter`` that are whole layers are left out, since ``state_dict`` has
+        their weights.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or one that asks for a class outside the list.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{path!r}: no such checkpoint; give the path of a .pth file that RecBole saved")
+    if not zipfile.is_zipfile(path) or _is_torchscript(path):
+        raise InputError(f"{path}: not a checkpoint that RecBole saved, or an incomplete one; train the model again")
+    allow_list = SimpleNamespace(__name__=__name__, Unpickler=_AllowListUnpickler)
+    try:
+        checkpoint = torch.load(path, map_location=map_location, pickle_module=allow_list, weights_only=False)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: not loaded, the file {error}; use checkpoints from a source you trust") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not the dictionary of a checkpoint")
+    if "other_parameter" in checkpoint:
+        others = checkpoint["other_parameter"].items()
+        checkpoint["other_parameter"] = {key: value for key, value in others if not isinstance(value, Inert)}
+    return checkpoint
+
+
+def _is_torchscript(path: str) -> bool:
+    """Such an archive is a program, which ``torch.load`` would hand to ``torch.jit``."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

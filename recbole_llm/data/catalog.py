@@ -1,0 +1,181 @@
+"""The item catalogue: which text stands for which item, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_LINE_BREAKS_AND_TABS = re.compile(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
+_N_EXAMPLES = 5  # how many items a log line names
+
+
+def clean_title(text: str) -> str:
+    """Put a text on one line without outer blanks.
+
+    Catalogue titles and generated texts both pass through here, so that a title that was generated exactly equals the
+    title in the catalogue. Inner quotes, inner blanks and the case are kept. Cleaning twice changes nothing.
+    """
+    return _LINE_BREAKS_AND_TABS.sub(" ", text).strip()
+
+
+def clean_answer(text: str) -> str:
+    """Turn a generated answer into the title it names: one outer double quote on each side is taken off.
+
+    The answer to a prompt is the title in double quotes, so exactly one quote belongs to the format and any further
+    one to the title (`""Heroes""` answers with the title `"Heroes"`). An answer that was cut before its closing
+    quote loses the opening one only.
+    """
+    return clean_title(clean_title(text).removeprefix('"').removesuffix('"'))
+
+
+class ItemCatalog:
+    """The items of one data set with their titles.
+
+    An item without a title can neither be printed in a prompt nor be an answer. Items that share a title cannot be
+    told apart by an LLM: the lowest id of each title represents the others, and only representatives are rankable
+    (interactions are never remapped).
+
+    Attributes:
+        titles: Cleaned title per internal item id, None where the item has none; id 0 is padding and has none.
+        tokens: External item id per internal item id, for messages.
+        attributes: What else is known of each item, such as its genres.
+        has_title: bool [items].
+        representative: int64 [items], the lowest id with the same title; an untitled item maps to 0.
+        rankable: bool [items], the item has a title and represents itself.
+        n_duplicates: Number of titled items that are represented by another one.
+    """
+
+    def __init__(
+        self,
+        titles: Sequence[str | None],
+        *,
+        attributes: Sequence[Sequence[str]] | None = None,
+        tokens: Sequence[str] | None = None,
+        source: str = "the catalogue",
+    ) -> None:
+        """Build the catalogue from plain data.
+
+        Args:
+            titles: Title per internal item id; index 0 is the padding item and must be None or blank.
+            attributes: What else is known of each item, such as its genres; none by default.
+            tokens: External item id per item; the internal ids by default.
+            source: Where the titles come from, for messages.
+
+        Raises:
+            InputError: No item has a title.
+            ValueError: The padding item has a title, or the sequences differ in length.
+        """
+        self.titles: list[str | None] = [clean_title(title or "") or None for title in titles]
+        self.tokens = [str(token) for token in (range(len(titles)) if tokens is None else tokens)]
+        self.attributes = [list(values) for values in ([()] * len(titles) if attributes is None else attributes)]
+        if not len(self.titles) == len(self.tokens) == len(self.attributes):
+            raise ValueError("titles, attributes and tokens must have one entry per item")
+        if self.titles and self.titles[0] is not None:
+            raise ValueError("item id 0 is padding and cannot have a title")
+
+        self._id_of_title: dict[str, int] = {}
+        for item_id, title in enumerate(self.titles):
+            if title is not None:
+                self._id_of_title.setdefault(title, item_id)
+        if not self._id_of_title:
+            raise InputError(f"every title of {source} is empty; set title_field to an item field that holds text")
+
+        self.has_title = np.array([title is not None for title in self.titles])
+        self.representative = np.array([self._id_of_title.get(title, 0) for title in self.titles], dtype=np.int64)
+        self.rankable = self.has_title & (self.representative == np.arange(len(self.titles)))
+        self.n_duplicates = int(self.has_title.sum() - self.rankable.sum())
+        self._log_gaps(source)
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: Any, title_field: str, title_with: str | None = None, text_fields: Sequence[str] = ()
+    ) -> ItemCatalog:
+        """Read the catalogue from a RecBole data set, before or after its `build()`.
+
+        Args:
+            dataset: A `recbole.data.dataset.Dataset` with item columns; `token` and `token_seq` fields can be read.
+            title_field: The item field that holds the title.
+            title_with: An item field whose value is appended to the title in parentheses, to make titles distinct
+                (`Toy Story (1995)`); nothing is appended where it is missing.
+            text_fields: Further item fields, for `attributes`: a `token` is one value, a `token_seq` one per word.
+
+        Raises:
+            InputError: A field does not exist or is not text, or no item has a title.
+        """
+        titles: list[str] = _read_text(dataset, title_field, "title_field")
+        if title_with is not None:
+            extras = _read_text(dataset, title_with, "title_with")
+            pairs = zip(titles, extras, strict=True)
+            titles = [f"{title} ({extra})" if title and extra else title for title, extra in pairs]
+        columns = [_read_words(dataset, field, "item_text_fields") for field in text_fields]
+        return cls(
+            titles,
+            attributes=[sum(values, []) for values in zip(*columns, strict=True)] if columns else None,
+            tokens=dataset.field2id_token[dataset.iid_field],
+            source=f"item field {title_field!r} of data set {dataset.dataset_name!r}",
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, the padding item included: the width of a score matrix."""
+        return len(self.titles)
+
+    def lookup(self, title: str) -> int | None:
+        """The lowest item id with this title, or None. A generated text goes through `clean_answer` first."""
+        return self._id_of_title.get(clean_title(title))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the titles in item order: equal where item embeddings and answers mean the same items."""
+        return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()
+
+    def _log_gaps(self, source: str) -> None:
+        untitled = np.flatnonzero(~self.has_title)[1:]
+        if len(untitled):
+            examples = ", ".join(self.tokens[item_id] for item_id in untitled[:_N_EXAMPLES])
+            logger.warning(
+                "%d of %d items have no title in %s and are left out of prompts and rankings (first: %s)",
+                *(len(untitled), self.n_items - 1, source, examples),
+            )
+        if self.n_duplicates:
+            sizes = Counter(self.representative[self.has_title].tolist()).values()
+            n_shared = sum(size for size in sizes if size > 1)
+            logger.info("%d items share a title; the lowest id of each title represents them", n_shared)
+
+
+def _read_text(dataset: Any, field: str, setting: str) -> list[str]:
+    """One text per internal item id from a `token` or `token_seq` field, "" where it is missing."""
+    return [clean_title(" ".join(words)) for words in _read_words(dataset, field, setting)]
+
+
+def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
+    """The words of every item's `token` (one) or `token_seq` field; none where it is missing.
+
+    RecBole gives a missing value id 0 in both types, and pads a `token_seq` with 0 once it is a tensor.
+    """
+    item_feat = dataset.item_feat
+    if item_feat is None or field not in item_feat.columns:
+        loaded = "none" if item_feat is None else ", ".join(item_feat.columns)
+        raise InputError(
+            f"{setting}: data set {dataset.dataset_name!r} has no item field {field!r} (item fields loaded: {loaded}); "
+            f"name one of them, or add the field of the .item file to load_col under 'item'"
+        )
+    field_type = dataset.field2type[field].value
+    if field_type not in ("token", "token_seq"):
+        raise InputError(
+            f"{setting}: item field {field!r} of data set {dataset.dataset_name!r} has type {field_type}, not text; "
+            f"declare it as token or token_seq in the header of the .item file"
+        )
+    words = dataset.field2id_token[field]
+    rows = (np.atleast_1d(row).astype(np.int64) for row in np.asarray(item_feat[field]))
+    return [[words[word_id] for word_id in row if word_id] for row in rows]

@@ -1,0 +1,218 @@
+"""The rows that are trained on and judged: one target per row, the same rows for every model of a command.
+
+RecBole judges its general models on other rows than its sequential ones. Here the rows are always those of the sequential
+split; a general model (Pop, BPR, LightGCN, ...) learns from the interactions before the split and scores the same rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data import create_samplers
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction, cat_interactions
+from recbole.data.utils import get_dataloader
+from recbole.sampler import KGSampler, Sampler
+from recbole.utils import ModelType
+
+from recbole_llm.errors import InputError
+from recbole_llm.stages import stage_seed
+
+SAMPLE_ID = "sample_id"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one model, split.
+
+    Attributes:
+        train: what the model learns from: sequential rows, or the interactions before the split for a general model.
+        valid: sequential rows, one target each.
+        test: sequential rows, one target each.
+        whole: the data set all of them were cut from.
+    """
+
+    train: Dataset
+    valid: SequentialDataset
+    test: SequentialDataset
+    whole: Dataset
+
+    def judged(self) -> str:
+        """SHA-256 over the (user, target) pairs of validation and test: equal for all models of one command."""
+        digest = hashlib.sha256()
+        for part in (self.valid, self.test):
+            digest.update(row_pairs(part).tobytes())
+        return digest.hexdigest()
+
+
+class _AsSequential:
+    """A model's config as its evaluation loader should see it: rows are sequential whatever the model is."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def __getitem__(self, key: str) -> Any:
+        return ModelType.SEQUENTIAL if key == "MODEL_TYPE" else self._config[key]
+
+
+def row_pairs(dataset: SequentialDataset) -> np.ndarray:
+    """The (user, target) pairs of the rows. Returns: int64 [rows, 2]."""
+    rows = dataset.inter_feat
+    return np.stack([rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()], axis=1)
+
+
+def row_histories(dataset: SequentialDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Item ids and lengths of the histories, oldest item first. Returns: int64 [rows, longest], int64 [rows]."""
+    rows = dataset.inter_feat
+    items = rows[dataset.iid_field + dataset.config["LIST_SUFFIX"]].numpy()
+    return items, rows[dataset.item_list_length_field].numpy()
+
+
+def rows_digest(dataset: SequentialDataset) -> str:
+    """SHA-256 over users, histories and targets: what a training stage depends on."""
+    items, lengths = row_histories(dataset)
+    items = np.where(np.arange(items.shape[1]) < lengths[:, None], items, 0)
+    digest = hashlib.sha256(row_pairs(dataset).tobytes())
+    digest.update(np.ascontiguousarray(items).tobytes())
+    return digest.hexdigest()
+
+
+def load_rows(config: Any, few_shot: bool) -> Rows:
+    """Read the data set, split it and take the configured subsets.
+
+    Nothing that an earlier run pickled is loaded: RecBole's ``save_dataset`` files are written but never read.
+
+    Args:
+        config: the model's config.
+        few_shot: whether ``train_sample_size`` applies to this model; the evaluation sizes apply to all models alike.
+
+    Raises:
+        InputError: no row is left to train on or to judge.
+    """
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    rows_class = _dataset_class(config) if sequential else SequentialDataset
+    whole = rows_class(config if sequential else _AsSequential(config))
+    if config["save_dataset"]:
+        whole.save()
+    parts = [_with_history(part) for part in _number_rows(whole.build())]
+    _log_skipped_users(whole, parts)
+    sampled = [
+        take_sample(part, config[f"{name}_sample_size"], config["seed"], name)
+        for part, name in zip(parts, ("train", "valid", "test"), strict=True)
+    ]
+    train = sampled[0] if few_shot else parts[0]
+    if not len(train) or not len(sampled[2]):
+        raise InputError(
+            f"dataset '{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: "
+            "every user needs at least 2 interactions; lower user_inter_num_interval or item_inter_num_interval"
+        )
+    if not sequential:
+        train = _interactions_of_rows(config, train) if few_shot else _interactions_before(config, parts)
+    return Rows(train, sampled[1], sampled[2], whole)
+
+
+def _dataset_class(config: Any) -> type[Dataset]:
+    module = importlib.import_module("recbole.data.dataset")
+    by_type = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+    return getattr(module, config["model"] + "Dataset", getattr(module, by_type.get(config["MODEL_TYPE"], "Dataset")))
+
+
+def _number_rows(parts: list[SequentialDataset]) -> list[SequentialDataset]:
+    start = 0
+    for part in parts:
+        part.inter_feat.update(Interaction({SAMPLE_ID: torch.arange(start, start + len(part))}))
+        start += len(part)
+    return parts
+
+
+def _with_history(part: SequentialDataset) -> SequentialDataset:
+    keep = part.inter_feat[part.item_list_length_field] > 0
+    if not keep.all():
+        log.warning("%d rows have no history; they are skipped.", int((~keep).sum()))
+        part = part.copy(part.inter_feat[keep])
+    return part
+
+
+def _log_skipped_users(whole: SequentialDataset, parts: list[SequentialDataset]) -> None:
+    users = np.unique(np.concatenate([row_pairs(part)[:, 0] for part in parts]))
+    skipped = whole.user_num - 1 - len(users)
+    if skipped:
+        log.warning("%d users have a single interaction and so no history; they are skipped.", skipped)
+
+
+def take_sample(part: SequentialDataset, size: int | None, seed: int, name: str) -> SequentialDataset:
+    """A seeded sample of rows without replacement, in the order of the split; all rows if there are not more.
+
+    Args:
+        part: the rows.
+        size: how many, or None for all.
+        seed: the run's seed.
+        name: name of the part: each draws from a generator of its own.
+    """
+    if size is None or size >= len(part):
+        return part
+    chosen = np.random.default_rng(stage_seed(seed, "rows", name)).choice(len(part), size, replace=False)
+    return part.copy(part.inter_feat[np.sort(chosen)])
+
+
+def _interactions_before(config: Any, parts: list[SequentialDataset]) -> Dataset:
+    """All interactions but each user's last ones, as many as the user has validation and test rows."""
+    if config["benchmark_filename"] is not None:
+        return _interactions_of_rows(config, parts[0])
+    general = _dataset_class(config)(config)
+    built = general.build()
+    interactions = cat_interactions([part.inter_feat for part in built])
+    uid, time = general.uid_field, general.time_field
+    interactions.sort(by=[uid, time])
+    users = interactions[uid].numpy()
+    judged = np.concatenate([row_pairs(part)[:, 0] for part in parts[1:]])
+    held_out = np.bincount(judged, minlength=general.user_num)
+    ends = np.cumsum(np.bincount(users, minlength=general.user_num))
+    return built[0].copy(interactions[np.arange(len(users)) < (ends - held_out)[users]])
+
+
+def _interactions_of_rows(config: Any, train: SequentialDataset) -> Dataset:
+    """The distinct (user, item) pairs that sequential rows tell of, as targets or in histories."""
+    general = _dataset_class(config)(config)
+    items, lengths = row_histories(train)
+    pairs = row_pairs(train)
+    history_users = np.repeat(pairs[:, 0], lengths)
+    history_items = items[np.arange(items.shape[1]) < lengths[:, None]]
+    pairs = np.unique(np.concatenate([pairs, np.stack([history_users, history_items], axis=1)]), axis=0)
+    columns = {general.uid_field: torch.from_numpy(pairs[:, 0]), general.iid_field: torch.from_numpy(pairs[:, 1])}
+    return general.build()[0].copy(Interaction(columns))
+
+
+def train_loader(config: Any, rows: Rows) -> Any:
+    """RecBole's own training loader for the model, with negatives drawn as RecBole draws them by default."""
+    negatives: Mapping[str, Any] = config["train_neg_sample_args"]
+    loader_class = get_dataloader(config, "train")
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        sampler = create_samplers(config, rows.whole, [rows.train, rows.valid, rows.test])[0]
+        return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
+    sampler = None
+    if negatives["distribution"] != "none":
+        # The judge's `repeatable` is about evaluation; a general model never learns against its user's own items.
+        sampler = Sampler(["train"], [rows.train], negatives["distribution"], negatives["alpha"]).set_phase("train")
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        kg_sampler = KGSampler(rows.train, negatives["distribution"], negatives["alpha"])
+        return loader_class(config, rows.train, sampler, kg_sampler, shuffle=True)
+    return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
+
+
+def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
+    """The loader of the judged rows of ``phase`` ("valid" or "test"); None if there are none."""
+    part = getattr(rows, phase)
+    if not len(part):
+        return None
+    view = _AsSequential(config)
+    samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
+    return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)

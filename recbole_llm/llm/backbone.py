@@ -1,0 +1,275 @@
+"""Backbones: any causal language model of the Hugging Face hub or of a folder, loaded, checked and named."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from recbole_llm.errors import InputError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTISATIONS = (None, "8bit", "4bit")
+
+_IDENTITY_FILES = ("config.json", "*token*", "vocab*", "merges.txt", "*.model", "chat_template*", "*.py")
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_HASHED_WHOLE = 256 * 2**20  # bytes; of a larger weight file only head, tail and size are hashed
+_HASHED_END = 16 * 2**20  # bytes of each end
+
+# Tokens that exist in a vocabulary but in no text: <pad>, [PAD], <|finetune_right_pad_id|>, <unused7>,
+# <|reserved_special_token_0|>. The brackets keep ordinary words such as "reserved" out.
+_PAD_LIKE = re.compile(r"[<\[]\|?\w*pad\w*\|?[>\]]", re.IGNORECASE)
+_UNUSED = re.compile(r"[<\[]\|?\w*(reserved|unused|extra_id)\w*\|?[>\]]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal language model with its tokenizer and the token ids everything else needs.
+
+    Attributes:
+        model: the LLM in eval mode.
+        tokenizer: its tokenizer, as loaded.
+        bos_token_id: first token of every sequence; None where the family has none.
+        eos_token_id: ends an answer.
+        pad_token_id: fills batches, always behind an attention mask; an id the vocabulary already has.
+        forbidden_token_ids: never to be generated (padding and BOS, unless one of them is EOS).
+        fingerprint: changes when weights or tokenizer change.
+        name: hub name, or name of the folder.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    bos_token_id: int | None
+    eos_token_id: int
+    pad_token_id: int
+    forbidden_token_ids: tuple[int, ...]
+    fingerprint: str
+    name: str
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` alone, without the special tokens the tokenizer puts around a sequence."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of `token_ids` without special tokens, every blank as generated ("Foo !" stays "Foo !")."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def load_backbone(
+    llm_path: str | Path,
+    *,
+    dtype: str = "float32",
+    quant: str | None = None,
+    device: str | torch.device = "cpu",
+    gradient_checkpointing: bool = False,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Backbone:
+    """Load a causal language model, by hub name or from a folder, and check that it can be used.
+
+    Args:
+        llm_path: folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub.
+        dtype: "float32", "bfloat16", "float16", or "auto" for the type the weights are stored in.
+        quant: None, "8bit" or "4bit" (bitsandbytes).
+        device: where the model goes.
+        gradient_checkpointing: recompute activations in the backward pass; takes effect in training mode only.
+        attn_implementation: "sdpa", "eager", "flash_attention_2", ...; None lets transformers choose.
+        trust_remote_code: allow model code from the hub or the folder.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        InputError: the path, the model, its tokenizer or an option cannot be used; one line that says what to do.
+    """
+    source = _locate(llm_path)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = _load_config(source, hub)
+    _check_causal(config, source)
+    tokenizer = _load_tokenizer(source, hub)
+    _check_eos(tokenizer, source)
+    options = _placement(dtype, quant, torch.device(device)) | hub
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    model = _load_model(source, options)
+    if quant is None:
+        model = model.to(device)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(source, Path):
+        return make_backbone(model, tokenizer, name=source.name, fingerprint=folder_fingerprint(source))
+    return make_backbone(model, tokenizer, name=source, fingerprint=model.config._commit_hash or source)
+
+
+def make_backbone(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "", fingerprint: str = ""
+) -> Backbone:
+    """Put a model and a tokenizer that are already in memory together; see :func:`load_backbone`.
+
+    The model goes to eval mode and loses the sampling defaults of its `generation_config`.
+
+    Raises:
+        InputError: the tokenizer has no EOS token, or a special token lies outside the model's embedding matrix.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    _check_eos(tokenizer, name)
+    if max(eos, bos or 0) >= rows:
+        raise InputError(
+            f"LLM {name}: BOS {bos} or EOS {eos} is none of its {rows} embeddings; use the tokenizer made for it"
+        )
+    pad = find_pad_token(tokenizer, rows)
+    model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, do_sample=False)
+    forbidden = tuple(sorted({pad, bos} - {eos, None}))
+    return Backbone(model.eval(), tokenizer, bos, eos, pad, forbidden, fingerprint, name)
+
+
+def find_pad_token(tokenizer: PreTrainedTokenizerBase, n_embeddings: int) -> int:
+    """A token id for padding that needs no new row in the embedding matrix.
+
+    The tokenizer's own padding token, else a reserved or unused token of the vocabulary, else EOS.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < n_embeddings:
+        return tokenizer.pad_token_id
+    taken = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+    free = {token: i for token, i in tokenizer.get_vocab().items() if i < n_embeddings and i not in taken}
+    for pattern in (_PAD_LIKE, _UNUSED):
+        if matches := [token_id for token, token_id in free.items() if pattern.fullmatch(token)]:
+            return min(matches)
+    return tokenizer.eos_token_id
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over names, sizes and contents of the configuration, tokenizer and weight files of a folder.
+
+    Of a weight file above 256 MiB only the first and last 16 MiB are read.
+    """
+    digest = hashlib.sha256()
+    patterns = _IDENTITY_FILES + _WEIGHT_FILES
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size > _HASHED_WHOLE:
+                digest.update(file.read(_HASHED_END))
+                file.seek(-_HASHED_END, os.SEEK_END)
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _locate(llm_path: str | Path) -> Path | str:
+    """The folder, if there is one, else the hub name."""
+    path = Path(llm_path).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"llm_path {path}: the folder has no config.json; give a folder made by save_pretrained")
+        return path
+    text = str(llm_path)
+    if path.is_absolute() or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1:
+        raise InputError(f"llm_path {text}: there is no such folder; give an existing folder, a hub name, or 'tiny'")
+    return text
+
+
+def _load_config(source: Path | str, hub: dict[str, Any]) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(source, **hub)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(source, Path):
+            raise InputError(f"llm_path {source}: config.json cannot be used: {_first_line(error)}") from error
+        raise InputError(
+            f"llm_path {source}: neither a folder under {Path.cwd()} nor a model the Hugging Face hub gave "
+            f"({_first_line(error)}); check name and connection, give a folder, or use 'tiny'"
+        ) from error
+
+
+def _check_causal(config: PretrainedConfig, source: Path | str) -> None:
+    """Stop at encoder-only and sequence-to-sequence models; AutoModelForCausalLM would load some of them."""
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    causal = remote or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if not causal or encoder or config.is_encoder_decoder:
+        raise InputError(
+            f"llm_path {source}: model type '{config.model_type}' is not a causal language model; "
+            "give one that AutoModelForCausalLM loads, such as Llama, Qwen or GPT-2"
+        )
+
+
+def _load_tokenizer(source: Path | str, hub: dict[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source, padding_side="left", **hub)
+    except Exception as error:  # the tokenizers library raises bare Exceptions for a broken tokenizer.json
+        raise InputError(f"llm_path {source}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def _check_eos(tokenizer: PreTrainedTokenizerBase, source: Path | str) -> None:
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"LLM {source}: the tokenizer has no EOS token, so no answer could end; name one in tokenizer_config.json"
+        )
+
+
+def _placement(dtype: str, quant: str | None, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for number type, quantisation and device."""
+    if dtype not in DTYPES:
+        raise InputError(f"llm_dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    if quant not in QUANTISATIONS:
+        raise InputError(f"quant {quant!r} is unknown; choose 8bit, 4bit, or leave it empty")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device}: torch sees no CUDA device; use cpu or install a CUDA build of torch")
+    if quant is None:
+        return {"dtype": dtype}
+    if quant == "4bit" and device.type == "cpu":
+        # bitsandbytes (seen in 0.50.2) repacks 4-bit weights at the first evaluation on a CPU with AVX512-BF16; after
+        # that no gradient passes through them, and training would go on and learn nothing.
+        raise InputError("quant 4bit cannot be trained on a CPU; use quant 8bit or a GPU")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"quant {quant}: bitsandbytes is not installed; run `pip install recbole-llm[quant]`")
+    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    settings = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if quant == "8bit"
+        else BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        )
+    )
+    return {"dtype": dtype, "quantization_config": settings, "device_map": {"": device}}
+
+
+def _load_model(source: Path | str, options: dict[str, Any]) -> PreTrainedModel:
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(
+            f"llm_path {source}: the weights cannot be loaded: {_first_line(error)}; fetch or save the model again"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"llm_path {source}: {len(missing)} weights are missing from the files, first {missing[0]}; "
+            "fetch or save the whole causal language model again"
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")

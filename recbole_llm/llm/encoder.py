@@ -1,0 +1,136 @@
+"""One text encoder for grounding and coresets: texts to vectors by the hidden states of a causal LM."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.generation import evaluating, length_batches
+from recbole_llm.llm.loss import positions_from_mask
+
+POOLINGS = ("last", "mean")
+log = logging.getLogger(__name__)
+
+
+class TextEncoder:
+    """Texts to vectors: the last token's hidden state in the last layer, after its norm (BIGRec, arXiv 2308.08434).
+
+    A text is tokenised by the tokenizer's default call, BOS included and EOS not. Only the decoder stack runs, never
+    the vocabulary projection. A vector does not depend, up to rounding, on the texts that share its batch; equal texts
+    have equal vectors.
+
+    Args:
+        model: a causal LM, bare or with a peft adapter.
+        tokenizer: its tokenizer.
+        pooling: "last" (the papers') or "mean" over all tokens of the text.
+        max_batch_tokens: limit of (texts x longest text) of a batch; decides memory and speed only.
+        max_tokens: a longer text loses its end; lowered to the number of positions the model has.
+        untuned: opens a context inside which the untuned LLM computes. It yields the model to call, or None where
+            `model` itself becomes the untuned one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: str = "last",
+        max_batch_tokens: int = 8192,
+        max_tokens: int = 512,
+        untuned: Callable[[], AbstractContextManager[nn.Module | None]] | None = None,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+        if max_tokens < 1 or max_batch_tokens < 1:
+            raise InputError(f"max_tokens {max_tokens} and max_batch_tokens {max_batch_tokens} must be at least 1")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.max_batch_tokens = max_batch_tokens
+        self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
+        self.untuned = untuned or nullcontext
+        # Some tokenizers close every sequence with EOS, after which the last position would say little about the text.
+        self._adds_eos = tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
+
+    def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """Vectors of texts, in their order.
+
+        Args:
+            texts: any strings; an empty one is BOS alone (EOS where the family has no BOS).
+            progress: show a bar.
+
+        Returns:
+            float32 [texts, d].
+
+        Raises:
+            InputError: a text's vector is not finite; names the text.
+        """
+        distinct = list(dict.fromkeys(texts))
+        token_ids = self.tokenize(distinct)
+        vectors = np.empty((len(distinct), self.model.get_input_embeddings().embedding_dim), dtype=np.float32)
+        bar = tqdm(total=len(distinct), desc="embed", unit="text", disable=not progress)
+        with self.untuned() as untuned, bar, torch.no_grad():
+            model = self.model if untuned is None else untuned
+            with evaluating(model):
+                for batch in length_batches([len(ids) for ids in token_ids], self.max_batch_tokens):
+                    vectors[batch] = self._pool(model, [token_ids[i] for i in batch]).cpu().numpy()
+                    bar.update(len(batch))
+        self._check_finite(vectors, distinct)
+        place = {text: i for i, text in enumerate(distinct)}
+        return vectors[[place[text] for text in texts]]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as it is embedded; at least one, at most `max_tokens`."""
+        if not texts:
+            return []
+        token_ids = self.tokenizer(list(texts))["input_ids"]
+        if self._adds_eos:
+            token_ids = [ids[:-1] for ids in token_ids]
+        bos = self.tokenizer.bos_token_id
+        empty = [self.tokenizer.eos_token_id if bos is None else bos]
+        too_long = sum(len(ids) > self.max_tokens for ids in token_ids)
+        if too_long:
+            log.warning("%d of %d texts lost their end: longer than %d tokens.", too_long, len(texts), self.max_tokens)
+        return [ids[: self.max_tokens] or empty for ids in token_ids]
+
+    def fingerprint_facts(self) -> dict[str, Any]:
+        """What vectors depend on besides the texts and the LLM's own fingerprint, as JSON values."""
+        quant = [bits for bits in ("8bit", "4bit") if getattr(self.model, f"is_loaded_in_{bits}", False)]
+        return {
+            "pooling": self.pooling,
+            "max_tokens": self.max_tokens,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "quant": quant[0] if quant else None,
+        }
+
+    def _pool(self, model: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors of one batch, float32 [texts, d]."""
+        width = max(len(ids) for ids in token_ids)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in token_ids])
+        padding = self.tokenizer.eos_token_id  # any id of the vocabulary: the mask hides it
+        padded = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in token_ids])
+        device = model.get_input_embeddings().weight.device
+        padded, mask = padded.to(device), mask.to(device)
+        output = model.get_decoder()(
+            input_ids=padded, attention_mask=mask, position_ids=positions_from_mask(mask), use_cache=False
+        )
+        hidden = output.last_hidden_state.float()
+        if self.pooling == "last":
+            return hidden[:, -1]
+        return hidden.masked_fill(mask.unsqueeze(-1) == 0, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+    def _check_finite(self, vectors: np.ndarray, texts: Sequence[str]) -> None:
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(broken):
+            raise InputError(
+                f"the LLM's embedding of {texts[broken[0]]!r} is not finite ({len(broken)} of {len(texts)} texts); "
+                "use llm_dtype float32 or bfloat16, or check the weights"
+            )

@@ -1,0 +1,357 @@
+"""Beam search that computes every prompt once.
+
+The key-value cache is filled with one pass over the prompts; the first selection of beams then repeats it per beam, and
+every later one reorders it and drops the rows that are finished, each with a single index select. What all prompts of a
+call begin with is computed once and expanded. None of this changes the result: it is the sequence that
+``model.generate(num_beams=..., do_sample=False, early_stopping=False)`` returns first, in fp32.
+
+Score of a hypothesis: the sum of its log-probabilities divided by ``length ** length_penalty``, where length counts the
+generated tokens with EOS. A row is finished once its best open beam, scored at the present length, cannot enter the
+row's ``num_beams`` best hypotheses.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import Cache, DynamicCache, LogitsProcessorList
+
+from recbole_llm.errors import InputError
+
+
+@dataclass
+class Generation:
+    """The best hypothesis for one prompt.
+
+    Attributes:
+        token_ids: Generated tokens, without prompt and without EOS.
+        score: Sum of log-probabilities (EOS included) / number of generated tokens (EOS included) ** length penalty.
+            ``-inf`` if a logits processor left no continuation at all; ``token_ids`` is empty then.
+        finished: Whether EOS was generated; if not, the token limit was reached.
+    """
+
+    token_ids: list[int]
+    score: float
+    finished: bool
+
+
+def beam_search(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos_token_id: int,
+    pad_token_id: int,
+    num_beams: int = 4,
+    max_new_tokens: int = 64,
+    length_penalty: float = 1.0,
+    forbidden_token_ids: Sequence[int] = (),
+    logits_processor: LogitsProcessorList | None = None,
+    max_batch_tokens: int = 8192,
+    share_prefix: bool = True,
+    progress: bool = False,
+) -> list[Generation]:
+    """Continues every prompt by beam search and returns the best continuation of each.
+
+    Equal scores are ordered by lower beam, then lower token id. Batching changes no result in fp32; in half precision
+    rounding can flip near-ties. The model is run in eval mode without gradients and given back as it was.
+
+    Args:
+        model: A decoder of Hugging Face (a `PreTrainedModel`, or one wrapped by peft), in any mode.
+        prompts: Token ids of each prompt, without padding, of any lengths.
+        eos_token_id: Token that ends an answer.
+        pad_token_id: Token that fills up shorter prompts; it is masked, so its value has no effect.
+        num_beams: Beams per prompt; 1 is greedy search.
+        max_new_tokens: Most tokens to generate, EOS included.
+        length_penalty: Exponent of the length in the score.
+        forbidden_token_ids: Tokens that are never generated. The other probabilities are not renormalised.
+        logits_processor: Changes log-probabilities before selection, as in ``generate``, with two differences: it is
+            given the tokens generated so far without the prompt, and must treat rows independently of their order.
+        max_batch_tokens: Limit of beams x (prompt + new tokens) per batch; a single row may exceed it.
+        share_prefix: Computes the longest common beginning of all prompts once. Turn it off where the hidden states
+            depend on more than the tokens (an adapter conditioned on the user).
+        progress: Shows a progress bar.
+
+    Returns:
+        One `Generation` per prompt, in the order of the prompts.
+
+    Raises:
+        InputError: `num_beams` or `max_new_tokens` below 1.
+        ValueError: A prompt is empty.
+        FloatingPointError: The model's logits are not a number.
+    """
+    _check_arguments(prompts, num_beams, max_new_tokens)
+    search = _Search(
+        model,
+        eos_token_id,
+        pad_token_id,
+        num_beams,
+        max_new_tokens,
+        length_penalty,
+        forbidden_token_ids,
+        logits_processor,
+    )
+    costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
+    answers: dict[int, Generation] = {}
+    bar = tqdm(total=len(prompts), desc="generate", unit="prompt", disable=not progress)
+    with evaluating(model), torch.no_grad(), bar:
+        prefix = search.compute_prefix(prompts) if share_prefix else None
+        for batch in length_batches(costs, max_batch_tokens):
+            answers.update(zip(batch, search.run([prompts[i] for i in batch], prefix), strict=True))
+            bar.update(len(batch))
+    generations = [answers[i] for i in range(len(prompts))]
+    if logits_processor is None and (broken := [i for i, g in enumerate(generations) if g.score == -math.inf]):
+        raise FloatingPointError(f"no continuation has a finite score (prompt {broken[0]}): are the logits NaN?")
+    return generations
+
+
+def length_batches(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Groups rows of similar cost, the dearest first, so that padding is small and a lack of memory shows at once.
+
+    Args:
+        costs: Cost of each row, for instance its number of tokens.
+        budget: Limit of (rows x cost of the dearest row) of a batch; a batch has at least one row.
+
+    Yields:
+        Indices of the rows of one batch.
+    """
+    order = sorted(range(len(costs)), key=lambda i: -costs[i])
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, costs[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule has its own previous mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@dataclass
+class _Live:
+    """The rows of a batch that are still searched, and their beams.
+
+    Before the first selection a row has one beam, its prompt; afterwards `num_beams`, the best first.
+    """
+
+    rows: Tensor  # [rows] place in the batch
+    tokens: Tensor  # [rows, beams, generated]
+    scores: Tensor  # [rows, beams] sums of log-probabilities; -inf: no such beam
+    finished_scores: Tensor  # [rows, num_beams] scores of the best hypotheses, the best first; -inf: none yet
+    mask: Tensor  # [rows * beams, prompt + new tokens] attention mask up to the last step
+    positions: Tensor  # [rows * beams, prompt + new tokens]
+    cache: Cache
+
+    def select(self, keep: Tensor, parents: Tensor, tokens: Tensor, scores: Tensor, finished_scores: Tensor) -> None:
+        """Continues with the rows `keep` [kept], whose beams [kept, num_beams] descend from the beams `parents`."""
+        n_sequences, width = len(self.mask), self.tokens.shape[1]
+        source = (keep[:, None] * width + parents).flatten()
+        self.rows, self.tokens, self.scores, self.finished_scores = self.rows[keep], tokens, scores, finished_scores
+        if len(source) != n_sequences or not torch.equal(source, torch.arange(n_sequences, device=source.device)):
+            self.mask, self.positions = self.mask[source], self.positions[source]
+            self.cache.reorder_cache(source)
+
+
+@dataclass
+class _Candidates:
+    """The 2 * num_beams best one-token extensions of each row's beams, the best first."""
+
+    scores: Tensor  # [rows, candidates] sums of log-probabilities
+    parents: Tensor  # [rows, candidates] beam that is extended
+    tokens: Tensor  # [rows, candidates, generated]
+    ended: Tensor  # [rows, candidates] bool: EOS, or the token limit
+
+
+@dataclass
+class _Search:
+    """Settings of one call, and the steps of the search."""
+
+    model: nn.Module
+    eos_token_id: int
+    pad_token_id: int
+    num_beams: int
+    max_new_tokens: int
+    length_penalty: float
+    forbidden_token_ids: Sequence[int]
+    logits_processor: LogitsProcessorList | None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def run(self, prompts: Sequence[Sequence[int]], prefix: Cache | None) -> list[Generation]:
+        """Searches one batch."""
+        live, logits = self.prefill(prompts, prefix)
+        answers = [Generation([], -math.inf, False) for _ in prompts]
+        for length in range(1, self.max_new_tokens + 1):
+            candidates = self.extend(live, logits, is_last=length == self.max_new_tokens)
+            finished_scores = self.finish(live, candidates, length**self.length_penalty, answers)
+            if length == self.max_new_tokens:
+                break
+            self.proceed(live, candidates, finished_scores, length**self.length_penalty)
+            if len(live.rows) == 0:
+                break
+            logits = self.step(live)
+        return answers
+
+    def compute_prefix(self, prompts: Sequence[Sequence[int]]) -> Cache | None:
+        """Cache of the tokens that all prompts begin with; at least one token of each prompt is left over.
+
+        Padding stands between the prefix and the rest of a prompt. A layer that counts cache slots instead of reading
+        the mask (a sliding window, a recurrent state) would notice, so models with such layers share nothing.
+        """
+        if len(prompts) < 2:
+            return None
+        cache = DynamicCache(config=self.model.config)
+        length = min(len(os.path.commonprefix([list(prompt) for prompt in prompts])), min(map(len, prompts)) - 1)
+        if length == 0 or any(cache.is_sliding) or any(cache.is_linear):
+            return None
+        ids = torch.tensor([list(prompts[0][:length])], device=self.device)
+        positions = torch.arange(length, device=self.device)[None]
+        self.forward(ids, torch.ones_like(ids), positions, cache)
+        return cache
+
+    def prefill(self, prompts: Sequence[Sequence[int]], prefix: Cache | None) -> tuple[_Live, Tensor]:
+        """Fills the cache with each prompt once; also returns the logits [rows, vocabulary] of the first new token."""
+        cache, n_shared = DynamicCache(config=self.model.config), 0
+        if prefix is not None:
+            cache, n_shared = copy.deepcopy(prefix), prefix.get_seq_length()
+            cache.batch_repeat_interleave(len(prompts))
+        own = [list(prompt[n_shared:]) for prompt in prompts]
+        gaps = [max(map(len, own)) - len(tokens) for tokens in own]
+        ids = torch.tensor([[self.pad_token_id] * gap + tokens for gap, tokens in zip(gaps, own, strict=True)])
+        mask = torch.ones(len(own), n_shared + ids.shape[1] + self.max_new_tokens, dtype=torch.long)
+        for row, gap in enumerate(gaps):
+            mask[row, n_shared : n_shared + gap] = 0
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        end = n_shared + ids.shape[1]
+        logits = self.forward(ids, mask[:, :end], positions[:, n_shared:end], cache)
+        return self.start(mask, positions, cache), logits
+
+    def start(self, mask: Tensor, positions: Tensor, cache: Cache) -> _Live:
+        """The state before the first selection."""
+        n_rows, device = len(mask), mask.device
+        return _Live(
+            rows=torch.arange(n_rows, device=device),
+            tokens=torch.empty(n_rows, 1, 0, dtype=torch.long, device=device),
+            scores=torch.zeros(n_rows, 1, device=device),
+            finished_scores=torch.full((n_rows, self.num_beams), -math.inf, device=device),
+            mask=mask,
+            positions=positions,
+            cache=cache,
+        )
+
+    def step(self, live: _Live) -> Tensor:
+        """Logits [sequences, vocabulary] after the last token of each beam."""
+        past = live.cache.get_seq_length()
+        ids = live.tokens[:, :, -1].reshape(-1, 1)
+        return self.forward(ids, live.mask[:, : past + 1], live.positions[:, past : past + 1], live.cache)
+
+    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Adds `ids` [sequences, new] to the cache; returns logits [sequences, vocabulary] at the last position."""
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def extend(self, live: _Live, logits: Tensor, is_last: bool) -> _Candidates:
+        """Selects the extensions: twice as many as beams, as each beam may offer one that ends in EOS."""
+        n_rows, width, _ = live.tokens.shape
+        n_candidates = 2 * self.num_beams
+        log_probs, tokens = self.best_tokens(logits, live.tokens.flatten(0, 1), n_candidates)
+        per_beam = tokens.shape[1]
+        scores = (live.scores[:, :, None] + log_probs.view(n_rows, width, per_beam)).flatten(1)
+        if (missing := n_candidates - scores.shape[1]) > 0:  # a vocabulary this small, at the first token
+            scores, tokens = F.pad(scores, (0, missing), value=-math.inf), F.pad(tokens, (0, missing))
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        scores, order = scores[:, :n_candidates], order[:, :n_candidates]
+        parents = (order // per_beam).clamp(max=width - 1)
+        last = tokens.view(n_rows, -1).gather(1, order)
+        ended = torch.ones_like(last, dtype=torch.bool) if is_last else last == self.eos_token_id
+        sequences = torch.cat((live.tokens.take_along_dim(parents[:, :, None], dim=1), last[:, :, None]), dim=2)
+        return _Candidates(scores, parents, sequences, ended)
+
+    def best_tokens(self, logits: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and ids [sequences, <= k] of the most probable allowed tokens."""
+        # softmax keeps the order of a row's logits, so only the selected ones are normalised
+        normaliser = logits.logsumexp(dim=1, keepdim=True)
+        if self.logits_processor is not None:
+            logits = self.logits_processor(generated, logits - normaliser)
+            normaliser = torch.zeros_like(normaliser)
+        forbidden = torch.tensor(self.forbidden_token_ids, dtype=torch.long, device=logits.device)
+        values, tokens = _largest(logits.index_fill_(1, forbidden, -math.inf), k)
+        return values - normaliser, tokens
+
+    def finish(self, live: _Live, candidates: _Candidates, divisor: float, answers: list[Generation]) -> Tensor:
+        """Writes each new best hypothesis into `answers`; returns the new scores of the best hypotheses.
+
+        Only a candidate among the first `num_beams` can become a hypothesis; the rest are there to be continued.
+        """
+        scores = candidates.scores[:, : self.num_beams] / divisor
+        scores = scores.masked_fill(~candidates.ended[:, : self.num_beams], -math.inf)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        better = (scores[:, 0] > live.finished_scores[:, 0]).nonzero().squeeze(1)
+        sequences = candidates.tokens[better, order[better, 0]]
+        columns = live.rows[better].tolist(), sequences.tolist(), scores[better, 0].tolist()
+        for row, tokens, score in zip(*columns, strict=True):
+            has_eos = tokens[-1] == self.eos_token_id
+            answers[row] = Generation(tokens[:-1] if has_eos else tokens, score, has_eos)
+        return torch.cat((live.finished_scores, scores), dim=1).topk(self.num_beams, dim=1).values
+
+    def proceed(self, live: _Live, candidates: _Candidates, finished_scores: Tensor, divisor: float) -> None:
+        """Continues the best candidates that have not ended, in the rows where they can still change the result."""
+        order = candidates.ended.long().argsort(dim=1, stable=True)[:, : self.num_beams]
+        scores = candidates.scores.gather(1, order)
+        is_open = scores[:, 0] / divisor > finished_scores[:, -1]
+        if self.num_beams == 1:  # greedy: the first EOS is the end, whatever might score better after it
+            is_open &= finished_scores[:, 0] == -math.inf
+        keep = is_open.nonzero().squeeze(1)
+        parents = candidates.parents.gather(1, order)[keep]
+        tokens = candidates.tokens.take_along_dim(order[:, :, None], dim=1)[keep]
+        live.select(keep, parents, tokens, scores[keep], finished_scores[keep])
+
+
+def _check_arguments(prompts: Sequence[Sequence[int]], num_beams: int, max_new_tokens: int) -> None:
+    for name, value in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise InputError(f"{name} = {value}: generation needs at least 1; set {name} to a positive integer")
+    for index, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(f"prompt {index} is empty: a decoder needs at least one token to continue")
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Like ``values.topk(k)`` for [rows, n], but with equal values by lower index; at most n of them."""
+    k = min(k, values.shape[1])
+    top, index = values.topk(min(k + 1, values.shape[1]), dim=1)
+    if top.shape[1] > k:
+        # topk is free in which of several equal values it takes: that matters only if a tie runs across the cut
+        tied = (top[:, k - 1] == top[:, k]) & top[:, k].isfinite()
+        if tied.any():
+            exact = values[tied].sort(dim=1, descending=True, stable=True)
+            top[tied], index[tied] = exact.values[:, : k + 1], exact.indices[:, : k + 1]
+    index, order = index[:, :k].sort(dim=1)
+    top, order = top.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return top, index.gather(1, order)

@@ -1,0 +1,361 @@
+"""The offline default LLM: a small tokenizer and Llama made from a catalogue's own text and the prompt template.
+
+It stands in for a downloaded LLM, so that everything can be tried without one; it supports no claim of quality. Its
+corpus is item text and the template's words, with histories and answers drawn uniformly from the catalogue: it never
+sees an interaction. What pre-training gives it is what a large LLM brings along: the titles, what they are about
+(the last state of a bare title predicts the item's attributes), and the form of an answer (a quoted title, then EOS).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from recbole_llm.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PromptMaker = Callable[[list[int], int], tuple[list[int], list[int]]]
+"""``(history, answer) -> (prompt token ids, response token ids)``; items are positions in ``titles``, oldest first.
+
+The prompt starts with BOS and the response ends with EOS, put together from the same pieces as in training and use.
+"""
+
+SINGLE_TOKENS = ("Yes", "No", " Yes", " No")
+DOCUMENTS_PER_PROMPT = 4  # item documents are short: about a quarter of the tokens
+DOCUMENT_TOKENS = 256  # a longer item document (a description, say) is cut here
+ROUND_PROMPTS = 64  # documents are sorted by length and cut into batches within a round of so many prompts
+TEMPLATE_REPEATS = 100  # counts of the template's words when merges are learned: every prompt contains them
+MIN_FREQUENCY = 2
+INIT = 0.02
+TIE = True
+WARMUP_SHARE = 0.05
+FINAL_RATE_SHARE = 0.05
+
+# field: (type, smallest, largest)
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "vocab_size": (int, 512, 65536),
+    "hidden_size": (int, 8, 4096),
+    "n_layers": (int, 1, 64),
+    "n_heads": (int, 1, 64),
+    "context_length": (int, 64, 65536),
+    "steps": (int, 1, 10_000_000),
+    "batch_tokens": (int, 64, 10_000_000),
+    "learning_rate": (float, 1e-8, 1.0),
+    "weight_decay": (float, 0.0, 1.0),
+    "seed": (int, 0, 2**63 - 1),
+}
+
+
+@dataclass(frozen=True)
+class TinyLLMConfig:
+    """Sizes and pre-training of the tiny LLM; the configuration key of a field is ``tiny_<field>``.
+
+    Attributes:
+        vocab_size: upper bound on the number of tokens, bytes and special tokens included.
+        hidden_size: width of the states; a multiple of ``2 * n_heads``.
+        n_layers: number of decoder layers.
+        n_heads: number of attention heads.
+        context_length: longest sequence, in tokens.
+        steps: number of optimiser steps.
+        batch_tokens: tokens per optimiser step, padding included.
+        learning_rate: peak learning rate of AdamW (linear warm-up, cosine decay).
+        weight_decay: weight decay of AdamW, on matrices only.
+        seed: seed of the weights and the corpus.
+
+    Raises:
+        InputError: if a value has the wrong type or is out of range.
+    """
+
+    vocab_size: int = 3072
+    hidden_size: int = 192
+    n_layers: int = 4
+    n_heads: int = 4
+    context_length: int = 1024
+    steps: int = 1000
+    batch_tokens: int = 2048
+    learning_rate: float = 0.003
+    weight_decay: float = 0.01
+    seed: int = 2020
+
+    def __post_init__(self) -> None:
+        for name, (kind, low, high) in _RANGES.items():
+            value = getattr(self, name)
+            accepted = (int, float) if kind is float else int
+            if isinstance(value, bool) or not isinstance(value, accepted) or not low <= value <= high:
+                noun = "a number" if kind is float else "an integer"
+                raise InputError(f"tiny_{name} is {value!r}; give {noun} from {low:g} to {high:g}.")
+        if self.hidden_size % (2 * self.n_heads):
+            raise InputError(
+                f"tiny_hidden_size {self.hidden_size} is not a multiple of twice tiny_n_heads ({self.n_heads}); change one."
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> TinyLLMConfig:
+        """Reads the keys ``tiny_<field>``; a missing key or None keeps the default."""
+        given = {field.name: settings[f"tiny_{field.name}"] for field in fields(cls) if f"tiny_{field.name}" in settings}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+
+def build_tiny_llm(
+    folder: str | Path,
+    *,
+    titles: Sequence[str],
+    attributes: Sequence[Sequence[str]],
+    template_texts: Sequence[str],
+    compose: Callable[[PreTrainedTokenizerBase], PromptMaker],
+    history_length: int = 10,
+    config: TinyLLMConfig | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> Path:
+    """Builds tokenizer and model, pre-trains the model and writes both as a Hugging Face folder.
+
+    The same arguments give the same files on one machine (and number of threads), bit for bit; no global random state
+    is read or changed.
+
+    Args:
+        folder: where to write; created if missing. Loads with ``AutoModelForCausalLM`` and ``AutoTokenizer``.
+        titles: one title per item; an empty one (padding, missing title) is never used.
+        attributes: per item its other values as strings, such as ``["Animation", "Comedy", "1995"]``; may be empty.
+        template_texts: the texts of the prompt template, for the tokenizer's merges.
+        compose: given the new tokenizer, returns the function that puts a prompt and a response together.
+        history_length: longest history in a prompt, in items.
+        config: sizes and pre-training; the defaults if None.
+        device: where to train.
+        progress: show a progress bar with loss, tokens per second and time left.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if no item has a title, or a prompt exceeds ``tiny_context_length``.
+    """
+    config = config or TinyLLMConfig()
+    if len(titles) != len(attributes):
+        raise InputError(f"The tiny LLM got {len(titles)} titles but attributes of {len(attributes)} items; give one each.")
+    if not any(title.strip() for title in titles):
+        raise InputError("The tiny LLM needs item titles, but all are empty; name the column of titles in title_field.")
+    values = [value for row in attributes for value in row]
+    tokenizer = train_tokenizer([*titles, *values], template_texts, config)
+    model = init_model(tokenizer, config).to(device)
+    logger.info(
+        "Pre-training the tiny LLM (%s parameters, %s tokens) on item text; it is for trying out, not for quality claims.",
+        f"{model.num_parameters():,}",
+        f"{len(tokenizer):,}",
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    rounds = document_rounds(titles, attributes, tokenizer, compose(tokenizer), history_length, generator)
+    pretrain(model, _batches(rounds, tokenizer.pad_token_id, config, generator), config, progress=progress)
+    folder = Path(folder)
+    model.cpu().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def train_tokenizer(
+    item_texts: Iterable[str], template_texts: Iterable[str], config: TinyLLMConfig
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: every text round-trips, a double quote is its own token, so are "Yes" and "No".
+
+    Because quotes stand alone, a title has the same tokens bare and quoted. Text never turns into a special token.
+    """
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex('"'), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    raw.decoder = decoders.ByteLevel()
+    texts = [*item_texts, *(text for text in template_texts for _ in range(TEMPLATE_REPEATS))]
+    # A merge of count c removes c/2 tokens or more, so fewer than 150 merges come before one whose count is 2 % of all
+    # characters; the smallest vocabulary has room for 250.
+    repeats = 1 + sum(map(len, texts)) // 50
+    raw.train_from_iterator(
+        [*texts, *(word for word in SINGLE_TOKENS for _ in range(repeats))],
+        trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=MIN_FREQUENCY,
+            show_progress=False,
+            special_tokens=["<pad>", "<s>", "</s>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
+    bos = [("<s>", raw.token_to_id("<s>"))]
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=bos)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+        model_max_length=config.context_length,
+    )
+
+
+def init_model(tokenizer: PreTrainedTokenizerBase, config: TinyLLMConfig) -> LlamaForCausalLM:
+    """A randomly initialised fp32 Llama with tied embeddings; leaves the global random state as it was."""
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=3 * config.hidden_size,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_heads,
+        max_position_embeddings=config.context_length,
+        tie_word_embeddings=TIE,
+        initializer_range=INIT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed the accelerators, too
+        return LlamaForCausalLM(shape)
+
+
+def document_rounds(
+    titles: Sequence[str],
+    attributes: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    make_prompt: PromptMaker,
+    history_length: int,
+    generator: torch.Generator,
+) -> Iterator[list[list[int]]]:
+    """The corpus without end, in rounds of token-id documents; passes over the catalogue in a random order.
+
+    Each item in turn gives ``DOCUMENTS_PER_PROMPT`` documents of its own and is the answer of one prompt, whose history
+    (1 to ``history_length`` items) is drawn uniformly from the catalogue.
+    """
+    items = [item for item, title in enumerate(titles) if title.strip()]
+    describe = _item_documents(titles, attributes, tokenizer, generator)
+    described, answers = _passes(items, generator), _passes(items, generator)
+    while True:
+        documents = [describe(next(described)) for _ in range(ROUND_PROMPTS * DOCUMENTS_PER_PROMPT)]
+        for _ in range(ROUND_PROMPTS):
+            length = _randint(1, history_length, generator)
+            history = [items[_randint(0, len(items) - 1, generator)] for _ in range(length)]
+            prompt, response = make_prompt(history, next(answers))
+            documents.append([*prompt, *response])
+        yield documents
+
+
+def _passes(items: list[int], generator: torch.Generator) -> Iterator[int]:
+    """The items without end: pass after pass, each in a new random order."""
+    while True:
+        yield from (items[i] for i in torch.randperm(len(items), generator=generator).tolist())
+
+
+def _item_documents(
+    titles: Sequence[str],
+    attributes: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    generator: torch.Generator,
+) -> Callable[[int], list[int]]:
+    """``item -> token ids`` of BOS, title, attributes in a random order, EOS: "Toy Story Comedy, 1995, Animation".
+
+    Nothing stands between title and attributes, and each attribute may come first: so the state after the title's last
+    token has to predict all of them. That state is the item's embedding.
+    """
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+    title_ids = encode(titles)
+    values = sorted({value for row in attributes for value in row if value.strip()})
+    value_ids = dict(zip(values, encode([f" {value}" for value in values]), strict=True))
+    comma = encode([","])[0]
+
+    def describe(item: int) -> list[int]:
+        known = [value_ids[value] for value in attributes[item] if value in value_ids]
+        document = [tokenizer.bos_token_id, *title_ids[item]]
+        for position, chosen in enumerate(torch.randperm(len(known), generator=generator).tolist()):
+            document += (comma if position else []) + known[chosen]
+        return [*document[: DOCUMENT_TOKENS - 1], tokenizer.eos_token_id]
+
+    return describe
+
+
+def _randint(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _batches(
+    rounds: Iterator[list[list[int]]], pad_token_id: int, config: TinyLLMConfig, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """Right-padded batches [documents, tokens] of at most ``batch_tokens`` tokens, documents of like length together."""
+    for documents in rounds:
+        documents.sort(key=len)
+        if len(documents[-1]) > config.context_length:
+            raise InputError(
+                f"A prompt of the tiny LLM has {len(documents[-1])} tokens, more than tiny_context_length "
+                f"{config.context_length}; raise it or shorten the history."
+            )
+        batches: list[list[list[int]]] = [[]]
+        for document in documents:
+            if batches[-1] and (len(batches[-1]) + 1) * len(document) > config.batch_tokens:
+                batches.append([])
+            batches[-1].append(document)
+        for chosen in torch.randperm(len(batches), generator=generator).tolist():
+            batch = batches[chosen]
+            width = len(batch[-1])
+            yield torch.tensor([row + [pad_token_id] * (width - len(row)) for row in batch])
+
+
+def pretrain(
+    model: LlamaForCausalLM, batches: Iterator[torch.Tensor], config: TinyLLMConfig, *, progress: bool = False
+) -> None:
+    """Trains ``model`` in place on the next token of every document, for ``config.steps`` batches [documents, tokens].
+
+    Padding is on the right, so under causal attention no mask is needed. AdamW, linear warm-up, cosine decay, gradients
+    clipped at norm 1.
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    scales = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": scales, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
+    model.train()
+    started, n_tokens, running = time.perf_counter(), 0, None
+    with tqdm(total=config.steps, desc="tiny LLM", unit="step", disable=not progress) as bar:
+        for _, batch in zip(range(config.steps), batches, strict=False):
+            loss = _next_token_loss(model, batch.to(model.device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            n_tokens += batch.numel()
+            running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+            speed = n_tokens / (time.perf_counter() - started)
+            bar.set_postfix_str(f"loss {running:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.update()
+    model.eval()
+    logger.info("Tiny LLM: loss %.3f after %s tokens, %.0f s.", running, f"{n_tokens:,}", time.perf_counter() - started)
+
+
+def _next_token_loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the tokens [documents, tokens] that are not padding, each given those before it."""
+    states = model.model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
+    targets = batch[:, 1:]
+    real = targets != model.config.pad_token_id
+    return F.cross_entropy(model.lm_head(states[real]), targets[real])
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the peak learning rate at ``step``."""
+    warmup = max(1, round(WARMUP_SHARE * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * cosine

@@ -1,0 +1,131 @@
+"""BIGRec: generate a title, then ground it to the nearest items (arXiv 2308.08434)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llm.data.catalog import clean_answer
+from recbole_llm.grounding import ItemIndex
+from recbole_llm.llm.encoder import TextEncoder
+from recbole_llm.model.base import LLMRecommender
+
+log = logging.getLogger(__name__)
+
+
+class BIGRec(LLMRecommender):
+    """Bi-step grounding: language space to generated title by tuning, generated title to items by L2 distance.
+
+    Item titles and generated titles are embedded by the untuned LLM; an item's score is minus the distance of its title's
+    embedding to the generated one. All items of a shared title have the same score.
+
+    Attributes:
+        rescore: turns distances [rows, items] of an interaction into re-weighted ones, smaller is better; set by the
+            trainer once gamma is known.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.rescore: Callable[[np.ndarray, Interaction], np.ndarray] | None = None
+        self._kept: dict[tuple[int, ...], np.ndarray] | None = None
+
+    @cached_property
+    def index(self) -> ItemIndex:
+        """The catalogue's embeddings, computed once per LLM and titles and shared by all runs."""
+        facts = {
+            "llm": self.backbone.fingerprint,
+            "dtype": self.config["llm_dtype"],
+            "quant": self.config["quant"],
+            "catalog": self.catalog.fingerprint(),
+            "encoder": self._encoder_facts(),
+        }
+        folder = self.stages.get("item-embeddings", facts, self._embed_catalog)
+        return ItemIndex(
+            np.load(folder / "embeddings.npy"),
+            rankable=self.catalog.rankable,
+            representative=self.catalog.representative,
+            factory=self.config["faiss_index"],
+        )
+
+    def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
+        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.config["generation_batch_tokens"])
+
+    def _encoder_facts(self) -> dict[str, Any]:
+        return self._encoder(self.llm).fingerprint_facts()
+
+    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """Embed texts with the untuned LLM. Returns: float32 [texts, d]."""
+        with self.untuned() as llm:
+            return self._encoder(llm).encode(texts, progress=progress)
+
+    def _embed_catalog(self, folder: Path) -> None:
+        titled = np.flatnonzero(self.catalog.has_title)
+        vectors = self.embed([self.catalog.titles[item] for item in titled], progress=self.show_progress)
+        table = np.zeros((self.catalog.n_items, vectors.shape[1]), dtype=np.float32)
+        table[titled] = vectors
+        np.save(folder / "embeddings.npy", table)
+
+    def ground(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed generated texts for the search; an exact title takes its item's stored row, so its distance is 0.
+
+        Args:
+            texts: raw generated texts.
+
+        Returns:
+            float32 [texts, d].
+        """
+        answers = [clean_answer(text) for text in texts]
+        items = [self.catalog.lookup(answer) for answer in answers]
+        unknown = sorted({answer for answer, item in zip(answers, items, strict=True) if item is None})
+        table = self.index.embeddings
+        queries = np.zeros((len(answers), table.shape[1]), dtype=np.float32)
+        if unknown:
+            place = {answer: row for row, answer in enumerate(unknown)}
+            vectors = self.embed(unknown)
+        for row, (answer, item) in enumerate(zip(answers, items, strict=True)):
+            queries[row] = table[item] if item is not None else vectors[place[answer]]
+        return queries
+
+    def answer_vectors(self, interaction: Interaction) -> np.ndarray:
+        """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
+        if self._kept is None:
+            return self.ground(self.generate_text(interaction))
+        histories = [tuple(history) for history in self.histories(interaction)]
+        missing = [row for row, history in enumerate(histories) if history not in self._kept]
+        if missing:
+            vectors = self.ground(self.generate_text(interaction[torch.tensor(missing)]))
+            self._kept.update((histories[row], vector) for row, vector in zip(missing, vectors, strict=True))
+        return np.stack([self._kept[history] for history in histories])
+
+    @contextmanager
+    def answers_kept(self) -> Iterator[None]:
+        """Answer each history once for the duration of the context, in which the weights must not change."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def distances(self, interaction: Interaction) -> np.ndarray:
+        """L2 distance of every item to each row's answer. Returns: [rows, items]; inf where an item is not rankable."""
+        found = self.index.distances(self.answer_vectors(interaction), expand=True)
+        unreadable = [row for row, history in enumerate(self.histories(interaction)) if not self.readable(history)]
+        if unreadable:
+            log.warning("%d rows have no titled item in their history; they count as misses.", len(unreadable))
+            found[unreadable] = np.inf
+        return found
+
+    def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
+        """Minus the distance of each item to the generated title, re-weighted if asked. Returns: [rows, items]."""
+        distances = self.distances(interaction)
+        if self.rescore is not None:
+            distances = self.rescore(distances, interaction)
+        return -torch.from_numpy(np.ascontiguousarray(distances)).to(self.device)

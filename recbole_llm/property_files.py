@@ -1,0 +1,86 @@
+"""Property files: where they lie and how they are read, ours and RecBole's."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.errors import InputError
+
+
+class PropertyLoader(yaml.SafeLoader):
+    """Safe YAML in which ``1e-4`` is a number, as it is in RecBole.
+
+    RecBole gets there by adding a resolver to ``yaml.FullLoader`` itself, which changes YAML for the whole process;
+    this resolver has a class of its own, on module level because RecBole pickles the config that refers to it.
+    """
+
+
+PropertyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def find_properties() -> Path:
+    """Folder of our property files: inside the package when installed from a wheel, beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: neither place has them, so the installation is broken.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no property files in {package / 'properties'} or beside the package: reinstall recbole-llm"
+    )
+
+
+@lru_cache(maxsize=1)
+def recbole_folder() -> Path:
+    """Folder of the installed ``recbole`` package, found without importing it."""
+    spec = find_spec("recbole")
+    if spec is None or spec.origin is None:
+        raise InputError("RecBole is not installed: pip install recbole==1.2.1")
+    return Path(spec.origin).parent
+
+
+def load_yaml(file: str | Path) -> dict[str, Any]:
+    """Read one property or config file.
+
+    Args:
+        file: a YAML file that holds ``key: value`` pairs; an empty file holds none.
+
+    Raises:
+        InputError: the file is missing, is no valid YAML, or holds something else than pairs.
+    """
+    try:
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=PropertyLoader)
+    except OSError as error:
+        raise InputError(f"cannot read the config file {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"the config file {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"the config file {file} must hold `key: value` pairs")
+    return content
+
+
+def find_config_file(name: str | Path) -> Path:
+    """The user's config file of this name, else the property file of ours with it (``paper/bigrec.yaml``).
+
+    Raises:
+        InputError: there is neither.
+    """
+    folder = find_properties()
+    for file in (Path(name), folder / name):
+        if file.is_file():
+            return file
+    settings = ", ".join(sorted(f"paper/{file.name}" for file in (folder / "paper").glob("*.yaml")))
+    raise InputError(f"config file {name} does not exist; give a path, or a setting of ours: {settings}")

@@ -1,0 +1,258 @@
+"""One run, or several models side by side under one judge."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import ModelType, init_seed
+
+from recbole_llm.command import HELP, Command, check_prefixes, parse_command
+from recbole_llm.config import Config, settings_for, union_load_col
+from recbole_llm.data.rows import Rows, eval_loader, load_rows, train_loader
+from recbole_llm.errors import InputError
+from recbole_llm.logs import console_log, run_log
+from recbole_llm.registry import is_llm_model
+from recbole_llm.report import TINY_LLM_NOTE, ResultTable, RunResult, data_hash, versions
+from recbole_llm.trainer.classic import fit_classic
+from recbole_llm.trainer.judge import Judgement, judge
+from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.run_folder import RunFolder
+
+REUSED_NOTE = "fine-tuning found from an earlier run, so the time is without it"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished run.
+
+    Attributes:
+        result: its line in the table.
+        valid: the judge's view of the validation rows, or None without any.
+        test: the judge's view of the test rows.
+        rows: digest of the judged (user, target) pairs.
+        folder: the run folder.
+    """
+
+    result: RunResult
+    valid: Judgement | None
+    test: Judgement
+    rows: str
+    folder: Path
+
+    def as_recbole(self, config: Config) -> dict[str, Any]:
+        """The result under the keys RecBole's quick start uses."""
+        metric = config["valid_metric"].lower()
+        return {
+            "best_valid_score": self.valid.metrics[metric] if self.valid else None,
+            "valid_score_bigger": config["valid_metric_bigger"],
+            "best_valid_result": self.valid.metrics if self.valid else None,
+            "test_result": self.test.metrics,
+        }
+
+
+def run_recbole_llm(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train and judge one model, in the shape of RecBole's ``run_recbole``.
+
+    Args:
+        model: name of a model, ours or RecBole's.
+        dataset: name of the data set.
+        config_file_list: config files.
+        config_dict: settings; they win over files.
+
+    Returns:
+        ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``; metrics are unrounded.
+
+    Raises:
+        InputError: a wrong setting or file.
+    """
+    config = Config(model, dataset, list(config_file_list or []), config_dict)
+    return run_one(config).as_recbole(config)
+
+
+def run_one(config: Config, label: str | None = None, few_shot: bool | None = None) -> Outcome:
+    """Train and judge one model and leave its run folder.
+
+    Args:
+        config: the resolved config.
+        label: the model's name in the table.
+        few_shot: whether ``train_sample_size`` applies; by default for LLM models, and for all with ``sample_for: all``.
+    """
+    label = label or config["model"]
+    llm = is_llm_model(config.model_class)
+    few_shot = llm or config["sample_for"] == "all" if few_shot is None else few_shot
+    folder = RunFolder(config, label)
+    with run_log(folder.log):
+        log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
+        log.info(config)
+        started = time.perf_counter()
+        init_seed(config["seed"], config["reproducibility"])
+        rows = load_rows(config, few_shot)
+        log.info(rows.whole)
+        trained = (_run_llm if llm else _run_classic)(config, rows, folder)
+        valid, test = trained.valid, trained.test
+        result = RunResult(
+            model=label,
+            dataset=config["dataset"],
+            point=config.effective_point(),
+            seed=config["seed"],
+            train_rows=len(rows.train),
+            epochs=trained.epochs,
+            best_epoch=trained.best_epoch,
+            wall_seconds=time.perf_counter() - started,
+            n_rows=len(test.ranks),
+            test=test.metrics,
+            valid=valid.metrics if valid else {},
+            notes=trained.notes,
+        )
+        folder.write("metrics.json", {"valid": result.valid, "test": result.test})
+        for phase, judgement in (("valid", valid), ("test", test)):
+            if judgement is not None:
+                folder.write_ranks(phase, judgement, rows.whole)
+        log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in test.metrics.items()))
+    return Outcome(result, valid, test, rows.judged(), folder.path)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    valid: Judgement | None
+    test: Judgement
+    epochs: int
+    best_epoch: int
+    notes: tuple[str, ...]
+
+
+def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
+    trainer = fit_classic(config, rows, folder.path / "model.pth")
+    valid, test = _judge_both(trainer, config, rows)
+    epochs = len(trainer.train_loss_dict)
+    return _Trained(valid, test, epochs, epochs - trainer.cur_step * trainer.eval_step, ())
+
+
+def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
+    init_seed(config["seed"], config["reproducibility"])
+    model = config.model_class(config, rows.whole).to(config["device"])
+    log.info(model)
+    trainer = LLMTrainer(config, model)
+    valid_data = eval_loader(config, rows, "valid")
+    trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
+    valid, test = _judge_both(trainer, config, rows)
+    folder.write("history.json", trainer.history)
+    folder.write("stages.json", model.stages.used)
+    if "fine-tune" in model.stages.used:
+        stage = model.stages.root / model.stages.used["fine-tune"]
+        shutil.copytree(stage / "adapter", folder.path / "adapter")
+    notes = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
+    if "fine-tune" in model.stages.found:
+        notes += (REUSED_NOTE,)
+    return _Trained(valid, test, len(trainer.history), trainer.best_epoch, notes)
+
+
+def _judge_both(trainer: Any, config: Config, rows: Rows) -> tuple[Judgement | None, Judgement]:
+    judged = []
+    for phase in ("valid", "test"):
+        init_seed(config["seed"], config["reproducibility"])  # sampled evaluation draws the same candidates for all
+        loader = eval_loader(config, rows, phase)
+        judged.append(judge(trainer, loader, config["show_progress"]) if loader else None)
+    return judged[0], judged[1]
+
+
+# ---------------------------------------------------------------------------------------------- side by side
+
+
+def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable, Path]:
+    """Run all models of a command on the same rows and write their table.
+
+    Args:
+        command: what to run.
+        words: the command line, to be written beside the results.
+
+    Returns:
+        The table, and the folder with ``results.md``, ``results.csv`` and ``results.json``.
+
+    Raises:
+        InputError: a wrong setting; or a model's settings give it other rows than the first model's.
+    """
+    configs = _make_configs(command)
+    outcomes: list[Outcome] = []
+    for config, label, few_shot in _plan(configs):
+        outcomes.append(run_one(config, label, few_shot))
+        if outcomes[-1].rows != outcomes[0].rows:
+            raise InputError(
+                f"{label} was judged on other rows than {outcomes[0].result.model}: give all models the same eval_args, "
+                "intervals and sample sizes"
+            )
+    table = ResultTable(
+        tuple(outcome.result for outcome in outcomes),
+        environment=versions(),
+        data_hash={command.dataset: data_hash(sorted(Path(configs[0]["data_path"]).glob(f"{command.dataset}.*")))},
+        command=shlex.join(["recbole-llm", *words]),
+    )
+    folder = Path(configs[0]["checkpoint_dir"]) / time.strftime(f"results-{command.dataset}-%Y-%m-%d_%H-%M-%S")
+    table.write(folder)
+    return table, folder
+
+
+def _make_configs(command: Command) -> list[Config]:
+    if not command.models:
+        raise InputError("no model given; add --model=<name>, such as --model=BIGRec or --model=Pop,SASRec,BIGRec")
+    if not command.dataset:
+        raise InputError("no data set given; add --dataset=<name>, such as --dataset=ml-100k")
+    check_prefixes(command.per_model, command.models)
+    configs = [
+        Config(model, command.dataset, command.config_files, settings_for(model, command)) for model in command.models
+    ]
+    columns = union_load_col(configs)
+    for config in configs:
+        config["load_col"] = columns
+    return configs
+
+
+def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
+    """The runs of a command: every model once, RecBole's sequential ones also on the LLM's few-shot rows."""
+    runs: list[tuple[Config, str, bool | None]] = []
+    for config in configs:
+        runs.append((config, config["model"], None))
+        size = config["train_sample_size"]
+        classic = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and not is_llm_model(config.model_class)
+        if classic and size is not None and config["sample_for"] == "both":
+            runs.append((config, f"{config['model']} ({size} rows)", True))
+    return runs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: print one table of all models, or one line of error.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake in the input.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        command = parse_command(words)
+        if command.help:
+            print(HELP)
+            return 0
+        with console_log(str(command.shared.get("state", "INFO"))):
+            table, folder = run_models(command, words)
+    except InputError as error:
+        print(f"recbole-llm: error: {error}", file=sys.stderr)
+        return 2
+    print(table.text())
+    print(f"results: {folder}")
+    return 0

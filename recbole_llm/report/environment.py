@@ -1,0 +1,95 @@
+"""What a result depends on beside the settings: versions, machine, revision, data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from recbole_llm.errors import InputError
+
+NOT_INSTALLED = "not installed"
+
+_PACKAGES = {  # name in the report -> distributions that provide it
+    "recbole-llm": ("recbole-llm", "recbole_llm"),
+    "recbole": ("recbole",),
+    "torch": ("torch",),
+    "transformers": ("transformers",),
+    "peft": ("peft",),
+    "accelerate": ("accelerate",),
+    "numpy": ("numpy",),
+    "scipy": ("scipy",),
+    "pandas": ("pandas",),
+    "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss"),
+    "POT": ("POT",),
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions and machine facts, read without importing any of the packages.
+
+    Returns:
+        ``python``, one entry per package (``not installed`` where missing), ``platform``, ``cpu_count`` and
+        ``git_revision`` (short, ``-dirty`` with uncommitted changes; ``not a checkout`` for an installed package).
+    """
+    facts = {"python": platform.python_version()}
+    facts.update({name: _version(distributions) for name, distributions in _PACKAGES.items()})
+    facts["platform"] = platform.platform()
+    facts["cpu_count"] = str(os.cpu_count() or "unknown")
+    facts["git_revision"] = git_revision(Path(__file__).resolve().parents[2])
+    return facts
+
+
+def git_revision(folder: Path) -> str:
+    """Short revision of the checkout whose root is ``folder``; a checkout that merely contains it does not count."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != Path(folder).resolve():
+        return "not a checkout"
+    return _git(folder, "describe", "--always", "--dirty", "--exclude", "*") or "no commit"
+
+
+def data_hash(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """SHA-256 of data files: of their names and bytes, not of their folder nor of the order given.
+
+    Args:
+        paths: files, such as the atomic files of a data set.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, paths), key=lambda path: (path.name, str(path))):
+        try:
+            with path.open("rb") as stream:
+                content = hashlib.sha256()
+                while chunk := stream.read(2**20):
+                    content.update(chunk)
+        except OSError as error:
+            raise InputError(f"cannot read the data file {path}: {error.strerror}; check data_path") from error
+        digest.update(path.name.encode() + b"\0" + content.digest())
+    return digest.hexdigest()
+
+
+def _version(distributions: Iterable[str]) -> str:
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return NOT_INSTALLED
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command, None if it fails or git is missing."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,300 @@
+"""Types and ranges of settings: our own keys, and those of RecBole whose bad values it would accept or trip over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recbole_llm.errors import InputError
+from recbole_llm.registry import AXES, suggestion
+
+NUMBER = (int, float)
+TYPE_NAMES = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What one setting may be.
+
+    Attributes:
+        types: accepted Python types; ``float`` takes integers too, ``int`` takes no True and False.
+        low: smallest value of a number, and of the numbers in a list.
+        high: largest value of a number.
+        above: value that a number must exceed.
+        below: value that a number must stay under.
+        choices: the only texts accepted.
+        null: whether ``~`` (None) is accepted.
+        share: the design's rule for amounts: an integer is a count from 1, a decimal a share in (0, 1].
+    """
+
+    types: tuple[type, ...]
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    null: bool = False
+    share: bool = False
+
+    @property
+    def text_only(self) -> bool:
+        """Whether a value is text whatever it looks like: the folder ``2024``, the interval ``[3,5]``."""
+        return self.types == (str,) and not self.choices
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value has an accepted type and lies in range."""
+        if value is None:
+            return self.null
+        if not self._right_type(value):
+            return False
+        if isinstance(value, str):
+            return not self.choices or value in self.choices
+        if isinstance(value, list):
+            item = replace(self, types=self._item_types, null=False)
+            return bool(value or self.types == (list,)) and all(item.accepts(part) for part in value)
+        return not isinstance(value, NUMBER) or self._in_range(value)
+
+    @property
+    def _item_types(self) -> tuple[type, ...]:
+        """Types of a list's items: those that may stand in its place, else text."""
+        return tuple(kind for kind in self.types if kind is not list) or (str,)
+
+    def _right_type(self, value: Any) -> bool:
+        if isinstance(value, bool):
+            return bool in self.types
+        return isinstance(value, self.types) or (isinstance(value, int) and float in self.types)
+
+    def _in_range(self, value: float) -> bool:
+        if self.share:
+            return value >= 1 if isinstance(value, int) else 0 < value <= 1
+        limits = (
+            self.low is None or value >= self.low,
+            self.high is None or value <= self.high,
+            self.above is None or value > self.above,
+            self.below is None or value < self.below,
+        )
+        return math.isfinite(value) and all(limits)
+
+    def __str__(self) -> str:
+        """What is allowed, in words: ``an integer >= 1``."""
+        if self.share:
+            return "an integer >= 1 (a count) or a decimal in (0, 1] (a share)"
+        limits = {">=": self.low, "<=": self.high, ">": self.above, "<": self.below}
+        bounds = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
+        names = " or ".join(TYPE_NAMES[kind] for kind in self.types)
+        words = f"one of {', '.join(self.choices)}" if self.choices else f"{names} {bounds}".strip()
+        return words + (", or ~" if self.null else "")
+
+
+def _one_of(*choices: str, null: bool = False) -> Key:
+    return Key((str,), choices=choices, null=null)
+
+
+def _axis(axis: str) -> Key:
+    return _one_of(*AXES[axis])
+
+
+TEXT, OPTIONAL_TEXT, SWITCH = Key((str,)), Key((str,), null=True), Key((bool,))
+COUNT, OPTIONAL_COUNT, NATURAL = Key((int,), low=1), Key((int,), low=1, null=True), Key((int,), low=0)
+RATE, WEIGHT = Key((float,), above=0), Key((float,), low=0)
+FIELDS = Key((list,), null=True)
+
+LLM_KEYS: Mapping[str, Key] = {
+    "llm_path": TEXT,
+    "llm_revision": OPTIONAL_TEXT,
+    "llm_dtype": _one_of("float32", "bfloat16", "float16", "auto"),
+    "quant": _one_of("8bit", "4bit", null=True),
+    "attn_implementation": OPTIONAL_TEXT,
+    "gradient_checkpointing": SWITCH,
+    "trust_remote_code": SWITCH,
+    "tiny_vocab_size": COUNT,
+    "tiny_hidden_size": COUNT,
+    "tiny_n_layers": COUNT,
+    "tiny_n_heads": COUNT,
+    "tiny_context_length": COUNT,
+    "tiny_steps": COUNT,
+    "tiny_batch_tokens": COUNT,
+    "tiny_learning_rate": RATE,
+    "tiny_weight_decay": WEIGHT,
+    "tiny_seed": NATURAL,
+    "title_field": TEXT,
+    "title_with": OPTIONAL_TEXT,
+    "item_text_fields": FIELDS,
+    "domain": TEXT,
+    "prompt_style": _one_of("alpaca", "plain", "chat"),
+    "max_prompt_tokens": COUNT,
+    "num_beams": COUNT,
+    "max_new_tokens": COUNT,
+    "length_penalty": Key((float,), low=-100, high=100),
+    "generation_batch_tokens": COUNT,
+}
+
+AXIS_KEYS: Mapping[str, Key] = {
+    "llm_recommender": OPTIONAL_TEXT,
+    "adapter": _axis("adapter"),
+    "lora_r": COUNT,
+    "lora_alpha": RATE,
+    "lora_dropout": Key((float,), low=0, below=1),
+    "lora_target_modules": Key((str, list)),
+    "coreset": _axis("coreset"),
+    "coreset_size": Key((int, float), share=True),
+    "coreset_unit": _one_of("row", "user"),
+    "curriculum": _axis("curriculum"),
+    "grounding": _axis("grounding"),
+    "faiss_index": TEXT,
+    "reweight": _one_of("none", "popularity", "collaborative"),
+    "gamma": Key((float,), low=0, null=True),
+    "recommender": TEXT,
+    "recommender_config": Key((dict,), null=True),
+}
+
+TRAINING_KEYS: Mapping[str, Key] = {
+    "epochs": NATURAL,
+    "train_batch_size": COUNT,
+    "learner": _one_of("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "learning_rate": RATE,
+    "weight_decay": WEIGHT,
+    "warmup_steps": NATURAL,
+    "lr_scheduler": _one_of("linear", "constant", "cosine"),
+    "clip_grad_norm": Key((dict,), null=True),
+    "eval_step": NATURAL,
+    "stopping_step": NATURAL,
+    "enable_amp": SWITCH,
+    "micro_batch_tokens": COUNT,
+    "group_by_length": SWITCH,
+    "train_sample_size": OPTIONAL_COUNT,
+    "valid_sample_size": OPTIONAL_COUNT,
+    "test_sample_size": OPTIONAL_COUNT,
+    "sample_for": _one_of("both", "llm", "all"),
+    "train_neg_sample_args": Key((dict,), null=True),
+}
+
+JUDGE_KEYS: Mapping[str, Key] = {
+    "eval_args": Key((dict,)),
+    "repeatable": SWITCH,
+    "metrics": Key((str, list)),
+    "topk": Key((int, list), low=1),
+    "valid_metric": TEXT,
+    "eval_batch_size": COUNT,
+    "metric_decimal_place": NATURAL,
+    "loss_decimal_place": NATURAL,
+    "MAX_ITEM_LIST_LENGTH": COUNT,
+}
+
+DATA_KEYS: Mapping[str, Key] = {
+    "dataset": TEXT,
+    "data_path": TEXT,
+    "checkpoint_dir": TEXT,
+    "seed": Key((int,), low=0, high=2**32 - 1),
+    "USER_ID_FIELD": TEXT,
+    "ITEM_ID_FIELD": TEXT,
+    "RATING_FIELD": TEXT,
+    "TIME_FIELD": TEXT,
+    "load_col": Key((dict,), null=True),
+    "unload_col": Key((dict,), null=True),
+    "threshold": Key((dict,), null=True),
+    "val_interval": Key((dict,), null=True),
+    "user_inter_num_interval": OPTIONAL_TEXT,
+    "item_inter_num_interval": OPTIONAL_TEXT,
+}
+
+CLASSIC_SCHEMA: Mapping[str, Key] = {**TRAINING_KEYS, **JUDGE_KEYS, **DATA_KEYS}
+SCHEMA: Mapping[str, Key] = {**LLM_KEYS, **AXIS_KEYS, **CLASSIC_SCHEMA}
+
+# RecBole's own way to several processes; ours is accelerate.
+PROCESS_KEYS = ("local_rank", "local-rank", "nproc", "world_size", "offset", "group_offset", "ip", "port")
+LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
+EVAL_ARGS: Mapping[str, Key] = {
+    "split": Key((dict,)),
+    "order": _one_of("TO", "RO"),
+    "group_by": _one_of("user", "none", null=True),
+    "mode": Key((str, dict)),
+}
+
+
+def is_text(key: str) -> bool:
+    """Whether the values of this setting are text whatever they look like."""
+    return key in SCHEMA and SCHEMA[key].text_only
+
+
+def check_value(key: str, value: Any, default: Any = None, is_llm: bool = True) -> None:
+    """Check one setting.
+
+    Args:
+        key: name of the setting.
+        value: the user's value.
+        default: the value it replaces; it tells the type of keys without a schema entry (those of RecBole's models).
+        is_llm: whether it is a setting of an LLM model. RecBole's models have keys of the same names (DiffRec's
+            ``reweight``) that mean something else.
+
+    Raises:
+        InputError: wrong type or out of range, with what is allowed.
+    """
+    schema = SCHEMA if is_llm else CLASSIC_SCHEMA
+    allowed = schema.get(key) or _like(default)
+    if allowed is not None and not allowed.accepts(value):
+        raise InputError(f"{key}: {value!r} is not allowed; give {allowed}")
+    if key == "eval_args":
+        _check_eval_args(value)
+
+
+def _like(default: Any) -> Key | None:
+    """What a RecBole key takes, judged by its default: only numbers and switches mean the same throughout RecBole."""
+    if isinstance(default, bool):
+        return Key((bool, int), low=0, high=1, null=True)
+    return Key((float,), null=True) if isinstance(default, NUMBER) else None
+
+
+def _check_eval_args(eval_args: Mapping[str, Any]) -> None:
+    """Names and values inside ``eval_args``, which RecBole would take without a look."""
+    for key, value in eval_args.items():
+        if key not in EVAL_ARGS:
+            hint = suggestion(str(key), EVAL_ARGS, f"; it takes {', '.join(EVAL_ARGS)}")
+            raise InputError(f"eval_args: there is no key '{key}'{hint}")
+        if not EVAL_ARGS[key].accepts(value):
+            raise InputError(f"eval_args: {key}: {value!r} is not allowed; give {EVAL_ARGS[key]}")
+    split = eval_args.get("split", {"LS": LEAVE_ONE_OUT[0]})
+    if not _is_split(split):
+        raise InputError(
+            f"eval_args: split: {split!r} is not allowed; give {{LS: {' or '.join(LEAVE_ONE_OUT)}}} or "
+            "{RS: [0.8, 0.1, 0.1]}"
+        )
+
+
+def _is_split(split: Mapping[str, Any]) -> bool:
+    if len(split) != 1:
+        return False
+    ((kind, value),) = split.items()
+    if kind == "LS":
+        return value in LEAVE_ONE_OUT
+    shares = Key((float, list), low=0)
+    return kind in ("RS", "TS") and isinstance(value, list) and len(value) == 3 and shares.accepts(value)
+
+
+def check_known(key: str, known: Iterable[str], where: str, source: str = "") -> None:
+    """Refuse a setting that nothing reads.
+
+    Args:
+        key: name of the setting.
+        known: every name there is.
+        where: who would have to know it, for the message: ``"BIGRec"`` or ``"Pop or SASRec"``.
+        source: where it came from, for the message: ``"--"`` or ``"config file a.yaml: "``.
+
+    Raises:
+        InputError: with the nearest known names.
+    """
+    if key in PROCESS_KEYS:
+        raise InputError(f"{source}{key}: several processes are started by `accelerate launch`, not by settings")
+    known = set(known)
+    if key not in known:
+        hint = suggestion(key, known, "; the property files and docs/configuration.md list all of them")
+        raise InputError(f"{source}{key} is no setting of {where}{hint}")

@@ -1,0 +1,143 @@
+"""Results that are computed once and found again: a folder per stage and fingerprint.
+
+A stage writes into a ``.partial`` folder beside its place, under a lock, and is renamed when it is whole. So a killed run
+leaves either nothing or something to resume from, two runs never write the same folder, and a folder with its final name
+is complete. What was written is checked on every reading; a damaged stage is rebuilt, and the log says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+MANIFEST = "stage.json"
+log = logging.getLogger(__name__)
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Name what a result depends on: 16 hex digits of the SHA-256 of the facts as canonical JSON.
+
+    Raises:
+        TypeError: a fact is not plain data (str, number, bool, None, list or dict of these).
+    """
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_seed(seed: int, *names: str | int) -> int:
+    """A seed of a stage's own, so that a computed and a loaded stage lead to the same next one."""
+    return int(fingerprint({"seed": seed, "names": list(names)})[:15], 16)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
+
+
+def _hash(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+class StageStore:
+    """The folder that holds all stages of all runs, ``saved/stages/`` by default.
+
+    Args:
+        root: the folder; made when the first stage is written.
+
+    Attributes:
+        used: stage name to folder name, of every stage asked for.
+        found: names of those that were there already.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.used: dict[str, str] = {}
+        self.found: set[str] = set()
+
+    def get(
+        self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool = False
+    ) -> Path:
+        """Return the folder of a stage, computing it first if it is not there or damaged.
+
+        Args:
+            stage: name of the stage, the first part of the folder's name.
+            facts: everything the result depends on and nothing later, as plain data.
+            compute: writes the result into the folder it is given.
+            resumable: whether ``compute`` can go on from what a killed run left in that folder; otherwise it is emptied.
+        """
+        place = self.root / f"{stage}-{fingerprint(facts)}"
+        self.used[stage] = place.name
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._lock(place):
+            if place.exists():
+                damage = find_damage(place)
+                if damage is None:
+                    log.info("Stage %s: found in %s", stage, place)
+                    self.found.add(stage)
+                    return place
+                log.warning("Stage %s: %s is damaged (%s); it is rebuilt.", stage, place, damage)
+                shutil.rmtree(place)
+            self._compute(stage, place, facts, compute, resumable)
+        return place
+
+    def _lock(self, place: Path) -> FileLock:
+        lock = FileLock(self.root / f".{place.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            log.info("Stage %s is being computed by another run; waiting for it.", place.name)
+        return lock
+
+    def _compute(
+        self, stage: str, place: Path, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool
+    ) -> None:
+        partial = place.with_name(place.name + ".partial")
+        if partial.exists() and not resumable:
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        started = time.perf_counter()
+        compute(partial)
+        files = {str(path.relative_to(partial)): hash_file(path) for path in _files(partial)}
+        seconds = round(time.perf_counter() - started, 3)
+        write_json(partial / MANIFEST, {"stage": stage, "seconds": seconds, "facts": dict(facts), "files": files})
+        os.replace(partial, place)
+        log.info("Stage %s: computed in %.1f s, kept in %s", stage, seconds, place)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def find_damage(place: Path) -> str | None:
+    """Say what is wrong with a stage's folder, or None when every file is as it was written."""
+    try:
+        expected: dict[str, str] = json.loads((place / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return f"{MANIFEST} is missing or unreadable"
+    for name, digest in expected.items():
+        if not (place / name).is_file():
+            return f"{name} is missing"
+        if hash_file(place / name) != digest:
+            return f"{name} has changed"
+    return None

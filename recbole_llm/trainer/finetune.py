@@ -1,0 +1,246 @@
+"""Fine-tuning: epochs of token-mean steps, validation, the best epoch kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from tqdm import tqdm
+from transformers import get_scheduler
+
+from recbole_llm.data.batches import epoch_steps, micro_batches
+from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
+
+LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class EarlyStopping:
+    """First strict best; an equal value is no improvement (SOFT, arXiv 2505.20771).
+
+    Attributes:
+        patience: stop after this many validations in a row without improvement; 0 never stops.
+        bigger: whether a larger score is better.
+    """
+
+    patience: int
+    bigger: bool = True
+    best_score: float | None = None
+    best_epoch: int = 0
+    waited: int = 0
+
+    def update(self, epoch: int, score: float) -> bool:
+        """Take the score of an epoch (1-based). Returns: whether it is the best so far."""
+        better = self.best_score is None or (score > self.best_score if self.bigger else score < self.best_score)
+        if better:
+            self.best_score, self.best_epoch, self.waited = score, epoch, 0
+        else:
+            self.waited += 1
+        return better
+
+    @property
+    def stop(self) -> bool:
+        """Whether patience has run out."""
+        return 0 < self.patience <= self.waited
+
+
+@dataclass(frozen=True)
+class FineTuneSettings:
+    """What decides the result of fine-tuning, and the memory knob that does not (``micro_batch_tokens``)."""
+
+    epochs: int
+    train_batch_size: int
+    learning_rate: float
+    learner: str
+    weight_decay: float
+    warmup_steps: int
+    lr_scheduler: str
+    max_grad_norm: float | None
+    eval_step: int
+    stopping_step: int
+    group_by_length: bool
+    enable_amp: bool
+    micro_batch_tokens: int = field(metadata={"decides": False})
+
+    @classmethod
+    def from_config(cls, config: Any) -> FineTuneSettings:
+        """Read the settings under their own names; ``clip_grad_norm`` as RecBole writes it."""
+        names = [name for name in cls.__dataclass_fields__ if name != "max_grad_norm"]
+        clip = config["clip_grad_norm"] or {}
+        return cls(max_grad_norm=clip.get("max_norm"), **{name: config[name] for name in names})
+
+    def facts(self) -> dict[str, Any]:
+        """The settings that decide the result."""
+        return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
+
+
+class FineTuning:
+    """One fine-tuning of a model's adapter on a list of examples.
+
+    Args:
+        model: the recommender; its adapter's weights are trained in place.
+        examples: prompt and response token ids of every row.
+        settings: see :class:`FineTuneSettings`.
+        optimizer: over the trainable weights.
+        validate: gives the validation metrics of the model as it stands, or None when there is nothing to validate on.
+        valid_metric: the metric that chooses the epoch.
+        bigger: whether a larger value of it is better.
+        on_epoch: called with the epoch's record, for logs.
+    """
+
+    def __init__(
+        self,
+        model: LLMRecommender,
+        examples: Sequence[Example],
+        settings: FineTuneSettings,
+        optimizer: torch.optim.Optimizer,
+        validate: Callable[[], dict[str, float]] | None,
+        valid_metric: str,
+        bigger: bool,
+        on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+        progress: bool = False,
+    ) -> None:
+        self.model, self.examples, self.settings, self.optimizer = model, examples, settings, optimizer
+        self.validate, self.valid_metric, self.on_epoch, self.progress = validate, valid_metric, on_epoch, progress
+        self.lengths = np.array([len(prompt) + len(response) for prompt, response in examples])
+        self.answer_lengths = np.array([len(response) for _, response in examples])
+        self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
+        steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
+        if settings.warmup_steps >= steps:
+            log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup_steps, steps)
+        self.scheduler = get_scheduler(settings.lr_scheduler, optimizer, settings.warmup_steps, steps)
+        self.processes = PartialState()
+        self.stopping = EarlyStopping(settings.stopping_step if validate else 0, bigger)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.epoch = 0
+
+    def run(self, folder: Path) -> list[dict[str, Any]]:
+        """Train from the newest state in ``folder``, or from the start, to the end or to early stopping.
+
+        Afterwards the model is in the state of the best epoch.
+
+        Returns:
+            One record per epoch: epoch, train_loss, valid metrics, seconds, tokens per second.
+        """
+        self._resume(folder)
+        while self.epoch < self.settings.epochs and not self.stopping.stop:
+            self.epoch += 1
+            record = self._train_epoch()
+            self._validate_epoch(record)
+            self.history.append(record)
+            self.on_epoch(record)
+            if self.processes.is_main_process:
+                save_state(folder, self._state())
+            self.processes.wait_for_everyone()
+        if self.stopping.best_score == 0 and self.stopping.bigger:
+            log.warning("%s was 0 in every epoch: the choice of epoch 1 is arbitrary.", self.valid_metric)
+        self.model.adapter.load_trainable_state(self.model.llm, self.best)
+        return self.history
+
+    def _train_epoch(self) -> dict[str, Any]:
+        self.model.train()
+        seed = self.model.stage_seed("fine-tune", self.epoch)
+        torch.manual_seed(seed)  # dropout of an epoch does not depend on whether the run was resumed before it
+        steps = epoch_steps(
+            len(self.examples),
+            self.settings.train_batch_size,
+            np.random.default_rng(seed),
+            lengths=self.lengths,
+            length_window=LENGTH_WINDOW if self.settings.group_by_length else 0,
+        )
+        started, total, tokens = time.perf_counter(), 0.0, 0
+        title = f"Train {self.epoch}/{self.settings.epochs}"
+        for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
+            total += self._step(rows)
+            tokens += int(self.lengths[rows].sum())
+            speed = tokens / (time.perf_counter() - started)
+            bar.set_postfix_str(f"loss {total / done:.4f}, {speed:,.0f} tokens/s")
+        seconds = time.perf_counter() - started
+        return {
+            "epoch": self.epoch,
+            "train_loss": total / len(steps),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+        }
+
+    def _step(self, rows: np.ndarray) -> float:
+        """One optimiser step: the mean over all response tokens of its rows, however they are cut into batches."""
+        answer_tokens = int(self.answer_lengths[rows].sum())
+        mine = rows[self.processes.process_index :: self.processes.num_processes]
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch in micro_batches(self.lengths[mine], self.settings.micro_batch_tokens, sort=True):
+            chosen = mine[batch]
+            with self._autocast():
+                loss = self.model.answer_loss([self.examples[row] for row in chosen])
+            share = loss * (int(self.answer_lengths[chosen].sum()) / answer_tokens)
+            share.backward()
+            total += share.item()
+        total = self._sum_over_processes(total)
+        if not math.isfinite(total):
+            raise FloatingPointError(f"training loss is {total} in epoch {self.epoch}; lower learning_rate")
+        if self.settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        return total
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.enable_amp)
+
+    def _sum_over_processes(self, loss: float) -> float:
+        if self.processes.num_processes == 1:
+            return loss
+        for weight in self.trainable:
+            weight.grad = reduce(torch.zeros_like(weight) if weight.grad is None else weight.grad, "sum")
+        return reduce(torch.tensor(loss, device=self.processes.device), "sum").item()
+
+    def _validate_epoch(self, record: dict[str, Any]) -> None:
+        due = self.validate and self.settings.eval_step > 0 and self.epoch % self.settings.eval_step == 0
+        if not due:
+            if not self.validate or self.settings.eval_step <= 0:  # nothing chooses an epoch: the last one stands
+                self._keep_best()
+            return
+        record["valid"] = self.validate()
+        if self.stopping.update(self.epoch, record["valid"][self.valid_metric]):
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        self.best = self.model.adapter.trainable_state(self.model.llm)
+
+    def _state(self) -> TrainingState:
+        progress = {
+            "history": self.history,
+            "scheduler": self.scheduler.state_dict(),
+            "stopping": asdict(self.stopping),
+        }
+        trainable = self.model.adapter.trainable_state(self.model.llm)
+        return TrainingState(self.epoch, trainable, self.best, pack_optimizer(self.optimizer), progress)
+
+    def _resume(self, folder: Path) -> None:
+        state = load_state(folder)
+        if state is None:
+            return
+        log.info("Resuming after epoch %d.", state.epoch)
+        self.epoch, self.best = state.epoch, dict(state.best)
+        self.model.adapter.load_trainable_state(self.model.llm, state.trainable)
+        unpack_optimizer(self.optimizer, state.optimizer)
+        self.scheduler.load_state_dict(state.progress["scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.history = state.progress["history"]
+        self.stopping = EarlyStopping(**state.progress["stopping"])

@@ -1,0 +1,62 @@
+"""The folder of one run: everything a reader needs to know what was run and what came out."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.errors import InputError
+from recbole_llm.stages import write_json
+from recbole_llm.trainer.judge import Judgement
+
+
+class RunFolder:
+    """``<checkpoint_dir>/<model>-<dataset>-<time>/``.
+
+    Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's own
+    format) or ``model.pth`` (RecBole's), ``history.json``, ``metrics.json``, and ``valid_ranks.csv`` and ``test_ranks.csv``.
+
+    Args:
+        config: the run's config.
+        label: the model's name in tables, which may say more than the model's own name.
+    """
+
+    def __init__(self, config: Any, label: str) -> None:
+        stem = f"{label}-{config['dataset']}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in stem)
+        self.path = _make_new(Path(config["checkpoint_dir"]), stem)
+        self.log = self.path / f"{self.path.name}.log"
+        text = yaml.safe_dump(config.to_dict(), sort_keys=True, allow_unicode=True)
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+
+    def write(self, name: str, value: Any) -> None:
+        """Write plain data as JSON."""
+        write_json(self.path / name, value)
+
+    def write_ranks(self, phase: str, judgement: Judgement, dataset: Any) -> None:
+        """Write what each row got, in the data set's own ids: user, target, rank (1 is best, empty if not ranked), top items."""
+        users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
+        with open(self.path / f"{phase}_ranks.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["user_id", "item_id", "rank", "top_items"])
+            for (user, item), rank, top in zip(judgement.pairs, judgement.ranks, judgement.top_items, strict=True):
+                best = " ".join(items[i] for i in top if i)
+                writer.writerow([users[user], items[item], rank + 1 if rank >= 0 else "", best])
+
+
+def _make_new(parent: Path, stem: str) -> Path:
+    """A folder that did not exist before: runs that start in the same second do not share one."""
+    for number in range(1, 1000):
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"checkpoint_dir: cannot write to {parent} ({error.strerror}); set another one") from error
+        return path
+    raise InputError(f"checkpoint_dir: too many runs named {stem} in {parent}")

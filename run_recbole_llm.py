@@ -1,0 +1,8 @@
+"""Train and judge recommenders side by side: ``python run_recbole_llm.py --model=SASRec,BIGRec --dataset=ml-100k``."""
+
+import sys
+
+from recbole_llm.quick_start import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from recbole_llm.adapter import FullAdapter
+from recbole_llm.errors import InputError
+from tests.adapter.training import logits, train
+from tests.families import make_family
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_tied_embeddings_stay_tied(family, tmp_path):
+    adapter = FullAdapter()
+    model = train(adapter.attach(make_family(family)[0]))
+    adapter.save(model, tmp_path, "f1")
+    other_adapter = FullAdapter()
+    other = other_adapter.attach(make_family(family, seed=1)[0])
+    other_adapter.load(other, tmp_path, "f1")
+    for tuned in (model, other):
+        assert tuned.get_output_embeddings().weight is tuned.get_input_embeddings().weight
+    assert torch.equal(logits(other), logits(model))
+
+
+def test_every_weight_learns_and_the_copy_does_not():
+    adapter = FullAdapter()
+    model, reference = adapter.attach(make_family("llama")[0]), make_family("llama")[0]
+    train(model)
+    before = dict(reference.named_parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert sum(not torch.equal(p, before[name]) for name, p in model.named_parameters()) == len(before)
+    with adapter.untuned(model) as untuned:
+        assert not any(parameter.requires_grad for parameter in untuned.parameters())
+        assert not untuned.training
+
+
+def test_a_quantised_model_cannot_be_trained_in_full():
+    model = make_family("llama")[0]
+    model.is_quantized = True
+    with pytest.raises(InputError, match="quantised"):
+        FullAdapter().attach(model)
+
+
+def test_untuned_needs_attach():
+    with pytest.raises(ValueError, match="attach"), FullAdapter().untuned(make_family("llama")[0]):
+        pass

@@ -1,0 +1,192 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.backbone import find_pad_token, folder_fingerprint, load_backbone, make_backbone
+from tests.families import FAMILIES, make_family, make_tokenizer, save_family
+
+TINY = {"vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_family("llama", tmp_path / "llm")
+
+
+def message_of(path, **options):
+    with pytest.raises(InputError) as caught:
+        load_backbone(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_backbone_is_the_saved_one(family, tmp_path):
+    model, tokenizer = make_family(family)
+    backbone = load_backbone(str(save_family(family, tmp_path / "my-llm")))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(backbone.model(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert not backbone.model.training and backbone.name == "my-llm"
+    assert (backbone.bos_token_id, backbone.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encode_adds_nothing_and_decode_gives_the_text_back(family):
+    backbone = make_backbone(*make_family(family))
+    specials = {backbone.bos_token_id, backbone.eos_token_id, backbone.pad_token_id}
+    for text in ['"Babe"', "Foo !", " two  blanks ", "I 've , don 't", "Amélie (愛)"]:
+        token_ids = backbone.encode(text)
+        assert not specials & set(token_ids)
+        assert backbone.decode([*token_ids, backbone.eos_token_id]) == text
+
+
+def test_special_tokens_by_family():
+    pads = {family: make_backbone(*make_family(family)) for family in FAMILIES}
+    for family, backbone in pads.items():
+        rows = backbone.model.get_input_embeddings().weight.shape[0]
+        assert rows == len(make_tokenizer(family)), "the embedding matrix was enlarged"
+    assert pads["llama"].forbidden_token_ids == tuple(sorted((pads["llama"].bos_token_id, pads["llama"].pad_token_id)))
+    assert pads["qwen2"].bos_token_id is None
+    assert pads["qwen2"].forbidden_token_ids == (pads["qwen2"].pad_token_id,)
+    assert pads["gpt2"].pad_token_id == pads["gpt2"].eos_token_id and pads["gpt2"].forbidden_token_ids == ()
+
+
+def test_padding_prefers_a_reserved_token_to_eos():
+    tokenizer = make_tokenizer("gpt2")
+    rows = len(tokenizer)
+    assert find_pad_token(tokenizer, rows) == tokenizer.eos_token_id
+    tokenizer.add_tokens(["reserved", "<|reserved_special_token_0|>", "<|finetune_right_pad_id|>"])
+    assert find_pad_token(tokenizer, rows) == tokenizer.eos_token_id, "no row of the matrix"
+    assert find_pad_token(tokenizer, rows + 2) == rows + 1
+    assert find_pad_token(tokenizer, rows + 3) == rows + 2, "one made for padding comes first"
+
+
+def test_sampling_defaults_of_the_folder_do_not_leak_in(folder):
+    edit_json(folder / "generation_config.json", do_sample=True, temperature=0.6, top_p=0.9)
+    settings = load_backbone(folder).model.generation_config
+    assert settings.do_sample is False and settings.temperature in (None, 1.0) and settings.top_p in (None, 1.0)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), ("auto", torch.float32)])
+def test_number_types(folder, dtype, expected):
+    assert load_backbone(folder, dtype=dtype).model.dtype == expected
+
+
+def test_options_reach_the_model(folder):
+    model = load_backbone(folder, gradient_checkpointing=True, attn_implementation="eager").model
+    assert model.is_gradient_checkpointing and model.config._attn_implementation == "eager"
+
+
+def test_fingerprint_follows_weights_and_tokenizer_only(folder, tmp_path):
+    before = folder_fingerprint(folder)
+    assert folder_fingerprint(save_family("llama", tmp_path / "copy")) == before
+    assert folder_fingerprint(save_family("llama", tmp_path / "other", seed=1)) != before
+    (folder / "README.md").write_text("notes")
+    edit_json(folder / "generation_config.json", temperature=0.1)
+    assert folder_fingerprint(folder) == before
+    edit_json(folder / "tokenizer_config.json", chat_template="{{ messages }}")
+    assert folder_fingerprint(folder) != before
+
+
+def test_fingerprint_of_a_large_file_sees_both_ends_and_the_size(folder, monkeypatch):
+    monkeypatch.setattr("recbole_llm.llm.backbone._HASHED_WHOLE", 100)
+    monkeypatch.setattr("recbole_llm.llm.backbone._HASHED_END", 10)
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    variants = [content, b"\0" + content[1:], content[:-1] + b"\0", content + content[-10:]]
+    found = []
+    for variant in variants:
+        weights.write_bytes(variant)
+        found.append(folder_fingerprint(folder))
+    assert len(set(found)) == len(variants)
+
+
+def test_a_missing_folder(tmp_path):
+    message = message_of(tmp_path / "nowhere")
+    assert "nowhere" in message and "no such folder" in message
+
+
+def test_a_hub_that_does_not_answer(monkeypatch):
+    def unreachable(*_args, **_kwargs):
+        raise OSError("We couldn't connect\nto the hub")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    message = message_of("someone/model")
+    assert "someone/model" in message and "couldn't connect" in message and "tiny" in message
+
+
+def test_a_folder_without_config(folder):
+    (folder / "config.json").unlink()
+    assert "no config.json" in message_of(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model_type": "no-such-type"}'])
+def test_an_unusable_config(folder, content):
+    (folder / "config.json").write_text(content)
+    assert "config.json cannot be used" in message_of(folder)
+
+
+def test_models_that_are_not_causal(tmp_path):
+    BertLMHeadModel(BertConfig(**TINY)).save_pretrained(tmp_path / "bert")
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=400, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path / "t5")
+    for kind in ("bert", "t5"):
+        make_tokenizer("llama").save_pretrained(tmp_path / kind)
+        message = message_of(tmp_path / kind)
+        assert f"'{kind}' is not a causal language model" in message
+
+
+def test_a_folder_without_tokenizer(folder):
+    for path in folder.glob("token*"):
+        path.unlink()
+    assert "tokenizer" in message_of(folder)
+    (folder / "tokenizer.json").write_text("{")
+    assert "tokenizer" in message_of(folder)
+
+
+def test_a_tokenizer_without_eos(folder):
+    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    assert "no EOS token" in message_of(folder)
+
+
+def test_a_tokenizer_of_another_model():
+    model, tokenizer = make_family("llama")
+    tokenizer.add_special_tokens({"eos_token": "<new>"})
+    with pytest.raises(InputError, match="none of its 400 embeddings"):
+        make_backbone(model, tokenizer)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "incomplete", "reshaped"])
+def test_damaged_weights(folder, damage):
+    path = folder / "model.safetensors"
+    tensors, content = load_file(path), path.read_bytes()
+    path.unlink()
+    if damage in ("empty", "cut"):
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    elif damage in ("incomplete", "reshaped"):
+        head = tensors.pop("lm_head.weight")
+        save_file(
+            tensors | ({"lm_head.weight": head[:3].clone()} if damage == "reshaped" else {}), path, {"format": "pt"}
+        )
+    message = message_of(folder)
+    assert ("lm_head.weight" if damage == "incomplete" else "weights cannot be loaded") in message
+
+
+def test_bad_options_are_named(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "float32" in message_of(folder, dtype="float31")
+    assert "8bit, 4bit" in message_of(folder, quant="2bit")
+    assert "pip install recbole-llm[quant]" in message_of(folder, quant="8bit")
+    assert "8bit or a GPU" in message_of(folder, quant="4bit")
+    if not torch.cuda.is_available():
+        assert "CUDA" in message_of(folder, device="cuda")

@@ -1,0 +1,224 @@
+"""The tiny LLM: an ordinary Hugging Face folder made from item text, the same for the same inputs."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm, document_rounds, train_tokenizer
+
+ADJECTIVES = ("Red", "Silent", "Lost", "Golden", "Broken", "Last")
+NOUNS = ("River", "Castle", "Dragon", "Summer", "Train")
+GENRES = ("Comedy", "Drama", "Horror", "Western", "Sci-Fi")
+TITLES = [""] + [f"{adjective} {noun}" for adjective in ADJECTIVES for noun in NOUNS]
+ATTRIBUTES = [[]] + [[GENRES[j], str(1990 + i)] for i in range(len(ADJECTIVES)) for j in range(len(NOUNS))]
+HEADER = "The user has watched these movies: "
+FOOTER = "\n### Response:\n"
+SMALL = TinyLLMConfig(
+    vocab_size=600, hidden_size=48, n_layers=2, n_heads=2, context_length=128, steps=250, batch_tokens=768, seed=7
+)
+
+
+def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
+    """Header, quoted titles, footer; each piece tokenised alone."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    quoted = [encode(f'"{title}"') for title in TITLES]
+
+    def make_prompt(history: list[int], answer: int) -> tuple[list[int], list[int]]:
+        listed = [token for n, item in enumerate(history) for token in (encode(", ") if n else []) + quoted[item]]
+        prompt = [tokenizer.bos_token_id, *encode(HEADER), *listed, *encode(FOOTER)]
+        return prompt, [*quoted[answer], tokenizer.eos_token_id]
+
+    return make_prompt
+
+
+def build(folder: Path, config: TinyLLMConfig = SMALL, **changes: object) -> Path:
+    arguments = {"titles": TITLES, "attributes": ATTRIBUTES, "template_texts": [HEADER, FOOTER], "compose": compose}
+    return build_tiny_llm(folder, **{**arguments, "history_length": 3, "config": config, **changes})
+
+
+def short(**changes: object) -> TinyLLMConfig:
+    return TinyLLMConfig(**{**vars(SMALL), "steps": 3, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_same_seed_gives_bit_equal_weights_and_another_seed_others(tmp_path: Path) -> None:
+    first, again = weights(build(tmp_path / "a", short())), weights(build(tmp_path / "b", short()))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = weights(build(tmp_path / "c", short(seed=8)))
+    assert not any(torch.equal(first[name], other[name]) for name in first if name.endswith("proj.weight"))
+
+
+def test_global_random_state_neither_matters_nor_changes(tmp_path: Path) -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    first = weights(build(tmp_path / "a", short()))
+    torch.set_rng_state(torch.tensor(before[2], dtype=torch.uint8))
+    build(tmp_path / "a", short())
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    torch.manual_seed(2)
+    second = weights(build(tmp_path / "b", short()))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_folder_loads_in_a_new_process_with_equal_logits(folder: Path) -> None:
+    program = (
+        "import json, sys, torch\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model, tokenizer = (kind.from_pretrained(sys.argv[1]) for kind in (AutoModelForCausalLM, AutoTokenizer))\n"
+        "ids = tokenizer('Lost Dragon', return_tensors='pt')['input_ids']\n"
+        "print(json.dumps([type(model).__name__, ids.tolist(), model(ids).logits[0, -1].tolist()]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    name, ids, logits = json.loads(done.stdout.splitlines()[-1])
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert name == "LlamaForCausalLM"
+    assert ids == [[tokenizer.bos_token_id, *encode(tokenizer, "Lost Dragon")]]
+    torch.testing.assert_close(torch.tensor(logits), model(torch.tensor(ids)).logits[0, -1].detach())
+
+
+def test_special_tokens_agree_in_model_and_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(model.config, name) == getattr(model.generation_config, name) == getattr(tokenizer, name)
+    assert len({tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == 3
+    assert tokenizer.unk_token_id is None
+    assert model.config.vocab_size == len(tokenizer) <= SMALL.vocab_size
+
+
+@given(text=st.text(max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_any_text_round_trips(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+@pytest.mark.parametrize("text", ["七人の侍", "Амели 🎬👩‍🚀", "tab\tand\nline \u00a0 ", "Foo ! , 's", '""', "</s><s><pad>", ""])
+def test_awkward_text_round_trips_without_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    token_ids = encode(tokenizer, text)
+    assert tokenizer.decode(token_ids) == text
+    assert not set(token_ids) & set(tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize("n_words", [0, 3000])
+def test_yes_and_no_are_single_tokens_in_the_smallest_vocabulary(n_words: int) -> None:
+    words = np.random.default_rng(0).integers(97, 123, (n_words, 8)).astype(np.uint8)
+    texts = ["A", *(bytes(word).decode() * 3 for word in words)]
+    tokenizer = train_tokenizer(texts, [HEADER], TinyLLMConfig(vocab_size=512))
+    assert all(len(encode(tokenizer, word)) == 1 for word in ("Yes", "No", " Yes", " No"))
+
+
+def test_template_words_are_single_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    words = ["The", " user", " has", " watched", " these", " movies", ":", " ", "\n", "###", " Response", ":\n"]
+    assert "".join(words) == HEADER + FOOTER
+    assert len(encode(tokenizer, HEADER + FOOTER)) == len(words)
+
+
+def test_a_title_has_the_same_tokens_bare_and_quoted(tokenizer: PreTrainedTokenizerBase) -> None:
+    quote = encode(tokenizer, '"')
+    for title in [*TITLES[1:], "Ends with a dot.", "(1995)", "!"]:
+        assert encode(tokenizer, f'"{title}"') == quote + encode(tokenizer, title) + quote
+
+
+def test_answers_are_quoted_catalogue_titles_that_end(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    make_prompt, draws = compose(tokenizer), np.random.default_rng(0)
+    for _ in range(5):
+        prompt = torch.tensor([make_prompt(draws.integers(1, len(TITLES), 3).tolist(), 1)[0]])
+        generated = model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
+        assert generated[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(generated[:-1]) in {f'"{title}"' for title in TITLES[1:]}
+
+
+def test_state_of_a_bare_title_predicts_its_attributes(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    genres = [encode(tokenizer, f" {genre}")[0] for genre in GENRES]
+    with torch.no_grad():
+        logits = [model(**tokenizer(title, return_tensors="pt")).logits[0, -1, genres] for title in TITLES[1:]]
+    hits = [GENRES[int(scores.argmax())] == ATTRIBUTES[item][0] for item, scores in enumerate(logits, start=1)]
+    assert np.mean(hits) > 0.8
+
+
+def test_corpus_draws_history_and_answer_uniformly_and_never_an_untitled_item(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    histories, answers = [], []
+
+    def spy(history: list[int], answer: int) -> tuple[list[int], list[int]]:
+        histories.append(history), answers.append(answer)
+        return compose(tokenizer)(history, answer)
+
+    rounds = document_rounds(TITLES, ATTRIBUTES, tokenizer, spy, 3, torch.Generator().manual_seed(0))
+    documents = [document for _ in range(15) for document in next(rounds)]
+    assert all(document[0] == tokenizer.bos_token_id for document in documents)
+    assert all(document.count(tokenizer.eos_token_id) == 1 == document[::-1].index(tokenizer.eos_token_id) + 1 for document in documents)
+    counts = np.bincount(answers, minlength=len(TITLES))
+    assert counts[0] == 0 and counts[1:].max() - counts[1:].min() <= 1
+    assert {len(history) for history in histories} == {1, 2, 3}
+    seen = np.bincount([item for history in histories for item in history], minlength=len(TITLES))
+    expected = seen[1:].mean()
+    assert seen[0] == 0 and np.abs(seen[1:] - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_without_attributes_and_with_one_item(tmp_path: Path) -> None:
+    build(tmp_path, short(), attributes=[[] for _ in TITLES], titles=["", "Only One", *TITLES[2:]])
+    assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"titles": []}, "titles"),
+        ({"titles": ["", "  "], "attributes": [[], []]}, "all are empty"),
+        ({"attributes": []}, "attributes of 0 items"),
+        ({"config": TinyLLMConfig(context_length=64, vocab_size=512), "history_length": 40}, "tiny_context_length"),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(tmp_path, **{"config": short(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", 0), ("steps", "12"), ("steps", True), ("hidden_size", 50.0), ("learning_rate", float("nan")), ("seed", -1)],
+)
+def test_a_bad_setting_names_its_key(field: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"tiny_{field}"):
+        TinyLLMConfig(**{field: value})
+
+
+def test_settings_are_read_by_their_keys() -> None:
+    assert TinyLLMConfig.from_settings({"tiny_steps": 5, "tiny_seed": None, "steps": 9}) == TinyLLMConfig(steps=5)
+    with pytest.raises(InputError, match="twice tiny_n_heads"):
+        TinyLLMConfig.from_settings({"tiny_hidden_size": 100, "tiny_n_heads": 3})
