@@ -114,6 +114,7 @@ def run_one(config: Config, label: str | None = None, few_shot: bool | None = No
             best_epoch=trained.best_epoch,
             wall_seconds=time.perf_counter() - started,
             n_rows=len(test.ranks),
+            folder=str(folder.path),
             test=test.metrics,
             valid=valid.metrics if valid else {},
             notes=trained.notes,
@@ -223,13 +224,16 @@ def _make_configs(command: Command) -> list[Config]:
 
 def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
     """The runs of a command: every model once, RecBole's sequential ones also on the LLM's few-shot rows."""
+    sizes = [config["train_sample_size"] for config in configs if config.is_llm]
     runs: list[tuple[Config, str, bool | None]] = []
     for config in configs:
         runs.append((config, config["model"], None))
-        size = config["train_sample_size"]
-        classic = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and not is_llm_model(config.model_class)
-        if classic and size is not None and config["sample_for"] == "both":
-            runs.append((config, f"{config['model']} ({size} rows)", True))
+        if config.is_llm or config["sample_for"] == "llm":
+            continue
+        config["train_sample_size"] = config["train_sample_size"] or next(filter(None, sizes), None)
+        few_shot = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["train_sample_size"] is not None
+        if few_shot and config["sample_for"] == "both":
+            runs.append((config, f"{config['model']} ({config['train_sample_size']} rows)", True))
     return runs
 
 

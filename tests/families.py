@@ -53,7 +53,9 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **specials)
 
 
-def make_model(family: str, vocab_size: int, hidden_size: int = 32, n_layers: int = 2, seed: int = 0) -> PreTrainedModel:
+def make_model(
+    family: str, vocab_size: int, hidden_size: int = 32, n_layers: int = 2, seed: int = 0
+) -> PreTrainedModel:
     """A randomly initialised fp32 model in eval mode; the same seed gives the same weights."""
     torch.manual_seed(seed)
     shape = {"num_hidden_layers": n_layers, "num_attention_heads": 4, "hidden_size": hidden_size}

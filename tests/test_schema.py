@@ -26,7 +26,10 @@ def test_every_key_of_our_property_files_has_a_schema_entry_that_accepts_it(file
 @pytest.mark.parametrize("file", OUR_FILES, ids=name_of)
 def test_every_key_of_our_property_files_says_its_type_and_meaning(file):
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if re.match(r"\w", line)]
-    assert lines and [line for line in lines if not re.search(r"# \((bool|int|float|str|list|dict)[\w ]*\) \w", line)] == []
+    assert (
+        lines
+        and [line for line in lines if not re.search(r"# \((bool|int|float|str|list|dict)[\w ]*\) \w", line)] == []
+    )
 
 
 @pytest.mark.parametrize("file", OUR_FILES, ids=name_of)

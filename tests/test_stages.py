@@ -94,7 +94,9 @@ def test_the_manifest_tells_what_the_stage_depends_on(tmp_path):
     store = StageStore(tmp_path)
     place = store.get("s", {"a": 1}, writer("x", []))
     manifest = json.loads((place / "stage.json").read_text())
-    assert manifest["facts"] == {"a": 1} and list(manifest["files"]) == ["result.txt"] and store.used == {"s": place.name}
+    assert (
+        manifest["facts"] == {"a": 1} and list(manifest["files"]) == ["result.txt"] and store.used == {"s": place.name}
+    )
 
 
 def test_every_stage_draws_from_its_own_seed():

@@ -19,6 +19,7 @@ import yaml
 
 from recbole_llm.data.catalog import ItemCatalog, clean_title
 from recbole_llm.errors import InputError
+from recbole_llm.property_files import find_properties
 
 PROMPT_STYLES = ("alpaca", "plain", "chat")
 Encode = Callable[[str], list[int]]
@@ -85,6 +86,20 @@ class PromptTemplate:
             return cls(**wording)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+
+    @classmethod
+    def of_domain(cls, domain: str) -> PromptTemplate:
+        """The wording of one of the domains in `properties/prompt`, or of a YAML file of the user's own.
+
+        Raises:
+            InputError: There is neither, or the file is no template.
+        """
+        folder = find_properties() / "prompt"
+        for file in (Path(domain), folder / f"{domain}.yaml"):
+            if file.suffix == ".yaml" and file.is_file():
+                return cls.load(file)
+        domains = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise InputError(f"domain: there are no words for '{domain}'; choose one of {domains}, or give a .yaml file")
 
     def layout(self, style: str = "alpaca", tokenizer: Any = None) -> PromptLayout:
         """Put the sentences into one of the styles.

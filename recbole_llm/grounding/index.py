@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import like, to_float, to_numpy
+from recbole_llm.grounding.arrays import like
+from recbole_llm.grounding.checks import (
+    checked_embeddings,
+    checked_queries,
+    checked_rankable,
+    checked_representative,
+    checked_targets,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +31,7 @@ _GATHER_ELEMENTS = 2**18  # of the gathered rows of direct distances: 2 MB, whic
 _PANEL = 512  # columns multiplied at once in float32
 _SPARE_CANDIDATES = 16  # retrieved beyond k, so that rounding can rarely hide a true neighbour
 _SINGLE, _DOUBLE = 2.0**-24, 2.0**-53  # unit roundoff
-_TINY = 2.0**-126  # below it float32 products underflow
+_TINY, _HUGE = 2.0**-126, 2.0**123  # float32 underflows below, and may overflow above
 
 
 class ItemIndex:
@@ -54,10 +61,10 @@ class ItemIndex:
         *,
         search_parameters: str = "",
     ) -> None:
-        self._embeddings = _checked_embeddings(embeddings)
+        self._embeddings = checked_embeddings(embeddings)
         n_items, self.dimension = self._embeddings.shape
-        self._representative = _checked_representative(representative, n_items)
-        self._rankable = self._checked_rankable(rankable)
+        self._representative = checked_representative(representative, n_items)
+        self._rankable = checked_rankable(rankable, self._embeddings, self._representative)
         self._ids = np.flatnonzero(self._rankable)
         self._centre = np.zeros(self.dimension)
         self._centred = self._centre_rows()
@@ -105,8 +112,8 @@ class ItemIndex:
         Raises:
             ValueError: a target is no item or cannot be ranked.
         """
-        points = self._checked_queries(queries)
-        rows = self._checked_targets(targets, len(points))
+        points = checked_queries(queries, self.dimension)
+        rows = checked_targets(targets, len(points), self._rankable, self._representative)
         ranks = np.empty(len(points), dtype=np.int64)
         for block in _blocks(len(points), len(self._ids)):
             ranks[block] = self._count_before(points[block], rows[block])
@@ -125,7 +132,7 @@ class ItemIndex:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        points = self._checked_queries(queries)
+        points = checked_queries(queries, self.dimension)
         k = min(k, len(self._ids))
         ids = np.empty((len(points), k), dtype=np.int64)
         for block in _blocks(len(points), len(self._ids)):
@@ -145,7 +152,7 @@ class ItemIndex:
         Returns:
             float64 ``[queries, items]`` of the type of ``queries``; +inf where an item is not rankable.
         """
-        points = self._checked_queries(queries)
+        points = checked_queries(queries, self.dimension)
         result = np.full((len(points), len(self._rankable)), np.inf)
         for block in _blocks(len(points), len(self._ids)):
             result[block, self._ids] = self._ordered_distances(points[block])
@@ -167,9 +174,8 @@ class ItemIndex:
         with np.errstate(all="ignore"):  # what overflows is not finite, therefore not certain, therefore direct
             scores = self._scores(centred.astype(np.float32))
             closer = scores > (of_target + bound).astype(np.float32)[:, None]
-            uncertain = np.less(scores, (of_target - bound).astype(np.float32)[:, None])
-        uncertain |= closer
-        queries, columns = np.divmod(np.flatnonzero(~uncertain), len(self._ids))
+            certain = closer | (scores < (of_target - bound).astype(np.float32)[:, None])
+        queries, columns = np.divmod(np.flatnonzero(~certain), len(self._ids))
         own = self._direct(points, np.arange(len(points)), target_rows)[queries]
         other = self._direct(points, queries, self._rows(columns))
         before = (other < own) | ((other == own) & (self._ids[columns] < target_rows[queries]))
@@ -193,7 +199,7 @@ class ItemIndex:
         additions = min(self.dimension, _PANEL) + self.dimension // _PANEL + 8
         bound = 1.01 * additions * _SINGLE * size + (self.dimension + 8) * _TINY
         bound += (self.dimension + 8) * 2 * _DOUBLE * (norms + self._radius) ** 2
-        return np.where(size < 1e37, bound, np.inf)
+        return np.where(size < _HUGE, bound, np.inf)
 
     def _nearest(self, points: np.ndarray, k: int) -> np.ndarray:
         """Item ids ``[queries, k]`` of the nearest items by direct distance, equal distances by lower id."""
@@ -211,7 +217,7 @@ class ItemIndex:
         if self.exact and columns.shape[1] < len(self._ids):
             # Whatever was not retrieved is farther than the last candidate, up to rounding on both sides.
             size = (np.linalg.norm(centred, axis=1) + self._radius) ** 2
-            error = 4 * (self.dimension + 8) * (_SINGLE * size + _TINY)
+            error = np.where(size < _HUGE, 4 * (self.dimension + 8) * (_SINGLE * size + _TINY), np.nan)
             kth = np.take_along_axis(direct, order, axis=1)[:, -1]
             complete &= kth**2 < squared[:, -1] - error
         again = np.flatnonzero(~complete)
@@ -305,43 +311,6 @@ class ItemIndex:
         logger.info("the faiss index %r is approximate: a search may miss items; ranks stay exact", factory)
         return index
 
-    def _checked_rankable(self, rankable: Any) -> np.ndarray:
-        n_items = len(self._embeddings)
-        if rankable is None:
-            mask = self._representative == np.arange(n_items)
-            mask[0] = False
-        else:
-            mask = to_numpy(rankable)
-            if mask.shape != (n_items,) or mask.dtype != bool:
-                raise ValueError(f"rankable must be bool [{n_items}], got {mask.dtype} {list(mask.shape)}")
-        mask = mask & self._embeddings.any(axis=1)[self._representative]
-        if not mask.any():
-            raise InputError("no item can be ranked: every embedding row is zero or excluded; check the item texts")
-        return mask
-
-    def _checked_queries(self, queries: Any) -> np.ndarray:
-        points = to_float(queries)
-        if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise ValueError(f"queries must be [queries, {self.dimension}] as the items are, got {list(points.shape)}")
-        wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
-        if len(wrong):
-            raise ValueError(f"query {wrong[0]} holds NaN or infinity ({len(wrong)} such queries)")
-        return points
-
-    def _checked_targets(self, targets: Any, n_queries: int) -> np.ndarray:
-        """Embedding rows ``[queries]`` that stand for the targets."""
-        ids = to_numpy(targets)
-        if ids.shape != (n_queries,) or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"targets must be int [{n_queries}], one per query, got {ids.dtype} {list(ids.shape)}")
-        outside = ids[(ids < 0) | (ids >= len(self._rankable))]
-        if len(outside):
-            raise ValueError(f"target {outside[0]} is no item: ids go from 0 to {len(self._rankable) - 1}")
-        rows = self._representative[ids]
-        hidden = ids[~(self._rankable[ids] | self._rankable[rows])]
-        if len(hidden):
-            raise ValueError(f"target {hidden[0]} cannot be ranked: it is padding, excluded or has no embedding")
-        return rows
-
 
 def _faiss_or_none() -> Any:
     """The faiss module; None where it is not installed, which the log says."""
@@ -351,31 +320,6 @@ def _faiss_or_none() -> Any:
         logger.warning("faiss is not installed: searching with the exact torch fallback (pip install faiss-cpu)")
         return None
     return faiss
-
-
-def _checked_embeddings(embeddings: Any) -> np.ndarray:
-    table = to_float(embeddings)
-    if table.ndim != 2 or 0 in table.shape:
-        raise ValueError(f"embeddings must be [items, d], got {list(table.shape)}")
-    wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
-    if len(wrong):
-        raise InputError(
-            f"the embedding of item {wrong[0]} holds NaN or infinity ({len(wrong)} such items): "
-            "check its text and the precision of the LLM (dtype: float32)"
-        )
-    return table
-
-
-def _checked_representative(representative: Any, n_items: int) -> np.ndarray:
-    if representative is None:
-        return np.arange(n_items)
-    rows = to_numpy(representative)
-    if rows.shape != (n_items,) or not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(f"representative must be int [{n_items}], got {rows.dtype} {list(rows.shape)}")
-    rows = rows.astype(np.int64)
-    if (rows < 0).any() or (rows >= n_items).any() or (rows[rows] != rows).any():
-        raise ValueError("representative must map every item to an item that represents itself")
-    return rows
 
 
 def _blocks(length: int, width: int, elements: int = _BLOCK_ELEMENTS) -> Iterator[slice]:

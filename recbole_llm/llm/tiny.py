@@ -104,7 +104,9 @@ class TinyLLMConfig:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> TinyLLMConfig:
         """Reads the keys ``tiny_<field>``; a missing key or None keeps the default."""
-        given = {field.name: settings[f"tiny_{field.name}"] for field in fields(cls) if f"tiny_{field.name}" in settings}
+        given = {
+            field.name: settings[f"tiny_{field.name}"] for field in fields(cls) if f"tiny_{field.name}" in settings
+        }
         return cls(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -144,7 +146,9 @@ def build_tiny_llm(
     """
     config = config or TinyLLMConfig()
     if len(titles) != len(attributes):
-        raise InputError(f"The tiny LLM got {len(titles)} titles but attributes of {len(attributes)} items; give one each.")
+        raise InputError(
+            f"The tiny LLM got {len(titles)} titles but attributes of {len(attributes)} items; give one each."
+        )
     if not any(title.strip() for title in titles):
         raise InputError("The tiny LLM needs item titles, but all are empty; name the column of titles in title_field.")
     values = [value for row in attributes for value in row]

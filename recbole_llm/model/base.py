@@ -24,7 +24,6 @@ from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
-from recbole_llm.property_files import find_properties
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed
 
@@ -61,11 +60,11 @@ class LLMRecommender(SequentialRecommender):
         self.catalog = ItemCatalog.from_dataset(
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
-        self.template = PromptTemplate.load(find_properties() / "prompt" / f"{config['domain']}.yaml")
+        self.template = PromptTemplate.of_domain(config["domain"])
         self.backbone = self._load_backbone()
         self.prompts = PromptBuilder(
             self.template,
-            self.backbone.encode,
+            text_encoder(self.backbone.tokenizer),
             self.catalog,
             style=config["prompt_style"],
             bos_token_id=self.backbone.bos_token_id,

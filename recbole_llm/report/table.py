@@ -33,6 +33,7 @@ class RunResult:
         best_epoch: epoch judged, counted from 1.
         wall_seconds: wall time of the run.
         n_rows: rows judged.
+        folder: the run's own folder.
         test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``); None or missing: not run.
         valid: the same on the validation rows.
         notes: what a reader must know beside the numbers, such as ``TINY_LLM_NOTE``.
@@ -47,6 +48,7 @@ class RunResult:
     best_epoch: int | None = None
     wall_seconds: float | None = None
     n_rows: int | None = None
+    folder: str = ""
     test: dict[str, float | None] = field(default_factory=dict)
     valid: dict[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -156,7 +156,9 @@ class LLMTrainer(Trainer):
         if not examples:
             raise InputError(f"no training row has titles in field '{self.config['title_field']}'")
         if self.model.prompts.n_shortened:
-            log.warning("%d prompts exceed max_prompt_tokens and lost their oldest items.", self.model.prompts.n_shortened)
+            log.warning(
+                "%d prompts exceed max_prompt_tokens and lost their oldest items.", self.model.prompts.n_shortened
+            )
         return examples
 
     def _fine_tune_facts(self, settings: FineTuneSettings, rows: Any, valid_data: Any) -> dict[str, Any]:
@@ -207,7 +209,9 @@ class LLMTrainer(Trainer):
         distances, weights = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         targets = torch.cat([part[2] for part in parts]).numpy()
         ranked = np.isfinite(distances[np.arange(len(targets)), targets])  # the others are misses whatever gamma is
-        metrics = [(name, k) for name in self.config["metrics"] if name.lower() in RANK_METRICS for k in self.config["topk"]]
+        metrics = [
+            (name, k) for name in self.config["metrics"] if name.lower() in RANK_METRICS for k in self.config["topk"]
+        ]
         labels = {f"{name.lower()}@{k}": (name, k) for name, k in metrics}
         if not ranked.any():
             return dict.fromkeys(labels, 0.0)

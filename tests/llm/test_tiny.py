@@ -123,7 +123,9 @@ def test_any_text_round_trips(tokenizer: PreTrainedTokenizerBase, text: str) -> 
     assert tokenizer.decode(encode(tokenizer, text)) == text
 
 
-@pytest.mark.parametrize("text", ["七人の侍", "Амели 🎬👩‍🚀", "tab\tand\nline \u00a0 ", "Foo ! , 's", '""', "</s><s><pad>", ""])
+@pytest.mark.parametrize(
+    "text", ["七人の侍", "Амели 🎬👩‍🚀", "tab\tand\nline \u00a0 ", "Foo ! , 's", '""', "</s><s><pad>", ""]
+)
 def test_awkward_text_round_trips_without_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     token_ids = encode(tokenizer, text)
     assert tokenizer.decode(token_ids) == text
@@ -181,7 +183,10 @@ def test_corpus_draws_history_and_answer_uniformly_and_never_an_untitled_item(
     rounds = document_rounds(TITLES, ATTRIBUTES, tokenizer, spy, 3, torch.Generator().manual_seed(0))
     documents = [document for _ in range(15) for document in next(rounds)]
     assert all(document[0] == tokenizer.bos_token_id for document in documents)
-    assert all(document.count(tokenizer.eos_token_id) == 1 == document[::-1].index(tokenizer.eos_token_id) + 1 for document in documents)
+    assert all(
+        document.count(tokenizer.eos_token_id) == 1 == document[::-1].index(tokenizer.eos_token_id) + 1
+        for document in documents
+    )
     counts = np.bincount(answers, minlength=len(TITLES))
     assert counts[0] == 0 and counts[1:].max() - counts[1:].min() <= 1
     assert {len(history) for history in histories} == {1, 2, 3}
@@ -211,7 +216,14 @@ def test_bad_input_is_named(tmp_path: Path, changes: dict, message: str) -> None
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("steps", 0), ("steps", "12"), ("steps", True), ("hidden_size", 50.0), ("learning_rate", float("nan")), ("seed", -1)],
+    [
+        ("steps", 0),
+        ("steps", "12"),
+        ("steps", True),
+        ("hidden_size", 50.0),
+        ("learning_rate", float("nan")),
+        ("seed", -1),
+    ],
 )
 def test_a_bad_setting_names_its_key(field: str, value: object) -> None:
     with pytest.raises(InputError, match=f"tiny_{field}"):

@@ -70,7 +70,9 @@ def test_ndcg_and_hit_of_given_ranks():
     ranks = [0, 1, 4, 5, 9, 10, 49, 50, 1000, 3]
     scores = torch.arange(1200, 0, -1.0).repeat(len(ranks), 1)
     collector = JudgeCollector(Settings([1, 5, 10, 20, 50]))
-    metrics = unrounded_evaluator(Settings([1, 5, 10, 20, 50])).evaluate(collect(collector, scores, torch.tensor(ranks)))
+    metrics = unrounded_evaluator(Settings([1, 5, 10, 20, 50])).evaluate(
+        collect(collector, scores, torch.tensor(ranks))
+    )
     assert [metrics[f"hit@{k}"] for k in (1, 5, 10, 20, 50)] == [0.1, 0.4, 0.6, 0.7, 0.8]
     assert metrics["ndcg@5"] == pytest.approx(0.244845911888, abs=1e-11)
     assert metrics["ndcg@50"] == pytest.approx(0.354896551235, abs=1e-11)

@@ -1,0 +1,82 @@
+"""What an index accepts: each function gives the array to compute with, or says what is wrong with the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.errors import InputError
+from recbole_llm.grounding.arrays import to_float, to_numpy
+
+
+def checked_embeddings(embeddings: Any) -> np.ndarray:
+    """Finite float32 or float64 ``[items, d]``."""
+    table = to_float(embeddings)
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"embeddings must be [items, d], got {list(table.shape)}")
+    wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"the embedding of item {wrong[0]} holds NaN or infinity ({len(wrong)} such items): "
+            "check its text and the precision of the LLM (dtype: float32)"
+        )
+    return table
+
+
+def checked_representative(representative: Any, n_items: int) -> np.ndarray:
+    """int64 ``[items]``, a map onto items that represent themselves; by default every item does."""
+    if representative is None:
+        return np.arange(n_items)
+    rows = to_numpy(representative)
+    if rows.shape != (n_items,) or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"representative must be int [{n_items}], got {rows.dtype} {list(rows.shape)}")
+    rows = rows.astype(np.int64)
+    if (rows < 0).any() or (rows >= n_items).any() or (rows[rows] != rows).any():
+        raise ValueError("representative must map every item to an item that represents itself")
+    return rows
+
+
+def checked_rankable(rankable: Any, embeddings: np.ndarray, representative: np.ndarray) -> np.ndarray:
+    """bool ``[items]``, never true where the representative's embedding is a zero row.
+
+    By default all representatives but the padding id 0.
+    """
+    n_items = len(embeddings)
+    if rankable is None:
+        mask = representative == np.arange(n_items)
+        mask[0] = False
+    else:
+        mask = to_numpy(rankable)
+        if mask.shape != (n_items,) or mask.dtype != bool:
+            raise ValueError(f"rankable must be bool [{n_items}], got {mask.dtype} {list(mask.shape)}")
+    mask = mask & embeddings.any(axis=1)[representative]
+    if not mask.any():
+        raise InputError("no item can be ranked: every embedding row is zero or excluded; check the item texts")
+    return mask
+
+
+def checked_queries(queries: Any, dimension: int) -> np.ndarray:
+    """Finite float32 or float64 ``[queries, d]``."""
+    points = to_float(queries)
+    if points.ndim != 2 or points.shape[1] != dimension:
+        raise ValueError(f"queries must be [queries, {dimension}] as the items are, got {list(points.shape)}")
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"query {wrong[0]} holds NaN or infinity ({len(wrong)} such queries)")
+    return points
+
+
+def checked_targets(targets: Any, n_queries: int, rankable: np.ndarray, representative: np.ndarray) -> np.ndarray:
+    """Rows ``[queries]`` of the embedding table that stand for the targets."""
+    ids = to_numpy(targets)
+    if ids.shape != (n_queries,) or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"targets must be int [{n_queries}], one per query, got {ids.dtype} {list(ids.shape)}")
+    outside = ids[(ids < 0) | (ids >= len(rankable))]
+    if len(outside):
+        raise ValueError(f"target {outside[0]} is no item: ids go from 0 to {len(rankable) - 1}")
+    rows = representative[ids]
+    hidden = ids[~(rankable[ids] | rankable[rows])]
+    if len(hidden):
+        raise ValueError(f"target {hidden[0]} cannot be ranked: it is padding, excluded or has no embedding")
+    return rows
