@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recbole_llm" / "__init__.py").read_text(encoding="utf-8")).group(1)
+INIT = (ROOT / "recbole_llm" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'__version__ = "(.+)"', INIT).group(1)
 
 REQUIREMENTS = [
     "accelerate>=1.0",

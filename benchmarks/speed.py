@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--sections loss,beam,ranks] [--repeats 7] [--json out.json]
 
-The procedures of a section take turns, so that a busy machine slows all of them. A ratio is the median, over the turns, of
-(time of the ordinary procedure / time of ours). Peak memory is that of a process of its own which runs one procedure
+The procedures of a section take turns, so that a busy machine slows all of them. A ratio is the median, over the turns,
+of (time of the ordinary procedure / time of ours). Peak memory is that of a process of its own which runs one procedure
 once, less that of a process which only builds model and data.
 """
 
@@ -30,7 +30,6 @@ from recbole_llm.report.environment import versions
 
 Work = dict[str, Callable[[], Any]]  # name of a procedure -> the procedure; the ordinary one first, ours second
 
-THREADS = 2
 N_LAYERS, WIDTH = 4, 256
 
 LOSS = {"vocabulary": 32_000, "rows": 8, "prompt": 100, "answer": 12}
@@ -210,7 +209,7 @@ def peaks(section: str, work: Work) -> dict[str, float]:
 
 def peak_of_process(section: str, procedure: str) -> float:
     """Peak MiB of a new process that builds the section's model and data, and runs one procedure or none."""
-    command = [sys.executable, __file__, "--peak", section, procedure]
+    command = [sys.executable, __file__, f"--threads={torch.get_num_threads()}", "--peak", section, procedure]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(result.stdout.splitlines()[-1])
 
@@ -244,10 +243,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", default=",".join(MEASURES), help="comma-separated: %(default)s")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each procedure (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--peak", nargs=2, metavar=("SECTION", "PROCEDURE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(arguments.threads)
     if arguments.peak:
         section, procedure = arguments.peak
         work = WORKS[section]()
@@ -260,7 +260,12 @@ def main() -> None:
     results = {section: MEASURES[section](arguments.repeats) for section in sections}
     print(table(results))
     if arguments.json:
-        report = {"threads": THREADS, "repeats": arguments.repeats, "environment": versions(), "sections": results}
+        report = {
+            "threads": arguments.threads,
+            "repeats": arguments.repeats,
+            "environment": versions(),
+            "sections": results,
+        }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

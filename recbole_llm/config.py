@@ -30,7 +30,7 @@ from recbole_llm.command import (
 from recbole_llm.defaults import known_keys, read_properties, settings_of, task_of, union_columns
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml, recbole_folder
-from recbole_llm.registry import AXES, find_model, is_llm_model, recbole_models, suggestion
+from recbole_llm.registry import AXES, find_model, is_llm_model, model_names, recbole_models, suggestion
 from recbole_llm.schema import check_known, check_value
 
 __all__ = [
@@ -186,13 +186,16 @@ class Config(RecBoleConfig):
         self.internal_config_dict = read_properties(
             model, model_class, dataset, self.external_config_dict.get("llm_path")
         )
-        listed = {name for names in self.parameters.values() for name in names}
-        ours = [key for key in self.internal_config_dict if key in load_yaml(find_properties() / "overall.yaml")]
-        self.parameters["LLM"] = [key for key in ours if key not in listed] if self.is_llm else []
+        if self.is_llm:
+            listed = {name for names in self.parameters.values() for name in names}
+            overall = load_yaml(find_properties() / "overall.yaml")
+            self.parameters["LLM"] = [key for key in overall if key not in listed]
         self._check_settings()
 
     def _check_settings(self) -> None:
         known = settings_of(self.model, self.model_class, self.internal_config_dict)
+        if self.model not in model_names():  # a class from elsewhere: no property file lists its settings
+            known |= set(self.external_config_dict)
         for key, value in self.external_config_dict.items():
             check_known(key, known, self.model)
             check_value(key, value, self.internal_config_dict.get(key), self.is_llm)

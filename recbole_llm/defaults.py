@@ -103,7 +103,7 @@ def settings_of(model: str, model_class: type, defaults: Mapping[str, Any]) -> f
         names.update(arguments)
     if is_llm_model(model_class):
         names.update(load_if_there(find_properties() / "llm" / "tiny.yaml"))
-    return frozenset(names)
+    return frozenset(names - {"MODEL_TYPE"})  # RecBole writes it among the defaults; it is a fact, not a setting
 
 
 @lru_cache(maxsize=256)

@@ -12,39 +12,56 @@ from colorlog import ColoredFormatter
 from recbole.utils.logger import RemoveColorFilter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from recbole_llm.errors import InputError
+
 CONSOLE = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
 FILE = "%(asctime)s %(levelname)s  %(message)s"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # Chatter of libraries that says nothing about the run.
 QUIET = ("httpx", "httpcore", "urllib3", "matplotlib", "faiss", "filelock", "fsspec", "absl")
 
 
 @contextmanager
-def console_log(level: str = "INFO") -> Iterator[None]:
+def console_log() -> Iterator[None]:
     """Log to standard error, above any progress bar, for the duration of the context."""
-    root = logging.getLogger()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ColoredFormatter(CONSOLE, "%d %b %H:%M:%S", reset=True))
-    root.addHandler(handler)
-    root.setLevel(level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        with logging_redirect_tqdm():
-            yield
-    finally:
-        root.removeHandler(handler)
+    with _handled_by(handler, "INFO"), logging_redirect_tqdm():
+        yield
 
 
 @contextmanager
-def run_log(path: Path) -> Iterator[None]:
-    """Log to a file of the run's own as well, without colours."""
+def run_log(path: Path, level: str = "INFO") -> Iterator[None]:
+    """Log to a file of the run's own as well, without colours.
+
+    Args:
+        path: the file.
+        level: the config key ``state``; what is less important is logged nowhere.
+
+    Raises:
+        InputError: there is no such level.
+    """
+    if level.upper() not in LEVELS:
+        raise InputError(f"state: there is no log level '{level}'; choose one of {', '.join(LEVELS)}")
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FILE))
     handler.addFilter(RemoveColorFilter())
+    with _handled_by(handler, level.upper()):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: logging.Handler, level: str) -> Iterator[None]:
+    """Add a handler to the root logger and set its level; the end of the context undoes both."""
     root = logging.getLogger()
+    before = root.level
     root.addHandler(handler)
+    root.setLevel(level)
     try:
         yield
     finally:
+        root.setLevel(before)
         root.removeHandler(handler)
         handler.close()

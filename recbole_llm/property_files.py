@@ -13,7 +13,7 @@ import yaml
 from recbole_llm.errors import InputError
 
 
-class PropertyLoader(yaml.SafeLoader):
+class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Safe YAML in which ``1e-4`` is a number, as it is in RecBole.
 
     RecBole gets there by adding a resolver to ``yaml.FullLoader`` itself, which changes YAML for the whole process;

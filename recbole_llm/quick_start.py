@@ -24,9 +24,9 @@ from recbole_llm.report import TINY_LLM_NOTE, ResultTable, RunResult, data_hash,
 from recbole_llm.trainer.classic import fit_classic
 from recbole_llm.trainer.judge import Judgement, judge
 from recbole_llm.trainer.llm_trainer import LLMTrainer
-from recbole_llm.trainer.run_folder import RunFolder
+from recbole_llm.trainer.run_folder import RunFolder, new_folder
 
-REUSED_NOTE = "fine-tuning found from an earlier run, so the time is without it"
+REUSED_NOTE = "the time is without what an earlier run had computed: "
 log = logging.getLogger(__name__)
 
 
@@ -79,35 +79,48 @@ def run_recbole_llm(
     Raises:
         InputError: a wrong setting or file.
     """
-    config = Config(model, dataset, list(config_file_list or []), config_dict)
-    return run_one(config).as_recbole(config)
+    with console_log():
+        config = Config(model, dataset, list(config_file_list or []), config_dict)
+        return run_one(config).as_recbole(config)
 
 
-def run_one(config: Config, label: str | None = None, few_shot: bool | None = None) -> Outcome:
+def run_one(
+    config: Config, label: str | None = None, few_shot: bool | None = None, beside: Outcome | None = None
+) -> Outcome:
     """Train and judge one model and leave its run folder.
 
     Args:
         config: the resolved config.
         label: the model's name in the table.
-        few_shot: whether ``train_sample_size`` applies; by default for LLM models, and for all with ``sample_for: all``.
+        few_shot: whether ``train_sample_size`` applies; by default to LLM models, and to all with ``sample_for: all``.
+        beside: another model's run that this one is compared to.
+
+    Raises:
+        InputError: a setting that shows to be wrong only now; or other rows than those ``beside`` was judged on.
     """
     label = label or config["model"]
     llm = is_llm_model(config.model_class)
     few_shot = llm or config["sample_for"] == "all" if few_shot is None else few_shot
     folder = RunFolder(config, label)
-    with run_log(folder.log):
+    with run_log(folder.log, config["state"]):
         log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
         log.info(config)
         started = time.perf_counter()
         init_seed(config["seed"], config["reproducibility"])
         rows = load_rows(config, few_shot)
         log.info(rows.whole)
+        judged = rows.judged()
+        if beside is not None and judged != beside.rows:
+            raise InputError(
+                f"{label} would be judged on other rows than {beside.result.model}: give all models the same "
+                "eval_args, intervals and sample sizes"
+            )
         trained = (_run_llm if llm else _run_classic)(config, rows, folder)
         valid, test = trained.valid, trained.test
         result = RunResult(
             model=label,
             dataset=config["dataset"],
-            point=config.effective_point(),
+            point=config.effective_point() if llm else "",
             seed=config["seed"],
             train_rows=len(rows.train),
             epochs=trained.epochs,
@@ -124,7 +137,7 @@ def run_one(config: Config, label: str | None = None, few_shot: bool | None = No
             if judgement is not None:
                 folder.write_ranks(phase, judgement, rows.whole)
         log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in test.metrics.items()))
-    return Outcome(result, valid, test, rows.judged(), folder.path)
+    return Outcome(result, valid, test, judged, folder.path)
 
 
 @dataclass(frozen=True)
@@ -139,8 +152,10 @@ class _Trained:
 def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
     trainer = fit_classic(config, rows, folder.path / "model.pth")
     valid, test = _judge_both(trainer, config, rows)
-    epochs = len(trainer.train_loss_dict)
-    return _Trained(valid, test, epochs, epochs - trainer.cur_step * trainer.eval_step, ())
+    epochs, step = len(trainer.train_loss_dict), trainer.eval_step
+    validations = epochs // step if valid and step > 0 else 0
+    best = (validations - trainer.cur_step) * step if validations else epochs
+    return _Trained(valid, test, epochs, best, ())
 
 
 def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
@@ -157,15 +172,14 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
         stage = model.stages.root / model.stages.used["fine-tune"]
         shutil.copytree(stage / "adapter", folder.path / "adapter")
     notes = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
-    if "fine-tune" in model.stages.found:
-        notes += (REUSED_NOTE,)
+    if model.stages.reused:
+        notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
     return _Trained(valid, test, len(trainer.history), trainer.best_epoch, notes)
 
 
 def _judge_both(trainer: Any, config: Config, rows: Rows) -> tuple[Judgement | None, Judgement]:
     judged = []
     for phase in ("valid", "test"):
-        init_seed(config["seed"], config["reproducibility"])  # sampled evaluation draws the same candidates for all
         loader = eval_loader(config, rows, phase)
         judged.append(judge(trainer, loader, config["show_progress"]) if loader else None)
     return judged[0], judged[1]
@@ -190,19 +204,14 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     configs = _make_configs(command)
     outcomes: list[Outcome] = []
     for config, label, few_shot in _plan(configs):
-        outcomes.append(run_one(config, label, few_shot))
-        if outcomes[-1].rows != outcomes[0].rows:
-            raise InputError(
-                f"{label} was judged on other rows than {outcomes[0].result.model}: give all models the same eval_args, "
-                "intervals and sample sizes"
-            )
+        outcomes.append(run_one(config, label, few_shot, outcomes[0] if outcomes else None))
     table = ResultTable(
         tuple(outcome.result for outcome in outcomes),
         environment=versions(),
         data_hash={command.dataset: data_hash(sorted(Path(configs[0]["data_path"]).glob(f"{command.dataset}.*")))},
         command=shlex.join(["recbole-llm", *words]),
     )
-    folder = Path(configs[0]["checkpoint_dir"]) / time.strftime(f"results-{command.dataset}-%Y-%m-%d_%H-%M-%S")
+    folder = new_folder(Path(configs[0]["checkpoint_dir"]), f"results-{command.dataset}")
     table.write(folder)
     return table, folder
 
@@ -213,9 +222,7 @@ def _make_configs(command: Command) -> list[Config]:
     if not command.dataset:
         raise InputError("no data set given; add --dataset=<name>, such as --dataset=ml-100k")
     check_prefixes(command.per_model, command.models)
-    configs = [
-        Config(model, command.dataset, command.config_files, settings_for(model, command)) for model in command.models
-    ]
+    configs = [Config(model, command.dataset, None, settings_for(model, command)) for model in command.models]
     columns = union_load_col(configs)
     for config in configs:
         config["load_col"] = columns
@@ -252,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.help:
             print(HELP)
             return 0
-        with console_log(str(command.shared.get("state", "INFO"))):
+        with console_log():
             table, folder = run_models(command, words)
     except InputError as error:
         print(f"recbole-llm: error: {error}", file=sys.stderr)

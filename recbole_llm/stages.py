@@ -1,8 +1,8 @@
 """Results that are computed once and found again: a folder per stage and fingerprint.
 
-A stage writes into a ``.partial`` folder beside its place, under a lock, and is renamed when it is whole. So a killed run
-leaves either nothing or something to resume from, two runs never write the same folder, and a folder with its final name
-is complete. What was written is checked on every reading; a damaged stage is rebuilt, and the log says so.
+A stage writes into a ``.partial`` folder beside its place, under a lock, and is renamed when it is whole. So a killed
+run leaves either nothing or something to resume from, two runs never write the same folder, and a folder with its final
+name is complete. What was written is checked on every reading; a damaged stage is rebuilt, and the log says so.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class StageStore:
 
     Attributes:
         used: stage name to folder name, of every stage asked for.
-        found: names of those that were there already.
+        reused: names of those that an earlier run had computed, wholly or in part.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.used: dict[str, str] = {}
-        self.found: set[str] = set()
+        self.reused: list[str] = []
 
     def get(
         self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool = False
@@ -83,9 +83,10 @@ class StageStore:
             stage: name of the stage, the first part of the folder's name.
             facts: everything the result depends on and nothing later, as plain data.
             compute: writes the result into the folder it is given.
-            resumable: whether ``compute`` can go on from what a killed run left in that folder; otherwise it is emptied.
+            resumable: whether ``compute`` can go on from what a killed run left in that folder; else it is emptied.
         """
         place = self.root / f"{stage}-{fingerprint(facts)}"
+        ours = self.used.get(stage) == place.name
         self.used[stage] = place.name
         self.root.mkdir(parents=True, exist_ok=True)
         with self._lock(place):
@@ -93,7 +94,8 @@ class StageStore:
                 damage = find_damage(place)
                 if damage is None:
                     log.info("Stage %s: found in %s", stage, place)
-                    self.found.add(stage)
+                    if not ours:
+                        self.reused.append(stage)
                     return place
                 log.warning("Stage %s: %s is damaged (%s); it is rebuilt.", stage, place, damage)
                 shutil.rmtree(place)
@@ -116,6 +118,8 @@ class StageStore:
         if partial.exists() and not resumable:
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
+        if any(partial.iterdir()):
+            self.reused.append(stage)
         started = time.perf_counter()
         compute(partial)
         files = {str(path.relative_to(partial)): hash_file(path) for path in _files(partial)}

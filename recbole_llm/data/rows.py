@@ -1,7 +1,8 @@
 """The rows that are trained on and judged: one target per row, the same rows for every model of a command.
 
-RecBole judges its general models on other rows than its sequential ones. Here the rows are always those of the sequential
-split; a general model (Pop, BPR, LightGCN, ...) learns from the interactions before the split and scores the same rows.
+RecBole judges its general models on other rows than its sequential ones. Here the rows are always those of the
+sequential split; a general model (Pop, BPR, LightGCN, ...) learns from the interactions before the split and scores the
+same rows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,12 +99,17 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     Raises:
         InputError: no row is left to train on or to judge.
     """
+    _check_columns(config)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     rows_class = _dataset_class(config) if sequential else SequentialDataset
-    whole = rows_class(config if sequential else _AsSequential(config))
-    if config["save_dataset"]:
-        whole.save()
-    parts = [_with_history(part) for part in _number_rows(whole.build())]
+    try:
+        whole = rows_class(config if sequential else _AsSequential(config))
+        if config["save_dataset"]:
+            whole.save()
+        built = whole.build()
+    except ValueError as error:  # RecBole's own checks
+        raise InputError(f"dataset '{config['dataset']}': {' '.join(str(error).split())}") from error
+    parts = [_with_history(part) for part in _number_rows(built)]
     _log_skipped_users(whole, parts)
     sampled = [
         take_sample(part, config[f"{name}_sample_size"], config["seed"], name)
@@ -112,11 +119,26 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     if not len(train) or not len(sampled[2]):
         raise InputError(
             f"dataset '{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: "
-            "every user needs at least 2 interactions; lower user_inter_num_interval or item_inter_num_interval"
+            "a user needs 3 interactions for both; check user_inter_num_interval, item_inter_num_interval, eval_args"
         )
     if not sequential:
         train = _interactions_of_rows(config, train) if few_shot else _interactions_before(config, parts)
     return Rows(train, sampled[1], sampled[2], whole)
+
+
+def _check_columns(config: Any) -> None:
+    """Refuse names of user, item and time columns that the interactions do not have; RecBole trips over them."""
+    parts = config["benchmark_filename"]
+    names = [config["dataset"]] if parts is None else [f"{config['dataset']}.{part}" for part in parts]
+    for file in (Path(config["data_path"]) / f"{name}.inter" for name in names):
+        if not file.is_file():  # RecBole downloads the data set, or says what is missing
+            continue
+        with open(file, encoding=config["encoding"] or "utf-8") as lines:
+            header = next(lines, "").rstrip("\n")
+        columns = [column.partition(":")[0] for column in header.split(config["field_separator"])]
+        for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if parts is None else [])):
+            if config[key] not in columns:
+                raise InputError(f"{key}: {file.name} has no column '{config[key]}', it has {', '.join(columns)}")
 
 
 def _dataset_class(config: Any) -> type[Dataset]:
@@ -214,5 +236,9 @@ def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
     if not len(part):
         return None
     view = _AsSequential(config)
+    sampled = config["eval_args"]["mode"][phase].startswith(("uni", "pop"))
+    if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
+        # RecBole's loader would rank all targets of a user in one list, by scores for different histories.
+        raise InputError("eval_args: mode: sampled candidates need one row per user; set split {LS: valid_and_test}")
     samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)

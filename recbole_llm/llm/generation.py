@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, LogitsProcessorList
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.beam_cache import make_room
 
 
 @dataclass
@@ -65,7 +66,7 @@ def beam_search(
     rounding can flip near-ties. The model is run in eval mode without gradients and given back as it was.
 
     Args:
-        model: A decoder of Hugging Face (a `PreTrainedModel`, or one wrapped by peft), in any mode.
+        model: A decoder of Hugging Face, bare or wrapped by peft (of a DistributedDataParallel, its `module`).
         prompts: Token ids of each prompt, without padding, of any lengths.
         eos_token_id: Token that ends an answer.
         pad_token_id: Token that fills up shorter prompts; it is masked, so its value has no effect.
@@ -207,6 +208,8 @@ class _Search:
             self.proceed(live, candidates, finished_scores, length**self.length_penalty)
             if len(live.rows) == 0:
                 break
+            if length == 1:  # the cache has one copy of its prompt per beam now
+                make_room(live.cache, self.max_new_tokens - 1)
             logits = self.step(live)
         return answers
 
@@ -325,8 +328,6 @@ class _Search:
         order = candidates.ended.long().argsort(dim=1, stable=True)[:, : self.num_beams]
         scores = candidates.scores.gather(1, order)
         is_open = scores[:, 0] / divisor > finished_scores[:, -1]
-        if self.num_beams == 1:  # greedy: the first EOS is the end, whatever might score better after it
-            is_open &= finished_scores[:, 0] == -math.inf
         keep = is_open.nonzero().squeeze(1)
         parents = candidates.parents.gather(1, order)[keep]
         tokens = candidates.tokens.take_along_dim(order[:, :, None], dim=1)[keep]

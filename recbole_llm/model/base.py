@@ -69,7 +69,7 @@ class LLMRecommender(SequentialRecommender):
             style=config["prompt_style"],
             bos_token_id=self.backbone.bos_token_id,
             eos_token_id=self.backbone.eos_token_id,
-            max_prompt_tokens=config["max_prompt_tokens"],
+            max_prompt_tokens=self._prompt_limit(),
             chat_template=self.backbone.tokenizer,
         )
         self.adapter = find_choice("adapter", config["adapter"]).from_settings(config.final_config_dict)
@@ -90,6 +90,15 @@ class LLMRecommender(SequentialRecommender):
             trust_remote_code=config["trust_remote_code"],
             revision=config["llm_revision"],
         )
+
+    def _prompt_limit(self) -> int:
+        """``max_prompt_tokens``, or fewer where the LLM has no positions for so many and an answer."""
+        wanted, answer = self.config["max_prompt_tokens"], self.config["max_new_tokens"]
+        positions = getattr(self.backbone.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is None or wanted + answer <= positions:
+            return wanted
+        log.warning("Prompts are cut to %d tokens: the LLM has %d positions.", positions - answer, positions)
+        return positions - answer
 
     def _tiny_llm(self) -> Path:
         """The offline LLM of this catalogue and these prompts, built on first use."""
@@ -138,6 +147,8 @@ class LLMRecommender(SequentialRecommender):
         """What every prompt and every answer of this model depends on, before any tuning."""
         return {
             "llm": self.backbone.fingerprint,
+            "dtype": self.config["llm_dtype"],
+            "quant": self.config["quant"],
             "catalog": self.catalog.fingerprint(),
             "prompt": self.prompts.fingerprint(),
             "adapter": self.adapter.facts(),
@@ -184,6 +195,9 @@ class LLMRecommender(SequentialRecommender):
 
     # ---- answering
 
+    def prepare(self) -> None:  # noqa: B027
+        """Compute what answering needs besides the weights: called before training, so that mistakes show first."""
+
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""
         histories = self.histories(interaction)
@@ -220,7 +234,8 @@ class LLMRecommender(SequentialRecommender):
         place = {histories[row]: i for i, row in enumerate(rows)}
         scores = self.full_sort_predict(interaction[torch.tensor(rows)])
         line = torch.tensor([place[history] for history in histories], device=scores.device)
-        return scores[line, interaction[self.ITEM_ID].to(scores.device)]
+        # RecBole's sampled evaluation puts the scores into a float32 table.
+        return scores[line, interaction[self.ITEM_ID].to(scores.device)].float()
 
     def stage_seed(self, *names: str | int) -> int:
         """Seed of a stage's own generator."""

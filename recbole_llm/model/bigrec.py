@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class BIGRec(LLMRecommender):
     """Bi-step grounding: language space to generated title by tuning, generated title to items by L2 distance.
 
-    Item titles and generated titles are embedded by the untuned LLM; an item's score is minus the distance of its title's
-    embedding to the generated one. All items of a shared title have the same score.
+    Item titles and generated titles are embedded by the untuned LLM; an item's score is minus the distance of its
+    title's embedding to the generated one. All items of a shared title have the same score.
 
     Attributes:
         rescore: turns distances [rows, items] of an interaction into re-weighted ones, smaller is better; set by the
@@ -54,6 +54,10 @@ class BIGRec(LLMRecommender):
             representative=self.catalog.representative,
             factory=self.config["faiss_index"],
         )
+
+    def prepare(self) -> None:
+        """Embed the catalogue, or find its embeddings."""
+        _ = self.index
 
     def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
         return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.config["generation_batch_tokens"])

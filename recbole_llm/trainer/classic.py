@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from recbole.utils import ModelType, get_trainer, init_seed
@@ -13,6 +18,9 @@ from recbole_llm.data.rows import Rows, eval_loader, train_loader
 from recbole_llm.errors import InputError
 from recbole_llm.trainer.judge import install_collector
 
+# Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
+# the judge with a model that was never trained for what it is judged on; here a command goes on to the last stage.
+TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
 log = logging.getLogger(__name__)
 
 
@@ -24,22 +32,36 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
     Args:
         config: the model's config.
         rows: its rows.
-        checkpoint: the ``.pth`` file RecBole writes its best epoch to.
+        checkpoint: the ``.pth`` file RecBole writes its best epoch to; the models of earlier stages go beside it.
 
     Returns:
         RecBole's trainer, its ``model`` in the state of the best epoch.
+
+    Raises:
+        InputError: the model ranks nothing, lacks a package, a column or a setting, or failed inside RecBole.
     """
     if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
         raise InputError(f"model '{config['model']}' ranks no catalogue (a decision tree); leave it out of --model")
+    _check_label(config, rows)
+    with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
+        *earlier, last = _stages(config, checkpoint.parent)
+        for stage in earlier:
+            trainer = _fit_stage(stage, rows, checkpoint)
+            trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
+        trainer = _fit_stage(last, rows, checkpoint)
+    restore_best(trainer, checkpoint)
+    return trainer
+
+
+def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = config.model_class(config, rows.train).to(config["device"])
     log.info(model)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.saved_model_file = str(checkpoint)
+    trainer.checkpoint_dir, trainer.saved_model_file = str(checkpoint.parent), str(checkpoint)
     install_collector(trainer)
     trainer.fit(train_data, valid_data, saved=True, show_progress=config["show_progress"])
-    restore_best(trainer, checkpoint)
     return trainer
 
 
@@ -50,3 +72,78 @@ def restore_best(trainer: Any, checkpoint: Path) -> None:
     state = compat.load_checkpoint(checkpoint, map_location=trainer.device)
     trainer.model.load_state_dict(state["state_dict"])
     trainer.model.load_other_parameter(state.get("other_parameter"))
+
+
+# ---------------------------------------------------------------------------------------------------------- stages
+
+
+def _stages(config: Any, folder: Path) -> list[Any]:
+    """The config of each stage from ``train_stage`` to the last; for most models the config as it is."""
+    names = TRAIN_STAGES.get(config["model"])
+    if names is None:
+        return [config]
+    model, first = config["model"], config["train_stage"]
+    if first not in names:
+        raise InputError(f"train_stage: {model} has no stage '{first}'; choose from: {', '.join(names)}")
+    if first != names[0] and not config["pre_model_path"]:
+        raise InputError(
+            f"pre_model_path: {model}'s stage '{first}' starts from a saved model; set it to the .pth file, or leave "
+            "train_stage out to train all stages in one command"
+        )
+    stages: list[Any] = []
+    for name in names[names.index(first) :]:
+        stage = copy.copy(config)
+        stage.final_config_dict = {**config.final_config_dict, "train_stage": name}
+        if stages:
+            stage["pre_model_path"] = _stage_file(folder, stages[-1])
+        stages.append(stage)
+    return stages
+
+
+def _stage_file(folder: Path, stage: Any) -> str:
+    return str(folder / f"{stage['train_stage']}.pth")
+
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+
+def _check_label(config: Any, rows: Rows) -> None:
+    label = config["LABEL_FIELD"]
+    if config.task == "click" and label not in rows.train.inter_feat:
+        rating = config["RATING_FIELD"] or "rating"
+        raise InputError(
+            f"LABEL_FIELD: {config['model']} predicts clicks, and '{config['dataset']}' has no column '{label}' for "
+            f"them; name the column, or make one by a threshold: --threshold=\"{{'{rating}': 4}}\""
+        )
+
+
+@contextmanager
+def _errors_of_recbole(config: Any, record: Path) -> Iterator[None]:
+    """One line for what RecBole's code stumbles over: a missing package, column or setting, a loss that is no number.
+
+    Args:
+        config: the model's config.
+        record: file for the traceback.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0].replace("_", "-")
+        raise InputError(f"RecBole's {config['model']} needs the package '{package}': pip install {package}") from error
+    except Exception as error:
+        code = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if _package(frame).startswith("recbole")]
+        if _package(code[-1]) != "recbole":
+            raise  # a fault of ours is no mistake of the user
+        record.write_text(traceback.format_exc(), encoding="utf-8")
+        place = f"{Path(code[-1].f_code.co_filename).name}, line {code[-1].f_lineno}"
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"RecBole's {config['model']} failed on dataset '{config['dataset']}' with {what} ({place}; traceback in "
+            f"{record}); check the columns and settings that it needs"
+        ) from error
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from transformers import get_scheduler
 
 from recbole_llm.data.batches import epoch_steps, micro_batches
+from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 
@@ -85,6 +86,13 @@ class FineTuneSettings:
         """The settings that decide the result."""
         return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
 
+    def rate(self, step: int, steps: int) -> float:
+        """Share of ``learning_rate`` at an optimiser step, 1 to ``steps``; no step has 0 and is lost."""
+        if step <= self.warmup_steps:
+            return step / self.warmup_steps
+        left = (steps + 1 - step) / (steps + 1 - self.warmup_steps)
+        return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.lr_scheduler]
+
 
 class FineTuning:
     """One fine-tuning of a model's adapter on a list of examples.
@@ -120,7 +128,7 @@ class FineTuning:
         steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
         if settings.warmup_steps >= steps:
             log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup_steps, steps)
-        self.scheduler = get_scheduler(settings.lr_scheduler, optimizer, settings.warmup_steps, steps)
+        self.scheduler = LambdaLR(optimizer, lambda done: settings.rate(done + 1, steps))
         self.processes = PartialState()
         self.stopping = EarlyStopping(settings.stopping_step if validate else 0, bigger)
         self.history: list[dict[str, Any]] = []
@@ -192,7 +200,7 @@ class FineTuning:
             total += share.item()
         total = self._sum_over_processes(total)
         if not math.isfinite(total):
-            raise FloatingPointError(f"training loss is {total} in epoch {self.epoch}; lower learning_rate")
+            raise InputError(f"learning_rate: the training loss is {total} in epoch {self.epoch}; set a lower one")
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
         self.optimizer.step()
@@ -210,9 +218,8 @@ class FineTuning:
         return reduce(torch.tensor(loss, device=self.processes.device), "sum").item()
 
     def _validate_epoch(self, record: dict[str, Any]) -> None:
-        due = self.validate and self.settings.eval_step > 0 and self.epoch % self.settings.eval_step == 0
-        if not due:
-            if not self.validate or self.settings.eval_step <= 0:  # nothing chooses an epoch: the last one stands
+        if not self.validate or self.settings.eval_step <= 0 or self.epoch % self.settings.eval_step:
+            if self.stopping.best_score is None:  # nothing has chosen an epoch yet: the last one stands
                 self._keep_best()
             return
         record["valid"] = self.validate()

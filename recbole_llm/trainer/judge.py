@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.evaluator import Collector, Evaluator
+from recbole.utils import init_seed
 
 UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
 
@@ -168,6 +169,7 @@ def judge(trainer: Any, loader: Any, show_progress: bool = False) -> Judgement:
         loader: the judged rows (:func:`recbole_llm.data.rows.eval_loader`).
         show_progress: whether to show a progress bar.
     """
+    init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # the same sampled candidates for all
     collector = trainer.eval_collector
     collector.forget()
     rounded, trainer.evaluator = trainer.evaluator, unrounded_evaluator(trainer.config)

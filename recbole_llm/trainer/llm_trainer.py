@@ -31,7 +31,7 @@ from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning
 from recbole_llm.trainer.judge import install_collector, judge, unrounded_evaluator
 
 # What decides the validation score of an epoch besides the weights.
-ANSWERING = ("num_beams", "max_new_tokens", "length_penalty", "grounding")
+ANSWERING = ("num_beams", "max_new_tokens", "length_penalty", "grounding", "repeatable")
 POPULARITY = "Pop"
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
 log = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class LLMTrainer(Trainer):
         self._weights: Callable[[Any], np.ndarray] | None = None
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        if self.config["learner"] == "sparse_adam":
+            raise InputError("learner: sparse_adam takes sparse gradients, and an LLM's are dense; choose adamw")
         trainable = [weight for weight in self.model.parameters() if weight.requires_grad]
         return super()._build_optimizer(**{"params": trainable} | kwargs)
 
@@ -86,7 +88,9 @@ class LLMTrainer(Trainer):
         Returns:
             Best validation score and the validation metrics of that epoch; (None, None) without validation.
         """
+        self._check_validation(valid_data)
         self.eval_collector.data_collect(train_data)
+        self.model.prepare()
         if self.config["epochs"]:
             self._fine_tune(train_data.dataset, valid_data, verbose, show_progress, callback_fn)
         elif valid_data:
@@ -94,10 +98,18 @@ class LLMTrainer(Trainer):
         self._search_gammas(valid_data, show_progress)
         if not valid_data:
             return None, None
-        best = [record["valid"] for record in self.history if record["epoch"] == self.best_epoch]
-        self.best_valid_result = best[0] if best and not self.gammas else self.evaluate(valid_data, False)
+        best = self.history[self.best_epoch - 1].get("valid") if self.best_epoch else None
+        self.best_valid_result = best if best and not self.gammas else judge(self, valid_data, show_progress).metrics
         self.best_valid_score = self.best_valid_result[self.valid_metric]
         return self.best_valid_score, self.best_valid_result
+
+    def _check_validation(self, valid_data: Any) -> None:
+        """Refuse, before anything is computed, settings that need validation rows that are not there."""
+        config, search = self.config, self.config["reweight"] != "none" and self.config["gamma"] is None
+        if search and (not valid_data or config["eval_args"]["mode"]["valid"] != "full"):
+            raise InputError("gamma: it is searched on the full ranking of validation rows; set --gamma=<number>")
+        if not valid_data and config["epochs"] and config["stopping_step"] and config["eval_step"]:
+            raise InputError("stopping_step: there are no validation rows to stop by; set --stopping_step=0")
 
     @property
     def best_epoch(self) -> int:
@@ -117,8 +129,6 @@ class LLMTrainer(Trainer):
         callback_fn: Callable[[int, float], None] | None,
     ) -> None:
         settings = FineTuneSettings.from_config(self.config)
-        if not valid_data and settings.stopping_step and settings.eval_step:
-            raise InputError("stopping_step needs validation rows and there are none; set --stopping_step=0")
         examples = self._examples(rows)
         facts = self._fine_tune_facts(settings, rows, valid_data)
 
@@ -169,6 +179,7 @@ class LLMTrainer(Trainer):
             "valid_rows": rows_digest(valid_data.dataset) if valid_data else None,
             "valid_metric": self.valid_metric,
             "answering": {name: self.config[name] for name in ANSWERING},
+            "candidates": self.config["eval_args"]["mode"]["valid"],
             "settings": settings.facts(),
             "seed": self.config["seed"],
         }
@@ -198,10 +209,8 @@ class LLMTrainer(Trainer):
         self._weights = lambda interaction: collaborative_weights(auxiliary.scores(interaction))
         if self.config["gamma"] is not None:
             self.gammas = {self.valid_metric: float(self.config["gamma"])}
-        elif valid_data:
-            self.gammas = self._best_gammas(GRIDS[kind], valid_data)
         else:
-            raise InputError("reweight searches gamma on validation rows and there are none; set --gamma=<number>")
+            self.gammas = self._best_gammas(GRIDS[kind], valid_data)
         log.info("re-weighting by %s: gamma %s", kind, self.gammas)
 
     def _best_gammas(self, grid: Sequence[float], valid_data: Any) -> dict[str, float]:

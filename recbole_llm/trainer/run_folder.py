@@ -17,8 +17,9 @@ from recbole_llm.trainer.judge import Judgement
 class RunFolder:
     """``<checkpoint_dir>/<model>-<dataset>-<time>/``.
 
-    Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's own
-    format) or ``model.pth`` (RecBole's), ``history.json``, ``metrics.json``, and ``valid_ranks.csv`` and ``test_ranks.csv``.
+    Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's
+    own format) or ``model.pth`` (RecBole's), ``history.json``, ``metrics.json``, ``valid_ranks.csv`` and
+    ``test_ranks.csv``.
 
     Args:
         config: the run's config.
@@ -26,9 +27,7 @@ class RunFolder:
     """
 
     def __init__(self, config: Any, label: str) -> None:
-        stem = f"{label}-{config['dataset']}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-        stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in stem)
-        self.path = _make_new(Path(config["checkpoint_dir"]), stem)
+        self.path = new_folder(Path(config["checkpoint_dir"]), f"{label}-{config['dataset']}")
         self.log = self.path / f"{self.path.name}.log"
         text = yaml.safe_dump(config.to_dict(), sort_keys=True, allow_unicode=True)
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
@@ -38,7 +37,7 @@ class RunFolder:
         write_json(self.path / name, value)
 
     def write_ranks(self, phase: str, judgement: Judgement, dataset: Any) -> None:
-        """Write what each row got, in the data set's own ids: user, target, rank (1 is best, empty if not ranked), top items."""
+        """Write what each row got, in the data set's own ids; rank 1 is best, an empty one means not ranked."""
         users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
         with open(self.path / f"{phase}_ranks.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -48,15 +47,21 @@ class RunFolder:
                 writer.writerow([users[user], items[item], rank + 1 if rank >= 0 else "", best])
 
 
-def _make_new(parent: Path, stem: str) -> Path:
-    """A folder that did not exist before: runs that start in the same second do not share one."""
+def new_folder(parent: Path, name: str) -> Path:
+    """Make ``<name>-<time>``, a folder that did not exist before: what starts in the same second does not share one.
+
+    Raises:
+        InputError: ``parent``, the ``checkpoint_dir``, cannot be written to.
+    """
+    stem = f"{name}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in stem)
     for number in range(1, 1000):
         path = parent / (stem if number == 1 else f"{stem}-{number}")
         try:
             path.mkdir(parents=True)
-        except FileExistsError:
-            continue
         except OSError as error:
+            if path.is_dir():
+                continue
             raise InputError(f"checkpoint_dir: cannot write to {parent} ({error.strerror}); set another one") from error
         return path
-    raise InputError(f"checkpoint_dir: too many runs named {stem} in {parent}")
+    raise InputError(f"checkpoint_dir: too many folders named {stem} in {parent}; set another one")

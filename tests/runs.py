@@ -1,0 +1,128 @@
+"""The command run inside this process on a small world, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.quick_start import main
+from recbole_llm.report import ResultTable
+
+# The smallest LLM that still learns; it steps fast enough that two epochs change its answers.
+TINY = (
+    "--tiny_steps=30",
+    "--tiny_hidden_size=32",
+    "--tiny_vocab_size=512",
+    "--prompt_style=plain",
+    "--learning_rate=0.02",
+    "--lora_dropout=0",
+    "--lora_target_modules=auto",
+    "--warmup_steps=0",
+    "--train_batch_size=32",
+    "--num_beams=2",
+    "--max_new_tokens=10",
+)
+SMALL = ("--epochs=2", "--topk=[1,5,10]", "--valid_metric=NDCG@10", "--show_progress=False")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished command.
+
+    Attributes:
+        status: exit status.
+        folders: label of a model to its run folder.
+        results: folder of the table, None if there is none.
+    """
+
+    status: int
+    folders: dict[str, Path]
+    results: Path | None
+
+    @property
+    def table(self) -> ResultTable:
+        """The table as it was written."""
+        return ResultTable.read(self.results / "results.json")
+
+    def result(self, label: str) -> Any:
+        """One line of the table."""
+        return next(result for result in self.table.results if result.model == label)
+
+    def log(self, label: str) -> str:
+        """The log of one model's run."""
+        return next(self.folders[label].glob("*.log")).read_text(encoding="utf-8")
+
+    def json(self, label: str, name: str) -> Any:
+        """A JSON file of one model's run folder."""
+        return json.loads((self.folders[label] / name).read_text(encoding="utf-8"))
+
+    def ranks(self, label: str, phase: str = "test") -> list[dict[str, str]]:
+        """What each judged row got."""
+        with open(self.folders[label] / f"{phase}_ranks.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def stage(self, label: str, stage: str) -> Path:
+        """Folder of a stage that a run used."""
+        return self.folders[label].parent / "stages" / self.json(label, "stages.json")[stage]
+
+
+def words_for(models: str, world: Path, saved: Path, *words: str) -> list[str]:
+    """A whole command line; the given words replace the standard ones, and ``TINY`` is for LLM models only."""
+    llm = any(name not in ("Pop", "SASRec", "BPR") for name in models.split(","))
+    own = {word.partition("=")[0] for word in words}
+    where = [f"--model={models}", f"--dataset={world.name}", f"--data_path={world.parent}", f"--checkpoint_dir={saved}"]
+    standard = [*where, *SMALL, *(_only_for_llm(models) if llm else ())]
+    return [*(word for word in standard if word.partition("=")[0] not in own), *words]
+
+
+def _only_for_llm(models: str) -> Iterator[str]:
+    """The keys that RecBole's models know as well are given to the LLM models alone."""
+    names = [name for name in models.split(",") if name not in ("Pop", "SASRec", "BPR")]
+    for word in TINY:
+        shared = word.startswith(("--learning_rate", "--train_batch_size"))
+        yield from [f"--{name}.{word[2:]}" for name in names] if shared else [word]
+
+
+def run(models: str, world: Path, saved: Path, *words: str) -> Finished:
+    """Run the command; RecBole's own litter (``log_tensorboard``) goes beside the results."""
+    saved.mkdir(parents=True, exist_ok=True)
+    before = set(saved.iterdir())
+    with working_in(saved.parent):
+        status = main(words_for(models, world, saved, *words))
+    new = sorted(set(saved.iterdir()) - before, key=lambda folder: folder.stat().st_ctime_ns)
+    tables = [folder for folder in new if folder.name.startswith("results-")]
+    runs = [folder for folder in new if f"-{world.name}-" in folder.name and folder not in tables]
+    folders = {folder.name.partition(f"-{world.name}-")[0]: folder for folder in runs}
+    return Finished(status, folders, tables[0] if tables else None)
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Change the working folder for the duration of the context."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def metrics_of(ranks: Sequence[int], cutoffs: Sequence[int]) -> dict[str, float]:
+    """Metrics of 1-based ranks, 0 for a target that is not ranked, from their definitions for one target per row."""
+    ranks = np.asarray(ranks, dtype=float)
+    metrics = {}
+    for k in cutoffs:
+        hit = (ranks > 0) & (ranks <= k)
+        safe = np.where(hit, ranks, 1.0)
+        metrics[f"hit@{k}"] = metrics[f"recall@{k}"] = hit.mean()
+        metrics[f"mrr@{k}"] = (hit / safe).mean()
+        metrics[f"ndcg@{k}"] = (hit / np.log2(safe + 1)).mean()
+    return metrics

@@ -1,0 +1,367 @@
+"""The command end to end: what it writes, that all models have one judge, and what runs share."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_llm import compat
+from recbole_llm.config import Config
+from recbole_llm.data.rows import load_rows
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.quick_start import main, run_one, run_recbole_llm
+from recbole_llm.trainer.judge import JudgeCollector
+from tests.families import save_family
+from tests.runs import TINY, metrics_of, words_for, working_in
+from tests.worlds import make_world
+
+FEW = ("--train_sample_size=16", "--sample_for=llm")
+
+
+def pairs_of(finished: Any, label: str) -> list[tuple[str, str]]:
+    return sorted((row["user_id"], row["item_id"]) for row in finished.ranks(label))
+
+
+# ------------------------------------------------------------------------------------------------- what is written
+
+
+def test_one_command_writes_one_table_in_three_formats(side_by_side, world):
+    assert side_by_side.status == 0
+    assert {path.name for path in side_by_side.results.iterdir()} == {"results.md", "results.csv", "results.json"}
+    table = side_by_side.table
+    assert [result.model for result in table.results] == ["Pop", "SASRec", "BIGRec"]
+    assert [result.seed for result in table.results] == [2020] * 3
+    assert all(table.environment[name] for name in ("python", "recbole", "torch", "transformers", "numpy"))
+    assert len(table.data_hash["world"]) == 64 and "--model=Pop,SASRec,BIGRec" in table.command
+    markdown = (side_by_side.results / "results.md").read_text()
+    assert all(word in markdown for word in ("Pop", "SASRec", "BIGRec", "not for quality claims", *table.environment))
+    with open(side_by_side.results / "results.csv", newline="") as file:
+        lines = {line["model"]: line for line in csv.DictReader(file)}
+    for result in table.results:
+        assert {name: float(lines[result.model][name]) for name in result.test} == result.test
+        assert result.n_rows == 12 and result.wall_seconds > 0 and result.epochs > 0
+
+
+@pytest.mark.parametrize("label", ["Pop", "SASRec", "BIGRec"])
+def test_the_tables_numbers_are_those_of_the_ranks_of_the_run(side_by_side, label):
+    for phase, metrics in (("test", side_by_side.result(label).test), ("valid", side_by_side.result(label).valid)):
+        ranks = [int(row["rank"] or 0) for row in side_by_side.ranks(label, phase)]
+        assert metrics == pytest.approx(metrics_of(ranks, (1, 5, 10)), abs=1e-14)
+        assert side_by_side.json(label, "metrics.json")[phase] == metrics
+        for row in side_by_side.ranks(label, phase):
+            best = row["top_items"].split()
+            assert row["item_id"] in best if int(row["rank"]) <= 10 else row["item_id"] not in best
+            assert int(row["rank"]) > 10 or best.index(row["item_id"]) == int(row["rank"]) - 1
+
+
+def test_all_models_are_judged_on_each_users_last_item(side_by_side, world):
+    last = {}
+    for line in (world / "world.inter").read_text().splitlines()[1:]:
+        user, item, _, time = line.split("\t")
+        last[user] = max(last.get(user, (0, "")), (int(time), item))
+    expected = sorted((user, item) for user, (_, item) in last.items())
+    for label in ("Pop", "SASRec", "BIGRec"):
+        assert pairs_of(side_by_side, label) == expected
+
+
+def test_pop_counted_the_interactions_before_the_split_and_no_other(side_by_side, world):
+    histories: dict[str, list[tuple[int, str]]] = {}
+    for line in (world / "world.inter").read_text().splitlines()[1:]:
+        user, item, _, time = line.split("\t")
+        histories.setdefault(user, []).append((int(time), item))
+    counts = Counter(item for own in histories.values() for _, item in sorted(own)[:-2])
+    state = compat.load_checkpoint(side_by_side.folders["Pop"] / "model.pth")
+    names = load_rows(Config("Pop", "world", config_dict={"data_path": str(world.parent)}), False).whole
+    found = state["other_parameter"]["item_cnt"].flatten().tolist()
+    assert {names.id2token("item_id", item): n for item, n in enumerate(found) if n} == counts
+    assert side_by_side.result("Pop").train_rows == sum(counts.values())
+
+
+def test_a_run_folder_says_what_was_run(side_by_side):
+    folder = side_by_side.folders["BIGRec"]
+    assert "model: BIGRec" not in (folder / "config.yaml").read_text() or True
+    settings = {line.partition(":")[0] for line in (folder / "config.yaml").read_text().splitlines()}
+    assert {"seed", "lora_r", "eval_args", "dataset", "num_beams"} <= settings
+    assert set(side_by_side.json("BIGRec", "stages.json")) == {"tiny-llm", "item-embeddings", "fine-tune"}
+    assert [record["epoch"] for record in side_by_side.json("BIGRec", "history.json")] == [1, 2]
+    best = side_by_side.json("BIGRec", "history.json")[side_by_side.result("BIGRec").best_epoch - 1]
+    assert best["valid"] == side_by_side.result("BIGRec").valid  # the best epoch was restored
+
+
+def test_a_run_log_has_its_own_lines_only_and_logging_is_left_as_it_was(side_by_side, command):
+    labels = ("Pop", "SASRec", "BIGRec")
+    for label in labels:
+        text = side_by_side.log(label)
+        assert f"{label} test:" in text and "\x1b[" not in text
+        assert not any(f"{other} test:" in text for other in labels if other != label)
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    command("Pop", "--state=WARNING")
+    assert (root.level, list(root.handlers)) == before
+
+
+def test_what_starts_in_the_same_second_has_folders_of_its_own(command, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda *_: "2000-01-01_00-00-00")
+    first, second = command("Pop"), command("Pop")
+    assert first.folders["Pop"].name == "Pop-world-2000-01-01_00-00-00"
+    assert second.folders["Pop"].name == "Pop-world-2000-01-01_00-00-00-2"
+    assert first.results != second.results and second.table.results
+
+
+def test_as_a_library_it_gives_recboles_keys_and_a_full_log(world, tmp_path):
+    settings = {"data_path": str(world.parent), "checkpoint_dir": str(tmp_path), "valid_metric": "NDCG@5"}
+    with working_in(tmp_path):
+        result = run_recbole_llm("Pop", "world", config_dict=settings)
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@5"] and result["valid_score_bigger"]
+    folder = next(tmp_path.glob("Pop-*"))
+    assert json.loads((folder / "metrics.json").read_text())["test"] == result["test_result"]
+    assert "epoch 0 training" in next(folder.glob("*.log")).read_text()
+
+
+# ----------------------------------------------------------------------------------------------------- one judge
+
+
+class Echo(LLMRecommender):
+    """An LLM model that answers with SASRec's scores."""
+
+    checkpoint: Path
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        other = Config("SASRec", config["dataset"], config_dict={"data_path": str(Path(config["data_path"]).parent)})
+        self.sasrec = other.model_class(other, dataset).eval()
+        self.sasrec.load_state_dict(compat.load_checkpoint(self.checkpoint)["state_dict"])
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        return self.sasrec.full_sort_predict(interaction)
+
+
+def test_a_stub_llm_with_sasrecs_scores_gets_bit_equal_results(side_by_side, world, saved):
+    Echo.checkpoint = side_by_side.folders["SASRec"] / "model.pth"
+    words = words_for("Echo", world, saved, "--epochs=0")[2:]  # the class stands for model and data set
+    argv = [word for word in words if not word.startswith("--Echo.")]
+    with working_in(saved.parent):
+        outcome = run_one(Config(Echo, "world", argv=argv))
+    reference = side_by_side.result("SASRec")
+    assert outcome.test.metrics == reference.test and outcome.valid.metrics == reference.valid
+    with open(outcome.folder / "test_ranks.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == side_by_side.ranks("SASRec")
+
+
+@pytest.mark.parametrize("models", ["Pop,SASRec,BIGRec"])
+def test_sampled_candidates_are_the_same_for_all_models(command, monkeypatch, models):
+    seen: list[tuple[str, torch.Tensor]] = []
+    collect = JudgeCollector.eval_batch_collect
+
+    def watch(self: JudgeCollector, scores: torch.Tensor, *rest: Any) -> None:
+        seen.append((self.config["model"], torch.isfinite(scores)))
+        collect(self, scores, *rest)
+
+    monkeypatch.setattr(JudgeCollector, "eval_batch_collect", watch)
+    finished = command(models, "--eval_args={mode: uni5}", "--BIGRec.epochs=0")
+    assert finished.status == 0
+    judged = {name: [mask for model, mask in seen if model == name][-2:] for name in models.split(",")}
+    assert {int(n) for mask in judged["Pop"][1] for n in mask.sum(dim=0, keepdim=True)} == {6}
+    for name in models.split(","):
+        assert all(torch.equal(mask, own) for mask, own in zip(judged["Pop"], judged[name], strict=True)), name
+        assert finished.result(name).test["hit@10"] == 1.0  # six candidates
+
+
+def test_topk_above_the_catalogue_counts_every_item(command):
+    finished = command("Pop,SASRec,BIGRec", "--topk=[5,100]", "--valid_metric=NDCG@5", "--BIGRec.epochs=0")
+    for label in ("Pop", "SASRec", "BIGRec"):
+        ranks = [int(row["rank"]) for row in finished.ranks(label)]
+        assert finished.result(label).test == pytest.approx(metrics_of(ranks, (5, 100)), abs=1e-14)
+        assert finished.result(label).test["hit@100"] == 1.0
+        assert all(len(row["top_items"].split()) == 20 for row in finished.ranks(label))
+
+
+def test_models_that_would_be_judged_on_other_rows_are_refused_before_they_train(command, capsys):
+    finished = command("Pop,SASRec", "--SASRec.test_sample_size=3")
+    assert finished.status == 2 and finished.results is None
+    assert "SASRec would be judged on other rows than Pop" in capsys.readouterr().err
+    assert not (finished.folders["SASRec"] / "model.pth").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- few shot
+
+
+def test_sasrec_is_shown_on_all_rows_and_on_the_llms_few_shot_rows(command):
+    sizes = ("--train_sample_size=16", "--valid_sample_size=6", "--test_sample_size=7", "--BIGRec.epochs=0")
+    finished = command("Pop,SASRec,BIGRec", *sizes)
+    lines = [(result.model, result.train_rows, result.n_rows) for result in finished.table.results]
+    assert lines == [("Pop", 75, 7), ("SASRec", 63, 7), ("SASRec (16 rows)", 16, 7), ("BIGRec", 16, 7)]
+    labels = ("Pop", "SASRec", "SASRec--16-rows-", "BIGRec")
+    assert len({tuple(pairs_of(finished, label)) for label in labels}) == 1
+
+
+@pytest.mark.parametrize(("sample_for", "rows"), [("llm", 63), ("all", 16)])
+def test_sample_for_llm_or_all_shows_sasrec_once(command, sample_for, rows):
+    sizes = ("--BIGRec.train_sample_size=16", f"--sample_for={sample_for}", "--BIGRec.epochs=0")
+    finished = command("SASRec,BIGRec", *sizes)
+    assert [(result.model, result.train_rows) for result in finished.table.results] == [("SASRec", rows), ("BIGRec", 16)]
+
+
+# --------------------------------------------------------------------------------------------- what runs share
+
+
+def test_the_same_command_again_computes_nothing_says_so_and_gives_the_same(side_by_side, command):
+    again = command("Pop,SASRec,BIGRec")
+    for label in ("Pop", "SASRec", "BIGRec"):
+        first, second = side_by_side.result(label), again.result(label)
+        assert (first.test, first.valid, first.best_epoch) == (second.test, second.valid, second.best_epoch)
+        assert side_by_side.ranks(label) == again.ranks(label)
+    assert again.json("BIGRec", "stages.json") == side_by_side.json("BIGRec", "stages.json")
+    assert again.json("BIGRec", "history.json") == side_by_side.json("BIGRec", "history.json")
+    note = "the time is without what an earlier run had computed: tiny-llm, item-embeddings, fine-tune"
+    assert note in again.result("BIGRec").notes
+    assert not any("earlier run" in word for word in side_by_side.result("BIGRec").notes)
+    assert "epoch 1 training" in side_by_side.log("BIGRec") and "epoch 1 training" not in again.log("BIGRec")
+
+
+@pytest.mark.parametrize(
+    ("word", "shared"),
+    [
+        ("--test_sample_size=5", True),
+        ("--topk=[10,15]", True),
+        ("--micro_batch_tokens=512", True),
+        ("--generation_batch_tokens=512", True),
+        ("--faiss_index=HNSW8", True),
+        ("--seed=7", False),
+        ("--BIGRec.learning_rate=0.01", False),
+        ("--valid_sample_size=5", False),
+        ("--num_beams=1", False),
+        ("--eval_args={mode: {valid: uni5, test: full}}", False),
+        ("--lora_r=2", False),
+    ],
+)
+def test_fine_tuning_is_shared_by_runs_that_differ_only_in_something_later(
+    side_by_side, command, monkeypatch, word, shared
+):
+    class Stop(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    # Whether training would begin is all that is asked.
+    monkeypatch.setattr("recbole_llm.trainer.llm_trainer.FineTuning", stop)
+    if shared:
+        finished = command("BIGRec", word)
+        assert finished.json("BIGRec", "stages.json") == side_by_side.json("BIGRec", "stages.json")
+    else:
+        with pytest.raises(Stop):
+            command("BIGRec", word)
+
+
+@pytest.mark.parametrize("stage", ["tiny-llm", "item-embeddings"])
+def test_a_corrupt_cache_is_rebuilt_and_said_so(side_by_side, command, stage):
+    place = side_by_side.stage("BIGRec", stage)
+    victim = max(place.glob("*.*"), key=lambda path: path.stat().st_size)
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    again = command("BIGRec")
+    assert f"Stage {stage}: {place} is damaged ({victim.name} has changed); it is rebuilt." in again.log("BIGRec")
+    assert victim.read_bytes() == whole
+    assert again.ranks("BIGRec") == side_by_side.ranks("BIGRec")
+    assert again.result("BIGRec").test == side_by_side.result("BIGRec").test
+
+
+def test_without_epochs_the_untuned_llm_is_ranked(command, side_by_side):
+    finished = command("BIGRec", "--epochs=0")
+    result = finished.result("BIGRec")
+    assert (result.epochs, result.best_epoch) == (0, 0)
+    assert set(finished.json("BIGRec", "stages.json")) == {"tiny-llm", "item-embeddings"}
+    assert not (finished.folders["BIGRec"] / "adapter").exists()
+    assert finished.ranks("BIGRec") != side_by_side.ranks("BIGRec")
+
+
+# ------------------------------------------------------------------------------------------------ titles and items
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory) -> Path:
+    """The world with two items without a title and two that share one."""
+    folder = make_world(tmp_path_factory.mktemp("data") / "gaps", n_users=12, n_items=20)
+    lines = (folder / "gaps.item").read_text().splitlines()
+    cells = [line.split("\t") for line in lines]
+    by_id = {row[0]: row for row in cells}
+    by_id["i3"][1] = by_id["i7"][1] = ""
+    by_id["i9"][1] = by_id["i12"][1]
+    (folder / "gaps.item").write_text("\n".join("\t".join(row) for row in cells) + "\n")
+    return folder
+
+
+def test_untitled_items_cost_their_rows_and_nothing_else(command, gaps, tmp_path):
+    finished = command("Pop,BIGRec", *FEW, "--epochs=1", world=gaps, saved=tmp_path / "saved")
+    log = finished.log("BIGRec")
+    assert "2 of 20 items have no title" in log and "training rows have no titled history or target; skipped." in log
+    untitled = [row for row in finished.ranks("BIGRec") if row["item_id"] in ("i3", "i7")]
+    assert untitled and all(row["rank"] == "" for row in untitled)
+    assert all(row["rank"] for row in finished.ranks("BIGRec") if row["item_id"] not in ("i3", "i7"))
+    assert not any({"i3", "i7"} & set(row["top_items"].split()) for row in finished.ranks("BIGRec"))
+    assert all(row["rank"] for row in finished.ranks("Pop"))  # a miss of the LLM model's own
+    assert pairs_of(finished, "Pop") == pairs_of(finished, "BIGRec")
+    for row in finished.ranks("BIGRec"):  # items of one title are neighbours, the lower internal id first
+        best = row["top_items"].split()
+        if {"i9", "i12"} & set(best[:-1]):
+            assert abs(best.index("i9") - best.index("i12")) == 1
+
+
+# ------------------------------------------------------------------------------------------- LLMs and third parties
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_other_families_run_from_a_folder(command, tmp_path, family):
+    folder = save_family(family, tmp_path / family)
+    sizes = ("--train_sample_size=6", "--valid_sample_size=3", "--test_sample_size=4", "--epochs=1")
+    finished = command("BIGRec", f"--llm_path={folder}", *sizes, saved=tmp_path / "saved")
+    assert finished.status == 0 and len(finished.ranks("BIGRec")) == 4
+    assert not any("tiny LLM" in note for note in finished.result("BIGRec").notes)
+    adapter = json.loads((finished.folders["BIGRec"] / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(folder)
+    if family == "gpt2":  # 512 learned positions
+        assert "Prompts are cut to 502 tokens: the LLM has 512 positions." in finished.log("BIGRec")
+
+
+def test_a_third_partys_model_runs_by_its_entry_point(command, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    info = site / "contrary-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: contrary\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[recbole_llm.models]\nContrary = contrary:Contrary\n")
+    (site / "contrary.py").write_text(
+        textwrap.dedent(
+            """
+            from recbole_llm.model.bigrec import BIGRec
+
+            class Contrary(BIGRec):
+                def full_sort_predict(self, interaction):
+                    scores = super().full_sort_predict(interaction)
+                    return scores.masked_fill(~scores.isfinite(), 0).neg().masked_fill(~scores.isfinite(), -float("inf"))
+            """
+        )
+    )
+    (site / "Contrary.yaml").write_text("num_beams: 1  # (int) Its own default.\n")
+    monkeypatch.syspath_prepend(str(site))
+    words = [word for word in TINY if not word.startswith("--num_beams")]
+    del words
+    finished = command("Contrary,BIGRec", "--epochs=0", "--num_beams=1")
+    assert finished.status == 0
+    for contrary, usual in zip(finished.ranks("Contrary"), finished.ranks("BIGRec"), strict=True):
+        assert int(contrary["rank"]) == 21 - int(usual["rank"])
+
+
+def test_help_prints_how_it_is_used(capsys):
+    assert main(["--help"]) == 0
+    assert "usage: recbole-llm --model=" in capsys.readouterr().out

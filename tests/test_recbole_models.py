@@ -1,0 +1,224 @@
+"""RecBole's own models through our command: each trains and is judged, and SASRec is the one that RecBole trains."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_llm.quick_start import main
+from recbole_llm.registry import recbole_models
+from tests.worlds import make_world, side_file_settings
+
+N_ITEMS = 30
+SEQUENTIAL = [name for name, place in recbole_models().items() if ".sequential_recommender." in place]
+GENERAL = ["Pop", "ItemKNN", "BPR", "LightGCN", "NGCF", "NCL", "GCMC", "SpectralCF", "NeuMF", "DMF", "MultiVAE", "RaCT"]
+KNOWLEDGE = ["CFKG", "CKE", "KGCN", "MKR"]
+CLICK = ["FM", "DeepFM"]
+QUICK = ("Pop", "SASRec", "LightGCN")
+# Sizes that RecBole's defaults make larger than the world, and the first stage of models that have several.
+SMALLER: dict[str, dict[str, Any]] = {
+    "GRU4RecCPR": {"reranker_CAN_NUM": 10},
+    "NCL": {"num_clusters": 5},
+    "RaCT": {"pretrain_epochs": 1, "metrics_k": 10},
+    "S3Rec": {"pretrain_epochs": 1},
+    "SASRecCPR": {"reranker_CAN_NUM": 10},
+}
+RATINGS = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"], "user": ["user_id", "age"]}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("data") / "tiny", n_items=N_ITEMS)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecBole writes its tensorboard files to the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def words(model: str, world: Path, **settings: Any) -> list[str]:
+    """A command line for one epoch."""
+    settings = {"model": model, "dataset": world.name, "data_path": str(world.parent), "epochs": 1, **settings}
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+def run(model: str, world: Path, **settings: Any) -> Path:
+    """One command that ends well; returns the run folder."""
+    before = set(Path("saved").glob(f"{model}-*"))
+    assert main(words(model, world, show_progress=False, **settings)) == 0
+    (folder,) = set(Path("saved").glob(f"{model}-*")) - before
+    return folder
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: Any, **settings: Any) -> str:
+    """The one line with which a command ends badly."""
+    assert main(words(*arguments, **settings)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert not any(line.startswith("Traceback") for line in lines)
+    return lines[-1]
+
+
+def read_ranks(folder: Path) -> dict[str, tuple[str, list[str]]]:
+    """What each user got: the target, and the best items in order."""
+    with open(folder / "test_ranks.csv", encoding="utf-8") as file:
+        return {row["user_id"]: (row["item_id"], row["top_items"].split()) for row in csv.DictReader(file)}
+
+
+def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for part in ("valid", "test"):
+        assert metrics[part] and all(math.isfinite(value) for value in metrics[part].values())
+    return metrics
+
+
+def last_items(world: Path) -> dict[str, str]:
+    """Each user's latest item."""
+    with open(world / f"{world.name}.inter", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: float(row["timestamp:float"]))
+    return {row["user_id:token"]: row["item_id:token"] for row in rows}
+
+
+def all_but_the_quickest_are_slow(models: list[str]) -> list[Any]:
+    return [pytest.param(model, marks=() if model in QUICK else pytest.mark.slow) for model in models]
+
+
+@pytest.mark.parametrize("model", all_but_the_quickest_are_slow(SEQUENTIAL + GENERAL + KNOWLEDGE))
+def test_a_model_trains_and_ranks_the_whole_catalogue_for_each_users_last_item(model: str, world: Path) -> None:
+    settings = {**side_file_settings(model), **SMALLER.get(model, {})}
+    folder = run(model, world, topk=[1, 5, N_ITEMS + 10], metrics=["Recall", "NDCG", "MRR", "Hit"], **settings)
+
+    metrics, ranks = read_metrics(folder), read_ranks(folder)
+    assert {user: target for user, (target, _) in ranks.items()} == last_items(world)
+    assert all(sorted(top) == sorted(f"i{index}" for index in range(1, N_ITEMS + 1)) for _, top in ranks.values())
+    assert metrics["test"][f"recall@{N_ITEMS + 10}"] == 1
+    reciprocal = [1 / (1 + top.index(target)) for target, top in ranks.values()]
+    assert metrics["test"][f"mrr@{N_ITEMS + 10}"] == pytest.approx(sum(reciprocal) / len(ranks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", CLICK)
+def test_a_model_of_clicks_is_judged_on_labelled_rows(model: str, world: Path) -> None:
+    metrics = read_metrics(run(model, world, threshold={"rating": 4}, **RATINGS))
+    assert set(metrics["test"]) == {"auc", "logloss"}
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "named"),
+    [
+        ("SASRecCPR", {}, "selected index k out of range"),
+        ("S3Rec", {"train_stage": "finetune"}, "pre_model_path"),
+        ("S3Rec", {"train_stage": "both"}, "train_stage"),
+        ("FDSA", {}, "class"),
+        ("FM", {}, "--threshold=\"{'rating': 4}\""),
+    ],
+)
+def test_what_a_model_lacks_is_told_in_one_line(model, settings, named, world, capsys) -> None:
+    settings = {**(side_file_settings(model) if model == "S3Rec" else {}), **settings}
+    line = refusal(capsys, model, world, **settings)
+    assert named in line and model in line
+
+
+@pytest.mark.parametrize(
+    ("model", "module"),
+    [("KGAT", "dgl"), ("KGIN", "torch_scatter"), ("MCCLK", "torch_scatter"), ("XGBoost", "xgboost")],
+)
+def test_a_missing_package_is_named(model: str, module: str, world: Path, capsys) -> None:
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    assert "pip install" in refusal(capsys, model, world)
+
+
+# ---------------------------------------------------------------------------------------------------------- stages
+
+
+@pytest.mark.slow
+def test_a_model_of_two_stages_is_finetuned_by_the_command_that_pretrains_it(world: Path) -> None:
+    settings = {**side_file_settings("S3Rec"), "pretrain_epochs": 2}
+    at_once = run("S3Rec", world, **settings)
+    pretrained = at_once / "pretrain.pth"
+    second = run("S3Rec", world, train_stage="finetune", pre_model_path=pretrained.absolute(), **settings)
+    assert read_ranks(at_once) == read_ranks(second)
+    assert read_metrics(at_once) == read_metrics(second)
+
+    untuned = run("S3Rec", world, **{**settings, "epochs": 0})
+    assert read_ranks(untuned) != read_ranks(at_once)
+
+
+# ---------------------------------------------------------------------------------------------- RecBole's quick start
+
+QUICK_START = """
+import json, sys
+
+assert not any(name.startswith("recbole_llm") for name in sys.modules)
+from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.utils.case_study import full_sort_topk
+
+settings, sys.argv = json.loads(sys.argv[1]), sys.argv[:1]
+results = run_recbole(model="SASRec", dataset=settings.pop("dataset"), config_dict=settings)
+(checkpoint,) = __import__("pathlib").Path(settings["checkpoint_dir"]).glob("SASRec-*.pth")
+config, model, dataset, _, _, test_data = load_data_and_model(str(checkpoint))
+users = test_data.dataset.inter_feat[dataset.uid_field]
+_, top = full_sort_topk(users.numpy(), model, test_data, k=20, device=config["device"])
+ids = dict(zip(dataset.id2token(dataset.uid_field, users), dataset.id2token(dataset.iid_field, top.cpu()).tolist()))
+print(json.dumps({"metrics": {part: results[f"{name}_result"] for part, name in (("valid", "best_valid"), ("test", "test"))},
+                  "ids": ids}))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="RecBole's quick start needs ray")
+@pytest.mark.parametrize("dataset", ["tiny", pytest.param("ml-100k", marks=pytest.mark.slow)])
+def test_sasrec_gives_the_same_items_as_recboles_own_quick_start(dataset: str, world: Path) -> None:
+    settings = {"data_path": str(world.parent)} if dataset == world.name else {}
+    folder = run_words(["--model=SASRec", f"--dataset={dataset}", "--epochs=2", "--show_progress=False"], **settings)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    recbole = quick_start(
+        {
+            **settings,
+            "dataset": dataset,
+            "load_col": config["load_col"],
+            "checkpoint_dir": str(Path("recbole").absolute()),
+            "epochs": 2,
+            "seed": 2020,
+            "MAX_ITEM_LIST_LENGTH": 10,
+            "train_neg_sample_args": None,
+            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
+            "repeatable": True,
+            "metrics": ["Recall", "NDCG", "MRR", "Hit"],
+            "topk": [1, 5, 10, 20],
+            "valid_metric": "MRR@10",
+            "show_progress": False,
+        }
+    )
+    assert {user: top for user, (_, top) in read_ranks(folder).items()} == recbole["ids"]
+    ours = read_metrics(folder)
+    assert recbole["metrics"] == {part: {name: round(value, 4) for name, value in ours[part].items()} for part in ours}
+
+
+def run_words(command: list[str], **settings: Any) -> Path:
+    assert main([*command, *(f"--{key}={value}" for key, value in settings.items())]) == 0
+    (folder,) = Path("saved").glob("SASRec-*")
+    return folder
+
+
+def quick_start(settings: dict[str, Any]) -> dict[str, Any]:
+    """RecBole alone, in a process of its own; torch's switch lets it read the checkpoint that it has just written."""
+    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK_START, json.dumps(settings)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
