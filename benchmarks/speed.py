@@ -2,15 +2,17 @@
 
     python benchmarks/speed.py [--sections loss,beam,ranks] [--repeats 7] [--json out.json]
 
-The procedures of a section take turns, so that a busy machine slows all of them. A ratio is the median, over the turns,
-of (time of the ordinary procedure / time of ours). Peak memory is that of a process of its own which runs one procedure
-once, less that of a process which only builds model and data.
+The procedures of a section take turns, so that a busy machine slows all of them; but where threads have to wait for a
+core, waiting hides the work: judge ratios at a load below the number of cores, or with ``--threads 1``. A ratio is the
+median, over the turns, of (time of the ordinary procedure / time of ours). Peak memory is that of a process of its own
+which runs one procedure once, less that of a process which only builds model and data.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -257,15 +259,11 @@ def main() -> None:
     sections = arguments.sections.split(",")
     if unknown := set(sections) - set(MEASURES):
         parser.error(f"unknown section {sorted(unknown)[0]}; there are {', '.join(MEASURES)}")
+    settings = {"threads": arguments.threads, "repeats": arguments.repeats, "load average before": os.getloadavg()[0]}
     results = {section: MEASURES[section](arguments.repeats) for section in sections}
-    print(table(results))
+    print(", ".join(f"{name} {value:.3g}" for name, value in settings.items()), table(results), sep="\n\n")
     if arguments.json:
-        report = {
-            "threads": arguments.threads,
-            "repeats": arguments.repeats,
-            "environment": versions(),
-            "sections": results,
-        }
+        report = settings | {"environment": versions(), "sections": results}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

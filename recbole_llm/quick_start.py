@@ -168,6 +168,8 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
     valid, test = _judge_both(trainer, config, rows)
     folder.write("history.json", trainer.history)
     folder.write("stages.json", model.stages.used)
+    if trainer.gammas:
+        folder.write("gammas.json", trainer.gammas)
     if "fine-tune" in model.stages.used:
         stage = model.stages.root / model.stages.used["fine-tune"]
         shutil.copytree(stage / "adapter", folder.path / "adapter")

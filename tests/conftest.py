@@ -35,6 +35,14 @@ def command(world: Path, saved: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an LLM with random weights: it needs no stage, and its answers differ from row to row."""
+    from tests.families import save_family
+
+    return save_family("llama", tmp_path_factory.mktemp("llm") / "llama")
+
+
+@pytest.fixture(scope="session")
 def side_by_side(command: Callable[..., Any]) -> Any:
     """Pop, SASRec and BIGRec in one command."""
     return command("Pop,SASRec,BIGRec")

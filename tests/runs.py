@@ -16,17 +16,15 @@ import numpy as np
 from recbole_llm.quick_start import main
 from recbole_llm.report import ResultTable
 
-# The smallest LLM that still learns; it steps fast enough that two epochs change its answers.
+# The smallest LLM; it learns fast enough that one epoch changes its answers.
 TINY = (
     "--tiny_steps=30",
     "--tiny_hidden_size=32",
     "--tiny_vocab_size=512",
     "--prompt_style=plain",
-    "--learning_rate=0.02",
     "--lora_dropout=0",
     "--lora_target_modules=auto",
     "--warmup_steps=0",
-    "--train_batch_size=32",
     "--num_beams=2",
     "--max_new_tokens=10",
 )
@@ -75,20 +73,14 @@ class Finished:
 
 
 def words_for(models: str, world: Path, saved: Path, *words: str) -> list[str]:
-    """A whole command line; the given words replace the standard ones, and ``TINY`` is for LLM models only."""
-    llm = any(name not in ("Pop", "SASRec", "BPR") for name in models.split(","))
-    own = {word.partition("=")[0] for word in words}
+    """A whole command line; of several words with one key the last stands, and ``TINY`` is for LLM models only."""
     where = [f"--model={models}", f"--dataset={world.name}", f"--data_path={world.parent}", f"--checkpoint_dir={saved}"]
-    standard = [*where, *SMALL, *(_only_for_llm(models) if llm else ())]
-    return [*(word for word in standard if word.partition("=")[0] not in own), *words]
-
-
-def _only_for_llm(models: str) -> Iterator[str]:
-    """The keys that RecBole's models know as well are given to the LLM models alone."""
-    names = [name for name in models.split(",") if name not in ("Pop", "SASRec", "BPR")]
-    for word in TINY:
-        shared = word.startswith(("--learning_rate", "--train_batch_size"))
-        yield from [f"--{name}.{word[2:]}" for name in names] if shared else [word]
+    llms = [name for name in models.split(",") if name not in ("Pop", "SASRec")]
+    tiny = TINY if llms else ()
+    # Keys that RecBole's models know as well are given to the LLM models alone.
+    own = [f"--{name}.{word}" for name in llms for word in ("learning_rate=0.02", "train_batch_size=32")]
+    by_key = {word.partition("=")[0]: word for word in [*where, *SMALL, *tiny, *own, *words]}
+    return list(by_key.values())
 
 
 def run(models: str, world: Path, saved: Path, *words: str) -> Finished:
@@ -113,6 +105,15 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def histories_in(folder: Path) -> dict[str, list[str]]:
+    """Each user's items by time, read from the file."""
+    rows: dict[str, list[tuple[int, str]]] = {}
+    for line in (folder / f"{folder.name}.inter").read_text().splitlines()[1:]:
+        user, item, _, time = line.split("\t")
+        rows.setdefault(user, []).append((int(time), item))
+    return {user: [item for _, item in sorted(own)] for user, own in rows.items()}
 
 
 def metrics_of(ranks: Sequence[int], cutoffs: Sequence[int]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -154,6 +155,17 @@ def test_recbole_still_breaks_without(mend: str, needed_here: bool, model_name: 
 def test_all_mends_together_raise_no_warning_and_need_no_ray(world: Path) -> None:
     done = run_without("no_such_mend", "BPR", world, ["-W", "error::FutureWarning:recbole.data.dataset.dataset"])
     assert done.returncode == 0, done.stderr
+
+
+def test_autograd_searches_gradients_for_nan_only_if_told_to() -> None:
+    from recbole.model.sequential_recommender import sine
+
+    assert not torch.is_anomaly_enabled()
+    try:
+        runpy.run_path(sine.__file__)
+        assert torch.is_anomaly_enabled(), "SINE leaves the mode alone: remove leave_anomaly_mode_alone"
+    finally:
+        torch.autograd.set_detect_anomaly(False)
 
 
 def test_pandas_3_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         built = whole.build()
     except ValueError as error:  # RecBole's own checks
         raise InputError(f"dataset '{config['dataset']}': {' '.join(str(error).split())}") from error
-    parts = [_with_history(part) for part in _number_rows(built)]
+    parts = [_cut_histories(_with_history(part)) for part in _number_rows(built)]
     _log_skipped_users(whole, parts)
     sampled = [
         take_sample(part, config[f"{name}_sample_size"], config["seed"], name)
@@ -160,6 +160,21 @@ def _with_history(part: SequentialDataset) -> SequentialDataset:
     if not keep.all():
         log.warning("%d rows have no history; they are skipped.", int((~keep).sum()))
         part = part.copy(part.inter_feat[keep])
+    return part
+
+
+def _cut_histories(part: SequentialDataset) -> SequentialDataset:
+    """Benchmark files may hold longer histories than ``MAX_ITEM_LIST_LENGTH``: the newest items stay."""
+    rows, limit = part.inter_feat, part.config["MAX_ITEM_LIST_LENGTH"]
+    lengths = rows[part.item_list_length_field]
+    if not len(part) or lengths.max() <= limit:
+        return part
+    places = (lengths - limit).clamp(min=0)[:, None] + torch.arange(limit)
+    lists = [name for name in rows.columns if name.endswith(part.config["LIST_SUFFIX"])]
+    cut = {name: rows[name].gather(1, places) for name in lists}
+    cut[part.item_list_length_field] = lengths.clamp(max=limit)
+    part = part.copy(rows[torch.arange(len(part))])
+    part.inter_feat.update(Interaction(cut))
     return part
 
 

@@ -36,7 +36,7 @@ Document = tuple[list[int], int]
 """Token ids, and how many of them at the start are given rather than learned."""
 
 SINGLE_TOKENS = ("Yes", "No", " Yes", " No")
-DOCUMENTS_PER_PROMPT = 16  # item documents are short: about half of all tokens
+DOCUMENTS_PER_PROMPT = 32  # item documents are short and teach most per token; prompts are then a third of all tokens
 DOCUMENT_TOKENS = 256  # a longer item document (a description, say) is cut here
 ROUND_PROMPTS = 64  # documents are sorted by length and cut into batches within a round of so many prompts
 TEMPLATE_REPEATS = 100  # counts of the template's words when merges are learned: every prompt contains them
@@ -81,7 +81,7 @@ class TinyLLMConfig:
 
     vocab_size: int = 4096
     hidden_size: int = 192
-    n_layers: int = 3
+    n_layers: int = 2
     n_heads: int = 4
     context_length: int = 1024
     steps: int = 4000
@@ -99,7 +99,7 @@ class TinyLLMConfig:
                 raise InputError(f"tiny_{name} is {value!r}; give {noun} from {low:g} to {high:g}.")
         if self.hidden_size % (2 * self.n_heads):
             raise InputError(
-                f"tiny_hidden_size {self.hidden_size} is not a multiple of twice tiny_n_heads ({self.n_heads}); change one."
+                f"tiny_hidden_size {self.hidden_size} is no multiple of twice tiny_n_heads {self.n_heads}; change one."
             )
 
     @classmethod
@@ -152,11 +152,11 @@ def build_tiny_llm(
         )
     if not any(title.strip() for title in titles):
         raise InputError("The tiny LLM needs item titles, but all are empty; name the column of titles in title_field.")
-    values = [value for row in attributes for value in row]
+    values = [f" {value}" for row in attributes for value in row]  # with the blank that precedes them in documents
     tokenizer = train_tokenizer([*titles, *values], template_texts, config)
     model = init_model(tokenizer, config).to(device)
     logger.info(
-        "Pre-training the tiny LLM (%s parameters, %s tokens) on item text; it is for trying out, not for quality claims.",
+        "Pre-training a tiny LLM (%s parameters, %s tokens) on item text: for trying out, not for quality claims.",
         f"{model.num_parameters():,}",
         f"{len(tokenizer):,}",
     )
@@ -312,8 +312,8 @@ def _batches(
         longest = len(documents[-1][0])
         if longest > config.context_length:
             raise InputError(
-                f"A prompt of the tiny LLM has {longest} tokens, more than tiny_context_length {config.context_length}; "
-                "raise it or shorten the history."
+                f"A prompt of the tiny LLM has {longest} tokens, more than tiny_context_length "
+                f"{config.context_length}; raise it or shorten the history."
             )
         batches: list[list[Document]] = [[]]
         for document in documents:

@@ -20,7 +20,7 @@ from recbole_llm.trainer.judge import install_collector
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # the judge with a model that was never trained for what it is judged on; here a command goes on to the last stage.
-TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
+TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune")}
 log = logging.getLogger(__name__)
 
 

@@ -88,9 +88,10 @@ class FineTuneSettings:
 
     def rate(self, step: int, steps: int) -> float:
         """Share of ``learning_rate`` at an optimiser step, 1 to ``steps``; no step has 0 and is lost."""
-        if step <= self.warmup_steps:
-            return step / self.warmup_steps
-        left = (steps + 1 - step) / (steps + 1 - self.warmup_steps)
+        peak = max(1, self.warmup_steps)
+        if step <= peak:
+            return step / peak
+        left = (steps + 1 - step) / (steps + 1 - peak)
         return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.lr_scheduler]
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.evaluator import Collector, Evaluator
+from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
+COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
 UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
 
 
@@ -21,7 +23,7 @@ class Judgement:
     Attributes:
         metrics: metric name ("ndcg@10") to value, unrounded.
         ranks: int64 [rows], 0-based rank of the target; -1 where the target has no finite score.
-        top_items: int64 [rows, k], the first k items, padded by 0 where the catalogue has fewer.
+        top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked.
         pairs: int64 [rows, 2], user and target.
     """
 
@@ -107,12 +109,12 @@ class JudgeCollector(Collector):
         hits = positive.gather(1, ids) * ranked
         missing = width - ids.shape[1]
         if missing:
-            ids, hits = (torch.nn.functional.pad(part, (0, missing)) for part in (ids, hits))
+            ids, hits, ranked = (torch.nn.functional.pad(part, (0, missing)) for part in (ids, hits, ranked))
         if "rec.items" in self._own_needs:
             self.data_struct.update_tensor("rec.items", ids)
         if "rec.topk" in self._own_needs:
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, positive.sum(1, keepdim=True)], dim=1))
-        self._top.append(ids.cpu())
+        self._top.append(ids.masked_fill(~ranked, 0).cpu())
 
     def _remember(
         self, scores: torch.Tensor, users: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor
@@ -123,6 +125,20 @@ class JudgeCollector(Collector):
         # Sampled evaluation repeats a user once per candidate; the ranking has one row per user.
         users = users.to(scores.device) if len(users) == len(scores) else torch.unique_consecutive(users)
         self._pairs.append(torch.stack([users.cpu(), positive_i.cpu()], dim=1))
+
+    def get_data_struct(self) -> DataStruct:
+        """What the metrics are computed from.
+
+        RecBole moves everything to the CPU, counts that are no tensors included, and so fails for ItemCoverage,
+        GiniIndex and their like: https://github.com/RUCAIBox/RecBole/issues/2131.
+        """
+        counts = {key: self.data_struct[key] for key in COUNTS if key in self.data_struct}
+        for key in counts:
+            del self.data_struct[key]
+        struct = super().get_data_struct()
+        for key, value in counts.items():
+            struct[key] = self.data_struct[key] = value
+        return struct
 
     def judgement(self, metrics: Mapping[str, float]) -> Judgement:
         """Everything remembered since :meth:`forget`, with the metrics computed from it."""

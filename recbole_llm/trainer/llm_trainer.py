@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from recbole.trainer import Trainer
 
-from recbole_llm.data.rows import rows_digest
+from recbole_llm.data.rows import load_rows, row_pairs, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import (
     COLLABORATIVE_GAMMAS,
     POPULARITY_GAMMAS,
     collaborative_weights,
+    popularity_weights,
     reweight,
     search_gamma,
 )
@@ -32,7 +33,7 @@ from recbole_llm.trainer.judge import install_collector, judge, unrounded_evalua
 
 # What decides the validation score of an epoch besides the weights.
 ANSWERING = ("num_beams", "max_new_tokens", "length_penalty", "grounding", "repeatable")
-POPULARITY = "Pop"
+Weights = Callable[[Any], np.ndarray]  # of an interaction: [items] or [rows, items]
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class LLMTrainer(Trainer):
         self.evaluator = unrounded_evaluator(config)
         self.history: list[dict[str, Any]] = []
         self.gammas: dict[str, float] = {}
-        self._weights: Callable[[Any], np.ndarray] | None = None
+        self._weights: Weights | None = None
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         if self.config["learner"] == "sparse_adam":
@@ -203,19 +204,29 @@ class LLMTrainer(Trainer):
         kind = self.config["reweight"]
         if kind == "none":
             return
-        # Popularity is what RecBole's Pop scores by, so both kinds are one: the weights of an auxiliary recommender.
-        name = POPULARITY if kind == "popularity" else self.config["recommender"]
-        auxiliary = AuxiliaryRecommender(self.config, name, self.model.stages)
-        self._weights = lambda interaction: collaborative_weights(auxiliary.scores(interaction))
+        self._weights = self._popularity() if kind == "popularity" else self._collaboration()
         if self.config["gamma"] is not None:
             self.gammas = {self.valid_metric: float(self.config["gamma"])}
         else:
             self.gammas = self._best_gammas(GRIDS[kind], valid_data)
         log.info("re-weighting by %s: gamma %s", kind, self.gammas)
 
+    def _popularity(self) -> Weights:
+        """Weights by the number of interactions before the split, the same for all rows."""
+        items = row_pairs(load_rows(self.config.for_auxiliary("Pop"), few_shot=False).train)[:, 1]
+        counts = np.bincount(items, minlength=self.model.catalog.n_items)
+        weights = popularity_weights(counts, rankable=np.arange(len(counts)) > 0)
+        return lambda interaction: weights
+
+    def _collaboration(self) -> Weights:
+        """Weights of each row by the scores of the auxiliary recommender."""
+        auxiliary = AuxiliaryRecommender(self.config, self.config["recommender"], self.model.stages)
+        return lambda interaction: collaborative_weights(auxiliary.scores(interaction))
+
     def _best_gammas(self, grid: Sequence[float], valid_data: Any) -> dict[str, float]:
         parts = [(self.model.distances(batch), self._weights(batch), targets) for batch, _, _, targets in valid_data]
-        distances, weights = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        distances = np.concatenate([part[0] for part in parts])
+        weights = parts[0][1] if parts[0][1].ndim == 1 else np.concatenate([part[1] for part in parts])
         targets = torch.cat([part[2] for part in parts]).numpy()
         ranked = np.isfinite(distances[np.arange(len(targets)), targets])  # the others are misses whatever gamma is
         metrics = [
@@ -224,7 +235,8 @@ class LLMTrainer(Trainer):
         labels = {f"{name.lower()}@{k}": (name, k) for name, k in metrics}
         if not ranked.any():
             return dict.fromkeys(labels, 0.0)
-        return search_gamma(distances[ranked], weights[ranked], targets[ranked], labels, grid)
+        weights = weights if weights.ndim == 1 else weights[ranked]
+        return search_gamma(distances[ranked], weights, targets[ranked], labels, grid)
 
     # ---- evaluate
 

@@ -18,8 +18,8 @@ class RunFolder:
     """``<checkpoint_dir>/<model>-<dataset>-<time>/``.
 
     Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's
-    own format) or ``model.pth`` (RecBole's), ``history.json``, ``metrics.json``, ``valid_ranks.csv`` and
-    ``test_ranks.csv``.
+    own format) or ``model.pth`` (RecBole's), ``history.json``, ``gammas.json`` (of re-weighting), ``metrics.json``,
+    ``valid_ranks.csv`` and ``test_ranks.csv``.
 
     Args:
         config: the run's config.

@@ -159,6 +159,24 @@ def test_rows_of_benchmark_files_without_history_are_skipped_and_counted(tmp_pat
     assert ", ".join(sorted(" ".join(pair) for pair in tokens(general, general.train))) == told
 
 
+def test_histories_of_benchmark_files_are_cut_to_their_newest_items(tmp_path):
+    folder = tmp_path / "long"
+    folder.mkdir()
+    items = [f"i{number}" for number in range(1, 8)]
+    for part in ("train", "valid", "test"):
+        lines = ["user_id:token\titem_id_list:token_seq\titem_id:token", f"u1\t{' '.join(items[:5])}\ti6", "u1\ti1\ti2"]
+        (folder / f"long.{part}.inter").write_text("\n".join(lines) + "\n")
+    settings = {
+        "benchmark_filename": ["train", "valid", "test"],
+        "alias_of_item_id": ["item_id_list"],
+        "load_col": {"inter": ["user_id", "item_id", "item_id_list"]},
+        "MAX_ITEM_LIST_LENGTH": 3,
+    }
+    rows = load(folder, "SASRec", **settings)
+    assert described(rows, rows.test) == [("u1", "i1", "i2"), ("u1", "i3 i4 i5", "i6")]
+    assert row_histories(rows.test)[0].shape == (2, 3)
+
+
 def test_samples_are_seeded_subsets_and_the_same_for_all_models(shop):
     sizes = {"train_sample_size": 5, "valid_sample_size": 2, "test_sample_size": 3}
     whole, rows = load(shop, "BIGRec"), load(shop, "BIGRec", few_shot=True, **sizes)

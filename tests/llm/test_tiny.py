@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm, document_rounds, train_tokenizer
+from recbole_llm.llm.tiny import (
+    ROUND_PROMPTS,
+    PromptMaker,
+    TinyLLMConfig,
+    build_tiny_llm,
+    document_rounds,
+    train_tokenizer,
+)
 
 ADJECTIVES = ("Red", "Silent", "Lost", "Golden", "Broken", "Last")
 NOUNS = ("River", "Castle", "Dragon", "Summer", "Train")
@@ -141,9 +148,11 @@ def test_yes_and_no_are_single_tokens_in_the_smallest_vocabulary(n_words: int) -
 
 
 def test_template_words_are_single_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    words = ["The", " user", " has", " watched", " these", " movies", ":", " ", "\n", "###", " Response", ":\n"]
-    assert "".join(words) == HEADER + FOOTER
-    assert len(encode(tokenizer, HEADER + FOOTER)) == len(words)
+    header = ["The", " user", " has", " watched", " these", " movies", ":", " "]
+    footer = ["\n", "###", " Response", ":", "\n"]
+    assert ("".join(header), "".join(footer)) == (HEADER, FOOTER)
+    for text, words in ((HEADER, header), (FOOTER, footer)):
+        assert [tokenizer.decode(token) for token in encode(tokenizer, text)] == words
 
 
 def test_a_title_has_the_same_tokens_bare_and_quoted(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -181,12 +190,13 @@ def test_corpus_draws_history_and_answer_uniformly_and_never_an_untitled_item(
         return compose(tokenizer)(history, answer)
 
     rounds = document_rounds(TITLES, ATTRIBUTES, tokenizer, spy, 3, torch.Generator().manual_seed(0))
-    documents = [document for _ in range(15) for document in next(rounds)]
-    assert all(document[0] == tokenizer.bos_token_id for document in documents)
-    assert all(
-        document.count(tokenizer.eos_token_id) == 1 == document[::-1].index(tokenizer.eos_token_id) + 1
-        for document in documents
-    )
+    first = next(rounds)
+    del histories[:-ROUND_PROMPTS], answers[:-ROUND_PROMPTS]  # without the calls that look for the common start
+    documents = first + [document for _ in range(14) for document in next(rounds)]
+    for token_ids, _ in documents:
+        assert token_ids[0] == tokenizer.bos_token_id and token_ids.index(tokenizer.eos_token_id) == len(token_ids) - 1
+    header = [tokenizer.bos_token_id, *encode(tokenizer, HEADER), *encode(tokenizer, '"')]
+    assert {tuple(token_ids[:given]) for token_ids, given in documents} == {(header[0],), tuple(header)}
     counts = np.bincount(answers, minlength=len(TITLES))
     assert counts[0] == 0 and counts[1:].max() - counts[1:].min() <= 1
     assert {len(history) for history in histories} == {1, 2, 3}

@@ -1,0 +1,244 @@
+"""BIGRec's answers and scores against independent computations, with a small untuned LLM."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.compat import load_checkpoint
+from recbole_llm.config import Config
+from recbole_llm.data.catalog import clean_answer
+from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_pairs, train_loader
+from recbole_llm.llm.loss import answer_loss
+from recbole_llm.trainer.judge import judge
+from recbole_llm.trainer.llm_trainer import LLMTrainer
+from tests.runs import histories_in, metrics_of, words_for, working_in
+from tests.worlds import make_world
+
+CUTOFFS = (1, 5, 10)
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world in which i3 has no title and i5, i8 and i9 share one."""
+    folder = make_world(tmp_path_factory.mktemp("data") / "gaps", n_users=12, n_items=20)
+    cells = [line.split("\t") for line in (folder / "gaps.item").read_text().splitlines()]
+    new = {"i3": "", "i5": "The Twins", "i8": "The Twins", "i9": "The Twins"}
+    lines = ["\t".join([row[0], new.get(row[0], row[1]), *row[2:]]) for row in cells]
+    (folder / "gaps.item").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``checkpoint_dir`` with the LLM in it."""
+    place = tmp_path_factory.mktemp("bigrec") / "saved"
+    shutil.copytree(llama, place / "llama")
+    return place
+
+
+def trainer_of(world: Path, place: Path, *words: str) -> tuple[LLMTrainer, Rows]:
+    usual = words_for("BIGRec", world, place, "--epochs=0", f"--llm_path={place / 'llama'}", *words)
+    config = Config("BIGRec", world.name, argv=[word for word in usual if not word.startswith("--model=")])
+    rows = load_rows(config, False)
+    with working_in(place.parent):
+        return LLMTrainer(config, config.model_class(config, rows.whole)), rows
+
+
+@pytest.fixture(scope="module")
+def plain(gaps: Path, place: Path) -> tuple[LLMTrainer, Rows]:
+    return trainer_of(gaps, place)
+
+
+def batch_of(trainer: LLMTrainer, rows: Rows, phase: str) -> Any:
+    """All rows of a phase in one batch."""
+    return next(iter(eval_loader(trainer.config, rows, phase)))[0]
+
+
+def ids_of(rows: Rows, *tokens: str) -> list[int]:
+    return [int(rows.whole.token2id("item_id", token)) for token in tokens]
+
+
+def ranks_of(values: np.ndarray, targets: np.ndarray) -> list[int]:
+    """1-based ranks by sorting, smaller first, equals by id; 0 where the target is not ranked."""
+    orders = [sorted(range(1, len(row)), key=lambda item, row=row: (row[item], item)) for row in values]
+    found = zip(orders, values, targets, strict=True)
+    return [order.index(item) + 1 if np.isfinite(row[item]) else 0 for order, row, item in found]
+
+
+# --------------------------------------------------------------------------------------------- answers and distances
+
+
+def test_distances_are_those_of_the_embedded_answer_to_the_embedded_titles(plain):
+    trainer, rows = plain
+    model, batch = trainer.model, batch_of(*plain, "test")
+    answers = [clean_answer(text) for text in model.generate_text(batch)]
+    titles = [model.catalog.titles[item] or "" for item in range(model.catalog.n_items)]
+    points, items = model.embed(answers).astype(np.float64), model.embed(titles).astype(np.float64)
+    expected = np.linalg.norm(points[:, None] - items[None], axis=-1)
+    expected[:, [0, *ids_of(rows, "i3")]] = np.inf
+    np.testing.assert_allclose(model.distances(batch), expected, atol=1e-4)
+    assert len(set(answers)) > 1  # the rows do not all get one answer
+
+
+def test_the_judges_ranks_are_those_of_sorting_the_distances(plain):
+    trainer, rows = plain
+    trainer.gammas, trainer.model.rescore = {}, None
+    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
+    ranks = ranks_of(trainer.model.distances(batch_of(*plain, "test")), judgement.pairs[:, 1])
+    assert (judgement.ranks + 1).tolist() == ranks
+    assert judgement.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
+
+
+def test_items_of_one_title_have_one_score_and_stand_in_the_order_of_their_ids(plain):
+    trainer, rows = plain
+    twins = sorted(ids_of(rows, "i5", "i8", "i9"))
+    distances = trainer.model.distances(batch_of(*plain, "test"))
+    assert all(len(set(row[twins])) == 1 for row in distances)
+    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
+    for row, top in zip(distances, judgement.top_items.tolist(), strict=True):
+        whole = sorted(range(1, len(row)), key=lambda item, row=row: (row[item], item))
+        assert top == whole[: len(top)]
+        first = whole.index(twins[0])
+        assert whole[first : first + 3] == twins
+
+
+def test_a_title_that_was_generated_exactly_is_at_distance_zero(plain):
+    trainer, rows = plain
+    model = trainer.model
+    titled = [item for item in range(1, model.catalog.n_items) if model.catalog.rankable[item]]
+    texts = [f'"{model.catalog.titles[item]}"' for item in titled]
+    distances = model.index.distances(model.ground(texts))
+    assert distances[np.arange(len(titled)), titled].tolist() == [0.0] * len(titled)
+    assert distances.argmin(axis=1).tolist() == titled
+
+
+@pytest.mark.parametrize("text", ["", '"', '""', "   ", "\n\t"])
+def test_an_empty_answer_is_grounded_without_a_fuss(plain, text):
+    assert np.isfinite(plain[0].model.ground([text])).all()
+
+
+def test_a_prediction_is_the_entry_of_the_full_ranking(plain):
+    trainer, rows = plain
+    model, batch = trainer.model, batch_of(*plain, "test")
+    full = model.full_sort_predict(batch)
+    for item in ids_of(rows, "i1", "i3", "i5"):
+        batch.update(type(batch)({"item_id": torch.full((len(batch),), item)}))
+        assert torch.equal(model.predict(batch), full[:, item].float())
+    again = batch[torch.tensor([2, 0, 2, 1])]  # rows of one history are answered once
+    assert torch.equal(model.predict(again), full[torch.tensor([2, 0, 2, 1]), again["item_id"]].float())
+
+
+def test_a_history_without_titles_is_a_miss_and_counted(plain, caplog):
+    trainer, rows = plain
+    batch = batch_of(*plain, "test")
+    (untitled,) = ids_of(rows, "i3")
+    batch["item_id_list"] = batch["item_id_list"].clone()
+    batch["item_id_list"][1, : batch["item_length"][1]] = untitled
+    assert trainer.model.generate_text(batch)[1] == ""
+    scores = trainer.model.full_sort_predict(batch)
+    assert torch.isinf(scores[1]).all() and torch.isfinite(scores[[0, 2]]).sum() == 2 * 19
+    assert "1 rows have no titled item in their history; they count as misses." in caplog.text
+
+
+def test_recboles_training_hook_is_the_token_mean_of_the_titled_rows(plain):
+    trainer, rows = plain
+    model = trainer.model.eval()
+    batch = rows.train.inter_feat[torch.arange(12)]
+    examples = [example for example in model.examples(batch) if example is not None]
+    assert 0 < len(examples) < 12
+    token_batch = model.collate(examples)
+    fields = (token_batch.input_ids, token_batch.attention_mask, token_batch.labels, token_batch.position_ids)
+    assert torch.allclose(model.calculate_loss(batch), answer_loss(model.llm, *fields))
+    losses = [model.answer_loss([example]) * len(example[1]) for example in examples]
+    mean = torch.stack(losses).sum() / sum(len(answer) for _, answer in examples)
+    assert torch.allclose(model.calculate_loss(batch), mean, atol=1e-5)
+    (untitled,) = ids_of(rows, "i3")
+    batch["item_id"] = torch.full((12,), untitled)
+    with pytest.raises(ValueError, match="no row of the batch has a titled history and a titled target"):
+        model.calculate_loss(batch)
+
+
+# ----------------------------------------------------------------------------------------------------- re-weighting
+
+
+def reweighted(distances: np.ndarray, weights: np.ndarray, gamma: float) -> np.ndarray:
+    """BIGRec, section 3.3, by hand, one row at a time."""
+    result = np.full_like(distances, np.inf)
+    for row, (own, weight) in enumerate(zip(distances, np.broadcast_to(weights, distances.shape), strict=True)):
+        ranked = np.isfinite(own)
+        low, high = own[ranked].min(), own[ranked].max()
+        result[row, ranked] = (own[ranked] - low) / (high - low) * (1 + weight[ranked]) ** -gamma
+    return result
+
+
+def weights_by_hand(trainer: LLMTrainer, rows: Rows, batch: Any, kind: str, folder: Path) -> np.ndarray:
+    """W of the formula: min-max over the catalogue of interaction counts, or of SASRec's scores."""
+    if kind == "popularity":
+        counts = Counter(item for items in histories_in(folder).values() for item in items[:-2])
+        scores = np.array([[counts[token] for token in rows.whole.field2id_token["item_id"][1:]]], dtype=float)
+        scores = np.repeat(scores, len(batch), axis=0)
+    else:
+        config = trainer.config.for_auxiliary("SASRec")
+        model = config.model_class(config, rows.whole).eval()
+        checkpoint = trainer.model.stages.root / trainer.model.stages.used["auxiliary-SASRec"] / "model.pth"
+        model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+        scores = model.full_sort_predict(batch)[:, 1:].detach().double().numpy()
+    low, high = scores.min(axis=1, keepdims=True), scores.max(axis=1, keepdims=True)
+    return np.concatenate([np.zeros((len(scores), 1)), (scores - low) / (high - low)], axis=1)
+
+
+@pytest.mark.parametrize("kind", ["popularity", "collaborative"])
+def test_every_metric_is_judged_under_its_own_best_gamma(gaps, place, plain, kind):
+    trainer, rows = trainer_of(gaps, place, f"--reweight={kind}", "--recommender_config={epochs: 2}")
+    with working_in(place.parent):
+        trainer.fit(train_loader(trainer.config, rows), eval_loader(trainer.config, rows, "valid"))
+    distances, weights, targets = {}, {}, {}
+    for phase in ("valid", "test"):
+        batch = batch_of(trainer, rows, phase)
+        distances[phase] = trainer.model.distances(batch)
+        weights[phase] = weights_by_hand(trainer, rows, batch, kind, gaps)
+        targets[phase] = batch["item_id"].numpy()
+
+    def score(phase: str, gamma: float) -> dict[str, float]:
+        table = reweighted(distances[phase], weights[phase], gamma)
+        return metrics_of(ranks_of(table, targets[phase]), CUTOFFS)
+
+    grid = [float(g) for g in range(100)]
+    if kind == "collaborative":
+        grid = [step / 100 for step in range(100)] + grid[1:]
+    on_valid = [score("valid", gamma) for gamma in grid]
+    for name, gamma in trainer.gammas.items():
+        values = [metrics[name] for metrics in on_valid]
+        assert gamma == (grid[int(np.argmax(values))] if max(values) else 0.0), name
+    found = judge(trainer, eval_loader(trainer.config, rows, "test")).metrics
+    assert found == pytest.approx({name: score("test", gamma)[name] for name, gamma in trainer.gammas.items()})
+    assert trainer.best_valid_result == pytest.approx({name: max(m[name] for m in on_valid) for name in found})
+
+
+def test_gamma_of_zero_is_the_plain_ranking_and_a_large_one_is_not(gaps, place, plain):
+    reference = judge(plain[0], eval_loader(plain[0].config, plain[1], "test"))
+    for gamma, same in ((0, True), (50, False)):
+        trainer, rows = trainer_of(gaps, place, "--reweight=popularity", f"--gamma={gamma}")
+        with working_in(place.parent):
+            trainer.fit(train_loader(trainer.config, rows), eval_loader(trainer.config, rows, "valid"))
+        judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
+        assert np.array_equal(judgement.top_items, reference.top_items) == same
+        assert np.array_equal(judgement.top_items[:, 0], reference.top_items[:, 0])  # the nearest stays first
+        assert np.array_equal(judgement.pairs, reference.pairs)
+
+
+def test_the_model_scores_plainly_outside_the_judge(gaps, place, plain):
+    trainer, rows = trainer_of(gaps, place, "--reweight=popularity", "--gamma=50")
+    with working_in(place.parent):
+        trainer.fit(train_loader(trainer.config, rows), eval_loader(trainer.config, rows, "valid"))
+    judge(trainer, eval_loader(trainer.config, rows, "test"))
+    batch = batch_of(trainer, rows, "test")
+    assert torch.equal(trainer.model.full_sort_predict(batch), plain[0].model.full_sort_predict(batch))
+    assert len(row_pairs(rows.test)) == len(batch)
