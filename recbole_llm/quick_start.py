@@ -151,7 +151,9 @@ class _Trained:
 
 def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
     trainer = fit_classic(config, rows, folder.path / "model.pth")
-    valid, test = _judge_both(trainer, config, rows)
+    valid_data, test_data = (eval_loader(config, rows, phase) for phase in ("valid", "test"))
+    valid = judge(trainer, valid_data, config["show_progress"]) if valid_data else None
+    test = judge(trainer, test_data, config["show_progress"])
     epochs, step = len(trainer.train_loss_dict), trainer.eval_step
     validations = epochs // step if valid and step > 0 else 0
     best = (validations - trainer.cur_step) * step if validations else epochs
@@ -165,7 +167,8 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
     trainer = LLMTrainer(config, model)
     valid_data = eval_loader(config, rows, "valid")
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
-    valid, test = _judge_both(trainer, config, rows)
+    valid = trainer.judge_valid(valid_data, config["show_progress"]) if valid_data else None
+    test = judge(trainer, eval_loader(config, rows, "test"), config["show_progress"])
     folder.write("history.json", trainer.history)
     folder.write("stages.json", model.stages.used)
     if trainer.gammas:
@@ -177,14 +180,6 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
     return _Trained(valid, test, len(trainer.history), trainer.best_epoch, notes)
-
-
-def _judge_both(trainer: Any, config: Config, rows: Rows) -> tuple[Judgement | None, Judgement]:
-    judged = []
-    for phase in ("valid", "test"):
-        loader = eval_loader(config, rows, phase)
-        judged.append(judge(trainer, loader, config["show_progress"]) if loader else None)
-    return judged[0], judged[1]
 
 
 # ---------------------------------------------------------------------------------------------- side by side

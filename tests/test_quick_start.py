@@ -242,6 +242,8 @@ def test_the_same_command_again_computes_nothing_says_so_and_gives_the_same(side
         ("--num_beams=1", False),
         ("--eval_args={mode: {valid: uni5, test: full}}", False),
         ("--lora_r=2", False),
+        ("--llm_dtype=bfloat16", False),
+        ("--max_prompt_tokens=300", False),
     ],
 )
 def test_fine_tuning_is_shared_by_runs_that_differ_only_in_something_later(

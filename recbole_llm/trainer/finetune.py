@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
+from transformers import get_scheduler
 
 from recbole_llm.data.batches import epoch_steps, micro_batches
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 
+SCHEDULES = {"constant": "constant_with_warmup"}  # the warm-up is a key of its own; its length may be 0
 LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
 log = logging.getLogger(__name__)
 
@@ -86,14 +87,6 @@ class FineTuneSettings:
         """The settings that decide the result."""
         return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
 
-    def rate(self, step: int, steps: int) -> float:
-        """Share of ``learning_rate`` at an optimiser step, 1 to ``steps``; no step has 0 and is lost."""
-        peak = max(1, self.warmup_steps)
-        if step <= peak:
-            return step / peak
-        left = (steps + 1 - step) / (steps + 1 - peak)
-        return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.lr_scheduler]
-
 
 class FineTuning:
     """One fine-tuning of a model's adapter on a list of examples.
@@ -106,7 +99,7 @@ class FineTuning:
         validate: gives the validation metrics of the model as it stands, or None when there is nothing to validate on.
         valid_metric: the metric that chooses the epoch.
         bigger: whether a larger value of it is better.
-        on_epoch: called with the epoch's record, for logs.
+        on_epoch: called with the epoch's record and whether its validation is the best so far.
     """
 
     def __init__(
@@ -118,7 +111,7 @@ class FineTuning:
         validate: Callable[[], dict[str, float]] | None,
         valid_metric: str,
         bigger: bool,
-        on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+        on_epoch: Callable[[dict[str, Any], bool], None] = lambda record, is_best: None,
         progress: bool = False,
     ) -> None:
         self.model, self.examples, self.settings, self.optimizer = model, examples, settings, optimizer
@@ -129,7 +122,8 @@ class FineTuning:
         steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
         if settings.warmup_steps >= steps:
             log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup_steps, steps)
-        self.scheduler = LambdaLR(optimizer, lambda done: settings.rate(done + 1, steps))
+        schedule = SCHEDULES.get(settings.lr_scheduler, settings.lr_scheduler)
+        self.scheduler = get_scheduler(schedule, optimizer, settings.warmup_steps, steps)
         self.processes = PartialState()
         self.stopping = EarlyStopping(settings.stopping_step if validate else 0, bigger)
         self.history: list[dict[str, Any]] = []
@@ -150,7 +144,7 @@ class FineTuning:
             record = self._train_epoch()
             self._validate_epoch(record)
             self.history.append(record)
-            self.on_epoch(record)
+            self.on_epoch(record, "valid" in record and self.stopping.best_epoch == self.epoch)
             if self.processes.is_main_process:
                 save_state(folder, self._state())
             self.processes.wait_for_everyone()

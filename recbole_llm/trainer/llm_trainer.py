@@ -29,7 +29,7 @@ from recbole_llm.stages import write_json
 from recbole_llm.trainer.auxiliary import AuxiliaryRecommender
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning
-from recbole_llm.trainer.judge import install_collector, judge, unrounded_evaluator
+from recbole_llm.trainer.judge import Judgement, install_collector, judge, unrounded_evaluator
 
 # What decides the validation score of an epoch besides the weights.
 ANSWERING = ("num_beams", "max_new_tokens", "length_penalty", "grounding", "repeatable")
@@ -58,6 +58,8 @@ class LLMTrainer(Trainer):
         self.history: list[dict[str, Any]] = []
         self.gammas: dict[str, float] = {}
         self._weights: Weights | None = None
+        self._judgement: Judgement | None = None
+        self._valid_judgement: Judgement | None = None
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         if self.config["learner"] == "sparse_adam":
@@ -99,8 +101,7 @@ class LLMTrainer(Trainer):
         self._search_gammas(valid_data, show_progress)
         if not valid_data:
             return None, None
-        best = self.history[self.best_epoch - 1].get("valid") if self.best_epoch else None
-        self.best_valid_result = best if best and not self.gammas else judge(self, valid_data, show_progress).metrics
+        self.best_valid_result = self.judge_valid(valid_data, show_progress).metrics
         self.best_valid_score = self.best_valid_result[self.valid_metric]
         return self.best_valid_score, self.best_valid_result
 
@@ -111,6 +112,12 @@ class LLMTrainer(Trainer):
             raise InputError("gamma: it is searched on the full ranking of validation rows; set --gamma=<number>")
         if not valid_data and config["epochs"] and config["stopping_step"] and config["eval_step"]:
             raise InputError("stopping_step: there are no validation rows to stop by; set --stopping_step=0")
+
+    def judge_valid(self, valid_data: Any, show_progress: bool = False) -> Judgement:
+        """The validation rows under the model as ``fit`` left it; not answered again where training already did."""
+        if self._valid_judgement is None:
+            self._valid_judgement = judge(self, valid_data, show_progress)
+        return self._valid_judgement
 
     @property
     def best_epoch(self) -> int:
@@ -133,7 +140,13 @@ class LLMTrainer(Trainer):
         examples = self._examples(rows)
         facts = self._fine_tune_facts(settings, rows, valid_data)
 
-        def on_epoch(record: dict[str, Any]) -> None:
+        def validate() -> dict[str, float]:
+            self._judgement = judge(self, valid_data, show_progress)
+            return self._judgement.metrics
+
+        def on_epoch(record: dict[str, Any], is_best: bool) -> None:
+            if is_best:
+                self._valid_judgement = self._judgement
             self._log_epoch(record, verbose)
             if callback_fn and "valid" in record:
                 callback_fn(record["epoch"], record["valid"][self.valid_metric])
@@ -144,7 +157,7 @@ class LLMTrainer(Trainer):
                 examples,
                 settings,
                 self.optimizer,
-                (lambda: judge(self, valid_data, show_progress).metrics) if valid_data else None,
+                validate if valid_data else None,
                 self.valid_metric,
                 self.valid_metric_bigger,
                 on_epoch,
@@ -209,6 +222,7 @@ class LLMTrainer(Trainer):
             self.gammas = {self.valid_metric: float(self.config["gamma"])}
         else:
             self.gammas = self._best_gammas(GRIDS[kind], valid_data)
+        self._valid_judgement = None
         log.info("re-weighting by %s: gamma %s", kind, self.gammas)
 
     def _popularity(self) -> Weights:
