@@ -158,7 +158,8 @@ def compare(grid: Grid, read: dict[str, list[tuple[dict[str, Any], np.ndarray]]]
             found = paired_bootstrap(gains[first], gains[second])
             smallest = minimal_detectable_difference(gains[first] - gains[second])
             interval = f"{found.low:+.4f} … {found.high:+.4f}"
-            yield f"| {first} − {second} | {found.mean_difference:+.4f} | {interval} | {found.p_value:.3f} | {smallest:.4f} |"
+            numbers = f"{found.mean_difference:+.4f} | {interval} | {found.p_value:.3f} | {smallest:.4f}"
+            yield f"| {first} − {second} | {numbers} |"
 
 
 def spread(values: Sequence[float]) -> str:

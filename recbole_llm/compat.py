@@ -61,6 +61,7 @@ def apply() -> None:
     read_checkpoints_by_allow_list()
     restore_dok_update()
     read_ksr_vectors_in_single_precision()
+    count_every_interaction_in_pop()
     silence_deprecations()
 
 
@@ -153,6 +154,24 @@ def read_ksr_vectors_in_single_precision() -> None:
         return Dataset.get_preload_weight(self, field).astype(np.float32)
 
     KSRDataset.get_preload_weight = get_preload_weight
+
+
+def count_every_interaction_in_pop() -> None:
+    """Pop adds 1 to an item per batch, however often the batch has it, so popular items tie at the number of batches.
+
+    https://github.com/RUCAIBox/RecBole/issues/2198, https://github.com/RUCAIBox/RecBole/issues/1844. A baseline that
+    depends on ``train_batch_size`` is none.
+    """
+    from recbole.model.general_recommender.pop import Pop
+
+    Pop.calculate_loss = _count_interactions
+
+
+def _count_interactions(pop: Any, interaction: Any) -> torch.Tensor:
+    items = interaction[pop.ITEM_ID]
+    pop.item_cnt.index_add_(0, items, torch.ones_like(items)[:, None])
+    pop.max_cnt = pop.item_cnt.max(dim=0).values
+    return torch.zeros(1, device=pop.device, requires_grad=True)
 
 
 def silence_deprecations() -> None:

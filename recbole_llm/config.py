@@ -222,6 +222,8 @@ class Config(RecBoleConfig):
     def _columns(self, final: Mapping[str, Any]) -> dict[str, Any] | None:
         """Columns to load: the property files', and those that the settings name."""
         inter = [final[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
+        if self.task == "click":  # what says whether it was a click, if there is such a column
+            inter += [final["LABEL_FIELD"], *(final["threshold"] or ())]
         named = {"inter": [column for column in inter if column]}
         if self.is_llm:
             item = [final[key] for key in ("ITEM_ID_FIELD", "title_field", "title_with")]

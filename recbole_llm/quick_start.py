@@ -126,7 +126,7 @@ def run_one(
             epochs=trained.epochs,
             best_epoch=trained.best_epoch,
             wall_seconds=time.perf_counter() - started,
-            n_rows=len(test.ranks),
+            n_rows=len(rows.test),
             folder=str(folder.path),
             test=test.metrics,
             valid=valid.metrics if valid else {},

@@ -168,6 +168,27 @@ def test_autograd_searches_gradients_for_nan_only_if_told_to() -> None:
         torch.autograd.set_detect_anomaly(False)
 
 
+def test_pop_still_counts_an_item_once_per_batch_and_ours_counts_interactions() -> None:
+    code = """if True:
+        import sys, torch
+        from types import SimpleNamespace
+        from recbole.model.general_recommender.pop import Pop
+        if sys.argv[1:]:
+            from recbole_llm import compat
+            compat.count_every_interaction_in_pop()
+        pop = SimpleNamespace(ITEM_ID="item", item_cnt=torch.zeros(4, 1, dtype=torch.long), device="cpu")
+        for batch in ([1, 1, 1, 2], [1, 3]):
+            Pop.calculate_loss(pop, {"item": torch.tensor(batch)})
+        print(pop.item_cnt.flatten().tolist(), pop.max_cnt.tolist())
+    """
+    plain, mended = (
+        subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        for words in ([], ["mended"])
+    )
+    assert plain.stdout.strip() == "[0, 2, 1, 1] [2]"
+    assert mended.stdout.strip() == "[0, 4, 1, 1] [4]"
+
+
 def test_pandas_3_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pd, "__version__", "3.0.1")
     with pytest.raises(InputError, match=r"pandas 3\.0\.1 .*pip install 'pandas<3'"):

@@ -14,7 +14,7 @@ from recbole.utils import argument_list
 from recbole_llm.config import Config, known_keys, union_load_col
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
-from recbole_llm.registry import recbole_models
+from recbole_llm.registry import AXES, recbole_models
 from tests.test_registry import own_properties  # noqa: F401
 
 JUDGE = {
@@ -161,6 +161,7 @@ def test_later_places_win(own_properties, tmp_path, monkeypatch):  # noqa: F811
 def test_the_tiny_llm_file_is_read_for_the_tiny_llm_only():
     tiny, real = Config("BIGRec", "ml-100k"), Config("BIGRec", "ml-100k", config_dict={"llm_path": "some/llm"})
     changed = load_yaml(find_properties() / "llm" / "tiny.yaml")
+    assert not set(changed) & set(AXES)  # what a preset stands for is the same with any LLM
     assert {key: tiny[key] for key in changed} == changed
     assert real["learning_rate"] == 1e-4 and real["tiny_steps"] is None
     assert Config("BIGRec", "ml-100k", config_dict={"learning_rate": 0.5})["learning_rate"] == 0.5
@@ -173,7 +174,7 @@ def test_the_paper_setting_is_found_by_name():
 
 def test_a_preset_keeps_its_name_and_a_flag_overrides_it(own_properties):  # noqa: F811
     (own_properties / "model" / "Preset.yaml").write_text("llm_recommender: BIGRec\nadapter: full\nepochs: 3")
-    preset = Config("Preset", "ml-100k")
+    preset = Config("Preset", "ml-100k", config_dict={"llm_path": "some/llm"})
     assert (preset["model"], preset.model_class.__name__, preset["epochs"], preset["stopping_step"]) == (
         "Preset",
         "BIGRec",

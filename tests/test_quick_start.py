@@ -67,7 +67,6 @@ def test_all_models_are_judged_on_each_users_last_item(side_by_side, world):
         assert pairs_of(side_by_side, label) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="RecBole's Pop counts an item once per batch (RecBole issue 2198)")
 def test_pop_counted_the_interactions_before_the_split_and_no_other(side_by_side, world):
     counts = Counter(item for items in histories_in(world).values() for item in items[:-2])
     state = compat.load_checkpoint(side_by_side.folders["Pop"] / "model.pth")

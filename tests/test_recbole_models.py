@@ -32,7 +32,6 @@ SMALLER: dict[str, dict[str, Any]] = {
     "S3Rec": {"pretrain_epochs": 1},
     "SASRecCPR": {"reranker_CAN_NUM": 10},
 }
-RATINGS = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"], "user": ["user_id", "age"]}}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_a_model_trains_and_ranks_the_whole_catalogue_for_each_users_last_item(m
 @pytest.mark.slow
 @pytest.mark.parametrize("model", CLICK)
 def test_a_model_of_clicks_is_judged_on_labelled_rows(model: str, world: Path) -> None:
-    metrics = read_metrics(run(model, world, threshold={"rating": 4}, **RATINGS))
+    metrics = read_metrics(run(model, world, threshold={"rating": 4}))
     assert set(metrics["test"]) == {"auc", "logloss"}
 
 
@@ -122,6 +121,7 @@ def test_a_model_of_clicks_is_judged_on_labelled_rows(model: str, world: Path) -
         ("S3Rec", {"train_stage": "finetune"}, "pre_model_path"),
         ("S3Rec", {"train_stage": "both"}, "train_stage"),
         ("FDSA", {}, "class"),
+        ("GRU4RecKG", {}, "knowledge graph"),
         ("FM", {}, "--threshold=\"{'rating': 4}\""),
     ],
 )

@@ -8,6 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,10 +166,9 @@ def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
     """
     item_feat = dataset.item_feat
     if item_feat is None or field not in item_feat.columns:
-        loaded = "none" if item_feat is None else ", ".join(item_feat.columns)
         raise InputError(
-            f"{setting}: data set {dataset.dataset_name!r} has no item field {field!r} (item fields loaded: {loaded}); "
-            f"name one of them, or add the field of the .item file to load_col under 'item'"
+            f"{setting}: data set {dataset.dataset_name!r} has no item field {field!r} (its item fields: "
+            f"{', '.join(_item_fields(dataset)) or 'none'}); name one of them, or add the field to the .item file"
         )
     field_type = dataset.field2type[field].value
     if field_type not in ("token", "token_seq"):
@@ -179,3 +179,10 @@ def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
     words = dataset.field2id_token[field]
     rows = (np.atleast_1d(row).astype(np.int64) for row in np.asarray(item_feat[field]))
     return [[words[word_id] for word_id in row if word_id] for row in rows]
+
+
+def _item_fields(dataset: Any) -> list[str]:
+    """Names in the header of the data set's `.item` file, loaded or not."""
+    file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    header = file.read_text(encoding="utf-8").partition("\n")[0] if file.is_file() else ""
+    return [column.partition(":")[0] for column in header.split(dataset.config["field_separator"]) if column]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data import create_samplers
-from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
 from recbole.data.interaction import Interaction, cat_interactions
 from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler, Sampler
@@ -64,6 +64,9 @@ class _AsSequential:
     def __getitem__(self, key: str) -> Any:
         return ModelType.SEQUENTIAL if key == "MODEL_TYPE" else self._config[key]
 
+    def __setitem__(self, key: str, value: Any) -> None:  # RecBole's loaders name the fields of their transforms
+        self._config[key] = value
+
 
 def row_pairs(dataset: SequentialDataset) -> np.ndarray:
     """The (user, target) pairs of the rows. Returns: int64 [rows, 2]."""
@@ -100,6 +103,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         InputError: no row is left to train on or to judge.
     """
     _check_columns(config)
+    _check_graph(config)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     rows_class = _dataset_class(config) if sequential else SequentialDataset
     try:
@@ -145,6 +149,18 @@ def _dataset_class(config: Any) -> type[Dataset]:
     module = importlib.import_module("recbole.data.dataset")
     by_type = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
     return getattr(module, config["model"] + "Dataset", getattr(module, by_type.get(config["MODEL_TYPE"], "Dataset")))
+
+
+def _check_graph(config: Any) -> None:
+    """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails without a word of it."""
+    if issubclass(_dataset_class(config), KnowledgeBasedDataset):
+        for suffix in ("kg", "link"):
+            file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
+            if not file.is_file() or config["load_col"] is not None and suffix not in config["load_col"]:
+                raise InputError(
+                    f"load_col: {config['model']} needs a knowledge graph, the file {file} with all its columns named; "
+                    'give --load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"'
+                )
 
 
 def _number_rows(parts: list[SequentialDataset]) -> list[SequentialDataset]:
@@ -250,7 +266,8 @@ def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
     part = getattr(rows, phase)
     if not len(part):
         return None
-    view = _AsSequential(config)
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    view = config if sequential else _AsSequential(config)  # a transform writes into its loader's config
     sampled = config["eval_args"]["mode"][phase].startswith(("uni", "pop"))
     if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
         # RecBole's loader would rank all targets of a user in one list, by scores for different histories.

@@ -15,15 +15,19 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from transformers import get_scheduler
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from recbole_llm.data.batches import epoch_steps, micro_batches
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 
-SCHEDULES = {"constant": "constant_with_warmup"}  # the warm-up is a key of its own; its length may be 0
 LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,19 @@ class FineTuneSettings:
         return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
 
 
+def make_schedule(optimizer: torch.optim.Optimizer, settings: FineTuneSettings, steps: int) -> LambdaLR:
+    """Hugging Face's schedule from its second value on, since its first is 0 and would waste a step.
+
+    In a few-shot run an epoch can be that one step, and its weights would be the untuned ones.
+    """
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    if settings.lr_scheduler == "constant":
+        return get_constant_schedule_with_warmup(optimizer, settings.warmup_steps, last_epoch=0)
+    schedules = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}
+    return schedules[settings.lr_scheduler](optimizer, settings.warmup_steps, steps + 1, last_epoch=0)
+
+
 class FineTuning:
     """One fine-tuning of a model's adapter on a list of examples.
 
@@ -122,8 +139,7 @@ class FineTuning:
         steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
         if settings.warmup_steps >= steps:
             log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup_steps, steps)
-        schedule = SCHEDULES.get(settings.lr_scheduler, settings.lr_scheduler)
-        self.scheduler = get_scheduler(schedule, optimizer, settings.warmup_steps, steps)
+        self.scheduler = make_schedule(optimizer, settings, steps)
         self.processes = PartialState()
         self.stopping = EarlyStopping(settings.stopping_step if validate else 0, bigger)
         self.history: list[dict[str, Any]] = []

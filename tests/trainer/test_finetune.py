@@ -159,16 +159,16 @@ def test_a_score_of_zero_in_every_epoch_is_warned_about(tmp_path, caplog):
         ("cosine", lambda left: (1 - math.cos(math.pi * left)) / 2),
     ],
 )
-def test_the_rate_rises_from_0_and_falls_as_in_hugging_face(tmp_path, schedule, after_warmup):
-    """Step k counted from 0: k / W in the warm-up, then by the share of the steps T that is left."""
+def test_the_rate_is_hugging_faces_without_its_first_value_of_0(tmp_path, schedule, after_warmup):
+    """Step k counted from 1: k / W in the warm-up, then by the share of the steps that is left; none has rate 0."""
     warmup, steps = 3, 10  # the 10 examples, one per step
     run = tuning(Toy(), None, epochs=1, train_batch_size=1, warmup_steps=warmup, lr_scheduler=schedule)
-    rates = []
-    take_step = run._step
+    rates, take_step = [], run._step
     run._step = lambda rows: rates.append(run.optimizer.param_groups[0]["lr"]) or take_step(rows)
     run.run(tmp_path)
-    expected = [k / warmup if k < warmup else after_warmup((steps - k) / (steps - warmup)) for k in range(steps)]
-    assert np.allclose(rates, 0.1 * np.array(expected))
+    left = [(steps + 1 - k) / (steps + 1 - warmup) for k in range(1, steps + 1)]
+    expected = [k / warmup if k < warmup else after_warmup(left[k - 1]) for k in range(1, steps + 1)]
+    assert np.allclose(rates, 0.1 * np.array(expected)) and min(rates) > 0
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(tmp_path):
@@ -334,6 +334,11 @@ def test_a_tampered_adapter_is_found_and_trained_again(command, fresh, few):
     again = command("BIGRec", *few, saved=place)
     assert f"Stage fine-tune: {stage} is damaged (adapter/adapter_model.safetensors has changed)" in again.log("BIGRec")
     assert all(torch.equal(a, b) for a, b in pairs(adapter_of(first), adapter_of(again)))
+
+
+def test_fewer_rows_than_a_step_holds_are_learned_from(command, fresh, few):
+    words = (*few, "--warmup_steps=20", "--BIGRec.train_batch_size=128", "--epochs=2")
+    assert command("BIGRec", *words, saved=fresh()).status == 0
 
 
 def test_bf16_computes_with_weights_in_float32(command, fresh, few):

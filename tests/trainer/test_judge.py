@@ -1,4 +1,4 @@
-"""The judge's ranks against sorting in plain Python, ties included, and RecBole's own collector where there are none."""
+"""The judge's ranks against sorting in plain Python, ties included, and RecBole's collector where there are none."""
 
 from __future__ import annotations
 
