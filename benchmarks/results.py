@@ -122,29 +122,29 @@ def read_line(line: Line, seed: int) -> tuple[dict[str, Any], np.ndarray] | None
 
 
 def render(grid: Grid) -> Iterator[str]:
-    """The lines of a grid's Markdown: means over seeds with their spread, then the paired comparisons."""
+    """The lines of a grid's Markdown: means over the seeds that were run, with their spread, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(line, seed))] for line in grid.lines}
-    yield "| model | train rows | epochs | time | " + " | ".join(METRICS) + " |"
-    yield "|---|---:|---:|---:|" + "---:|" * len(METRICS)
+    yield "| model | train rows | seeds | epochs | time | " + " | ".join(METRICS) + " |"
+    yield "|---|---:|---:|---:|---:|" + "---:|" * len(METRICS)
     for title, found in read.items():
-        if len(found) < len(grid.seeds):
-            yield f"| {title} | " + " | ".join([NOT_RUN] * (3 + len(METRICS))) + " |"
+        if not found:
+            yield f"| {title} | " + " | ".join([NOT_RUN] * (4 + len(METRICS))) + " |"
             continue
         results = [result for result, _ in found]
         epochs = "/".join(str(result["epochs"]) for result in results)
         seconds = np.mean([result["wall_seconds"] for result in results])
-        cells = [f"{results[0]['train_rows']:,}", epochs, f"{seconds / 60:.1f} min"]
+        cells = [f"{results[0]['train_rows']:,}", str(len(found)), epochs, f"{seconds / 60:.1f} min"]
         cells += [spread([result["test"][metric] for result in results]) for metric in METRICS]
         yield f"| {title} | " + " | ".join(cells) + " |"
     yield ""
-    yield from compare(grid, {title: found for title, found in read.items() if len(found) == len(grid.seeds)})
+    yield from compare({title: found for title, found in read.items() if found})
     yield ""
     yield "Commands, each with " + ", ".join(f"`--seed={seed}`" for seed in grid.seeds) + ":"
     yield ""
     yield from (f"- `python run_recbole_llm.py {' '.join(words)}`" for words in grid.cells.values())
 
 
-def compare(grid: Grid, read: dict[str, list[tuple[dict[str, Any], np.ndarray]]]) -> Iterator[str]:
+def compare(read: dict[str, list[tuple[dict[str, Any], np.ndarray]]]) -> Iterator[str]:
     """Every pair of lines: difference of NDCG per user, mean over seeds first, with a bootstrap interval over users."""
     gains = {title: np.mean([ndcg_at(ranks, CUTOFF) for _, ranks in found], axis=0) for title, found in read.items()}
     titles = list(gains)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -241,6 +242,12 @@ def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
     return runs
 
 
+def _refuse_several_processes() -> None:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise InputError(f"WORLD_SIZE: the launcher started {processes} processes, a run is one; use --num_processes=1")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: print one table of all models, or one line of error.
 
@@ -252,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        _refuse_several_processes()
         command = parse_command(words)
         if command.help:
             print(HELP)

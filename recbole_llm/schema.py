@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +34,9 @@ class Key:
         below: value that a number must stay under.
         choices: the only texts accepted.
         null: whether ``~`` (None) is accepted.
-        share: the design's rule for amounts: an integer is a count from 1, a decimal a share in (0, 1].
+        pattern: regular expression that a whole text must match.
+        like: a text that does, for the message.
+        share: the rule for amounts: an integer is a count from 1, a decimal a share in (0, 1].
     """
 
     types: tuple[type, ...]
@@ -43,6 +46,8 @@ class Key:
     below: float | None = None
     choices: tuple[str, ...] = ()
     null: bool = False
+    pattern: str = ""
+    like: str = ""
     share: bool = False
 
     @property
@@ -57,7 +62,8 @@ class Key:
         if not self._right_type(value):
             return False
         if isinstance(value, str):
-            return not self.choices or value in self.choices
+            matches = not self.pattern or re.fullmatch(self.pattern, value.replace(" ", ""))
+            return bool(matches) and (not self.choices or value in self.choices)
         if isinstance(value, list):
             item = replace(self, types=self._item_types, null=False)
             return bool(value or self.types == (list,)) and all(item.accepts(part) for part in value)
@@ -91,6 +97,8 @@ class Key:
         limits = {">=": self.low, "<=": self.high, ">": self.above, "<": self.below}
         bounds = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
         names = " or ".join(TYPE_NAMES[kind] for kind in self.types)
+        if self.like:
+            return f"{TYPE_NAMES[str]} like {self.like}" + (", or ~" if self.null else "")
         words = f"one of {', '.join(self.choices)}" if self.choices else f"{names} {bounds}".strip()
         return words + (", or ~" if self.null else "")
 
@@ -107,6 +115,8 @@ TEXT, OPTIONAL_TEXT, SWITCH = Key((str,)), Key((str,), null=True), Key((bool,))
 COUNT, OPTIONAL_COUNT, NATURAL = Key((int,), low=1), Key((int,), low=1, null=True), Key((int,), low=0)
 RATE, WEIGHT = Key((float,), above=0), Key((float,), low=0)
 FIELDS = Key((list,), null=True)
+_RANGE = r"[\[(]-?[\d.]+,(inf|[\d.]+)[\])]"
+INTERVAL = Key((str,), null=True, pattern=rf"{_RANGE}(;{_RANGE})*", like="[3,inf)")
 
 LLM_KEYS: Mapping[str, Key] = {
     "llm_path": TEXT,
@@ -203,14 +213,14 @@ DATA_KEYS: Mapping[str, Key] = {
     "unload_col": Key((dict,), null=True),
     "threshold": Key((dict,), null=True),
     "val_interval": Key((dict,), null=True),
-    "user_inter_num_interval": OPTIONAL_TEXT,
-    "item_inter_num_interval": OPTIONAL_TEXT,
+    "user_inter_num_interval": INTERVAL,
+    "item_inter_num_interval": INTERVAL,
 }
 
 CLASSIC_SCHEMA: Mapping[str, Key] = {**TRAINING_KEYS, **JUDGE_KEYS, **DATA_KEYS}
 SCHEMA: Mapping[str, Key] = {**LLM_KEYS, **AXIS_KEYS, **CLASSIC_SCHEMA}
 
-# RecBole's own way to several processes; ours is accelerate.
+# RecBole's own way to several processes, which would take over the devices.
 PROCESS_KEYS = ("local_rank", "local-rank", "nproc", "world_size", "offset", "group_offset", "ip", "port")
 LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 EVAL_ARGS: Mapping[str, Key] = {
@@ -293,7 +303,7 @@ def check_known(key: str, known: Iterable[str], where: str, source: str = "") ->
         InputError: with the nearest known names.
     """
     if key in PROCESS_KEYS:
-        raise InputError(f"{source}{key}: several processes are started by `accelerate launch`, not by settings")
+        raise InputError(f"{source}{key}: a run is one process; leave it out")
     known = set(known)
     if key not in known:
         hint = suggestion(key, known, "; the property files and docs/configuration.md list all of them")

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from recbole_llm import compat
+
+# Before any test imports RecBole's sequential models: importing them turns on autograd's anomaly mode.
+compat.apply()
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are so small that a second thread only costs
 
 

@@ -43,6 +43,7 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
         ("Pop", ["--data_path=/nowhere/at/all"], "the folder /nowhere/at/all does not exist; set data_path"),
         ("BIGRec", ["--title_field=name"], "title_field: .* has no item field 'name' .*; name one of them"),
         ("BIGRec", ["--title_with=year"], "title_with: .* has no item field 'year'"),
+        ("Pop", ["--user_inter_num_interval=many"], "user_inter_num_interval: 'many' is not allowed; give text like"),
         ("BIGRec", ["--domain=moive"], "domain: there are no words for 'moive'; choose one of .*movie"),
         ("BIGRec", ["--faiss_index=Flatt"], "faiss refuses the index 'Flatt'.*use 'Flat' \\(exact\\)"),
         ("BIGRec", ["--recommender=SASRek"], "recommender: RecBole has no model named 'SASRek'; did you mean SASRec"),
@@ -192,3 +193,8 @@ def test_a_checkpoint_dir_that_may_not_be_written(fails, tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     error = fails("Pop", f"--checkpoint_dir={tmp_path / 'closed' / 'saved'}")
     assert re.search("checkpoint_dir: cannot write to .*closed/saved .*; set another one", error)
+
+
+def test_several_processes_are_refused(fails, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert re.search("WORLD_SIZE: the launcher started 2 processes", fails("Pop"))

@@ -135,7 +135,7 @@ def test_later_places_win(tmp_path):
         (["--lora_rr=4"], "--lora_rr is no setting of Pop or BIGRec; did you mean lora_r"),
         (["--Pop.lora_r=4"], "--Pop.lora_r is no setting of Pop"),
         (["--BIGRec.epoch=4"], "--BIGRec.epoch is no setting of BIGRec; did you mean epochs"),
-        (["--nproc=2"], "nproc: several processes are started by `accelerate launch`"),
+        (["--nproc=2"], "nproc: a run is one process"),
     ],
 )
 def test_a_key_that_no_model_knows_is_refused(words, message):

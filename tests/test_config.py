@@ -226,7 +226,7 @@ def test_the_validation_metric_is_one_that_is_computed(settings, metric):
         ({"learn_rate": 0.1}, "learn_rate is no setting of BIGRec; did you mean learning_rate"),
         ({"recommender": "SASREC"}, "recommender: RecBole has no model named 'SASREC'; did you mean SASRec"),
         ({"llm_recommender": "Other"}, "llm_recommender: 'Other' is for presets"),
-        ({"local_rank": 1}, "local_rank: several processes are started by `accelerate launch`"),
+        ({"local_rank": 1}, "local_rank: a run is one process"),
         ({"SASRec.epochs": 1}, "SASRec.epochs: no model named 'SASRec' is run"),
         ({"config_files": "a.yaml", "epoch": 1}, "epoch is no setting"),
     ],

@@ -66,10 +66,6 @@ class Backbone:
     fingerprint: str
     name: str
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text` alone, without the special tokens the tokenizer puts around a sequence."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids` without special tokens, every blank as generated ("Foo !" stays "Foo !")."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import (
@@ -140,7 +138,6 @@ class FineTuning:
         if settings.warmup_steps >= steps:
             log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup_steps, steps)
         self.scheduler = make_schedule(optimizer, settings, steps)
-        self.processes = PartialState()
         self.stopping = EarlyStopping(settings.stopping_step if validate else 0, bigger)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -161,9 +158,7 @@ class FineTuning:
             self._validate_epoch(record)
             self.history.append(record)
             self.on_epoch(record, "valid" in record and self.stopping.best_epoch == self.epoch)
-            if self.processes.is_main_process:
-                save_state(folder, self._state())
-            self.processes.wait_for_everyone()
+            save_state(folder, self._state())
         if self.stopping.best_score == 0 and self.stopping.bigger:
             log.warning("%s was 0 in every epoch: the choice of epoch 1 is arbitrary.", self.valid_metric)
         self.model.adapter.load_trainable_state(self.model.llm, self.best)
@@ -199,17 +194,15 @@ class FineTuning:
     def _step(self, rows: np.ndarray) -> float:
         """One optimiser step: the mean over all response tokens of its rows, however they are cut into batches."""
         answer_tokens = int(self.answer_lengths[rows].sum())
-        mine = rows[self.processes.process_index :: self.processes.num_processes]
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for batch in micro_batches(self.lengths[mine], self.settings.micro_batch_tokens, sort=True):
-            chosen = mine[batch]
+        for batch in micro_batches(self.lengths[rows], self.settings.micro_batch_tokens, sort=True):
+            chosen = rows[batch]
             with self._autocast():
                 loss = self.model.answer_loss([self.examples[row] for row in chosen])
             share = loss * (int(self.answer_lengths[chosen].sum()) / answer_tokens)
             share.backward()
             total += share.item()
-        total = self._sum_over_processes(total)
         if not math.isfinite(total):
             raise InputError(f"learning_rate: the training loss is {total} in epoch {self.epoch}; set a lower one")
         if self.settings.max_grad_norm is not None:
@@ -220,13 +213,6 @@ class FineTuning:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.enable_amp)
-
-    def _sum_over_processes(self, loss: float) -> float:
-        if self.processes.num_processes == 1:
-            return loss
-        for weight in self.trainable:
-            weight.grad = reduce(torch.zeros_like(weight) if weight.grad is None else weight.grad, "sum")
-        return reduce(torch.tensor(loss, device=self.processes.device), "sum").item()
 
     def _validate_epoch(self, record: dict[str, Any]) -> None:
         if not self.validate or self.settings.eval_step <= 0 or self.epoch % self.settings.eval_step:
