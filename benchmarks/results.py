@@ -32,6 +32,7 @@ SEEDS = (2020, 2021, 2022)
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
 CUTOFF = 10  # of the NDCG that is compared user by user
 UNRANKED = 10**9
+SPEED = ("speed-1-thread", "speed-2-threads")  # written by benchmarks/speed.py
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def read_line(line: Line, seed: int) -> tuple[dict[str, Any], np.ndarray] | None
 
 
 def render(grid: Grid) -> Iterator[str]:
-    """The lines of a grid's Markdown: means over the seeds that were run, with their spread, then paired comparisons."""
+    """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(line, seed))] for line in grid.lines}
     yield "| model | train rows | seeds | epochs | time | " + " | ".join(METRICS) + " |"
     yield "|---|---:|---:|---:|---:|" + "---:|" * len(METRICS)
@@ -168,13 +169,35 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean:.4f} ± {deviation:.4f}" if deviation else f"{mean:.4f}"
 
 
+def render_speed(name: str) -> Iterator[str]:
+    """The lines of a speed benchmark's Markdown, from what ``benchmarks/speed.py --json`` wrote."""
+    file = CELLS / f"{name}.json"
+    if not file.exists():
+        yield f"{NOT_RUN.capitalize()}."
+        return
+    report = json.loads(file.read_text(encoding="utf-8"))
+    load = report["load average before"]
+    yield f"Threads: {report['threads']}; load of the machine before: {load:.1f}; medians of {report['repeats']} turns."
+    yield ""
+    yield "| | seconds | times faster | goal | peak MiB |"
+    yield "|---|---:|---:|---:|---:|"
+    for section in report["sections"].values():
+        setting = ", ".join(f"{key} {value:.3g}" for key, value in section["setting"].items())
+        yield f"| **{section['title']}**: {setting} | | | | |"
+        for procedure, seconds in section["seconds"].items():
+            ratio, peak = section["ratio"].get(procedure), section["peak_mib"][procedure]
+            gain = f"{ratio:.1f} | {section['goal']:g}" if ratio else " | "
+            yield f"| {procedure} | {seconds:.2f} | {gain} | {peak:.0f} |"
+
+
 def write_page(page: Path = PAGE) -> None:
-    """Put every grid's tables between its two marks in the page."""
+    """Put every table between its two marks in the page."""
     text = page.read_text(encoding="utf-8")
-    for grid in GRIDS:
-        start, end = f"<!-- {grid.name} -->", f"<!-- end {grid.name} -->"
+    sections = {grid.name: render(grid) for grid in GRIDS} | {name: render_speed(name) for name in SPEED}
+    for name, lines in sections.items():
+        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         before, _, rest = text.partition(start)
-        text = "\n".join([before + start, "", *render(grid), "", end + rest.partition(end)[2]])
+        text = "\n".join([before + start, "", *lines, "", end + rest.partition(end)[2]])
     page.write_text(text, encoding="utf-8")
 
 
