@@ -235,6 +235,8 @@ class Config(RecBoleConfig):
     def _negatives(self, final: Mapping[str, Any]) -> Any:
         """Negative samples for training: none where the loss is over the whole catalogue or the text."""
         given = self.external_config_dict.get("train_neg_sample_args")
+        if final["MODEL_TYPE"] == ModelType.TRADITIONAL:  # they learn by counting: Pop would count negatives as well
+            return None
         by_loss = not hasattr(self.model_class, "input_type") and final.get("loss_type") == "CE"
         if not self.is_llm and not (by_loss and final["MODEL_TYPE"] == ModelType.SEQUENTIAL):
             return final.get("train_neg_sample_args")

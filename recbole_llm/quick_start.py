@@ -202,6 +202,9 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     configs = _make_configs(command)
     outcomes: list[Outcome] = []
     for config, label, few_shot in _plan(configs):
+        if few_shot and outcomes[-1].result.train_rows <= config["train_sample_size"]:
+            log.info("%s is left out: there are no more rows than that.", label)
+            continue
         outcomes.append(run_one(config, label, few_shot, outcomes[0] if outcomes else None))
     table = ResultTable(
         tuple(outcome.result for outcome in outcomes),
