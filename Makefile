@@ -47,7 +47,7 @@ results: install
 	$(VENV)/bin/python benchmarks/results.py
 
 benchmark: install
-	$(VENV)/bin/python benchmarks/speed.py
+	$(VENV)/bin/python benchmarks/speed.py --json benchmarks/results/speed.json
 
 lint: install
 	$(VENV)/bin/ruff check .

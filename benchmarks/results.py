@@ -32,7 +32,7 @@ SEEDS = (2020, 2021, 2022)
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
 CUTOFF = 10  # of the NDCG that is compared user by user
 UNRANKED = 10**9
-SPEED = ("speed-1-thread", "speed-2-threads")  # written by benchmarks/speed.py
+SPEED = ("speed",)  # written by benchmarks/speed.py
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def compare(read: dict[str, list[tuple[dict[str, Any], np.ndarray]]]) -> Iterato
 def spread(values: Sequence[float]) -> str:
     """Mean over seeds, with the standard deviation where seeds differ."""
     mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{mean:.4f} ± {deviation:.4f}" if deviation else f"{mean:.4f}"
+    return f"{mean:.4f} ± {deviation:.4f}" if deviation >= 0.00005 else f"{mean:.4f}"
 
 
 def render_speed(name: str) -> Iterator[str]:
@@ -183,7 +183,10 @@ def render_speed(name: str) -> Iterator[str]:
     yield "| | seconds | times faster | goal | peak MiB |"
     yield "|---|---:|---:|---:|---:|"
     for section in report["sections"].values():
-        setting = ", ".join(f"{key} {value:.3g}" for key, value in section["setting"].items())
+        setting = ", ".join(
+            f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.2f}"
+            for key, value in section["setting"].items()
+        )
         yield f"| **{section['title']}**: {setting} | | | | |"
         for procedure, seconds in section["seconds"].items():
             ratio, peak = section["ratio"].get(procedure), section["peak_mib"][procedure]

@@ -261,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     transformers_logging.disable_progress_bar()
     words = list(sys.argv[1:] if argv is None else argv)
+    started = time.perf_counter()
     try:
         _refuse_several_processes()
         command = parse_command(words)
@@ -274,4 +275,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(table.text())
     print(f"results: {folder}")
+    print(f"time: {time.perf_counter() - started:.0f} s")
     return 0
