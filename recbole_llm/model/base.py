@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -240,7 +239,3 @@ class LLMRecommender(SequentialRecommender):
     def stage_seed(self, *names: str | int) -> int:
         """Seed of a stage's own generator."""
         return stage_seed(self.config["seed"], *names)
-
-    def item_array(self, values: np.ndarray) -> torch.Tensor:
-        """An item-indexed array as a tensor on the model's device."""
-        return torch.from_numpy(values).to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
-from recbole_llm import compat
 from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
 from recbole_llm.stages import StageStore
-from recbole_llm.trainer.classic import fit_classic
+from recbole_llm.trainer.classic import fit_classic, restore
 
 CHECKPOINT = "model.pth"
 
@@ -33,9 +33,7 @@ class AuxiliaryRecommender:
         rows = load_rows(self.config, few_shot=False)
         folder = stages.get(f"auxiliary-{name}", self._facts(rows), lambda place: self._train(rows, place))
         self.model = self.config.model_class(self.config, rows.train).to(self.config["device"]).eval()
-        state = compat.load_checkpoint(folder / CHECKPOINT, map_location=self.config["device"])
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(state.get("other_parameter"))
+        restore(self.model, folder / CHECKPOINT)
 
     def _facts(self, rows: Rows) -> dict[str, Any]:
         train = rows.train.inter_feat
@@ -59,6 +57,4 @@ class AuxiliaryRecommender:
 
 
 def _digest(values: torch.Tensor) -> str:
-    import hashlib
-
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()

@@ -49,7 +49,8 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
             trainer = _fit_stage(stage, rows, checkpoint)
             trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
         trainer = _fit_stage(last, rows, checkpoint)
-    restore_best(trainer, checkpoint)
+    if checkpoint.exists():  # a trainer with nothing to validate on may save none and keeps its last epoch
+        restore(trainer.model, checkpoint)
     return trainer
 
 
@@ -65,13 +66,11 @@ def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
     return trainer
 
 
-def restore_best(trainer: Any, checkpoint: Path) -> None:
-    """Load the best epoch's weights; a trainer that saved none (nothing to validate on) keeps its last."""
-    if not checkpoint.exists():
-        return
-    state = compat.load_checkpoint(checkpoint, map_location=trainer.device)
-    trainer.model.load_state_dict(state["state_dict"])
-    trainer.model.load_other_parameter(state.get("other_parameter"))
+def restore(model: Any, checkpoint: Path) -> None:
+    """Give a RecBole model the weights, and what else it learned, of a checkpoint."""
+    state = compat.load_checkpoint(checkpoint, map_location=model.device)
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
 
 
 # ---------------------------------------------------------------------------------------------------------- stages

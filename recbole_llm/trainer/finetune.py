@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class FineTuneSettings:
     stopping_step: int
     group_by_length: bool
     enable_amp: bool
-    micro_batch_tokens: int = field(metadata={"decides": False})
+    micro_batch_tokens: int
 
     @classmethod
     def from_config(cls, config: Any) -> FineTuneSettings:

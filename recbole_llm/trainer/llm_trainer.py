@@ -98,7 +98,7 @@ class LLMTrainer(Trainer):
             self._fine_tune(train_data.dataset, valid_data, verbose, show_progress, callback_fn)
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
-        self._search_gammas(valid_data, show_progress)
+        self._search_gammas(valid_data)
         if not valid_data:
             return None, None
         self.best_valid_result = self.judge_valid(valid_data, show_progress).metrics
@@ -212,7 +212,7 @@ class LLMTrainer(Trainer):
 
     # ---- re-weighting
 
-    def _search_gammas(self, valid_data: Any, show_progress: bool) -> None:
+    def _search_gammas(self, valid_data: Any) -> None:
         """Choose gamma per metric on validation, or take the one that was set (BIGRec, section 3.3)."""
         kind = self.config["reweight"]
         if kind == "none":
