@@ -4,7 +4,7 @@ VENV := .venv
 NEWEST := .venv-newest
 RECBOLE := recbole==1.2.1
 TORCH := $(shell sed -n 's/^\(torch==[^;]*\).*/\1/p' constraints.txt)
-DEMO := --model=Pop,BIGRec --dataset=ml-100k --config_files=properties/demo.yaml
+DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo.yaml
 
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
 test test-slow test-newest: export OMP_NUM_THREADS := 1
@@ -44,10 +44,11 @@ test-newest: $(NEWEST)/.installed
 	$(NEWEST)/bin/python -m pytest -m "not slow"
 
 results: install
-	$(VENV)/bin/python benchmarks/results.py
+	$(VENV)/bin/python -m benchmarks.results
 
 benchmark: install
-	$(VENV)/bin/python benchmarks/speed.py --json benchmarks/results/speed.json
+	$(VENV)/bin/python -m benchmarks.speed --json benchmarks/results/speed.json
+	$(VENV)/bin/python -m benchmarks.speed_soft --json benchmarks/results/speed_soft.json
 
 lint: install
 	$(VENV)/bin/ruff check .

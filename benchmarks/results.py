@@ -1,8 +1,8 @@
 """The accuracy grid: every cell is one command with one seed, kept as JSON, and run once.
 
-    python benchmarks/results.py             runs what is not there yet, then writes the tables into docs/results.md
-    python benchmarks/results.py --render    only writes the tables; cells that were not run say so
-    python benchmarks/results.py --only=ml-100k-bigrec
+    python -m benchmarks.results             runs what is not there yet, then writes the tables into docs/results.md
+    python -m benchmarks.results --render    only writes the tables; cells that were not run say so
+    python -m benchmarks.results --only=ml-100k-bigrec
 
 A cell's file is ``benchmarks/results/<cell>-<seed>.json``: the command, the table of the command, and the rank of every
 judged row. Delete a file to run its cell again.
@@ -16,13 +16,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.planted import PlantedSettings, make_world, oracle_metrics, write_world
 from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,9 +31,12 @@ CELLS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
 SEEDS = (2020, 2021, 2022)
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
+CATEGORY_METRICS = ("category_hit@1",)
+WAY = "way to the oracle"
 CUTOFF = 10  # of the NDCG that is compared user by user
 UNRANKED = 10**9
-SPEED = ("speed",)  # written by benchmarks/speed.py
+SPEED = ("speed", "speed_soft")  # written by the scripts of these names
+WORLDS = Path("saved") / "worlds"  # of benchmarks/planted.py, one per name and seed
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,69 @@ class Grid:
 
     Attributes:
         name: of the section in the page.
-        cells: cell name to the arguments of its command, without the seed.
-        lines: the table's lines; the first is what the others are compared with.
+        cells: cell name to the arguments of its command, without the seed; ``{seed}`` in them stands for it.
+        lines: the table's lines.
         seeds: of every cell.
+        compared_with: titles of the lines that all others are compared with; by default every line.
+        world: settings of the planted world the cells run on, which gets the seed of the cell; None for real data.
+        floor: title of the line from which the share of the way to the oracle is counted, in a world.
     """
 
     name: str
     cells: dict[str, tuple[str, ...]]
     lines: tuple[Line, ...]
     seeds: tuple[int, ...] = SEEDS
+    compared_with: tuple[str, ...] = ()
+    world: PlantedSettings | None = None
+    floor: str = ""
+
+    def world_folder(self, seed: int) -> Path:
+        """``data_path`` of the world of a seed."""
+        return WORLDS / f"{self.name}-{seed}"
+
+
+Found = tuple[dict[str, Any], np.ndarray]  # a line's result and its ranks, of one seed
+TOTAL = "fine-tuned, SOFT's total steps"
+ADAPTIVE = "SOFT (adaptive)"
+
+
+def soft_grid(name: str, data: tuple[str, ...], settings: tuple[str, ...], epochs: int, **options: Any) -> Grid:
+    """What SOFT claims: against plain fine-tuning at equal cost, its own parts, and a placebo.
+
+    Args:
+        name: of the grid.
+        data: arguments of every command.
+        settings: arguments of the LLM models' commands.
+        epochs: of each tuning stage; SOFT has two.
+        options: of the grid; ``classics`` names the grid whose Pop and SASRec are shown, by default this one.
+    """
+    classics = options.pop("classics", name)
+    bigrec, soft = (("--model=" + model, *data, *settings) for model in ("BIGRec", "SOFT"))
+    once, twice = f"--epochs={epochs}", f"--epochs={2 * epochs}"
+    cells = {
+        "untuned": (*bigrec, "--epochs=0"),
+        "fine-tuned": (*bigrec, once),
+        "fine-tuned-total": (*bigrec, twice),
+        "sd-only": (*soft, once, "--curriculum=sd_only"),
+        "fixed": (*soft, once, "--curriculum=fixed:0.5"),
+        "adaptive": (*soft, once, "--alpha=[10,1]"),
+        "placebo": (*soft, once, "--alpha=[10,1]", "--sd_permuted=True"),
+    }
+    lines = (
+        Line("Pop", f"{classics}-pop", "Pop"),
+        Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
+        Line("untuned", f"{name}-untuned", "BIGRec"),
+        Line("fine-tuned, SOFT's first stage", f"{name}-fine-tuned", "BIGRec"),
+        Line(TOTAL, f"{name}-fine-tuned-total", "BIGRec"),
+        Line("distilled answers only", f"{name}-sd-only", "SOFT"),
+        Line("fixed weight 0.5", f"{name}-fixed", "SOFT"),
+        Line(ADAPTIVE, f"{name}-adaptive", "SOFT"),
+        Line("placebo: distilled answers permuted", f"{name}-placebo", "SOFT"),
+    )
+    if classics == name:
+        cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
+    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
+    return Grid(name, commands, lines, compared_with=(TOTAL, ADAPTIVE), floor="Pop", **options)
 
 
 GRIDS = (
@@ -84,6 +142,21 @@ GRIDS = (
             Line("BIGRec", "ml-100k-bigrec", "BIGRec"),
         ),
     ),
+    soft_grid(
+        "planted-soft",
+        data=("--dataset=planted", "--data_path=saved/worlds/planted-soft-{seed}"),
+        settings=("--config_files=benchmarks/planted.yaml",),
+        epochs=3,
+        world=PlantedSettings(),
+    ),
+    soft_grid(
+        "ml-100k-soft",
+        data=("--dataset=ml-100k",),
+        settings=("--prompt_style=plain", "--train_sample_size=4096", "--stopping_step=0"),
+        epochs=4,
+        seeds=SEEDS[:1],
+        classics="ml-100k",
+    ),
 )
 
 
@@ -92,9 +165,15 @@ def cell_file(cell: str, seed: int) -> Path:
     return CELLS / f"{cell}-{seed}.json"
 
 
+def make_cell_world(grid: Grid, seed: int) -> None:
+    """Write the planted world of a seed, unless the grid runs on real data."""
+    if grid.world is not None:
+        write_world(make_world(replace(grid.world, seed=seed)), ROOT / grid.world_folder(seed))
+
+
 def run_cell(cell: str, arguments: Sequence[str], seed: int) -> None:
-    """Run one command and keep its table and the rank of every test row."""
-    words = [*arguments, f"--seed={seed}", "--show_progress=False"]
+    """Run one command and keep its table, the rank of every test row, and what a curriculum did."""
+    words = [*(word.format(seed=seed) for word in arguments), f"--seed={seed}", "--show_progress=False"]
     command = [sys.executable, str(ROOT / "run_recbole_llm.py"), *words]
     print(f"--- {cell}, seed {seed}", flush=True)
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -103,6 +182,11 @@ def run_cell(cell: str, arguments: Sequence[str], seed: int) -> None:
     ranks = {result["model"]: read_ranks(ROOT / result["folder"] / "test_ranks.csv") for result in table["results"]}
     CELLS.mkdir(exist_ok=True)
     content = {"command": "python run_recbole_llm.py " + " ".join(words), "table": table, "ranks": ranks}
+    for result in table["results"]:
+        for name in ("history", "curriculum", "distilled"):
+            file = ROOT / result["folder"] / f"{name}.json"
+            if file.exists():
+                content.setdefault(name, {})[result["model"]] = json.loads(file.read_text(encoding="utf-8"))
     cell_file(cell, seed).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -112,12 +196,17 @@ def read_ranks(file: Path) -> dict[str, int | None]:
         return {row["user_id"]: int(row["rank"]) if row["rank"] else None for row in csv.DictReader(stream)}
 
 
-def read_line(line: Line, seed: int) -> tuple[dict[str, Any], np.ndarray] | None:
+def read_cell(cell: str, seed: int) -> dict[str, Any]:
+    """What a cell's file holds; nothing where the cell was not run."""
+    file = cell_file(cell, seed)
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def read_line(line: Line, seed: int) -> Found | None:
     """A line's result and its 0-based ranks [users] in a fixed order of users, or None when the cell was not run."""
-    file = cell_file(line.cell, seed)
-    if not file.exists():
+    content = read_cell(line.cell, seed)
+    if not content:
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
     result = next(result for result in content["table"]["results"] if result["model"] == line.model)
     ranks = sorted(content["ranks"][line.model].items())
     return result, np.array([UNRANKED if rank is None else rank - 1 for _, rank in ranks])
@@ -126,28 +215,88 @@ def read_line(line: Line, seed: int) -> tuple[dict[str, Any], np.ndarray] | None
 def render(grid: Grid) -> Iterator[str]:
     """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(line, seed))] for line in grid.lines}
-    yield "| model | train rows | seeds | epochs | time | " + " | ".join(METRICS) + " |"
-    yield "|---|---:|---:|---:|---:|" + "---:|" * len(METRICS)
+    metrics = [*METRICS, *CATEGORY_METRICS] if grid.floor else METRICS
+    way = way_to_oracle(grid, read) if grid.world else {}
+    extra = [WAY] if way else []
+    yield "| model | train rows | seeds | epochs | time | " + " | ".join([*metrics, *extra]) + " |"
+    yield "|---|---:|---:|---:|---:|" + "---:|" * len([*metrics, *extra])
     for title, found in read.items():
         if not found:
-            yield f"| {title} | " + " | ".join([NOT_RUN] * (4 + len(METRICS))) + " |"
+            yield f"| {title} | " + " | ".join([NOT_RUN] * (4 + len([*metrics, *extra]))) + " |"
             continue
         results = [result for result, _ in found]
         epochs = "/".join(str(result["epochs"]) for result in results)
         seconds = np.mean([result["wall_seconds"] for result in results])
         cells = [f"{results[0]['train_rows']:,}", str(len(found)), epochs, f"{seconds / 60:.1f} min"]
-        cells += [spread([result["test"][metric] for result in results]) for metric in METRICS]
-        yield f"| {title} | " + " | ".join(cells) + " |"
+        cells += [spread([result["test"][metric] for result in results]) for metric in metrics]
+        yield f"| {title} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
     yield ""
-    yield from compare({title: found for title, found in read.items() if found})
+    yield from compare({title: found for title, found in read.items() if found}, grid.compared_with)
     yield ""
+    yield from curricula(grid)
     yield "Commands, each with " + ", ".join(f"`--seed={seed}`" for seed in grid.seeds) + ":"
     yield ""
     yield from (f"- `python run_recbole_llm.py {' '.join(words)}`" for words in grid.cells.values())
 
 
-def compare(read: dict[str, list[tuple[dict[str, Any], np.ndarray]]]) -> Iterator[str]:
-    """Every pair of lines: difference of NDCG per user, mean over seeds first, with a bootstrap interval over users."""
+def way_to_oracle(grid: Grid, read: Mapping[str, Sequence[Found]]) -> dict[str, str]:
+    """How far each line gets from the floor to the oracle, by NDCG in the worlds of the seeds it was run with."""
+    metric = f"ndcg@{CUTOFF}"
+    oracle = {}
+    for seed in grid.seeds:
+        world = make_world(replace(grid.world, seed=seed))
+        oracle[seed] = oracle_metrics(world, [CUTOFF]).metrics[metric]
+    floor = {result["seed"]: result["test"][metric] for result, _ in read[grid.floor]}
+    shares = {}
+    for title, found in read.items():
+        values = [
+            (result["test"][metric] - floor[result["seed"]]) / (oracle[result["seed"]] - floor[result["seed"]])
+            for result, _ in found
+            if result["seed"] in floor
+        ]
+        shares[title] = f"{np.mean(values):.0%}" if values else NOT_RUN
+    return shares
+
+
+def curricula(grid: Grid) -> Iterator[str]:
+    """What the curricula of a grid did: weights, distances, the first epoch's losses, and the distilled answers."""
+    lines = []
+    for line in grid.lines:
+        for seed in grid.seeds:
+            content = read_cell(line.cell, seed)
+            facts = content.get("curriculum", {}).get(line.model)
+            if facts is None:
+                continue
+            history, distilled = content["history"][line.model], content["distilled"][line.model]
+            plain = read_cell(f"{grid.name}-fine-tuned", seed)
+            first = plain["history"]["BIGRec"][0]["train_loss"] if plain else None
+            ratio = history[0]["distilled_loss"] / first if first and history[0]["distilled_loss"] else None
+            cells = [
+                line.title,
+                str(seed),
+                f"{facts['alpha']:g}" if "alpha" in facts else "-",
+                " ".join(f"{record['weight']:.3g}" for record in history),
+                " ".join(f"{d:.2f}" for d in [facts["initial_distance"], *(r["distance"] for r in history)] if d),
+                f"{ratio:.0%}" if ratio and history[0]["weight"] == 1 else "-",
+                f"{distilled['true_title']:.1%} / {distilled['nearest_is_target']:.1%}",
+            ]
+            lines.append("| " + " | ".join(cell or "-" for cell in cells) + " |")
+    if not lines:
+        return
+    yield "| curriculum | seed | alpha | weight by epoch | distance | first-epoch loss | distilled answers right |"
+    yield "|---|---:|---:|---|---|---:|---:|"
+    yield from lines
+    yield ""
+    yield (
+        "Distance: before training, then after each epoch but the last. First-epoch loss: on distilled answers alone, "
+        "against fine-tuning's first epoch. Right: the share of distilled answers that are the true title / whose "
+        "nearest item is the target."
+    )
+    yield ""
+
+
+def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str]) -> Iterator[str]:
+    """Pairs of lines: difference of NDCG per user, mean over seeds first, with a bootstrap interval over users."""
     gains = {title: np.mean([ndcg_at(ranks, CUTOFF) for _, ranks in found], axis=0) for title, found in read.items()}
     titles = list(gains)
     if len(titles) < 2:
@@ -156,7 +305,10 @@ def compare(read: dict[str, list[tuple[dict[str, Any], np.ndarray]]]) -> Iterato
     yield f"| difference in NDCG@{CUTOFF} over users | mean | 95 % interval | p | smallest detectable |"
     yield "|---|---:|---:|---:|---:|"
     for i, second in enumerate(titles):
-        for first in titles[i + 1 :]:
+        others = titles[i + 1 :]
+        if compared_with:
+            others = [title for title in titles if title != second] if second in compared_with else []
+        for first in others:
             found = paired_bootstrap(gains[first], gains[second])
             smallest = minimal_detectable_difference(gains[first] - gains[second])
             interval = f"{found.low:+.4f} … {found.high:+.4f}"
@@ -180,18 +332,21 @@ def render_speed(name: str) -> Iterator[str]:
     load = report["load average before"]
     yield f"Threads: {report['threads']}; load of the machine before: {load:.1f}; medians of {report['repeats']} turns."
     yield ""
-    yield "| | seconds | times faster | goal | peak MiB |"
-    yield "|---|---:|---:|---:|---:|"
     for section in report["sections"].values():
         setting = ", ".join(
             f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.2f}"
             for key, value in section["setting"].items()
         )
-        yield f"| **{section['title']}**: {setting} | | | | |"
+        yield f"**{section['title']}**: {setting}"
+        yield ""
+        yield "| | seconds | peak MiB |"
+        yield "|---|---:|---:|"
         for procedure, seconds in section["seconds"].items():
-            ratio, peak = section["ratio"].get(procedure), section["peak_mib"][procedure]
-            gain = f"{ratio:.1f} | {section['goal']:g}" if ratio else " | "
-            yield f"| {procedure} | {seconds:.2f} | {gain} | {peak:.0f} |"
+            yield f"| {procedure} | {seconds:.3f} | {section['peak_mib'][procedure]:.0f} |"
+        yield ""
+        for goal in section["goals"]:
+            yield f"- {goal['slow']} / {goal['fast']}: {goal['ratio']:.2f} (goal: at least {goal['at_least']:g})"
+        yield ""
 
 
 def write_page(page: Path = PAGE) -> None:
@@ -210,11 +365,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--render", action="store_true", help="run nothing")
     parser.add_argument("--only", default="", help="run only the cells whose name starts with this")
+    parser.add_argument("--seeds", default="", help="run only these, comma-separated")
     options = parser.parse_args()
+    wanted = {int(seed) for seed in options.seeds.split(",") if seed}
     for grid in GRIDS:
-        for seed in grid.seeds:
+        for seed in grid.seeds if not wanted else sorted(wanted.intersection(grid.seeds)):
             for cell, arguments in grid.cells.items():
                 if not options.render and cell.startswith(options.only) and not cell_file(cell, seed).exists():
+                    make_cell_world(grid, seed)
                     run_cell(cell, arguments, seed)
                     write_page()
     write_page()

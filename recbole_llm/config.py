@@ -52,7 +52,7 @@ NOT_LEARNED = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
-    "generation_batch_tokens".split()
+    "generation_batch_tokens category_field".split()
 )
 
 
@@ -126,7 +126,7 @@ class Config(RecBoleConfig):
         Args:
             name: a RecBole model.
         """
-        carried = {*general_arguments, *dataset_arguments, "worker", "valid_sample_size"}
+        carried = {*general_arguments, *dataset_arguments, "worker", "valid_sample_size", "windows"}
         if task_of(find_model(name)) == self.task:
             carried.update(evaluation_arguments)
         settings = {key: value for key, value in self.external_config_dict.items() if key in carried}
@@ -225,9 +225,11 @@ class Config(RecBoleConfig):
         if self.task == "click":  # what says whether it was a click, if there is such a column
             inter += [final["LABEL_FIELD"], *(final["threshold"] or ())]
         named = {"inter": [column for column in inter if column]}
+        item = [final["category_field"]]
         if self.is_llm:
-            item = [final[key] for key in ("ITEM_ID_FIELD", "title_field", "title_with")]
-            named["item"] = [column for column in item if column] + list(final["item_text_fields"] or ())
+            item += [final["title_field"], final["title_with"], *(final["item_text_fields"] or ())]
+        if any(item):
+            named["item"] = [final["ITEM_ID_FIELD"], *(column for column in item if column)]
         # RecBole does not take both lists of one file: what a user leaves out is left out of everything.
         everything = dict.fromkeys(final["unload_col"] or (), "*")
         return union_columns([final["load_col"], named, everything])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,13 +16,23 @@ from recbole.utils import ModelType, init_seed
 
 from recbole_llm.command import HELP, Command, check_prefixes, parse_command
 from recbole_llm.config import Config, settings_for, union_load_col
+from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, train_loader
 from recbole_llm.errors import InputError
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.registry import is_llm_model
-from recbole_llm.report import TINY_LLM_NOTE, ResultTable, RunResult, data_hash, versions
+from recbole_llm.report import (
+    TINY_LLM_NOTE,
+    ResultTable,
+    RunResult,
+    category_hit_ratio,
+    data_hash,
+    drop_common,
+    versions,
+)
 from recbole_llm.trainer.classic import fit_classic
 from recbole_llm.trainer.judge import Judgement, judge
+from recbole_llm.trainer.llm_run import write_llm_run, write_stage_table
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.run_folder import RunFolder, new_folder
 
@@ -116,33 +125,67 @@ def run_one(
                 f"{label} would be judged on other rows than {beside.result.model}: give all models the same "
                 "eval_args, intervals and sample sizes"
             )
-        trained = (_run_llm if llm else _run_classic)(config, rows, folder)
-        valid, test = trained.valid, trained.test
-        result = RunResult(
-            model=label,
-            dataset=config["dataset"],
-            point=config.effective_point() if llm else "",
-            seed=config["seed"],
-            train_rows=len(rows.train),
-            epochs=trained.epochs,
-            best_epoch=trained.best_epoch,
-            wall_seconds=time.perf_counter() - started,
-            n_rows=len(rows.test),
-            folder=str(folder.path),
-            test=test.metrics,
-            valid=valid.metrics if valid else {},
-            notes=trained.notes,
-        )
+        categories = _categories(config, rows)
+        stages = (_run_llm if llm else _run_classic)(config, rows, folder)
+
+        def result_of(trained: _Trained, name: str) -> RunResult:
+            return RunResult(
+                model=name,
+                dataset=config["dataset"],
+                point=config.effective_point() if llm else "",
+                seed=config["seed"],
+                train_rows=len(rows.train),
+                epochs=trained.epochs,
+                best_epoch=trained.best_epoch,
+                wall_seconds=time.perf_counter() - started if trained is stages[-1] else None,
+                n_rows=len(rows.test),
+                folder=str(folder.path),
+                test=_with_category_hits(trained.test, categories, config["topk"]),
+                valid=_with_category_hits(trained.valid, categories, config["topk"]) if trained.valid else {},
+                notes=trained.notes,
+            )
+
+        trained = stages[-1]
+        result, valid, test = result_of(trained, label), trained.valid, trained.test
         folder.write("metrics.json", {"valid": result.valid, "test": result.test})
         for phase, judgement in (("valid", valid), ("test", test)):
             if judgement is not None:
                 folder.write_ranks(phase, judgement, rows.whole)
-        log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in test.metrics.items()))
+        if len(stages) > 1:
+            results = [result_of(stage, f"{label} after {stage.name}") for stage in stages]
+            log.info("stages:\n%s", write_stage_table(folder, results))
+        log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in result.test.items()))
     return Outcome(result, valid, test, judged, folder.path)
+
+
+def _categories(config: Config, rows: Rows) -> list[list[str]] | None:
+    """The categories that items can be told apart by, item by item; None where the data state none.
+
+    Raises:
+        InputError: ``category_field`` is no item field, or not text.
+    """
+    field = config["category_field"]
+    found = read_categories(rows.whole, field) if field else None
+    if field and found is None:
+        log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
+    return drop_common(found) if found else None
+
+
+def _with_category_hits(
+    judgement: Judgement, categories: list[list[str]] | None, topk: Sequence[int]
+) -> dict[str, float]:
+    """The metrics with the hit ratio of the category, where items have categories and rows a ranking of items."""
+    if categories is None or len(judgement.pairs) != len(judgement.top_items):
+        return judgement.metrics
+    targets = judgement.pairs[:, 1]
+    return {**judgement.metrics, **category_hit_ratio(judgement.top_items, targets, categories, topk)}
 
 
 @dataclass(frozen=True)
 class _Trained:
+    """A model after a stage of its training."""
+
+    name: str
     valid: Judgement | None
     test: Judgement
     epochs: int
@@ -150,7 +193,7 @@ class _Trained:
     notes: tuple[str, ...]
 
 
-def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
+def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
     trainer = fit_classic(config, rows, folder.path / "model.pth")
     valid_data, test_data = (eval_loader(config, rows, phase) for phase in ("valid", "test"))
     valid = judge(trainer, valid_data, config["show_progress"]) if valid_data else None
@@ -158,29 +201,35 @@ def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
     epochs, step = len(trainer.train_loss_dict), trainer.eval_step
     validations = epochs // step if valid and step > 0 else 0
     best = (validations - trainer.cur_step) * step if validations else epochs
-    return _Trained(valid, test, epochs, best, ())
+    return [_Trained("training", valid, test, epochs, best, ())]
 
 
-def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> _Trained:
+def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, rows.whole).to(config["device"])
     log.info(model)
     trainer = LLMTrainer(config, model)
     valid_data = eval_loader(config, rows, "valid")
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
-    valid = trainer.judge_valid(valid_data, config["show_progress"]) if valid_data else None
-    test = judge(trainer, eval_loader(config, rows, "test"), config["show_progress"])
-    folder.write("history.json", trainer.history)
-    folder.write("stages.json", model.stages.used)
-    if trainer.gammas:
-        folder.write("gammas.json", trainer.gammas)
-    if "fine-tune" in model.stages.used:
-        stage = model.stages.root / model.stages.used["fine-tune"]
-        shutil.copytree(stage / "adapter", folder.path / "adapter")
     notes = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
-    return _Trained(valid, test, len(trainer.history), trainer.best_epoch, notes)
+
+    def judged(place: int) -> _Trained:
+        """The model as it stands, which is that after the stage at this place; epochs count from the first stage on."""
+        valid = trainer.judge_valid(valid_data, config["show_progress"]) if valid_data else None
+        test = judge(trainer, eval_loader(config, rows, "test"), config["show_progress"])
+        if not trainer.tuned:
+            return _Trained("no training", valid, test, 0, 0, notes)
+        stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
+        return _Trained(stage.stage, valid, test, before + len(stage.history), before + stage.best_epoch, notes)
+
+    stages = [judged(len(trainer.tuned) - 1)]
+    write_llm_run(folder, trainer)
+    for place in reversed(range(len(trainer.tuned) - 1)):
+        trainer.restore(trainer.tuned[place], valid_data)
+        stages.insert(0, judged(place))
+    return stages
 
 
 # ---------------------------------------------------------------------------------------------- side by side

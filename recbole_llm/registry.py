@@ -24,7 +24,12 @@ ADAPTERS: Mapping[str, str | None] = {
     "full": "recbole_llm.adapter.full:FullAdapter",
 }
 CORESETS: Mapping[str, str | None] = {"none": None}
-CURRICULA: Mapping[str, str | None] = {"none": None}
+CURRICULA: Mapping[str, str | None] = {
+    "none": None,
+    "sd_only": "recbole_llm.curriculum:SelfDistillation",
+    "adaptive": "recbole_llm.curriculum:AdaptiveCurriculum",
+    "fixed": "recbole_llm.curriculum:FixedCurriculum",
+}
 GROUNDINGS: Mapping[str, str | None] = {"embedding": "recbole_llm.grounding:ItemIndex"}
 
 AXES: Mapping[str, Mapping[str, str | None]] = {
@@ -62,7 +67,7 @@ def find_choice(axis: str, value: str) -> type | None:
 
     Args:
         axis: a name in :data:`AXES`.
-        value: a name in that axis' table.
+        value: a name in that axis' table; what stands behind a colon, as in ``fixed:0.5``, is the class's own affair.
 
     Returns:
         The class, or None where the value means that the axis does nothing.
@@ -71,9 +76,10 @@ def find_choice(axis: str, value: str) -> type | None:
         InputError: the axis has no such value.
     """
     table = AXES[axis]
-    if value not in table:
+    name = value.partition(":")[0]
+    if name not in table:
         raise InputError(f"there is no {axis} named '{value}'; choose from: {', '.join(table)}")
-    reference = table[value]
+    reference = table[name]
     return load_class(reference) if reference else None
 
 

@@ -145,6 +145,7 @@ LLM_KEYS: Mapping[str, Key] = {
     "num_beams": COUNT,
     "max_new_tokens": COUNT,
     "length_penalty": Key((float,), low=-100, high=100),
+    "first_line": SWITCH,
     "generation_batch_tokens": COUNT,
 }
 
@@ -158,7 +159,15 @@ AXIS_KEYS: Mapping[str, Key] = {
     "coreset": _axis("coreset"),
     "coreset_size": Key((int, float), share=True),
     "coreset_unit": _one_of("row", "user"),
-    "curriculum": _axis("curriculum"),
+    "curriculum": Key(
+        (str,), pattern=r"none|sd_only|adaptive|fixed:(0|1|[01]?\.\d+)", like="none, sd_only, adaptive or fixed:0.5"
+    ),
+    "alpha": Key((float, list), low=0),
+    "distance_rows": COUNT,
+    "sd_select": _one_of("top", "nearest"),
+    "sd_empty": _one_of("real", "keep"),
+    "sd_file": OPTIONAL_TEXT,
+    "sd_permuted": SWITCH,
     "grounding": _axis("grounding"),
     "faiss_index": TEXT,
     "reweight": _one_of("none", "popularity", "collaborative"),
@@ -198,6 +207,8 @@ JUDGE_KEYS: Mapping[str, Key] = {
     "metric_decimal_place": NATURAL,
     "loss_decimal_place": NATURAL,
     "MAX_ITEM_LIST_LENGTH": COUNT,
+    "windows": _one_of("all", "full"),
+    "category_field": OPTIONAL_TEXT,
 }
 
 DATA_KEYS: Mapping[str, Key] = {

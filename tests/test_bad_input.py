@@ -72,6 +72,40 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
             "gamma: it is searched on .* validation rows; set --gamma=<number>",
         ),
         ("BIGRec", ["--eval_args={mode: uni5}", "--reweight=popularity"], "gamma: .*full ranking.*set --gamma"),
+        ("SOFT", ["--alpha=-1"], "alpha: -1 is not allowed; give a number or a list >= 0"),
+        ("SOFT", ["--alpha=.nan"], "alpha: nan is not allowed; give a number or a list >= 0"),
+        ("SOFT", ["--alpha=.inf"], "alpha: inf is not allowed"),
+        ("SOFT", ["--alpha=many"], "alpha: 'many' is not allowed"),
+        ("SOFT", ["--alpha=[1, -0.1]"], "alpha: \\[1, -0.1\\] is not allowed"),
+        ("SOFT", ["--alpha=[]"], "alpha: \\[\\] is not allowed"),
+        ("SOFT", ["--alpha=~"], "alpha: None is not allowed"),
+        (
+            "BIGRec",
+            ["--curriculum=adaptiv"],
+            "curriculum: 'adaptiv' .*give text like none, sd_only, adaptive or fixed:0.5",
+        ),
+        ("BIGRec", ["--curriculum=fixed"], "curriculum: 'fixed' is not allowed; give text like"),
+        ("BIGRec", ["--curriculum=fixed:half"], "curriculum: 'fixed:half' is not allowed"),
+        ("BIGRec", ["--curriculum=fixed:-0.5"], "curriculum: 'fixed:-0.5' is not allowed"),
+        ("BIGRec", ["--curriculum=fixed:1.5"], "curriculum: 'fixed:1.5' is not allowed; .* a weight in \\[0, 1\\]"),
+        ("SOFT", ["--distance_rows=0"], "distance_rows: 0 is not allowed; give an integer >= 1"),
+        ("SOFT", ["--sd_select=best"], "sd_select: 'best' is not allowed; give one of top, nearest"),
+        ("SOFT", ["--sd_empty=drop"], "sd_empty: 'drop' is not allowed; give one of real, keep"),
+        ("SOFT", ["--sd_permuted=maybe"], "sd_permuted: 'maybe' is not allowed; give True or False"),
+        (
+            "SOFT",
+            ["--sd_file=absent.jsonl"],
+            "sd_file: absent.jsonl cannot be read \\(No such file .*; set the right one",
+        ),
+        ("SOFT", ["--llm_recommender=SASRec"], "SOFT: there is no llm_recommender named 'SASRec'; choose from: BIGRec"),
+        ("Pop", ["--curriculum=adaptive"], "--curriculum is no setting of Pop"),
+        ("Pop,SOFT", ["--Pop.alpha=1"], "Pop.alpha is no setting of Pop"),
+        ("SOFT", ["--eval_args={split: {LS: test_only}}"], "stopping_step: .*no validation rows.*--stopping_step=0"),
+        (
+            "SOFT",
+            ["--eval_args={split: {LS: test_only}}", "--stopping_step=0", "--alpha=[10, 1]"],
+            "alpha: there are no validation rows to choose one of several by; give one",
+        ),
         ("BIGRec", ["--config_files=absent.yaml"], "config file absent.yaml does not exist; give a path"),
         ("BIGRec", ["--epochs"], "--epochs has no value; write --epochs=value"),
         ("Pop", ["--user_inter_num_interval=[1000,inf)"], "dataset 'world'"),
@@ -87,6 +121,9 @@ def test_nothing_is_computed_before_a_mistake_is_found(fails, saved, side_by_sid
     before = {path.name for path in (saved / "stages").iterdir()}
     fails("BIGRec", "--faiss_index=Flatt", "--seed=99")
     fails("BIGRec", "--eval_args={split: {LS: test_only}}", "--reweight=popularity", "--seed=99", "--stopping_step=0")
+    fails("SOFT", "--sd_file=absent.jsonl", "--seed=99")
+    fails("SOFT", "--eval_args={split: {LS: test_only}}", "--alpha=[10, 1]", "--seed=99", "--stopping_step=0")
+    fails("BIGRec", "--curriculum=fixed:1.5", "--seed=99")
     after = {path.name for path in (saved / "stages").iterdir()}
     assert not any(name.startswith(("fine-tune", ".fine-tune")) for name in after - before)
 

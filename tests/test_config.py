@@ -175,11 +175,11 @@ def test_the_paper_setting_is_found_by_name():
 def test_a_preset_keeps_its_name_and_a_flag_overrides_it(own_properties):  # noqa: F811
     (own_properties / "model" / "Preset.yaml").write_text("llm_recommender: BIGRec\nadapter: full\nepochs: 3")
     preset = Config("Preset", "ml-100k", config_dict={"llm_path": "some/llm"})
-    assert (preset["model"], preset.model_class.__name__, preset["epochs"], preset["stopping_step"]) == (
+    assert (preset["model"], preset.model_class.__name__, preset["epochs"], preset["train_batch_size"]) == (
         "Preset",
         "BIGRec",
         3,
-        5,
+        256,
     )
     point = "Preset (llm_recommender=BIGRec, adapter={}, coreset=none, curriculum=none, grounding=embedding)"
     assert preset.effective_point() == point.format("full")

@@ -181,6 +181,38 @@ def test_metrics_beyond_accuracy_are_those_of_the_lists(command):
         assert finished.result(label).test["itemcoverage@5"] == pytest.approx(len(shown) / 21)  # padding is counted
 
 
+WITH_CLASS = "--load_col={inter: [user_id, item_id, timestamp], item: [item_id, title, class]}"
+
+
+def test_the_hit_ratio_of_the_category_is_that_of_the_lists_and_changes_nothing_else(command, side_by_side, world):
+    finished = command("Pop,SASRec,BIGRec", "--category_field=class", WITH_CLASS, "--BIGRec.epochs=0")
+    rows = [line.split("\t") for line in (world / "world.item").read_text().splitlines()[1:]]
+    categories = {item: set(words.split()) for item, *_, words in rows}
+    for label in ("Pop", "SASRec", "BIGRec"):
+        result = finished.result(label)
+        for phase, metrics in (("test", result.test), ("valid", result.valid)):
+            assert finished.json(label, "metrics.json")[phase] == metrics
+            ranks = finished.ranks(label, phase)
+            for k in (1, 5, 10):
+                hits = [
+                    any(categories[item] & categories[row["item_id"]] for item in row["top_items"].split()[:k])
+                    for row in ranks
+                ]
+                assert metrics.pop(f"category_hit@{k}") == pytest.approx(sum(hits) / len(hits))
+        if label != "BIGRec":  # which has two epochs there
+            usual = side_by_side.result(label)
+            assert (result.test, result.valid, result.best_epoch) == (usual.test, usual.valid, usual.best_epoch)
+
+
+def test_categories_that_are_not_loaded_are_left_out_and_those_that_are_not_there_refused(command, capsys):
+    finished = command("Pop", "--category_field=class", "--load_col={inter: [user_id, item_id, timestamp]}")
+    assert not any(name.startswith("category_hit") for name in finished.result("Pop").test)
+    assert "category_hit is left out: load_col does not load the item field 'class'" in finished.log("Pop")
+    finished = command("Pop", "--category_field=clas", WITH_CLASS)
+    assert finished.status == 2 and not (finished.folders["Pop"] / "model.pth").exists()
+    assert "category_field: data set 'world' has no item field 'clas'" in capsys.readouterr().err
+
+
 def test_models_that_would_be_judged_on_other_rows_are_refused_before_they_train(command, capsys):
     finished = command("Pop,SASRec", "--SASRec.test_sample_size=3")
     assert finished.status == 2 and finished.results is None

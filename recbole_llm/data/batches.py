@@ -1,4 +1,4 @@
-"""Batches by token budget: rows become optimiser steps, steps become padded micro-batches.
+"""Batches by token budget: rows become optimiser steps, steps become micro-batches.
 
 A step decides the result, a micro-batch only the memory: the loss is the mean over all response tokens of the step, so
 its gradient does not depend on how the step's rows are cut into micro-batches or ordered inside it.
@@ -7,73 +7,18 @@ its gradient does not depend on how the step's rows are cut into micro-batches o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from recbole_llm.errors import InputError
 
-IGNORED = -100  # the label that PyTorch's and Hugging Face's cross entropy leave out
 
-Example = tuple[Sequence[int], Sequence[int]]  # prompt and response token ids
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Left-padded rows of prompt and response tokens.
-
-    Attributes:
-        input_ids: int64 [rows, tokens].
-        attention_mask: int64 [rows, tokens], 0 on padding.
-        labels: int64 [rows, tokens], the token id on response tokens (EOS included), -100 elsewhere; not shifted.
-        position_ids: int64 [rows, tokens], counted from the first real token, 0 on padding.
-        n_answer_tokens: Number of labels that count, the weight of this micro-batch in its step.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
-    position_ids: Tensor
-    n_answer_tokens: int
-
-    def to(self, device: str | torch.device) -> TokenBatch:
-        """The same batch on another device."""
-        tensors = (self.input_ids, self.attention_mask, self.labels, self.position_ids)
-        return TokenBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.n_answer_tokens)
-
-
-def collate(examples: Sequence[Example], pad_token_id: int, pad_to_multiple: int = 1) -> TokenBatch:
-    """Pad examples on the left to one length.
-
-    Args:
-        examples: Prompt and response token ids per row, EOS already at the end of the response.
-        pad_token_id: Any token id: padding is told apart by the mask, never by this value.
-        pad_to_multiple: The padded length is a multiple of this.
-    """
-    width = _round_up(max(len(prompt) + len(response) for prompt, response in examples), pad_to_multiple)
-    input_ids = torch.full((len(examples), width), pad_token_id, dtype=torch.int64)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORED)
-    for row, (prompt, response) in enumerate(examples):
-        start, answer = width - len(prompt) - len(response), width - len(response)
-        input_ids[row, start:] = torch.tensor([*prompt, *response])
-        attention_mask[row, start:] = 1
-        labels[row, answer:] = torch.tensor([*response])
-    position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
-    return TokenBatch(input_ids, attention_mask, labels, position_ids, sum(len(response) for _, response in examples))
-
-
-def micro_batches(
-    lengths: Sequence[int], max_tokens: int, *, pad_to_multiple: int = 1, sort: bool = False
-) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], max_tokens: int, *, sort: bool = False) -> list[list[int]]:
     """Cut the rows of one optimiser step into micro-batches of at most `max_tokens` tokens, padding included.
 
     Args:
         lengths: Tokens per row, prompt and response.
         max_tokens: The budget; a row that alone exceeds it gets a micro-batch of its own.
-        pad_to_multiple: As given to `collate`.
         sort: Take the rows by length, which wastes less padding. The step's gradient stays the same: it is a mean over
             the tokens of the whole step, whatever their order.
 
@@ -89,12 +34,12 @@ def micro_batches(
     batches: list[list[int]] = []
     longest = 0
     for row in order:
-        longest = max(longest, _round_up(lengths[row], pad_to_multiple))
+        longest = max(longest, lengths[row])
         if batches and longest * (len(batches[-1]) + 1) <= max_tokens:
             batches[-1].append(row)
         else:
             batches.append([row])
-            longest = _round_up(lengths[row], pad_to_multiple)
+            longest = lengths[row]
     return batches
 
 
@@ -137,7 +82,3 @@ def epoch_steps(
             block = steps[start : start + length_window]
             steps[start : start + length_window] = [block[place] for place in generator.permutation(len(block))]
     return steps
-
-
-def _round_up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple

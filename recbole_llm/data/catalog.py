@@ -154,6 +154,23 @@ class ItemCatalog:
             logger.info("%d items share a title; the lowest id of each title represents them", n_shared)
 
 
+def read_categories(dataset: Any, field: str) -> list[list[str]] | None:
+    """The categories of every internal item id, none where they are unknown.
+
+    Args:
+        dataset: A RecBole data set; `token` (one category) and `token_seq` (one per word) fields can be read.
+        field: The item field that states them.
+
+    Returns:
+        None if the field is in the .item file but was not loaded.
+
+    Raises:
+        InputError: The field does not exist or is not text.
+    """
+    loaded = dataset.item_feat is not None and field in dataset.item_feat.columns
+    return _read_words(dataset, field, "category_field") if loaded or field not in _item_fields(dataset) else None
+
+
 def _read_text(dataset: Any, field: str, setting: str) -> list[str]:
     """One text per internal item id from a `token` or `token_seq` field, "" where it is missing."""
     return [clean_title(" ".join(words)) for words in _read_words(dataset, field, setting)]

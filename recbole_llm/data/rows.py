@@ -24,6 +24,7 @@ from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler, Sampler
 from recbole.utils import ModelType
 
+from recbole_llm.data.windows import with_full_windows
 from recbole_llm.errors import InputError
 from recbole_llm.stages import stage_seed
 
@@ -103,9 +104,10 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         InputError: no row is left to train on or to judge.
     """
     _check_columns(config)
+    _check_windows(config)
     _check_graph(config)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    rows_class = _dataset_class(config) if sequential else SequentialDataset
+    rows_class = _windowed(config, _dataset_class(config) if sequential else SequentialDataset)
     try:
         whole = rows_class(config if sequential else _AsSequential(config))
         if config["save_dataset"]:
@@ -143,6 +145,16 @@ def _check_columns(config: Any) -> None:
         for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if parts is None else [])):
             if config[key] not in columns:
                 raise InputError(f"{key}: {file.name} has no column '{config[key]}', it has {', '.join(columns)}")
+
+
+def _check_windows(config: Any) -> None:
+    """Refuse to make windows of benchmark files, whose rows are given."""
+    if config["windows"] == "full" and config["benchmark_filename"] is not None:
+        raise InputError("windows: full makes rows of whole sequences; leave out windows or benchmark_filename")
+
+
+def _windowed(config: Any, dataset_class: type[Dataset]) -> type[Dataset]:
+    return with_full_windows(dataset_class) if config["windows"] == "full" else dataset_class
 
 
 def _dataset_class(config: Any) -> type[Dataset]:
@@ -217,10 +229,14 @@ def take_sample(part: SequentialDataset, size: int | None, seed: int, name: str)
 
 
 def _interactions_before(config: Any, parts: list[SequentialDataset]) -> Dataset:
-    """All interactions but each user's last ones, as many as the user has validation and test rows."""
+    """All interactions but each user's last ones, as many as the user has validation and test rows.
+
+    Under one cut for all users, a user without training rows has nothing before it that a sequential model learns
+    from, and the first interaction, which is never a target, may itself come after the cut.
+    """
     if config["benchmark_filename"] is not None:
         return _interactions_of_rows(config, parts[0])
-    general = _dataset_class(config)(config)
+    general = _windowed(config, _dataset_class(config))(config)
     built = general.build()
     interactions = cat_interactions([part.inter_feat for part in built])
     uid, time = general.uid_field, general.time_field
@@ -228,8 +244,18 @@ def _interactions_before(config: Any, parts: list[SequentialDataset]) -> Dataset
     users = interactions[uid].numpy()
     judged = np.concatenate([row_pairs(part)[:, 0] for part in parts[1:]])
     held_out = np.bincount(judged, minlength=general.user_num)
-    ends = np.cumsum(np.bincount(users, minlength=general.user_num))
+    n_own = np.bincount(users, minlength=general.user_num)
+    if _cuts_once(config["eval_args"]):
+        trains = np.bincount(row_pairs(parts[0])[:, 0], minlength=general.user_num) > 0
+        held_out[~trains] = n_own[~trains]
+    ends = np.cumsum(n_own)
     return built[0].copy(interactions[np.arange(len(users)) < (ends - held_out)[users]])
+
+
+def _cuts_once(eval_args: Mapping[str, Any]) -> bool:
+    """Whether the split is one cut in time for all users, not a cut inside each user."""
+    grouped = eval_args["group_by"] not in (None, "none")
+    return "TS" in eval_args["split"] or "RS" in eval_args["split"] and not grouped
 
 
 def _interactions_of_rows(config: Any, train: SequentialDataset) -> Dataset:

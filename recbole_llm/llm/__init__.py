@@ -1,22 +1,32 @@
 """Causal language models: loading, loss, text encoding, generation, and a small one made on the spot."""
 
 from recbole_llm.llm.backbone import Backbone, load_backbone, make_backbone
+from recbole_llm.llm.constrained import Assistant, TitleConstraint, beam_item_scores, search_titles
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.generation import Generation, beam_search
+from recbole_llm.llm.likelihood import title_likelihoods, title_scores
 from recbole_llm.llm.loss import answer_log_probs, answer_loss, logits_at, positions_from_mask
 from recbole_llm.llm.tiny import TinyLLMConfig, build_tiny_llm
+from recbole_llm.llm.trie import TitleTrie
 
 __all__ = [
+    "Assistant",
     "Backbone",
     "Generation",
     "TextEncoder",
     "TinyLLMConfig",
+    "TitleConstraint",
+    "TitleTrie",
     "answer_log_probs",
     "answer_loss",
+    "beam_item_scores",
     "beam_search",
     "build_tiny_llm",
     "load_backbone",
     "logits_at",
     "make_backbone",
     "positions_from_mask",
+    "search_titles",
+    "title_likelihoods",
+    "title_scores",
 ]

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
 """Label of a token that is not part of an answer."""
+LOGSUMEXP_ROWS = 16  # at a time: torch.logsumexp makes a copy of what it is given
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
@@ -70,7 +72,40 @@ def answer_log_probs(
     if not len(rows):
         raise ValueError("labels hold no answer token: every entry after column 0 is -100")
     logits = logits_at(model, rows, columns, input_ids, attention_mask, position_ids)
-    return -F.cross_entropy(logits.float(), labels[rows, columns + 1], reduction="none"), rows
+    return token_log_probs(logits, torch.arange(len(rows), device=rows.device), labels[rows, columns + 1]), rows
+
+
+def token_log_probs(logits: Tensor, queries: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities of tokens under rows of logits, in the memory of the logits.
+
+    With a vocabulary of 128,000 the logits are the largest tensor of a training step. The backward pass writes their
+    gradient into them, so there is one copy; a model that needs its logits again makes PyTorch say so.
+
+    Args:
+        logits: [q, vocabulary].
+        queries: int64 [n], the row each token is looked up in; a row may be asked more than once.
+        targets: int64 [n], the tokens.
+
+    Returns:
+        float32 [n].
+    """
+    return _TokenLogProbs.apply(logits.float(), queries, targets)
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, queries: Tensor, targets: Tensor) -> Tensor:
+        normaliser = torch.cat([part.logsumexp(dim=1) for part in logits.split(LOGSUMEXP_ROWS)])
+        ctx.save_for_backward(logits, normaliser, queries, targets)
+        return logits[queries, targets] - normaliser[queries]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, normaliser, queries, targets = ctx.saved_tensors
+        weights = torch.zeros_like(normaliser).index_add_(0, queries, grad)
+        logits.sub_(normaliser[:, None]).exp_().mul_(-weights[:, None])
+        return logits.index_put_((queries, targets), grad, accumulate=True), None, None
 
 
 def logits_at(

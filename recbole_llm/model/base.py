@@ -16,12 +16,11 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from transformers import PreTrainedTokenizerBase
 
-from recbole_llm.data.batches import TokenBatch, collate
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.prompt import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.llm.backbone import Backbone, load_backbone
-from recbole_llm.llm.generation import beam_search
-from recbole_llm.llm.loss import answer_loss
+from recbole_llm.llm.branches import BranchScorer
+from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed
@@ -73,6 +72,7 @@ class LLMRecommender(SequentialRecommender):
         )
         self.adapter = find_choice("adapter", config["adapter"]).from_settings(config.final_config_dict)
         self.llm = self.adapter.attach(self.backbone.model)
+        self.scorer = BranchScorer(self.llm, self.backbone.pad_token_id)
 
     # ---- the LLM
 
@@ -176,21 +176,26 @@ class LLMRecommender(SequentialRecommender):
 
     # ---- training
 
-    def collate(self, examples: Sequence[Example]) -> TokenBatch:
-        """Examples as left-padded tensors on the model's device."""
-        return collate(examples, self.backbone.pad_token_id).to(self.device)
+    def answer_loss(self, prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]]) -> torch.Tensor:
+        """Negative log-likelihood of the answers, summed over all tokens of each kind.
 
-    def answer_loss(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Mean negative log-likelihood of the response tokens (BIGRec, arXiv 2308.08434; response only)."""
-        batch = self.collate(examples)
-        return answer_loss(self.llm, batch.input_ids, batch.attention_mask, batch.labels, batch.position_ids)
+        Args:
+            prompts: token ids of each prompt.
+            answers: k answers to each prompt, such as the true and the distilled one; all k in one forward pass.
+
+        Returns:
+            float32 [k].
+        """
+        found = self.scorer.log_probs(prompts, answers)
+        return found.values.new_zeros(len(answers[0])).index_add(0, found.answers, -found.values)
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
-        """RecBole's training hook: the token-mean loss of one batch of rows."""
+        """RecBole's training hook: mean over the response tokens of one batch of rows (BIGRec, arXiv 2308.08434)."""
         examples = [example for example in self.examples(interaction) if example is not None]
         if not examples:
             raise ValueError("no row of the batch has a titled history and a titled target")
-        return self.answer_loss(examples)
+        loss = self.answer_loss([prompt for prompt, _ in examples], [[response] for _, response in examples])
+        return loss[0] / sum(len(response) for _, response in examples)
 
     # ---- answering
 
@@ -199,11 +204,24 @@ class LLMRecommender(SequentialRecommender):
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""
+        return [texts[0] for texts in self._generate(interaction, all_beams=False)]
+
+    def generate_beams(self, interaction: Interaction) -> list[list[str]]:
+        """The texts of all beams of each row, raw, the best first; an empty string where the history has no title."""
+        return self._generate(interaction, all_beams=True)
+
+    def _generate(self, interaction: Interaction, all_beams: bool) -> list[list[str]]:
         histories = self.histories(interaction)
         rows = [row for row, history in enumerate(histories) if self.readable(history)]
+        texts = [[""] for _ in histories]
+        for row, answer in zip(rows, self._search([histories[row] for row in rows], all_beams), strict=True):
+            texts[row] = [self._text_of(beam) for beam in (answer.beams if all_beams else [answer])]
+        return texts
+
+    def _search(self, histories: Sequence[Sequence[int]], all_beams: bool) -> list[Generation]:
         found = beam_search(
             self.llm,
-            [self.prompts.prompt(histories[row]) for row in rows],
+            [self.prompts.prompt(history) for history in histories],
             eos_token_id=self.backbone.eos_token_id,
             pad_token_id=self.backbone.pad_token_id,
             forbidden_token_ids=self.backbone.forbidden_token_ids,
@@ -211,15 +229,17 @@ class LLMRecommender(SequentialRecommender):
             max_new_tokens=self.config["max_new_tokens"],
             length_penalty=self.config["length_penalty"],
             max_batch_tokens=self.config["generation_batch_tokens"],
+            return_beams=all_beams,
             progress=self.show_progress,
         )
         cut = sum(not answer.finished for answer in found)
         if cut > 0.05 * len(found):
             log.warning("%d of %d answers reached max_new_tokens without an end; consider raising it.", cut, len(found))
-        texts = [""] * len(histories)
-        for row, answer in zip(rows, found, strict=True):
-            texts[row] = self.backbone.decode(answer.token_ids)
-        return texts
+        return found
+
+    def _text_of(self, answer: Generation) -> str:
+        text = self.backbone.decode(answer.token_ids)
+        return text.strip().partition("\n")[0] if self.config["first_line"] else text
 
     @abstractmethod
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:

@@ -98,6 +98,10 @@ class BIGRec(LLMRecommender):
             queries[row] = table[item] if item is not None else vectors[place[answer]]
         return queries
 
+    def title_vectors(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Embeddings of the items' titles. Returns: float32 [items, d]."""
+        return self.index.embeddings[np.asarray(items)]
+
     def answer_vectors(self, interaction: Interaction) -> np.ndarray:
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
         if self._kept is None:

@@ -1,6 +1,8 @@
-"""Tables, statistics and the facts a result depends on. Knows nothing of RecBole."""
+"""Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
 
+from recbole_llm.report.categories import category_hit_ratio, category_ranks, drop_common
 from recbole_llm.report.environment import data_hash, git_revision, versions
+from recbole_llm.report.plots import curriculum_figure, plot_curriculum
 from recbole_llm.report.statistics import (
     RANK_METRICS,
     PairedComparison,
@@ -21,7 +23,11 @@ __all__ = [
     "PairedComparison",
     "ResultTable",
     "RunResult",
+    "category_hit_ratio",
+    "category_ranks",
+    "curriculum_figure",
     "data_hash",
+    "drop_common",
     "git_revision",
     "hit_at",
     "metric_means",
@@ -29,6 +35,7 @@ __all__ = [
     "mrr_at",
     "ndcg_at",
     "paired_bootstrap",
+    "plot_curriculum",
     "recall_at",
     "versions",
 ]

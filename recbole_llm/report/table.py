@@ -14,7 +14,8 @@ from typing import Any
 NOT_RUN = "not run"
 TINY_LLM_NOTE = "tiny LLM: for trying out, not for quality claims"
 
-_METRIC_LABELS = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hit": "Hit"}  # in the order of the columns
+# In the order of the columns.
+_METRIC_LABELS = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hit": "Hit", "category_hit": "CategoryHit"}
 _UNKNOWN = "-"  # a fact of the run that does not apply
 _FORMAT = 1
 
@@ -34,7 +35,8 @@ class RunResult:
         wall_seconds: wall time of the run.
         n_rows: rows judged.
         folder: the run's own folder.
-        test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``); None or missing: not run.
+        test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``), and ``category_hit@10``; None or
+            missing: not run.
         valid: the same on the validation rows.
         notes: what a reader must know beside the numbers, such as ``TINY_LLM_NOTE``.
     """
@@ -77,7 +79,7 @@ class ResultTable:
 
     @property
     def metrics(self) -> list[str]:
-        """Metric columns: Recall, NDCG, MRR, Hit, then others as they come, each by growing cut-off."""
+        """Metric columns: Recall, NDCG, MRR, Hit, CategoryHit, then others as they come, each by growing cut-off."""
         return _ordered(name for result in self.results for name in (*result.test, *result.valid))
 
     def text(self, width: int = 120) -> str:

@@ -1,13 +1,13 @@
-"""Fine-tuning: epochs of token-mean steps, validation, the best epoch kept."""
+"""Fine-tuning: epochs of token-mean steps on one or two targets, validation, the best epoch kept."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
 from recbole_llm.data.batches import epoch_steps, micro_batches
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
@@ -103,8 +104,29 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: FineTuneSettings, 
     return schedules[settings.lr_scheduler](optimizer, settings.warmup_steps, steps + 1, last_epoch=0)
 
 
+@dataclass
+class Lessons:
+    """What a curriculum adds to fine-tuning: a second target per example, and its weight in each epoch.
+
+    Attributes:
+        curriculum: gives the weight.
+        distilled: token ids of the distilled answer to each example's prompt.
+        distances: mean distance of generated and true titles before training and after each epoch; empty where the
+            curriculum asks for none.
+        measure: gives that distance for the model as it stands.
+    """
+
+    curriculum: Curriculum
+    distilled: Sequence[list[int]]
+    distances: list[float] = field(default_factory=list)
+    measure: Callable[[], float] | None = None
+
+
 class FineTuning:
     """One fine-tuning of a model's adapter on a list of examples.
+
+    The loss of an epoch is (1 - weight) * L_real + weight * L_distilled, each the mean over its own response tokens of
+    a step (SOFT, arXiv 2505.20771); without lessons it is L_real.
 
     Args:
         model: the recommender; its adapter's weights are trained in place.
@@ -115,6 +137,8 @@ class FineTuning:
         valid_metric: the metric that chooses the epoch.
         bigger: whether a larger value of it is better.
         on_epoch: called with the epoch's record and whether its validation is the best so far.
+        progress: whether to show a progress bar.
+        lessons: the curriculum, if there is one.
     """
 
     def __init__(
@@ -128,11 +152,18 @@ class FineTuning:
         bigger: bool,
         on_epoch: Callable[[dict[str, Any], bool], None] = lambda record, is_best: None,
         progress: bool = False,
+        lessons: Lessons | None = None,
     ) -> None:
-        self.model, self.examples, self.settings, self.optimizer = model, examples, settings, optimizer
+        self.model, self.settings, self.optimizer, self.lessons = model, settings, optimizer, lessons
         self.validate, self.valid_metric, self.on_epoch, self.progress = validate, valid_metric, on_epoch, progress
-        self.lengths = np.array([len(prompt) + len(response) for prompt, response in examples])
-        self.answer_lengths = np.array([len(response) for _, response in examples])
+        self.prompts = [prompt for prompt, _ in examples]
+        self.prompt_lengths = np.array([len(prompt) for prompt in self.prompts])
+        self.targets: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
+        if lessons is not None:
+            self.targets[DISTILLED] = lessons.distilled
+        self.answer_lengths = {
+            name: np.array([len(answer) for answer in answers]) for name, answers in self.targets.items()
+        }
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
         if settings.warmup_steps >= steps:
@@ -149,13 +180,16 @@ class FineTuning:
         Afterwards the model is in the state of the best epoch.
 
         Returns:
-            One record per epoch: epoch, train_loss, valid metrics, seconds, tokens per second.
+            One record per epoch: epoch, train_loss, learning_rate, seconds, tokens_per_second, valid metrics; with
+            lessons also the weight of the epoch, the losses on both targets (None where not computed) and the distance
+            after it (None where not needed).
         """
         self._resume(folder)
         while self.epoch < self.settings.epochs and not self.stopping.stop:
             self.epoch += 1
             record = self._train_epoch()
             self._validate_epoch(record)
+            self._measure_distance(record)
             self.history.append(record)
             self.on_epoch(record, "valid" in record and self.stopping.best_epoch == self.epoch)
             save_state(folder, self._state())
@@ -168,48 +202,66 @@ class FineTuning:
         self.model.train()
         seed = self.model.stage_seed("fine-tune", self.epoch)
         torch.manual_seed(seed)  # dropout of an epoch does not depend on whether the run was resumed before it
+        weight = self._weight()
+        weights = target_weights(weight)
+        lengths = self.prompt_lengths + sum(self.answer_lengths[name] for name in weights)
         steps = epoch_steps(
-            len(self.examples),
+            len(self.prompts),
             self.settings.train_batch_size,
             np.random.default_rng(seed),
-            lengths=self.lengths,
+            lengths=lengths,
             length_window=LENGTH_WINDOW if self.settings.group_by_length else 0,
         )
-        started, total, tokens = time.perf_counter(), 0.0, 0
+        started, losses, tokens = time.perf_counter(), np.zeros(len(weights)), 0
         title = f"Train {self.epoch}/{self.settings.epochs}"
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
-            total += self._step(rows)
-            tokens += int(self.lengths[rows].sum())
+            losses += self._step(rows, weights, lengths)
+            tokens += int(lengths[rows].sum())
             speed = tokens / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {total / done:.4f}, {speed:,.0f} tokens/s")
+            bar.set_postfix_str(f"loss {losses @ list(weights.values()) / done:.4f}, {speed:,.0f} tokens/s")
         seconds = time.perf_counter() - started
-        return {
+        losses /= len(steps)
+        record = {
             "epoch": self.epoch,
-            "train_loss": total / len(steps),
+            "train_loss": float(losses @ list(weights.values())),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
         }
+        if self.lessons is not None:
+            by_target = dict(zip(weights, losses.tolist(), strict=True))
+            record |= {"weight": weight, **{f"{name}_loss": by_target.get(name) for name in (REAL, DISTILLED)}}
+        return record
 
-    def _step(self, rows: np.ndarray) -> float:
-        """One optimiser step: the mean over all response tokens of its rows, however they are cut into batches."""
-        answer_tokens = int(self.answer_lengths[rows].sum())
+    def _weight(self) -> float:
+        """Weight of the distilled answers in this epoch."""
+        return 0.0 if self.lessons is None else self.lessons.curriculum.weight(self.lessons.distances)
+
+    def _step(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
+        """One optimiser step; returns the loss on each target.
+
+        A loss is the mean over all tokens of that target in the step, however its rows are cut into batches.
+        """
+        counts = np.array([self.answer_lengths[name][rows].sum() for name in weights])
+        scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=self.model.device)
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for batch in micro_batches(self.lengths[rows], self.settings.micro_batch_tokens, sort=True):
+        totals = np.zeros(len(weights))
+        for batch in micro_batches(lengths[rows], self.settings.micro_batch_tokens, sort=True):
             chosen = rows[batch]
+            answers = [[self.targets[name][row] for name in weights] for row in chosen]
             with self._autocast():
-                loss = self.model.answer_loss([self.examples[row] for row in chosen])
-            share = loss * (int(self.answer_lengths[chosen].sum()) / answer_tokens)
-            share.backward()
-            total += share.item()
-        if not math.isfinite(total):
-            raise InputError(f"learning_rate: the training loss is {total} in epoch {self.epoch}; set a lower one")
+                losses = self.model.answer_loss([self.prompts[row] for row in chosen], answers)
+            (losses * scale).sum().backward()
+            totals += losses.detach().cpu().numpy()
+        totals /= counts
+        if not np.isfinite(totals).all():
+            loss = float(totals @ list(weights.values()))
+            raise InputError(f"learning_rate: the training loss is {loss} in epoch {self.epoch}; set a lower one")
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
-        return total
+        return totals
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.enable_amp)
@@ -223,6 +275,15 @@ class FineTuning:
         if self.stopping.update(self.epoch, record["valid"][self.valid_metric]):
             self._keep_best()
 
+    def _measure_distance(self, record: dict[str, Any]) -> None:
+        """Measure how far the answers are from the true titles, where another epoch will ask for it."""
+        if self.lessons is None:
+            return
+        record["distance"] = None
+        if self.lessons.measure and self.epoch < self.settings.epochs and not self.stopping.stop:
+            record["distance"] = self.lessons.measure()
+            self.lessons.distances.append(record["distance"])
+
     def _keep_best(self) -> None:
         self.best = self.model.adapter.trainable_state(self.model.llm)
 
@@ -232,6 +293,8 @@ class FineTuning:
             "scheduler": self.scheduler.state_dict(),
             "stopping": asdict(self.stopping),
         }
+        if self.lessons is not None:
+            progress["distances"] = self.lessons.distances
         trainable = self.model.adapter.trainable_state(self.model.llm)
         return TrainingState(self.epoch, trainable, self.best, pack_optimizer(self.optimizer), progress)
 
@@ -248,3 +311,5 @@ class FineTuning:
             group["lr"] = rate
         self.history = state.progress["history"]
         self.stopping = EarlyStopping(**state.progress["stopping"])
+        if self.lessons is not None:
+            self.lessons.distances = state.progress["distances"]

@@ -5,37 +5,67 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 
-from recbole_llm.data.rows import load_rows, row_pairs, rows_digest
+from recbole_llm.curriculum import Curriculum
+from recbole_llm.data.rows import rows_digest
 from recbole_llm.errors import InputError
-from recbole_llm.grounding import (
-    COLLABORATIVE_GAMMAS,
-    POPULARITY_GAMMAS,
-    collaborative_weights,
-    popularity_weights,
-    reweight,
-    search_gamma,
-)
 from recbole_llm.model.base import Example, LLMRecommender
-from recbole_llm.report import RANK_METRICS
-from recbole_llm.stages import write_json
-from recbole_llm.trainer.auxiliary import AuxiliaryRecommender
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.registry import find_choice
+from recbole_llm.stages import hash_file, write_json
 from recbole_llm.trainer.checkpoint import clear_states
-from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning
+from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, distilled_targets, read_answers
+from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning, Lessons
 from recbole_llm.trainer.judge import Judgement, install_collector, judge, unrounded_evaluator
+from recbole_llm.trainer.reweighting import Reweighting
 
-# What decides the validation score of an epoch besides the weights.
-ANSWERING = ("num_beams", "max_new_tokens", "length_penalty", "grounding", "repeatable")
-Weights = Callable[[Any], np.ndarray]  # of an interaction: [items] or [rows, items]
-GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
+# What decides a generated answer besides the weights, and what decides the validation score of an epoch.
+GENERATION = ("num_beams", "max_new_tokens", "length_penalty", "first_line")
+ANSWERING = (*GENERATION, "grounding", "repeatable")
+FINE_TUNE, CURRICULUM = "fine-tune", "curriculum"  # names of the two tuning stages
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished tuning stage.
+
+    Attributes:
+        stage: its name.
+        folder: where it is kept; ``adapter/`` holds the weights of the best epoch.
+        history: one record per epoch.
+        best_epoch: the epoch (1-based) whose weights were kept.
+        initial_distance: of the untuned LLM's answers, where the curriculum uses it.
+        settings: of the curriculum, such as ``{"alpha": 1.0}``.
+    """
+
+    stage: str
+    folder: Path
+    history: list[dict[str, Any]]
+    best_epoch: int
+    initial_distance: float | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What one call of ``fit`` was given, and the training rows made of it."""
+
+    rows: Any
+    kept: Interaction
+    examples: list[Example]
+    valid_data: Any
+    verbose: bool
+    show_progress: bool
+    callback_fn: Callable[[int, float], None] | None
 
 
 class LLMTrainer(Trainer):
@@ -47,6 +77,10 @@ class LLMTrainer(Trainer):
     Args:
         config: the resolved config.
         model: the recommender, its adapter attached.
+
+    Attributes:
+        tuned: the tuning stages that ``fit`` ran, in their order; the last one's weights stand.
+        distilled: folder of the distilled answers, if the curriculum used some that were generated.
     """
 
     model: LLMRecommender
@@ -55,9 +89,9 @@ class LLMTrainer(Trainer):
         super().__init__(config, model)
         install_collector(self)
         self.evaluator = unrounded_evaluator(config)
-        self.history: list[dict[str, Any]] = []
-        self.gammas: dict[str, float] = {}
-        self._weights: Weights | None = None
+        self.tuned: list[Tuned] = []
+        self.distilled: Path | None = None
+        self._reweighting: Reweighting | None = None
         self._judgement: Judgement | None = None
         self._valid_judgement: Judgement | None = None
 
@@ -66,6 +100,21 @@ class LLMTrainer(Trainer):
             raise InputError("learner: sparse_adam takes sparse gradients, and an LLM's are dense; choose adamw")
         trainable = [weight for weight in self.model.parameters() if weight.requires_grad]
         return super()._build_optimizer(**{"params": trainable} | kwargs)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One record per epoch of the last tuning stage; empty for the untuned LLM."""
+        return self.tuned[-1].history if self.tuned else []
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (1-based) of the last tuning stage whose weights were kept; 0 for the untuned LLM."""
+        return self.tuned[-1].best_epoch if self.tuned else 0
+
+    @property
+    def gammas(self) -> dict[str, float]:
+        """Metric name to the gamma of its re-weighting; empty without."""
+        return self._reweighting.gammas if self._reweighting else {}
 
     # ---- fit
 
@@ -86,16 +135,19 @@ class LLMTrainer(Trainer):
             verbose: whether each epoch is logged.
             saved: kept for RecBole's signature; stages are always kept.
             show_progress: whether to show progress bars.
-            callback_fn: called with (epoch, validation score) after every validated epoch.
+            callback_fn: called with (epoch, validation score) after every validated epoch of the last stage.
 
         Returns:
             Best validation score and the validation metrics of that epoch; (None, None) without validation.
         """
+        curricula = self._curricula()
         self._check_validation(valid_data)
         self.eval_collector.data_collect(train_data)
         self.model.prepare()
         if self.config["epochs"]:
-            self._fine_tune(train_data.dataset, valid_data, verbose, show_progress, callback_fn)
+            examples, kept = self._examples(train_data.dataset)
+            fit = _Fit(train_data.dataset, kept, examples, valid_data, verbose, show_progress, callback_fn)
+            self._tune(fit, curricula)
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
         self._search_gammas(valid_data)
@@ -105,74 +157,162 @@ class LLMTrainer(Trainer):
         self.best_valid_score = self.best_valid_result[self.valid_metric]
         return self.best_valid_score, self.best_valid_result
 
+    def _curricula(self) -> list[Curriculum]:
+        """One curriculum per value of ``alpha``; none where every row is trained towards its true title alone."""
+        value = self.config["curriculum"]
+        choice = find_choice("curriculum", value)
+        if choice is None:
+            return []
+        if not isinstance(self.model, BIGRec):
+            raise InputError(f"curriculum: {self.config['model']} has no answers to learn from; set curriculum: none")
+        alphas = self.config["alpha"] if isinstance(self.config["alpha"], list) else [self.config["alpha"]]
+        made = [choice.from_value(value, {"alpha": alpha}) for alpha in alphas]
+        different = {str(curriculum.facts()): curriculum for curriculum in made}
+        return [curriculum for curriculum in different.values() if curriculum.needs_distilled]
+
     def _check_validation(self, valid_data: Any) -> None:
         """Refuse, before anything is computed, settings that need validation rows that are not there."""
-        config, search = self.config, self.config["reweight"] != "none" and self.config["gamma"] is None
-        if search and (not valid_data or config["eval_args"]["mode"]["valid"] != "full"):
-            raise InputError("gamma: it is searched on the full ranking of validation rows; set --gamma=<number>")
-        if not valid_data and config["epochs"] and config["stopping_step"] and config["eval_step"]:
+        Reweighting.check(self.config, valid_data)
+        if valid_data:
+            return
+        if self.config["epochs"] and self.config["stopping_step"] and self.config["eval_step"]:
             raise InputError("stopping_step: there are no validation rows to stop by; set --stopping_step=0")
+        if len(self._curricula()) > 1:
+            raise InputError("alpha: there are no validation rows to choose one of several by; give one")
 
     def judge_valid(self, valid_data: Any, show_progress: bool = False) -> Judgement:
-        """The validation rows under the model as ``fit`` left it; not answered again where training already did."""
+        """The validation rows under the model as it stands; not answered again where training already did."""
         if self._valid_judgement is None:
             self._valid_judgement = judge(self, valid_data, show_progress)
         return self._valid_judgement
 
-    @property
-    def best_epoch(self) -> int:
-        """The epoch (1-based) whose weights were kept; 0 for the untuned LLM."""
-        validated = [record for record in self.history if "valid" in record]
-        if not validated:
-            return len(self.history)
-        sign = 1 if self.valid_metric_bigger else -1
-        return max(validated, key=lambda record: sign * record["valid"][self.valid_metric])["epoch"]
+    def restore(self, tuned: Tuned, valid_data: Any) -> None:
+        """Put the model into the state that a tuning stage ended in, its re-weighting included."""
+        self.load_adapter(tuned.folder / "adapter")
+        self._valid_judgement = None
+        self._search_gammas(valid_data)
 
-    def _fine_tune(
-        self,
-        rows: Any,
-        valid_data: Any,
-        verbose: bool,
-        show_progress: bool,
-        callback_fn: Callable[[int, float], None] | None,
-    ) -> None:
+    # ---- tuning stages
+
+    def _tune(self, fit: _Fit, curricula: list[Curriculum]) -> None:
+        untuned = self.model.adapter.trainable_state(self.model.llm)
+        facts = self._fine_tune_facts(fit)
+        needs_fine_tuning = not curricula or self.config["sd_file"] is None
+        if needs_fine_tuning:
+            self.tuned.append(self._fine_tune(FINE_TUNE, facts, fit))
+        if not curricula:
+            return
+        texts, source = self._distil(fit, facts)
+        targets = distilled_targets(self.model, texts, fit.examples, self.config)
+        options = {name: self.config[name] for name in ("sd_empty", "sd_permuted")}
+        results = []
+        for curriculum in curricula:
+            self.model.adapter.load_trainable_state(self.model.llm, untuned)
+            meter = DistanceMeter(self.model, fit.kept, self.config["distance_rows"])
+            lessons = Lessons(curriculum, targets)
+            if curriculum.uses_distance:
+                lessons.measure, lessons.distances = meter.measure, [self._initial_distance(meter, fit)]
+            own = {**facts, "distilled": source, **options, "curriculum": curriculum.facts()}
+            if curriculum.uses_distance:
+                own["distance_rows"] = self.config["distance_rows"]
+            results.append((self._fine_tune(CURRICULUM, own, fit, lessons), self._valid_judgement))
+        best = max(results, key=lambda result: self._best_score(result[0])) if len(results) > 1 else results[0]
+        if len(results) > 1:
+            log.info("curriculum: %s is the best on validation.", best[0].settings)
+            self.load_adapter(best[0].folder / "adapter")
+        self.model.stages.used[CURRICULUM] = best[0].folder.name
+        self._valid_judgement = best[1]
+        self.tuned.append(best[0])
+
+    def _best_score(self, tuned: Tuned) -> float:
+        """Best validation score of a stage, larger is better."""
+        score = tuned.history[tuned.best_epoch - 1]["valid"][self.valid_metric]
+        return score if self.valid_metric_bigger else -score
+
+    def _fine_tune(self, stage: str, facts: dict[str, Any], fit: _Fit, lessons: Lessons | None = None) -> Tuned:
         settings = FineTuneSettings.from_config(self.config)
-        examples = self._examples(rows)
-        facts = self._fine_tune_facts(settings, rows, valid_data)
+        self._valid_judgement = None
+        initial = lessons.distances[0] if lessons and lessons.distances else None
 
         def validate() -> dict[str, float]:
-            self._judgement = judge(self, valid_data, show_progress)
+            self._judgement = judge(self, fit.valid_data, fit.show_progress)
             return self._judgement.metrics
 
         def on_epoch(record: dict[str, Any], is_best: bool) -> None:
             if is_best:
                 self._valid_judgement = self._judgement
-            self._log_epoch(record, verbose)
-            if callback_fn and "valid" in record:
-                callback_fn(record["epoch"], record["valid"][self.valid_metric])
+            self._log_epoch(stage, record, fit.verbose)
+            if fit.callback_fn and "valid" in record:
+                fit.callback_fn(record["epoch"], record["valid"][self.valid_metric])
 
         def compute(folder: Path) -> None:
+            self.optimizer = self._build_optimizer()
             run = FineTuning(
                 self.model,
-                examples,
+                fit.examples,
                 settings,
                 self.optimizer,
-                validate if valid_data else None,
+                validate if fit.valid_data else None,
                 self.valid_metric,
                 self.valid_metric_bigger,
                 on_epoch,
-                show_progress,
+                fit.show_progress,
+                lessons,
             )
             write_json(folder / "history.json", run.run(folder))
             self.model.adapter.save(self.model.llm, folder / "adapter", self.model.backbone.fingerprint)
             clear_states(folder)
 
-        folder = self.model.stages.get("fine-tune", facts, compute, resumable=True)
-        self.model.adapter.load(self.model.llm, folder / "adapter", self.model.backbone.fingerprint)
-        self.history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        folder = self.model.stages.get(stage, facts, compute, resumable=True)
+        self.load_adapter(folder / "adapter")
+        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        settings_of_curriculum = lessons.curriculum.facts() if lessons else {}
+        return Tuned(stage, folder, history, self._best_of(history), initial, settings_of_curriculum)
 
-    def _examples(self, rows: Any) -> list[Example]:
-        """Prompt and response of every training row that can be read."""
+    def _best_of(self, history: list[dict[str, Any]]) -> int:
+        """The first epoch with the best validation score; the last one without validation."""
+        validated = [record for record in history if "valid" in record]
+        if not validated:
+            return len(history)
+        sign = 1 if self.valid_metric_bigger else -1
+        return max(validated, key=lambda record: sign * record["valid"][self.valid_metric])["epoch"]
+
+    def _distil(self, fit: _Fit, facts: dict[str, Any]) -> tuple[list[str], Any]:
+        """Distilled answers of the fine-tuned model, or those of ``sd_file``; and what they depend on."""
+        given = self.config["sd_file"]
+        if given is not None:
+            texts = read_answers(Path(given), fit.examples)
+            return texts, hash_file(Path(given))
+        facts = {"fine-tuned": facts, "generation": self._generation(), "select": self.config["sd_select"]}
+
+        def compute(folder: Path) -> None:
+            distil(self.model, fit.kept, fit.examples, self.config["sd_select"], folder, fit.show_progress)
+
+        self.distilled = self.model.stages.get("distil", facts, compute, resumable=True)
+        return read_answers(self.distilled / ANSWERS, fit.examples), facts
+
+    def _initial_distance(self, meter: DistanceMeter, fit: _Fit) -> float:
+        """Distance of the untuned LLM's answers: the same for every curriculum, so it is measured once."""
+        facts = {
+            "model": self.model.facts(),
+            "recommender": type(self.model).__name__,
+            "rows": rows_digest(fit.rows),
+            "distance_rows": self.config["distance_rows"],
+            "generation": self._generation(),
+            "seed": self.config["seed"],
+        }
+
+        def compute(folder: Path) -> None:
+            write_json(folder / "distance.json", {"distance": meter.measure()})
+
+        folder = self.model.stages.get("initial-distance", facts, compute)
+        return json.loads((folder / "distance.json").read_text(encoding="utf-8"))["distance"]
+
+    def _generation(self) -> dict[str, Any]:
+        return {name: self.config[name] for name in GENERATION}
+
+    def _examples(self, rows: Any) -> tuple[list[Example], Interaction]:
+        """Prompt and response of every training row that can be read, and those rows."""
         found = self.model.examples(rows.inter_feat)
         examples = [example for example in found if example is not None]
         if len(examples) < len(found):
@@ -183,76 +323,48 @@ class LLMTrainer(Trainer):
             log.warning(
                 "%d prompts exceed max_prompt_tokens and lost their oldest items.", self.model.prompts.n_shortened
             )
-        return examples
+        return examples, rows.inter_feat[torch.tensor([example is not None for example in found])]
 
-    def _fine_tune_facts(self, settings: FineTuneSettings, rows: Any, valid_data: Any) -> dict[str, Any]:
+    def _fine_tune_facts(self, fit: _Fit) -> dict[str, Any]:
         return {
             "model": self.model.facts(),
             "recommender": type(self.model).__name__,
-            "rows": rows_digest(rows),
-            "valid_rows": rows_digest(valid_data.dataset) if valid_data else None,
+            "rows": rows_digest(fit.rows),
+            "valid_rows": rows_digest(fit.valid_data.dataset) if fit.valid_data else None,
             "valid_metric": self.valid_metric,
             "answering": {name: self.config[name] for name in ANSWERING},
             "candidates": self.config["eval_args"]["mode"]["valid"],
-            "settings": settings.facts(),
+            "settings": FineTuneSettings.from_config(self.config).facts(),
             "seed": self.config["seed"],
         }
 
-    def _log_epoch(self, record: dict[str, Any], verbose: bool) -> None:
-        epoch = record["epoch"]
-        self.tensorboard.add_scalar("Loss/Train", record["train_loss"], epoch)
-        for name, value in record.get("valid", {}).items():
-            self.tensorboard.add_scalar(f"Valid/{name}", value, epoch)
+    def _log_epoch(self, stage: str, record: dict[str, Any], verbose: bool) -> None:
+        epoch, group = record["epoch"], "" if stage == FINE_TUNE else "Curriculum/"
+        scalars = {"Loss/Train": record["train_loss"]}
+        for label, name in (("Loss/Real", "real_loss"), ("Loss/Distilled", "distilled_loss"), ("Weight", "weight")):
+            scalars[label] = record.get(name)
+        scalars["Distance"] = record.get("distance")
+        scalars.update({f"Valid/{name}": value for name, value in record.get("valid", {}).items()})
+        for label, value in scalars.items():
+            if value is not None:
+                self.tensorboard.add_scalar(group + label, value, epoch)
         if verbose:
+            shown = {"loss": record["train_loss"], **{name: record.get(name) for name in ("weight", "distance")}}
+            facts = ", ".join(f"{name}: {value:.4f}" for name, value in shown.items() if value is not None)
             speed = f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
-            log.info("epoch %d training [loss: %.4f, %s]", epoch, record["train_loss"], speed)
+            log.info("epoch %d training [%s, %s]", epoch, facts, speed)
             if "valid" in record:
                 values = "    ".join(f"{name} : {value:.4f}" for name, value in record["valid"].items())
                 log.info("epoch %d validation: %s", epoch, values)
 
-    # ---- re-weighting
+    # ---- evaluate
 
     def _search_gammas(self, valid_data: Any) -> None:
-        """Choose gamma per metric on validation, or take the one that was set (BIGRec, section 3.3)."""
-        kind = self.config["reweight"]
-        if kind == "none":
+        if self.config["reweight"] == "none":
             return
-        self._weights = self._popularity() if kind == "popularity" else self._collaboration()
-        if self.config["gamma"] is not None:
-            self.gammas = {self.valid_metric: float(self.config["gamma"])}
-        else:
-            self.gammas = self._best_gammas(GRIDS[kind], valid_data)
+        self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.valid_metric)
+        self._reweighting.search(valid_data)
         self._valid_judgement = None
-        log.info("re-weighting by %s: gamma %s", kind, self.gammas)
-
-    def _popularity(self) -> Weights:
-        """Weights by the number of interactions before the split, the same for all rows."""
-        items = row_pairs(load_rows(self.config.for_auxiliary("Pop"), few_shot=False).train)[:, 1]
-        counts = np.bincount(items, minlength=self.model.catalog.n_items)
-        weights = popularity_weights(counts, rankable=np.arange(len(counts)) > 0)
-        return lambda interaction: weights
-
-    def _collaboration(self) -> Weights:
-        """Weights of each row by the scores of the auxiliary recommender."""
-        auxiliary = AuxiliaryRecommender(self.config, self.config["recommender"], self.model.stages)
-        return lambda interaction: collaborative_weights(auxiliary.scores(interaction))
-
-    def _best_gammas(self, grid: Sequence[float], valid_data: Any) -> dict[str, float]:
-        parts = [(self.model.distances(batch), self._weights(batch), targets) for batch, _, _, targets in valid_data]
-        distances = np.concatenate([part[0] for part in parts])
-        weights = parts[0][1] if parts[0][1].ndim == 1 else np.concatenate([part[1] for part in parts])
-        targets = torch.cat([part[2] for part in parts]).numpy()
-        ranked = np.isfinite(distances[np.arange(len(targets)), targets])  # the others are misses whatever gamma is
-        metrics = [
-            (name, k) for name in self.config["metrics"] if name.lower() in RANK_METRICS for k in self.config["topk"]
-        ]
-        labels = {f"{name.lower()}@{k}": (name, k) for name, k in metrics}
-        if not ranked.any():
-            return dict.fromkeys(labels, 0.0)
-        weights = weights if weights.ndim == 1 else weights[ranked]
-        return search_gamma(distances[ranked], weights, targets[ranked], labels, grid)
-
-    # ---- evaluate
 
     @torch.no_grad()
     def evaluate(
@@ -290,10 +402,7 @@ class LLMTrainer(Trainer):
         with self.model.answers_kept():
             for gamma in [*sorted(set(self.gammas.values()) - {usual}), usual]:
                 self.eval_collector.forget()
-                self.model.rescore = self._rescorer(gamma)
+                self.model.rescore = self._reweighting.rescorer(gamma)
                 found[gamma] = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         self.model.rescore = None
         return OrderedDict((name, found[self.gammas.get(name, usual)][name]) for name in found[usual])
-
-    def _rescorer(self, gamma: float) -> Callable[[np.ndarray, Any], np.ndarray]:
-        return lambda distances, interaction: reweight(distances, self._weights(interaction), gamma)

@@ -19,7 +19,8 @@ class RunFolder:
 
     Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's
     own format) or ``model.pth`` (RecBole's), ``history.json``, ``gammas.json`` (of re-weighting), ``metrics.json``,
-    ``valid_ranks.csv`` and ``test_ranks.csv``.
+    ``valid_ranks.csv`` and ``test_ranks.csv``; with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``),
+    ``curriculum.png``, ``curriculum.json`` and ``distilled.json``.
 
     Args:
         config: the run's config.

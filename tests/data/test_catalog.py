@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm import compat
-from recbole_llm.data.catalog import ItemCatalog, clean_answer, clean_title
+from recbole_llm.data.catalog import ItemCatalog, clean_answer, clean_title, read_categories
 from recbole_llm.errors import InputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -179,6 +179,24 @@ def test_wrong_fields_are_one_line_errors_that_name_the_fields(monkeypatch, film
         ItemCatalog.from_dataset(dataset, "name", title_with="score")
     with pytest.raises(InputError, match=r"no item field 'name' \(its item fields: item_id, name, words"):
         ItemCatalog.from_dataset(load_dataset(monkeypatch, films, "films", []), "name")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_categories_are_those_of_the_file_none_if_not_loaded_and_an_error_if_not_there(monkeypatch, films):
+    dataset = load_dataset(monkeypatch, films, "films", ["year", "class", "score"])
+    tokens = dataset.field2id_token["item_id"]
+    assert dict(zip(tokens, read_categories(dataset, "class"), strict=True)) == {
+        **{"[PAD]": [], "1": ["Comedy", "Children's"], "2": ["Action"], "3": []},
+        **{"4": ["Action", "Drama"], "5": ["Drama"], "6": []},
+    }
+    assert dict(zip(tokens, read_categories(dataset, "year"), strict=True))["1"] == ["1995"]
+    assert read_categories(dataset, "words") is None
+    with pytest.raises(InputError, match="category_field: data set 'films' has no item field 'clas'"):
+        read_categories(dataset, "clas")
+    with pytest.raises(InputError, match="category_field: item field 'score' of data set 'films' has type float"):
+        read_categories(dataset, "score")
+    without_items = load_dataset(monkeypatch, films, "films", [])
+    assert read_categories(without_items, "class") is None
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from recbole_llm.data.batches import collate
 from recbole_llm.data.catalog import ItemCatalog, clean_answer, clean_title
 from recbole_llm.data.prompt import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.errors import InputError
+from recbole_llm.llm.branches import branch_batch
 from tests.families import FAMILIES, TEXTS, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -244,12 +244,12 @@ def test_a_tokenizer_that_merges_line_breaks_loses_none():
 def test_training_rows_start_with_the_prompt_that_generation_is_given(family):
     builder, trainer_builder = make_builder(family), make_builder(family)
     histories, targets = [[1], [1, 5, 2], [4, 6]], [5, 6, 1]
-    pairs = zip(histories, targets, strict=True)
-    batch = collate([(trainer_builder.prompt(h), trainer_builder.response(t)) for h, t in pairs], pad_token_id=0)
+    prompts = [trainer_builder.prompt(history) for history in histories]
+    answers = [[trainer_builder.response(target)] for target in targets]
+    batch = branch_batch(prompts, answers, pad_token_id=0)
     for row, history in enumerate(histories):
         real = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
-        n_answer = int((batch.labels[row] != -100).sum())
-        assert real[:-n_answer] == builder.prompt(history)
+        assert real == builder.prompt(history) + answers[row][0][:-1]  # nothing follows EOS: it is no input
 
 
 def test_prompts_do_not_depend_on_the_size_of_the_catalogue(family):

@@ -49,7 +49,6 @@ def generate(model, prompts, special, num_beams, max_new_tokens=NEW_TOKENS, leng
         length_penalty=length_penalty if num_beams > 1 else None,
         do_sample=False,
         early_stopping=False if num_beams > 1 else None,
-        num_return_sequences=1,
         return_dict_in_generate=True,
         output_scores=True,
         **special,
@@ -90,6 +89,57 @@ def test_equals_generate(family, eos_bias):
             assert not any(generation.finished for generation in found)
         if eos_bias == EOS_BIASES["early"]:
             assert any(generation.finished for generation in found)
+
+
+@pytest.mark.parametrize("eos_bias", EOS_BIASES.values(), ids=EOS_BIASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_beams_equal_those_of_generate(family, eos_bias):
+    for seed, num_beams, length_penalty in [(0, 4, 1.0), (3, 2, 0.0), (4, 3, 2.0)]:
+        model, special = make_model(family, seed, eos_bias)
+        prompts = make_prompts(model, seed=seed)
+        expected, scores = generate(
+            model,
+            prompts,
+            special,
+            num_beams,
+            length_penalty=length_penalty,
+            num_return_sequences=num_beams,
+        )
+        found = beam_search(
+            model,
+            prompts,
+            num_beams=num_beams,
+            max_new_tokens=NEW_TOKENS,
+            length_penalty=length_penalty,
+            return_beams=True,
+            **special,
+        )
+        beams = [beam for generation in found for beam in generation.beams]
+        assert texts(beams) == expected
+        np.testing.assert_allclose([beam.score for beam in beams], scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("eos_bias", EOS_BIASES.values(), ids=EOS_BIASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_returning_all_beams_changes_no_answer(family, eos_bias):
+    model, special = make_model(family, eos_bias=eos_bias)
+    prompts = make_prompts(model, prefix=[5, 9, 7])
+    alone = beam_search(model, prompts, max_new_tokens=NEW_TOKENS, **special)
+    found = beam_search(model, prompts, max_new_tokens=NEW_TOKENS, return_beams=True, **special)
+    small = beam_search(model, prompts, max_new_tokens=NEW_TOKENS, return_beams=True, max_batch_tokens=1, **special)
+    assert texts(found) == texts(alone) and not any(generation.beams for generation in alone)
+    for generation, unbatched in zip(found, small, strict=True):
+        assert texts(generation.beams) == texts(unbatched.beams)
+        assert len(generation.beams) == 4 and texts(generation.beams[:1]) == texts([generation])
+        scores = [beam.score for beam in generation.beams]
+        assert scores == sorted(scores, reverse=True) and generation.beams[0].score == generation.score
+        assert len({(tuple(beam.token_ids), beam.finished) for beam in generation.beams}) == 4
+
+
+def test_one_beam_is_the_only_one():
+    model, special = make_model(eos_bias=1.1)
+    for generation in beam_search(model, make_prompts(model), num_beams=1, return_beams=True, **special):
+        assert texts(generation.beams) == texts([generation])
 
 
 @pytest.mark.parametrize("eos_bias", EOS_BIASES.values(), ids=EOS_BIASES)

@@ -89,7 +89,7 @@ def test_distances_are_those_of_the_embedded_answer_to_the_embedded_titles(plain
 
 def test_the_judges_ranks_are_those_of_sorting_the_distances(plain):
     trainer, rows = plain
-    trainer.gammas, trainer.model.rescore = {}, None
+    assert trainer.gammas == {} and trainer.model.rescore is None
     judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
     ranks = ranks_of(trainer.model.distances(batch_of(*plain, "test")), judgement.pairs[:, 1])
     assert (judgement.ranks + 1).tolist() == ranks
@@ -153,10 +153,11 @@ def test_recboles_training_hook_is_the_token_mean_of_the_titled_rows(plain):
     batch = rows.train.inter_feat[torch.arange(12)]
     examples = [example for example in model.examples(batch) if example is not None]
     assert 0 < len(examples) < 12
-    token_batch = model.collate(examples)
-    fields = (token_batch.input_ids, token_batch.attention_mask, token_batch.labels, token_batch.position_ids)
-    assert torch.allclose(model.calculate_loss(batch), answer_loss(model.llm, *fields))
-    losses = [model.answer_loss([example]) * len(example[1]) for example in examples]
+    losses = []
+    for prompt, answer in examples:
+        ids = torch.tensor([prompt + answer])
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        losses.append(answer_loss(model.llm, ids, torch.ones_like(ids), labels) * len(answer))
     mean = torch.stack(losses).sum() / sum(len(answer) for _, answer in examples)
     assert torch.allclose(model.calculate_loss(batch), mean, atol=1e-5)
     (untitled,) = ids_of(rows, "i3")

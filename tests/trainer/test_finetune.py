@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
 from recbole_llm.errors import InputError
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
-from recbole_llm.trainer.finetune import EarlyStopping, FineTuneSettings, FineTuning
+from recbole_llm.trainer.finetune import EarlyStopping, FineTuneSettings, FineTuning, Lessons
 from tests.runs import words_for
 
 SETTINGS = {
@@ -40,6 +41,7 @@ SETTINGS = {
     "micro_batch_tokens": 16,
 }
 EXAMPLES = [([1] * (1 + row % 3), [2] * (1 + row % 2)) for row in range(10)]
+DISTILLED = [[5] * (1 + row % 4) for row in range(10)]  # other lengths and other last tokens
 
 
 class Weights:
@@ -65,22 +67,30 @@ class Toy(nn.Module):
     def stage_seed(self, name: str, epoch: int) -> int:
         return epoch
 
-    def answer_loss(self, examples: list[Any]) -> torch.Tensor:
-        """Token mean of (w - length of the prompt)^2."""
+    def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
+        """(w - length of the prompt - last token + 2)^2 for every token, summed by the kind of answer."""
         weight = nn.functional.dropout(self.llm.weight, self.dropout, self.training)
-        losses = [len(answer) * (weight - len(prompt)).square().sum() for prompt, answer in examples]
-        return torch.stack(losses).sum() / sum(len(answer) for _, answer in examples)
+        rows = zip(prompts, answers, strict=True)
+        losses = [
+            torch.stack([len(answer) * (weight - len(prompt) - answer[-1] + 2).square().sum() for answer in own])
+            for prompt, own in rows
+        ]
+        return torch.stack(losses).sum(dim=0)
 
 
 def tuning(
-    model: Toy, scores: list[float] | None, optimizer: torch.optim.Optimizer | None = None, **settings: Any
+    model: Toy,
+    scores: list[float] | None,
+    optimizer: torch.optim.Optimizer | None = None,
+    lessons: Lessons | None = None,
+    **settings: Any,
 ) -> FineTuning:
     """Fine-tuning whose validation gives planted scores, one per validated epoch."""
     planted = iter(scores or ())
     validate = (lambda: {"hit@10": next(planted)}) if scores is not None else None
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
     whole = FineTuneSettings(**{**SETTINGS, **settings})
-    return FineTuning(model, EXAMPLES, whole, optimizer, validate, "hit@10", bigger=True)
+    return FineTuning(model, EXAMPLES, whole, optimizer, validate, "hit@10", bigger=True, lessons=lessons)
 
 
 CASES = [
@@ -164,7 +174,7 @@ def test_the_rate_is_hugging_faces_without_its_first_value_of_0(tmp_path, schedu
     warmup, steps = 3, 10  # the 10 examples, one per step
     run = tuning(Toy(), None, epochs=1, train_batch_size=1, warmup_steps=warmup, lr_scheduler=schedule)
     rates, take_step = [], run._step
-    run._step = lambda rows: rates.append(run.optimizer.param_groups[0]["lr"]) or take_step(rows)
+    run._step = lambda *step: rates.append(run.optimizer.param_groups[0]["lr"]) or take_step(*step)
     run.run(tmp_path)
     left = [(steps + 1 - k) / (steps + 1 - warmup) for k in range(1, steps + 1)]
     expected = [k / warmup if k < warmup else after_warmup(left[k - 1]) for k in range(1, steps + 1)]
@@ -182,7 +192,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(tmp_path):
 
 def test_a_loss_that_is_not_a_number_names_the_learning_rate(tmp_path):
     model = Toy()
-    model.answer_loss = lambda examples: model.llm.weight.sum() * math.nan
+    model.answer_loss = lambda prompts, answers: model.llm.weight.sum() * torch.full((1,), math.nan)
     with pytest.raises(InputError, match="learning_rate: the training loss is nan in epoch 1"):
         tuning(model, None).run(tmp_path)
 
@@ -217,6 +227,170 @@ def test_a_broken_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, lear
 def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A history without what the clock decides."""
     return [{k: v for k, v in record.items() if k not in ("seconds", "tokens_per_second")} for record in history]
+
+
+# ---------------------------------------------------------------------------------------------------------- lessons
+
+
+class Logits(nn.Module):
+    """One row of learnable logits per answer token, chosen by how long the answer is."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm, self.adapter = nn.Module(), Weights()
+        self.llm.real = nn.Parameter(torch.tensor([[2.0, 0, 0], [0, 1, 0]]))
+        self.llm.distilled = nn.Parameter(torch.tensor([[0, 0, 3.0], [1, 0, 0], [0, 2, 0]]))
+
+    def stage_seed(self, name: str, epoch: int) -> int:
+        return epoch
+
+    def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
+        logits = {2: self.llm.real, 3: self.llm.distilled}
+        rows = [
+            torch.stack([nn.functional.cross_entropy(logits[len(a)], torch.tensor(a), reduction="sum") for a in own])
+            for own in answers
+        ]
+        return torch.stack(rows).sum(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "loss", "real", "distilled"),
+    [
+        (1.0, 0.9619708122, None, 0.9619708122),
+        (math.exp(-1), 0.6038896409, 0.3954947401, 0.9619708122),
+        (0.0, 0.3954947401, 0.3954947401, None),
+        (1e-13, 0.3954947401, 0.3954947401, None),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_loss_of_an_epoch_of_a_worked_example(tmp_path, weight, loss, real, distilled, rows):
+    model, examples = Logits(), [([1], [0, 1])] * rows
+    lessons = Lessons(FixedCurriculum(weight), [[2, 0, 0]] * rows)
+    settings = FineTuneSettings(**{**SETTINGS, "epochs": 1, "micro_batch_tokens": 6})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = FineTuning(model, examples, settings, optimizer, None, "hit@10", bigger=True, lessons=lessons)
+    (record,) = run.run(tmp_path)
+    assert record["train_loss"] == pytest.approx(loss, abs=1e-6) and record["weight"] == weight
+    assert record["distance"] is None
+    for name, expected in (("real_loss", real), ("distilled_loss", distilled)):
+        assert record[name] == (expected if expected is None else pytest.approx(expected, abs=1e-6))
+
+
+def mean_over_tokens(answers: list[list[int]]) -> tuple[float, float]:
+    """The toy's loss at weight 0 and its slope there, as means over the tokens of all answers."""
+    gaps = [2 - len(prompt) - token for (prompt, _), own in zip(EXAMPLES, answers, strict=True) for token in own]
+    return float(np.mean(np.square(gaps))), float(np.mean(gaps)) * 2
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.999, 1.0])
+def test_each_target_is_averaged_over_its_own_tokens_however_rows_are_cut(tmp_path, weight):
+    found = []
+    for budget in (1, 12, 25, 1000):
+        model, lessons = Toy(dropout=0), Lessons(FixedCurriculum(weight), DISTILLED)
+        run = tuning(model, None, lessons=lessons, epochs=1, train_batch_size=10, micro_batch_tokens=budget)
+        (record,) = run.run(tmp_path / str(budget))
+        found.append((record["train_loss"], model.llm.weight.item()))
+    (real, real_slope), (distilled, slope) = (
+        mean_over_tokens(answers) for answers in ([answer for _, answer in EXAMPLES], DISTILLED)
+    )
+    for loss, moved in found:
+        assert loss == pytest.approx((1 - weight) * real + weight * distilled, rel=1e-5)
+        assert moved == pytest.approx(-0.1 * ((1 - weight) * real_slope + weight * slope), rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [4, 1000])
+@pytest.mark.parametrize("curriculum", [*map(FixedCurriculum, (0.0, 0.4, 1.0)), *map(AdaptiveCurriculum, (0, 1, 100))])
+def test_distilled_answers_equal_to_the_true_ones_make_no_difference(tmp_path, curriculum, budget):
+    plain, model = Toy(dropout=0), Toy(dropout=0)
+    history = tuning(plain, [0.1, 0.3, 0.2, 0.4], epochs=4).run(tmp_path / "plain")
+    planted = iter([3.0, 1.0, 2.5])
+    lessons = Lessons(curriculum, [answer for _, answer in EXAMPLES], [4.0], lambda: next(planted))
+    run = tuning(model, [0.1, 0.3, 0.2, 0.4], lessons=lessons, epochs=4, micro_batch_tokens=budget)
+    found = run.run(tmp_path / "lessons")
+    assert model.llm.weight.item() == pytest.approx(plain.llm.weight.item(), rel=1e-5)
+    losses = [[record["train_loss"] for record in records] for records in (found, history)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("distances", [[4.0, 3.0, 2.0, 5.0], [4.0, 0.0, 4.0, 1.0]])
+@pytest.mark.parametrize("alpha", [1.0, 100.0])
+def test_each_epoch_learns_what_the_distance_before_it_says(tmp_path, distances, alpha):
+    """And only the targets that count are computed."""
+    model, kinds, planted = Toy(dropout=0), [], iter(distances[1:])
+    lessons = Lessons(AdaptiveCurriculum(alpha), DISTILLED, distances[:1], lambda: next(planted))
+    run, compute = tuning(model, None, lessons=lessons, epochs=4), model.answer_loss
+    model.answer_loss = lambda prompts, answers: kinds.append((run.epoch, len(answers[0]))) or compute(prompts, answers)
+    history = run.run(tmp_path)
+    weights = [adaptive_weight(d, distances[0], alpha) for d in distances]
+    assert [record["weight"] for record in history] == weights
+    assert [record["distance"] for record in history] == [*distances[1:], None]  # the last one would not be asked for
+    assert next(planted, None) is None and run.lessons.distances == distances
+    for record, weight in zip(history, weights, strict=True):
+        computed = [weight < 1, weight >= 1e-12]
+        assert [record[name] is not None for name in ("real_loss", "distilled_loss")] == computed
+        assert {k for e, k in kinds if e == record["epoch"]} == {sum(computed)}
+        own = {"real_loss": 1 - weight, "distilled_loss": weight}
+        total = sum(share * record[name] for name, share in own.items() if record[name] is not None)
+        assert record["train_loss"] == pytest.approx(total)
+
+
+def test_no_distance_is_measured_after_the_decision_to_stop(tmp_path):
+    planted = iter([3.0, 3.0])
+    lessons = Lessons(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda: next(planted))
+    history = tuning(Toy(), [0.2, 0.1, 0.1, 0.9], lessons=lessons).run(tmp_path)
+    assert [record["distance"] for record in history] == [3.0, 3.0, None]
+
+
+def test_a_distance_that_is_no_number_names_the_epoch_also_when_run_again(tmp_path):
+    for measured in (1, 0):
+        planted = iter([math.nan])
+        lessons = Lessons(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda planted=planted: next(planted))
+        with pytest.raises(InputError, match="distance of generated and true titles is nan after epoch 1; check"):
+            tuning(Toy(), None, lessons=lessons).run(tmp_path)
+        assert len(list(planted)) == 1 - measured
+
+
+def test_a_broken_curriculum_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
+    """After an epoch, in the middle of a later one, and while the distance is measured."""
+    distances, scores = [4.0, 3.0, 1.0, 2.0, 1.5], [0.1, 0.3, 0.2, 0.3, 0.1]
+
+    def start(folder: Path, done: int = 0, fail: str = "") -> tuple[Toy, list[dict[str, Any]], list[float]]:
+        model, planted = Toy(), iter(distances[done + 1 :])
+        steps = iter(range(4))  # of one epoch
+
+        def step(*arguments: Any) -> Any:
+            if fail == "step" and next(steps) == 2:
+                raise KeyboardInterrupt
+            return take_step(*arguments)
+
+        def measure() -> float:
+            if fail == "distance":
+                raise KeyboardInterrupt
+            return next(planted)
+
+        lessons = Lessons(AdaptiveCurriculum(2.0), DISTILLED, distances[:1], measure)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        run = tuning(model, scores[done:], optimizer, lessons, epochs=5, stopping_step=0, train_batch_size=3)
+        take_step, run._step = run._step, step
+        return model, run.run(folder), lessons.distances
+
+    def save_and_fail(folder: Path, state: Any) -> None:
+        save_state(folder, state)
+        raise KeyboardInterrupt
+
+    whole, history, measured = start(tmp_path / "whole")
+    assert len(history) == 5 and measured == distances
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune, "save_state", save_and_fail)
+        start(tmp_path / "broken")
+    for fail in ("step", "distance"):
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "broken", done=1, fail=fail)
+    resumed, again, remeasured = start(tmp_path / "broken", done=1)
+    assert torch.equal(resumed.llm.weight, whole.llm.weight)
+    assert timeless(again) == timeless(history) and remeasured == distances
 
 
 # ------------------------------------------------------------------------------------------ the real model, by command

@@ -1,0 +1,234 @@
+"""Gates over low-rank experts: who gets how much of which expert (iLoRA, arXiv 2408.10159).
+
+The K experts of instance-wise LoRA are a partition of an ordinary LoRA of rank r: expert k owns the r / K rank indices
+k r / K ... (k + 1) r / K - 1. A gate per expert and instance therefore is a factor per rank index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GATES = ("linear", "mlp", "topk", "noisy")
+"""Kinds of :class:`GateNetwork`."""
+
+
+def instance_lora(x: Any, A: Any, B: Any, gates: Any, scaling: float) -> Any:
+    """The low-rank branch of instance-wise LoRA: scaling * sum over experts k of gates[:, k] * B_k A_k x.
+
+    It is plain LoRA with one multiplication on the rank dimension. With uniform gates and scaling alpha / (r / k) it
+    equals LoRA with alpha / r; with one expert it is LoRA.
+
+    Args:
+        x: inputs [b, t, m], tensor or array, as for all others.
+        A: down projection [r, m]; expert k owns r / k consecutive rows.
+        B: up projection [o, r]; expert k owns the columns of the same numbers.
+        gates: [b, k], a weight per instance and expert; k divides r. Of fewer rows than `x`, each serves as many
+            consecutive rows of `x` (beams).
+        scaling: factor of the whole branch.
+
+    Returns:
+        [b, t, o], a tensor, or an array where `x` is one.
+
+    Raises:
+        ValueError: shapes do not fit, k does not divide r, or a gate is not finite.
+    """
+    if not isinstance(x, Tensor):
+        return instance_lora(*(torch.as_tensor(values) for values in (x, A, B, gates)), scaling).numpy()
+    check_gates(gates)
+    factors = gates_of_rows(rank_gates(gates, len(A)), x) * scaling
+    return F.linear(F.linear(x, A) * factors[:, None].to(x.dtype), B)
+
+
+def rank_gates(gates: Tensor, rank: int) -> Tensor:
+    """Gates [b, k] as factors of the rank dimension [b, rank]: each stands rank / k times, one after the other.
+
+    Raises:
+        ValueError: k does not divide the rank.
+    """
+    n_rows, n_experts = gates.shape
+    if rank % n_experts:
+        raise ValueError(f"{n_experts} experts cannot share rank {rank} evenly")
+    return gates[:, :, None].expand(-1, -1, rank // n_experts).reshape(n_rows, rank)
+
+
+def gates_of_rows(gates: Tensor, x: Tensor) -> Tensor:
+    """The gates of every row of an input.
+
+    Args:
+        gates: [instances, anything].
+        x: [rows, tokens, d]. Rows may be a multiple of the instances: then an instance's rows follow one another, as
+            beams, returned sequences and candidates do.
+
+    Returns:
+        [rows, anything].
+
+    Raises:
+        ValueError: the input is not divided into rows, or their number is no multiple of the instances.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"instance-wise gates need inputs [rows, tokens, d], not {tuple(x.shape)}: rows are mixed up")
+    repeats, rest = divmod(len(x), len(gates))
+    if rest or not repeats:
+        raise ValueError(f"{len(x)} rows cannot use the gates of {len(gates)} instances: pass those of these very rows")
+    return gates if repeats == 1 else gates.repeat_interleave(repeats, dim=0)
+
+
+def check_gates(gates: Tensor) -> None:
+    """ValueError unless gates are finite numbers [instances, experts]; names the first instance that is not."""
+    _check_rows(gates, "gates [instances, experts]")
+
+
+class GateNetwork(nn.Module):
+    """Gates of an instance from the representation of its sequence: softmax(W h), and three alternatives.
+
+    The softmax is at least in float32, under autocast too. A representation of zeros stands for an instance of which
+    nothing is known, such as an empty history: its gates are uniform.
+
+    Args:
+        kind: ``linear``, W h; ``mlp``, two layers with a GELU between them and biases; ``topk``, W h with all but the
+            `top_k` largest logits left out of the softmax; ``noisy``, W h plus Gaussian noise in training.
+        representation_size: d, entries of a representation.
+        num_experts: K.
+        hidden_size: of ``mlp``.
+        top_k: of ``topk``, at least 2: with one expert left its gate is 1 and learns nothing.
+        noise: of ``noisy``, standard deviation.
+
+    Raises:
+        ValueError: a kind or number out of range.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        representation_size: int,
+        num_experts: int,
+        hidden_size: int = 128,
+        top_k: int = 2,
+        noise: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if kind not in GATES:
+            raise ValueError(f"there is no gate {kind!r}; choose from {', '.join(GATES)}")
+        if kind == "topk" and not min(2, num_experts) <= top_k <= num_experts:
+            raise ValueError(f"top_k = {top_k} must lie in 2 ... {num_experts}, the number of experts")
+        self.kind, self.top_k, self.noise = kind, top_k, noise
+        # Parameters of this very module, not of layers inside it: peft takes the adapter's name out of a saved name
+        # only where it stands directly before the parameter's.
+        width = hidden_size if kind == "mlp" else representation_size
+        self.weight = nn.Parameter(_uniform(num_experts, width, fan_in=width))
+        if kind == "mlp":
+            self.bias = nn.Parameter(_uniform(num_experts, fan_in=width))
+            self.hidden_weight = nn.Parameter(_uniform(width, representation_size, fan_in=representation_size))
+            self.hidden_bias = nn.Parameter(_uniform(width, fan_in=representation_size))
+        self.representation_size = representation_size
+
+    def forward(self, representations: Tensor) -> Tensor:
+        """Gates of a batch.
+
+        Args:
+            representations: [b, d].
+
+        Returns:
+            [b, K], each row at least 0 and of sum 1.
+
+        Raises:
+            ValueError: another width, or a value that is not finite; names the row.
+        """
+        _check_rows(representations, f"representations [instances, {self.representation_size}]")
+        if representations.shape[1] != self.representation_size:
+            raise ValueError(
+                f"representations have {representations.shape[1]} entries, the gate takes {self.representation_size}: "
+                "set representation_size to the size of the sequence encoder"
+            )
+        known = representations.any(dim=1, keepdim=True)
+        with torch.autocast(representations.device.type, enabled=False):
+            logits = self._logits(representations.to(self.weight))
+            gates = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+        return torch.where(known, gates, 1 / gates.shape[1])
+
+    def _logits(self, representations: Tensor) -> Tensor:
+        if self.kind == "mlp":
+            hidden = F.gelu(F.linear(representations, self.hidden_weight, self.hidden_bias))
+            return F.linear(hidden, self.weight, self.bias)
+        logits = F.linear(representations, self.weight)
+        if self.kind == "topk":
+            # Softmax of the kept logits, not of their probabilities as in the authors' code, which would flatten them.
+            kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(self.top_k, dim=1).indices, True)
+            return logits.masked_fill(~kept, -math.inf)
+        if self.kind == "noisy" and self.training:
+            return logits + self.noise * torch.randn_like(logits)
+        return logits
+
+
+class CurrentGates:
+    """Which gates the forward pass that runs now shall use; one object shared by all layers of a model."""
+
+    def __init__(self) -> None:
+        self.factors: Tensor | None = None
+
+    @contextmanager
+    def use(self, factors: Tensor | None) -> Iterator[None]:
+        """Inside, layers multiply their rank dimension by `factors` [instances, r]; None: nobody said."""
+        before, self.factors = self.factors, factors
+        try:
+            yield
+        finally:
+            self.factors = before
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """`context_fn` of torch's checkpoint: what is computed again uses the gates of the first time."""
+        return nullcontext(), self.use(self.factors)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Factors [rows, r] of an input [rows, tokens, m]; RuntimeError where nobody said whose rows they are."""
+        if self.factors is None:
+            raise RuntimeError(
+                "instance-wise LoRA does not know whose rows these are: run the forward pass, and the backward pass "
+                "of gradient checkpointing, inside `with model.instances(representations):`, or pass instance_gates= "
+                "to the forward pass, which one with a cache needs"
+            )
+        return gates_of_rows(self.factors, x)
+
+
+class Replayable(torch.autograd.Function):
+    """A small function's result whose backward pass may run many times.
+
+    Reentrant gradient checkpointing runs a backward pass of its own per decoder layer; the first would free the graph
+    that the others need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Any, argument: Tensor, *parameters: Tensor) -> Tensor:
+        """``function(argument)``, where `parameters` are what else it depends on."""
+        with torch.enable_grad():
+            argument = argument.detach().requires_grad_(argument.requires_grad)
+            ctx.result = function(argument)
+        ctx.inputs = (argument, *parameters)
+        return ctx.result.detach()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the argument and the parameters."""
+        wanted = [tensor for tensor in ctx.inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(ctx.result, wanted, gradient, retain_graph=True))
+        return None, *(next(found) if tensor.requires_grad else None for tensor in ctx.inputs)
+
+
+def _check_rows(values: Tensor, what: str) -> None:
+    if values.ndim != 2 or not len(values) or not values.is_floating_point():
+        raise ValueError(f"{what} are needed, not {values.dtype} {tuple(values.shape)}")
+    if not (finite := values.isfinite().all(dim=1)).all():
+        raise ValueError(f"{what}: row {int((~finite).nonzero()[0])} is not finite")
+
+
+def _uniform(*shape: int, fan_in: int) -> Tensor:
+    """What torch's linear layers start with."""
+    return nn.init.uniform_(torch.empty(shape), -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))

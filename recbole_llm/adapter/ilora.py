@@ -1,0 +1,159 @@
+"""Instance-wise low-rank adapters (iLoRA, arXiv 2408.10159)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from recbole_llm.adapter.gates import GATES
+from recbole_llm.adapter.ilora_peft import SCALES, ILoraConfig, ILoraModel, recomputes
+from recbole_llm.adapter.lora import LoraAdapter, find_target_modules
+from recbole_llm.errors import InputError
+
+_SHOWN_NOWHERE_IN_WEIGHTS = ("num_experts", "gate", "gate_top_k", "scale")
+
+
+@dataclass(frozen=True)
+class ILoraAdapter(LoraAdapter):
+    """LoRA cut into experts of rank r / K, whose parts in the update depend on the user's sequence.
+
+    W x + s * sum over k of w_k B_k A_k x, with gates w of the instance, the same at all layers, and s = alpha K / r;
+    uniform gates, or K = 1, are LoRA. The gates come from a small network, trained along, that reads a sequence
+    representation of a frozen sequential recommender. :meth:`instances` says whose rows a forward pass has.
+
+    The defaults are the authors', but for the gate network: theirs is a convolutional one in the published code, with
+    batch statistics over users; the paper describes a function of the representation alone.
+
+    Attributes:
+        r: rank of all experts together, a multiple of `num_experts`.
+        alpha: scale, above 0.
+        dropout: of the input of A, in [0, 1).
+        target_modules: see :class:`LoraAdapter`.
+        seed: of the initial values; those of A are LoRA's with the same seed.
+        num_experts: K, at least 1.
+        gate: ``linear`` | ``mlp`` | ``topk`` | ``noisy``; see :class:`GateNetwork`.
+        gate_hidden_size: hidden layer of gate ``mlp``, at least 1.
+        gate_top_k: experts that gate ``topk`` leaves to an instance, 2 ... `num_experts`.
+        gate_noise: standard deviation of gate ``noisy``, at least 0.
+        scale: ``expert_rank``, s = alpha / (r / K), or ``rank``, s = alpha / r.
+        representation_size: entries of a sequence representation, at least 1; the recommender that gives them knows.
+    """
+
+    alpha: float = 32
+    dropout: float = 0.1
+    target_modules: Any = "all"
+    num_experts: int = 4
+    gate: str = "linear"
+    gate_hidden_size: int = 128
+    gate_top_k: int = 2
+    gate_noise: float = 0.1
+    scale: str = "expert_rank"
+    representation_size: int = 64
+
+    name: ClassVar[str] = "ilora"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_experts", "gate_hidden_size", "representation_size", "gate_top_k"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"iLoRA {name} = {value!r} must be an integer of at least 1")
+        if self.r % self.num_experts:
+            raise InputError(f"iLoRA cannot cut rank r = {self.r} into num_experts = {self.num_experts} equal parts")
+        for name, choices in (("gate", GATES), ("scale", SCALES)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"iLoRA {name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
+        if self.gate == "topk" and not min(2, self.num_experts) <= self.gate_top_k <= self.num_experts:
+            raise InputError(
+                f"iLoRA gate_top_k = {self.gate_top_k} must lie in 2 ... num_experts = {self.num_experts}: a single "
+                "expert's gate is always 1 and learns nothing"
+            )
+        if not isinstance(self.gate_noise, int | float) or not 0 <= self.gate_noise < float("inf"):
+            raise InputError(f"iLoRA gate_noise = {self.gate_noise!r} must be at least 0")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> ILoraAdapter:
+        """From a run's settings: rank, alpha, dropout and targets are the keys `lora_*`, the others `ilora_*`."""
+        shared = {f"i{key}": value for key, value in settings.items() if key.startswith("lora_")}
+        return super().from_settings({**shared, **settings})
+
+    def attach(self, model: PreTrainedModel) -> PeftModel:
+        """Freeze the LLM, add the low-rank maps and the gate network, in float32.
+
+        Gradient checkpointing that is on already becomes non-reentrant, so that what is computed again uses the gates
+        of its own forward pass.
+
+        Raises:
+            InputError: a name of `target_modules` matches no linear map of the model.
+        """
+        checkpoints = recomputes(model)
+        targets = find_target_modules(model, self.target_modules)
+        if getattr(model, "is_quantized", False):
+            model = prepare_model_for_kbit_training(
+                model, checkpoints, gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        config = ILoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            **self._own_settings(),
+        )
+        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
+            torch.default_generator.manual_seed(self.seed)
+            try:
+                tuned = get_peft_model(model, config)
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"iLoRA cannot be attached to {type(model).__name__}: {reason}") from error
+        if checkpoints:
+            tuned.base_model.activation_checkpointing_enable()
+        return tuned
+
+    def gates(self, model: nn.Module, representations: Tensor) -> Tensor:
+        """Gates [b, K] of instances with sequence representations [b, d]; the gradient reaches the gate network."""
+        return _tuner(model).instance_gates(representations)
+
+    def instances(
+        self, model: nn.Module, representations: Tensor | None = None, *, gates: Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """A context in which the rows of each forward pass are those of the given instances, in their order.
+
+        See :meth:`ILoraModel.instances` for arguments, rows of beams, caches and merging. Without it, and without an
+        argument ``instance_gates``, a forward pass is a RuntimeError, except inside :meth:`untuned`.
+        """
+        return _tuner(model).instances(representations, gates=gates)
+
+    def facts(self) -> dict[str, Any]:
+        """Kind and settings."""
+        return {**super().facts(), **self._own_settings()}
+
+    def _own_settings(self) -> dict[str, Any]:
+        """What LoRA does not have."""
+        shared = {field.name for field in fields(LoraAdapter)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
+
+    def _load_weights(self, model: PeftModel, folder: Path) -> None:
+        attached = model.peft_config[model.active_adapter]
+        super()._load_weights(model, folder)
+        saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
+        for key in _SHOWN_NOWHERE_IN_WEIGHTS:
+            if getattr(saved, key) != getattr(attached, key):
+                raise InputError(
+                    f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
+                    "use the same setting"
+                )
+
+
+def _tuner(model: nn.Module) -> ILoraModel:
+    """The part of an attached model, bare or wrapped by DistributedDataParallel, that knows the gates."""
+    return getattr(model, "module", model).base_model

@@ -1,0 +1,68 @@
+"""Which rows to train on: scores, selectors and the draw. Arrays in, row ids out; knows nothing of RecBole."""
+
+from recbole_llm.coreset.ccs import CCSSelector
+from recbole_llm.coreset.d2_pruning import D2PruningSelector
+from recbole_llm.coreset.dealrec import DEALRecSelector
+from recbole_llm.coreset.dsir import DSIRSelector
+from recbole_llm.coreset.effort import effort_scores, effort_weights, losses_per_row
+from recbole_llm.coreset.el2n import EL2NSelector, el2n_scores
+from recbole_llm.coreset.gradient_norms import GradientNorms, row_gradient_norms
+from recbole_llm.coreset.grand import GraNdSelector, grand_scores
+from recbole_llm.coreset.herding import HerdingSelector
+from recbole_llm.coreset.influence import Influence, row_influence
+from recbole_llm.coreset.k_center import KCenterSelector
+from recbole_llm.coreset.random import RandomSelector
+from recbole_llm.coreset.recranker import RecRankerSelector
+from recbole_llm.coreset.row_losses import MeanLoss, influence_scores, parameter_losses
+from recbole_llm.coreset.scores import (
+    allocate_budget,
+    combine_scores,
+    join_on_ids,
+    resolve_budget,
+    scale_scores,
+    score_strata,
+    stratified_sample,
+)
+from recbole_llm.coreset.selector import Input, Selection, Selector
+from recbole_llm.coreset.solvers import Solution, inverse_hvp, largest_eigenvalue, solve
+from recbole_llm.coreset.tf_dcon import TFDConSelector
+
+__all__ = [
+    "CCSSelector",
+    "D2PruningSelector",
+    "DEALRecSelector",
+    "DSIRSelector",
+    "EL2NSelector",
+    "GraNdSelector",
+    "GradientNorms",
+    "HerdingSelector",
+    "Influence",
+    "Input",
+    "KCenterSelector",
+    "MeanLoss",
+    "RandomSelector",
+    "RecRankerSelector",
+    "Selection",
+    "Selector",
+    "Solution",
+    "TFDConSelector",
+    "allocate_budget",
+    "combine_scores",
+    "effort_scores",
+    "effort_weights",
+    "el2n_scores",
+    "grand_scores",
+    "influence_scores",
+    "inverse_hvp",
+    "join_on_ids",
+    "largest_eigenvalue",
+    "losses_per_row",
+    "parameter_losses",
+    "resolve_budget",
+    "row_gradient_norms",
+    "row_influence",
+    "scale_scores",
+    "score_strata",
+    "solve",
+    "stratified_sample",
+]

@@ -1,0 +1,143 @@
+"""What a selection accepts: each function gives the value to compute with, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.errors import InputError
+from recbole_llm.grounding.arrays import to_float, to_numpy
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 5  # ids in a message
+_BLOCK_ELEMENTS = 2**22
+
+
+def checked_ids(ids: Any) -> np.ndarray:
+    """int64 ``[n]``, each id once."""
+    array = to_numpy(ids)
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
+        raise ValueError(f"ids must be int [n], got {array.dtype} {list(array.shape)}")
+    array = array.astype(np.int64)
+    values, counts = np.unique(array, return_counts=True)
+    twice = values[counts > 1]
+    if len(twice):
+        raise InputError(f"coreset: {len(twice)} row ids occur more than once (first {_first(twice)}); give each once")
+    return array
+
+
+def checked_count(name: str, value: Any, low: int = 0) -> int:
+    """An integer of at least ``low``; True and 2.0 are none."""
+    try:
+        count = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < low:
+        raise InputError(f"{name}: {value!r} is not allowed; give an integer >= {low}")
+    return count
+
+
+def checked_budget(budget: Any, available: int) -> int:
+    """Rows to select, at most those available; a warning where the budget is larger."""
+    wanted = checked_count("coreset budget", budget)
+    if wanted > available:
+        log.warning("The coreset budget of %d exceeds the %d rows there are to select: all are.", wanted, available)
+    return min(wanted, available)
+
+
+def checked_ratio(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < 1:
+        raise InputError(f"{name}: {value!r} is not allowed; give a number >= 0 and < 1")
+    return float(value)
+
+
+def checked_number(name: str, value: Any, positive: bool = False) -> float:
+    """A finite number >= 0, or > 0."""
+    real = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value)
+    if not real or value < 0 or (positive and value == 0):
+        raise InputError(f"{name}: {value!r} is not allowed; give a finite number {'>' if positive else '>='} 0")
+    return float(value)
+
+
+def share_of(ratio: float, count: int) -> int:
+    """floor(ratio * count) of the decimal as it is written: 0.29 of 100 is 29, which in floating point is 28."""
+    return int(Fraction(repr(float(ratio))) * count)
+
+
+def checked_scores(name: str, values: Any, ids: np.ndarray | None = None) -> np.ndarray:
+    """Finite float64 ``[n]``, one per row.
+
+    Args:
+        name: of the scores, for the message.
+        values: array, tensor or sequence.
+        ids: int ``[n]``, the rows they must belong to; by default however many there are.
+    """
+    scores = to_numpy(values).astype(np.float64)
+    if scores.ndim != 1:
+        raise InputError(f"{name} must be [n], one number per row, got {list(scores.shape)}")
+    _check_finite(name, np.isfinite(scores), ids if ids is not None else np.arange(len(scores)))
+    return scores
+
+
+def checked_repeats(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+    """Finite float64 ``[n]``: of several measurements ``[n, repeats]`` per row their mean."""
+    scores = to_numpy(values).astype(np.float64)
+    return checked_scores(name, scores.mean(axis=1) if scores.ndim == 2 and scores.shape[1] else scores, ids)
+
+
+def checked_vectors(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+    """Finite float32 or float64 ``[n, d]``, one row each; not copied where it need not be."""
+    vectors = to_float(values)
+    if vectors.ndim != 2 or not vectors.shape[1]:
+        raise InputError(f"{name} must be [n, d], one vector per row, got {list(vectors.shape)}")
+    step = max(1, _BLOCK_ELEMENTS // vectors.shape[1])
+    starts = range(0, len(vectors), step)
+    finite = [np.isfinite(vectors[start : start + step]).all(axis=1) for start in starts]
+    _check_finite(name, np.concatenate(finite) if finite else np.ones(0, dtype=bool), ids)
+    return vectors
+
+
+def checked_counts(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+    """Finite float64 ``[n]`` >= 0."""
+    counts = checked_scores(name, values, ids)
+    negative = ids[counts < 0]
+    if len(negative):
+        raise InputError(f"{name}: {len(negative)} rows have a negative count (first {_first(negative)})")
+    return counts
+
+
+def checked_texts(name: str, values: Any, ids: np.ndarray | None = None) -> list[str]:
+    """A list of texts."""
+    texts = [] if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) else list(values)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name} must be a list of texts")
+    if ids is not None:
+        check_length(name, len(texts), len(ids))
+    return texts
+
+
+def check_length(name: str, length: int, n_rows: int) -> None:
+    """One entry per row."""
+    if length != n_rows:
+        raise InputError(f"{name}: {length} entries for {n_rows} rows; both must be of the same rows")
+
+
+def _check_finite(name: str, finite: np.ndarray, ids: np.ndarray) -> None:
+    check_length(name, len(finite), len(ids))
+    wrong = ids[~finite]
+    if len(wrong):
+        raise InputError(
+            f"{name}: {len(wrong)} of {len(ids)} rows hold NaN or infinity (first ids {_first(wrong)}); "
+            "check the model that gave them and its number type"
+        )
+
+
+def _first(ids: np.ndarray) -> str:
+    return ", ".join(map(str, ids[:_SHOWN].tolist())) + (", ..." if len(ids) > _SHOWN else "")

@@ -1,0 +1,80 @@
+"""D2 pruning: difficult rows that are not near one another (Maharana et al. 2023, arXiv 2310.07931)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_llm.coreset.checks import checked_count, checked_number
+from recbole_llm.coreset.selector import EL2N, VECTORS, Selector
+from recbole_llm.coreset.vectors import nearest_neighbours, unit_vectors
+
+
+@dataclass(frozen=True)
+class D2PruningSelector(Selector):
+    """Messages on the graph of nearest neighbours, with distances d between unit vectors.
+
+    Difficulty (EL2N) is first raised by that of a row's neighbours, weighted by exp(-gamma d^2); then the highest row
+    is taken again and again, and each time lowers its neighbours in the same way. The score of a selected row is its
+    value when it was selected, that of any other its value at the end.
+
+    Attributes:
+        n_neighbours: per row, >= 1.
+        gamma_forward: of the first step, >= 0; the larger, the less a neighbour adds.
+        gamma_reverse: of the second, >= 0; the larger, the less a selected row takes from its neighbours.
+    """
+
+    n_neighbours: int = 5
+    gamma_forward: float = 1.0
+    gamma_reverse: float = 1.0
+
+    name = "d2_pruning"
+    needs = (VECTORS, EL2N)
+
+    def __post_init__(self) -> None:
+        checked_count("d2_pruning_n_neighbours", self.n_neighbours, low=1)
+        checked_number("d2_pruning_gamma_forward", self.gamma_forward)
+        checked_number("d2_pruning_gamma_reverse", self.gamma_reverse)
+
+    def _select(
+        self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, el2n: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        distances, neighbours = nearest_neighbours(unit_vectors(vectors), self.n_neighbours)
+        return d2_select(el2n, distances, neighbours, budget, self.gamma_forward, self.gamma_reverse)
+
+
+def d2_select(
+    difficulty: np.ndarray,
+    distances: np.ndarray,
+    neighbours: np.ndarray,
+    budget: int,
+    gamma_forward: float,
+    gamma_reverse: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two steps on a given graph.
+
+    Args:
+        difficulty: ``[n]``.
+        distances: ``[n, k]``, of each row from its neighbours.
+        neighbours: int ``[n, k]``.
+        budget: 0 to n.
+        gamma_forward: see :class:`D2PruningSelector`.
+        gamma_reverse: see there.
+
+    Returns:
+        Indices in the order of selection, int64 ``[budget]``, and scores ``[n]``.
+    """
+    squares = distances**2
+    values = difficulty + (np.exp(-gamma_forward * squares) * difficulty[neighbours]).sum(axis=1)
+    taken_away = np.exp(-gamma_reverse * squares)
+    scores = values.copy()
+    chosen = np.empty(budget, dtype=np.int64)
+    for place in range(budget):
+        row = int(values.argmax())
+        chosen[place], scores[row] = row, values[row]
+        values[neighbours[row]] -= taken_away[row] * values[row]
+        values[row] = -np.inf
+    free = np.isfinite(values)
+    scores[free] = values[free]
+    return chosen, scores

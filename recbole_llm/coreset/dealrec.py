@@ -1,0 +1,46 @@
+"""DEALRec: rows that matter to a small recommender and are hard for the LLM (Lin et al. 2024, arXiv 2401.17197)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_llm.coreset.checks import checked_count, checked_number, checked_ratio
+from recbole_llm.coreset.scores import SCALINGS, combine_scores, stratified_sample
+from recbole_llm.coreset.selector import EFFORT, INFLUENCE, Selector
+from recbole_llm.errors import InputError
+
+
+@dataclass(frozen=True)
+class DEALRecSelector(Selector):
+    """Influence plus weighted effort, drawn from stratum by stratum.
+
+    Attributes:
+        weight: lambda of the effort, >= 0; the paper searches 0.1 to 2.
+        n_groups: strata of equal width, >= 1; the paper searches 25, 50 and 75.
+        hard_prune_ratio: share of the highest scores that is cut first, in [0, 1). The paper has no such step (0), its
+            code cuts 0.1.
+        scaling: how both scores are brought to [0, 1], see :func:`scale_scores`.
+    """
+
+    weight: float = 0.5
+    n_groups: int = 50
+    hard_prune_ratio: float = 0.1
+    scaling: str = "minmax"
+
+    name = "dealrec"
+    needs = (INFLUENCE, EFFORT)
+
+    def __post_init__(self) -> None:
+        checked_number("dealrec_weight", self.weight)
+        checked_count("dealrec_n_groups", self.n_groups, low=1)
+        checked_ratio("dealrec_hard_prune_ratio", self.hard_prune_ratio)
+        if self.scaling not in SCALINGS:
+            raise InputError(f"dealrec_scaling: {self.scaling!r} is not allowed; give one of {', '.join(SCALINGS)}")
+
+    def _select(
+        self, n_rows: int, budget: int, seed: int, *, influence: np.ndarray, effort: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scores = combine_scores(influence, effort, self.weight, scaling=self.scaling)
+        return stratified_sample(scores, budget, self.n_groups, self.hard_prune_ratio, seed), scores

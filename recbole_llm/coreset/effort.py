@@ -1,0 +1,85 @@
+"""Effort: how hard a row is for the LLM, the norm of its loss's gradient (DEALRec, arXiv 2401.17197, equation 12)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recbole_llm.coreset.gradient_norms import GradientNorms
+from recbole_llm.errors import InputError
+
+EFFORT_WEIGHTS = ("all", "last", "reference")
+
+
+def effort_scores(
+    model: nn.Module,
+    losses: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+    parameters: Iterable[str] | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Norm of each row's gradient for a data set; only norms are kept.
+
+    Args:
+        model: the LLM with its adapter.
+        losses: ``losses(model, batch) -> [rows]``, see :func:`losses_per_row`.
+        batches: in any sizes; padding must have no part in the losses.
+        parameters: see :class:`GradientNorms` and :func:`effort_weights`.
+        progress: show a bar.
+
+    Returns:
+        float64 ``[n]``, in the order of the batches.
+    """
+    norms = GradientNorms(model, parameters)
+    found = [
+        norms(lambda batch=batch: losses(model, batch)).cpu()
+        for batch in tqdm(batches, "effort", leave=False, disable=not progress)
+    ]
+    return torch.cat(found).numpy() if found else np.zeros(0)
+
+
+def losses_per_row(token_losses: Tensor, rows: Tensor, n_rows: int, mean: bool = True) -> Tensor:
+    """Losses of rows from those of their answer tokens.
+
+    Args:
+        token_losses: ``[tokens]``.
+        rows: int64 ``[tokens]``, the row of each.
+        n_rows: rows of the batch.
+        mean: over the row's own tokens, which padding and longer rows do not change; else the sum.
+
+    Returns:
+        ``[rows]``; 0 for a row without tokens.
+    """
+    totals = token_losses.new_zeros(n_rows).index_add(0, rows, token_losses)
+    return totals / torch.bincount(rows, minlength=n_rows).clamp(min=1) if mean else totals
+
+
+def effort_weights(model: nn.Module, which: str = "all") -> list[str]:
+    """Names of the trainable weights to take the gradient of.
+
+    Args:
+        model: with its adapter.
+        which: ``all`` of them, as the paper defines effort; those of the ``last`` layer that has any; or as in its code
+            (``reference``) LoRA's B of that layer's value projection, or of all it has where that is fused with others.
+
+    Raises:
+        InputError: the model has none.
+    """
+    if which not in EFFORT_WEIGHTS:
+        raise InputError(f"effort weights: {which!r} is not allowed; give one of {', '.join(EFFORT_WEIGHTS)}")
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if which != "all":
+        numbered = {name: int(match[1]) for name in names if (match := re.search(r"\.(\d+)\.", name))}
+        names = [name for name in numbered if numbered[name] == max(numbered.values())]
+    if which == "reference":
+        names = [name for name in names if ".lora_B." in name]
+        names = [name for name in names if ".v_proj." in name] or names
+    if not names:
+        raise InputError(f"effort weights: the model has no trainable ones for '{which}'; use another adapter, or all")
+    return names

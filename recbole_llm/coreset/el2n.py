@@ -1,0 +1,59 @@
+"""EL2N: rows on which the recommender is furthest from being right (Paul et al. 2021, arXiv 2107.07075)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_llm.coreset.selector import EL2N, Selector, highest
+from recbole_llm.errors import InputError
+from recbole_llm.grounding.arrays import like
+
+_BLOCK_ELEMENTS = 2**22
+
+
+class EL2NSelector(Selector):
+    """The rows with the longest error vectors; of several measurements per row their mean counts."""
+
+    name = "el2n"
+    needs = (EL2N,)
+
+    def _select(self, n_rows: int, budget: int, seed: int, *, el2n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return highest(el2n, budget), el2n
+
+
+def el2n_scores(logits: Any, targets: Any) -> Any:
+    """Length of ``softmax(logits) - onehot(target)``, row by row.
+
+    Args:
+        logits: ``[n, items]``, a recommender's scores of all items; -inf marks an item that cannot be the answer.
+        targets: int ``[n]``.
+
+    Returns:
+        float64 ``[n]``, in [0, sqrt(2)], of the type of ``logits``.
+
+    Raises:
+        InputError: a target is no item, or logits hold NaN.
+    """
+    scores = torch.as_tensor(logits).detach()
+    answers = torch.as_tensor(targets, device=scores.device).long()
+    if scores.ndim != 2 or answers.shape != scores.shape[:1]:
+        raise ValueError(f"logits [n, items] and targets [n] are needed, not {[*scores.shape]} and {[*answers.shape]}")
+    outside = answers[(answers < 0) | (answers >= scores.shape[1])]
+    if len(outside):
+        raise InputError(f"EL2N: target {int(outside[0])} is no item: ids go from 0 to {scores.shape[1] - 1}")
+    step = max(1, _BLOCK_ELEMENTS // scores.shape[1])
+    blocks = zip(scores.split(step), answers.split(step), strict=True)
+    lengths = torch.cat([_error_length(*block) for block in blocks]) if len(scores) else scores.new_zeros(0).double()
+    if not lengths.isfinite().all():
+        raise InputError("EL2N: the recommender's scores hold NaN, or none of a row's is finite; check its training")
+    return lengths if isinstance(logits, Tensor) else like(lengths.numpy(), logits)
+
+
+def _error_length(logits: Tensor, targets: Tensor) -> Tensor:
+    error = logits.double().softmax(dim=1)
+    error[torch.arange(len(targets), device=targets.device), targets] -= 1  # sum p^2 - 2 p_y + 1 would cancel
+    return error.norm(dim=1)

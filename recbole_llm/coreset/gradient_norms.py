@@ -1,0 +1,259 @@
+"""Norms of each row's gradient, all rows of a batch from one backward pass.
+
+The gradient of a linear map's weight for one row is the sum over the row's tokens of (gradient of the output) times
+(input). Both are at hand in a backward pass of the summed loss, so that the norm of that sum can be taken row by row
+(Goodfellow 2015, arXiv 1510.01799; per-token sums as in Li et al. 2022, arXiv 2110.05679). A low-rank adapter is two
+linear maps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from recbole_llm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class GradientNorms:
+    """Norms of per-row gradients of some of a model's weights.
+
+    Weights of linear maps (``nn.Linear``, transformers' ``Conv1D``; so those of peft's LoRA) cost one backward pass per
+    batch. Any others are done by one forward and backward pass per row, which the log says once.
+
+    Args:
+        model: its weights are left alone, gradients included.
+        parameters: names as in ``model.named_parameters()``; by default those that are trainable. Layers below the
+            lowest one are run without a graph, so that few weights near the output cost little more than a forward
+            pass.
+
+    Raises:
+        InputError: no weight is named, or the model has none of such a name.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Iterable[str] | None = None) -> None:
+        self.model = model
+        own = dict(model.named_parameters())
+        names = [name for name, weight in own.items() if weight.requires_grad] if parameters is None else [*parameters]
+        if not names:
+            raise InputError("gradient norms: no weight is trainable; attach an adapter, or name the weights")
+        if unknown := [name for name in names if name not in own]:
+            raise InputError(f"gradient norms: the model has no weight {unknown[0]!r}; see named_parameters()")
+        self._names = {own[name]: name for name in names}
+        self._layers = _linear_layers(model, set(self._names))
+        linear = {weight for layer in self._layers for weight in layer.parameters(recurse=False)}
+        self._others: list[nn.Parameter] = []
+        self._leave_to_rows([weight for weight in self._names if weight not in linear])
+
+    def __call__(self, row_losses: Callable[[], Tensor]) -> Tensor:
+        """One batch.
+
+        Args:
+            row_losses: runs the model and gives the losses ``[rows]``; rows are the first dimension of the inputs of
+                the layers. Each loss depends on its own row alone. It may be called more than once. The model is in
+                eval mode meanwhile, so that dropout does not make the norms random.
+
+        Returns:
+            float64 ``[rows]``.
+
+        Raises:
+            InputError: a loss or a norm is not finite.
+        """
+        with _evaluating(self.model), torch.enable_grad():
+            squares = self._of_linear_maps(row_losses) if self._layers else 0
+            if self._others:
+                squares = squares + self._row_by_row(row_losses)
+        if not squares.isfinite().all():
+            raise InputError(
+                "gradient norms: the gradients of a batch hold NaN or infinity; use dtype float32 or bfloat16"
+            )
+        return squares.sqrt()
+
+    def _of_linear_maps(self, row_losses: Callable[[], Tensor]) -> Tensor:
+        """Squared norms over the weights of linear maps."""
+        recorder = _Recorder(set(self._names) - set(self._others))
+        with ExitStack() as stack:
+            stack.enter_context(_only_trainable(self.model, []))
+            for layer in self._layers:
+                stack.callback(layer.register_forward_hook(recorder.watch).remove)
+            losses = _checked_losses(row_losses())
+            recorder.start(losses)
+            if losses.requires_grad:
+                losses.sum().backward()
+        unseen = recorder.unseen()
+        self._leave_to_rows([weight for weight in self._names if weight in unseen])
+        left = set(self._names) - set(self._others)
+        self._layers = [layer for layer in self._layers if left & set(layer.parameters(recurse=False))]
+        return recorder.squares()
+
+    def _row_by_row(self, row_losses: Callable[[], Tensor]) -> Tensor:
+        """Squared norms over the other weights."""
+        with _only_trainable(self.model, self._others):
+            losses = _checked_losses(row_losses())
+            squares = losses.new_zeros(len(losses), dtype=torch.float64)
+            for row in range(len(losses) if losses.requires_grad else 0):
+                if row:  # a fresh graph: operations that save memory give theirs away in the backward pass
+                    losses = row_losses()
+                gradients = torch.autograd.grad(losses[row], self._others, allow_unused=True, materialize_grads=True)
+                squares[row] = sum(gradient.double().square().sum() for gradient in gradients)
+        return squares
+
+    def _leave_to_rows(self, weights: Sequence[nn.Parameter]) -> None:
+        self._others += weights
+        if weights:
+            log.info(
+                "Gradient norms: %d weights are no linear maps over rows (first %s): one pass per row.",
+                len(weights),
+                self._names[weights[0]],
+            )
+
+
+def row_gradient_norms(
+    model: nn.Module, row_losses: Callable[[], Tensor], parameters: Iterable[str] | None = None
+) -> Tensor:
+    """Norm of each row's gradient for one batch; see :class:`GradientNorms`. Returns: float64 ``[rows]``."""
+    return GradientNorms(model, parameters)(row_losses)
+
+
+def linear_square_norms(inputs: Tensor, output_gradients: Tensor) -> Tensor:
+    """``||sum_t gradient_t input_t'||^2`` of every row, by whichever of two equal forms costs less.
+
+    Args:
+        inputs: ``[rows, tokens, q]``.
+        output_gradients: ``[rows, tokens, p]``.
+
+    Returns:
+        float64 ``[rows]``.
+    """
+    _, length, q = inputs.shape
+    p = output_gradients.shape[2]
+    if length * (p + q) < p * q:  # sum over pairs of tokens, without the [p, q] gradient
+        pairs = (inputs @ inputs.mT) * (output_gradients @ output_gradients.mT)
+        return pairs.double().sum(dim=(1, 2)).clamp(min=0)
+    return _row_squares(output_gradients.mT @ inputs)
+
+
+class _Recorder:
+    """Collects squared norms while a backward pass goes by.
+
+    A weight that is used more than once in a forward pass has its gradients added before they are squared.
+    """
+
+    def __init__(self, weights: set[nn.Parameter]) -> None:
+        self._weights = weights
+        self._uses: Counter[nn.Parameter] = Counter()
+        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._not_rows: set[nn.Parameter] = set()
+        self._parts: dict[nn.Parameter, Tensor] = {}
+        self._total = torch.zeros(0)
+
+    def watch(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Forward hook of a linear layer: asks for the gradient of its output, though all weights are frozen."""
+        if not output.requires_grad:
+            output = output.requires_grad_().clone()  # a clone may be changed in place, the leaf may not
+        self._uses.update(self._of(layer))
+        inputs = args[0].detach()
+        output.register_hook(lambda gradient: self._add(layer, inputs, gradient))
+        return output
+
+    def start(self, losses: Tensor) -> None:
+        """The losses ``[rows]`` whose backward pass follows."""
+        self._total = losses.new_zeros(len(losses), dtype=torch.float64)
+
+    def squares(self) -> Tensor:
+        """Float64 ``[rows]``."""
+        for weight, gradient in self._sums.items():
+            self._parts[weight] = _row_squares(gradient)
+        parts = [part for weight, part in self._parts.items() if weight not in self._not_rows]
+        return sum(parts, self._total)
+
+    def unseen(self) -> set[nn.Parameter]:
+        """Weights whose layer was not called, or not with the rows as its first dimension."""
+        return (self._weights - set(self._uses)) | self._not_rows
+
+    def _of(self, layer: nn.Module) -> list[nn.Parameter]:
+        return [weight for weight in layer.parameters(recurse=False) if weight in self._weights]
+
+    def _add(self, layer: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+        n_rows = len(self._total)
+        if inputs.ndim < 2 or len(inputs) != n_rows:
+            self._not_rows.update(self._of(layer))
+            return
+        inputs = _at_least_single(inputs.reshape(n_rows, -1, inputs.shape[-1]))
+        gradient = _at_least_single(gradient.reshape(n_rows, -1, gradient.shape[-1]))
+        for weight in self._of(layer):
+            if weight.ndim == 1:
+                self._put(weight, gradient.sum(dim=1))
+            elif self._uses[weight] == 1:
+                self._parts[weight] = linear_square_norms(inputs, gradient)
+            else:
+                self._put(weight, gradient.mT @ inputs)
+
+    def _put(self, weight: nn.Parameter, gradient: Tensor) -> None:
+        self._sums[weight] = self._sums[weight] + gradient if weight in self._sums else gradient
+
+
+def _linear_layers(model: nn.Module, weights: set[nn.Parameter]) -> list[nn.Module]:
+    """Linear layers with a weight to look at; not those that share it with a layer of another kind."""
+    linear, elsewhere = [], set()
+    for module in model.modules():
+        own = set(module.parameters(recurse=False))
+        if type(module) in (nn.Linear, Conv1D) and own & weights:
+            linear.append(module)
+        elif type(module) not in (nn.Linear, Conv1D):
+            elsewhere |= own
+    return [layer for layer in linear if not elsewhere & set(layer.parameters(recurse=False))]
+
+
+@contextmanager
+def _only_trainable(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, these weights require gradients and no others do."""
+    before = {weight: weight.requires_grad for weight in model.parameters()}
+    try:
+        model.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_()
+        yield
+    finally:
+        for weight, required in before.items():
+            weight.requires_grad_(required)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, every module is in eval mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _checked_losses(losses: Tensor) -> Tensor:
+    if losses.ndim != 1:
+        raise ValueError(f"losses must be [rows], got {[*losses.shape]}")
+    wrong = (~losses.detach().isfinite()).nonzero().flatten()
+    if len(wrong):
+        raise InputError(
+            f"gradient norms: {len(wrong)} of {len(losses)} rows of a batch have a loss of NaN or infinity (first "
+            f"{int(wrong[0])}); use dtype float32 or bfloat16"
+        )
+    return losses
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _row_squares(gradients: Tensor) -> Tensor:
+    return gradients.flatten(1).double().square().sum(dim=1)

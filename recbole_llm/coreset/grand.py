@@ -1,0 +1,50 @@
+"""GraNd: rows with the largest gradients of the recommender's loss (Paul et al. 2021, arXiv 2107.07075)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_llm.coreset.selector import GRAND, Selector, highest
+
+_CHUNK_ELEMENTS = 2**24  # of the gradients that exist at once: 64 MB in float32
+
+
+class GraNdSelector(Selector):
+    """The rows with the largest gradient norms; of several trained recommenders per row the mean counts."""
+
+    name = "grand"
+    needs = (GRAND,)
+
+    def _select(self, n_rows: int, budget: int, seed: int, *, grand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return highest(grand, budget), grand
+
+
+def grand_scores(
+    losses: Callable[[Tensor, Mapping[str, Tensor]], Tensor], params: Tensor, batch: Mapping[str, Tensor]
+) -> Tensor:
+    """Norm of the gradient of each row's loss, by gradients of many rows side by side.
+
+    It takes any weights, shared ones (an item table that is both input and output) included, and memory for the whole
+    gradient of each row of a chunk. For the linear maps of an LLM, :class:`GradientNorms` needs far less.
+
+    Args:
+        losses: ``losses(params, batch) -> [rows]``, as :func:`parameter_losses` makes it; without dropout.
+        params: any shape.
+        batch: tensors ``[rows, ...]``.
+
+    Returns:
+        float64 ``[rows]``.
+    """
+
+    def gradient(row: Mapping[str, Tensor]) -> Tensor:
+        single = {name: values.unsqueeze(0) for name, values in row.items()}
+        return torch.func.grad(lambda point: losses(point, single)[0])(params.detach())
+
+    def norm(row: Mapping[str, Tensor]) -> Tensor:
+        return gradient(row).double().square().sum().sqrt()
+
+    return torch.func.vmap(norm, chunk_size=max(1, _CHUNK_ELEMENTS // params.numel()))(dict(batch))

@@ -1,0 +1,219 @@
+"""Losses of rows as a function of some weights, and the derivatives of them that influence is made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from recbole_llm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Losses = Callable[[Tensor, Any], Tensor]
+"""``losses(params, batch) -> [rows]``, the loss of each row of a batch as a function of one tensor of weights."""
+
+
+def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Any, direction: Any) -> Tensor:
+    """Derivative of every row's loss in one direction: ``<grad L(s), direction>``.
+
+    One pass in forward mode. Where an operation of the model has no forward mode, the same is done by two backward
+    passes, with a line in the log.
+
+    Args:
+        per_sample_loss: ``per_sample_loss(params) -> [n]``, deterministic: no dropout, no negatives drawn anew.
+        params: weights, any shape.
+        direction: of the same number of elements.
+
+    Returns:
+        ``[n]``.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    point = torch.as_tensor(params).detach()
+    tangent = torch.as_tensor(direction).detach().to(point)
+    if tangent.numel() != point.numel():
+        raise ValueError(f"the direction has {tangent.numel()} elements and the weights {point.numel()}")
+    tangent = tangent.reshape(point.shape)
+    with _differentiable_attention():
+        try:
+            losses, scores = torch.func.jvp(per_sample_loss, (point,), (tangent,))
+        except NotImplementedError as error:
+            log.info("No forward-mode derivative (%s): two backward passes instead.", str(error).splitlines()[0])
+            losses, scores = _jvp_by_backward(per_sample_loss, point, tangent)
+    _check_losses(losses)
+    return scores.detach()
+
+
+def parameter_losses(
+    model: nn.Module, names: Iterable[str], losses: Callable[[nn.Module, Any], Tensor]
+) -> tuple[Tensor, Losses]:
+    """Some of a model's weights as one vector, and the losses as a function of it.
+
+    Args:
+        model: in eval mode.
+        names: of the weights, as in ``model.named_parameters()``.
+        losses: ``losses(model, batch) -> [rows]``.
+
+    Returns:
+        The weights ``[m]`` (a copy), and ``losses(params, batch)``, which leaves the model unchanged.
+
+    Raises:
+        InputError: the model has no weight of such a name.
+        ValueError: the model is in training mode, in which dropout makes every call another function.
+    """
+    if model.training:
+        raise ValueError("influence needs a model in eval mode: dropout makes every call another function")
+    own = dict(model.named_parameters())
+    names = list(names)
+    if unknown := [name for name in names if name not in own]:
+        raise InputError(f"{type(model).__name__} has no weight {unknown[0]!r}; it has {', '.join(own)}")
+    shapes = [own[name].shape for name in names]
+    sizes = [own[name].numel() for name in names]
+    called = _Call(model, losses)
+
+    def at(params: Tensor, batch: Any) -> Tensor:
+        parts = params.reshape(-1).split(sizes)
+        weights = {f"model.{name}": part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        return torch.func.functional_call(called, weights, (batch,))
+
+    return torch.cat([own[name].detach().reshape(-1) for name in names]), at
+
+
+class MeanLoss:
+    """The mean loss of a data set as a function of some weights, with one batch in memory at a time.
+
+    How the rows are cut into batches changes nothing but rounding.
+
+    Args:
+        losses: see :data:`Losses`.
+        params: the weights' values, any shape.
+        batches: all rows; gone through once per product.
+        sample: ``sample(step)`` gives the batch that stands in for all rows in a step of a stochastic recursion. Draw
+            what it gives from a seeded generator in advance.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        losses: Losses,
+        params: Tensor,
+        batches: Sequence[Any],
+        sample: Callable[[int], Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.losses = losses
+        self.params = params.detach()
+        self.batches = batches
+        self.sample = sample
+        self.progress = progress
+
+    def gradient(self) -> Tensor:
+        """Gradient, of the shape of the weights."""
+        return self._mean(self.batches, lambda point, total: torch.autograd.grad(total, point)[0])
+
+    def hvp(self, vector: Tensor, step: int | None = None) -> Tensor:
+        """Hessian times a vector of the shape of the weights; of the sampled batch alone if a step is given."""
+
+        def product(point: Tensor, total: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(total, point, create_graph=True)
+            if not gradient.requires_grad:  # a linear loss
+                return torch.zeros_like(point)
+            return torch.autograd.grad(gradient, point, vector.reshape(point.shape), materialize_grads=True)[0]
+
+        sampled = step is not None and self.sample is not None
+        return self._mean([self.sample(step)] if sampled else self.batches, product)
+
+    def hessian(self, chunk_size: int = 64) -> Tensor:
+        """The Hessian ``[m, m]``; ``chunk_size`` columns at once, which decides memory and speed only."""
+        identity = torch.eye(self.params.numel()).to(self.params)
+
+        def columns(point: Tensor, total: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(total, point, create_graph=True)
+            if not gradient.requires_grad:
+                return torch.zeros_like(identity)
+            chunks = [
+                torch.autograd.grad(
+                    gradient,
+                    point,
+                    units.reshape(-1, *point.shape),
+                    retain_graph=True,
+                    is_grads_batched=True,
+                    materialize_grads=True,
+                )[0]
+                for units in identity.split(chunk_size)
+            ]
+            return torch.cat(chunks).reshape(identity.shape)
+
+        return self._mean(self.batches, columns)
+
+    def scores(self, direction: Tensor) -> Tensor:
+        """``<grad L(s), direction>`` of every row, in the order of the batches. Returns: float64 ``[n]``."""
+        parts = [
+            influence_scores(lambda params, batch=batch: self.losses(params, batch), self.params, direction).double()
+            for batch in self._bar(self.batches)
+        ]
+        return torch.cat(parts)
+
+    def _mean(self, batches: Iterable[Any], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The mean over rows of what ``term`` makes of the sum of a batch's losses."""
+        total, n_rows = None, 0
+        for batch in self._bar(batches):
+            point = self.params.clone().requires_grad_()
+            with torch.enable_grad(), _differentiable_attention():
+                losses = self.losses(point, batch)
+                _check_losses(losses)
+                part = term(point, losses.sum()).detach()
+            total = part if total is None else total + part
+            n_rows += len(losses)
+        if not n_rows:
+            raise InputError("influence: there are no rows to compute it from")
+        return total / n_rows
+
+    def _bar(self, batches: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(batches, "influence", leave=False, disable=not self.progress)
+
+
+class _Call(nn.Module):
+    """Any function of a model as a module's forward pass, whose weights can be replaced for the time of a call."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Any], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.function(self.model, batch)
+
+
+def _jvp_by_backward(function: Callable[[Tensor], Tensor], point: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """J' u is linear in u, and the derivative of <J' u, tangent> by u is J tangent."""
+    point = point.clone().requires_grad_()
+    with torch.enable_grad():
+        values = function(point)
+        weights = torch.zeros_like(values, requires_grad=True)
+        (pulled,) = torch.autograd.grad(values, point, weights, create_graph=True)
+        return values.detach(), torch.autograd.grad(pulled, weights, tangent)[0]
+
+
+def _check_losses(losses: Tensor) -> None:
+    if losses.ndim != 1:
+        raise ValueError(f"losses must be [rows], got {[*losses.shape]}")
+    wrong = (~losses.detach().isfinite()).nonzero().flatten()
+    if len(wrong):
+        raise InputError(
+            f"influence: {len(wrong)} of {len(losses)} rows of a batch have a loss of NaN or infinity (first "
+            f"{int(wrong[0])}); check the recommender"
+        )
+
+
+def _differentiable_attention() -> AbstractContextManager[None]:
+    """Fused attention kernels have neither second derivatives nor forward mode."""
+    return sdpa_kernel(SDPBackend.MATH)

@@ -1,0 +1,270 @@
+"""Inverse-Hessian-vector products: conjugate gradients, the LiSSA recursion, and a dense solve."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from recbole_llm.coreset.checks import checked_count, checked_number
+from recbole_llm.errors import InputError
+from recbole_llm.grounding.arrays import to_numpy
+
+log = logging.getLogger(__name__)
+
+METHODS = ("cg", "lissa", "exact")
+_GROWTH = 1e3  # times the norm that a recursion which converges cannot exceed
+_SOLVED = 1e-6  # relative residual of a dense solve in float64
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An inverse-Hessian-vector product and how it was found.
+
+    Attributes:
+        vector: of the shape and type of the right-hand side.
+        steps: Hessian-vector products used.
+        residual: relative residual ||(H + damping I) h - v|| / ||v||; None after LiSSA, which does not measure it.
+    """
+
+    vector: Any
+    steps: int
+    residual: float | None
+
+
+def inverse_hvp(
+    hvp: Callable[..., Any] | None,
+    vector: Any,
+    method: str = "cg",
+    damping: float = 0.0,
+    matrix: Any = None,
+    scale: float = 1.0,
+    rescale: bool = True,
+    **solver: Any,
+) -> Any:
+    """Solves ``(H + damping I) h = vector``; see :func:`solve`, which also tells how.
+
+    Returns:
+        h, of the shape and type of ``vector``.
+    """
+    return solve(hvp, vector, method, damping, matrix, scale, rescale, **solver).vector
+
+
+def solve(
+    hvp: Callable[..., Any] | None,
+    vector: Any,
+    method: str = "cg",
+    damping: float = 0.0,
+    matrix: Any = None,
+    scale: float = 1.0,
+    rescale: bool = True,
+    **solver: Any,
+) -> Solution:
+    """Solves ``(H + damping I) h = vector`` for a symmetric H.
+
+    ``cg`` are conjugate gradients, for a positive definite H + damping I. ``exact`` is a dense solve, for any that is
+    invertible. ``lissa`` is the recursion of DEALRec's code (arXiv 2401.17197, Algorithm 1; LiSSA, arXiv 1602.03943),
+
+        h_0 = v,    h_t = v + (1 - damping / scale) h_{t-1} - H_t h_{t-1} / scale,
+
+    which tends to ``scale (H + damping I)^-1 v`` if all eigenvalues of H lie between -damping and 2 scale - damping.
+    That code's ``damp`` is ``damping / scale``.
+
+    Args:
+        hvp: ``hvp(v)`` or ``hvp(v, step=None)``, gives H v in the shape of v. LiSSA passes the number of its step, from
+            0 on, for which a sample H_t may stand in for H; None asks for H itself. None if ``matrix`` is given.
+        vector: v, array or tensor of any shape.
+        method: ``cg``, ``lissa`` or ``exact``.
+        damping: >= 0, in the units of H.
+        matrix: H, ``[m, m]`` with m the number of v's elements, for ``exact``; where it is None, it is made of m
+            products, and where ``hvp`` is None, it serves the other methods too.
+        scale: of LiSSA, > 0.
+        rescale: whether LiSSA's result is divided by ``scale``, without which it is no solution of the system.
+        **solver: ``steps`` and ``tolerance`` (relative residual) of ``cg``; ``steps``, ``repeats`` (independent runs,
+            of which the mean counts) and ``average`` (the mean of the last half of the steps, for sampled H_t) of
+            ``lissa``.
+
+    Raises:
+        InputError: a setting is out of range, v is not finite, H + damping I is singular or, for ``cg``, not positive
+            definite, or the recursion diverges.
+    """
+    if method not in METHODS:
+        raise InputError(f"inverse_hvp: there is no method {method!r}; choose one of {', '.join(METHODS)}")
+    damping = checked_number("inverse_hvp damping", damping)
+    scale = checked_number("inverse_hvp scale", scale, positive=True)
+    if hvp is None and matrix is None:
+        raise ValueError("give hvp, or the matrix")
+    if not isinstance(vector, Tensor):
+        vector = np.asarray(vector, dtype=np.result_type(vector, np.float32))
+    length = _norm(vector)
+    if not math.isfinite(length):
+        raise InputError("inverse_hvp: the vector holds NaN or infinity; check the training of the recommender")
+    if length == 0:
+        log.warning("The gradient is zero: the recommender is at a stationary point, and all influence is 0.")
+        return Solution(vector * 0, 0, 0.0)
+    product = hvp or partial(_matrix_product, matrix)
+    if method == "exact":
+        return _exact(product, vector, damping, matrix, **solver)
+    if method == "lissa":
+        return _lissa(product, vector, damping, scale, rescale, **solver)
+    return _conjugate_gradients(product, vector, damping, **solver)
+
+
+def largest_eigenvalue(hvp: Callable[..., Any], like: Any, tolerance: float = 1e-6, seed: int = 0) -> float:
+    """The largest (most positive) eigenvalue of H, by Lanczos iterations.
+
+    Args:
+        hvp: as for :func:`solve`.
+        like: array or tensor of the shape and type that ``hvp`` takes.
+        tolerance: relative.
+        seed: of the first vector.
+    """
+    size = math.prod(like.shape)
+
+    def product(flat: np.ndarray) -> np.ndarray:
+        given = flat.reshape(tuple(like.shape))
+        if isinstance(like, Tensor):
+            return to_numpy(hvp(torch.as_tensor(given).to(like)).double()).ravel()
+        return np.asarray(hvp(given.astype(like.dtype)), dtype=np.float64).ravel()
+
+    if size < 3:  # too small for Lanczos
+        return float(np.linalg.eigvalsh(np.stack([product(unit) for unit in np.eye(size)]))[-1])
+    start = np.random.default_rng(seed).normal(size=size)
+    if not product(start).any():
+        return 0.0
+    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
+
+
+def _conjugate_gradients(
+    hvp: Callable[..., Any], vector: Any, damping: float, steps: int = 1000, tolerance: float | None = None
+) -> Solution:
+    """Hestenes and Stiefel 1952. The default tolerance is the 3/4 power of the number type's precision."""
+    steps = checked_count("inverse_hvp steps", steps)
+    goal = _norm(vector) * (_precision(vector) ** 0.75 if tolerance is None else tolerance)
+    estimate, residual, direction = vector * 0, vector, vector
+    square = _dot(residual, residual)
+    done = 0
+    while done < steps and math.sqrt(square) > goal:
+        image = hvp(direction) + damping * direction
+        curvature = _dot(direction, image)
+        if not curvature > 0:
+            raise InputError(
+                f"inverse_hvp: the Hessian plus damping {damping:g} is not positive definite (curvature "
+                f"{curvature:.3g} in step {done + 1}); raise the damping, or use method exact"
+            )
+        length = square / curvature
+        estimate = estimate + length * direction
+        residual = residual - length * image
+        before, square = square, _dot(residual, residual)
+        direction = residual + (square / before) * direction
+        done += 1
+    left = math.sqrt(square) / _norm(vector)
+    if math.sqrt(square) > goal:
+        log.warning("Conjugate gradients stop after %d steps with a relative residual of %.1e.", done, left)
+    return Solution(estimate, done, left)
+
+
+def _lissa(
+    hvp: Callable[..., Any],
+    vector: Any,
+    damping: float,
+    scale: float,
+    rescale: bool,
+    steps: int = 5000,
+    repeats: int = 1,
+    average: bool = False,
+) -> Solution:
+    """The mean over ``repeats`` of the recursion; sampled steps are numbered on from one run to the next."""
+    steps = checked_count("inverse_hvp steps", steps)
+    repeats = checked_count("inverse_hvp repeats", repeats, low=1)
+    product = hvp if _takes_step(hvp) else lambda estimate, step: hvp(estimate)
+    total = vector * 0
+    for repeat in range(repeats):
+        estimate, collected = vector, vector * 0
+        for step in range(steps):
+            image = product(estimate, step=repeat * steps + step)
+            before, estimate = estimate, vector + (1 - damping / scale) * estimate - image / scale
+            if not _norm(estimate) <= _GROWTH * (step + 2) * _norm(vector):
+                raise InputError(_why_it_diverges(hvp, before, damping, scale, step))
+            if average and step >= steps // 2:
+                collected = collected + estimate
+        total = total + (collected / (steps - steps // 2) if average and steps else estimate)
+    return Solution(total / (repeats * (scale if rescale else 1)), repeats * steps, None)
+
+
+def _why_it_diverges(hvp: Callable[..., Any], estimate: Any, damping: float, scale: float, step: int) -> str:
+    """Names the eigenvalue behind it: more steps without v, with H itself, turn the estimate to its eigenvector."""
+    direction = estimate / _norm(estimate)
+    for _ in range(20):
+        turned = (1 - damping / scale) * direction - hvp(direction) / scale
+        direction = turned / (_norm(turned) or 1)
+    eigenvalue = _dot(direction, hvp(direction))
+    problem = f"inverse_hvp: the recursion diverges in step {step + 1}; the eigenvalue of the Hessian behind it is "
+    if eigenvalue <= -damping:
+        return f"{problem}about {eigenvalue:.3g}: raise the damping above {-eigenvalue:.3g}"
+    needed = (eigenvalue + damping) / 2
+    if needed <= scale:  # H itself would do, but samples of it are larger
+        needed = 2 * scale
+    return f"{problem}about {eigenvalue:.3g}: raise the scale above {needed:.3g}"
+
+
+def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) -> Solution:
+    """LU in float64, on the device of the vector."""
+    right = torch.as_tensor(vector).detach().double().reshape(-1)
+    identity = torch.eye(len(right)).to(right)
+    steps = 0
+    if matrix is None:
+        steps = len(right)
+        log.info("The Hessian of %d weights is built from as many products.", steps)
+        matrix = torch.stack([torch.as_tensor(hvp(_like(unit, vector))).double().reshape(-1) for unit in identity])
+    system = torch.as_tensor(matrix).detach().to(right)
+    if system.shape != identity.shape:
+        raise ValueError(f"the matrix must be {[*identity.shape]}, got {[*system.shape]}")
+    system = system + damping * identity
+    try:
+        solution = torch.linalg.solve(system, right)
+    except torch.linalg.LinAlgError:
+        solution = torch.full_like(right, torch.nan)
+    residual = float((system @ solution - right).norm() / right.norm())
+    if not residual < _SOLVED:
+        raise InputError(f"inverse_hvp: the Hessian plus damping {damping:g} is singular; raise the damping")
+    return Solution(_like(solution, vector), steps, residual)
+
+
+def _matrix_product(matrix: Any, vector: Any) -> Any:
+    return (matrix @ vector.reshape(-1)).reshape(vector.shape)
+
+
+def _takes_step(hvp: Callable[..., Any]) -> bool:
+    try:
+        return "step" in inspect.signature(hvp).parameters
+    except ValueError:  # a builtin that does not tell
+        return False
+
+
+def _like(values: Tensor, reference: Any) -> Any:
+    """Values ``[m]`` in the shape and type of the reference."""
+    values = values.reshape(tuple(reference.shape))
+    return values.to(reference) if isinstance(reference, Tensor) else values.numpy().astype(reference.dtype)
+
+
+def _precision(values: Any) -> float:
+    return float((torch.finfo if isinstance(values, Tensor) else np.finfo)(values.dtype).eps)
+
+
+def _dot(first: Any, second: Any) -> float:
+    return float((first * second).sum())
+
+
+def _norm(values: Any) -> float:
+    return math.sqrt(square) if (square := _dot(values, values)) >= 0 else math.nan

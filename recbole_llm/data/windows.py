@@ -1,0 +1,111 @@
+"""Rows of SOFT's protocol (arXiv 2505.20771): windows of full length, cut once for all users in the order of time.
+
+RecBole makes a row of every prefix of a user's sequence. Here a user's windows have the longest history there is; only
+a user whose whole sequence fits into one window has a shorter one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+from recbole.data.dataset import Dataset
+
+
+def count_windows(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """How many full windows sequences have.
+
+    Args:
+        lengths: int [users], interactions per user.
+        longest: longest history of a window, its target not counted.
+
+    Returns:
+        int64 [users]: none for a single interaction, one for all that fits into one window, else one per target that
+        has ``longest`` interactions before it.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    return np.where(lengths > 1, np.maximum(lengths - longest, 1), 0)
+
+
+def is_full_window(users: np.ndarray, histories: np.ndarray, longest: int) -> np.ndarray:
+    """Which prefixes of the users' sequences are full windows.
+
+    Args:
+        users: int [rows], the user of each prefix; a user's prefixes stand together, the shortest first.
+        histories: int [rows], length of each history, cut to ``longest``.
+        longest: longest history of a window.
+
+    Returns:
+        bool [rows]: the history is as long as it may be, or the row is its user's last.
+    """
+    is_last = np.ones(len(users), dtype=bool)
+    is_last[:-1] = users[1:] != users[:-1]
+    return is_last | (histories == longest)
+
+
+def temporal_cuts(n_rows: int, shares: Sequence[float]) -> list[int]:
+    """Where rows in the order of time are cut: at the floor of the cumulative shares.
+
+    The shares are taken as the decimals they are written as, so that 0.8 + 0.1 of 10 rows are 9 rows.
+
+    Args:
+        n_rows: how many rows there are.
+        shares: of each part, >= 0; they need not add up to 1.
+
+    Returns:
+        The end of each part; the last is ``n_rows``.
+    """
+    exact = [Fraction(str(share)) for share in shares]
+    return [math.floor(n_rows * sum(exact[: part + 1]) / sum(exact)) for part in range(len(exact))]
+
+
+class _FullWindows:
+    """What makes full windows of RecBole's data sets; mixed in before one of their classes.
+
+    RecBole holds times in single precision, where the seconds of today are 128 apart. So the interactions are put into
+    the exact order of time first, equal times in the order of the file; RecBole's own sorting is stable and keeps it.
+    """
+
+    def build(self) -> list[Dataset]:
+        self.inter_feat = self.inter_feat.sort_values(self.time_field, kind="stable", ignore_index=True)
+        return super().build()
+
+    def data_augmentation(self) -> None:
+        """RecBole's rows, without those that are no full windows, in the order of their targets."""
+        users = self.inter_feat[self.uid_field].numpy()
+        by_user = np.argsort(users, kind="stable")
+        is_target = np.zeros(len(users), dtype=bool)
+        is_target[1:] = users[by_user][1:] == users[by_user][:-1]
+        super().data_augmentation()
+        rows = self.inter_feat
+        lengths = rows[self.item_list_length_field].numpy()
+        full = is_full_window(rows[self.uid_field].numpy(), lengths, self.max_item_list_len)
+        in_time = np.argsort(by_user[is_target][full])
+        self.inter_feat = rows[np.flatnonzero(full)[in_time]]
+
+    def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list[Dataset]:
+        """One cut for all users is at the floor of the cumulative shares; RecBole rounds otherwise."""
+        if group_by is not None:
+            return super().split_by_ratio(ratios, group_by)
+        self._drop_unused_col()
+        ends = temporal_cuts(len(self), ratios)
+        return [self.copy(self.inter_feat[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # RecBole pickles data sets, and the mixed class has no module to be in
+        return _restore, (type(self).__bases__[1], self.__dict__)
+
+
+@cache
+def with_full_windows(rows_class: type[Dataset]) -> type[Dataset]:
+    """The data set class whose rows are full windows, or whose interactions, if it has no rows, are in exact order."""
+    return type(f"FullWindow{rows_class.__name__}", (_FullWindows, rows_class), {})
+
+
+def _restore(rows_class: type[Dataset], state: dict[str, Any]) -> Dataset:
+    restored = object.__new__(with_full_windows(rows_class))
+    restored.__dict__.update(state)
+    return restored

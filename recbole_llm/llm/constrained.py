@@ -1,0 +1,245 @@
+"""Decoding that can only name titles of the catalogue, as D3 does it (arXiv 2406.14900).
+
+Score of a title ``y = y_1 ... y_n`` (EOS included) for a prompt ``x``, with ``S(y) = sum_t log p(y_t | x, y_<t)``:
+
+* ``S(y) / n ** length_penalty``. D3 takes ``length_penalty = 0``: a *ghost token*, nearly certain once the catalogue is
+  known, adds nothing to ``S`` and 1 to ``n``, so that dividing lifts the titles that have many of them.
+* ``renormalize``: ``p`` among the allowed tokens only. Ghost tokens then cost exactly nothing, and the probabilities of
+  all titles sum to 1. By default ``p`` is that of the whole vocabulary.
+* With the *text-free assistant* every step counts ``a log p(t | x, v) + (1 - a) L(t | v)``, where
+  ``L(t | v) = log(q(v t) / q(v))`` and ``q(v)`` is the probability, by another recommender, of the items whose titles
+  begin with ``v``. Over a whole title the ``L`` add up to the log-probability of its items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.generation import Generation, beam_search
+from recbole_llm.llm.trie import PrefixIndex, TitleTrie
+
+_ASSISTED = 64  # prompts whose assistant is computed at once, in float64
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """Another recommender's opinion, one row per prompt.
+
+    Args:
+        item_scores: [prompts, items], any finite scores whose softmax over the titled items is `q`; -inf for an item
+            that is out of the question. An untitled item's score is not read.
+        lm_weight: ``a``, the language model's share, 0 to 1; 1 means no assistant.
+    """
+
+    item_scores: Tensor
+    lm_weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lm_weight <= 1:
+            raise InputError(f"the language model's share is {self.lm_weight}, but must lie between 0 and 1")
+
+    def title_log_probs(self, trie: TitleTrie) -> Tensor:
+        """log q of each title, summed over the items that share it: float64 [prompts, titles]."""
+        if self.item_scores.ndim != 2 or self.item_scores.shape[1] != trie.n_items:
+            raise ValueError(f"item_scores must be [prompts, {trie.n_items}], got {list(self.item_scores.shape)}")
+        title_of_item = torch.from_numpy(trie.title_of_item).to(self.item_scores.device)
+        titled = title_of_item >= 0
+        scores = self.item_scores[:, titled].double()
+        normaliser = scores.logsumexp(dim=1, keepdim=True)
+        if not normaliser.isfinite().all():
+            raise ValueError("the assistant's scores of the titled items are NaN, infinite, or all -inf")
+        return grouped_logsumexp(scores - normaliser, title_of_item[titled], trie.n_titles)
+
+    def node_log_ratios(self, trie: TitleTrie) -> Tensor:
+        """``L`` of every trie node's token given the tokens before it: float64 [prompts, nodes], 0 at the root."""
+        titles = self.title_log_probs(trie)
+        mass = titles.new_full((len(titles), trie.n_nodes), -math.inf)
+        depths, parents = (torch.from_numpy(array).to(mass.device) for array in (trie.depths, trie.parents))
+        last = torch.from_numpy(trie.paths).to(mass.device).amax(dim=1)  # a path's numbers ascend
+        mass[:, last] = titles
+        for depth in range(trie.max_length, 0, -1):
+            nodes = (depths == depth).nonzero().squeeze(1)
+            above, group = parents[nodes].unique(return_inverse=True)
+            mass[:, above] = grouped_logsumexp(mass[:, nodes], group, len(above))
+        # Where q(v) = 0 nothing can follow, instead of 0 / 0.
+        return (mass - mass[:, parents]).nan_to_num(nan=-math.inf, neginf=-math.inf)
+
+
+def grouped_logsumexp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Log of the sum of exp over the columns of each group.
+
+    Args:
+        values: [rows, columns].
+        groups: int64 [columns], from 0 to `n_groups` - 1.
+        n_groups: Number of groups.
+
+    Returns:
+        [rows, n_groups]; -inf for a group without columns, or with nothing but -inf.
+    """
+    top = values.new_full((len(values), n_groups), -math.inf)
+    top.scatter_reduce_(1, groups.expand(len(values), -1), values, "amax")
+    shift = top.masked_fill(top == -math.inf, 0.0)
+    sums = torch.zeros_like(top).index_add_(1, groups, (values - shift[:, groups]).exp())
+    return sums.log() + shift
+
+
+def search_titles(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    trie: TitleTrie,
+    *,
+    pad_token_id: int,
+    num_beams: int = 20,
+    length_penalty: float = 0.0,
+    renormalize: bool = False,
+    assistant: Assistant | None = None,
+    **options: Any,
+) -> list[list[Generation]]:
+    """Beam search over titles: the best ones found for each prompt, the best first, no title twice.
+
+    A beam search is no exact ranking: a short title that ends outside the best `num_beams` is lost
+    (:func:`~recbole_llm.llm.likelihood.title_likelihoods` is exact).
+
+    Args:
+        model: A decoder of Hugging Face, bare or wrapped by peft.
+        prompts: Token ids of each prompt.
+        trie: The titles.
+        pad_token_id: Any token id: padding is masked.
+        num_beams: Beams per prompt.
+        length_penalty: 0 as in D3; 1 is the mean over tokens.
+        renormalize: Whether probabilities are taken among the allowed tokens.
+        assistant: The text-free assistant's scores of each prompt, if any; prompts x trie nodes numbers are kept.
+        **options: Further arguments of :func:`~recbole_llm.llm.generation.beam_search`.
+
+    Returns:
+        At most `num_beams` titles of each prompt; `trie.items` turns their `token_ids` into items.
+    """
+    if assistant is not None and len(assistant.item_scores) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
+    device = model.get_input_embeddings().weight.device
+    found = beam_search(
+        model,
+        prompts,
+        eos_token_id=trie.eos_token_id,
+        pad_token_id=pad_token_id,
+        num_beams=num_beams,
+        max_new_tokens=trie.max_length,
+        length_penalty=length_penalty,
+        constraint=TitleConstraint(trie, renormalize=renormalize, assistant=assistant, device=device),
+        return_beams=True,
+        **options,
+    )
+    return [answer.beams for answer in found]
+
+
+def beam_item_scores(trie: TitleTrie, beams: Sequence[Sequence[Generation]]) -> Tensor:
+    """Item scores from :func:`search_titles`: those of the beams, -inf for every item that was not found.
+
+    Ranks beyond the number of beams mean nothing.
+
+    Returns:
+        float64 [prompts, items]; items of one title have equal scores.
+    """
+    scores = torch.full((len(beams), trie.n_items), -math.inf, dtype=torch.float64)
+    for row, found in enumerate(beams):
+        for beam in found:
+            scores[row, trie.items(beam.token_ids)] = beam.score
+    return scores
+
+
+class TitleConstraint(LogitsProcessor):
+    """Lets a search generate titles of the catalogue only, whatever the tokenizer.
+
+    It remembers nothing between steps: the generated tokens say where in the trie a row is. All rows are looked up at
+    once, and a row's allowed tokens are one slice of an array.
+
+    Used two ways. As a logits processor it sets the scores of all other tokens to -inf. :meth:`candidates` scores the
+    allowed tokens alone, without a pass over rows x vocabulary, and is the only way with an assistant, for which the
+    prompt of each row must be known.
+
+    Args:
+        trie: The titles.
+        renormalize: Whether probabilities are taken among the allowed tokens.
+        assistant: The text-free assistant's scores of each prompt, if any.
+        n_prompt_tokens: As a processor, leading tokens of each row that are prompt: 0 in `beam_search`, the padded
+            prompt's length in ``generate``.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        trie: TitleTrie,
+        *,
+        renormalize: bool = False,
+        assistant: Assistant | None = None,
+        n_prompt_tokens: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.trie, self.renormalize, self.n_prompt_tokens = trie, renormalize, n_prompt_tokens
+        self._index = PrefixIndex(trie, device)
+        n_children = torch.from_numpy(trie.n_children)
+        # Whoever has ended, or left the trie, may only end: one more slice, holding EOS.
+        starts = torch.from_numpy(trie.child_starts[:-1]).masked_fill(n_children == 0, len(trie.children))
+        self._starts = torch.cat((starts, torch.tensor([len(trie.children)]))).to(device)
+        self._sizes = torch.cat((n_children.clamp(min=1), torch.tensor([1]))).to(device)
+        children = torch.from_numpy(trie.children)
+        self._children = torch.cat((children, torch.zeros(1, dtype=torch.long))).to(device)
+        tokens = torch.from_numpy(trie.tokens)[children]
+        self._tokens = torch.cat((tokens, torch.tensor([trie.eos_token_id]))).to(device)
+        depths = torch.from_numpy(trie.depths)
+        widest = torch.zeros(trie.max_length + 1, dtype=torch.long).scatter_reduce(0, depths, n_children, "amax")
+        self._widest = widest.clamp(min=1).tolist()  # on the host, so that no step waits for the device
+        self._lm_weight, self._ratios = 1.0, None
+        if assistant is not None and assistant.lm_weight < 1:
+            blocks = (Assistant(rows, assistant.lm_weight) for rows in assistant.item_scores.split(_ASSISTED))
+            self._lm_weight = assistant.lm_weight
+            self._ratios = torch.cat([block.node_log_ratios(trie).float().to(device) for block in blocks])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [rows, vocabulary] after the tokens `input_ids` [rows, prompt + generated]; -inf if not allowed."""
+        if self._ratios is not None:
+            raise ValueError("an assistant needs to know the prompt of each row: use `candidates`")
+        tokens, _, repeated = self._allowed(input_ids[:, self.n_prompt_tokens :])
+        values = scores.gather(1, tokens)
+        if self.renormalize:
+            values = values - values.masked_fill(repeated, -math.inf).logsumexp(dim=1, keepdim=True)
+        # Behind a row's last allowed token that token is repeated, with the same value.
+        return torch.full_like(scores, -math.inf).scatter_(1, tokens, values)
+
+    def candidates(self, generated: Tensor, logits: Tensor, prompts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scores of the allowed tokens after each row.
+
+        Args:
+            generated: int64 [rows, tokens], without prompts.
+            logits: [rows, vocabulary].
+            prompts: int64 [rows], which prompt a row answers; only an assistant needs it.
+
+        Returns:
+            Scores and token ids, both [rows, k], token ids ascending; -inf where a row has fewer than k.
+        """
+        tokens, children, repeated = self._allowed(generated)
+        values = logits.gather(1, tokens).float()
+        everything = values.masked_fill(repeated, -math.inf) if self.renormalize else logits.float()
+        values = values - everything.logsumexp(dim=1, keepdim=True)
+        if self._ratios is not None:
+            if prompts is None:
+                raise ValueError("an assistant needs to know the prompt of each row")
+            values = self._lm_weight * values + (1 - self._lm_weight) * self._ratios[prompts[:, None], children]
+        return values.masked_fill(repeated, -math.inf), tokens
+
+    def _allowed(self, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Allowed tokens, their nodes, and whether they repeat the row's last one to fill it up; all [rows, k]."""
+        nodes = self._index.find(generated, missing=len(self._starts) - 1)
+        length = generated.shape[1]
+        columns = torch.arange(self._widest[length] if length < len(self._widest) else 1, device=generated.device)
+        last = self._sizes[nodes][:, None] - 1
+        entry = self._starts[nodes][:, None] + columns.minimum(last)
+        return self._tokens[entry], self._children[entry], columns > last

@@ -1,0 +1,123 @@
+"""Plots of a run, drawn without a display and without matplotlib's global state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE = (9.0, 6.0)  # inches
+DPI = 120
+Record = Mapping[str, Any]
+
+
+def plot_curriculum(
+    history: Sequence[Record],
+    path: str | os.PathLike[str],
+    title: str = "Curriculum",
+    *,
+    metric: str | None = None,
+    initial_distance: float | None = None,
+    best_epoch: int | None = None,
+) -> Path:
+    """Save :func:`curriculum_figure` as a PNG of ``SIZE`` times ``DPI`` pixels.
+
+    Args:
+        history: one record per epoch.
+        path: the file; its folder must exist.
+        title: heading of the figure.
+        metric: name of the validation metric that is drawn.
+        initial_distance: distance before the first epoch.
+        best_epoch: the epoch whose weights were kept.
+
+    Returns:
+        The path.
+    """
+    figure = curriculum_figure(history, title, metric=metric, initial_distance=initial_distance, best_epoch=best_epoch)
+    figure.savefig(path, format="png", dpi=DPI)
+    return Path(path)
+
+
+def curriculum_figure(
+    history: Sequence[Record],
+    title: str = "Curriculum",
+    *,
+    metric: str | None = None,
+    initial_distance: float | None = None,
+    best_epoch: int | None = None,
+) -> Figure:
+    """What the curriculum did: weight of the distilled answers, distance, losses and validation metric by epoch.
+
+    A value that is missing or None (a skipped pass, an epoch without validation) is a gap in its line.
+
+    Args:
+        history: one record per epoch with ``epoch`` (from 1), ``weight`` (lambda during the epoch), ``distance`` (after
+            it), ``real_loss``, ``distilled_loss`` and ``valid`` (metric name to value).
+        title: heading of the figure.
+        metric: name of the validation metric that is drawn; by default the first that was recorded.
+        initial_distance: distance of the untuned LLM, drawn at epoch 0.
+        best_epoch: the epoch whose weights were kept; by default the first with the highest ``metric``.
+
+    Returns:
+        A figure with four axes. Lines carry their names as labels.
+    """
+    from matplotlib.figure import Figure
+
+    epochs = [record["epoch"] for record in history]
+    metric = metric.lower() if metric else _first_metric(history)
+    scores = [(record.get("valid") or {}).get(metric) for record in history]
+    best = _best_epoch(epochs, scores) if best_epoch is None else best_epoch
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    ((weights, distances), (losses, metrics)) = figure.subplots(2, 2, sharex=True)
+    _panel(weights, "λ, weight of the distilled answers", epochs, {"λ": _column(history, "weight")})
+    weights.set_ylim(-0.05, 1.05)
+    distance = [initial_distance, *_column(history, "distance")]
+    _panel(distances, "distance of answers and titles", [0, *epochs], {"distance": distance})
+    both = {"distilled answers": _column(history, "distilled_loss"), "true titles": _column(history, "real_loss")}
+    _panel(losses, "training loss", epochs, both)
+    _panel(metrics, f"validation {metric}", epochs, {metric: scores})
+    if best is not None:
+        for axes in figure.axes:
+            axes.axvline(best, color="0.5", linestyle="--", linewidth=1, zorder=0, label="best epoch")
+        metrics.legend(handles=metrics.lines[-1:])
+    return figure
+
+
+def _panel(axes: Axes, title: str, epochs: Sequence[int], lines: Mapping[str, Sequence[float | None]]) -> None:
+    """Draw lines over epochs; markers show values between two gaps, which no line reaches."""
+    from matplotlib.ticker import MaxNLocator
+
+    for (name, values), marker in zip(lines.items(), "os", strict=False):
+        axes.plot(epochs, [float("nan") if value is None else value for value in values], marker=marker, label=name)
+    axes.set_title(title, fontsize="medium", parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(-0.3, max([1, *epochs]) + 0.3)
+    axes.grid(alpha=0.3)
+    if axes.get_subplotspec().is_last_row():
+        axes.set_xlabel("epoch")
+    if all(value is None for values in lines.values() for value in values):
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="0.5")
+    elif len(lines) > 1:
+        axes.legend()
+
+
+def _column(history: Sequence[Record], name: str) -> list[float | None]:
+    return [record.get(name) for record in history]
+
+
+def _first_metric(history: Sequence[Record]) -> str:
+    return next((name for record in history for name in record.get("valid") or {}), "metric")
+
+
+def _best_epoch(epochs: Sequence[int], scores: Sequence[float | None]) -> int | None:
+    """The first epoch with the highest score, None if there is no score."""
+    validated = [(score, epoch) for epoch, score in zip(epochs, scores, strict=True) if score is not None]
+    return max(validated, key=lambda pair: pair[0])[1] if validated else None

@@ -1,0 +1,185 @@
+"""Self-distillation: a fine-tuned model's answers to its own training prompts, and their distance from the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from tqdm import tqdm
+
+from recbole_llm.curriculum import mean_distance
+from recbole_llm.data.catalog import clean_answer
+from recbole_llm.errors import InputError
+from recbole_llm.model.base import Example
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.stages import write_json
+
+ANSWERS, SUMMARY, NEAREST = "answers.jsonl", "summary.json", "nearest.npy"
+CHUNK = 256  # rows answered between two writes: what a killed run loses at most
+MANY_EMPTY = 0.05
+log = logging.getLogger(__name__)
+
+
+def row_hash(example: Example) -> str:
+    """What ties a distilled answer to its row: 16 hex digits over prompt and true answer."""
+    return hashlib.sha256(json.dumps(example).encode()).hexdigest()[:16]
+
+
+def distil(
+    model: BIGRec, rows: Interaction, examples: Sequence[Example], select: str, folder: Path, progress: bool = False
+) -> None:
+    """Answer all training prompts and keep one raw text each (SOFT, arXiv 2505.20771, self-distillation).
+
+    The texts are not grounded: they may be no catalogue title, or the true one. A run that was killed goes on after the
+    last whole chunk it wrote.
+
+    Args:
+        model: the fine-tuned model.
+        rows: the training rows.
+        examples: their prompts and true answers.
+        select: ``top`` keeps the best beam, ``nearest`` the beam whose embedding is nearest to the true title's.
+        folder: where ``answers.jsonl`` is written, and what :func:`summarise` makes of it.
+        progress: whether to show a progress bar.
+    """
+    file = folder / ANSWERS
+    done = _whole_chunks(file)
+    starts = range(done, len(examples), CHUNK)
+    with open(file, "a", encoding="utf-8") as stream:
+        for start in tqdm(starts, desc="Distil", unit="chunk", ncols=100, disable=not progress):
+            part = torch.arange(start, min(start + CHUNK, len(examples)))
+            for row, text in zip(part.tolist(), _answers(model, rows[part], select), strict=True):
+                stream.write(json.dumps({"row": row_hash(examples[row]), "answer": text}, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    summarise(model, rows, read_answers(file, examples), folder)
+
+
+def _answers(model: BIGRec, rows: Interaction, select: str) -> list[str]:
+    if select == "top":
+        return model.generate_text(rows)
+    beams = model.generate_beams(rows)
+    found = model.ground([text for texts in beams for text in texts])
+    ends = np.cumsum([len(texts) for texts in beams])
+    targets = model.title_vectors(rows[model.ITEM_ID].numpy())
+    parts = zip(beams, np.split(found, ends[:-1]), targets, strict=True)
+    return [texts[int(np.linalg.norm(own - target, axis=1).argmin())] for texts, own, target in parts]
+
+
+def _whole_chunks(file: Path) -> int:
+    """Cut a killed run's file down to whole chunks. Returns: how many rows stay."""
+    if not file.exists():
+        return 0
+    # As bytes: a write that was cut short may end inside a line, or inside a letter.
+    lines = file.read_bytes().split(b"\n")[:-1]
+    lines = lines[: len(lines) // CHUNK * CHUNK]
+    file.write_bytes(b"".join(line + b"\n" for line in lines))
+    if lines:
+        log.info("Resuming after %d distilled answers.", len(lines))
+    return len(lines)
+
+
+def read_answers(file: Path, examples: Sequence[Example]) -> list[str]:
+    """The distilled answers of these very rows.
+
+    Raises:
+        InputError: the file cannot be read, or its rows are others, in another order, or of another number.
+    """
+    try:
+        # Not str.splitlines: an answer may hold any of Unicode's line ends.
+        entries = [json.loads(line) for line in file.read_bytes().removesuffix(b"\n").split(b"\n")]
+        found = [(entry["row"], entry["answer"]) for entry in entries]
+        if not all(isinstance(answer, str) for _, answer in found):
+            raise TypeError("an answer is not text")
+    except OSError as error:
+        raise InputError(f"sd_file: {file} cannot be read ({error.strerror}); set the right one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"sd_file: {file} holds no distilled answers; give the answers.jsonl of a run") from error
+    if len(found) != len(examples):
+        raise InputError(f"sd_file: {file} has {len(found)} answers for {len(examples)} training rows; distil these")
+    for place, ((row, _), example) in enumerate(zip(found, examples, strict=True), start=1):
+        if row != row_hash(example):
+            raise InputError(f"sd_file: line {place} of {file} belongs to another row, prompt or order; distil these")
+    return [answer for _, answer in found]
+
+
+def distilled_targets(
+    model: BIGRec, texts: Sequence[str], examples: Sequence[Example], settings: Mapping[str, Any]
+) -> list[list[int]]:
+    """Token ids of the distilled answers as training targets, EOS at the end of each.
+
+    Args:
+        model: whose tokenizer is used.
+        texts: raw distilled answers.
+        examples: prompt and true answer of the same rows.
+        settings: ``sd_empty`` (an empty answer becomes the true one, or stays), ``sd_permuted`` (a control: every row
+            gets another row's answer).
+    """
+    empty = [not clean_answer(text) for text in texts]
+    if any(empty):
+        level = logging.WARNING if sum(empty) > MANY_EMPTY * len(texts) else logging.INFO
+        counts = (sum(empty), len(texts), settings["sd_empty"])
+        log.log(level, "%d of %d distilled answers are empty (sd_empty: %s).", *counts)
+    targets = [
+        list(example[1]) if is_empty and settings["sd_empty"] == "real" else model.prompts.response_from_text(text)
+        for text, example, is_empty in zip(texts, examples, empty, strict=True)
+    ]
+    if settings["sd_permuted"]:
+        order = np.random.default_rng(model.stage_seed("permuted")).permutation(len(targets))
+        source = np.empty_like(order)
+        source[order] = np.roll(order, 1)  # one cycle through all rows: none keeps its own
+        targets = [targets[place] for place in source]
+    return targets
+
+
+def summarise(model: BIGRec, rows: Interaction, texts: Sequence[str], folder: Path) -> None:
+    """Write how often the distilled answers are what they should be (SOFT, figure 2, right).
+
+    ``summary.json`` holds the number of rows and shares of them: ``true_title`` (the answer is the target's title),
+    ``catalogue_title`` (it is some item's title), ``nearest_is_target`` (the item nearest to the answer has the
+    target's title), ``empty``. ``nearest.npy`` holds the target and that nearest item, int64 [rows, 2].
+    """
+    targets = rows[model.ITEM_ID].numpy()
+    same = model.catalog.representative
+    answers = [clean_answer(text) for text in texts]
+    found = np.array([model.catalog.lookup(answer) or 0 for answer in answers])
+    nearest = model.index.search(model.ground(texts), 1)[1][:, 0]
+    shares = {
+        "true_title": (found > 0) & (same[found] == same[targets]),
+        "catalogue_title": found > 0,
+        "nearest_is_target": same[nearest] == same[targets],
+        "empty": np.array([not answer for answer in answers]),
+    }
+    np.save(folder / NEAREST, np.stack([targets, nearest], axis=1).astype(np.int64))
+    summary = {"rows": len(texts), **{name: float(share.mean()) for name, share in shares.items()}}
+    write_json(folder / SUMMARY, summary)
+    log.info("distilled answers: %s", "    ".join(f"{name} : {value:.4g}" for name, value in summary.items()))
+
+
+class DistanceMeter:
+    """Mean L2 distance of generated and true titles on a fixed sample of training rows (SOFT, arXiv 2505.20771).
+
+    Nothing is ranked: an answer is embedded by the untuned LLM and compared to its own row's title.
+
+    Args:
+        model: the recommender.
+        rows: the training rows.
+        n_rows: size of the sample; all rows if there are not more.
+    """
+
+    def __init__(self, model: BIGRec, rows: Interaction, n_rows: int) -> None:
+        generator = np.random.default_rng(model.stage_seed("distance"))
+        chosen = np.sort(generator.choice(len(rows), min(n_rows, len(rows)), replace=False))
+        self.model, self.rows = model, rows[torch.from_numpy(chosen)]
+        self.targets = model.title_vectors(self.rows[model.ITEM_ID].numpy())
+
+    def measure(self) -> float:
+        """The distance of the model as it stands."""
+        return mean_distance(self.model.answer_vectors(self.rows), self.targets)

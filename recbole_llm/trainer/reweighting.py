@@ -1,0 +1,92 @@
+"""Re-weighting of distances by popularity or a collaborative model, each metric under its own gamma (BIGRec, 3.3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.data.rows import load_rows, row_pairs
+from recbole_llm.errors import InputError
+from recbole_llm.grounding import (
+    COLLABORATIVE_GAMMAS,
+    POPULARITY_GAMMAS,
+    collaborative_weights,
+    popularity_weights,
+    reweight,
+    search_gamma,
+)
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.report import RANK_METRICS
+from recbole_llm.trainer.auxiliary import AuxiliaryRecommender
+
+GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
+Weights = Callable[[Any], np.ndarray]  # of an interaction: [items] or [rows, items]
+log = logging.getLogger(__name__)
+
+
+class Reweighting:
+    """The weights that a run's config names, and how strongly they count.
+
+    Args:
+        config: the resolved config; ``reweight`` is not ``none``.
+        model: the recommender whose distances are weighted.
+        valid_metric: the metric that chooses the epoch, as the results name it.
+
+    Attributes:
+        gammas: metric name to gamma, once :meth:`search` has run.
+    """
+
+    def __init__(self, config: Any, model: BIGRec, valid_metric: str) -> None:
+        self.config, self.model, self.valid_metric = config, model, valid_metric
+        self.gammas: dict[str, float] = {}
+        self._weights = self._popularity() if config["reweight"] == "popularity" else self._collaboration()
+
+    @staticmethod
+    def check(config: Any, valid_data: Any) -> None:
+        """Refuse, before anything is computed, a search without the rows it needs."""
+        search = config["reweight"] != "none" and config["gamma"] is None
+        if search and (not valid_data or config["eval_args"]["mode"]["valid"] != "full"):
+            raise InputError("gamma: it is searched on the full ranking of validation rows; set --gamma=<number>")
+
+    def search(self, valid_data: Any) -> None:
+        """Choose gamma per metric on validation for the model as it stands, or take the one that was set."""
+        if self.config["gamma"] is not None:
+            self.gammas = {self.valid_metric: float(self.config["gamma"])}
+        else:
+            self.gammas = self._best_gammas(GRIDS[self.config["reweight"]], valid_data)
+        log.info("re-weighting by %s: gamma %s", self.config["reweight"], self.gammas)
+
+    def rescorer(self, gamma: float) -> Callable[[np.ndarray, Any], np.ndarray]:
+        """What turns distances [rows, items] of an interaction into re-weighted ones."""
+        return lambda distances, interaction: reweight(distances, self._weights(interaction), gamma)
+
+    def _popularity(self) -> Weights:
+        """Weights by the number of interactions before the split, the same for all rows."""
+        items = row_pairs(load_rows(self.config.for_auxiliary("Pop"), few_shot=False).train)[:, 1]
+        counts = np.bincount(items, minlength=self.model.catalog.n_items)
+        weights = popularity_weights(counts, rankable=np.arange(len(counts)) > 0)
+        return lambda interaction: weights
+
+    def _collaboration(self) -> Weights:
+        """Weights of each row by the scores of the auxiliary recommender."""
+        auxiliary = AuxiliaryRecommender(self.config, self.config["recommender"], self.model.stages)
+        return lambda interaction: collaborative_weights(auxiliary.scores(interaction))
+
+    def _best_gammas(self, grid: Sequence[float], valid_data: Any) -> dict[str, float]:
+        parts = [(self.model.distances(batch), self._weights(batch), targets) for batch, _, _, targets in valid_data]
+        distances = np.concatenate([part[0] for part in parts])
+        weights = parts[0][1] if parts[0][1].ndim == 1 else np.concatenate([part[1] for part in parts])
+        targets = torch.cat([part[2] for part in parts]).numpy()
+        ranked = np.isfinite(distances[np.arange(len(targets)), targets])  # the others are misses whatever gamma is
+        metrics = [
+            (name, k) for name in self.config["metrics"] if name.lower() in RANK_METRICS for k in self.config["topk"]
+        ]
+        labels = {f"{name.lower()}@{k}": (name, k) for name, k in metrics}
+        if not ranked.any():
+            return dict.fromkeys(labels, 0.0)
+        weights = weights if weights.ndim == 1 else weights[ranked]
+        return search_gamma(distances[ranked], weights, targets[ranked], labels, grid)
