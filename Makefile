@@ -49,6 +49,9 @@ results: install
 benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed --json benchmarks/results/speed.json
 	$(VENV)/bin/python -m benchmarks.speed_soft --json benchmarks/results/speed_soft.json
+	$(VENV)/bin/python -m benchmarks.speed_titles --json benchmarks/results/speed_titles.json
+	$(VENV)/bin/python -m benchmarks.speed_ilora --json benchmarks/results/speed_ilora.json
+	$(VENV)/bin/python -m benchmarks.speed_dealrec --json benchmarks/results/speed_dealrec.json
 
 lint: install
 	$(VENV)/bin/ruff check .

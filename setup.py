@@ -15,7 +15,7 @@ REQUIREMENTS = [
     "matplotlib",
     "numpy>=1.26",
     "pandas>=2.0,<3",  # RecBole's token sequences and fillna(inplace=True) break on 3
-    "peft>=0.15",
+    "peft>=0.21,<0.22",
     "POT>=0.9.4",
     "pyyaml",
     "safetensors",

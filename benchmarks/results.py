@@ -17,12 +17,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.coresets import noise_shares, oracle_file, read_choice, write_oracle
 from benchmarks.planted import PlantedSettings, make_world, oracle_metrics, write_world
 from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
 
@@ -35,7 +36,7 @@ CATEGORY_METRICS = ("category_hit@1",)
 WAY = "way to the oracle"
 CUTOFF = 10  # of the NDCG that is compared user by user
 UNRANKED = 10**9
-SPEED = ("speed", "speed_soft")  # written by the scripts of these names
+SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec")  # written by the scripts of these names
 WORLDS = Path("saved") / "worlds"  # of benchmarks/planted.py, one per name and seed
 
 
@@ -66,6 +67,7 @@ class Grid:
         compared_with: titles of the lines that all others are compared with; by default every line.
         world: settings of the planted world the cells run on, which gets the seed of the cell; None for real data.
         floor: title of the line from which the share of the way to the oracle is counted, in a world.
+        oracle_shares: of training rows, for which a coreset of useful rows is written beside a world.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Grid:
     compared_with: tuple[str, ...] = ()
     world: PlantedSettings | None = None
     floor: str = ""
+    oracle_shares: tuple[float, ...] = ()
 
     def world_folder(self, seed: int) -> Path:
         """``data_path`` of the world of a seed."""
@@ -105,8 +108,8 @@ def soft_grid(name: str, data: tuple[str, ...], settings: tuple[str, ...], epoch
         "fine-tuned-total": (*bigrec, twice),
         "sd-only": (*soft, once, "--curriculum=sd_only"),
         "fixed": (*soft, once, "--curriculum=fixed:0.5"),
-        "adaptive": (*soft, once, "--alpha=[10,1]"),
-        "placebo": (*soft, once, "--alpha=[10,1]", "--sd_permuted=True"),
+        "adaptive": (*soft, once, "--alpha=10"),
+        "placebo": (*soft, once, "--alpha=10", "--sd_permuted=True"),
     }
     lines = (
         Line("Pop", f"{classics}-pop", "Pop"),
@@ -123,6 +126,47 @@ def soft_grid(name: str, data: tuple[str, ...], settings: tuple[str, ...], epoch
         cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
     commands = {f"{name}-{cell}": words for cell, words in cells.items()}
     return Grid(name, commands, lines, compared_with=(TOTAL, ADAPTIVE), floor="Pop", **options)
+
+
+# Few rows are seen more often: epochs, and epochs between validations, by share of the rows.
+FEW = {0.02: ("--epochs=30", "--eval_step=6"), 0.1: ("--epochs=10", "--eval_step=2")}
+
+
+def coreset_grid(
+    name: str, data: tuple[str, ...], settings: tuple[str, ...], epochs: int, selectors: tuple[str, ...], **options: Any
+) -> Grid:
+    """What coresets claim: few rows, well chosen, against as many at random and against all.
+
+    Args:
+        name: of the grid.
+        data: arguments of every command.
+        settings: arguments of the LLM models' commands.
+        epochs: on all rows.
+        selectors: values of ``coreset``; ``oracle`` stands for a file of useful rows.
+        options: of the grid; ``classics`` names the grid whose Pop and SASRec are shown, by default this one.
+    """
+    classics = options.pop("classics", name)
+    bigrec = ("--model=BIGRec", *data, *settings)
+    cells = {"full": (*bigrec, f"--epochs={epochs}")}
+    lines = [
+        Line("Pop", f"{classics}-pop", "Pop"),
+        Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
+        Line("all rows", f"{name}-full", "BIGRec"),
+    ]
+    for share, often in FEW.items():
+        for selector in selectors:
+            file = oracle_file(WORLDS / f"{name}-{{seed}}", share)
+            rows = ("--coreset=" + selector, f"--coreset_size={share}")
+            cells[f"{selector}-{share:g}"] = (
+                *bigrec, *often, *((f"--coreset_file={file}",) if selector == "oracle" else rows)
+            )  # fmt: skip
+            lines.append(Line(f"{selector}, {share:.0%}", f"{name}-{selector}-{share:g}", "BIGRec"))
+    if classics == name:
+        cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
+    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
+    compared = ("all rows", *(f"random, {share:.0%}" for share in FEW))
+    oracles = tuple(FEW) if "oracle" in selectors else ()
+    return Grid(name, commands, tuple(lines), compared_with=compared, oracle_shares=oracles, **options)
 
 
 GRIDS = (
@@ -152,9 +196,26 @@ GRIDS = (
     soft_grid(
         "ml-100k-soft",
         data=("--dataset=ml-100k",),
-        settings=("--prompt_style=plain", "--train_sample_size=4096", "--stopping_step=0"),
-        epochs=4,
+        settings=("--prompt_style=plain", "--train_sample_size=2048", "--valid_sample_size=300", "--stopping_step=0"),
+        epochs=2,
         seeds=SEEDS[:1],
+        classics="ml-100k",
+    ),
+    coreset_grid(
+        "planted-coreset",
+        data=("--dataset=planted", "--data_path=saved/worlds/planted-coreset-{seed}"),
+        settings=("--config_files=benchmarks/planted.yaml",),
+        epochs=3,
+        selectors=("random", "el2n", "ccs", "dealrec", "oracle"),
+        world=PlantedSettings(mislabelled=0.2, redundant=0.2),
+        floor="Pop",
+    ),
+    coreset_grid(
+        "ml-100k-coreset",
+        data=("--dataset=ml-100k",),
+        settings=("--prompt_style=plain", "--train_sample_size=4096", "--valid_sample_size=300", "--stopping_step=0"),
+        epochs=2,
+        selectors=("random", "dealrec"),
         classics="ml-100k",
     ),
 )
@@ -166,13 +227,16 @@ def cell_file(cell: str, seed: int) -> Path:
 
 
 def make_cell_world(grid: Grid, seed: int) -> None:
-    """Write the planted world of a seed, unless the grid runs on real data."""
+    """Write the planted world of a seed, with its oracles' coresets, unless the grid runs on real data."""
     if grid.world is not None:
-        write_world(make_world(replace(grid.world, seed=seed)), ROOT / grid.world_folder(seed))
+        world, folder = make_world(replace(grid.world, seed=seed)), ROOT / grid.world_folder(seed)
+        write_world(world, folder)
+        for share in grid.oracle_shares:
+            write_oracle(world, folder, share)
 
 
 def run_cell(cell: str, arguments: Sequence[str], seed: int) -> None:
-    """Run one command and keep its table, the rank of every test row, and what a curriculum did."""
+    """Run one command and keep its table, the rank of every test row, and what a curriculum or a coreset did."""
     words = [*(word.format(seed=seed) for word in arguments), f"--seed={seed}", "--show_progress=False"]
     command = [sys.executable, str(ROOT / "run_recbole_llm.py"), *words]
     print(f"--- {cell}, seed {seed}", flush=True)
@@ -183,10 +247,13 @@ def run_cell(cell: str, arguments: Sequence[str], seed: int) -> None:
     CELLS.mkdir(exist_ok=True)
     content = {"command": "python run_recbole_llm.py " + " ".join(words), "table": table, "ranks": ranks}
     for result in table["results"]:
-        for name in ("history", "curriculum", "distilled"):
-            file = ROOT / result["folder"] / f"{name}.json"
+        folder = ROOT / result["folder"]
+        for name in ("history", "curriculum", "distilled", "coreset"):
+            file = folder / f"{name}.json"
             if file.exists():
                 content.setdefault(name, {})[result["model"]] = json.loads(file.read_text(encoding="utf-8"))
+        if choice := read_choice(folder):
+            content.setdefault("coreset", {}).setdefault(result["model"], {}).update(choice)
     cell_file(cell, seed).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -228,12 +295,19 @@ def render(grid: Grid) -> Iterator[str]:
         epochs = "/".join(str(result["epochs"]) for result in results)
         seconds = np.mean([result["wall_seconds"] for result in results])
         cells = [f"{results[0]['train_rows']:,}", str(len(found)), epochs, f"{seconds / 60:.1f} min"]
-        cells += [spread([result["test"][metric] for result in results]) for metric in metrics]
+        cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
         yield f"| {title} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
     yield ""
     yield from compare({title: found for title, found in read.items() if found}, grid.compared_with)
     yield ""
     yield from curricula(grid)
+    yield from coresets(grid)
+    if grid.world is not None:
+        usual = asdict(PlantedSettings())
+        knobs = [f"--{name}={value}" for name, value in asdict(grid.world).items() if value != usual[name]]
+        words = " ".join([*knobs, "--seed={seed}", f"--out={WORLDS / grid.name}-{{seed}}"])
+        yield f"The world: `python -m benchmarks.planted {words}`"
+        yield ""
     yield "Commands, each with " + ", ".join(f"`--seed={seed}`" for seed in grid.seeds) + ":"
     yield ""
     yield from (f"- `python run_recbole_llm.py {' '.join(words)}`" for words in grid.cells.values())
@@ -295,6 +369,50 @@ def curricula(grid: Grid) -> Iterator[str]:
     yield ""
 
 
+def coresets(grid: Grid) -> Iterator[str]:
+    """What the coresets of a grid hold, and what they cost next to the fine-tuning on them."""
+    lines = []
+    for line in grid.lines:
+        found = {seed: content for seed in grid.seeds if (content := read_cell(line.cell, seed))}
+        if not any("coreset" in content for content in found.values()):
+            continue
+        cells = [line.title, str(len(found)), *_noise(grid, line.model, found)]
+        costs = [content["coreset"][line.model].get("seconds", {}) for content in found.values()]
+        tuning = [sum(record["seconds"] for record in content["history"][line.model]) for content in found.values()]
+        parts = [f"{part} {np.mean([cost[part] for cost in costs]):.0f} s" for part in costs[0]]
+        total = np.mean([sum(cost.values()) for cost in costs])
+        cells += [f"{total:.0f} s", ", ".join(parts) or "-", f"{np.mean(tuning):.0f} s"]
+        lines.append("| " + " | ".join(cells) + " |")
+    if not lines:
+        return
+    marks = " mislabelled | redundant |" if grid.world is not None else ""
+    yield f"| coreset | seeds |{marks} selection | of it | fine-tuning on it |"
+    yield "|---|---:|" + "---:|---:|" * bool(marks) + "---:|---|---:|"
+    yield from lines
+    yield ""
+    if grid.world is not None:
+        rows = [make_world(replace(grid.world, seed=seed)).rows("train") for seed in grid.seeds]
+        shares = [noise_shares(own, None) for own in rows]
+        words = ", ".join(f"{name} {np.mean([own[name] for own in shares]):.1%}" for name in shares[0])
+        yield f"Of all training rows: {words}."
+    yield (
+        "Selection: what its parts took when they were computed; all sizes share the scores. Fine-tuning: all epochs, "
+        "without validation."
+    )
+    yield ""
+
+
+def _noise(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Mean shares of mislabelled and of redundant rows among the chosen ones; nothing for real data."""
+    if grid.world is None:
+        return []
+    shares = [
+        noise_shares(make_world(replace(grid.world, seed=seed)).rows("train"), content["coreset"][model]["ids"])
+        for seed, content in found.items()
+    ]
+    return [f"{np.mean([own[name] for own in shares]):.1%}" for name in shares[0]]
+
+
 def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str]) -> Iterator[str]:
     """Pairs of lines: difference of NDCG per user, mean over seeds first, with a bootstrap interval over users."""
     gains = {title: np.mean([ndcg_at(ranks, CUTOFF) for _, ranks in found], axis=0) for title, found in read.items()}
@@ -316,8 +434,10 @@ def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str]) -
             yield f"| {first} − {second} | {numbers} |"
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean over seeds, with the standard deviation where seeds differ."""
+def spread(values: Sequence[float | None]) -> str:
+    """Mean over seeds, with the standard deviation where seeds differ; a dash where a run did not measure it."""
+    if None in values:
+        return "-"
     mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
     return f"{mean:.4f} ± {deviation:.4f}" if deviation >= 0.00005 else f"{mean:.4f}"
 

@@ -27,7 +27,7 @@ from recbole_llm.command import (
     split_by_model,
     split_names,
 )
-from recbole_llm.defaults import known_keys, read_properties, settings_of, task_of, union_columns
+from recbole_llm.defaults import CLICK_IF_ASKED, known_keys, read_properties, settings_of, task_of, union_columns
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES, find_model, is_llm_model, model_names, recbole_models, suggestion
@@ -52,8 +52,9 @@ NOT_LEARNED = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
-    "generation_batch_tokens category_field".split()
+    "generation_batch_tokens category_field candidates title_field title_with".split()
 )
+NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generated text
 
 
 # ----------------------------------------------------------------------------------------------------- the settings
@@ -100,14 +101,18 @@ class Config(RecBoleConfig):
     @property
     def task(self) -> str:
         """What the model predicts: ``"next-item"`` or ``"click"``."""
-        return task_of(self.model_class)
+        eval_args = self.external_config_dict.get("eval_args")
+        mode = eval_args.get("mode") if isinstance(eval_args, Mapping) else None
+        return task_of(self.model_class, "labeled" in (mode.values() if isinstance(mode, Mapping) else [mode]))
 
     def effective_point(self) -> str:
         """The model and where it stands on the axes, presets and flags resolved; just the name for RecBole's models."""
         if not self.is_llm:
             return self.model
         built_on = ["llm_recommender"] if self.model_class.__name__ != self.model else []
-        return f"{self.model} ({', '.join(f'{key}={self[key]}' for key in [*built_on, *AXES])})"
+        axes = [axis for axis in AXES if self.task != "click" or axis not in NOT_FOR_CLICKS]
+        axes += ["candidates"] if self["candidates"] else []
+        return f"{self.model} ({', '.join(f'{key}={self[key]}' for key in [*built_on, *axes])})"
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain data that YAML and JSON can write, sorted by name."""
@@ -184,7 +189,7 @@ class Config(RecBoleConfig):
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         self.internal_config_dict = read_properties(
-            model, model_class, dataset, self.external_config_dict.get("llm_path")
+            model, model_class, dataset, self.external_config_dict.get("llm_path"), self.task
         )
         if self.is_llm:
             listed = {name for names in self.parameters.values() for name in names}
@@ -212,10 +217,16 @@ class Config(RecBoleConfig):
         final["eval_args"] = {**defaults["eval_args"], **user.get("eval_args", {})}
         if self.is_llm:
             final["llm_recommender"] = self.model_class.__name__
+        if self.task != "click" and "threshold" not in user:
+            final["threshold"] = None  # a data set's own is for models of clicks
         if "load_col" not in user:
             final["load_col"] = self._columns(final)
         final["train_neg_sample_args"] = self._negatives(final)
         _check_task(self.model, self.task, final)
+        if self.is_llm and self.task == "click":
+            _check_axes_of_clicks(self.model, final, user)
+        if final["candidates"]:
+            _check_candidates(self.model, self.is_llm, self.task, final)
         final["valid_metric"] = self._valid_metric(final)
         return final
 
@@ -226,8 +237,10 @@ class Config(RecBoleConfig):
             inter += [final["LABEL_FIELD"], *(final["threshold"] or ())]
         named = {"inter": [column for column in inter if column]}
         item = [final["category_field"]]
+        if self.is_llm or final["candidates"]:
+            item += [final["title_field"], final["title_with"]]
         if self.is_llm:
-            item += [final["title_field"], final["title_with"], *(final["item_text_fields"] or ())]
+            item += final["item_text_fields"] or ()
         if any(item):
             named["item"] = [final["ITEM_ID_FIELD"], *(column for column in item if column)]
         # RecBole does not take both lists of one file: what a user leaves out is left out of everything.
@@ -239,18 +252,27 @@ class Config(RecBoleConfig):
         given = self.external_config_dict.get("train_neg_sample_args")
         if final["MODEL_TYPE"] == ModelType.TRADITIONAL:  # they learn by counting: Pop would count negatives as well
             return None
+        if self.task == "click":
+            if given is not None:
+                raise InputError(
+                    f"train_neg_sample_args: {self.model} learns from labels, which RecBole's negative samples would "
+                    "replace; leave it out"
+                )
+            return None
         by_loss = not hasattr(self.model_class, "input_type") and final.get("loss_type") == "CE"
         if not self.is_llm and not (by_loss and final["MODEL_TYPE"] == ModelType.SEQUENTIAL):
             return final.get("train_neg_sample_args")
-        if given is not None and self.task == "next-item":
+        if given is not None:
             raise InputError(
                 f"train_neg_sample_args: {self.model} trains without negative samples; leave it out, or set it for "
                 "another model alone (--BPR.train_neg_sample_args=...)"
             )
-        return given
+        return None
 
     def _valid_metric(self, final: Mapping[str, Any]) -> str:
         """The metric that chooses the epoch, which must be among those that are computed."""
+        if self.is_llm and final["candidates"]:
+            return "hit_ratio"
         metric, cutoffs = final["valid_metric"], _as_list(final["topk"])
         computed = [name for of in _as_list(final["metrics"]) for name in _computed(of, cutoffs)]
         if metric.lower() in (name.lower() for name in computed):
@@ -348,7 +370,35 @@ def _check_task(model: str, task: str, final: Mapping[str, Any]) -> None:
     for value in mode.values() if isinstance(mode, Mapping) else [mode]:
         if not re.fullmatch("labeled" if click else r"full|(uni|pop)[1-9]\d*", str(value)):
             allowed = "labeled" if click else "full, uni<n> or pop<n>"
+            if value == "labeled":
+                allowed += f"; by labels are judged: TALLRec, FM, LR and their like, {', '.join(CLICK_IF_ASKED)}"
             raise InputError(f"eval_args: mode: {model} {words}, so '{value}' does not apply; give {allowed}")
+
+
+def _check_candidates(model: str, is_llm: bool, task: str, final: Mapping[str, Any]) -> None:
+    """Refuse what would rank items by a prompt that lists candidates, the target among them."""
+    if task == "click":
+        raise InputError(f"candidates: {model} predicts clicks and chooses among no titles; leave candidates out")
+    mode = final["eval_args"]["mode"]
+    for value in mode.values() if isinstance(mode, Mapping) else [mode]:
+        if value != "full":
+            raise InputError(
+                f"eval_args: mode: '{value}' samples items to rank, and candidates samples titles to choose from; set "
+                "mode: full, or leave candidates out"
+            )
+    for key, only in (("grounding", "embedding"), ("reweight", "none")):
+        if is_llm and final[key] != only:
+            raise InputError(
+                f"{key}: '{final[key]}' ranks the catalogue, and a prompt that lists candidates ranks nothing; set "
+                f"--{key}={only}, or leave candidates out"
+            )
+
+
+def _check_axes_of_clicks(model: str, final: Mapping[str, Any], user: Mapping[str, Any]) -> None:
+    """Refuse what is made of generated text: the answer to a question of Yes or No has none."""
+    for key in NOT_FOR_CLICKS:
+        if key in user if key == "grounding" else final[key] != "none":
+            raise InputError(f"{key}: {model} answers Yes or No, so '{final[key]}' does not apply; leave {key} out")
 
 
 def _computed(metric: str, cutoffs: Sequence[int]) -> list[str]:

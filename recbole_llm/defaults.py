@@ -24,13 +24,25 @@ ARGUMENT_LISTS = (general_arguments, training_arguments, evaluation_arguments, d
 COMMAND_KEYS = ("model", "dataset", "config_files")
 
 
-def task_of(model_class: type) -> str:
+# RecBole's sequential models that can be judged by clicks as well: the first two are made for it, the others score a
+# history and an item by one differentiable number.
+CLICK_BY_DESIGN = ("DIN", "DIEN")
+CLICK_IF_ASKED = (*CLICK_BY_DESIGN, "Caser", "GRU4Rec", "NARM", "NextItNet", "SASRec", "STAMP")
+
+
+def task_of(model_class: type, by_labels: bool = False) -> str:
     """What a model predicts: ``"next-item"`` or ``"click"``.
 
     An LLM model says so in its class attribute ``task``; of RecBole's models the context-aware ones and the decision
-    trees predict clicks.
+    trees predict clicks, and some sequential ones if asked.
+
+    Args:
+        model_class: the class.
+        by_labels: whether it is asked to, with ``eval_args: {mode: labeled}``.
     """
     clicks = (ModelType.CONTEXT, ModelType.DECISIONTREE)
+    if by_labels and model_class.__name__ in CLICK_IF_ASKED and not is_llm_model(model_class):
+        return "click"
     return getattr(model_class, "task", None) or ("click" if model_class.type in clicks else "next-item")
 
 
@@ -44,7 +56,9 @@ class _RecBoleProperties(RecBoleConfig):
         self._load_internal_config_dict(model, model_class, dataset)
 
 
-def read_properties(model: str, model_class: type, dataset: str, llm_path: str | None = None) -> dict[str, Any]:
+def read_properties(
+    model: str, model_class: type, dataset: str, llm_path: str | None = None, task: str | None = None
+) -> dict[str, Any]:
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
     RecBole's files; judge.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
@@ -55,19 +69,22 @@ def read_properties(model: str, model_class: type, dataset: str, llm_path: str |
         model_class: the class that is built.
         dataset: name of the data set.
         llm_path: the user's LLM; the property files' if None.
+        task: what the model is to predict; its own task if None.
     """
+    click = (task or task_of(model_class)) == "click"
     settings = _RecBoleProperties(model, model_class, dataset).internal_config_dict
     asked = settings["load_col"]
     folder, is_llm = find_properties(), is_llm_model(model_class)
     files = [folder / "judge.yaml"]
     files += [folder / "overall.yaml"] if is_llm else []
-    files += [folder / "click.yaml"] if task_of(model_class) == "click" else []
+    files += [folder / "click.yaml"] if click else []
     files += _recommender_files(model_class)
     files += [presets()[model]] if model in presets() else []
     for file in files:
         settings.update(load_yaml(file))
     if is_llm and (llm_path or settings["llm_path"]) == "tiny":
-        settings.update(load_if_there(folder / "llm" / "tiny.yaml"))
+        tiny = load_if_there(folder / "llm" / "tiny.yaml")
+        settings.update({key: value for key, value in tiny.items() if not (click and key == "valid_metric")})
     settings.update(load_if_there(folder / "dataset" / f"{dataset}.yaml"))
     # RecBole's files name the columns that a model cannot do without (FDSA's genres), so ours only add to them.
     settings["load_col"] = union_columns([asked, settings["load_col"]])

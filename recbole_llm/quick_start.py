@@ -14,11 +14,15 @@ from typing import Any
 
 from recbole.utils import ModelType, init_seed
 
+from recbole_llm.classic.training import fit_classic
 from recbole_llm.command import HELP, Command, check_prefixes, parse_command
 from recbole_llm.config import Config, settings_for, union_load_col
+from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.catalog import read_categories
+from recbole_llm.data.labels import label_rule
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, train_loader
 from recbole_llm.errors import InputError
+from recbole_llm.judge import Judgement, judge
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.registry import is_llm_model
 from recbole_llm.report import (
@@ -30,8 +34,7 @@ from recbole_llm.report import (
     drop_common,
     versions,
 )
-from recbole_llm.trainer.classic import fit_classic
-from recbole_llm.trainer.judge import Judgement, judge
+from recbole_llm.trainer.answer_judge import HIT_RATIO, CandidateJudge
 from recbole_llm.trainer.llm_run import write_llm_run, write_stage_table
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.run_folder import RunFolder, new_folder
@@ -60,7 +63,7 @@ class Outcome:
 
     def as_recbole(self, config: Config) -> dict[str, Any]:
         """The result under the keys RecBole's quick start uses."""
-        metric = config["valid_metric"].lower()
+        metric = HIT_RATIO if config["candidates"] else config["valid_metric"].lower()
         return {
             "best_valid_score": self.valid.metrics[metric] if self.valid else None,
             "valid_score_bigger": config["valid_metric_bigger"],
@@ -134,7 +137,7 @@ def run_one(
                 dataset=config["dataset"],
                 point=config.effective_point() if llm else "",
                 seed=config["seed"],
-                train_rows=len(rows.train),
+                train_rows=trained.train_rows,
                 epochs=trained.epochs,
                 best_epoch=trained.best_epoch,
                 wall_seconds=time.perf_counter() - started if trained is stages[-1] else None,
@@ -142,7 +145,7 @@ def run_one(
                 folder=str(folder.path),
                 test=_with_category_hits(trained.test, categories, config["topk"]),
                 valid=_with_category_hits(trained.valid, categories, config["topk"]) if trained.valid else {},
-                notes=trained.notes,
+                notes=(*_judged_by(config), *trained.notes),
             )
 
         trained = stages[-1]
@@ -150,12 +153,20 @@ def run_one(
         folder.write("metrics.json", {"valid": result.valid, "test": result.test})
         for phase, judgement in (("valid", valid), ("test", test)):
             if judgement is not None:
-                folder.write_ranks(phase, judgement, rows.whole)
+                kind = "clicks" if config.task == "click" else "answers" if config["candidates"] else "ranks"
+                getattr(folder, f"write_{kind}")(phase, judgement, rows.whole)
         if len(stages) > 1:
             results = [result_of(stage, f"{label} after {stage.name}") for stage in stages]
             log.info("stages:\n%s", write_stage_table(folder, results))
         log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in result.test.items()))
     return Outcome(result, valid, test, judged, folder.path)
+
+
+def _judged_by(config: Config) -> list[str]:
+    """What a reader must know of the judge beside the metrics' names."""
+    if config["candidates"]:
+        return [f"judged among {config['candidates']} candidates per row, the target one of them"]
+    return [f"a like is {label_rule(config)}"] if config.task == "click" else []
 
 
 def _categories(config: Config, rows: Rows) -> list[list[str]] | None:
@@ -164,7 +175,7 @@ def _categories(config: Config, rows: Rows) -> list[list[str]] | None:
     Raises:
         InputError: ``category_field`` is no item field, or not text.
     """
-    field = config["category_field"]
+    field = config["category_field"] if config["candidates"] is None else None
     found = read_categories(rows.whole, field) if field else None
     if field and found is None:
         log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
@@ -188,26 +199,31 @@ class _Trained:
     name: str
     valid: Judgement | None
     test: Judgement
+    train_rows: int
     epochs: int
     best_epoch: int
     notes: tuple[str, ...]
 
 
 def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
+    look = judge if config["candidates"] is None else CandidateJudge(config, rows)
     trainer = fit_classic(config, rows, folder.path / "model.pth")
     valid_data, test_data = (eval_loader(config, rows, phase) for phase in ("valid", "test"))
-    valid = judge(trainer, valid_data, config["show_progress"]) if valid_data else None
-    test = judge(trainer, test_data, config["show_progress"])
+    valid = look(trainer, valid_data, config["show_progress"]) if valid_data else None
+    test = look(trainer, test_data, config["show_progress"])
     epochs, step = len(trainer.train_loss_dict), trainer.eval_step
     validations = epochs // step if valid and step > 0 else 0
     best = (validations - trainer.cur_step) * step if validations else epochs
-    return [_Trained("training", valid, test, epochs, best, ())]
+    return [_Trained("training", valid, test, len(rows.train), epochs, best, ())]
 
 
 def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, rows.whole).to(config["device"])
     log.info(model)
+    if config["candidates"]:
+        drawn = row_candidates(config, rows, ("train", "valid", "test"), model.catalog, model.stages)
+        model.set_candidates(drawn)
     trainer = LLMTrainer(config, model)
     valid_data = eval_loader(config, rows, "valid")
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
@@ -218,14 +234,16 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
     def judged(place: int) -> _Trained:
         """The model as it stands, which is that after the stage at this place; epochs count from the first stage on."""
         valid = trainer.judge_valid(valid_data, config["show_progress"]) if valid_data else None
-        test = judge(trainer, eval_loader(config, rows, "test"), config["show_progress"])
+        test = trainer.judge(eval_loader(config, rows, "test"), config["show_progress"])
+        n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         if not trainer.tuned:
-            return _Trained("no training", valid, test, 0, 0, notes)
+            return _Trained("no training", valid, test, n_rows, 0, 0, notes)
         stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
-        return _Trained(stage.stage, valid, test, before + len(stage.history), before + stage.best_epoch, notes)
+        epochs, best = before + len(stage.history), before + stage.best_epoch
+        return _Trained(stage.stage, valid, test, n_rows, epochs, best, notes)
 
     stages = [judged(len(trainer.tuned) - 1)]
-    write_llm_run(folder, trainer)
+    write_llm_run(folder, trainer, rows.test.inter_feat)
     for place in reversed(range(len(trainer.tuned) - 1)):
         trainer.restore(trainer.tuned[place], valid_data)
         stages.insert(0, judged(place))
@@ -260,6 +278,7 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
         environment=versions(),
         data_hash={command.dataset: data_hash(sorted(Path(configs[0]["data_path"]).glob(f"{command.dataset}.*")))},
         command=shlex.join(["recbole-llm", *words]),
+        title=f"Results among {n} candidates" if (n := configs[0]["candidates"]) else "Results",
     )
     folder = new_folder(Path(configs[0]["checkpoint_dir"]), f"results-{command.dataset}")
     table.write(folder)
@@ -273,10 +292,36 @@ def _make_configs(command: Command) -> list[Config]:
         raise InputError("no data set given; add --dataset=<name>, such as --dataset=ml-100k")
     check_prefixes(command.per_model, command.models)
     configs = [Config(model, command.dataset, None, settings_for(model, command)) for model in command.models]
+    _check_tasks(configs)
+    _check_candidates(configs)
     columns = union_load_col(configs)
     for config in configs:
         config["load_col"] = columns
     return configs
+
+
+def _check_tasks(configs: Sequence[Config]) -> None:
+    """Refuse models that predict clicks beside models that rank items: they share no metric."""
+    by_task = {config.task: config["model"] for config in configs}
+    if len(by_task) > 1:
+        raise InputError(
+            f"model: {by_task['click']} predicts clicks and {by_task['next-item']} ranks items: they share no table; "
+            'run them apart, or judge all by labels: --eval_args="{mode: labeled}"'
+        )
+
+
+def _check_candidates(configs: Sequence[Config]) -> None:
+    """Refuse models that would choose among other candidates, or rank the catalogue beside models that choose."""
+    first = configs[0]
+    if not any(config["candidates"] for config in configs):
+        return
+    for key in ("candidates", "seed", "title_field", "title_with"):
+        for config in configs[1:]:
+            if config[key] != first[key]:
+                raise InputError(
+                    f"{key}: {first['model']} has {first[key]} and {config['model']} {config[key]}; models that share "
+                    "a table are judged among the same candidates, or all without: give both the same"
+                )
 
 
 def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
@@ -288,7 +333,8 @@ def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
         if config.is_llm or config["sample_for"] == "llm":
             continue
         config["train_sample_size"] = config["train_sample_size"] or next(filter(None, sizes), None)
-        few_shot = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["train_sample_size"] is not None
+        learns_rows = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config.task == "click"
+        few_shot = learns_rows and config["train_sample_size"] is not None
         if few_shot and config["sample_for"] == "both":
             runs.append((config, f"{config['model']} ({config['train_sample_size']} rows)", True))
     return runs

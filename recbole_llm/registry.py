@@ -18,19 +18,41 @@ from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 
 # A value is "module:Class", or None where the name means that the axis does nothing.
-MODELS: Mapping[str, str | None] = {"BIGRec": "recbole_llm.model.bigrec:BIGRec"}
+MODELS: Mapping[str, str | None] = {
+    "BIGRec": "recbole_llm.model.bigrec:BIGRec",
+    "LLaRA": "recbole_llm.model.llara:LLaRA",
+    "TALLRec": "recbole_llm.model.tallrec:TALLRec",
+}
 ADAPTERS: Mapping[str, str | None] = {
     "lora": "recbole_llm.adapter.lora:LoraAdapter",
+    "ilora": "recbole_llm.adapter.ilora:ILoraAdapter",
     "full": "recbole_llm.adapter.full:FullAdapter",
 }
-CORESETS: Mapping[str, str | None] = {"none": None}
+CORESETS: Mapping[str, str | None] = {
+    "none": None,
+    "random": "recbole_llm.coreset:RandomSelector",
+    "el2n": "recbole_llm.coreset:EL2NSelector",
+    "grand": "recbole_llm.coreset:GraNdSelector",
+    "ccs": "recbole_llm.coreset:CCSSelector",
+    "k_center": "recbole_llm.coreset:KCenterSelector",
+    "herding": "recbole_llm.coreset:HerdingSelector",
+    "d2_pruning": "recbole_llm.coreset:D2PruningSelector",
+    "dsir": "recbole_llm.coreset:DSIRSelector",
+    "tf_dcon": "recbole_llm.coreset:TFDConSelector",
+    "recranker": "recbole_llm.coreset:RecRankerSelector",
+    "dealrec": "recbole_llm.coreset:DEALRecSelector",
+}
 CURRICULA: Mapping[str, str | None] = {
     "none": None,
     "sd_only": "recbole_llm.curriculum:SelfDistillation",
     "adaptive": "recbole_llm.curriculum:AdaptiveCurriculum",
     "fixed": "recbole_llm.curriculum:FixedCurriculum",
 }
-GROUNDINGS: Mapping[str, str | None] = {"embedding": "recbole_llm.grounding:ItemIndex"}
+GROUNDINGS: Mapping[str, str | None] = {
+    "embedding": "recbole_llm.model.groundings:EmbeddingGrounding",
+    "constrained": "recbole_llm.model.groundings:ConstrainedGrounding",
+    "likelihood": "recbole_llm.model.groundings:LikelihoodGrounding",
+}
 
 AXES: Mapping[str, Mapping[str, str | None]] = {
     "adapter": ADAPTERS,

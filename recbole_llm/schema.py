@@ -36,7 +36,8 @@ class Key:
         null: whether ``~`` (None) is accepted.
         pattern: regular expression that a whole text must match.
         like: a text that does, for the message.
-        share: the rule for amounts: an integer is a count from 1, a decimal a share in (0, 1].
+        share: the rule for amounts: an integer is a count from `low` (1 by default), a decimal a share of at most 1,
+            above 0 where counts are.
     """
 
     types: tuple[type, ...]
@@ -81,7 +82,7 @@ class Key:
 
     def _in_range(self, value: float) -> bool:
         if self.share:
-            return value >= 1 if isinstance(value, int) else 0 < value <= 1
+            return value >= self._least if isinstance(value, int) else 0 < value <= 1 or value == self._least
         limits = (
             self.low is None or value >= self.low,
             self.high is None or value <= self.high,
@@ -90,10 +91,16 @@ class Key:
         )
         return math.isfinite(value) and all(limits)
 
+    @property
+    def _least(self) -> float:
+        """Smallest count."""
+        return 1 if self.low is None else self.low
+
     def __str__(self) -> str:
         """What is allowed, in words: ``an integer >= 1``."""
         if self.share:
-            return "an integer >= 1 (a count) or a decimal in (0, 1] (a share)"
+            bracket = "(" if self._least else "["
+            return f"an integer >= {self._least:g} (a count) or a decimal in {bracket}0, 1] (a share)"
         limits = {">=": self.low, "<=": self.high, ">": self.above, "<": self.below}
         bounds = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
         names = " or ".join(TYPE_NAMES[kind] for kind in self.types)
@@ -113,7 +120,7 @@ def _axis(axis: str) -> Key:
 
 TEXT, OPTIONAL_TEXT, SWITCH = Key((str,)), Key((str,), null=True), Key((bool,))
 COUNT, OPTIONAL_COUNT, NATURAL = Key((int,), low=1), Key((int,), low=1, null=True), Key((int,), low=0)
-RATE, WEIGHT = Key((float,), above=0), Key((float,), low=0)
+RATE, WEIGHT, ANY_NUMBER = Key((float,), above=0), Key((float,), low=0), Key((float,))
 FIELDS = Key((list,), null=True)
 _RANGE = r"[\[(]-?[\d.]+,(inf|[\d.]+)[\])]"
 INTERVAL = Key((str,), null=True, pattern=rf"{_RANGE}(;{_RANGE})*", like="[3,inf)")
@@ -136,8 +143,6 @@ LLM_KEYS: Mapping[str, Key] = {
     "tiny_learning_rate": RATE,
     "tiny_weight_decay": WEIGHT,
     "tiny_seed": NATURAL,
-    "title_field": TEXT,
-    "title_with": OPTIONAL_TEXT,
     "item_text_fields": FIELDS,
     "domain": TEXT,
     "prompt_style": _one_of("alpaca", "plain", "chat"),
@@ -156,9 +161,45 @@ AXIS_KEYS: Mapping[str, Key] = {
     "lora_alpha": RATE,
     "lora_dropout": Key((float,), low=0, below=1),
     "lora_target_modules": Key((str, list)),
+    "ilora_num_experts": COUNT,
+    "ilora_gate": _one_of("linear", "mlp", "topk", "noisy"),
+    "ilora_gate_hidden_size": COUNT,
+    "ilora_gate_top_k": Key((int,), low=2),
+    "ilora_gate_noise": WEIGHT,
+    "ilora_scale": _one_of("expert_rank", "rank"),
+    "gate_lr_ratio": RATE,
+    "side_weight_decay": WEIGHT,
+    "prompt_schedule": _one_of("direct", "two_stage", "linear"),
     "coreset": _axis("coreset"),
     "coreset_size": Key((int, float), share=True),
     "coreset_unit": _one_of("row", "user"),
+    "coreset_pool": Key((int, float), share=True, null=True),
+    "coreset_file": OPTIONAL_TEXT,
+    "coreset_vectors": _one_of("recommender", "llm"),
+    "ccs_n_groups": COUNT,
+    "ccs_hard_prune_ratio": Key((float,), low=0, below=1),
+    "d2_pruning_n_neighbours": COUNT,
+    "d2_pruning_gamma_forward": WEIGHT,
+    "d2_pruning_gamma_reverse": WEIGHT,
+    "dsir_n_buckets": COUNT,
+    "dsir_max_ngram": COUNT,
+    "dsir_smoothing": RATE,
+    "tf_dcon_n_clusters": COUNT,
+    "recranker_n_clusters": COUNT,
+    "dealrec_weight": WEIGHT,
+    "dealrec_n_groups": COUNT,
+    "dealrec_hard_prune_ratio": Key((float,), low=0, below=1),
+    "dealrec_scaling": _one_of("minmax", "rank", "clip"),
+    "influence_method": _one_of("cg", "lissa", "exact"),
+    "damping_ratio": WEIGHT,
+    "influence_damping": Key((float,), low=0, null=True),
+    "influence_scale": Key((float,), above=0, null=True),
+    "influence_steps": OPTIONAL_COUNT,
+    "influence_step_rows": OPTIONAL_COUNT,
+    "influence_target": _one_of("train", "valid"),
+    "influence_weights": _one_of("attention", "ffn", "all"),
+    "effort_weights": _one_of("all", "last", "reference"),
+    "effort_tokens": _one_of("answer", "all"),
     "curriculum": Key(
         (str,), pattern=r"none|sd_only|adaptive|fixed:(0|1|[01]?\.\d+)", like="none, sd_only, adaptive or fixed:0.5"
     ),
@@ -169,6 +210,9 @@ AXIS_KEYS: Mapping[str, Key] = {
     "sd_file": OPTIONAL_TEXT,
     "sd_permuted": SWITCH,
     "grounding": _axis("grounding"),
+    "title_length_penalty": Key((float,), low=-100, high=100),
+    "title_renormalize": SWITCH,
+    "lm_weight": Key((float,), low=0, high=1),
     "faiss_index": TEXT,
     "reweight": _one_of("none", "popularity", "collaborative"),
     "gamma": Key((float,), low=0, null=True),
@@ -182,8 +226,9 @@ TRAINING_KEYS: Mapping[str, Key] = {
     "learner": _one_of("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "learning_rate": RATE,
     "weight_decay": WEIGHT,
-    "warmup_steps": NATURAL,
-    "lr_scheduler": _one_of("linear", "constant", "cosine"),
+    "warmup_steps": Key((int, float), low=0, share=True),
+    "lr_scheduler": _one_of("linear", "constant", "cosine", "cosine_unshifted"),
+    "lr_floor": Key((float,), low=0, below=1),
     "clip_grad_norm": Key((dict,), null=True),
     "eval_step": NATURAL,
     "stopping_step": NATURAL,
@@ -209,6 +254,9 @@ JUDGE_KEYS: Mapping[str, Key] = {
     "MAX_ITEM_LIST_LENGTH": COUNT,
     "windows": _one_of("all", "full"),
     "category_field": OPTIONAL_TEXT,
+    "candidates": Key((int,), low=2, null=True),
+    "title_field": TEXT,
+    "title_with": OPTIONAL_TEXT,
 }
 
 DATA_KEYS: Mapping[str, Key] = {
@@ -266,6 +314,8 @@ def check_value(key: str, value: Any, default: Any = None, is_llm: bool = True) 
         raise InputError(f"{key}: {value!r} is not allowed; give {allowed}")
     if key == "eval_args":
         _check_eval_args(value)
+    if key == "threshold" and value is not None and (len(value) != 1 or not ANY_NUMBER.accepts(*value.values())):
+        raise InputError(f"threshold: {value!r} is not allowed; give one column and a number, such as {{'rating': 4}}")
 
 
 def _like(default: Any) -> Key | None:

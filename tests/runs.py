@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.quick_start import main
+from recbole_llm.registry import is_llm_model
 from recbole_llm.report import ResultTable
 
 # The smallest LLM; it learns fast enough that one epoch changes its answers.
@@ -75,7 +76,7 @@ class Finished:
 def words_for(models: str, world: Path, saved: Path, *words: str) -> list[str]:
     """A whole command line; of several words with one key the last stands, and ``TINY`` is for LLM models only."""
     where = [f"--model={models}", f"--dataset={world.name}", f"--data_path={world.parent}", f"--checkpoint_dir={saved}"]
-    llms = [name for name in models.split(",") if name not in ("Pop", "SASRec")]
+    llms = [name for name in models.split(",") if is_llm_model(name)]
     tiny = TINY if llms else ()
     # Keys that RecBole's models know as well are given to the LLM models alone.
     own = [f"--{name}.{word}" for name in llms for word in ("learning_rate=0.02", "train_batch_size=32")]

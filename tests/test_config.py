@@ -218,7 +218,7 @@ def test_the_validation_metric_is_one_that_is_computed(settings, metric):
         ({"epochs": -1}, "epochs: -1 is not allowed; give an integer >= 0"),
         ({"train_batch_size": 0}, "train_batch_size: 0 is not allowed"),
         ({"learning_rate": "fast"}, "learning_rate: 'fast' is not allowed; give a number > 0"),
-        ({"adapter": "ilore"}, "adapter: 'ilore' is not allowed; give one of lora, full"),
+        ({"adapter": "ilore"}, "adapter: 'ilore' is not allowed; give one of lora, ilora, full"),
         ({"metrics": ["NDGC"]}, "metrics: there is no metric named 'NDGC'; did you mean NDCG"),
         ({"valid_metric": "NDCG@7"}, "valid_metric: 'NDCG@7' is not computed by metrics and topk; did you mean NDCG@"),
         ({"eval_args": {"mode": "uni0"}}, "eval_args: mode: BIGRec ranks items, so 'uni0' does not apply"),

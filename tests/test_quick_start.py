@@ -17,9 +17,9 @@ import yaml
 from recbole_llm import compat
 from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows
+from recbole_llm.judge import JudgeCollector
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.quick_start import main, run_one, run_recbole_llm
-from recbole_llm.trainer.judge import JudgeCollector
 from tests.families import save_family
 from tests.runs import histories_in, metrics_of, words_for, working_in
 from tests.worlds import make_world
@@ -136,8 +136,8 @@ class Echo(LLMRecommender):
 
 def test_a_stub_llm_with_sasrecs_scores_gets_bit_equal_results(side_by_side, world, saved):
     Echo.checkpoint = side_by_side.folders["SASRec"] / "model.pth"
-    words = words_for("Echo", world, saved, "--epochs=0")[2:]  # the class stands for model and data set
-    argv = [word for word in words if not word.startswith("--Echo.")]
+    words = words_for("BIGRec", world, saved, "--epochs=0")[2:]  # the class stands for model and data set
+    argv = [word for word in words if not word.startswith("--BIGRec.")]
     with working_in(saved.parent):
         outcome = run_one(Config(Echo, "world", argv=argv))
     reference = side_by_side.result("SASRec")

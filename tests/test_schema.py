@@ -61,6 +61,7 @@ def test_a_name_shared_with_a_recbole_model_keeps_that_models_meaning():
         ("lora_dropout", [0, 0.05], [1, 1.0, -0.1]),
         ("lora_target_modules", ["auto", ["q_proj", "v_proj"]], [[], [1], 3]),
         ("coreset_size", [1, 100, 0.5, 1.0], [0, 0.0, 1.5, -1, True]),
+        ("warmup_steps", [0, 20, 0.05, 0.0, 1.0], [-1, 1.5, -0.1, 20.0, True, None]),
         ("topk", [5, [1, 5]], [0, -1, [], [5, 0], [1.5], "ten"]),
         ("metrics", ["NDCG", ["NDCG", "Hit"]], [5, [5], []]),
         ("item_text_fields", [[], ["class"], None], ["class", [3]]),

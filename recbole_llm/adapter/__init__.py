@@ -2,8 +2,18 @@
 
 from recbole_llm.adapter.base import Adapter
 from recbole_llm.adapter.full import FullAdapter
-from recbole_llm.adapter.gates import GateNetwork, instance_lora
+from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
 from recbole_llm.adapter.ilora import ILoraAdapter
 from recbole_llm.adapter.lora import LoraAdapter
+from recbole_llm.adapter.with_modules import AdapterWithModules
 
-__all__ = ["Adapter", "FullAdapter", "GateNetwork", "ILoraAdapter", "LoraAdapter", "instance_lora"]
+__all__ = [
+    "Adapter",
+    "AdapterWithModules",
+    "FullAdapter",
+    "GateNetwork",
+    "ILoraAdapter",
+    "LoraAdapter",
+    "gate_statistics",
+    "instance_lora",
+]

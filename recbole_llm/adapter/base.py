@@ -56,6 +56,10 @@ class Adapter(ABC):
     def _load_weights(self, model: nn.Module, folder: Path) -> None:
         """Read them back into `model`; InputError where anything is missing, left over or of another shape."""
 
+    def trainable_groups(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """All trainable weights by what they belong to: the LLM's own updates are ``llm``, and come first."""
+        return {"llm": [parameter for parameter in model.parameters() if parameter.requires_grad]}
+
     def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Copies of all trainable weights, on the CPU: the small part of a checkpoint."""
         return {

@@ -167,6 +167,22 @@ class GateNetwork(nn.Module):
         return logits
 
 
+def gate_statistics(gates: Tensor) -> dict[str, Any]:
+    """How instances use the experts.
+
+    Args:
+        gates: [b, k].
+
+    Returns:
+        ``gate_usage``, the mean gate of each expert; and ``gate_entropy``, the mean entropy of an instance's gates as a
+        share of the largest: 1 is plain LoRA for everybody, 0 one expert each.
+    """
+    gates = gates.detach().double()
+    most = math.log(gates.shape[1])
+    entropy = torch.special.entr(gates).sum(dim=1).mean().item() / most if most else 1.0
+    return {"gate_usage": gates.mean(dim=0).tolist(), "gate_entropy": entropy}
+
+
 class CurrentGates:
     """Which gates the forward pass that runs now shall use; one object shared by all layers of a model."""
 

@@ -67,7 +67,10 @@ class ILoraAdapter(LoraAdapter):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"iLoRA {name} = {value!r} must be an integer of at least 1")
         if self.r % self.num_experts:
-            raise InputError(f"iLoRA cannot cut rank r = {self.r} into num_experts = {self.num_experts} equal parts")
+            raise InputError(
+                f"iLoRA cannot cut rank r = {self.r} into num_experts = {self.num_experts} equal parts; make lora_r a "
+                "multiple of ilora_num_experts"
+            )
         for name, choices in (("gate", GATES), ("scale", SCALES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"iLoRA {name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
@@ -118,6 +121,14 @@ class ILoraAdapter(LoraAdapter):
         if checkpoints:
             tuned.base_model.activation_checkpointing_enable()
         return tuned
+
+    def trainable_groups(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """See :class:`Adapter`; the weights of the gate network are ``gate``."""
+        groups: dict[str, list[nn.Parameter]] = {"llm": [], "gate": []}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups["gate" if ".lora_gate." in name else "llm"].append(parameter)
+        return groups
 
     def gates(self, model: nn.Module, representations: Tensor) -> Tensor:
         """Gates [b, K] of instances with sequence representations [b, d]; the gradient reaches the gate network."""

@@ -9,6 +9,7 @@ linear maps.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from recbole_llm.errors import InputError
 
@@ -203,14 +203,21 @@ class _Recorder:
 
 def _linear_layers(model: nn.Module, weights: set[nn.Parameter]) -> list[nn.Module]:
     """Linear layers with a weight to look at; not those that share it with a layer of another kind."""
+    kinds = _linear_kinds()
     linear, elsewhere = [], set()
     for module in model.modules():
         own = set(module.parameters(recurse=False))
-        if type(module) in (nn.Linear, Conv1D) and own & weights:
-            linear.append(module)
-        elif type(module) not in (nn.Linear, Conv1D):
+        if type(module) not in kinds:
             elsewhere |= own
+        elif own & weights:
+            linear.append(module)
     return [layer for layer in linear if not elsewhere & set(layer.parameters(recurse=False))]
+
+
+def _linear_kinds() -> tuple[type[nn.Module], ...]:
+    """Torch's linear map and, where transformers is loaded, its transposed one. A subclass may compute otherwise."""
+    utils = sys.modules.get("transformers.pytorch_utils")
+    return (nn.Linear, utils.Conv1D) if utils else (nn.Linear,)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from recbole_llm.coreset.selector import GRAND, Selector, highest
+
+log = logging.getLogger(__name__)
 
 _CHUNK_ELEMENTS = 2**24  # of the gradients that exist at once: 64 MB in float32
 
@@ -29,7 +32,8 @@ def grand_scores(
     """Norm of the gradient of each row's loss, by gradients of many rows side by side.
 
     It takes any weights, shared ones (an item table that is both input and output) included, and memory for the whole
-    gradient of each row of a chunk. For the linear maps of an LLM, :class:`GradientNorms` needs far less.
+    gradient of each row of a chunk. A model that cannot be vectorised is run row by row, which the log says. For the
+    linear maps of an LLM, :class:`GradientNorms` needs far less.
 
     Args:
         losses: ``losses(params, batch) -> [rows]``, as :func:`parameter_losses` makes it; without dropout.
@@ -39,12 +43,15 @@ def grand_scores(
     Returns:
         float64 ``[rows]``.
     """
-
-    def gradient(row: Mapping[str, Tensor]) -> Tensor:
-        single = {name: values.unsqueeze(0) for name, values in row.items()}
-        return torch.func.grad(lambda point: losses(point, single)[0])(params.detach())
+    point = params.detach()
 
     def norm(row: Mapping[str, Tensor]) -> Tensor:
-        return gradient(row).double().square().sum().sqrt()
+        single = {name: values.unsqueeze(0) for name, values in row.items()}
+        return torch.func.grad(lambda weights: losses(weights, single)[0])(point).double().square().sum().sqrt()
 
-    return torch.func.vmap(norm, chunk_size=max(1, _CHUNK_ELEMENTS // params.numel()))(dict(batch))
+    try:
+        return torch.func.vmap(norm, chunk_size=max(1, _CHUNK_ELEMENTS // params.numel()))(dict(batch))
+    except RuntimeError as error:  # recurrent networks and in-place operations
+        log.info("GraNd row by row: the model cannot be run on many rows at once (%s).", str(error).splitlines()[0])
+        n_rows = len(next(iter(batch.values())))
+        return torch.stack([norm({name: values[row] for name, values in batch.items()}) for row in range(n_rows)])

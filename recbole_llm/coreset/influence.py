@@ -24,12 +24,12 @@ from torch import Tensor
 
 from recbole_llm.coreset.checks import checked_number
 from recbole_llm.coreset.row_losses import MeanLoss
-from recbole_llm.coreset.solvers import largest_eigenvalue, solve
+from recbole_llm.coreset.solvers import extreme_eigenvalues, solve
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_EIGENVALUE_TOLERANCE = 1e-4  # relative; single precision gives little more
+_EIGENVALUE_ERROR = 1e-3  # relative; a negative eigenvalue that is smaller may be rounding
 _DECAYS, _MOST_STEPS = 20, 5000  # of LiSSA: e^-20 of the start is left, or what the paper takes
 
 
@@ -39,7 +39,8 @@ class Influence:
 
     Attributes:
         scores: float64 ``[n]``, the estimated rise of the mean loss if the row were removed from training.
-        largest_eigenvalue: of the Hessian of the mean training loss.
+        smallest_eigenvalue: of the Hessian of the mean training loss; negative where that is not convex.
+        largest_eigenvalue: of the same.
         damping: added to the Hessian's diagonal, in its units.
         gradient_norm: of the mean loss that is looked at; practically 0 where the model minimises it.
         steps: Hessian-vector products of the solver.
@@ -47,6 +48,7 @@ class Influence:
     """
 
     scores: Tensor
+    smallest_eigenvalue: float
     largest_eigenvalue: float
     damping: float
     gradient_norm: float
@@ -74,29 +76,43 @@ def row_influence(
         target: the rows whose mean loss matters, those of validation for instance; by default the training rows, as in
             DEALRec. A model at the minimum of that loss has no gradient left there, and then all influence is 0.
         method: see :func:`solve`.
-        damping_ratio: damping as a share of the Hessian's largest eigenvalue, >= 0.
-        damping: the same in the Hessian's units, instead of the share.
+        damping_ratio: damping as a share of the Hessian's largest eigenvalue, >= 0. Where that leaves an eigenvalue
+            below 0, the smallest one is brought up to that share instead, with a warning.
+        damping: the damping itself, in the Hessian's units, instead of the share.
         scale: of LiSSA, by default the largest eigenvalue plus the damping, which is enough where no rows are sampled.
-        **solver: see :func:`solve`. LiSSA takes 20 scale / damping steps, at most 5,000, after which e^-20 of its start
-            is left.
+        **solver: see :func:`solve`. LiSSA takes so many steps that e^-20 of its start is left, at most 5,000.
 
     Raises:
         InputError: see :func:`solve`; or no eigenvalue is positive, of which ``damping_ratio`` could be a share.
     """
     gradient = (target or train).gradient()
-    largest = largest_eigenvalue(train.hvp, train.params, _EIGENVALUE_TOLERANCE)
+    smallest, largest = extreme_eigenvalues(train.hvp, train.params)
     if damping is None:
-        if largest <= 0:
-            raise InputError(f"influence: no eigenvalue of the Hessian is above 0 ({largest:.3g}); give a damping")
-        damping = checked_number("damping_ratio", damping_ratio) * largest
+        damping = _relative_damping(checked_number("damping_ratio", damping_ratio), smallest, largest)
     matrix = train.hessian() if method == "exact" else None
-    scale = abs(largest) + damping if scale is None else scale
-    if method == "lissa" and damping:
-        solver.setdefault("steps", min(math.ceil(_DECAYS * scale / damping), _MOST_STEPS))
+    scale = max(abs(smallest), abs(largest)) + damping if scale is None else scale
+    slowest = damping + min(smallest, 0.0)
+    if method == "lissa" and slowest > 0:
+        solver.setdefault("steps", min(math.ceil(_DECAYS * scale / slowest), _MOST_STEPS))
     found = solve(train.hvp, gradient, method, damping, matrix, scale, **solver)
     scores = train.scores(found.vector)
-    result = Influence(
-        scores / len(scores), largest, damping, float(gradient.double().norm()), found.steps, found.residual
-    )
+    length = float(gradient.double().norm())
+    result = Influence(scores / len(scores), smallest, largest, damping, length, found.steps, found.residual)
     log.info("Influence by %s: %s", method, ", ".join(f"{name} {value}" for name, value in result.facts().items()))
     return result
+
+
+def _relative_damping(ratio: float, smallest: float, largest: float) -> float:
+    if largest <= 0:
+        raise InputError(f"influence: no eigenvalue of the Hessian is above 0 ({largest:.3g}); give a damping")
+    damping = ratio * largest
+    if smallest < -_EIGENVALUE_ERROR * largest and smallest + damping <= 0:
+        damping -= smallest
+        log.warning(
+            "The loss is not convex at these weights (eigenvalues %.3g to %.3g): damping %.3g instead of %.3g.",
+            smallest,
+            largest,
+            damping,
+            ratio * largest,
+        )
+    return damping

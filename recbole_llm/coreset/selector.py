@@ -54,7 +54,7 @@ RECOMMENDER_VECTORS = _input(
 )
 LLM_VECTORS = _input("llm_vectors", "[n, d]: the LLM's embedding of the history's text", checked_vectors)
 HISTORY_LENGTHS = _input("history_lengths", "[n]: interactions of the row's user", checked_counts)
-TEXTS = _input("texts", "n texts: prompt and answer of each row", checked_texts)
+TEXTS = _input("texts", "n texts: titles of each row's history and target", checked_texts)
 TARGET_TEXTS = Input(
     "target_texts",
     "texts of the rows that the selected ones shall resemble: those of validation",

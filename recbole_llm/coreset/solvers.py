@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from recbole_llm.coreset.checks import checked_count, checked_number
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import to_numpy
 
 log = logging.getLogger(__name__)
 
@@ -119,30 +118,37 @@ def solve(
     return _conjugate_gradients(product, vector, damping, **solver)
 
 
-def largest_eigenvalue(hvp: Callable[..., Any], like: Any, tolerance: float = 1e-6, seed: int = 0) -> float:
-    """The largest (most positive) eigenvalue of H, by Lanczos iterations.
+def extreme_eigenvalues(
+    hvp: Callable[..., Any], like: Any, tolerance: float = 1e-4, steps: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """The smallest (most negative) and the largest eigenvalue of H, by Lanczos' method with full reorthogonalisation.
 
     Args:
         hvp: as for :func:`solve`.
         like: array or tensor of the shape and type that ``hvp`` takes.
-        tolerance: relative.
+        tolerance: bound of either error, as a share of the one that is larger in size. Single precision gives no more
+            than the default.
+        steps: most products, each of which keeps a vector.
         seed: of the first vector.
     """
     size = math.prod(like.shape)
-
-    def product(flat: np.ndarray) -> np.ndarray:
-        given = flat.reshape(tuple(like.shape))
-        if isinstance(like, Tensor):
-            return to_numpy(hvp(torch.as_tensor(given).to(like)).double()).ravel()
-        return np.asarray(hvp(given.astype(like.dtype)), dtype=np.float64).ravel()
-
-    if size < 3:  # too small for Lanczos
-        return float(np.linalg.eigvalsh(np.stack([product(unit) for unit in np.eye(size)]))[-1])
-    start = np.random.default_rng(seed).normal(size=size)
-    if not product(start).any():
-        return 0.0
-    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-    return float(eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)[0])
+    device = like.device if isinstance(like, Tensor) else "cpu"
+    vector = torch.from_numpy(np.random.default_rng(seed).normal(size=size)).to(device)
+    vector = vector / vector.norm()
+    basis, diagonal, beside = [], [], []
+    for _ in range(min(steps, size)):
+        basis.append(vector)
+        image = torch.as_tensor(hvp(_like(vector, like))).detach().double().reshape(-1)
+        diagonal.append(float(vector @ image))
+        for known in (*basis, *basis):  # twice is enough
+            image = image - (known @ image) * known
+        values, vectors = eigh_tridiagonal(diagonal, beside)
+        length = float(image.norm())
+        if length * np.abs(vectors[-1, [0, -1]]).max() <= tolerance * np.abs(values).max():
+            break
+        beside.append(length)
+        vector = image / length
+    return float(values[0]), float(values[-1])
 
 
 def _conjugate_gradients(

@@ -58,7 +58,7 @@ def k_means(vectors: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    model = KMeans(min(n_clusters, len(vectors)), n_init=1, random_state=seed)
+    model = KMeans(min(n_clusters, len(vectors)), n_init=1, random_state=seed % 2**32)  # it takes no longer ones
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: some stay empty
         labels = model.fit_predict(vectors)

@@ -25,7 +25,12 @@ PROMPT_STYLES = ("alpaca", "plain", "chat")
 Encode = Callable[[str], list[int]]
 
 _SEPARATOR = ","  # the blank after it belongs to the title's own tokens, as in running text
-_HISTORY_MARK = "\ue000history\ue000"  # private-use characters: no wording contains them
+_MARK = "\ue000"  # around the name of a slot; a private-use character: no wording contains it
+_TITLE_SLOTS = {
+    "input": ("history",),
+    "candidates": ("candidates",),
+    "click_input": ("liked", "disliked", "target"),
+}
 
 
 def text_encoder(tokenizer: Any) -> Encode:
@@ -46,6 +51,9 @@ class PromptTemplate:
         preamble: Opening sentence.
         instruction: The task.
         input: The sentence that holds the history.
+        candidates: The sentence that follows it where a prompt lists candidates; its slot is `{candidates}`.
+        click_preamble, click_instruction, click_input: The same for the yes/no task (`click_prompt.py`); `click_input`
+            has the slots `{liked}`, `{disliked}` and `{target}`, each exactly once.
     """
 
     item: str
@@ -54,18 +62,26 @@ class PromptTemplate:
     preamble: str = "You know {items} well and answer with the name of one {item} in double quotes."
     instruction: str = "Here are the {items} a user has {verb}, oldest first. Name one new {item} this user would like."
     input: str = "So far this user has {verb} these {items}: {history}"
+    candidates: str = "The new {item} is one of these {items}: {candidates}"
+    click_preamble: str = "You know {items} well and answer with Yes or No."
+    click_instruction: str = (
+        "Here are {items} that a user has {verb} and liked, and others the same user did not like, oldest first. "
+        "Judge whether this user would like one more {item}. Answer Yes or No."
+    )
+    click_input: str = "Liked: {liked}\nNot liked: {disliked}\nWould this user like the {item} {target}?"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if not isinstance(getattr(self, field.name), str):
                 raise InputError(f"{field.name} must be text, not {getattr(self, field.name)!r}")
-        slots = {name: _slots(getattr(self, name), name) for name in ("preamble", "instruction", "input")}
-        for name, used in slots.items():
-            allowed = ["item", "items", "verb"] + ["history"] * (name == "input")
+        for name in [field.name for field in fields(self) if field.name not in ("item", "items", "verb")]:
+            used, own = _slots(getattr(self, name), name), _TITLE_SLOTS.get(name, ())
+            allowed = ["item", "items", "verb", *own]
             if unknown := sorted(set(used) - set(allowed)):
                 raise InputError(f"{name} has an unknown slot {{{unknown[0]}}}; slots: {', '.join(allowed)}")
-        if slots["input"].count("history") != 1:
-            raise InputError("input must hold the slot {history} exactly once")
+            for slot in own:
+                if used.count(slot) != 1:
+                    raise InputError(f"{name} must hold the slot {{{slot}}} exactly once")
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any]) -> PromptTemplate:
@@ -101,33 +117,47 @@ class PromptTemplate:
         domains = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise InputError(f"domain: there are no words for '{domain}'; choose one of {domains}, or give a .yaml file")
 
-    def layout(self, style: str = "alpaca", tokenizer: Any = None) -> PromptLayout:
+    def layout(self, style: str = "alpaca", tokenizer: Any = None, candidates: bool = False) -> PromptLayout:
         """Put the sentences into one of the styles.
 
         Args:
             style: `alpaca` (blocks under headers), `plain` (the same blocks without headers) or `chat` (the plain
                 blocks as the user's turn in the tokenizer's own chat template).
             tokenizer: A Hugging Face tokenizer, for `chat` only.
+            candidates: Whether the prompt lists the titles to choose from.
 
         Raises:
             InputError: The style is unknown, or the tokenizer has no usable chat template.
         """
-        slots = {"item": self.item, "items": self.items, "verb": self.verb}
-        blocks = [
-            self.preamble.format(**slots),
-            self.instruction.format(**slots),
-            self.input.format(**slots, history=_HISTORY_MARK),
-        ]
-        if style == "alpaca":
-            text = _join(["", "### Instruction:\n", "### Input:\n"], blocks) + "\n\n### Response:\n"
-        elif style == "plain":
-            text = _join(["", "", ""], blocks) + "\n\n"
-        elif style == "chat":
-            text = _chat_turn(_join(["", "", ""], blocks), tokenizer)
-        else:
-            raise InputError(f"prompt_style: no style {style!r}; choose one of {', '.join(PROMPT_STYLES)}")
-        head, _, tail = text.partition(_HISTORY_MARK)
-        return PromptLayout(head, tail, style)
+        (head, *between, tail), _ = self.pieces("input", style, tokenizer, candidates)
+        return PromptLayout(head, tail, style, *between)
+
+    def pieces(
+        self, task: str, style: str = "alpaca", tokenizer: Any = None, candidates: bool = False
+    ) -> tuple[list[str], list[str]]:
+        """The fixed texts of a task's prompt, and the slots for titles between them.
+
+        Args:
+            task: Name of the sentence that holds the titles: `input` or `click_input`.
+            style: See :meth:`layout`, as for the last arguments.
+            tokenizer: A Hugging Face tokenizer.
+            candidates: Whether the sentence `candidates` follows, on a line of its own.
+
+        Returns:
+            k + 1 texts, and the names of the k slots in the order of the prompt.
+
+        Raises:
+            InputError: The style is unknown, or the tokenizer has no usable chat template.
+        """
+        words = {"item": self.item, "items": self.items, "verb": self.verb}
+        holding = [task, "candidates"] if candidates else [task]
+        marks = {slot: f"{_MARK}{slot}{_MARK}" for name in holding for slot in _TITLE_SLOTS[name]}
+        prefix = task.removesuffix("input")
+        sentences = [getattr(self, prefix + "preamble"), getattr(self, prefix + "instruction")]
+        blocks = [text.format(**words) for text in sentences]
+        blocks.append("\n".join(getattr(self, name).format(**words, **marks) for name in holding))
+        parts = _arrange(blocks, style, tokenizer).split(_MARK)
+        return parts[::2], parts[1::2]
 
 
 @dataclass(frozen=True)
@@ -138,15 +168,22 @@ class PromptLayout:
         head: From the start of the prompt to the first title.
         tail: From the last title to the start of the answer.
         style: The style it was made in.
+        between: From the last title of the history to the first candidate; None where no candidates are listed.
     """
 
     head: str
     tail: str
     style: str
+    between: str | None = None
 
-    def prompt(self, titles: Sequence[str]) -> str:
+    def prompt(self, titles: Sequence[str], candidates: Sequence[str] = ()) -> str:
         """The prompt for a history of titles, oldest first, as text."""
-        return self.head + f"{_SEPARATOR} ".join(map(quote, titles)) + self.tail
+        history, listed = (f"{_SEPARATOR} ".join(map(quote, part)) for part in (titles, candidates))
+        return self.head + history + (self.between or "") + listed + self.tail
+
+    def facts(self) -> dict[str, str]:
+        """What there is of it, for fingerprints."""
+        return {name: text for name, text in asdict(self).items() if text is not None}
 
 
 def quote(title: str) -> str:
@@ -157,8 +194,9 @@ def quote(title: str) -> str:
 class PromptComposer:
     """Prompts and responses as token ids, from title strings.
 
-    A prompt is the concatenation of token-id pieces: head, quoted titles with separators between them, tail. Every
-    piece is tokenised once and kept, so the head is the same token sequence in every prompt.
+    A prompt is the concatenation of token-id pieces: head, quoted titles with separators between them, where the
+    layout has them candidates in the same form, tail. Every piece is tokenised once and kept, so the head is the same
+    token sequence in every prompt.
 
     Attributes:
         common_prefix: Token ids every prompt starts with, BOS included.
@@ -194,7 +232,7 @@ class PromptComposer:
         self.max_prompt_tokens = max_prompt_tokens
         self.eos_token_id = eos_token_id
         self.n_prompts = self.n_shortened = 0
-        self._encode = _inside(encode)
+        self._encode = inside_encoder(encode)
         self._pieces: dict[str, list[int]] = {}
         wording = encode_wording or encode
 
@@ -203,30 +241,46 @@ class PromptComposer:
         self.common_prefix = bos + wording(layout.head[:-1] if blank else layout.head)
         self._first_blank = " " if blank else ""
         self._separator = self._encode(_SEPARATOR)
-        self._tail = _inside(wording)(layout.tail)
+        self._between = inside_encoder(wording)((layout.between or "").removesuffix(" "))
+        self._candidates_blank = " " if (layout.between or "").endswith(" ") else ""
+        self._tail = inside_encoder(wording)(layout.tail)
         self._check_limit()
 
-    def compose_prompt(self, titles: Sequence[str]) -> list[int]:
+    def compose_prompt(
+        self,
+        titles: Sequence[str],
+        slots: Sequence[int] | None = None,
+        candidates: Sequence[str] = (),
+        candidate_slots: Sequence[int] | None = None,
+    ) -> list[int]:
         """Token ids of the prompt for a history of titles, oldest first.
 
         A prompt over the limit loses its oldest titles; if the last one alone is still too long, its token ids are
-        cut. Head and tail always stay.
+        cut. Head, candidates and tail always stay.
+
+        Args:
+            titles: The history.
+            slots: An id to stand behind each title, where a model puts more than text into its prompts.
+            candidates: The titles to choose from, where the layout lists them.
+            candidate_slots: As `slots`, behind each candidate.
 
         Raises:
-            ValueError: The history is empty.
+            InputError: The candidates leave no room for a single token of history.
+            ValueError: The history is empty, or candidates are given without a place for them or the other way round.
         """
         if not titles:
             raise ValueError("a prompt needs at least one title of history")
-        history = self._history(titles)
+        behind, end = _each(slots, len(titles)), self._end(candidates, candidate_slots)
+        history = self._quoted(titles, behind, self._first_blank)
         self.n_prompts += 1
         if self.max_prompt_tokens is not None:
-            room = self.max_prompt_tokens - len(self.common_prefix) - len(self._tail)
+            room = self._room(end)
             self.n_shortened += len(history) > room
             while len(history) > room and len(titles) > 1:
-                titles = titles[1:]
-                history = self._history(titles)
-            history = history[:room]
-        return self.common_prefix + history + self._tail
+                titles, behind = titles[1:], behind[1:]
+                history = self._quoted(titles, behind, self._first_blank)
+            history = history[: max(room - len(behind[-1]), 0)] + behind[-1] if len(history) > room else history
+        return self.common_prefix + history + end
 
     def compose_response(self, title: str) -> list[int]:
         """Token ids of the answer: the quoted title, then EOS."""
@@ -236,20 +290,30 @@ class PromptComposer:
         """Token ids of any answer text as it stands, then EOS: generated answers serve as targets without grounding."""
         return self._encode(text) + [self.eos_token_id]
 
-    def compose_example(self, titles: Sequence[str]) -> tuple[list[int], list[int]]:
+    def compose_example(self, titles: Sequence[str], candidates: Sequence[str] = ()) -> tuple[list[int], list[int]]:
         """Prompt and response token ids where the last title answers the ones before it."""
-        return self.compose_prompt(titles[:-1]), self.compose_response(titles[-1])
+        return self.compose_prompt(titles[:-1], candidates=candidates), self.compose_response(titles[-1])
 
     def fingerprint(self) -> str:
         """SHA-256 of the fixed text, the style and the limit; the tokenizer belongs to the LLM's own fingerprint."""
-        facts = {**asdict(self.layout), "separator": _SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
+        facts = {**self.layout.facts(), "separator": _SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def _history(self, titles: Sequence[str]) -> list[int]:
-        token_ids = list(self._piece(self._first_blank + quote(titles[0])))
-        for title in titles[1:]:
+    def _end(self, candidates: Sequence[str], slots: Sequence[int] | None) -> list[int]:
+        """What follows the history."""
+        if bool(candidates) != (self.layout.between is not None):
+            raise ValueError("candidates are listed where the layout has a place for them, and only there")
+        if not candidates:
+            return self._tail
+        listed = self._quoted(candidates, _each(slots, len(candidates)), self._candidates_blank)
+        return self._between + listed + self._tail
+
+    def _quoted(self, titles: Sequence[str], behind: Sequence[list[int]], blank: str) -> list[int]:
+        token_ids = list(self._piece(blank + quote(titles[0]))) + behind[0]
+        for title, slot in zip(titles[1:], behind[1:], strict=True):
             token_ids += self._separator
             token_ids += self._piece(" " + quote(title))
+            token_ids += slot
         return token_ids
 
     def _piece(self, text: str) -> list[int]:
@@ -258,12 +322,33 @@ class PromptComposer:
         return self._pieces[text]
 
     def _check_limit(self) -> None:
-        least = len(self.common_prefix) + len(self._tail) + 1
+        least = len(self.common_prefix) + len(self._between) + len(self._tail) + 1
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < least:
             raise InputError(
                 f"max_prompt_tokens: {self.max_prompt_tokens} is too short for the prompt template, which needs at "
                 f"least {least}; raise it or shorten the template"
             )
+
+    def check_candidates(self, candidates: Sequence[str], slots: Sequence[int] | None = None) -> None:
+        """Raises what :meth:`compose_prompt` would raise of these candidates, whatever the history."""
+        if self.max_prompt_tokens is not None:
+            self._room(self._end(candidates, slots))
+
+    def _room(self, end: list[int]) -> int:
+        """Tokens that the limit leaves to the history."""
+        room = self.max_prompt_tokens - len(self.common_prefix) - len(end)
+        if room < 1:
+            least = self.max_prompt_tokens - room + 1
+            raise InputError(
+                f"max_prompt_tokens: {self.max_prompt_tokens} is too short for a prompt with its candidates, which "
+                f"needs at least {least}; raise it, or list fewer candidates"
+            )
+        return room
+
+
+def _each(slots: Sequence[int] | None, count: int) -> list[list[int]]:
+    """What stands behind each of so many titles."""
+    return [[]] * count if slots is None else [[slot] for slot in slots]
 
 
 class PromptBuilder:
@@ -280,6 +365,8 @@ class PromptBuilder:
         bos_token_id: int | None = None,
         max_prompt_tokens: int | None = None,
         chat_template: Any = None,
+        item_slots: bool = False,
+        candidates: bool = False,
     ) -> None:
         """Join wording, tokenizer and catalogue.
 
@@ -292,19 +379,22 @@ class PromptBuilder:
             bos_token_id: Starts every prompt, if the tokenizer has one; a chat template brings its own.
             max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
             chat_template: The Hugging Face tokenizer whose chat template is used, for style `chat` only.
+            item_slots: Whether every title of a history is followed by its item's slot: the negative item id, a
+                "token" that no tokenizer knows and no text can contain.
+            candidates: Whether prompts list the titles to choose from.
 
         Raises:
             InputError: Unknown style, no usable chat template, or a limit that is too short for the template.
         """
-        self.catalog = catalog
+        self.catalog, self.item_slots = catalog, item_slots
         self.layout = template.layout(style, chat_template)
         self.composer = PromptComposer(
-            self.layout,
+            template.layout(style, chat_template, candidates),
             encode,
             eos_token_id=eos_token_id,
             bos_token_id=bos_token_id,
             max_prompt_tokens=max_prompt_tokens,
-            encode_wording=_special_encoder(chat_template) if style == "chat" else None,
+            encode_wording=special_encoder(chat_template) if style == "chat" else None,
         )
 
     @property
@@ -322,15 +412,23 @@ class PromptBuilder:
         """How many of them exceeded `max_prompt_tokens` and lost titles or a part of one."""
         return self.composer.n_shortened
 
-    def prompt(self, history: Sequence[int]) -> list[int]:
-        """Token ids of the prompt for a history of item ids, oldest first.
+    def prompt(self, history: Sequence[int], candidates: Sequence[int] = ()) -> list[int]:
+        """Token ids of the prompt for a history of item ids, oldest first, and candidates in their own order.
 
         Padding and untitled items are skipped; repeated items are kept.
 
         Raises:
             ValueError: No titled item is left: the caller skips and counts such a user.
         """
-        return self.composer.compose_prompt(self._titles(history))
+        return self.composer.compose_prompt(*self._shown(history), *self._shown(candidates))
+
+    def check_candidates(self, candidates: Sequence[int]) -> None:
+        """Refuse candidates, given by item ids, beside which no token of a history has room.
+
+        Raises:
+            InputError: There is no room.
+        """
+        self.composer.check_candidates(*self._shown(candidates))
 
     def response(self, item_id: int) -> list[int]:
         """Token ids of the answer that names this item, EOS included.
@@ -348,19 +446,24 @@ class PromptBuilder:
         return self.composer.compose_response_text(text)
 
     def text(self, history: Sequence[int]) -> str:
-        """The whole prompt as text, for people to read: BOS not shown, not shortened."""
+        """The whole prompt as text, for people to read: BOS and candidates not shown, not shortened."""
         return self.layout.prompt(self._titles(history))
 
     def fingerprint(self) -> str:
         """SHA-256 of wording, style and limit; catalogue and LLM have their own."""
-        return self.composer.fingerprint()
+        return self.composer.fingerprint() + ("-item-slots" if self.item_slots else "")
+
+    def _shown(self, items: Sequence[int]) -> tuple[list[str], list[int] | None]:
+        """Titles and slots of the items that have a title."""
+        titled = [item for item in items if self.catalog.titles[item] is not None]
+        return self._titles(titled), [-item for item in titled] if self.item_slots else None
 
     def _titles(self, history: Sequence[int]) -> list[str]:
         titles = (self.catalog.titles[item_id] for item_id in history)
         return [title for title in titles if title is not None]
 
 
-def _inside(encode: Encode) -> Encode:
+def inside_encoder(encode: Encode) -> Encode:
     """The same encoding for a text that does not open the prompt.
 
     Some tokenizers put a blank before any text they are given (Llama's SentencePiece among them). Encoding after a line
@@ -380,8 +483,20 @@ def _join(headers: Sequence[str], blocks: Sequence[str]) -> str:
     return "\n\n".join(header + block for header, block in zip(headers, blocks, strict=True) if block)
 
 
-def _special_encoder(tokenizer: Any) -> Encode:
+def special_encoder(tokenizer: Any) -> Encode:
+    """Encode a text that may spell special tokens, as chat templates do; none is added."""
     return lambda text: tokenizer.encode(text, add_special_tokens=False)
+
+
+def _arrange(blocks: Sequence[str], style: str, tokenizer: Any) -> str:
+    """Preamble, instruction and input in one of the styles, up to where the answer begins."""
+    if style == "alpaca":
+        return _join(["", "### Instruction:\n", "### Input:\n"], blocks) + "\n\n### Response:\n"
+    if style == "plain":
+        return _join(["", "", ""], blocks) + "\n\n"
+    if style == "chat":
+        return _chat_turn(_join(["", "", ""], blocks), tokenizer)
+    raise InputError(f"prompt_style: no style {style!r}; choose one of {', '.join(PROMPT_STYLES)}")
 
 
 def _chat_turn(content: str, tokenizer: Any) -> str:
@@ -390,7 +505,7 @@ def _chat_turn(content: str, tokenizer: Any) -> str:
         raise InputError("prompt_style: the tokenizer of llm_path has no chat template; choose alpaca or plain")
     turns = [{"role": "user", "content": content}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    if text.count(_HISTORY_MARK) != 1:
+    if text.count(_MARK) != content.count(_MARK):
         raise InputError("prompt_style: the chat template of llm_path does not print the user's turn; choose alpaca")
     return text
 

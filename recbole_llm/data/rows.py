@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler, Sampler
 from recbole.utils import ModelType
 
+from recbole_llm.data.labels import check_labels, is_labelled, missing_label, row_labels
 from recbole_llm.data.windows import with_full_windows
 from recbole_llm.errors import InputError
 from recbole_llm.stages import stage_seed
@@ -49,10 +50,12 @@ class Rows:
     whole: Dataset
 
     def judged(self) -> str:
-        """SHA-256 over the (user, target) pairs of validation and test: equal for all models of one command."""
+        """SHA-256 over (user, target), and label, of validation and test rows: equal for all models of one command."""
         digest = hashlib.sha256()
         for part in (self.valid, self.test):
             digest.update(row_pairs(part).tobytes())
+            if is_labelled(part.config):
+                digest.update(row_labels(part).tobytes())
         return digest.hexdigest()
 
 
@@ -83,11 +86,16 @@ def row_histories(dataset: SequentialDataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows_digest(dataset: SequentialDataset) -> str:
-    """SHA-256 over users, histories and targets: what a training stage depends on."""
+    """SHA-256 over users, histories and targets, and their labels: what a training stage depends on."""
     items, lengths = row_histories(dataset)
-    items = np.where(np.arange(items.shape[1]) < lengths[:, None], items, 0)
+    real = np.arange(items.shape[1]) < lengths[:, None]
     digest = hashlib.sha256(row_pairs(dataset).tobytes())
-    digest.update(np.ascontiguousarray(items).tobytes())
+    digest.update(np.ascontiguousarray(np.where(real, items, 0)).tobytes())
+    if is_labelled(dataset.config):
+        digest.update(row_labels(dataset).tobytes())
+        likes = dataset.label_field + dataset.config["LIST_SUFFIX"]
+        if likes in dataset.inter_feat:
+            digest.update(np.where(real, dataset.inter_feat[likes].numpy() > 0, False).tobytes())
     return digest.hexdigest()
 
 
@@ -115,6 +123,9 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         built = whole.build()
     except ValueError as error:  # RecBole's own checks
         raise InputError(f"dataset '{config['dataset']}': {' '.join(str(error).split())}") from error
+    if is_labelled(config) and whole.label_field not in built[0].inter_feat:
+        columns = {name: kind for _, found in _inter_columns(config) for name, kind in found.items()}
+        raise InputError(missing_label(config, columns))
     parts = [_cut_histories(_with_history(part)) for part in _number_rows(built)]
     _log_skipped_users(whole, parts)
     sampled = [
@@ -129,22 +140,39 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         )
     if not sequential:
         train = _interactions_of_rows(config, train) if few_shot else _interactions_before(config, parts)
-    return Rows(train, sampled[1], sampled[2], whole)
+    rows = Rows(train, sampled[1], sampled[2], whole)
+    if is_labelled(config):
+        check_labels(config, {"train": rows.train, "valid": rows.valid, "test": rows.test})
+    return rows
 
 
 def _check_columns(config: Any) -> None:
     """Refuse names of user, item and time columns that the interactions do not have; RecBole trips over them."""
+    named = ["USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if config["benchmark_filename"] is None else [])]
+    wanted = [(key, config[key]) for key in named]
+    if is_labelled(config):
+        wanted += [("threshold", field) for field in config["threshold"] or ()]
+    for file, columns in _inter_columns(config):
+        for key, field in wanted:
+            if field not in columns:
+                raise InputError(f"{key}: {file} has no column '{field}', it has {', '.join(columns)}")
+            if key == "threshold" and columns[field] != "float":
+                raise InputError(
+                    f"threshold: column '{field}' of {file} has type {columns[field]}, not float; name a column of "
+                    "numbers, or change its type in the header"
+                )
+
+
+def _inter_columns(config: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name of each file of interactions, and its columns with their types; none where RecBole is yet to download it."""
     parts = config["benchmark_filename"]
     names = [config["dataset"]] if parts is None else [f"{config['dataset']}.{part}" for part in parts]
     for file in (Path(config["data_path"]) / f"{name}.inter" for name in names):
-        if not file.is_file():  # RecBole downloads the data set, or says what is missing
-            continue
-        with open(file, encoding=config["encoding"] or "utf-8") as lines:
-            header = next(lines, "").rstrip("\n")
-        columns = [column.partition(":")[0] for column in header.split(config["field_separator"])]
-        for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if parts is None else [])):
-            if config[key] not in columns:
-                raise InputError(f"{key}: {file.name} has no column '{config[key]}', it has {', '.join(columns)}")
+        if file.is_file():
+            with open(file, encoding=config["encoding"] or "utf-8") as lines:
+                header = next(lines, "").rstrip("\n")
+            parted = [column.partition(":") for column in header.split(config["field_separator"])]
+            yield file.name, {name: kind for name, _, kind in parted}
 
 
 def _check_windows(config: Any) -> None:
@@ -259,14 +287,22 @@ def _cuts_once(eval_args: Mapping[str, Any]) -> bool:
 
 
 def _interactions_of_rows(config: Any, train: SequentialDataset) -> Dataset:
-    """The distinct (user, item) pairs that sequential rows tell of, as targets or in histories."""
+    """The distinct (user, item) pairs, and labels, that sequential rows tell of, as targets or in histories."""
     general = _dataset_class(config)(config)
     items, lengths = row_histories(train)
-    pairs = row_pairs(train)
-    history_users = np.repeat(pairs[:, 0], lengths)
-    history_items = items[np.arange(items.shape[1]) < lengths[:, None]]
-    pairs = np.unique(np.concatenate([pairs, np.stack([history_users, history_items], axis=1)]), axis=0)
-    columns = {general.uid_field: torch.from_numpy(pairs[:, 0]), general.iid_field: torch.from_numpy(pairs[:, 1])}
+    real = np.arange(items.shape[1]) < lengths[:, None]
+    told = [row_pairs(train)]
+    history = [np.repeat(told[0][:, 0], lengths), items[real]]
+    fields = [general.uid_field, general.iid_field]
+    if is_labelled(config):
+        told.append(row_labels(train)[:, None].astype(np.int64))
+        likes = train.inter_feat[train.label_field + train.config["LIST_SUFFIX"]].numpy()
+        history.append(likes[real].astype(np.int64))
+        fields.append(general.label_field)
+    distinct = np.unique(np.concatenate([np.hstack(told), np.stack(history, axis=1)]), axis=0)
+    columns = {field: torch.from_numpy(column) for field, column in zip(fields, distinct.T.copy(), strict=True)}
+    if is_labelled(config):
+        columns[general.label_field] = columns[general.label_field].float()
     return general.build()[0].copy(Interaction(columns))
 
 

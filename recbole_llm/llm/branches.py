@@ -206,6 +206,11 @@ class BranchScorer:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether :meth:`takes_branches` knows its answer already."""
+        return self._one_pass is not None
+
     def takes_branches(self) -> bool:
         """Whether the model computes branches as it computes separate sequences; says once if it does not."""
         if self._one_pass is None:

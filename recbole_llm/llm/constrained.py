@@ -226,9 +226,10 @@ class TitleConstraint(LogitsProcessor):
             Scores and token ids, both [rows, k], token ids ascending; -inf where a row has fewer than k.
         """
         tokens, children, repeated = self._allowed(generated)
-        values = logits.gather(1, tokens).float()
-        everything = values.masked_fill(repeated, -math.inf) if self.renormalize else logits.float()
-        values = values - everything.logsumexp(dim=1, keepdim=True)
+        if self.renormalize:
+            values = logits.gather(1, tokens).float().masked_fill(repeated, -math.inf).log_softmax(dim=1)
+        else:  # on a CPU, faster than logsumexp of the whole vocabulary alone
+            values = logits.float().log_softmax(dim=1).gather(1, tokens)
         if self._ratios is not None:
             if prompts is None:
                 raise ValueError("an assistant needs to know the prompt of each row")

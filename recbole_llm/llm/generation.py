@@ -77,6 +77,7 @@ def beam_search(
     max_batch_tokens: int = 8192,
     share_prefix: bool = True,
     return_beams: bool = False,
+    row_inputs: Mapping[str, Tensor] | None = None,
     progress: bool = False,
 ) -> list[Generation]:
     """Continues every prompt by beam search and returns the best continuation of each.
@@ -101,6 +102,8 @@ def beam_search(
         share_prefix: Computes the longest common beginning of all prompts once. Turn it off where the hidden states
             depend on more than the tokens (an adapter conditioned on the user).
         return_beams: Whether each answer's `beams` are filled.
+        row_inputs: Further inputs of the model's forward, tensors [prompts, ...]: each pass is given those of its rows.
+            Nothing is shared between prompts then.
         progress: Shows a progress bar.
 
     Returns:
@@ -123,12 +126,13 @@ def beam_search(
         logits_processor,
         constraint,
         return_beams,
+        row_inputs or {},
     )
     costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
     answers: dict[int, Generation] = {}
     bar = tqdm(total=len(prompts), desc="generate", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
-        prefix = search.compute_prefix(prompts) if share_prefix else None
+        prefix = search.compute_prefix(prompts) if share_prefix and not row_inputs else None
         for batch in length_batches(costs, max_batch_tokens):
             answers.update(search.run({i: prompts[i] for i in batch}, prefix))
             bar.update(len(batch))
@@ -217,6 +221,7 @@ class _Search:
     logits_processor: LogitsProcessorList | None
     constraint: TokenConstraint | None
     return_beams: bool
+    row_inputs: Mapping[str, Tensor]
 
     @property
     def device(self) -> torch.device:
@@ -224,8 +229,7 @@ class _Search:
 
     def run(self, prompts: Mapping[int, Sequence[int]], prefix: Cache | None) -> dict[int, Generation]:
         """Searches one batch; prompts and answers by their place in the call."""
-        live, logits = self.prefill(list(prompts.values()), prefix)
-        live.rows = torch.tensor(list(prompts), device=self.device)
+        live, logits = self.prefill(prompts, prefix)
         answers = {place: Generation([], -math.inf, False) for place in prompts}
         for length in range(1, self.max_new_tokens + 1):
             candidates = self.extend(live, logits, is_last=length == self.max_new_tokens)
@@ -257,13 +261,13 @@ class _Search:
         self.forward(ids, torch.ones_like(ids), positions, cache)
         return cache
 
-    def prefill(self, prompts: Sequence[Sequence[int]], prefix: Cache | None) -> tuple[_Live, Tensor]:
+    def prefill(self, prompts: Mapping[int, Sequence[int]], prefix: Cache | None) -> tuple[_Live, Tensor]:
         """Fills the cache with each prompt once; also returns the logits [rows, vocabulary] of the first new token."""
         cache, n_shared = DynamicCache(config=self.model.config), 0
         if prefix is not None:
             cache, n_shared = copy.deepcopy(prefix), prefix.get_seq_length()
             cache.batch_repeat_interleave(len(prompts))
-        own = [list(prompt[n_shared:]) for prompt in prompts]
+        own = [list(prompt[n_shared:]) for prompt in prompts.values()]
         gaps = [max(map(len, own)) - len(tokens) for tokens in own]
         ids = torch.tensor([[self.pad_token_id] * gap + tokens for gap, tokens in zip(gaps, own, strict=True)])
         mask = torch.ones(len(own), n_shared + ids.shape[1] + self.max_new_tokens, dtype=torch.long)
@@ -272,14 +276,15 @@ class _Search:
         ids, mask = ids.to(self.device), mask.to(self.device)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         end = n_shared + ids.shape[1]
-        logits = self.forward(ids, mask[:, :end], positions[:, n_shared:end], cache)
-        return self.start(mask, positions, cache), logits
+        rows = torch.tensor(list(prompts), device=self.device)
+        logits = self.forward(ids, mask[:, :end], positions[:, n_shared:end], cache, rows)
+        return self.start(rows, mask, positions, cache), logits
 
-    def start(self, mask: Tensor, positions: Tensor, cache: Cache) -> _Live:
+    def start(self, rows: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> _Live:
         """The state before the first selection."""
         n_rows, device = len(mask), mask.device
         return _Live(
-            rows=torch.arange(n_rows, device=device),
+            rows=rows,
             tokens=torch.empty(n_rows, 1, 0, dtype=torch.long, device=device),
             scores=torch.zeros(n_rows, 1, device=device),
             finished_scores=torch.full((n_rows, self.num_beams), -math.inf, device=device),
@@ -292,10 +297,14 @@ class _Search:
         """Logits [sequences, vocabulary] after the last token of each beam."""
         past = live.cache.get_seq_length()
         ids = live.tokens[:, :, -1].reshape(-1, 1)
-        return self.forward(ids, live.mask[:, : past + 1], live.positions[:, past : past + 1], live.cache)
+        rows = live.rows.repeat_interleave(live.tokens.shape[1])
+        return self.forward(ids, live.mask[:, : past + 1], live.positions[:, past : past + 1], live.cache, rows)
 
-    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        """Adds `ids` [sequences, new] to the cache; returns logits [sequences, vocabulary] at the last position."""
+    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, rows: Tensor | None = None) -> Tensor:
+        """Adds `ids` [sequences, new] to the cache; returns logits [sequences, vocabulary] at the last position.
+
+        `rows` [sequences] are their places in the call.
+        """
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -303,6 +312,7 @@ class _Search:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{name: values[rows] for name, values in self.row_inputs.items()},
         )
         return output.logits[:, -1].float()
 

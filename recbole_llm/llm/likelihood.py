@@ -16,8 +16,7 @@ is kept shorter than a prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +45,7 @@ def title_likelihoods(
     renormalize: bool = False,
     assistant: Assistant | None = None,
     max_batch_tokens: int = 8192,
-    batch_context: Callable[[list[int]], AbstractContextManager[object]] | None = None,
+    row_inputs: Mapping[str, Tensor] | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Scores every item by the likelihood of its title; items of one title have equal scores.
@@ -62,8 +61,8 @@ def title_likelihoods(
         renormalize: See :func:`title_scores`. Beginnings that only one title continues are not computed then.
         assistant: See :func:`title_scores`.
         max_batch_tokens: Limit of (prompts x tokens) of a forward pass; decides memory and speed only.
-        batch_context: Opens a context in which the model computes for these prompts (their places in `prompts`), one
-            row each in this order: where more than the tokens decides (an adapter conditioned on the user).
+        row_inputs: Further inputs of the model's forward, tensors [prompts, ...], where more than the tokens decides:
+            each pass is given those of its rows.
         progress: Shows a progress bar.
 
     Returns:
@@ -79,15 +78,15 @@ def title_likelihoods(
     if assistant is not None and len(assistant.item_scores) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
     walk = _Walk(model, trie, pad_token_id, only_choices=renormalize)
-    _check_attention(model, max(map(len, prompts), default=0) + trie.max_length)
+    check_attention(model, max(map(len, prompts), default=0) + trie.max_length)
     scores = torch.empty(len(prompts), trie.n_items, dtype=torch.float64, device=walk.device)
     n_rows = max(1, min(max_batch_tokens, _LOGITS // walk.vocabulary) // _PIECE)
     costs = [max(len(prompt), -(-max_batch_tokens // n_rows)) for prompt in prompts]
     bar = tqdm(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         for batch in length_batches(costs, max_batch_tokens):
-            with nullcontext() if batch_context is None else batch_context(batch):
-                log_probs = walk.run([prompts[place] for place in batch])
+            inputs = {name: values[batch] for name, values in (row_inputs or {}).items()}
+            log_probs = walk.run([prompts[place] for place in batch], inputs)
             helper = None if assistant is None else Assistant(assistant.item_scores[batch], assistant.lm_weight)
             scores[batch] = title_scores(
                 trie, log_probs, length_penalty=length_penalty, renormalize=renormalize, assistant=helper
@@ -170,8 +169,11 @@ class _Walk:
         self.vocabulary = model.config.get_text_config().vocab_size
         self.root, *self.pieces = self._plan()
 
-    def run(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilities float32 [prompts, nodes]; if `only_choices`, logits, and 0 where there is no choice."""
+    def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor]) -> Tensor:
+        """Log-probabilities float32 [prompts, nodes]; if `only_choices`, logits, and 0 where there is no choice.
+
+        `inputs` of the forward pass, [prompts, ...], are given to each.
+        """
         width = max(map(len, prompts))
         gaps = [width - len(prompt) for prompt in prompts]
         ids = torch.tensor(
@@ -180,17 +182,19 @@ class _Walk:
         mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps], device=self.device)
         lengths, cache = mask.sum(dim=1, keepdim=True), DynamicCache()
         found = torch.zeros(len(prompts), self.trie.n_nodes, device=self.device)
-        logits = self._forward(ids.to(self.device), mask, positions_from_mask(mask), cache, n_logits=1)
+        logits = self._forward(ids.to(self.device), mask, positions_from_mask(mask), cache, 1, inputs)
         self._read(self.root, logits, found)
         for piece in self.pieces:
             _keep(cache, width, piece.kept)
             positions = lengths + piece.depths - 1
             ids = piece.tokens.expand(len(prompts), -1)
-            logits = self._forward(ids, self._mask(mask, piece), positions, cache, n_logits=len(piece.tokens))
+            logits = self._forward(ids, self._mask(mask, piece), positions, cache, len(piece.tokens), inputs)
             self._read(piece, logits, found)
         return found
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, n_logits: int) -> Tensor:
+    def _forward(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, n_logits: int, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
         """Adds `ids` [prompts, tokens] to the cache; returns the logits of the last `n_logits`."""
         return self.model(
             input_ids=ids,
@@ -199,6 +203,7 @@ class _Walk:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=n_logits,
+            **inputs,
         ).logits
 
     def _mask(self, prompt_mask: Tensor, piece: _Piece) -> Tensor:
@@ -212,10 +217,8 @@ class _Walk:
 
     def _read(self, piece: _Piece, logits: Tensor, found: Tensor) -> None:
         """Writes what the piece's logits [prompts, nodes, vocabulary] say about the children of its nodes."""
-        values = logits[:, piece.rows, piece.child_tokens].float()
-        if not self.only_choices:
-            values -= logits.float().logsumexp(dim=2)[:, piece.rows]
-        found[:, piece.children] = values
+        values = logits.float() if self.only_choices else logits.float().log_softmax(dim=2)
+        found[:, piece.children] = values[:, piece.rows, piece.child_tokens]
 
     def _plan(self) -> Iterator[_Piece]:
         """The root, which is the end of the prompt, then the nodes that have to be computed, depth first."""
@@ -256,8 +259,16 @@ def _keep(cache: Cache, n_prompt: int, places: Tensor) -> None:
         layer.keys, layer.values = layer.keys[:, :, slots], layer.values[:, :, slots]
 
 
-def _check_attention(model: nn.Module, n_tokens: int) -> None:
-    """Refuses layers that a tree mask does not reach, or for which it would take the place of a narrower one."""
+def check_attention(model: nn.Module, n_tokens: int) -> None:
+    """Refuses layers that a tree mask does not reach, or for which it would take the place of a narrower one.
+
+    Args:
+        model: A causal LM.
+        n_tokens: Longest prompt and title together.
+
+    Raises:
+        InputError: There are such layers.
+    """
     config = model.config.get_text_config()
     kernel = getattr(config, "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa"):

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from transformers import PreTrainedTokenizerBase
 
+from recbole_llm.adapter import Adapter, ILoraAdapter, gate_statistics
+from recbole_llm.classic.auxiliary import AuxiliaryRecommender
+from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.prompt import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
-from recbole_llm.llm.generation import Generation, beam_search
+from recbole_llm.llm.generation import Generation, beam_search, evaluating
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed
 
 TINY = "tiny"
 Example = tuple[list[int], list[int]]
+ComposeWith = Callable[[PreTrainedTokenizerBase], PromptMaker]
 log = logging.getLogger(__name__)
 
 
@@ -46,9 +52,12 @@ class LLMRecommender(SequentialRecommender):
         backbone: the untuned LLM, its tokenizer and special token ids.
         adapter: which weights learn.
         llm: the LLM with the adapter attached; what is trained and what generates.
+        candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
     """
 
     input_type = InputType.POINTWISE
+    item_slots: ClassVar[bool] = False
+    """Whether a slot for the item's vector follows each title of a prompt."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -58,19 +67,13 @@ class LLMRecommender(SequentialRecommender):
         self.catalog = ItemCatalog.from_dataset(
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
+        self.candidates: Candidates | None = None
         self.template = PromptTemplate.of_domain(config["domain"])
         self.backbone = self._load_backbone()
-        self.prompts = PromptBuilder(
-            self.template,
-            text_encoder(self.backbone.tokenizer),
-            self.catalog,
-            style=config["prompt_style"],
-            bos_token_id=self.backbone.bos_token_id,
-            eos_token_id=self.backbone.eos_token_id,
-            max_prompt_tokens=self._prompt_limit(),
-            chat_template=self.backbone.tokenizer,
-        )
-        self.adapter = find_choice("adapter", config["adapter"]).from_settings(config.final_config_dict)
+        self.prompts = self._make_prompts(config["max_prompt_tokens"])
+        if (limit := self._prompt_limit()) < config["max_prompt_tokens"]:
+            self.prompts = self._make_prompts(limit)
+        self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)
         self.scorer = BranchScorer(self.llm, self.backbone.pad_token_id)
 
@@ -90,9 +93,27 @@ class LLMRecommender(SequentialRecommender):
             revision=config["llm_revision"],
         )
 
+    def _make_prompts(self, max_prompt_tokens: int) -> PromptBuilder:
+        return PromptBuilder(
+            self.template,
+            text_encoder(self.backbone.tokenizer),
+            self.catalog,
+            style=self.config["prompt_style"],
+            bos_token_id=self.backbone.bos_token_id,
+            eos_token_id=self.backbone.eos_token_id,
+            max_prompt_tokens=max_prompt_tokens,
+            chat_template=self.backbone.tokenizer,
+            item_slots=self.item_slots,
+            candidates=self.config["candidates"] is not None,
+        )
+
+    def _longest_answer(self) -> int:
+        """Tokens for which there is to be room behind a prompt."""
+        return self.config["max_new_tokens"]
+
     def _prompt_limit(self) -> int:
         """``max_prompt_tokens``, or fewer where the LLM has no positions for so many and an answer."""
-        wanted, answer = self.config["max_prompt_tokens"], self.config["max_new_tokens"]
+        wanted, answer = self.config["max_prompt_tokens"], self._longest_answer()
         positions = getattr(self.backbone.model.config.get_text_config(), "max_position_embeddings", None)
         if positions is None or wanted + answer <= positions:
             return wanted
@@ -103,15 +124,36 @@ class LLMRecommender(SequentialRecommender):
         """The offline LLM of this catalogue and these prompts, built on first use."""
         log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
         settings = TinyLLMConfig.from_settings(self.config.final_config_dict)
-        layout = self.template.layout(self.config["prompt_style"])
         titles = [title or "" for title in self.catalog.titles]
+        prompt_facts, texts, compose = self._tiny_prompts(titles)
         facts = {
             "settings": asdict(settings),
             "titles": titles,
             "attributes": self.catalog.attributes,
-            "layout": asdict(layout),
+            **prompt_facts,
             "history_length": self.max_seq_length,
         }
+
+        def compute(folder: Path) -> None:
+            build_tiny_llm(
+                folder,
+                titles=titles,
+                attributes=self.catalog.attributes,
+                template_texts=texts,
+                compose=compose,
+                history_length=self.max_seq_length,
+                config=settings,
+                device=self.device,
+                progress=self.show_progress,
+            )
+
+        return self.stages.get("tiny-llm", facts, compute)
+
+    def _tiny_prompts(self, titles: Sequence[str]) -> tuple[dict[str, Any], list[str], ComposeWith]:
+        """What the tiny LLM is to read besides item text: facts of the prompts, their texts, and how they are made."""
+        n_candidates = self.config["candidates"]
+        layout = self.template.layout(self.config["prompt_style"], candidates=n_candidates is not None)
+        facts = {"layout": layout.facts(), **({"candidates": n_candidates} if n_candidates else {})}
 
         def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
             composer = PromptComposer(
@@ -121,22 +163,66 @@ class LLMRecommender(SequentialRecommender):
                 bos_token_id=tokenizer.bos_token_id,
                 max_prompt_tokens=self.config["max_prompt_tokens"],
             )
-            return lambda history, answer: composer.compose_example([titles[item] for item in [*history, answer]])
+            draw, generator = CandidatePool(self.catalog).draw, np.random.default_rng(self.config["tiny_seed"])
 
-        def compute(folder: Path) -> None:
-            build_tiny_llm(
-                folder,
-                titles=titles,
-                attributes=self.catalog.attributes,
-                template_texts=[layout.head, layout.tail],
-                compose=compose,
-                history_length=self.max_seq_length,
-                config=settings,
-                device=self.device,
-                progress=self.show_progress,
-            )
+            def make(history: list[int], answer: int) -> Example:
+                listed = draw(answer, history, n_candidates, generator) if n_candidates else []
+                return composer.compose_example(
+                    [titles[item] for item in [*history, answer]], [titles[item] for item in listed]
+                )
 
-        return self.stages.get("tiny-llm", facts, compute)
+            return make
+
+        return facts, [text for text in (layout.head, layout.between, layout.tail) if text is not None], compose
+
+    def _make_adapter(self) -> Adapter:
+        adapter = find_choice("adapter", self.config["adapter"]).from_settings(self.config.final_config_dict)
+        if isinstance(adapter, ILoraAdapter):
+            adapter = replace(adapter, representation_size=self.auxiliary.state_width)
+        return adapter
+
+    @cached_property
+    def auxiliary(self) -> AuxiliaryRecommender:
+        """The auxiliary recommender (key ``recommender``), trained on first use."""
+        name = self.config["recommender"]
+        return AuxiliaryRecommender(self.config, name, self.stages, needs_states=self.is_instance_wise)
+
+    @property
+    def is_instance_wise(self) -> bool:
+        """Whether the LLM's weights depend on whose row it computes."""
+        return self.config["adapter"] == "ilora"
+
+    def instances(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """A context whose forward passes are for rows of these histories, in this order: what iLoRA's gates read."""
+        return self.adapter.instances(self.llm, self._states(histories)) if self.is_instance_wise else nullcontext()
+
+    def _states(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.from_numpy(self.auxiliary.sequence_states(histories)).to(self.device)
+
+    def training_step(self, step: int, n_steps: int) -> AbstractContextManager[None]:
+        """A context for one of a training's optimiser steps, counted from 0, in which prompts may be others."""
+        return nullcontext()
+
+    def prepare_rows(self, histories: Sequence[Sequence[int]]) -> None:
+        """Compute what is known of the rows that will be trained on, all at once instead of batch by batch."""
+        if self.is_instance_wise:
+            self.auxiliary.sequence_states(histories)
+
+    def gate_facts(self, histories: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """How rows of these histories use the experts; empty for models without gates."""
+        return gate_statistics(self.gates(histories)) if self.is_instance_wise else {}
+
+    @torch.no_grad()
+    def gates(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Gates of rows of these histories outside training. Returns: [histories, experts]."""
+        with evaluating(self.llm):
+            return self.adapter.gates(self.llm, self._states(histories))
+
+    @property
+    def adapter_owner(self) -> str:
+        """What trained weights are of use with: the LLM, and the recommender whose vectors or states they read."""
+        reads = self.item_slots or self.is_instance_wise
+        return self.backbone.fingerprint + (f" with {self.auxiliary.fingerprint}" if reads else "")
 
     def untuned(self) -> AbstractContextManager[torch.nn.Module]:
         """The LLM as it was before tuning, for the duration of the context."""
@@ -151,6 +237,8 @@ class LLMRecommender(SequentialRecommender):
             "catalog": self.catalog.fingerprint(),
             "prompt": self.prompts.fingerprint(),
             "adapter": self.adapter.facts(),
+            **({"candidates": self.config["candidates"]} if self.config["candidates"] else {}),
+            **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
 
     # ---- rows to prompts
@@ -164,14 +252,43 @@ class LLMRecommender(SequentialRecommender):
         """Whether a history holds at least one item with a title."""
         return bool(self.catalog.has_title[list(history)].any())
 
+    def readable_rows(self, histories: Sequence[Sequence[int]]) -> list[int]:
+        """The rows that can be answered; the log says how many cannot."""
+        rows = [row for row, history in enumerate(histories) if self.readable(history)]
+        if unreadable := len(histories) - len(rows):
+            log.warning("%d rows have no titled item in their history; they count as misses.", unreadable)
+        return rows
+
+    def set_candidates(self, candidates: Candidates) -> None:
+        """Let the prompts of these rows list their candidates.
+
+        Raises:
+            InputError: a list leaves no room in ``max_prompt_tokens`` for a history.
+        """
+        for listed in candidates.items[candidates.items.any(axis=1)].tolist():
+            self.prompts.check_candidates(listed)
+        self.candidates = candidates
+
+    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
+        """Prompt token ids of each row; None where the history has no title, or the row no candidates.
+
+        Raises:
+            ValueError: the prompts list candidates, and none were drawn.
+        """
+        histories = self.histories(interaction)
+        if self.config["candidates"] is None:
+            return [self.prompts.prompt(history) if self.readable(history) else None for history in histories]
+        if self.candidates is None:
+            raise ValueError("prompts list candidates, and none were drawn: call set_candidates first")
+        rows = zip(histories, self.candidates.of(interaction).tolist(), strict=True)
+        return [self.prompts.prompt(*row) if self.readable(row[0]) and any(row[1]) else None for row in rows]
+
     def examples(self, interaction: Interaction) -> list[Example | None]:
         """Prompt and response token ids of each row; None where history or target has no title."""
-        targets = interaction[self.ITEM_ID].tolist()
+        rows = zip(self.row_prompts(interaction), interaction[self.ITEM_ID].tolist(), strict=True)
         return [
-            (self.prompts.prompt(history), self.prompts.response(target))
-            if self.readable(history) and self.catalog.has_title[target]
-            else None
-            for history, target in zip(self.histories(interaction), targets, strict=True)
+            (prompt, self.prompts.response(target)) if prompt is not None and self.catalog.has_title[target] else None
+            for prompt, target in rows
         ]
 
     # ---- training
@@ -186,15 +303,21 @@ class LLMRecommender(SequentialRecommender):
         Returns:
             float32 [k].
         """
+        if len(answers[0]) > 1 and not self.scorer.is_probed:
+            with self.untuned():  # outside any instance: the probe's rows are nobody's
+                self.scorer.takes_branches()
         found = self.scorer.log_probs(prompts, answers)
         return found.values.new_zeros(len(answers[0])).index_add(0, found.answers, -found.values)
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """RecBole's training hook: mean over the response tokens of one batch of rows (BIGRec, arXiv 2308.08434)."""
-        examples = [example for example in self.examples(interaction) if example is not None]
-        if not examples:
+        rows = zip(self.examples(interaction), self.histories(interaction), strict=True)
+        readable = [(example, history) for example, history in rows if example is not None]
+        if not readable:
             raise ValueError("no row of the batch has a titled history and a titled target")
-        loss = self.answer_loss([prompt for prompt, _ in examples], [[response] for _, response in examples])
+        examples = [example for example, _ in readable]
+        with self.instances([history for _, history in readable]):
+            loss = self.answer_loss([prompt for prompt, _ in examples], [[response] for _, response in examples])
         return loss[0] / sum(len(response) for _, response in examples)
 
     # ---- answering
@@ -211,17 +334,20 @@ class LLMRecommender(SequentialRecommender):
         return self._generate(interaction, all_beams=True)
 
     def _generate(self, interaction: Interaction, all_beams: bool) -> list[list[str]]:
-        histories = self.histories(interaction)
-        rows = [row for row, history in enumerate(histories) if self.readable(history)]
+        prompts, histories = self.row_prompts(interaction), self.histories(interaction)
+        rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
         texts = [[""] for _ in histories]
-        for row, answer in zip(rows, self._search([histories[row] for row in rows], all_beams), strict=True):
+        found = self._search([prompts[row] for row in rows], [histories[row] for row in rows], all_beams)
+        for row, answer in zip(rows, found, strict=True):
             texts[row] = [self._text_of(beam) for beam in (answer.beams if all_beams else [answer])]
         return texts
 
-    def _search(self, histories: Sequence[Sequence[int]], all_beams: bool) -> list[Generation]:
+    def _search(
+        self, prompts: Sequence[list[int]], histories: Sequence[Sequence[int]], all_beams: bool
+    ) -> list[Generation]:
         found = beam_search(
             self.llm,
-            [self.prompts.prompt(history) for history in histories],
+            prompts,
             eos_token_id=self.backbone.eos_token_id,
             pad_token_id=self.backbone.pad_token_id,
             forbidden_token_ids=self.backbone.forbidden_token_ids,
@@ -230,12 +356,19 @@ class LLMRecommender(SequentialRecommender):
             length_penalty=self.config["length_penalty"],
             max_batch_tokens=self.config["generation_batch_tokens"],
             return_beams=all_beams,
+            row_inputs=self.row_inputs(histories),
             progress=self.show_progress,
         )
         cut = sum(not answer.finished for answer in found)
         if cut > 0.05 * len(found):
             log.warning("%d of %d answers reached max_new_tokens without an end; consider raising it.", cut, len(found))
         return found
+
+    def row_inputs(self, histories: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """What the LLM's forward needs to know of each row besides its tokens."""
+        if not self.is_instance_wise or not histories:
+            return {}
+        return {"instance_gates": self.gates(histories)}
 
     def _text_of(self, answer: Generation) -> str:
         text = self.backbone.decode(answer.token_ids)

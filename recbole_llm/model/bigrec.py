@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,15 +17,15 @@ from recbole_llm.data.catalog import clean_answer
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import LLMRecommender
-
-log = logging.getLogger(__name__)
+from recbole_llm.registry import find_choice
 
 
 class BIGRec(LLMRecommender):
     """Bi-step grounding: language space to generated title by tuning, generated title to items by L2 distance.
 
     Item titles and generated titles are embedded by the untuned LLM; an item's score is minus the distance of its
-    title's embedding to the generated one. All items of a shared title have the same score.
+    title's embedding to the generated one, or what another ``grounding`` makes of the LLM's probabilities. All items
+    of a shared title have the same score.
 
     Attributes:
         rescore: turns distances [rows, items] of an interaction into re-weighted ones, smaller is better; set by the
@@ -33,9 +33,18 @@ class BIGRec(LLMRecommender):
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
+        find_choice("grounding", config["grounding"]).check(config)
         super().__init__(config, dataset)
         self.rescore: Callable[[np.ndarray, Interaction], np.ndarray] | None = None
         self._kept: dict[tuple[int, ...], np.ndarray] | None = None
+
+    @cached_property
+    def grounding(self) -> Grounding:
+        """How item scores come about."""
+        return find_choice("grounding", self.config["grounding"])(self)
+
+    def _longest_answer(self) -> int:
+        return max(super()._longest_answer(), self.grounding.longest_answer)
 
     @cached_property
     def index(self) -> ItemIndex:
@@ -56,8 +65,11 @@ class BIGRec(LLMRecommender):
         )
 
     def prepare(self) -> None:
-        """Embed the catalogue, or find its embeddings."""
-        _ = self.index
+        """Compute what scores and curriculum need besides the weights, such as the catalogue's embeddings."""
+        if self.config["candidates"] is None:
+            self.grounding.prepare()
+        if self.config["curriculum"] != "none":
+            _ = self.index
 
     def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
         return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.config["generation_batch_tokens"])
@@ -125,15 +137,48 @@ class BIGRec(LLMRecommender):
     def distances(self, interaction: Interaction) -> np.ndarray:
         """L2 distance of every item to each row's answer. Returns: [rows, items]; inf where an item is not rankable."""
         found = self.index.distances(self.answer_vectors(interaction), expand=True)
-        unreadable = [row for row, history in enumerate(self.histories(interaction)) if not self.readable(history)]
-        if unreadable:
-            log.warning("%d rows have no titled item in their history; they count as misses.", len(unreadable))
-            found[unreadable] = np.inf
+        readable = self.readable_rows(self.histories(interaction))
+        found[np.setdiff1d(np.arange(len(found)), readable)] = np.inf
         return found
 
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
-        """Minus the distance of each item to the generated title, re-weighted if asked. Returns: [rows, items]."""
-        distances = self.distances(interaction)
-        if self.rescore is not None:
-            distances = self.rescore(distances, interaction)
-        return -torch.from_numpy(np.ascontiguousarray(distances)).to(self.device)
+        """Scores of all items by the grounding of the run. Returns: float64 [rows, items]; -inf for unranked items.
+
+        Raises:
+            ValueError: the prompts list candidates, the target among them.
+        """
+        if self.config["candidates"] is not None:
+            raise ValueError("candidates: prompts that hold the target rank nothing; use generate_text")
+        return self.grounding.scores(interaction)
+
+
+class Grounding(ABC):
+    """How a generative recommender scores items: a value of the axis ``grounding``.
+
+    Args:
+        model: the recommender.
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Keys that decide the scores, besides those of generation."""
+
+    def __init__(self, model: BIGRec) -> None:
+        self.model = model
+
+    @classmethod
+    @abstractmethod
+    def check(cls, config: Any) -> None:
+        """Refuse settings that do not go together, before anything is loaded."""
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens for which this grounding needs room behind a prompt."""
+        return 0
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Compute what scores need besides the weights."""
+
+    @abstractmethod
+    def scores(self, interaction: Interaction) -> torch.Tensor:
+        """Scores of all items, larger is better. Returns: float64 [rows, items]; -inf where an item is not ranked."""

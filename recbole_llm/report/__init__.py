@@ -1,8 +1,10 @@
 """Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
 
+from recbole_llm.report.answers import AnswerOutcomes, answer_metrics, answer_outcomes, normalize_title
 from recbole_llm.report.categories import category_hit_ratio, category_ranks, drop_common
+from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.environment import data_hash, git_revision, versions
-from recbole_llm.report.plots import curriculum_figure, plot_curriculum
+from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.statistics import (
     RANK_METRICS,
     PairedComparison,
@@ -20,22 +22,30 @@ __all__ = [
     "NOT_RUN",
     "RANK_METRICS",
     "TINY_LLM_NOTE",
+    "AnswerOutcomes",
     "PairedComparison",
     "ResultTable",
     "RunResult",
+    "answer_metrics",
+    "answer_outcomes",
     "category_hit_ratio",
     "category_ranks",
+    "coreset_figure",
     "curriculum_figure",
     "data_hash",
     "drop_common",
+    "gate_figure",
     "git_revision",
     "hit_at",
     "metric_means",
     "minimal_detectable_difference",
     "mrr_at",
     "ndcg_at",
+    "normalize_title",
     "paired_bootstrap",
+    "plot_coreset",
     "plot_curriculum",
+    "plot_gates",
     "recall_at",
     "versions",
 ]

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 SIZE = (9.0, 6.0)  # inches
 DPI = 120
@@ -88,6 +91,81 @@ def curriculum_figure(
             axes.axvline(best, color="0.5", linestyle="--", linewidth=1, zorder=0, label="best epoch")
         metrics.legend(handles=metrics.lines[-1:])
     return figure
+
+
+def plot_gates(gates: ArrayLike, path: str | os.PathLike[str], title: str = "Gates") -> Path:
+    """Save :func:`gate_figure` as a PNG of ``SIZE`` times ``DPI`` pixels.
+
+    Args:
+        gates: [rows, experts].
+        path: the file; its folder must exist.
+        title: heading of the figure.
+
+    Returns:
+        The path.
+    """
+    gate_figure(gates, title).savefig(path, format="png", dpi=DPI)
+    return Path(path)
+
+
+def gate_figure(gates: ArrayLike, title: str = "Gates") -> Figure:
+    """The gates of instance-wise LoRA as points of a plane: rows that use the experts alike stand together.
+
+    Args:
+        gates: [rows, experts], each row of sum 1.
+        title: heading of the figure.
+
+    Returns:
+        A figure with the rows along their first two principal components, coloured by their strongest expert, and the
+        mean gate of each expert.
+    """
+    from matplotlib.figure import Figure
+
+    gates = np.atleast_2d(np.asarray(gates, dtype=np.float64))
+    points, shares = principal_plane(gates)
+    strongest, colours = gates.argmax(axis=1), [f"C{expert}" for expert in range(gates.shape[1])]
+    figure = Figure(figsize=SIZE, layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    plane, bars = figure.subplots(1, 2, width_ratios=(3, 1))
+    for expert in np.unique(strongest):
+        own = points[strongest == expert]
+        label = f"expert {expert + 1}: {len(own)} rows"
+        plane.scatter(own[:, 0], own[:, 1], s=12, alpha=0.6, color=colours[expert], label=label)
+    plane.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
+    plane.set_ylabel(f"second component, {shares[1]:.0%} of the variance")
+    plane.set_title("rows by their strongest expert", fontsize="medium")
+    plane.legend()
+    bars.bar(range(1, gates.shape[1] + 1), gates.mean(axis=0), color=colours)
+    bars.axhline(1 / gates.shape[1], color="0.5", linestyle="--", linewidth=1, label="plain LoRA")
+    bars.set_xticks(range(1, gates.shape[1] + 1))
+    bars.set_ylim(0, 1)
+    bars.set_xlabel("expert")
+    bars.set_title("mean gate", fontsize="medium")
+    bars.legend()
+    return figure
+
+
+def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates along the first two principal components, and their shares of the variance.
+
+    Of a component's two directions that is taken whose largest coefficient is positive, so that equal vectors give
+    equal pictures.
+
+    Args:
+        vectors: [n, d].
+
+    Returns:
+        [n, 2] and [2]; zeros for a component that is not there.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
+    lengths, directions = lengths[:2], directions[:2]
+    largest = np.abs(directions).argmax(axis=1)
+    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
+    missing = 2 - len(lengths)
+    points = np.pad(centred @ directions.T, ((0, 0), (0, missing)))
+    total = (centred**2).sum()
+    return points, np.pad(lengths**2, (0, missing)) / total if total > 0 else np.zeros(2)
 
 
 def _panel(axes: Axes, title: str, epochs: Sequence[int], lines: Mapping[str, Sequence[float | None]]) -> None:

@@ -15,7 +15,21 @@ NOT_RUN = "not run"
 TINY_LLM_NOTE = "tiny LLM: for trying out, not for quality claims"
 
 # In the order of the columns.
-_METRIC_LABELS = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hit": "Hit", "category_hit": "CategoryHit"}
+_METRIC_LABELS = {
+    "recall": "Recall",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "hit": "Hit",
+    "category_hit": "CategoryHit",
+    "auc": "AUC",
+    "logloss": "LogLoss",
+    "hit_ratio": "HitRatio@1",
+    "valid_ratio": "ValidRatio",
+    "hit_ratio_valid": "HitRatio@1 of valid",
+    "hit_ratio_reference": "HitRatio@1 (reference)",
+    "valid_ratio_reference": "ValidRatio (reference)",
+    "hit_ratio_valid_reference": "HitRatio@1 of valid (reference)",
+}
 _UNKNOWN = "-"  # a fact of the run that does not apply
 _FORMAT = 1
 
@@ -35,8 +49,8 @@ class RunResult:
         wall_seconds: wall time of the run.
         n_rows: rows judged.
         folder: the run's own folder.
-        test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``), and ``category_hit@10``; None or
-            missing: not run.
+        test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``), and ``category_hit@10``, or those
+            of answers among candidates (``hit_ratio``); None or missing: not run.
         valid: the same on the validation rows.
         notes: what a reader must know beside the numbers, such as ``TINY_LLM_NOTE``.
     """

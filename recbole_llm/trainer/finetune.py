@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class FineTuneSettings:
     learning_rate: float
     learner: str
     weight_decay: float
-    warmup_steps: int
+    warmup_steps: int | float
     lr_scheduler: str
     max_grad_norm: float | None
     eval_step: int
@@ -78,6 +78,7 @@ class FineTuneSettings:
     group_by_length: bool
     enable_amp: bool
     micro_batch_tokens: int
+    lr_floor: float = 0.0
 
     @classmethod
     def from_config(cls, config: Any) -> FineTuneSettings:
@@ -90,18 +91,52 @@ class FineTuneSettings:
         """The settings that decide the result."""
         return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
 
+    def warmup(self, steps: int) -> int:
+        """Optimiser steps of warm-up in a training of so many; a decimal ``warmup_steps`` is a share of them."""
+        share = self.warmup_steps
+        return share if isinstance(share, int) else math.floor(share * steps + 1e-9)  # 0.29 * 100 is a little less
+
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: FineTuneSettings, steps: int) -> LambdaLR:
-    """Hugging Face's schedule from its second value on, since its first is 0 and would waste a step.
+    """The learning rate by step, from the first value that is not 0.
 
+    Without a floor the schedules are Hugging Face's from their second value on: the first is 0 and would waste a step.
     In a few-shot run an epoch can be that one step, and its weights would be the untuned ones.
     """
+    warmup = settings.warmup(steps)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
+    if settings.lr_floor > 0 or settings.lr_scheduler not in ("constant", "linear", "cosine"):
+        first = 0 if settings.lr_floor > 0 else 1
+        name, floor = settings.lr_scheduler, settings.lr_floor
+        return LambdaLR(optimizer, lambda step: rate_share(step + first, steps + first, warmup, name, floor))
     if settings.lr_scheduler == "constant":
-        return get_constant_schedule_with_warmup(optimizer, settings.warmup_steps, last_epoch=0)
+        return get_constant_schedule_with_warmup(optimizer, warmup, last_epoch=0)
     schedules = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}
-    return schedules[settings.lr_scheduler](optimizer, settings.warmup_steps, steps + 1, last_epoch=0)
+    return schedules[settings.lr_scheduler](optimizer, warmup, steps + 1, last_epoch=0)
+
+
+def rate_share(step: int, steps: int, warmup: int, schedule: str, floor: float = 0.0) -> float:
+    """Learning rate at a step as a share of the largest one.
+
+    It rises from ``floor`` to 1 over the warm-up and, unless it is constant, falls to ``floor`` at the last step.
+
+    Args:
+        step: counted from 0.
+        steps: of the whole training.
+        warmup: steps of warm-up.
+        schedule: ``constant``, ``linear``, ``cosine`` over the steps after the warm-up, or ``cosine_unshifted`` over
+            all steps, which drops a little where the warm-up ends (the code of LLaRA, arXiv 2312.02445).
+        floor: in [0, 1).
+    """
+    if step < warmup:
+        return floor + (1 - floor) * step / warmup
+    if schedule == "constant":
+        return 1.0
+    first = 0 if schedule == "cosine_unshifted" else warmup
+    passed = min((step - first) / max(steps - first, 1), 1.0)
+    left = 1 - passed if schedule == "linear" else (1 + math.cos(math.pi * passed)) / 2
+    return floor + (1 - floor) * left
 
 
 @dataclass
@@ -139,6 +174,7 @@ class FineTuning:
         on_epoch: called with the epoch's record and whether its validation is the best so far.
         progress: whether to show a progress bar.
         lessons: the curriculum, if there is one.
+        histories: item ids of each example's history, for models whose weights depend on whose row they compute.
     """
 
     def __init__(
@@ -153,9 +189,11 @@ class FineTuning:
         on_epoch: Callable[[dict[str, Any], bool], None] = lambda record, is_best: None,
         progress: bool = False,
         lessons: Lessons | None = None,
+        histories: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.model, self.settings, self.optimizer, self.lessons = model, settings, optimizer, lessons
         self.validate, self.valid_metric, self.on_epoch, self.progress = validate, valid_metric, on_epoch, progress
+        self.histories = histories
         self.prompts = [prompt for prompt, _ in examples]
         self.prompt_lengths = np.array([len(prompt) for prompt in self.prompts])
         self.targets: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
@@ -166,8 +204,8 @@ class FineTuning:
         }
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
-        if settings.warmup_steps >= steps:
-            log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup_steps, steps)
+        if settings.warmup(steps) >= steps:
+            log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup(steps), steps)
         self.scheduler = make_schedule(optimizer, settings, steps)
         self.stopping = EarlyStopping(settings.stopping_step if validate else 0, bigger)
         self.history: list[dict[str, Any]] = []
@@ -181,15 +219,18 @@ class FineTuning:
 
         Returns:
             One record per epoch: epoch, train_loss, learning_rate, seconds, tokens_per_second, valid metrics; with
-            lessons also the weight of the epoch, the losses on both targets (None where not computed) and the distance
-            after it (None where not needed).
+            gates also their usage and entropy over the training rows; with lessons also the weight of the epoch, the
+            losses on both targets (None where not computed) and the distance after it (None where not needed).
         """
         self._resume(folder)
         while self.epoch < self.settings.epochs and not self.stopping.stop:
             self.epoch += 1
             record = self._train_epoch()
-            self._validate_epoch(record)
-            self._measure_distance(record)
+            try:
+                self._validate_epoch(record)
+                self._measure_distance(record)
+            except FloatingPointError as error:  # the last step went astray, and no later loss can show it
+                raise InputError(f"learning_rate: after epoch {self.epoch}, {error}; set a lower one") from error
             self.history.append(record)
             self.on_epoch(record, "valid" in record and self.stopping.best_epoch == self.epoch)
             save_state(folder, self._state())
@@ -215,7 +256,8 @@ class FineTuning:
         started, losses, tokens = time.perf_counter(), np.zeros(len(weights)), 0
         title = f"Train {self.epoch}/{self.settings.epochs}"
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
-            losses += self._step(rows, weights, lengths)
+            with self._training_step((self.epoch - 1) * len(steps) + done - 1, self.settings.epochs * len(steps)):
+                losses += self._step(rows, weights, lengths)
             tokens += int(lengths[rows].sum())
             speed = tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {losses @ list(weights.values()) / done:.4f}, {speed:,.0f} tokens/s")
@@ -228,6 +270,8 @@ class FineTuning:
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
         }
+        if self.histories is not None:
+            record |= self.model.gate_facts(self.histories)
         if self.lessons is not None:
             by_target = dict(zip(weights, losses.tolist(), strict=True))
             record |= {"weight": weight, **{f"{name}_loss": by_target.get(name) for name in (REAL, DISTILLED)}}
@@ -249,9 +293,10 @@ class FineTuning:
         for batch in micro_batches(lengths[rows], self.settings.micro_batch_tokens, sort=True):
             chosen = rows[batch]
             answers = [[self.targets[name][row] for name in weights] for row in chosen]
-            with self._autocast():
+            with self._autocast(), self._instances(chosen):
                 losses = self.model.answer_loss([self.prompts[row] for row in chosen], answers)
-            (losses * scale).sum().backward()
+                weighted = (losses * scale).sum()
+            weighted.backward()
             totals += losses.detach().cpu().numpy()
         totals /= counts
         if not np.isfinite(totals).all():
@@ -262,6 +307,12 @@ class FineTuning:
         self.optimizer.step()
         self.scheduler.step()
         return totals
+
+    def _training_step(self, step: int, n_steps: int) -> AbstractContextManager[Any]:
+        return nullcontext() if self.histories is None else self.model.training_step(step, n_steps)
+
+    def _instances(self, rows: np.ndarray) -> AbstractContextManager[Any]:
+        return nullcontext() if self.histories is None else self.model.instances([self.histories[row] for row in rows])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.enable_amp)

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Sequence
 
-from recbole_llm.report import ResultTable, RunResult, plot_curriculum
+import numpy as np
+from recbole.data.interaction import Interaction
+
+from recbole_llm.coreset import score_strata
+from recbole_llm.report import ResultTable, RunResult, plot_coreset, plot_curriculum, plot_gates
 from recbole_llm.trainer.distillation import SUMMARY
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.row_selection import FILE as CORESET_FILE
+from recbole_llm.trainer.row_selection import SUMMARY as CORESET_SUMMARY
 from recbole_llm.trainer.run_folder import RunFolder
 
+N_STRATA = 50  # of the picture, where the selector has none
 
-def write_llm_run(folder: RunFolder, trainer: LLMTrainer) -> None:
-    """Write the history of the last stage, the stages used, the adapter, and what the curriculum did."""
+
+def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction) -> None:
+    """Write the history of the last stage, the stages used, the adapter, and what curriculum and gates did.
+
+    Args:
+        folder: where.
+        trainer: it has fitted the model.
+        test_rows: the rows whose gates are drawn, where weights depend on the row.
+    """
     folder.write("history.json", trainer.history)
     folder.write("stages.json", trainer.model.stages.used)
     if trainer.gammas:
         folder.write("gammas.json", trainer.gammas)
+    if trainer.coreset:
+        for name in (CORESET_FILE, CORESET_SUMMARY):
+            shutil.copy(trainer.coreset / name, folder.path / name)
+        _plot_coreset(folder, trainer)
+    elif trainer.n_train_rows and trainer.config["coreset_file"]:
+        shutil.copy(trainer.config["coreset_file"], folder.path / CORESET_FILE)
     if not trainer.tuned:
         return
     last = trainer.tuned[-1]
     shutil.copytree(last.folder / "adapter", folder.path / "adapter")
+    if trainer.model.is_instance_wise:
+        gates = trainer.model.gates(trainer.model.histories(test_rows)).cpu().numpy()
+        plot_gates(gates, folder.path / "gates.png", title=f"{folder.path.name}: gates of the test rows")
     if trainer.distilled:
         folder.write("distilled.json", json.loads((trainer.distilled / SUMMARY).read_text(encoding="utf-8")))
     if not last.settings:
@@ -51,3 +75,21 @@ def write_stage_table(folder: RunFolder, results: Sequence[RunResult]) -> str:
     table = ResultTable(tuple(lines), title="Stages")
     table.write(folder.path, "stage_table")
     return table.text()
+
+
+def _plot_coreset(folder: RunFolder, trainer: LLMTrainer) -> None:
+    """Strata are those of the selector where it has some."""
+    with open(folder.path / CORESET_FILE, newline="", encoding="utf-8") as file:
+        rows = [(float(line["score"]), line["selected"] == "1") for line in csv.DictReader(file)]
+    summary = json.loads((folder.path / CORESET_SUMMARY).read_text(encoding="utf-8"))
+    scores, selected = (np.array(column) for column in zip(*rows, strict=True))
+    plot_coreset(
+        folder.path / "coreset.png",
+        scores,
+        score_strata(scores, summary.get("n_groups", N_STRATA), summary.get("hard_prune_ratio", 0.0)),
+        selected,
+        summary["seconds"],
+        {tuned.stage: sum(record["seconds"] for record in tuned.history) for tuned in trainer.tuned},
+        title=f"{folder.path.name}: {summary['coreset']}, {summary['selected']:,} of {summary['pool']:,} rows",
+        n_all=summary["rows"] if trainer.tuned else None,
+    )

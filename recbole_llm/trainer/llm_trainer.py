@@ -15,17 +15,20 @@ from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 
 from recbole_llm.curriculum import Curriculum
+from recbole_llm.data.labels import is_labelled
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.errors import InputError
+from recbole_llm.judge import Judgement, install_collector, judge, unrounded_evaluator
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import hash_file, write_json
+from recbole_llm.trainer.answer_judge import judge_answers
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, distilled_targets, read_answers
 from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning, Lessons
-from recbole_llm.trainer.judge import Judgement, install_collector, judge, unrounded_evaluator
 from recbole_llm.trainer.reweighting import Reweighting
+from recbole_llm.trainer.row_selection import select_rows
 
 # What decides a generated answer besides the weights, and what decides the validation score of an epoch.
 GENERATION = ("num_beams", "max_new_tokens", "length_penalty", "first_line")
@@ -81,6 +84,8 @@ class LLMTrainer(Trainer):
     Attributes:
         tuned: the tuning stages that ``fit`` ran, in their order; the last one's weights stand.
         distilled: folder of the distilled answers, if the curriculum used some that were generated.
+        coreset: folder of the chosen rows, if a coreset chose some.
+        n_train_rows: rows trained on, None before ``fit`` and for the untuned LLM.
     """
 
     model: LLMRecommender
@@ -91,6 +96,8 @@ class LLMTrainer(Trainer):
         self.evaluator = unrounded_evaluator(config)
         self.tuned: list[Tuned] = []
         self.distilled: Path | None = None
+        self.coreset: Path | None = None
+        self.n_train_rows: int | None = None
         self._reweighting: Reweighting | None = None
         self._judgement: Judgement | None = None
         self._valid_judgement: Judgement | None = None
@@ -98,8 +105,18 @@ class LLMTrainer(Trainer):
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         if self.config["learner"] == "sparse_adam":
             raise InputError("learner: sparse_adam takes sparse gradients, and an LLM's are dense; choose adamw")
-        trainable = [weight for weight in self.model.parameters() if weight.requires_grad]
-        return super()._build_optimizer(**{"params": trainable} | kwargs)
+        weights = self.model.adapter.trainable_groups(self.model.llm)
+        options = self._group_options()
+        groups = [{"params": own, **options.get(group, {})} for group, own in weights.items()]
+        return super()._build_optimizer(**{"params": groups} | kwargs)
+
+    def _group_options(self) -> dict[str, dict[str, float]]:
+        """What the optimiser does otherwise for weights beside the LLM (iLoRA, arXiv 2408.10159, in its code)."""
+        decay = self.config["side_weight_decay"]
+        gate_rate = self.config["gate_lr_ratio"] * self.config["learning_rate"]
+        options = {"gate": {"lr": gate_rate, "weight_decay": decay}, "modules": {"weight_decay": decay}}
+        groups = self.model.adapter.trainable_groups(self.model.llm)
+        return {group: own for group, own in options.items() if group in groups}
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -135,7 +152,7 @@ class LLMTrainer(Trainer):
             verbose: whether each epoch is logged.
             saved: kept for RecBole's signature; stages are always kept.
             show_progress: whether to show progress bars.
-            callback_fn: called with (epoch, validation score) after every validated epoch of the last stage.
+            callback_fn: called with (epoch, validation score) after every validated epoch of each tuning stage.
 
         Returns:
             Best validation score and the validation metrics of that epoch; (None, None) without validation.
@@ -145,8 +162,11 @@ class LLMTrainer(Trainer):
         self.eval_collector.data_collect(train_data)
         self.model.prepare()
         if self.config["epochs"]:
-            examples, kept = self._examples(train_data.dataset)
-            fit = _Fit(train_data.dataset, kept, examples, valid_data, verbose, show_progress, callback_fn)
+            valid_rows = valid_data.dataset if valid_data else None
+            rows, self.coreset = select_rows(self.model, self.config, train_data.dataset, valid_rows)
+            self.n_train_rows = len(rows)
+            examples, kept = self._examples(rows)
+            fit = _Fit(rows, kept, examples, valid_data, verbose, show_progress, callback_fn)
             self._tune(fit, curricula)
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
@@ -173,18 +193,24 @@ class LLMTrainer(Trainer):
     def _check_validation(self, valid_data: Any) -> None:
         """Refuse, before anything is computed, settings that need validation rows that are not there."""
         Reweighting.check(self.config, valid_data)
-        if valid_data:
-            return
-        if self.config["epochs"] and self.config["stopping_step"] and self.config["eval_step"]:
+        epochs, step = self.config["epochs"], self.config["eval_step"]
+        if not valid_data and epochs and step and self.config["stopping_step"]:
             raise InputError("stopping_step: there are no validation rows to stop by; set --stopping_step=0")
-        if len(self._curricula()) > 1:
-            raise InputError("alpha: there are no validation rows to choose one of several by; give one")
+        if epochs and len(self._curricula()) > 1 and not (valid_data and 0 < step <= epochs):
+            missing = "validated epochs" if valid_data else "validation rows"
+            raise InputError(f"alpha: there are no {missing} to choose one of several by; give one")
 
     def judge_valid(self, valid_data: Any, show_progress: bool = False) -> Judgement:
         """The validation rows under the model as it stands; not answered again where training already did."""
         if self._valid_judgement is None:
-            self._valid_judgement = judge(self, valid_data, show_progress)
+            self._valid_judgement = self.judge(valid_data, show_progress)
         return self._valid_judgement
+
+    def judge(self, data: Any, show_progress: bool = False) -> Judgement:
+        """The rows of a loader under the model as it stands: ranked, or answered where prompts list candidates."""
+        if self.config["candidates"] is None:
+            return judge(self, data, show_progress)
+        return judge_answers(self.model, data)
 
     def restore(self, tuned: Tuned, valid_data: Any) -> None:
         """Put the model into the state that a tuning stage ended in, its re-weighting included."""
@@ -195,27 +221,21 @@ class LLMTrainer(Trainer):
     # ---- tuning stages
 
     def _tune(self, fit: _Fit, curricula: list[Curriculum]) -> None:
+        self.model.prepare_rows(self.model.histories(fit.kept))
         untuned = self.model.adapter.trainable_state(self.model.llm)
         facts = self._fine_tune_facts(fit)
-        needs_fine_tuning = not curricula or self.config["sd_file"] is None
-        if needs_fine_tuning:
+        if not curricula or self.config["sd_file"] is None:
             self.tuned.append(self._fine_tune(FINE_TUNE, facts, fit))
         if not curricula:
             return
         texts, source = self._distil(fit, facts)
         targets = distilled_targets(self.model, texts, fit.examples, self.config)
-        options = {name: self.config[name] for name in ("sd_empty", "sd_permuted")}
+        facts |= {"distilled": source, **{name: self.config[name] for name in ("sd_empty", "sd_permuted")}}
         results = []
         for curriculum in curricula:
-            self.model.adapter.load_trainable_state(self.model.llm, untuned)
-            meter = DistanceMeter(self.model, fit.kept, self.config["distance_rows"])
-            lessons = Lessons(curriculum, targets)
-            if curriculum.uses_distance:
-                lessons.measure, lessons.distances = meter.measure, [self._initial_distance(meter, fit)]
-            own = {**facts, "distilled": source, **options, "curriculum": curriculum.facts()}
-            if curriculum.uses_distance:
-                own["distance_rows"] = self.config["distance_rows"]
-            results.append((self._fine_tune(CURRICULUM, own, fit, lessons), self._valid_judgement))
+            self.model.adapter.load_trainable_state(self.model.llm, untuned)  # a fresh adapter, not the tuned one
+            group = "Curriculum/" + (f"alpha {curriculum.facts()['alpha']:g}/" if len(curricula) > 1 else "")
+            results.append((self._learn(curriculum, targets, facts, fit, group), self._valid_judgement))
         best = max(results, key=lambda result: self._best_score(result[0])) if len(results) > 1 else results[0]
         if len(results) > 1:
             log.info("curriculum: %s is the best on validation.", best[0].settings)
@@ -224,24 +244,38 @@ class LLMTrainer(Trainer):
         self._valid_judgement = best[1]
         self.tuned.append(best[0])
 
+    def _learn(
+        self, curriculum: Curriculum, targets: list[list[int]], facts: dict[str, Any], fit: _Fit, group: str
+    ) -> Tuned:
+        """Tune the fresh adapter on true and distilled answers under one curriculum."""
+        lessons = Lessons(curriculum, targets)
+        own = {**facts, "curriculum": curriculum.facts()}
+        if curriculum.uses_distance:
+            meter = DistanceMeter(self.model, fit.kept, self.config["distance_rows"])
+            lessons.measure, lessons.distances = meter.measure, [self._initial_distance(meter, fit)]
+            own["distance_rows"] = self.config["distance_rows"]
+        return self._fine_tune(CURRICULUM, own, fit, lessons, group)
+
     def _best_score(self, tuned: Tuned) -> float:
         """Best validation score of a stage, larger is better."""
         score = tuned.history[tuned.best_epoch - 1]["valid"][self.valid_metric]
         return score if self.valid_metric_bigger else -score
 
-    def _fine_tune(self, stage: str, facts: dict[str, Any], fit: _Fit, lessons: Lessons | None = None) -> Tuned:
+    def _fine_tune(
+        self, stage: str, facts: dict[str, Any], fit: _Fit, lessons: Lessons | None = None, group: str = ""
+    ) -> Tuned:
         settings = FineTuneSettings.from_config(self.config)
         self._valid_judgement = None
         initial = lessons.distances[0] if lessons and lessons.distances else None
 
         def validate() -> dict[str, float]:
-            self._judgement = judge(self, fit.valid_data, fit.show_progress)
+            self._judgement = self.judge(fit.valid_data, fit.show_progress)
             return self._judgement.metrics
 
         def on_epoch(record: dict[str, Any], is_best: bool) -> None:
             if is_best:
                 self._valid_judgement = self._judgement
-            self._log_epoch(stage, record, fit.verbose)
+            self._log_epoch(group, record, fit.verbose)
             if fit.callback_fn and "valid" in record:
                 fit.callback_fn(record["epoch"], record["valid"][self.valid_metric])
 
@@ -258,9 +292,10 @@ class LLMTrainer(Trainer):
                 on_epoch,
                 fit.show_progress,
                 lessons,
+                self.model.histories(fit.kept),
             )
             write_json(folder / "history.json", run.run(folder))
-            self.model.adapter.save(self.model.llm, folder / "adapter", self.model.backbone.fingerprint)
+            self.model.adapter.save(self.model.llm, folder / "adapter", self.model.adapter_owner)
             clear_states(folder)
 
         folder = self.model.stages.get(stage, facts, compute, resumable=True)
@@ -283,7 +318,7 @@ class LLMTrainer(Trainer):
         if given is not None:
             texts = read_answers(Path(given), fit.examples)
             return texts, hash_file(Path(given))
-        facts = {"fine-tuned": facts, "generation": self._generation(), "select": self.config["sd_select"]}
+        facts = {"fine-tuned": dict(facts), "generation": self._generation(), "select": self.config["sd_select"]}
 
         def compute(folder: Path) -> None:
             distil(self.model, fit.kept, fit.examples, self.config["sd_select"], folder, fit.show_progress)
@@ -313,37 +348,41 @@ class LLMTrainer(Trainer):
 
     def _examples(self, rows: Any) -> tuple[list[Example], Interaction]:
         """Prompt and response of every training row that can be read, and those rows."""
+        before = self.model.prompts.n_shortened
         found = self.model.examples(rows.inter_feat)
         examples = [example for example in found if example is not None]
         if len(examples) < len(found):
             log.warning("%d training rows have no titled history or target; skipped.", len(found) - len(examples))
         if not examples:
             raise InputError(f"no training row has titles in field '{self.config['title_field']}'")
-        if self.model.prompts.n_shortened:
-            log.warning(
-                "%d prompts exceed max_prompt_tokens and lost their oldest items.", self.model.prompts.n_shortened
-            )
+        if shortened := self.model.prompts.n_shortened - before:
+            log.warning("%d prompts exceed max_prompt_tokens and lost their oldest items.", shortened)
         return examples, rows.inter_feat[torch.tensor([example is not None for example in found])]
 
     def _fine_tune_facts(self, fit: _Fit) -> dict[str, Any]:
+        answering: tuple[str, ...] = ()  # a click is told by the weights alone
+        if not is_labelled(self.config):
+            answering = (*ANSWERING, *find_choice("grounding", self.config["grounding"]).settings)
         return {
             "model": self.model.facts(),
             "recommender": type(self.model).__name__,
             "rows": rows_digest(fit.rows),
             "valid_rows": rows_digest(fit.valid_data.dataset) if fit.valid_data else None,
             "valid_metric": self.valid_metric,
-            "answering": {name: self.config[name] for name in ANSWERING},
+            "answering": {name: self.config[name] for name in answering},
             "candidates": self.config["eval_args"]["mode"]["valid"],
-            "settings": FineTuneSettings.from_config(self.config).facts(),
+            "settings": {**FineTuneSettings.from_config(self.config).facts(), **self._group_options()},
             "seed": self.config["seed"],
         }
 
-    def _log_epoch(self, stage: str, record: dict[str, Any], verbose: bool) -> None:
-        epoch, group = record["epoch"], "" if stage == FINE_TUNE else "Curriculum/"
+    def _log_epoch(self, group: str, record: dict[str, Any], verbose: bool) -> None:
+        epoch = record["epoch"]
         scalars = {"Loss/Train": record["train_loss"]}
         for label, name in (("Loss/Real", "real_loss"), ("Loss/Distilled", "distilled_loss"), ("Weight", "weight")):
             scalars[label] = record.get(name)
         scalars["Distance"] = record.get("distance")
+        scalars["Gate/Entropy"] = record.get("gate_entropy")
+        scalars.update({f"Gate/Expert {k}": share for k, share in enumerate(record.get("gate_usage", ()), start=1)})
         scalars.update({f"Valid/{name}": value for name, value in record.get("valid", {}).items()})
         for label, value in scalars.items():
             if value is not None:
@@ -351,6 +390,9 @@ class LLMTrainer(Trainer):
         if verbose:
             shown = {"loss": record["train_loss"], **{name: record.get(name) for name in ("weight", "distance")}}
             facts = ", ".join(f"{name}: {value:.4f}" for name, value in shown.items() if value is not None)
+            if "gate_usage" in record:
+                usage = " ".join(f"{share:.3f}" for share in record["gate_usage"])
+                facts += f", gates: {usage} (entropy {record['gate_entropy']:.4f})"
             speed = f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
             log.info("epoch %d training [%s, %s]", epoch, facts, speed)
             if "valid" in record:
@@ -393,7 +435,7 @@ class LLMTrainer(Trainer):
 
     def load_adapter(self, folder: Path) -> None:
         """Load a saved adapter, checked against its own manifest."""
-        self.model.adapter.load(self.model.llm, folder, self.model.backbone.fingerprint)
+        self.model.adapter.load(self.model.llm, folder, self.model.adapter_owner)
 
     def _evaluate_reweighted(self, eval_data: Any, show_progress: bool) -> OrderedDict[str, float]:
         """Every metric under its own gamma; what the judge remembers of the rows is under the valid metric's."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.rows import load_rows, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import (
@@ -21,7 +22,6 @@ from recbole_llm.grounding import (
 )
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.report import RANK_METRICS
-from recbole_llm.trainer.auxiliary import AuxiliaryRecommender
 
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
 Weights = Callable[[Any], np.ndarray]  # of an interaction: [items] or [rows, items]

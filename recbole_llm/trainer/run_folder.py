@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from recbole_llm.errors import InputError
+from recbole_llm.judge import Judgement
 from recbole_llm.stages import write_json
-from recbole_llm.trainer.judge import Judgement
+from recbole_llm.trainer.answer_judge import AnswerJudgement
 
 
 class RunFolder:
@@ -19,8 +21,9 @@ class RunFolder:
 
     Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's
     own format) or ``model.pth`` (RecBole's), ``history.json``, ``gammas.json`` (of re-weighting), ``metrics.json``,
-    ``valid_ranks.csv`` and ``test_ranks.csv``; with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``),
-    ``curriculum.png``, ``curriculum.json`` and ``distilled.json``.
+    ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are
+    predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates; with a curriculum also
+    ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json`` and ``distilled.json``.
 
     Args:
         config: the run's config.
@@ -46,6 +49,29 @@ class RunFolder:
             for (user, item), rank, top in zip(judgement.pairs, judgement.ranks, judgement.top_items, strict=True):
                 best = " ".join(items[i] for i in top if i)
                 writer.writerow([users[user], items[item], rank + 1 if rank >= 0 else "", best])
+
+    def write_clicks(self, phase: str, judgement: Judgement, dataset: Any) -> None:
+        """Write each row's label and predicted probability of a click, in the data set's own ids."""
+        users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
+        with open(self.path / f"{phase}_clicks.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["user_id", "item_id", "label", "score"])
+            for (user, item), (label, score) in zip(judgement.pairs, judgement.clicks, strict=True):
+                writer.writerow([users[user], items[item], int(label), float(score)])
+
+    def write_answers(self, phase: str, judgement: AnswerJudgement, dataset: Any) -> None:
+        """Write each row's answer, its outcomes under both rules, and its candidates, in the data set's own ids."""
+        users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
+        outcomes = [judgement.strict.valid, judgement.strict.hits, judgement.reference.valid, judgement.reference.hits]
+        flags = np.stack(outcomes, axis=1).astype(int).tolist()
+        with open(self.path / f"{phase}_answers.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            names = ["valid", "hit", "valid_reference", "hit_reference"]
+            writer.writerow(["user_id", "item_id", "answer", *names, "candidates"])
+            rows = zip(judgement.pairs, judgement.answers, flags, judgement.candidates, strict=True)
+            for (user, item), answer, own, listed in rows:
+                shown = " ".join(items[i] for i in listed if i)
+                writer.writerow([users[user], items[item], answer, *own, shown])
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from recbole_llm.adapter import GateNetwork, instance_lora
+from recbole_llm.adapter import GateNetwork, gate_statistics, instance_lora
 from recbole_llm.adapter.gates import GATES, CurrentGates, Replayable, rank_gates
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -284,3 +284,13 @@ def test_a_replayable_result_takes_many_backward_passes():
         gates.backward(gradient)
     for tensor, gradient in zip((h, *gate.parameters()), expected, strict=True):
         torch.testing.assert_close(tensor.grad, gradient)
+
+
+def test_statistics_say_how_experts_are_used():
+    gates = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
+    found = gate_statistics(gates)
+    assert found["gate_usage"] == pytest.approx([1.75 / 3, 1.25 / 3])
+    entropies = [0, 1, -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))]
+    assert found["gate_entropy"] == pytest.approx(sum(entropies) / 3)
+    assert gate_statistics(torch.full((3, 5), 0.2))["gate_entropy"] == pytest.approx(1)
+    assert gate_statistics(torch.ones(3, 1)) == {"gate_usage": [1.0], "gate_entropy": 1.0}

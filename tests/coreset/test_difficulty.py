@@ -1,5 +1,7 @@
 """EL2N and GraNd against numbers worked out by hand and one backward pass per row."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,23 @@ def test_grand_of_all_weights_equals_one_backward_pass_per_row(monkeypatch):
     np.testing.assert_allclose(grand_scores(losses, params, batch), expected, rtol=1e-12)
     monkeypatch.setattr(grand_module, "_CHUNK_ELEMENTS", 2 * len(params))
     np.testing.assert_allclose(grand_scores(losses, params, batch), expected, rtol=1e-12)
+
+
+def test_a_recurrent_network_is_done_row_by_row(caplog):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"table": nn.Embedding(9, 4), "gru": nn.GRU(4, 4, batch_first=True)}).double().eval()
+
+    def loss(model, batch):
+        state = model["gru"](model["table"](batch["history"]))[0][:, -1]
+        return F.cross_entropy(state @ model["table"].weight.T, batch["target"], reduction="none")
+
+    batch = {"history": torch.randint(0, 9, (5, 3)), "target": torch.randint(0, 9, (5,))}
+    params, losses = parameter_losses(model, [name for name, _ in model.named_parameters()], loss)
+    gradients = [torch.autograd.grad(row, list(model.parameters()), retain_graph=True) for row in loss(model, batch)]
+    expected = [sum(part.square().sum().item() for part in row) ** 0.5 for row in gradients]
+    with caplog.at_level(logging.INFO):
+        np.testing.assert_allclose(grand_scores(losses, params, batch), expected, rtol=1e-12)
+    assert "row by row" in caplog.text
 
 
 def test_wrong_input_is_named():

@@ -41,7 +41,7 @@ def fit(batch, keep=None, start=None):
     """Newton's method."""
     features, labels = batch if keep is None else (batch[0][keep], batch[1][keep])
     theta = torch.zeros(features.shape[1], **DOUBLE) if start is None else start
-    for _ in range(30):
+    for _ in range(15 if start is None else 6):
         loss = MeanLoss(logistic, theta, [(features, labels)])
         theta = theta - torch.linalg.solve(loss.hessian(), loss.gradient())
     return theta
@@ -264,6 +264,26 @@ def test_a_linear_loss_has_a_zero_hessian():
     with pytest.raises(InputError, match="no eigenvalue of the Hessian is above 0"):
         row_influence(loss)
     np.testing.assert_allclose(row_influence(loss, damping=0.5).scores, X @ X.mean(dim=0) / 0.5 / 5)
+
+
+def test_where_the_loss_is_not_convex_a_relative_damping_is_raised(caplog):
+    curves = torch.tensor([[2.0, -0.5], [2.0, -1.1]], **DOUBLE)  # mean Hessian diag(2, -0.8)
+
+    def losses(theta, rows):
+        return 0.5 * (curves[rows] * theta.square()).sum(dim=1)
+
+    loss = MeanLoss(losses, torch.ones(2, **DOUBLE), [[0], [1]])
+    with caplog.at_level(logging.WARNING):
+        found = row_influence(loss, damping_ratio=0.1)
+    assert found.damping == pytest.approx(0.8 + 0.2) and "not convex" in caplog.text
+    assert (found.smallest_eigenvalue, found.largest_eigenvalue) == (pytest.approx(-0.8), pytest.approx(2))
+    expected = curves @ (torch.tensor([2, -0.8], **DOUBLE) / torch.tensor([3, 0.2], **DOUBLE)) / 2
+    for method in ("cg", "exact", "lissa"):
+        np.testing.assert_allclose(row_influence(loss, method=method, damping_ratio=0.1).scores, expected, rtol=1e-7)
+    with pytest.raises(InputError, match="not positive definite"):
+        row_influence(loss, damping=0.1)
+    caplog.clear()
+    assert row_influence(loss, damping_ratio=0.5).damping == pytest.approx(1) and not caplog.text
 
 
 def test_wrong_input_is_named(recommender):

@@ -1,6 +1,7 @@
 """Every selector: the promises all make, then what each one is for."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -306,21 +307,11 @@ def test_dsir_prefers_rows_like_the_target_and_scores_are_log_ratios():
 
 
 def test_dsir_does_not_depend_on_the_process():
-    code = (
-        "from recbole_llm.coreset.dsir import log_importance;"
-        "print(log_importance(['Toy Story!', 'Babe'], ['Toy'], 50).tolist())"
-    )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1
+    texts, target = ["Toy Story!", "Babe", "toy soldiers"], ["Toy"]
+    code = f"from recbole_llm.coreset.dsir import log_importance as f; print(f({texts}, {target}, 50).tolist())"
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(log_importance(texts, target, 50).tolist())
 
 
 def test_gumbel_top_draws_in_proportion_and_zero_weights_last():
@@ -404,5 +395,11 @@ def test_the_room_stands_alone():
     code = "import sys, recbole_llm.coreset; print(' '.join(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     rooms = {f"recbole_llm.{room}" for room in ("data", "model", "trainer", "config", "registry", "llm", "adapter")}
-    assert not {"recbole", "ray", "sklearn"} & set(modules) and not rooms & set(modules)
+    assert not {"recbole", "ray", "sklearn", "transformers"} & set(modules) and not rooms & set(modules)
     assert set(coreset.__all__) <= set(dir(coreset))
+
+
+def test_seeds_may_be_as_long_as_those_of_stages():
+    points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    labels, centres = k_means(points, 4, seed=2**60 - 1)
+    assert np.bincount(labels).shape == (4,) and centres.shape == (4, 3)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.coreset import inverse_hvp, largest_eigenvalue, solve
+from recbole_llm.coreset import extreme_eigenvalues, inverse_hvp, solve
 from recbole_llm.errors import InputError
 
 # Ridge regression: five rows, two weights, not at the optimum.
@@ -135,13 +135,20 @@ def test_sampled_steps_are_numbered_on_and_averages_come_close():
 @pytest.mark.parametrize(
     "eigenvalues", [[3.0], [0.2, 5], [-7, 0.1, 2, 2.5], np.linspace(-9, 4, 60), [-2, -1, -0.5], [0, 0, 0]]
 )
-def test_largest_eigenvalue_is_the_most_positive(eigenvalues):
+def test_extreme_eigenvalues(eigenvalues):
     matrix = random_spectrum(1, np.array(eigenvalues, dtype=float))
-    found = largest_eigenvalue(lambda v: matrix @ v, np.zeros(len(matrix)))
-    assert found == pytest.approx(max(eigenvalues), rel=1e-5, abs=1e-12)
+    expected, error = [min(eigenvalues), max(eigenvalues)], 1e-4 * np.abs(eigenvalues).max()
+    np.testing.assert_allclose(extreme_eigenvalues(lambda v: matrix @ v, np.zeros(len(matrix))), expected, atol=error)
     tensor = torch.tensor(matrix)
-    square = largest_eigenvalue(lambda v: (tensor @ v.reshape(-1)).reshape(1, -1), torch.zeros(1, len(matrix)).double())
-    assert square == pytest.approx(found, rel=1e-6, abs=1e-12)
+
+    def product(v):
+        return (tensor @ v.double().reshape(-1)).reshape(1, -1)
+
+    for dtype in (torch.float64, torch.float32):
+        found = extreme_eigenvalues(product, torch.zeros(1, len(matrix), dtype=dtype))
+        np.testing.assert_allclose(found, expected, atol=2 * error)
+    few = extreme_eigenvalues(product, torch.zeros(1, len(matrix)), steps=3)
+    assert min(eigenvalues) - 1e-6 <= few[0] <= few[1] <= max(eigenvalues) + 1e-6
 
 
 def test_a_zero_vector_warns(caplog):

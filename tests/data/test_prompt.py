@@ -370,3 +370,54 @@ def test_title_strings_give_what_item_ids_give(family):
     prompt, response = builder.composer.compose_example(["Toy Story (1995)", " Babe\n", 'Say "Hi"'])
     assert prompt == builder.prompt([1, 5])
     assert response == builder.response(2)
+
+
+# ---- slots ---------------------------------------------------------------------------------------------------------
+
+
+def make_slotted(family, max_prompt_tokens=None, catalog=CATALOG, item_slots=True):
+    tokenizer = TOKENIZERS[family]
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    options = {"max_prompt_tokens": max_prompt_tokens, "item_slots": item_slots}
+    return PromptBuilder(PromptTemplate(**WORDS), text_encoder(tokenizer), catalog, **ids, **options)
+
+
+def test_every_titled_item_has_its_slot_behind_its_title_and_the_rest_is_the_plain_prompt(family):
+    builder, plain, tokenizer = make_slotted(family), make_builder(family), TOKENIZERS[family]
+    history = [1, 0, 5, 3, 2, 5, 7, 4]  # padding, an untitled item, a repeated item and two items of one title
+    prompt = builder.prompt(history)
+    assert [-token for token in prompt if token < 0] == [1, 5, 2, 5, 7, 4]
+    assert [token for token in prompt if token >= 0] == plain.prompt(history)
+    for place, token in enumerate(prompt):
+        if token < 0:
+            before = tokenizer.decode([t for t in prompt[:place] if t >= 0])
+            assert before.endswith(f'"{clean_title(TITLES[-token])}"')
+
+
+@pytest.mark.parametrize("title", ["-1", "[-2]", "<unk> <slot> 3", "<|im_end|></s>"])
+def test_a_title_that_looks_like_a_slot_is_text(family, title):
+    builder = make_slotted(family, catalog=ItemCatalog([None, title, "Babe"]))
+    prompt = builder.prompt([2, 1, 2])
+    assert [token for token in prompt if token < 0] == [-2, -1, -2]
+    assert builder.response(1)[-1] == TOKENIZERS[family].eos_token_id and min(builder.response(1)) >= 0
+
+
+@pytest.mark.parametrize("surplus", range(60))
+def test_shortened_prompts_keep_each_slot_with_its_title(surplus):
+    history = [1, 5, 2, 6, 4]
+    whole = make_slotted("llama")
+    least = len(whole.common_prefix) + len(alpaca_tail("llama")) + 1
+    builder = make_slotted("llama", least + surplus)
+    prompt = builder.prompt(history)
+    kept = [-token for token in prompt if token < 0]
+    assert kept == history[-len(kept) :] and kept and len(prompt) <= least + surplus
+    if len(kept) > 1 or prompt == whole.prompt(kept):
+        assert prompt == whole.prompt(kept)
+        assert len(kept) == len(history) or len(whole.prompt(history[-len(kept) - 1 :])) > least + surplus
+    else:  # one title that was cut: its slot stays, right before the tail
+        assert prompt[-len(alpaca_tail("llama")) - 1] == -history[-1] and len(prompt) == least + surplus
+
+
+def test_prompts_with_slots_have_another_fingerprint():
+    assert make_slotted("llama").fingerprint() != make_builder("llama").fingerprint()
+    assert make_slotted("llama", item_slots=False).fingerprint() == make_builder("llama").fingerprint()

@@ -1,7 +1,6 @@
 """Likelihoods from the tree of titles are those of one full pass per title, and rank the catalogue alike."""
 
 import math
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -165,21 +164,26 @@ def test_lora_eager_attention_and_training_mode():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_context_of_a_batch_names_its_prompts():
+def test_each_pass_is_given_the_inputs_of_its_rows():
     model, trie, special = make_world("llama", n_titles=20)
     prompts, seen = make_prompts(model, 6), []
 
-    @contextmanager
-    def context(places):
-        handle = model.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append((places, len(kwargs["input_ids"]))), with_kwargs=True
-        )
-        yield
-        handle.remove()
+    def forward(module, args, kwargs):
+        places = kwargs.pop("user").tolist()
+        if kwargs["past_key_values"].get_seq_length() == 0:  # the prompts themselves, padded on the left
+            rows = zip(kwargs["input_ids"].tolist(), kwargs["attention_mask"].sum(dim=1).tolist(), strict=True)
+            assert [row[-n:] for row, n in rows] == [list(prompts[place]) for place in places]
+        seen.append((len(places), len(kwargs["input_ids"]), places))
+        return args, kwargs
 
-    title_likelihoods(model, prompts, trie, max_batch_tokens=260, batch_context=context, **special)
-    assert sorted({place for places, _ in seen for place in places}) == list(range(6))
-    assert all(len(places) == n_rows for places, n_rows in seen)
+    model.register_forward_pre_hook(forward, with_kwargs=True)
+    found = title_likelihoods(
+        model, prompts, trie, max_batch_tokens=260, row_inputs={"user": torch.arange(6)}, **special
+    )
+    assert sorted({place for _, _, places in seen for place in places}) == list(range(6))
+    assert all(n_inputs == n_rows for n_inputs, n_rows, _ in seen)
+    model._forward_pre_hooks.clear()
+    assert torch.equal(found, title_likelihoods(model, prompts, trie, max_batch_tokens=260, **special))
 
 
 def test_half_precision_is_close_and_deterministic():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,32 +14,12 @@ from recbole_llm.compat import load_checkpoint
 from recbole_llm.config import Config
 from recbole_llm.data.catalog import clean_answer
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_pairs, train_loader
+from recbole_llm.judge import judge
 from recbole_llm.llm.loss import answer_loss
-from recbole_llm.trainer.judge import judge
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import histories_in, metrics_of, words_for, working_in
-from tests.worlds import make_world
 
 CUTOFFS = (1, 5, 10)
-
-
-@pytest.fixture(scope="module")
-def gaps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world in which i3 has no title and i5, i8 and i9 share one."""
-    folder = make_world(tmp_path_factory.mktemp("data") / "gaps", n_users=12, n_items=20)
-    cells = [line.split("\t") for line in (folder / "gaps.item").read_text().splitlines()]
-    new = {"i3": "", "i5": "The Twins", "i8": "The Twins", "i9": "The Twins"}
-    lines = ["\t".join([row[0], new.get(row[0], row[1]), *row[2:]]) for row in cells]
-    (folder / "gaps.item").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def place(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``checkpoint_dir`` with the LLM in it."""
-    place = tmp_path_factory.mktemp("bigrec") / "saved"
-    shutil.copytree(llama, place / "llama")
-    return place
 
 
 def trainer_of(world: Path, place: Path, *words: str) -> tuple[LLMTrainer, Rows]:

@@ -4,10 +4,12 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from recbole_llm.report import curriculum_figure, plot_curriculum, plots
+from recbole_llm.report import curriculum_figure, gate_figure, plot_curriculum, plot_gates, plots
+from recbole_llm.report.plots import principal_plane
 
 HISTORY = [
     {"epoch": 1, "train_loss": 1.2, "weight": 1.0, "real_loss": None, "distilled_loss": 1.2, "distance": 3.0,
@@ -96,3 +98,54 @@ def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never(tmp_path):
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "curriculum.png")], check=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- gates
+
+
+def random_gates(rows=40, experts=4, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.full(experts, 0.5), size=rows)
+
+
+def test_the_plane_keeps_distances_of_points_that_lie_in_one():
+    """Three gates of sum 1 lie in a plane: nothing is lost, whatever the directions are."""
+    gates = random_gates(experts=3)
+    points, shares = principal_plane(gates)
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (gates, points)]
+    np.testing.assert_allclose(*distances, atol=1e-12)
+    assert shares.sum() == pytest.approx(1) and shares[0] >= shares[1] > 0
+
+
+def test_the_components_are_the_eigenvectors_of_the_covariance():
+    gates = random_gates()
+    points, shares = principal_plane(gates)
+    values = np.linalg.eigvalsh(np.cov(gates.T))[::-1]
+    np.testing.assert_allclose(points.var(axis=0, ddof=1), values[:2])
+    np.testing.assert_allclose(shares, values[:2] / values.sum())
+    assert points[:, 0] @ points[:, 1] == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(principal_plane(gates[::-1])[0], points[::-1], atol=1e-12)
+
+
+@pytest.mark.parametrize("gates", [[[0.5, 0.5]], [[1.0], [1.0]], [[0.3, 0.7], [0.6, 0.4]], [[0.25] * 4] * 5])
+def test_few_rows_and_equal_gates_are_drawn_as_well(gates, tmp_path):
+    points, shares = principal_plane(np.asarray(gates))
+    assert points.shape == (len(gates), 2) and np.isfinite(points).all() and np.isfinite(shares).all()
+    assert plot_gates(gates, tmp_path / "gates.png").stat().st_size
+
+
+def test_every_row_stands_at_its_point_in_the_colour_of_its_strongest_expert():
+    gates = random_gates()
+    plane, bars = gate_figure(gates, "a_b $5").axes
+    points, strongest = principal_plane(gates)[0], gates.argmax(axis=1)
+    for expert, drawn in zip(np.unique(strongest), plane.collections, strict=True):
+        np.testing.assert_allclose(drawn.get_offsets(), points[strongest == expert])
+        assert drawn.get_label() == f"expert {expert + 1}: {(strongest == expert).sum()} rows"
+        np.testing.assert_allclose(drawn.get_facecolor()[0][:3], bars.patches[expert].get_facecolor()[:3])
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx(gates.mean(axis=0))
+
+
+def test_equal_gates_give_equal_bytes(tmp_path):
+    first, second = (plot_gates(random_gates(), tmp_path / name).read_bytes() for name in ("a", "b"))
+    assert first == second
+    with Image.open(tmp_path / "a") as image:
+        assert (image.format, image.size) == ("PNG", tuple(round(side * plots.DPI) for side in plots.SIZE))

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,14 @@ from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive
 from recbole_llm.errors import InputError
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
-from recbole_llm.trainer.finetune import EarlyStopping, FineTuneSettings, FineTuning, Lessons
+from recbole_llm.trainer.finetune import (
+    EarlyStopping,
+    FineTuneSettings,
+    FineTuning,
+    Lessons,
+    make_schedule,
+    rate_share,
+)
 from tests.runs import words_for
 
 SETTINGS = {
@@ -181,6 +190,124 @@ def test_the_rate_is_hugging_faces_without_its_first_value_of_0(tmp_path, schedu
     assert np.allclose(rates, 0.1 * np.array(expected)) and min(rates) > 0
 
 
+PEAK, FLOOR, STEPS, WARMUP = 7e-4, 0.01, 1870, 93
+RATES = [  # step, cosine, cosine without shift
+    (0, 7e-6, 7e-6),
+    (46, 3.4977419e-4, 3.4977419e-4),
+    (93, 7e-4, 6.9577942e-4),
+    (981, 3.5380629e-4, 3.2674919e-4),
+    (1870, 7e-6, 7e-6),
+]
+
+
+@pytest.mark.parametrize(("step", "shifted", "unshifted"), RATES)
+def test_the_rates_of_llara_and_ilora(step, shifted, unshifted):
+    """5 epochs of 47,872 rows in steps of 128, a twentieth of them warm-up, from and to a hundredth of the peak."""
+    for name, expected in (("cosine", shifted), ("cosine_unshifted", unshifted)):
+        assert PEAK * rate_share(step, STEPS, WARMUP, name, FLOOR) == pytest.approx(expected, rel=1e-7)
+        settings = {"warmup_steps": 0.05, "lr_scheduler": name, "lr_floor": FLOOR, "learning_rate": PEAK}
+        optimizer = torch.optim.SGD([{"params": nn.Linear(1, 1).parameters()}], lr=PEAK)
+        optimizer.add_param_group({"params": nn.Linear(1, 1).parameters(), "lr": 0.3 * PEAK})
+        schedule = make_schedule(optimizer, FineTuneSettings(**{**SETTINGS, **settings}), STEPS)
+        for _ in range(step):
+            optimizer.step()
+            schedule.step()
+        assert schedule.get_last_lr() == pytest.approx([expected, 0.3 * expected], rel=1e-7)
+
+
+@pytest.mark.parametrize(("share", "steps", "expected"), [(0.05, 1870, 93), (0.29, 100, 29), (7, 100, 7), (1.0, 9, 9)])
+def test_a_decimal_warmup_is_a_share_of_the_steps(share, steps, expected):
+    assert FineTuneSettings(**{**SETTINGS, "warmup_steps": share}).warmup(steps) == expected
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "cosine_unshifted", "constant"])
+@pytest.mark.parametrize("floor", [0.0, 0.01, 0.5])
+def test_rates_stay_between_floor_and_peak_and_never_waste_a_step(name, floor):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    settings = {**SETTINGS, "warmup_steps": 5, "lr_scheduler": name, "lr_floor": floor}
+    schedule, rates = make_schedule(optimizer, FineTuneSettings(**settings), 20), []
+    for _ in range(20):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    top = rates.index(max(rates))
+    assert all(floor <= rate <= 1 and rate > 0 for rate in rates) and top == (5 if floor else 4)
+    assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+class Rows(Toy):
+    """A toy that is told which rows it sees, and in which step; the loss is that of the named step's rows."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0)
+        self.steps: list[tuple[int, int]] = []
+        self.seen: list[tuple[int | None, list[Any], list[Any]]] = []
+        self.step: int | None = None
+        self.rows: list[Any] = []
+
+    @contextmanager
+    def training_step(self, step: int, n_steps: int) -> Iterator[None]:
+        self.steps.append((step, n_steps))
+        self.step = step
+        yield
+        self.step = None
+
+    @contextmanager
+    def instances(self, histories: list[Any]) -> Iterator[None]:
+        self.rows = histories
+        yield
+        self.rows = []
+
+    def gate_facts(self, histories: list[Any]) -> dict[str, Any]:
+        assert self.step is None
+        return {"gate_entropy": len(histories)}
+
+    def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
+        self.seen.append((self.step, self.rows, prompts))
+        return super().answer_loss(prompts, answers)
+
+
+def tuning_of_rows(model: Rows, scores: list[float], **settings: Any) -> FineTuning:
+    """Fine-tuning in which a row's history is its number, and so is its prompt."""
+    planted = iter(scores)
+
+    def validate() -> dict[str, float]:
+        assert model.step is None  # what a training step changes is over
+        return {"hit@10": next(planted)}
+
+    examples = [([1] * (row + 1), [2]) for row in range(10)]
+    whole = FineTuneSettings(**{**SETTINGS, "stopping_step": 0, **settings})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    histories = [[row + 1] for row in range(10)]
+    return FineTuning(model, examples, whole, optimizer, validate, "hit@10", True, histories=histories)
+
+
+@pytest.mark.parametrize("budget", [1, 20, 1000])
+@pytest.mark.parametrize("by_length", [False, True])
+def test_a_batch_is_computed_for_the_histories_of_its_own_rows_in_a_numbered_step(tmp_path, budget, by_length):
+    model = Rows()
+    run = tuning_of_rows(model, [0.1, 0.2], epochs=2, micro_batch_tokens=budget, group_by_length=by_length)
+    history = run.run(tmp_path)
+    assert model.steps == [(step, 6) for step in range(6)]
+    assert all([len(prompt) for prompt in prompts] == [own[0] for own in rows] for _, rows, prompts in model.seen)
+    by_step = [sum(len(rows) for at, rows, _ in model.seen if at == step) for step in range(6)]
+    assert sorted(by_step[:3]) == sorted(by_step[3:]) == [2, 4, 4]
+    assert [record["gate_entropy"] for record in history] == [10, 10]
+
+
+def test_the_steps_of_a_resumed_run_go_on_counting(tmp_path, monkeypatch):
+    def save_and_fail(folder: Path, state: Any) -> None:
+        save_state(folder, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune, "save_state", save_and_fail)
+        tuning_of_rows(Rows(), [0.1], epochs=3).run(tmp_path)
+    model = Rows()
+    tuning_of_rows(model, [0.2, 0.3], epochs=3).run(tmp_path)
+    assert model.steps == [(step, 9) for step in range(3, 9)]
+
+
 def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(tmp_path):
     """Against the sum by hand: from w = 0 the weight becomes rate * 2 * mean length, taken over tokens."""
     model = Toy(dropout=0)
@@ -195,6 +322,18 @@ def test_a_loss_that_is_not_a_number_names_the_learning_rate(tmp_path):
     model.answer_loss = lambda prompts, answers: model.llm.weight.sum() * torch.full((1,), math.nan)
     with pytest.raises(InputError, match="learning_rate: the training loss is nan in epoch 1"):
         tuning(model, None).run(tmp_path)
+
+
+def test_weights_that_went_astray_in_the_last_step_name_the_learning_rate(tmp_path):
+    def fail() -> dict[str, float]:
+        raise FloatingPointError("no continuation has a finite score")
+
+    run = tuning(Toy(), [])
+    run.validate = fail
+    with pytest.raises(
+        InputError, match="learning_rate: after epoch 1, no continuation has a finite score; set a lower"
+    ):
+        run.run(tmp_path)
 
 
 @pytest.mark.parametrize("learner", ["Adam", "AdamW", "SGD", "Adagrad", "RMSprop"])

@@ -14,9 +14,10 @@ from typing import Any
 from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_llm import compat
+from recbole_llm.classic.by_labels import by_labels
 from recbole_llm.data.rows import Rows, eval_loader, train_loader
 from recbole_llm.errors import InputError
-from recbole_llm.trainer.judge import install_collector
+from recbole_llm.judge import install_collector
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # the judge with a model that was never trained for what it is judged on; here a command goes on to the last stage.
@@ -42,7 +43,6 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
     """
     if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
         raise InputError(f"model '{config['model']}' ranks no catalogue (a decision tree); leave it out of --model")
-    _check_label(config, rows)
     with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
         *earlier, last = _stages(config, checkpoint.parent)
         for stage in earlier:
@@ -57,7 +57,8 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
 def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = config.model_class(config, rows.train).to(config["device"])
+    model_class = by_labels(config.model_class) if config.task == "click" else config.model_class
+    model = model_class(config, rows.train).to(config["device"])
     log.info(model)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.checkpoint_dir, trainer.saved_model_file = str(checkpoint.parent), str(checkpoint)
@@ -104,16 +105,6 @@ def _stage_file(folder: Path, stage: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- errors
-
-
-def _check_label(config: Any, rows: Rows) -> None:
-    label = config["LABEL_FIELD"]
-    if config.task == "click" and label not in rows.train.inter_feat:
-        rating = config["RATING_FIELD"] or "rating"
-        raise InputError(
-            f"LABEL_FIELD: {config['model']} predicts clicks, and '{config['dataset']}' has no column '{label}' for "
-            f"them; name the column, or make one by a threshold: --threshold=\"{{'{rating}': 4}}\""
-        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector, Evaluator
 
-from recbole_llm.trainer.judge import JudgeCollector, target_ranks, top_items, unrounded_evaluator
+from recbole_llm.judge import JudgeCollector, target_ranks, top_items, unrounded_evaluator
 
 
 class Settings(dict):

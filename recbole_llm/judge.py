@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ class Judgement:
         ranks: int64 [rows], 0-based rank of the target; -1 where the target has no finite score.
         top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked.
         pairs: int64 [rows, 2], user and target.
+        clicks: float64 [rows, 2], label and predicted probability, where clicks are judged; then nothing is ranked.
     """
 
     metrics: dict[str, float]
     ranks: np.ndarray
     top_items: np.ndarray
     pairs: np.ndarray
+    clicks: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
 
 def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
@@ -86,6 +88,7 @@ class JudgeCollector(Collector):
         self._ranks: list[torch.Tensor] = []
         self._top: list[torch.Tensor] = []
         self._pairs: list[torch.Tensor] = []
+        self._clicks: list[torch.Tensor] = []
 
     def eval_batch_collect(
         self, scores_tensor: torch.Tensor, interaction: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
@@ -98,6 +101,8 @@ class JudgeCollector(Collector):
             self._collect_ranking(scores_tensor, positive_u, positive_i)
             users = interaction[self.config["USER_ID_FIELD"]]
             self._remember(scores_tensor, users, positive_u, positive_i)
+        if self.register.need("rec.score"):
+            self._remember_clicks(scores_tensor, interaction)
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
 
     def _collect_ranking(self, scores: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
@@ -126,6 +131,12 @@ class JudgeCollector(Collector):
         users = users.to(scores.device) if len(users) == len(scores) else torch.unique_consecutive(users)
         self._pairs.append(torch.stack([users.cpu(), positive_i.cpu()], dim=1))
 
+    def _remember_clicks(self, scores: torch.Tensor, interaction: Any) -> None:
+        labels = interaction[self.config["LABEL_FIELD"]].cpu().double()
+        pairs = [interaction[self.config[key]].cpu() for key in ("USER_ID_FIELD", "ITEM_ID_FIELD")]
+        self._clicks.append(torch.stack([labels, scores.cpu().double()], dim=1))
+        self._pairs.append(torch.stack(pairs, dim=1))
+
     def get_data_struct(self) -> DataStruct:
         """What the metrics are computed from.
 
@@ -147,12 +158,13 @@ class JudgeCollector(Collector):
             return torch.cat(parts).numpy() if parts else np.empty(shape, dtype=np.int64)
 
         values = {name: float(value) for name, value in metrics.items()}
-        ranks, top, pairs = (
+        ranks, top, pairs, clicks = (
             together(self._ranks, (0,)),
             together(self._top, (0, max(self.topk))),
             together(self._pairs, (0, 2)),
+            together(self._clicks, (0, 2)),
         )
-        return Judgement(values, ranks, top, pairs)
+        return Judgement(values, ranks, top, pairs, clicks)
 
 
 class _Unrounded:

@@ -1,0 +1,72 @@
+"""Coresets on the planted world: what was chosen, known row by row, and a subset that knows what is noise.
+
+Rows are RecBole's training rows in their order, which is that of ``World.rows``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.planted import NAME, PlantedRows, World
+from recbole_llm.config import Config
+from recbole_llm.coreset import resolve_budget
+from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
+from recbole_llm.stages import stage_seed
+from recbole_llm.trainer.row_selection import row_hashes
+
+
+def oracle_file(folder: Path, share: float) -> Path:
+    """Where the oracle's choice of a share of the rows is, beside the world's data."""
+    return folder / f"oracle-{share:g}.csv"
+
+
+def write_oracle(world: World, folder: Path, share: float) -> Path:
+    """Write a ``coreset_file`` of rows drawn at random among those that are neither mislabelled nor redundant.
+
+    Args:
+        world: whose marks are known.
+        folder: where ``write_world`` wrote it: the command's ``data_path``.
+        share: of all training rows.
+    """
+    config = Config("BIGRec", NAME, config_dict={"data_path": str(folder), "train_sample_size": None})
+    train, rows = load_rows(config, few_shot=True).train, world.rows("train")
+    check_order(train, world, rows)
+    useful = np.flatnonzero(~(rows.mislabelled | rows.redundant))
+    generator = np.random.default_rng(stage_seed(world.settings.seed, "oracle coreset"))
+    order = generator.permutation(useful)  # so that a larger share holds a smaller one
+    chosen = np.sort(order[: resolve_budget(len(train), ratio=share)])
+    hashes, file = row_hashes(train), oracle_file(folder, share)
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([SAMPLE_ID, "row", "selected"])
+        writer.writerows([row, hashes[row], 1] for row in chosen.tolist())
+    return file
+
+
+def check_order(train: Any, world: World, rows: PlantedRows) -> None:
+    """Stop where RecBole's rows are not the world's, one by one."""
+    tokens = train.field2id_token[train.uid_field]
+    users = np.array([int(tokens[user].removeprefix("u")) - 1 for user, _ in row_pairs(train)])
+    same = np.array_equal(users, rows.user) and np.array_equal(row_pairs(train)[:, 1], world.recbole_ids[rows.target])
+    if not same or not np.array_equal(train.inter_feat[SAMPLE_ID].numpy(), np.arange(len(users))):
+        raise RuntimeError("RecBole's training rows are not in the order of World.rows")
+
+
+def read_choice(folder: Path) -> dict[str, Any]:
+    """What a run's folder says of its coreset: ids of the selected rows, and its summary where rows were scored."""
+    file = folder / "coreset.csv"
+    if not file.exists():
+        return {}
+    with open(file, newline="", encoding="utf-8") as stream:
+        return {"ids": [int(line[SAMPLE_ID]) for line in csv.DictReader(stream) if line["selected"] == "1"]}
+
+
+def noise_shares(rows: PlantedRows, ids: list[int] | None) -> Mapping[str, float]:
+    """Share of mislabelled and of redundant rows among the chosen ones; among all where none were chosen."""
+    chosen = slice(None) if ids is None else ids
+    return {"mislabelled": float(rows.mislabelled[chosen].mean()), "redundant": float(rows.redundant[chosen].mean())}

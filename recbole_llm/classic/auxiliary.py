@@ -1,0 +1,167 @@
+"""The auxiliary recommender: a classic model whose knowledge an LLM model borrows.
+
+One joint for all that borrow: scores (collaborative re-weighting, text-free assistant), item vectors (LLaRA) and
+sequence states (the gates of iLoRA).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import init_seed
+
+from recbole_llm.classic.training import fit_classic, restore
+from recbole_llm.config import Config
+from recbole_llm.data.rows import Rows, load_rows, rows_digest
+from recbole_llm.errors import InputError
+from recbole_llm.stages import StageStore
+
+CHECKPOINT = "model.pth"
+
+
+class AuxiliaryRecommender:
+    """A RecBole model trained on all training rows, as a stage that all runs share.
+
+    Args:
+        config: the LLM model's config.
+        name: the RecBole model.
+        stages: where the trained model is kept.
+        needs_states: whether :meth:`sequence_states` will be asked for.
+
+    Attributes:
+        model: the trained model, in eval mode.
+        fingerprint: of everything it was trained on.
+        known: bool [items], the items it has learned something of.
+
+    Raises:
+        InputError: it can give no states: found out before it is trained.
+    """
+
+    def __init__(self, config: Config, name: str, stages: StageStore, needs_states: bool = False) -> None:
+        self.config = config.for_auxiliary(name)
+        if needs_states:
+            self._check_inputs()
+        rows = load_rows(self.config, few_shot=False)
+        folder = stages.get(f"auxiliary-{name}", self._facts(rows), lambda place: self._train(rows, place))
+        self.fingerprint = folder.name
+        self._states: dict[tuple[int, ...], np.ndarray] = {}
+        self.model = self.config.model_class(self.config, rows.train).to(self.config["device"]).eval()
+        restore(self.model, folder / CHECKPOINT)
+        self.known = _known_items(rows)
+
+    def _facts(self, rows: Rows) -> dict[str, Any]:
+        train = rows.train.inter_feat
+        pairs = torch.stack([train[rows.train.uid_field], train[rows.train.iid_field]], dim=1)
+        return {
+            "settings": self.config.learning_facts(),
+            "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), _digest(pairs)],
+        }
+
+    def _train(self, rows: Rows, folder: Path) -> None:
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        fit_classic(self.config, rows, folder / CHECKPOINT)
+
+    @torch.no_grad()
+    def scores(self, interaction: Interaction) -> np.ndarray:
+        """Scores of all items for each row, larger is better. Returns: [rows, items]; -inf at the padding item."""
+        rows = interaction.to(self.config["device"])
+        scores = self.model.full_sort_predict(rows).view(len(interaction), -1).double()
+        scores[:, 0] = -torch.inf
+        return scores.cpu().numpy()
+
+    def item_vectors(self) -> np.ndarray:
+        """The model's item embeddings. Returns: float32 [items, d]; zeros for items it knows nothing of."""
+        vectors = self._item_embedding()[: len(self.known)].detach().float().cpu().numpy()
+        return np.where(self.known[:, None], vectors, np.float32(0))
+
+    @cached_property
+    def state_width(self) -> int:
+        """Entries of a sequence state."""
+        return self._forward([(int(self.known.argmax()),)]).shape[1]
+
+    @torch.no_grad()
+    def sequence_states(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """What the model makes of a history before it scores items; each distinct history is computed once.
+
+        Args:
+            histories: item ids, oldest first; of the items it knows, the newest ``MAX_ITEM_LIST_LENGTH`` count.
+
+        Returns:
+            float32 [histories, d]; zeros where it knows no item of a history.
+        """
+        limit, size = self.config["MAX_ITEM_LIST_LENGTH"], self.config["eval_batch_size"]
+        keys = [tuple(item for item in history if self.known[item])[-limit:] for history in histories]
+        new = [key for key in dict.fromkeys(keys) if key and key not in self._states]
+        for start in range(0, len(new), size):
+            part = new[start : start + size]
+            self._states.update(zip(part, self._forward(part), strict=True))
+        found = np.zeros((len(keys), self.state_width), dtype=np.float32)
+        for row, key in enumerate(keys):
+            if key:
+                found[row] = self._states[key]
+        return found
+
+    @cached_property
+    def _encoder(self) -> torch.nn.Module:
+        """The model in double precision: a state is the same float32 whichever rows it is computed with."""
+        return copy.deepcopy(self.model).double()
+
+    @torch.no_grad()
+    def _forward(self, histories: Sequence[tuple[int, ...]]) -> np.ndarray:
+        device = self.config["device"]
+        items = torch.zeros(len(histories), self.config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long, device=device)
+        for row, history in enumerate(histories):
+            items[row, : len(history)] = torch.tensor(history, device=device)
+        lengths = torch.tensor([len(history) for history in histories], device=device)
+        given = {"item_seq": items, "item_seq_len": lengths}
+        states = self._encoder(*(given[name] for name in self._check_inputs())).float()
+        if states.ndim != 2:
+            raise InputError(f"recommender: {self._no_state}")
+        if not (finite := torch.isfinite(states).all(dim=1)).all():
+            history = histories[int((~finite).nonzero()[0])]
+            raise InputError(
+                f"recommender: {self.config['model']}'s state of the history {list(history)} is not finite; train it "
+                "with a lower learning_rate in recommender_config"
+            )
+        return states.cpu().numpy()
+
+    def _check_inputs(self) -> list[str]:
+        """Names of the inputs of the model's forward, which must not ask for more than a sequence."""
+        wanted = list(inspect.signature(self.config.model_class.forward).parameters)[1:]
+        if not wanted or not {"item_seq", "item_seq_len"}.issuperset(wanted):
+            raise InputError(f"recommender: {self._no_state}")
+        return wanted
+
+    @property
+    def _no_state(self) -> str:
+        return f"{self.config['model']} gives no state of a sequence alone; choose SASRec or GRU4Rec"
+
+    def _item_embedding(self) -> torch.Tensor:
+        embedding = getattr(self.model, "item_embedding", None)
+        if not isinstance(embedding, torch.nn.Embedding):
+            name = self.config["model"]
+            raise InputError(f"recommender: {name} has no item vectors; choose SASRec, GRU4Rec or Caser")
+        return embedding.weight
+
+
+def _known_items(rows: Rows) -> np.ndarray:
+    """Items that occur in training rows, as targets or in histories. Returns: bool [items]; False for padding."""
+    train, known = rows.train.inter_feat, np.zeros(rows.whole.item_num, dtype=bool)
+    for column in (rows.train.iid_field, rows.train.iid_field + rows.train.config["LIST_SUFFIX"]):
+        if column in train:
+            known[train[column].numpy().ravel()] = True
+    known[0] = False
+    return known
+
+
+def _digest(values: torch.Tensor) -> str:
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()

@@ -1,0 +1,34 @@
+"""Classes of rows, which a selector may be given and does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.coreset.checks import check_length
+from recbole_llm.coreset.selector import Input
+from recbole_llm.errors import InputError
+from recbole_llm.grounding.arrays import to_numpy
+
+
+def checked_labels(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+    """``[n]``, finite, one per row."""
+    labels = to_numpy(values)
+    if labels.ndim != 1 or (np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all()):
+        raise InputError(f"{name} must be [n], one finite label per row")
+    check_length(name, len(labels), len(ids))
+    return labels
+
+
+LABELS = Input("labels", "[n]: classes of the rows, of a click task", partial(checked_labels, "labels"))
+
+
+def with_labels(inputs: Mapping[str, Any], ids: np.ndarray) -> dict[str, Any]:
+    """The inputs of a selection; all rows are of one class where no labels are given."""
+    given = dict(inputs)
+    if given.get("labels") is None:
+        given["labels"] = np.zeros(len(ids), dtype=np.int64)
+    return given

@@ -1,0 +1,92 @@
+"""QDIT: rows that are good, and near to all others (Bukharin and Zhao 2023, arXiv 2311.14736)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from recbole_llm.coreset.checks import checked_count, checked_scores
+from recbole_llm.coreset.lazy import lazy_argmin
+from recbole_llm.coreset.scores import scale_scores
+from recbole_llm.coreset.selector import VECTORS, Input, Selector
+from recbole_llm.coreset.vectors import unit_vectors
+from recbole_llm.errors import InputError
+
+_BLOCK_ELEMENTS = 2**21
+
+QUALITY = Input("quality", "[n]: how good a row is, larger is better", partial(checked_scores, "quality"))
+
+
+@dataclass(frozen=True)
+class QDITSelector(Selector):
+    """Greedy on ``(1 - weight) * sum over rows of the similarity to the nearest selected row + weight * quality``.
+
+    Similarity is (1 + cosine) / 2, quality is scaled to [0, 1] over all rows. The score is by how much a row raises the
+    sum: when it was selected, of a selected row; in the next step, of any other.
+
+    Attributes:
+        weight: alpha of the quality, in [0, 1].
+        n_targets: rows, drawn at random, that stand for all in the first sum, >= 1.
+    """
+
+    weight: float = 0.5
+    n_targets: int = 10000
+
+    name = "qdit"
+    needs = (VECTORS, QUALITY)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not 0 <= self.weight <= 1:
+            raise InputError(f"qdit_weight: {self.weight!r} is not allowed; give a number in [0, 1]")
+        checked_count("qdit_n_targets", self.n_targets, low=1)
+
+    def _select(
+        self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, quality: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        points = unit_vectors(vectors)
+        drawn = np.random.default_rng(seed).permutation(n_rows)[: self.n_targets]
+        return qdit_select(points, points[np.sort(drawn)], scale_scores(quality), budget, self.weight)
+
+
+def qdit_select(
+    points: np.ndarray, targets: np.ndarray, quality: np.ndarray, budget: int, weight: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The greedy search; a row is looked at again only when its last gain would win.
+
+    Args:
+        points: float ``[n, d]``, rows of length 1.
+        targets: float ``[m, d]``, those of the rows that stand for all n.
+        quality: ``[n]``.
+        budget: 0 to n.
+        weight: alpha, in [0, 1].
+
+    Returns:
+        Indices in the order of selection, int64 ``[budget]``, and scores ``[n]``.
+    """
+    near = np.zeros(len(targets))  # similarity to the nearest selected row
+    step = max(1, _BLOCK_ELEMENTS // len(targets))
+    scale = (1 - weight) * len(points) / len(targets)
+
+    def similarities(rows: np.ndarray) -> np.ndarray:
+        return (1 + points[rows] @ targets.T) / 2
+
+    def costs(rows: np.ndarray) -> np.ndarray:
+        gains = [
+            np.maximum(similarities(rows[start : start + step]) - near, 0).sum(axis=1, dtype=np.float64)
+            for start in range(0, len(rows), step)
+        ]
+        return -(scale * np.concatenate(gains) + weight * quality[rows])
+
+    bounds = costs(np.arange(len(points)))
+    chosen = np.empty(budget, dtype=np.int64)
+    at_selection = np.empty(budget)
+    for place in range(budget):
+        row = lazy_argmin(bounds, costs)
+        chosen[place], at_selection[place] = row, -bounds[row]
+        bounds[row] = np.inf
+        near = np.maximum(near, similarities(np.array([row]))[0])
+    scores = -costs(np.arange(len(points)))
+    scores[chosen] = at_selection
+    return chosen, scores

@@ -1,0 +1,148 @@
+"""TALLRec: would this user like this item, yes or no (arXiv 2305.00447)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from transformers import PreTrainedTokenizerBase
+
+from recbole_llm.data.batches import micro_batches
+from recbole_llm.data.click_prompt import ClickPromptBuilder
+from recbole_llm.data.prompt import text_encoder
+from recbole_llm.errors import InputError
+from recbole_llm.llm.generation import evaluating
+from recbole_llm.llm.loss import logits_at
+from recbole_llm.llm.tiny import PromptMaker
+from recbole_llm.model.base import ComposeWith, Example, LLMRecommender
+
+log = logging.getLogger(__name__)
+
+
+class TALLRec(LLMRecommender):
+    """The history, split into liked and disliked titles, and a question about one more title; the answer is Yes or No.
+
+    A row's score is the log-ratio of the two answer tokens at the position after the prompt; its sigmoid is the
+    probability of a like, the two-way softmax over both logits. A row whose target has no title scores 0.
+    """
+
+    task: ClassVar[str] = "click"
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.LABEL = config["LABEL_FIELD"]
+        self.LABEL_SEQ = self.LABEL + config["LIST_SUFFIX"]
+
+    def _make_prompts(self, max_prompt_tokens: int) -> ClickPromptBuilder:
+        return self._builder(
+            self.backbone.tokenizer, self.backbone.bos_token_id, self.backbone.eos_token_id, max_prompt_tokens
+        )
+
+    def _builder(
+        self, tokenizer: PreTrainedTokenizerBase, bos_token_id: int | None, eos_token_id: int, max_prompt_tokens: int
+    ) -> ClickPromptBuilder:
+        return ClickPromptBuilder(
+            self.template,
+            text_encoder(tokenizer),
+            self.catalog,
+            eos_token_id=eos_token_id,
+            style=self.config["prompt_style"],
+            bos_token_id=bos_token_id,
+            max_prompt_tokens=max_prompt_tokens,
+            chat_template=tokenizer,
+        )
+
+    def _longest_answer(self) -> int:
+        """Yes or No, a full stop, EOS."""
+        return 3
+
+    def _tiny_prompts(self, titles: Sequence[str]) -> tuple[dict[str, Any], list[str], ComposeWith]:
+        """Questions about titles drawn at random, liked or not at random: the form of an answer, and nothing else."""
+        style, limit = self.config["prompt_style"], self.config["max_prompt_tokens"]
+        texts, slots = self.template.pieces("click_input", style)
+
+        def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
+            builder = self._builder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, limit)
+            generator = np.random.default_rng(self.config["tiny_seed"])
+
+            def make(history: list[int], answer: int) -> Example:
+                *likes, liked = (generator.random(len(history) + 1) < 0.5).tolist()
+                return builder.prompt(history, likes, answer), builder.response(liked)
+
+            return make
+
+        return {"click": {"texts": texts, "slots": slots, "style": style}}, texts, compose
+
+    # ---- rows to prompts
+
+    def likes(self, interaction: Interaction) -> list[list[bool]]:
+        """Whether the user liked each item of each row's history, oldest first, without padding."""
+        if self.LABEL_SEQ not in interaction:
+            raise InputError(
+                f"benchmark_filename: the files have no column '{self.LABEL_SEQ}' that says what a user liked before; "
+                "add it, or leave benchmark_filename out"
+            )
+        lengths = interaction[self.ITEM_SEQ_LEN].tolist()
+        labels = (interaction[self.LABEL_SEQ] > 0).tolist()
+        return [own[:n] for own, n in zip(labels, lengths, strict=True)]
+
+    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
+        """Prompt token ids of each row; None where the target has no title."""
+        targets = interaction[self.ITEM_ID].tolist()
+        rows = zip(self.histories(interaction), self.likes(interaction), targets, strict=True)
+        return [self.prompts.prompt(*row) if self.catalog.has_title[row[2]] else None for row in rows]
+
+    def examples(self, interaction: Interaction) -> list[Example | None]:
+        """Prompt and response token ids of each row; None where the target has no title."""
+        labels = (interaction[self.LABEL] > 0).tolist()
+        asked = zip(self.row_prompts(interaction), labels, strict=True)
+        return [None if prompt is None else (prompt, self.prompts.response(liked)) for prompt, liked in asked]
+
+    # ---- answering
+
+    @torch.no_grad()
+    def log_ratios(self, interaction: Interaction) -> torch.Tensor:
+        """Logit of Yes minus logit of No after each row's prompt. Returns: float64 [rows]."""
+        prompts, histories = self.row_prompts(interaction), self.histories(interaction)
+        rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
+        if len(rows) < len(prompts):
+            log.warning("%d rows ask about an item without a title; their score is 0.", len(prompts) - len(rows))
+        ratios = torch.zeros(len(prompts), dtype=torch.float64, device=self.device)
+        lengths = [len(prompts[row]) for row in rows]
+        for batch in micro_batches(lengths, self.config["generation_batch_tokens"], sort=True):
+            chosen = [rows[place] for place in batch]
+            with evaluating(self.llm), self.instances([histories[row] for row in chosen]):
+                logits = self._last_logits([prompts[row] for row in chosen])
+            no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
+            ratios[torch.tensor(chosen, device=self.device)] = yes - no
+        return ratios
+
+    def _last_logits(self, prompts: Sequence[list[int]]) -> torch.Tensor:
+        """Logits of the token after each prompt. Returns: [prompts, vocabulary]."""
+        width = max(map(len, prompts))
+        ids = [[self.backbone.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
+        input_ids = torch.tensor(ids, device=self.device)
+        starts = torch.tensor([width - len(prompt) for prompt in prompts], device=self.device)
+        mask = (torch.arange(width, device=self.device) >= starts[:, None]).long()
+        rows = torch.arange(len(prompts), device=self.device)
+        return logits_at(self.llm, rows, torch.full_like(rows, width - 1), input_ids, mask)
+
+    def predict(self, interaction: Interaction) -> torch.Tensor:
+        """Probability that each row's user likes its target. Returns: float64 [rows]."""
+        return torch.sigmoid(self.log_ratios(interaction))
+
+    def generate_beams(self, interaction: Interaction) -> list[list[str]]:
+        """Both answers to each row's question, the likelier first."""
+        return [["Yes.", "No."] if ratio >= 0 else ["No.", "Yes."] for ratio in self.log_ratios(interaction).tolist()]
+
+    def generate_text(self, interaction: Interaction) -> list[str]:
+        """The likelier answer to each row's question."""
+        return [answers[0] for answers in self.generate_beams(interaction)]
+
+    def full_sort_predict(self, interaction: Interaction) -> NoReturn:
+        """There is none: the score of an item is the answer to a question of its own."""
+        raise InputError("eval_args: mode: TALLRec predicts clicks, so it ranks no catalogue; give labeled")

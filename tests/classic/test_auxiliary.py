@@ -1,0 +1,180 @@
+"""What an LLM model borrows of a classic one: item vectors and sequence states, against RecBole's own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.classic.auxiliary import AuxiliaryRecommender
+from recbole_llm.config import Config
+from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.errors import InputError
+from recbole_llm.stages import StageStore
+from tests.runs import histories_in, words_for, working_in
+from tests.worlds import make_world
+
+QUICK = "--recommender_config={epochs: 1, train_batch_size: 64}"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many items for so few users that some occur in no training row."""
+    return make_world(tmp_path_factory.mktemp("data") / "sparse", n_users=10, n_items=40)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("auxiliary")
+
+
+@pytest.fixture(scope="module")
+def make(world: Path, root: Path) -> Callable[..., AuxiliaryRecommender]:
+    """``make("SASRec", "--seed=1", needs_states=True)``: for a run of BIGRec on the world."""
+
+    def make(name: str, *words: str, **needs: bool) -> AuxiliaryRecommender:
+        usual = words_for("BIGRec", world, root / "saved", QUICK, *words)
+        config = Config("BIGRec", world.name, argv=[word for word in usual if not word.startswith("--model=")])
+        with working_in(root):
+            return AuxiliaryRecommender(config, name, StageStore(root / "saved" / "stages"), **needs)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=["SASRec", "GRU4Rec"])
+def recommender(request: pytest.FixtureRequest, make: Any) -> AuxiliaryRecommender:
+    return make(request.param, needs_states=True)
+
+
+@pytest.fixture(scope="module")
+def sasrec(make: Any) -> AuxiliaryRecommender:
+    return make("SASRec", needs_states=True)
+
+
+def rows_of(recommender: AuxiliaryRecommender) -> Rows:
+    return load_rows(recommender.config, few_shot=False)
+
+
+def histories_of(part: Any) -> list[list[int]]:
+    rows = part.inter_feat
+    lengths = rows["item_length"].tolist()
+    return [items[:n] for items, n in zip(rows["item_id_list"].tolist(), lengths, strict=True)]
+
+
+def forward(recommender: AuxiliaryRecommender, histories: list[list[int]]) -> np.ndarray:
+    """RecBole's own forward pass, right-padded to the model's length."""
+    items = torch.tensor([own + [0] * (10 - len(own)) for own in histories])
+    with torch.no_grad():
+        return recommender.model(items, torch.tensor([len(own) for own in histories])).numpy()
+
+
+def test_states_are_those_of_recboles_forward_on_its_own_rows(recommender):
+    part = rows_of(recommender).train
+    rows = part.inter_feat
+    with torch.no_grad():
+        expected = recommender.model(rows["item_id_list"], rows["item_length"]).numpy()
+    found = recommender.sequence_states(histories_of(part))
+    assert found.dtype == np.float32 and len(np.unique(found, axis=0)) > 5
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_state_times_an_items_vector_is_its_score(recommender):
+    part = rows_of(recommender).train
+    scores = recommender.scores(part.inter_feat)
+    products = recommender.sequence_states(histories_of(part)) @ recommender.item_vectors().T
+    known = np.flatnonzero(recommender.known)
+    np.testing.assert_allclose(products[:, known], scores[:, known], atol=1e-5)
+
+
+def test_the_newest_items_count(recommender):
+    known = np.flatnonzero(recommender.known).tolist()
+    long = known[:7] + known[:8][::-1]
+    found = recommender.sequence_states([long, long[-10:], long[:10]])
+    assert np.array_equal(found[0], found[1]) and np.abs(found[0] - found[2]).max() > 1e-6
+    np.testing.assert_allclose(found[:1], forward(recommender, [long[-10:]]), atol=1e-5)
+
+
+def test_items_outside_all_training_rows_are_unknown(recommender, world):
+    whole = rows_of(recommender).whole
+    trained = {item for items in histories_in(world).values() for item in items[:-2]}
+    tokens = whole.id2token("item_id", np.arange(1, whole.item_num))
+    assert recommender.known.tolist() == [False, *(token in trained for token in tokens)]
+    unknown = np.flatnonzero(~recommender.known)
+    assert 1 < len(unknown) < whole.item_num / 2  # the padding item and some others
+    vectors = recommender.item_vectors()
+    assert not vectors[unknown].any() and vectors[recommender.known].any(axis=1).all()
+    embedding = recommender.model.item_embedding.weight.detach().numpy()
+    np.testing.assert_array_equal(vectors[recommender.known], embedding[recommender.known])
+
+
+def test_unknown_items_are_left_out_and_nothing_known_is_zero(recommender):
+    known, unknown = (np.flatnonzero(mask).tolist() for mask in (recommender.known, ~recommender.known))
+    mixed = [unknown[1], known[0], unknown[1], known[1], 0]
+    found = recommender.sequence_states([mixed, known[:2], [], unknown[1:], [0]])
+    assert np.array_equal(found[0], found[1]) and found[0].any() and not found[2:].any()
+    assert recommender.sequence_states([]).shape == (0, recommender.state_width)
+
+
+def test_a_state_has_the_same_bits_in_any_company(recommender):
+    """So a resumed run, whose rows first meet in other batches, goes on with the same gates."""
+    histories = histories_of(rows_of(recommender).train)
+    together = recommender.sequence_states(histories)
+    recommender._states.clear()
+    alone = np.concatenate([recommender.sequence_states([history]) for history in reversed(histories)])[::-1]
+    assert np.array_equal(together, alone)
+
+
+def test_each_history_is_computed_once_and_without_dropout(sasrec, monkeypatch):
+    computed = []
+    compute = sasrec._forward
+    monkeypatch.setattr(sasrec, "_forward", lambda histories: computed.extend(histories) or compute(histories))
+    assert sasrec.state_width == 64
+    computed.clear()
+    sasrec._states.clear()
+    known = np.flatnonzero(sasrec.known).tolist()
+    first = sasrec.sequence_states([known[:2], known[:3], known[:2]])
+    assert np.array_equal(first, sasrec.sequence_states([known[:2], known[:3], known[:2]]))
+    assert sorted(computed) == sorted({tuple(known[:2]), tuple(known[:3])})
+    assert not any(module.training for module in [*sasrec.model.modules(), *sasrec._encoder.modules()])
+
+
+def test_few_shot_runs_and_all_kinds_of_use_share_one_training_on_all_rows(make, sasrec, root):
+    few = make("SASRec", "--train_sample_size=4", "--learning_rate=0.5", "--adapter=ilora")
+    assert few.fingerprint == sasrec.fingerprint
+    assert np.array_equal(few.item_vectors(), sasrec.item_vectors())
+    assert len(list((root / "saved" / "stages").glob("auxiliary-SASRec-*"))) == 1
+    assert len(rows_of(few).train) > 4
+    assert make("SASRec", "--seed=1").fingerprint != sasrec.fingerprint
+
+
+def test_caser_has_vectors_and_no_state(make, root):
+    assert make("Caser").item_vectors().any()
+    before = set((root / "saved" / "stages").iterdir())
+    with pytest.raises(InputError, match="^recommender: Caser gives no state of a sequence alone; choose SASRec or G"):
+        make("Caser", "--seed=2", needs_states=True)
+    assert set((root / "saved" / "stages").iterdir()) == before  # refused before it was trained
+
+
+@pytest.mark.parametrize("name", ["BPR", "Pop"])
+def test_a_model_without_sequences_has_no_state(make, name):
+    with pytest.raises(InputError, match=f"^recommender: {name} gives no state of a sequence alone"):
+        make(name, needs_states=True)
+
+
+def test_a_state_per_position_is_no_state_and_no_vectors_are_no_vectors(make):
+    with pytest.raises(InputError, match="^recommender: BERT4Rec gives no state of a sequence alone"):
+        _ = make("BERT4Rec", needs_states=True).state_width
+    with pytest.raises(InputError, match="^recommender: Pop has no item vectors; choose SASRec, GRU4Rec or Caser"):
+        make("Pop").item_vectors()
+
+
+def test_a_state_that_is_no_number_names_the_history(make):
+    broken = make("SASRec", needs_states=True)
+    item = int(broken.known.argmax())
+    broken._encoder.item_embedding.weight.data[item] = torch.nan
+    with pytest.raises(InputError, match=rf"SASRec's state of the history \[{item}\] is not finite; train it"):
+        broken.sequence_states([[item]])

@@ -1,0 +1,249 @@
+"""The three groundings against each other and against computations title by title, with a small untuned LLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.data.catalog import clean_answer
+from recbole_llm.data.rows import Rows, eval_loader
+from recbole_llm.judge import judge
+from recbole_llm.stages import find_damage
+from recbole_llm.trainer.llm_trainer import LLMTrainer
+from tests.model.test_bigrec import CUTOFFS, batch_of, ids_of, ranks_of, trainer_of
+from tests.runs import Finished, metrics_of
+
+TITLES = 17  # of the world with gaps: 20 items, one without a title, three that share one
+ALL_BEAMS = f"--num_beams={TITLES}"
+
+
+@pytest.fixture(scope="module")
+def likelihood(gaps: Path, place: Path) -> tuple[LLMTrainer, Rows]:
+    return trainer_of(gaps, place, "--grounding=likelihood")
+
+
+def one_by_one(model: Any, batch: Any) -> np.ndarray:
+    """Log-probability of each title after each row's prompt by the training loss: [rows, items], -inf if untitled."""
+    titled = np.flatnonzero(model.catalog.has_title)
+    answers = [model.prompts.response(item) for item in titled]
+    found = np.full((len(batch), model.catalog.n_items), -np.inf)
+    model.eval()
+    for row, history in enumerate(model.histories(batch)):
+        with torch.no_grad(), model.instances([history]):
+            found[row, titled] = -model.answer_loss([model.prompts.prompt(history)], [answers]).double().numpy()
+    return found
+
+
+def shake(model: Any) -> None:
+    """Move the adapter away from its initial values, at which it does nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.adapter.trainable_state(model.llm):
+        own = model.llm.get_parameter(weight)
+        own.data += 0.2 * torch.randn(own.shape, generator=generator)
+
+
+# ------------------------------------------------------------------------------------------------------- likelihood
+
+
+def test_likelihoods_are_those_of_the_training_loss_title_by_title(likelihood):
+    trainer, rows = likelihood
+    batch = batch_of(trainer, rows, "test")
+    scores = trainer.model.full_sort_predict(batch).numpy()
+    np.testing.assert_allclose(scores, one_by_one(trainer.model, batch), atol=1e-4)
+    assert np.isneginf(scores[:, [0, *ids_of(rows, "i3")]]).all()
+    assert all(len(set(row)) == 1 for row in scores[:, ids_of(rows, "i5", "i8", "i9")])
+    assert np.ptp(scores[:, 1], axis=0) > 0.01  # the history counts
+
+
+def test_the_judges_ranks_are_those_of_sorting_the_likelihoods(likelihood):
+    trainer, rows = likelihood
+    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
+    ranks = ranks_of(-one_by_one(trainer.model, batch_of(trainer, rows, "test")), judgement.pairs[:, 1])
+    assert (judgement.ranks + 1).tolist() == ranks
+    assert judgement.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ilora"])
+def test_weights_of_a_row_are_those_of_its_own_history(gaps, place, adapter):
+    words = ("--recommender_config={epochs: 2}", f"--adapter={adapter}", "--lora_r=4", "--generation_batch_tokens=300")
+    found = {}
+    for grounding in ("likelihood", "constrained"):
+        trainer, rows = trainer_of(gaps, place, f"--grounding={grounding}", ALL_BEAMS, *words)
+        shake(trainer.model)
+        batch = batch_of(trainer, rows, "test")
+        found[grounding] = trainer.model.full_sort_predict(batch).numpy()
+    expected = one_by_one(trainer.model, batch)
+    np.testing.assert_allclose(found["likelihood"], expected, atol=1e-4)
+    np.testing.assert_allclose(found["constrained"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("lm_weight", [0.3, 0.0])
+@pytest.mark.parametrize("grounding", ["likelihood", "constrained"])
+def test_the_assistant_mixes_in_the_auxiliary_recommenders_probability_of_each_title(
+    gaps, place, likelihood, grounding, lm_weight
+):
+    words = (f"--grounding={grounding}", f"--lm_weight={lm_weight}", "--recommender_config={epochs: 2}", ALL_BEAMS)
+    trainer, rows = trainer_of(gaps, place, *words)
+    batch = batch_of(trainer, rows, "test")
+    trainer.model.prepare()
+    titles = trainer.model.catalog.titles
+    by_model = trainer.model.auxiliary.scores(batch)
+    share = np.exp(by_model[:, trainer.model.catalog.has_title])
+    names = [title for title in titles if title is not None]
+    q = {name: share[:, [name == other for other in names]].sum(axis=1) / share.sum(axis=1) for name in names}
+    language = one_by_one(likelihood[0].model, batch)
+    expected = np.full_like(language, -np.inf)
+    for item, title in enumerate(titles):
+        if title is not None:
+            expected[:, item] = lm_weight * language[:, item] + (1 - lm_weight) * np.log(q[title])
+    np.testing.assert_allclose(trainer.model.full_sort_predict(batch).numpy(), expected, atol=1e-4)
+
+
+def test_lengths_and_renormalisation_reach_the_scores(gaps, place, likelihood):
+    batch = batch_of(*likelihood, "test")
+    plain = likelihood[0].model.full_sort_predict(batch)
+    model = trainer_of(gaps, place, "--grounding=likelihood", "--title_length_penalty=1")[0].model
+    titled = np.flatnonzero(model.catalog.has_title)
+    lengths = torch.tensor([len(model.prompts.response(item)) for item in titled])
+    assert torch.allclose(model.full_sort_predict(batch)[:, titled] * lengths, plain[:, titled])
+    model = trainer_of(gaps, place, "--grounding=likelihood", "--title_renormalize=True")[0].model
+    share = model.full_sort_predict(batch)[:, model.catalog.rankable].exp()
+    assert torch.allclose(share.sum(dim=1), torch.ones(len(batch), dtype=torch.float64))
+    assert not torch.allclose(share, plain[:, model.catalog.rankable].exp())
+
+
+# ------------------------------------------------------------------------------------------------------ constrained
+
+
+def test_as_many_beams_as_titles_rank_as_the_likelihoods_do(gaps, place, likelihood):
+    trainer, rows = trainer_of(gaps, place, "--grounding=constrained", ALL_BEAMS)
+    batch = batch_of(trainer, rows, "test")
+    exact = likelihood[0].model.full_sort_predict(batch)
+    np.testing.assert_allclose(trainer.model.full_sort_predict(batch).numpy(), exact.numpy(), atol=1e-4)
+
+
+def test_beams_are_titles_and_what_they_do_not_name_is_not_ranked(gaps, place, likelihood):
+    trainer, rows = trainer_of(
+        gaps, place, "--grounding=constrained", "--num_beams=3", "--topk=[1,3]", "--valid_metric=NDCG@3"
+    )
+    batch = batch_of(trainer, rows, "test")
+    scores, exact = (model.full_sort_predict(batch) for model in (trainer.model, likelihood[0].model))
+    named = torch.isfinite(scores)
+    titles = trainer.model.catalog.representative
+    assert {len(set(titles[row.nonzero()[:, 0]])) for row in named} == {3}  # no title twice
+    np.testing.assert_allclose(scores[named].numpy(), exact[named].numpy(), atol=1e-4)
+    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
+    missed = ~named[torch.arange(len(batch)), batch["item_id"]]
+    assert (judgement.ranks[missed.numpy()] == -1).all() and missed.any()
+
+
+# ------------------------------------------------------------------------------------------------------------- both
+
+
+@pytest.mark.parametrize("grounding", ["likelihood", "constrained"])
+def test_a_history_without_titles_is_a_miss_and_counted(gaps, place, grounding, caplog):
+    trainer, rows = trainer_of(gaps, place, f"--grounding={grounding}", ALL_BEAMS)
+    batch = batch_of(trainer, rows, "test")
+    whole = trainer.model.full_sort_predict(batch)
+    batch["item_id_list"] = batch["item_id_list"].clone()
+    batch["item_id_list"][1, : batch["item_length"][1]] = ids_of(rows, "i3")[0]
+    scores = trainer.model.full_sort_predict(batch)
+    assert torch.isneginf(scores[1]).all()
+    others = torch.arange(len(batch)) != 1
+    np.testing.assert_allclose(scores[others].numpy(), whole[others].numpy(), atol=1e-5)
+    assert "1 rows have no titled item in their history; they count as misses." in caplog.text
+    assert torch.isneginf(trainer.model.full_sort_predict(batch[torch.tensor([1])])).all()
+
+
+def test_a_prediction_is_the_entry_of_the_full_ranking(likelihood):
+    trainer, rows = likelihood
+    batch = batch_of(trainer, rows, "test")
+    full = trainer.model.full_sort_predict(batch)
+    for item in ids_of(rows, "i1", "i3", "i5"):
+        batch.update(type(batch)({"item_id": torch.full((len(batch),), item)}))
+        torch.testing.assert_close(trainer.model.predict(batch), full[:, item].float())
+
+
+def test_free_text_stays_free(gaps, place, likelihood):
+    batch = batch_of(*likelihood, "test")
+    texts = likelihood[0].model.generate_text(batch)
+    free = trainer_of(gaps, place)[0].model
+    assert texts == free.generate_text(batch)
+    assert any(free.catalog.lookup(clean_answer(text)) is None for text in texts)
+
+
+def test_a_prompt_leaves_room_for_the_longest_title(gaps, place, caplog):
+    words = ("--max_prompt_tokens=5000", "--max_new_tokens=2")
+    models = {
+        name: trainer_of(gaps, place, f"--grounding={name}", *words)[0].model for name in ("embedding", "likelihood")
+    }
+    positions = models["likelihood"].backbone.model.config.max_position_embeddings
+    limits = {name: model.prompts.composer.max_prompt_tokens for name, model in models.items()}
+    longest = models["likelihood"].grounding.trie.max_length
+    assert limits == {"embedding": positions - 2, "likelihood": positions - longest} and longest > 2
+    assert f"Prompts are cut to {positions - longest} tokens" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------ the whole command
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``checkpoint_dir`` of the runs below."""
+    return tmp_path_factory.mktemp("groundings") / "saved"
+
+
+@pytest.fixture(scope="module")
+def finish(command: Any, stages: Path, llama: Path) -> Callable[..., Finished]:
+    """``finish("likelihood")``: a short run of BIGRec, or another model, with a grounding."""
+
+    def run(grounding: str, *words: str, model: str = "BIGRec") -> Finished:
+        few = ("--train_sample_size=16", "--epochs=1", "--num_beams=10", f"--llm_path={llama}")
+        finished = command(model, f"--grounding={grounding}", *few, *words, saved=stages)
+        assert finished.status == 0
+        return finished
+
+    return run
+
+
+@pytest.mark.parametrize("grounding", ["embedding", "constrained", "likelihood"])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_run_ranks_by_its_grounding_and_computes_no_more_than_it_needs(finish, grounding, epochs):
+    finished = finish(grounding, f"--epochs={epochs}")
+    tuned = {"fine-tune"} if epochs else set()
+    embedded = {"item-embeddings"} if grounding == "embedding" else set()
+    assert set(finished.json("BIGRec", "stages.json")) == tuned | embedded
+    assert finished.result("BIGRec").point.endswith(f"grounding={grounding})")
+    ranks = [int(row["rank"] or 0) for row in finished.ranks("BIGRec")]
+    metrics = metrics_of(ranks, CUTOFFS)
+    assert {name: finished.result("BIGRec").test[name] for name in metrics} == pytest.approx(metrics)
+    assert all(rank > 0 for rank in ranks) or grounding == "constrained"
+
+
+@pytest.mark.parametrize("grounding", ["constrained", "likelihood"])
+def test_a_curriculum_still_learns_from_free_text_and_its_embeddings(finish, grounding):
+    finished = finish(grounding, "--distance_rows=4", model="SOFT")
+    used = finished.json("SOFT", "stages.json")
+    assert set(used) == {"item-embeddings", "fine-tune", "distil", "initial-distance", "curriculum"}
+    assert all(find_damage(finished.stage("SOFT", name)) is None for name in used)
+    lines = (finished.stage("SOFT", "distil") / "answers.jsonl").read_bytes().split(b"\n")[:-1]
+    assert len(lines) == 16 and all(isinstance(json.loads(line)["answer"], str) for line in lines)
+
+
+def test_what_decides_validation_decides_the_stage(finish):
+    def stage(grounding: str, *words: str) -> str:
+        return finish(grounding, *words).json("BIGRec", "stages.json")["fine-tune"]
+
+    assert stage("embedding") == stage("embedding", "--title_length_penalty=1")
+    different = [stage("embedding"), stage("likelihood"), stage("likelihood", "--title_length_penalty=1")]
+    aux = "--recommender_config={epochs: 1}"
+    different += [stage("likelihood", "--lm_weight=0.5", aux), stage("likelihood", "--title_renormalize=True")]
+    different += [stage("likelihood", "--lm_weight=0.5", "--recommender_config={epochs: 2}")]
+    assert len(set(different)) == len(different)
+    assert stage("likelihood", "--lm_weight=0.5", aux) == different[3]

@@ -1,0 +1,302 @@
+"""Coresets through the command: who is chosen, what is trained on, what is shared, and what a wrong setting says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from recbole_llm.config import Config
+from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, rows_digest
+from recbole_llm.registry import CORESETS
+from recbole_llm.trainer.row_selection import read_selection
+from tests.runs import Finished
+
+SELECTORS = [name for name in CORESETS if name not in ("none", "goracs")]
+OF_RECOMMENDER = ("el2n", "grand", "ccs", "k_center", "herding", "d2_pruning", "tf_dcon", "recranker", "dealrec")
+N_ROWS, SIZE = 24, 6
+ERROR = "recbole-llm: error: "
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``checkpoint_dir`` of the tests that may share stages."""
+    return tmp_path_factory.mktemp("coresets") / "saved"
+
+
+@pytest.fixture(scope="module")
+def words(llama: Path) -> tuple[str, ...]:
+    """One epoch on few rows of an LLM with random weights."""
+    return (
+        f"--llm_path={llama}",
+        "--recommender_config={hidden_size: 16, inner_size: 16, epochs: 2}",
+        f"--train_sample_size={N_ROWS}",
+        "--valid_sample_size=4",
+        "--test_sample_size=4",
+        "--num_beams=1",
+        "--max_new_tokens=4",
+        "--epochs=1",
+    )
+
+
+@pytest.fixture(scope="module")
+def coreset(command: Any, stages: Path, words: tuple[str, ...]) -> Callable[..., Finished]:
+    """``coreset("--coreset=el2n")``: BIGRec, or other ``models``, on ``SIZE`` rows."""
+
+    def run(*more: str, models: str = "BIGRec", saved: Path = stages, status: int = 0) -> Finished:
+        finished = command(models, *words, f"--coreset_size={SIZE}", *more, saved=saved)
+        assert finished.status == status
+        return finished
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def fails(coreset: Callable[..., Finished]) -> Callable[..., str]:
+    """Run a command that must fail, and give its error without the program's name."""
+
+    def run(capsys: pytest.CaptureFixture[str], *more: str, models: str = "BIGRec") -> str:
+        capsys.readouterr()
+        assert coreset(*more, models=models, status=2).results is None
+        lines = capsys.readouterr().err.rstrip("\n").split("\n")
+        assert [line.startswith(ERROR) for line in lines].count(True) == 1 and lines[-1].startswith(ERROR)
+        return lines[-1].removeprefix(ERROR)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows(world: Path, words: tuple[str, ...]) -> Rows:
+    """The rows of the commands of this module."""
+    settings = {"data_path": str(world.parent), "train_sample_size": N_ROWS, "valid_sample_size": 4}
+    return load_rows(Config("BIGRec", world.name, config_dict=settings), few_shot=True)
+
+
+@pytest.fixture(scope="module")
+def dealrec(coreset: Callable[..., Finished]) -> Finished:
+    """The usual run of this module."""
+    return coreset(models="DEALRec")
+
+
+def lines_of(finished: Finished, label: str = "BIGRec") -> list[dict[str, str]]:
+    with open(finished.folders[label] / "coreset.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def chosen_by(finished: Finished, label: str = "BIGRec") -> list[int]:
+    return [int(line[SAMPLE_ID]) for line in lines_of(finished, label) if line["selected"] == "1"]
+
+
+def adapter_of(finished: Finished, label: str) -> dict[str, torch.Tensor]:
+    return load_file(finished.folders[label] / "adapter" / "adapter_model.safetensors")
+
+
+def check_equal_runs(one: Finished, other: Finished, label: str, other_label: str) -> None:
+    for name, weight in adapter_of(one, label).items():
+        assert torch.equal(weight, adapter_of(other, other_label)[name])
+    assert one.result(label).test == other.result(other_label).test
+    assert one.ranks(label) == other.ranks(other_label)
+
+
+# ---------------------------------------------------------------------------------------------------- every selector
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_the_rows_that_a_selector_chooses_are_the_rows_trained_on(coreset, rows, name):
+    finished = coreset(f"--coreset={name}")
+    lines, summary = lines_of(finished), finished.json("BIGRec", "coreset.json")
+    assert len(lines) == N_ROWS and sum(line["selected"] == "1" for line in lines) == SIZE
+    assert [int(line[SAMPLE_ID]) for line in lines] == rows.train.inter_feat[SAMPLE_ID].tolist()
+    places = read_selection(finished.folders["BIGRec"] / "coreset.csv", rows.train)
+    chosen = rows.train.copy(rows.train.inter_feat[torch.from_numpy(places)])
+    facts = json.loads((finished.stage("BIGRec", "fine-tune") / "stage.json").read_text())["facts"]
+    assert facts["rows"] == rows_digest(chosen)
+    assert finished.result("BIGRec").train_rows == SIZE == summary["selected"]
+    assert f"coreset={name}" in finished.result("BIGRec").point
+    assert (summary["coreset"], summary["pool"], summary["seed"]) == (name, N_ROWS, 2020)
+    assert {"selection", *(["SASRec"] if name in OF_RECOMMENDER else [])} <= set(summary["seconds"])
+    assert summary["peak_mib"] > 1
+    assert f"coreset {name}: {SIZE} rows selected in " in finished.log("BIGRec")
+    assert "s per 1,000 rows" in finished.log("BIGRec")
+    with Image.open(finished.folders["BIGRec"] / "coreset.png") as picture:
+        assert picture.size == (1320, 540)
+
+
+def test_dealrec_is_bigrec_with_its_coreset(coreset, dealrec):
+    other = coreset("--coreset=dealrec", models="BIGRec")
+    assert other.json("BIGRec", "stages.json") == dealrec.json("DEALRec", "stages.json")
+    assert set(other.json("BIGRec", "stages.json")) == {
+        "item-embeddings", "auxiliary-SASRec", "influence", "effort", "coreset", "fine-tune",
+    }  # fmt: skip
+    check_equal_runs(dealrec, other, "DEALRec", "BIGRec")
+    assert any("influence, effort, coreset, fine-tune" in note for note in other.result("BIGRec").notes)
+    facts = dealrec.json("DEALRec", "coreset.json")
+    assert {"largest_eigenvalue", "damping", "residual"} <= set(facts["influence"])
+    scores = np.array([[float(line[name]) for name in ("influence", "effort", "score")] for line in lines_of(other)])
+    influence, effort = ((part - part.min()) / (part.max() - part.min()) for part in scores.T[:2])
+    np.testing.assert_allclose(scores[:, 2], influence + 0.5 * effort, rtol=1e-12)
+    n_cut = N_ROWS // 10
+    assert not set(np.argsort(-scores[:, 2])[:n_cut]) & {
+        place for place, line in enumerate(lines_of(other)) if line["selected"] == "1"
+    }
+
+
+def test_what_decides_memory_alone_changes_no_choice(coreset, dealrec, tmp_path):
+    small = coreset("--micro_batch_tokens=1", "--eval_batch_size=5", models="DEALRec", saved=tmp_path / "saved")
+    assert chosen_by(small, "DEALRec") == chosen_by(dealrec, "DEALRec")
+    scores = [[float(line["score"]) for line in lines_of(run, "DEALRec")] for run in (small, dealrec)]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+
+
+# -------------------------------------------------------------------------------------------------- size, unit, pool
+
+
+def test_a_share_is_a_part_of_the_rows_and_an_integer_a_count(coreset):
+    half = coreset("--coreset=random", "--coreset_size=0.5")
+    assert half.result("BIGRec").train_rows == N_ROWS // 2
+    count = coreset("--coreset=random", f"--coreset_size={N_ROWS // 2}")
+    assert count.json("BIGRec", "stages.json") == half.json("BIGRec", "stages.json")
+    assert set(chosen_by(coreset("--coreset=random"))) < set(chosen_by(half))
+
+
+def test_a_user_stands_for_the_last_training_row(coreset, rows):
+    finished = coreset("--coreset=random", "--coreset_unit=user", "--coreset_size=1.0", "--train_sample_size=~")
+    settings = {"data_path": str(rows.whole.config["data_path"])}
+    train = load_rows(Config("BIGRec", rows.whole.dataset_name, config_dict=settings), few_shot=True).train.inter_feat
+    last: dict[int, int] = {}
+    for user, length, sample_id in zip(
+        *(train[name].tolist() for name in ("user_id", "item_length", SAMPLE_ID)), strict=True
+    ):
+        last[user] = max(last.get(user, (0, 0)), (length, sample_id))
+    assert chosen_by(finished) == sorted(sample_id for _, sample_id in last.values())
+    assert finished.result("BIGRec").train_rows == len(last)
+
+
+def test_a_pool_is_looked_at_and_nothing_else(coreset):
+    finished = coreset("--coreset=el2n", "--coreset_pool=10")
+    assert len(lines_of(finished)) == 10
+    scores = {int(line[SAMPLE_ID]): float(line["score"]) for line in lines_of(finished)}
+    assert chosen_by(finished) == sorted(sorted(scores, key=lambda row: -scores[row])[:SIZE])
+
+
+# -------------------------------------------------------------------------------------------------------------- file
+
+
+def test_a_file_given_back_is_the_same_run(coreset, dealrec):
+    file = dealrec.folders["DEALRec"] / "coreset.csv"
+    again = coreset(f"--coreset_file={file}")
+    check_equal_runs(dealrec, again, "DEALRec", "BIGRec")
+    assert again.result("BIGRec").train_rows == SIZE
+    stages = again.json("BIGRec", "stages.json")
+    assert stages["fine-tune"] == dealrec.json("DEALRec", "stages.json")["fine-tune"] and "coreset" not in stages
+
+
+def test_a_file_of_another_sample_is_refused(fails, dealrec, capsys):
+    file = dealrec.folders["DEALRec"] / "coreset.csv"
+    message = fails(capsys, f"--coreset_file={file}", "--seed=1")
+    assert message.startswith(f"coreset_file: {file} selects row ")
+    assert "which is no row of this run; use the data, the split and the train_sample_size" in message
+
+
+# ---------------------------------------------------------------------------------------------------- other models
+
+
+def test_soft_learns_its_own_answers_to_the_chosen_rows(coreset, dealrec):
+    finished = coreset("--coreset=dealrec", "--distance_rows=4", models="SOFT")
+    stages, own = finished.json("SOFT", "stages.json"), dealrec.json("DEALRec", "stages.json")
+    assert all(stages[name] == own[name] for name in ("influence", "effort", "coreset", "fine-tune"))
+    assert finished.json("SOFT", "distilled.json")["rows"] == SIZE
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ilora"])
+def test_dealrec_chooses_for_hybrid_prompts_and_instance_wise_adapters(coreset, dealrec, adapter):
+    finished = coreset("--llm_recommender=LLaRA", f"--adapter={adapter}", "--lora_r=8", models="DEALRec")
+    stages, own = finished.json("DEALRec", "stages.json"), dealrec.json("DEALRec", "stages.json")
+    assert stages["influence"] == own["influence"]  # that of the recommender, which is the same
+    assert stages["effort"] != own["effort"]
+    assert finished.result("DEALRec").train_rows == SIZE
+    for line, other in zip(lines_of(finished, "DEALRec"), lines_of(dealrec, "DEALRec"), strict=True):
+        assert line["influence"] == other["influence"] and line["effort"] != other["effort"]
+
+
+def test_influence_on_validation_rows_is_another_one(coreset, dealrec):
+    finished = coreset("--influence_target=valid", models="DEALRec")
+    stages, own = finished.json("DEALRec", "stages.json"), dealrec.json("DEALRec", "stages.json")
+    assert stages["influence"] != own["influence"] and stages["effort"] == own["effort"]
+
+
+def test_the_selection_of_the_public_code_can_be_had(coreset, words):
+    own = next(word for word in words if word.startswith("--recommender_config"))
+    finished = coreset("--config_files=paper/dealrec-reference.yaml", "--influence_steps=30", own, models="DEALRec")
+    facts = finished.json("DEALRec", "coreset.json")
+    assert (facts["unit"], facts["n_groups"], facts["hard_prune_ratio"], facts["weight"]) == ("user", 25, 0.1, 0.5)
+    assert facts["influence"]["damping"] == 0.01 * 25 > 100 * facts["influence"]["largest_eigenvalue"]
+    assert facts["influence"]["steps"] == 30 and facts["influence"]["residual"] is None
+    assert facts["selected"] == finished.result("DEALRec").train_rows == SIZE
+
+
+# ---------------------------------------------------------------------------------------------------- wrong settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--coreset=el2m"], "coreset: 'el2m' is not allowed; give one of none, random, el2n"),
+        (["--coreset=random", "--coreset_size=0"], "coreset_size: 0 is not allowed; give an integer >= 1 (a count)"),
+        (["--coreset=random", "--coreset_size=-4"], "coreset_size: -4 is not allowed"),
+        (
+            ["--coreset=random", "--coreset_size=1.5"],
+            "coreset_size: 1.5 is not allowed; give an integer >= 1 (a count)",
+        ),
+        (["--coreset=random", "--coreset_size=many"], "coreset_size: 'many' is not allowed"),
+        (["--coreset=random", "--coreset_size=0.01"], "coreset_size: 0.01 of 24 rows is less than one; raise it"),
+        (["--coreset=el2n", "--coreset_pool=0.01"], "coreset_pool: 0.01 of 24 rows is less than one; raise it"),
+        (["--coreset=random", "--coreset_unit=item"], "coreset_unit: 'item' is not allowed; give one of row, user"),
+        (["--coreset=dealrec", "--dealrec_hard_prune_ratio=1.0"], "dealrec_hard_prune_ratio: 1.0 is not allowed"),
+        (["--coreset=dealrec", "--dealrec_hard_prune_ratio=-0.1"], "dealrec_hard_prune_ratio: -0.1 is not allowed"),
+        (["--coreset=dealrec", "--dealrec_n_groups=0"], "dealrec_n_groups: 0 is not allowed; give an integer >= 1"),
+        (["--coreset=dealrec", "--dealrec_weight=-1"], "dealrec_weight: -1 is not allowed; give a number >= 0"),
+        (["--coreset=dealrec", "--dealrec_scaling=z"], "dealrec_scaling: 'z' is not allowed; give one of minmax, rank"),
+        (["--coreset=dealrec", "--influence_damping=-1"], "influence_damping: -1 is not allowed"),
+        (["--coreset=dealrec", "--influence_scale=25"], "influence_scale: it is of influence_method: lissa, not of cg"),
+        (
+            ["--coreset=dealrec", "--influence_step_rows=1"],
+            "influence_step_rows: it is of influence_method: lissa, not of cg; leave it out",
+        ),
+        (
+            ["--coreset=dealrec", "--influence_method=exact", "--influence_steps=9"],
+            "influence_steps: influence_method: exact takes no steps; leave it out",
+        ),
+        (
+            ["--coreset=dealrec", "--recommender=GRU4Rec", "--recommender_config={hidden_size: 8, epochs: 1}"],
+            "influence_weights: GRU4Rec has no attention block; set influence_weights: all",
+        ),
+        (["--coreset=el2n", "--recommender=SASRek"], "recommender: RecBole has no model named 'SASRek'"),
+        (
+            ["--coreset=dealrec", "--influence_damping=0", "--influence_target=valid"],
+            "inverse_hvp: the Hessian plus damping 0 is not positive definite",
+        ),
+        (
+            ["--coreset=dsir", "--eval_args={split: {LS: test_only}}", "--stopping_step=0"],
+            "coreset: dsir looks at validation rows, and there are none; change eval_args",
+        ),
+        (["--coreset_file=absent.csv"], "coreset_file: absent.csv cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_mistake_is_one_line(fails, capsys, settings, message):
+    assert fails(capsys, *settings).startswith(message)
+
+
+def test_a_recursion_that_diverges_names_the_scale_it_needs(fails, capsys):
+    message = fails(
+        capsys, "--coreset=dealrec", "--influence_method=lissa", "--influence_scale=1e-7", "--influence_damping=0.001"
+    )
+    assert "the recursion diverges" in message and "raise the" in message
