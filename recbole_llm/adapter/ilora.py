@@ -8,14 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recbole_llm.adapter.gates import GATES
 from recbole_llm.adapter.ilora_peft import SCALES, ILoraConfig, ILoraModel, recomputes
-from recbole_llm.adapter.lora import LoraAdapter, find_target_modules
+from recbole_llm.adapter.lora import LoraAdapter
 from recbole_llm.errors import InputError
 
 _SHOWN_NOWHERE_IN_WEIGHTS = ("num_experts", "gate", "gate_top_k", "scale")
@@ -98,12 +97,13 @@ class ILoraAdapter(LoraAdapter):
             InputError: a name of `target_modules` matches no linear map of the model.
         """
         checkpoints = recomputes(model)
-        targets = find_target_modules(model, self.target_modules)
-        if getattr(model, "is_quantized", False):
-            model = prepare_model_for_kbit_training(
-                model, checkpoints, gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-        config = ILoraConfig(
+        tuned = super().attach(model)
+        if checkpoints:
+            tuned.base_model.activation_checkpointing_enable()
+        return tuned
+
+    def _peft_config(self, model: PreTrainedModel, targets: str | list[str]) -> PeftConfig:
+        return ILoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
             lora_alpha=self.alpha,
@@ -111,16 +111,6 @@ class ILoraAdapter(LoraAdapter):
             target_modules=targets,
             **self._own_settings(),
         )
-        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
-            torch.default_generator.manual_seed(self.seed)
-            try:
-                tuned = get_peft_model(model, config)
-            except ValueError as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"iLoRA cannot be attached to {type(model).__name__}: {reason}") from error
-        if checkpoints:
-            tuned.base_model.activation_checkpointing_enable()
-        return tuned
 
     def trainable_groups(self, model: nn.Module) -> dict[str, list[nn.Parameter]]:
         """See :class:`Adapter`; the weights of the gate network are ``gate``."""

@@ -84,7 +84,17 @@ class LoraAdapter(Adapter):
             model = prepare_model_for_kbit_training(
                 model, model.is_gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
             )
-        config = LoraConfig(
+        config = self._peft_config(model, targets)
+        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
+            torch.default_generator.manual_seed(self.seed)
+            try:
+                return get_peft_model(model, config)
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"{self.name} cannot be attached to {type(model).__name__}: {reason}") from error
+
+    def _peft_config(self, model: PreTrainedModel, targets: str | list[str]) -> PeftConfig:
+        return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
             lora_alpha=self.alpha,
@@ -92,13 +102,6 @@ class LoraAdapter(Adapter):
             target_modules=targets,
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         )
-        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
-            torch.default_generator.manual_seed(self.seed)
-            try:
-                return get_peft_model(model, config)
-            except ValueError as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"LoRA cannot be attached to {type(model).__name__}: {reason}") from error
 
     @contextmanager
     def untuned(self, model: PeftModel) -> Iterator[nn.Module]:
