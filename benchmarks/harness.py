@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from recbole_llm.report.environment import versions
+from recbole_llm.report.environment import peak_mib, versions
 
 Work = dict[str, Callable[[], Any]]  # name of a procedure -> the procedure
 
@@ -61,6 +61,23 @@ class Section:
     setting: Mapping[str, Any]
     goals: tuple[Goal, ...]
     check: Callable[[dict[str, Any]], Mapping[str, Any] | None] = lambda results: None
+
+
+def random_llama(width: int, layers: int, vocabulary: int, **options: Any) -> LlamaForCausalLM:
+    """A random Llama in fp32, the same at every call; ``options`` are further ones of its config."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **options,
+    )
+    return LlamaForCausalLM(config)
 
 
 def measure(name: str, section: Section, repeats: int) -> dict[str, Any]:
@@ -110,16 +127,6 @@ def peak_of_process(section: str, procedure: str) -> float:
     return float(result.stdout.splitlines()[-1])
 
 
-def own_peak() -> float:
-    """Peak resident memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss of a Linux process also counts the parent it was started from
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The results as plain text."""
     lines = []
@@ -149,7 +156,7 @@ def main(description: str | None, sections: Mapping[str, Section]) -> None:
         section, procedure = arguments.peak
         work = sections[section].work()
         work.get(procedure, lambda: None)()
-        print(own_peak())
+        print(peak_mib())
         return
     chosen = arguments.sections.split(",")
     if unknown := set(chosen) - set(sections):

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import own_peak
 from benchmarks.plain_goracs import World, mixture
 from recbole_llm.coreset import goracs_select
+from recbole_llm.report import peak_mib
 
 
 def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[s
         "transports solved": info.n_solves,
         "rows considered": info.n_considered,
         "missed gain": info.missed_gain,
-        "peak MiB of the process": own_peak(),
+        "peak MiB of the process": peak_mib(),
     }
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from benchmarks.harness import Goal, Section, Work, main
+from benchmarks.harness import Goal, Section, Work, main, random_llama
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.llm import answer_loss, beam_search
 
@@ -27,20 +27,7 @@ RANKS = {"items": 20_000, "queries": 512, "width": 256}
 
 def make_model(vocab_size: int) -> LlamaForCausalLM:
     """A random Llama in fp32, its weights large enough for the answers of beam search to be no near-ties."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=WIDTH // 64,
-        max_position_embeddings=512,
-        initializer_range=0.06,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config)
+    return random_llama(WIDTH, N_LAYERS, vocab_size, max_position_embeddings=512, initializer_range=0.06)
 
 
 def loss_work() -> Work:

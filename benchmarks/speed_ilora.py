@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from benchmarks.harness import Goal, Section, Work, main
+from benchmarks.harness import Goal, Section, Work, main, random_llama
 from recbole_llm.adapter import GateNetwork, ILoraAdapter, LoraAdapter
 
 RANK, EXPERTS, ALPHA, STATE = 8, 4, 32, 64
@@ -27,22 +27,6 @@ SIZES = {
 }
 VOCABULARY = 2_000
 PLAIN, OURS, PUBLIC = "LoRA (peft)", "iLoRA of ours", "iLoRA, einsum over experts (public way)"
-
-
-def make_llm(width: int, layers: int) -> PreTrainedModel:
-    """A random Llama in fp32; the same at every call."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config)
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -79,7 +63,7 @@ class EinsumExperts(nn.Module):
 
 def einsum_model(tuned: nn.Module, width: int, layers: int) -> tuple[PreTrainedModel, GateNetwork, dict[str, Tensor]]:
     """The same model and weights in the public way, its gate network, and what holds the gates of a pass."""
-    model, held = make_llm(width, layers).requires_grad_(False), {}
+    model, held = random_llama(width, layers, VOCABULARY).requires_grad_(False), {}
     for name, base in list(model.named_modules()):
         if isinstance(base, nn.Linear) and name != "lm_head":
             layer = tuned.get_submodule(f"base_model.model.{name}")
@@ -97,9 +81,9 @@ def work_of(size: str) -> Callable[[], Work]:
     def work() -> Work:
         shape = {name: SIZES[size][name] for name in ("width", "layers")}
         options = {"r": RANK, "alpha": ALPHA, "dropout": 0.0, "target_modules": "all"}
-        plain = fill(LoraAdapter(**options).attach(make_llm(**shape)))
+        plain = fill(LoraAdapter(**options).attach(random_llama(**shape, vocabulary=VOCABULARY)))
         adapter = ILoraAdapter(**options, num_experts=EXPERTS, representation_size=STATE)
-        ours = fill(adapter.attach(make_llm(**shape)))
+        ours = fill(adapter.attach(random_llama(**shape, vocabulary=VOCABULARY)))
         public, gate, held = einsum_model(ours, **shape)
         generator = torch.Generator().manual_seed(2)
         ids = torch.randint(3, VOCABULARY, (SIZES[size]["rows"], SIZES[size]["tokens"]), generator=generator)

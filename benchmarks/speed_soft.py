@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.harness import Goal, Section, Work, main
+from benchmarks.harness import Goal, Section, Work, main, random_llama
 from recbole_llm.llm.branches import BranchScorer
 
 PROMPT, ANSWER, ROWS = 192, 12, 8  # 16 tokens of prompt to one of answer; lengths vary a little, as in practice
@@ -39,20 +38,8 @@ def head_share(width: int, layers: int, vocabulary: int) -> float:
 
 def make_model(width: int, layers: int, vocabulary: int) -> nn.Module:
     """A random Llama in fp32 with LoRA on query and value."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return get_peft_model(LlamaForCausalLM(config), lora).train()
+    return get_peft_model(random_llama(width, layers, vocabulary, tie_word_embeddings=True), lora).train()
 
 
 def make_rows(vocabulary: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:

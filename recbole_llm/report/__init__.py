@@ -3,7 +3,7 @@
 from recbole_llm.report.answers import AnswerOutcomes, answer_metrics, answer_outcomes, normalize_title
 from recbole_llm.report.categories import category_hit_ratio, category_ranks, drop_common
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
-from recbole_llm.report.environment import data_hash, git_revision, versions
+from recbole_llm.report.environment import data_hash, git_revision, peak_mib, versions
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.statistics import (
     RANK_METRICS,
@@ -48,4 +48,5 @@ __all__ = [
     "plot_gates",
     "recall_at",
     "versions",
+    "peak_mib",
 ]

@@ -65,6 +65,7 @@ class _Fit:
     rows: Any
     kept: Interaction
     examples: list[Example]
+    histories: list[list[int]]
     valid_data: Any
     verbose: bool
     show_progress: bool
@@ -158,7 +159,7 @@ class LLMTrainer(Trainer):
             Best validation score and the validation metrics of that epoch; (None, None) without validation.
         """
         curricula = self._curricula()
-        self._check_validation(valid_data)
+        self._check_validation(valid_data, curricula)
         self.eval_collector.data_collect(train_data)
         self.model.prepare()
         if self.config["epochs"]:
@@ -166,7 +167,8 @@ class LLMTrainer(Trainer):
             rows, self.coreset = select_rows(self.model, self.config, train_data.dataset, valid_rows)
             self.n_train_rows = len(rows)
             examples, kept = self._examples(rows)
-            fit = _Fit(rows, kept, examples, valid_data, verbose, show_progress, callback_fn)
+            histories = self.model.histories(kept)
+            fit = _Fit(rows, kept, examples, histories, valid_data, verbose, show_progress, callback_fn)
             self._tune(fit, curricula)
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
@@ -190,13 +192,13 @@ class LLMTrainer(Trainer):
         different = {str(curriculum.facts()): curriculum for curriculum in made}
         return [curriculum for curriculum in different.values() if curriculum.needs_distilled]
 
-    def _check_validation(self, valid_data: Any) -> None:
+    def _check_validation(self, valid_data: Any, curricula: list[Curriculum]) -> None:
         """Refuse, before anything is computed, settings that need validation rows that are not there."""
         Reweighting.check(self.config, valid_data)
         epochs, step = self.config["epochs"], self.config["eval_step"]
         if not valid_data and epochs and step and self.config["stopping_step"]:
             raise InputError("stopping_step: there are no validation rows to stop by; set --stopping_step=0")
-        if epochs and len(self._curricula()) > 1 and not (valid_data and 0 < step <= epochs):
+        if epochs and len(curricula) > 1 and not (valid_data and 0 < step <= epochs):
             missing = "validated epochs" if valid_data else "validation rows"
             raise InputError(f"alpha: there are no {missing} to choose one of several by; give one")
 
@@ -221,7 +223,7 @@ class LLMTrainer(Trainer):
     # ---- tuning stages
 
     def _tune(self, fit: _Fit, curricula: list[Curriculum]) -> None:
-        self.model.prepare_rows(self.model.histories(fit.kept))
+        self.model.prepare_rows(fit.histories)
         untuned = self.model.adapter.trainable_state(self.model.llm)
         facts = self._fine_tune_facts(fit)
         if not curricula or self.config["sd_file"] is None:
@@ -292,7 +294,7 @@ class LLMTrainer(Trainer):
                 on_epoch,
                 fit.show_progress,
                 lessons,
-                self.model.histories(fit.kept),
+                fit.histories,
             )
             write_json(folder / "history.json", run.run(folder))
             self.model.adapter.save(self.model.llm, folder / "adapter", self.model.adapter_owner)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,6 +33,7 @@ from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.report import peak_mib
 from recbole_llm.stages import MANIFEST, write_json
 from recbole_llm.trainer.tail import TransformerTail, row_losses
 
@@ -438,13 +437,3 @@ def digest(value: Any) -> str:
 def seconds_of(stage: Path) -> float:
     """What a stage took when it was computed."""
     return json.loads((stage / MANIFEST).read_text(encoding="utf-8"))["seconds"]
-
-
-def peak_mib() -> float:
-    """Most memory this process has held so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss of a Linux process also counts the parent it was started from
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -19,8 +19,9 @@ from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.registry import find_choice
+from recbole_llm.report import peak_mib
 from recbole_llm.stages import write_json
-from recbole_llm.trainer.row_inputs import RowInputs, check_needs, digest, peak_mib
+from recbole_llm.trainer.row_inputs import RowInputs, check_needs, digest
 
 STAGE, FILE, SUMMARY = "coreset", "coreset.csv", "coreset.json"
 log = logging.getLogger(__name__)
