@@ -43,10 +43,10 @@ __all__ = [
     "ndcg_at",
     "normalize_title",
     "paired_bootstrap",
+    "peak_mib",
     "plot_coreset",
     "plot_curriculum",
     "plot_gates",
     "recall_at",
     "versions",
-    "peak_mib",
 ]
