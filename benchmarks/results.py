@@ -4,8 +4,8 @@
     python -m benchmarks.results --render    only writes the tables; cells that were not run say so
     python -m benchmarks.results --only=ml-100k-bigrec
 
-A cell's file is ``benchmarks/results/<cell>-<seed>.json``: the command, the table of the command, and the rank of every
-judged row. Delete a file to run its cell again.
+The tables are declared in ``benchmarks/grids.py``. A cell's file is ``benchmarks/results/<cell>-<seed>.json``: the
+command, the table of the command, and what every judged row got. Delete a file to run its cell again.
 """
 
 from __future__ import annotations
@@ -16,209 +16,70 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.coresets import noise_shares, oracle_file, read_choice, write_oracle
+from benchmarks.coresets import noise_shares, read_choice, write_oracle
+from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, make_world, oracle_metrics, write_world
 from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
-SEEDS = (2020, 2021, 2022)
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
 CATEGORY_METRICS = ("category_hit@1",)
 WAY = "way to the oracle"
 CUTOFF = 10  # of the NDCG that is compared user by user
 UNRANKED = 10**9
-SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec")  # written by the scripts of these names
-WORLDS = Path("saved") / "worlds"  # of benchmarks/planted.py, one per name and seed
+SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs")  # scripts' names
+
+Found = tuple[dict[str, Any], np.ndarray]  # a line's result and what its rows gained, of one seed
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a table: a model's row in the result of a command.
-
-    Attributes:
-        title: what the table calls it.
-        cell: name of the command's cell.
-        model: name of the model in the command's own table.
-    """
-
-    title: str
-    cell: str
-    model: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One table on one data set.
+class Protocol(NamedTuple):
+    """What is kept of a judged row, and by what two models are compared row by row.
 
     Attributes:
-        name: of the section in the page.
-        cells: cell name to the arguments of its command, without the seed; ``{seed}`` in them stands for it.
-        lines: the table's lines.
-        seeds: of every cell.
-        compared_with: titles of the lines that all others are compared with; by default every line.
-        world: settings of the planted world the cells run on, which gets the seed of the cell; None for real data.
-        floor: title of the line from which the share of the way to the oracle is counted, in a world.
-        oracle_shares: of training rows, for which a coreset of useful rows is written beside a world.
+        metrics: columns of the table.
+        gain: name of a row's gain, in the heading of the comparisons.
+        read: a line of ``test_<protocol>.csv`` to what is kept of it.
+        gains: what was kept of all rows to their gains, float [rows].
     """
 
-    name: str
-    cells: dict[str, tuple[str, ...]]
-    lines: tuple[Line, ...]
-    seeds: tuple[int, ...] = SEEDS
-    compared_with: tuple[str, ...] = ()
-    world: PlantedSettings | None = None
-    floor: str = ""
-    oracle_shares: tuple[float, ...] = ()
-
-    def world_folder(self, seed: int) -> Path:
-        """``data_path`` of the world of a seed."""
-        return WORLDS / f"{self.name}-{seed}"
+    metrics: tuple[str, ...]
+    gain: str
+    read: Callable[[Mapping[str, str]], Any]
+    gains: Callable[[Sequence[Any]], np.ndarray]
 
 
-Found = tuple[dict[str, Any], np.ndarray]  # a line's result and its ranks, of one seed
-TOTAL = "fine-tuned, SOFT's total steps"
-ADAPTIVE = "SOFT (adaptive)"
+def rank_gains(ranks: Sequence[int | None]) -> np.ndarray:
+    """NDCG of each row by the rank of its target, 1 is best; 0 where the target was not ranked."""
+    return ndcg_at(np.array([UNRANKED if rank is None else rank - 1 for rank in ranks]), CUTOFF)
 
 
-def soft_grid(name: str, data: tuple[str, ...], settings: tuple[str, ...], epochs: int, **options: Any) -> Grid:
-    """What SOFT claims: against plain fine-tuning at equal cost, its own parts, and a placebo.
-
-    Args:
-        name: of the grid.
-        data: arguments of every command.
-        settings: arguments of the LLM models' commands.
-        epochs: of each tuning stage; SOFT has two.
-        options: of the grid; ``classics`` names the grid whose Pop and SASRec are shown, by default this one.
-    """
-    classics = options.pop("classics", name)
-    bigrec, soft = (("--model=" + model, *data, *settings) for model in ("BIGRec", "SOFT"))
-    once, twice = f"--epochs={epochs}", f"--epochs={2 * epochs}"
-    cells = {
-        "untuned": (*bigrec, "--epochs=0"),
-        "fine-tuned": (*bigrec, once),
-        "fine-tuned-total": (*bigrec, twice),
-        "sd-only": (*soft, once, "--curriculum=sd_only"),
-        "fixed": (*soft, once, "--curriculum=fixed:0.5"),
-        "adaptive": (*soft, once, "--alpha=10"),
-        "placebo": (*soft, once, "--alpha=10", "--sd_permuted=True"),
-    }
-    lines = (
-        Line("Pop", f"{classics}-pop", "Pop"),
-        Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
-        Line("untuned", f"{name}-untuned", "BIGRec"),
-        Line("fine-tuned, SOFT's first stage", f"{name}-fine-tuned", "BIGRec"),
-        Line(TOTAL, f"{name}-fine-tuned-total", "BIGRec"),
-        Line("distilled answers only", f"{name}-sd-only", "SOFT"),
-        Line("fixed weight 0.5", f"{name}-fixed", "SOFT"),
-        Line(ADAPTIVE, f"{name}-adaptive", "SOFT"),
-        Line("placebo: distilled answers permuted", f"{name}-placebo", "SOFT"),
-    )
-    if classics == name:
-        cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
-    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
-    return Grid(name, commands, lines, compared_with=(TOTAL, ADAPTIVE), floor="Pop", **options)
+def click_gains(clicks: Sequence[tuple[int, float]]) -> np.ndarray:
+    """Log-likelihood of each row's label, from pairs of label and predicted probability."""
+    labels, scores = np.array(clicks).T
+    return np.log(np.clip(np.where(labels == 1, scores, 1 - scores), 1e-15, 1))
 
 
-# Few rows are seen more often: epochs, and epochs between validations, by share of the rows.
-FEW = {0.02: ("--epochs=30", "--eval_step=6"), 0.1: ("--epochs=10", "--eval_step=2")}
-
-
-def coreset_grid(
-    name: str, data: tuple[str, ...], settings: tuple[str, ...], epochs: int, selectors: tuple[str, ...], **options: Any
-) -> Grid:
-    """What coresets claim: few rows, well chosen, against as many at random and against all.
-
-    Args:
-        name: of the grid.
-        data: arguments of every command.
-        settings: arguments of the LLM models' commands.
-        epochs: on all rows.
-        selectors: values of ``coreset``; ``oracle`` stands for a file of useful rows.
-        options: of the grid; ``classics`` names the grid whose Pop and SASRec are shown, by default this one.
-    """
-    classics = options.pop("classics", name)
-    bigrec = ("--model=BIGRec", *data, *settings)
-    cells = {"full": (*bigrec, f"--epochs={epochs}")}
-    lines = [
-        Line("Pop", f"{classics}-pop", "Pop"),
-        Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
-        Line("all rows", f"{name}-full", "BIGRec"),
-    ]
-    for share, often in FEW.items():
-        for selector in selectors:
-            file = oracle_file(WORLDS / f"{name}-{{seed}}", share)
-            rows = ("--coreset=" + selector, f"--coreset_size={share}")
-            cells[f"{selector}-{share:g}"] = (
-                *bigrec, *often, *((f"--coreset_file={file}",) if selector == "oracle" else rows)
-            )  # fmt: skip
-            lines.append(Line(f"{selector}, {share:.0%}", f"{name}-{selector}-{share:g}", "BIGRec"))
-    if classics == name:
-        cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
-    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
-    compared = ("all rows", *(f"random, {share:.0%}" for share in FEW))
-    oracles = tuple(FEW) if "oracle" in selectors else ()
-    return Grid(name, commands, tuple(lines), compared_with=compared, oracle_shares=oracles, **options)
-
-
-GRIDS = (
-    Grid(
-        name="ml-100k",
-        cells={
-            "ml-100k-pop": ("--model=Pop", "--dataset=ml-100k"),
-            "ml-100k-sasrec": ("--model=SASRec", "--dataset=ml-100k", "--train_sample_size=8192"),
-            "ml-100k-untuned": ("--model=BIGRec", "--dataset=ml-100k", "--epochs=0"),
-            "ml-100k-bigrec": ("--model=BIGRec", "--dataset=ml-100k"),
-        },
-        lines=(
-            Line("Pop, all interactions", "ml-100k-pop", "Pop"),
-            Line("SASRec, all rows", "ml-100k-sasrec", "SASRec"),
-            Line("SASRec, 8,192 rows", "ml-100k-sasrec", "SASRec (8192 rows)"),
-            Line("BIGRec, untuned", "ml-100k-untuned", "BIGRec"),
-            Line("BIGRec", "ml-100k-bigrec", "BIGRec"),
-        ),
+PROTOCOLS = {
+    "ranks": Protocol(METRICS, f"NDCG@{CUTOFF}", lambda row: int(row["rank"]) if row["rank"] else None, rank_gains),
+    "clicks": Protocol(
+        ("auc", "logloss"), "log-likelihood", lambda row: [int(row["label"]), float(row["score"])], click_gains
     ),
-    soft_grid(
-        "planted-soft",
-        data=("--dataset=planted", "--data_path=saved/worlds/planted-soft-{seed}"),
-        settings=("--config_files=benchmarks/planted.yaml",),
-        epochs=3,
-        world=PlantedSettings(),
+    "answers": Protocol(
+        ("hit_ratio", "valid_ratio", "hit_ratio_valid", "hit_ratio_reference", "valid_ratio_reference"),
+        "HitRatio@1",
+        lambda row: int(row["hit"]),
+        lambda hits: np.array(hits, dtype=float),
     ),
-    soft_grid(
-        "ml-100k-soft",
-        data=("--dataset=ml-100k",),
-        settings=("--prompt_style=plain", "--train_sample_size=2048", "--valid_sample_size=300", "--stopping_step=0"),
-        epochs=2,
-        seeds=SEEDS[:1],
-        classics="ml-100k",
-    ),
-    coreset_grid(
-        "planted-coreset",
-        data=("--dataset=planted", "--data_path=saved/worlds/planted-coreset-{seed}"),
-        settings=("--config_files=benchmarks/planted.yaml",),
-        epochs=3,
-        selectors=("random", "el2n", "ccs", "dealrec", "oracle"),
-        world=PlantedSettings(mislabelled=0.2, redundant=0.2),
-        floor="Pop",
-    ),
-    coreset_grid(
-        "ml-100k-coreset",
-        data=("--dataset=ml-100k",),
-        settings=("--prompt_style=plain", "--train_sample_size=4096", "--valid_sample_size=300", "--stopping_step=0"),
-        epochs=2,
-        selectors=("random", "dealrec"),
-        classics="ml-100k",
-    ),
-)
+}
 
 
 def cell_file(cell: str, seed: int) -> Path:
@@ -235,17 +96,17 @@ def make_cell_world(grid: Grid, seed: int) -> None:
             write_oracle(world, folder, share)
 
 
-def run_cell(cell: str, arguments: Sequence[str], seed: int) -> None:
-    """Run one command and keep its table, the rank of every test row, and what a curriculum or a coreset did."""
-    words = [*(word.format(seed=seed) for word in arguments), f"--seed={seed}", "--show_progress=False"]
+def run_cell(grid: Grid, cell: str, seed: int) -> None:
+    """Run one command and keep its table, what every test row got, and what a curriculum or a coreset did."""
+    words = [*(word.format(seed=seed) for word in grid.cells[cell]), f"--seed={seed}", "--show_progress=False"]
     command = [sys.executable, str(ROOT / "run_recbole_llm.py"), *words]
     print(f"--- {cell}, seed {seed}", flush=True)
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     folder = ROOT / re.findall(r"^results: (.+)$", done.stdout, flags=re.MULTILINE)[-1]
     table = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    ranks = {result["model"]: read_ranks(ROOT / result["folder"] / "test_ranks.csv") for result in table["results"]}
+    rows = {result["model"]: read_rows(ROOT / result["folder"], grid.protocol) for result in table["results"]}
     CELLS.mkdir(exist_ok=True)
-    content = {"command": "python run_recbole_llm.py " + " ".join(words), "table": table, "ranks": ranks}
+    content = {"command": "python run_recbole_llm.py " + " ".join(words), "table": table, grid.protocol: rows}
     for result in table["results"]:
         folder = ROOT / result["folder"]
         for name in ("history", "curriculum", "distilled", "coreset"):
@@ -257,10 +118,10 @@ def run_cell(cell: str, arguments: Sequence[str], seed: int) -> None:
     cell_file(cell, seed).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_ranks(file: Path) -> dict[str, int | None]:
-    """User to the rank of the target, 1 is best; None where the target was not ranked."""
-    with open(file, newline="", encoding="utf-8") as stream:
-        return {row["user_id"]: int(row["rank"]) if row["rank"] else None for row in csv.DictReader(stream)}
+def read_rows(folder: Path, protocol: str) -> dict[str, Any]:
+    """User to what is kept of the user's test row."""
+    with open(folder / f"test_{protocol}.csv", newline="", encoding="utf-8") as stream:
+        return {row["user_id"]: PROTOCOLS[protocol].read(row) for row in csv.DictReader(stream)}
 
 
 def read_cell(cell: str, seed: int) -> dict[str, Any]:
@@ -269,20 +130,21 @@ def read_cell(cell: str, seed: int) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def read_line(line: Line, seed: int) -> Found | None:
-    """A line's result and its 0-based ranks [users] in a fixed order of users, or None when the cell was not run."""
+def read_line(grid: Grid, line: Line, seed: int) -> Found | None:
+    """A line's result and its rows' gains [users] in a fixed order of users, or None when the cell was not run."""
     content = read_cell(line.cell, seed)
     if not content:
         return None
     result = next(result for result in content["table"]["results"] if result["model"] == line.model)
-    ranks = sorted(content["ranks"][line.model].items())
-    return result, np.array([UNRANKED if rank is None else rank - 1 for _, rank in ranks])
+    rows = [kept for _, kept in sorted(content[grid.protocol][line.model].items())]
+    return result, PROTOCOLS[grid.protocol].gains(rows)
 
 
 def render(grid: Grid) -> Iterator[str]:
     """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
-    read = {line.title: [found for seed in grid.seeds if (found := read_line(line, seed))] for line in grid.lines}
-    metrics = [*METRICS, *CATEGORY_METRICS] if grid.floor else METRICS
+    read = {line.title: [found for seed in grid.seeds if (found := read_line(grid, line, seed))] for line in grid.lines}
+    protocol = PROTOCOLS[grid.protocol]
+    metrics = [*protocol.metrics, *CATEGORY_METRICS] if grid.floor else protocol.metrics
     way = way_to_oracle(grid, read) if grid.world else {}
     extra = [WAY] if way else []
     yield "| model | train rows | seeds | epochs | time | " + " | ".join([*metrics, *extra]) + " |"
@@ -298,7 +160,7 @@ def render(grid: Grid) -> Iterator[str]:
         cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
         yield f"| {title} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
     yield ""
-    yield from compare({title: found for title, found in read.items() if found}, grid.compared_with)
+    yield from compare({title: found for title, found in read.items() if found}, grid.compared_with, protocol.gain)
     yield ""
     yield from curricula(grid)
     yield from coresets(grid)
@@ -413,14 +275,14 @@ def _noise(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]]) -> li
     return [f"{np.mean([own[name] for own in shares]):.1%}" for name in shares[0]]
 
 
-def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str]) -> Iterator[str]:
-    """Pairs of lines: difference of NDCG per user, mean over seeds first, with a bootstrap interval over users."""
-    gains = {title: np.mean([ndcg_at(ranks, CUTOFF) for _, ranks in found], axis=0) for title, found in read.items()}
+def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], gain: str) -> Iterator[str]:
+    """Pairs of lines: difference of a user's gain, mean over seeds first, with a bootstrap interval over users."""
+    gains = {title: np.mean([own for _, own in found], axis=0) for title, found in read.items()}
     titles = list(gains)
     if len(titles) < 2:
         yield f"Paired comparisons: {NOT_RUN}."
         return
-    yield f"| difference in NDCG@{CUTOFF} over users | mean | 95 % interval | p | smallest detectable |"
+    yield f"| difference in {gain} over users | mean | 95 % interval | p | smallest detectable |"
     yield "|---|---:|---:|---:|---:|"
     for i, second in enumerate(titles):
         others = titles[i + 1 :]
@@ -490,10 +352,10 @@ def main() -> None:
     wanted = {int(seed) for seed in options.seeds.split(",") if seed}
     for grid in GRIDS:
         for seed in grid.seeds if not wanted else sorted(wanted.intersection(grid.seeds)):
-            for cell, arguments in grid.cells.items():
+            for cell in grid.cells:
                 if not options.render and cell.startswith(options.only) and not cell_file(cell, seed).exists():
                     make_cell_world(grid, seed)
-                    run_cell(cell, arguments, seed)
+                    run_cell(grid, cell, seed)
                     write_page()
     write_page()
 

@@ -26,7 +26,7 @@ from recbole_llm.llm.generation import length_batches
 from recbole_llm.llm.tiny import init_model, train_tokenizer
 from recbole_llm.property_files import recbole_folder
 
-PROMPTS, BEAMS, N_STEPS = 8, 20, 12
+PROMPTS, BEAMS, N_STEPS = 16, 20, 12
 VOCABULARIES = {"step-4k": 4_096, "step-32k": 32_000}
 PROMPT, BATCH_TOKENS = 192, 8192
 LOOP, PROCESSOR, CANDIDATES = "Python loop over beams (transformers)", "TitleConstraint in generate", "search_titles"

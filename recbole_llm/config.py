@@ -386,11 +386,11 @@ def _check_candidates(model: str, is_llm: bool, task: str, final: Mapping[str, A
                 f"eval_args: mode: '{value}' samples items to rank, and candidates samples titles to choose from; set "
                 "mode: full, or leave candidates out"
             )
-    for key, only in (("grounding", "embedding"), ("reweight", "none")):
-        if is_llm and final[key] != only:
+    for key, allowed in (("grounding", ("embedding", "likelihood")), ("reweight", ("none",))):
+        if is_llm and final[key] not in allowed:
             raise InputError(
                 f"{key}: '{final[key]}' ranks the catalogue, and a prompt that lists candidates ranks nothing; set "
-                f"--{key}={only}, or leave candidates out"
+                f"--{key}={' or '.join(allowed)}, or leave candidates out"
             )
 
 

@@ -41,6 +41,10 @@ CORESETS: Mapping[str, str | None] = {
     "tf_dcon": "recbole_llm.coreset:TFDConSelector",
     "recranker": "recbole_llm.coreset:RecRankerSelector",
     "dealrec": "recbole_llm.coreset:DEALRecSelector",
+    "goracs": "recbole_llm.coreset:GoracsSelector",
+    "moderate": "recbole_llm.coreset:ModerateSelector",
+    "fdmat": "recbole_llm.coreset:FDMatSelector",
+    "qdit": "recbole_llm.coreset:QDITSelector",
 }
 CURRICULA: Mapping[str, str | None] = {
     "none": None,

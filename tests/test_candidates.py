@@ -165,6 +165,19 @@ def test_naming_the_target_is_a_hit_and_naming_another_is_not(command, words, mo
         assert [result[name + "_reference"] for name in ("hit_ratio", "valid_ratio")] == [hit_ratio, valid_ratio]
 
 
+@pytest.mark.parametrize("model", ["BIGRec", "LLaRA"])
+def test_by_likelihood_every_answer_is_a_candidate(command, words, titles, model):
+    finished = command(model, *words, "--grounding=likelihood", "--train_sample_size=16", "--max_new_tokens=1")
+    assert finished.status == 0
+    result = finished.result(model).test
+    assert result["valid_ratio"] == result["valid_ratio_reference"] == 1
+    assert result["hit_ratio"] == result["hit_ratio_reference"] == result["hit_ratio_valid"]
+    for row in answers(finished, model):
+        assert row["answer"] in [titles[item] for item in row["candidates"].split()]
+    assert "item-embeddings" not in finished.json(model, "stages.json")
+    assert finished.result(model).point.endswith("grounding=likelihood, candidates=5)")
+
+
 def test_soft_distils_prompts_with_candidates(command, words):
     finished = command("SOFT", *words, "--distance_rows=6", "--train_sample_size=16", "--SOFT.learning_rate=0.05")
     assert finished.status == 0
@@ -224,10 +237,9 @@ def test_a_stored_list_without_its_target_is_refused(command, tmp_path, monkeypa
         ("BIGRec", ["--candidates=many"], "candidates: 'many' is not allowed"),
         (
             "BIGRec",
-            ["--grounding=likelihood"],
-            "grounding: 'likelihood' ranks the catalogue.*--grounding=embedding, or",
+            ["--grounding=constrained"],
+            "grounding: 'constrained' ranks the catalogue.*set --grounding=embedding or likelihood, or leave",
         ),
-        ("BIGRec", ["--grounding=constrained"], "grounding: 'constrained' ranks the catalogue"),
         ("BIGRec", ["--reweight=popularity"], "reweight: 'popularity' ranks the catalogue.*set --reweight=none, or"),
         ("SASRec", ["--eval_args={mode: uni5}"], "eval_args: mode: 'uni5' samples items to rank.*leave candidates out"),
         ("SASRec,LLaRA", ["--LLaRA.candidates=~"], "candidates: SASRec has 5 and LLaRA None; .*give both the same"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from recbole_llm.config import Config
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, rows_digest
 from recbole_llm.registry import CORESETS
 from recbole_llm.trainer.row_selection import read_selection
+from tests.encoders import save_encoder
 from tests.runs import Finished
 
-SELECTORS = [name for name in CORESETS if name not in ("none", "goracs")]
-OF_RECOMMENDER = ("el2n", "grand", "ccs", "k_center", "herding", "d2_pruning", "tf_dcon", "recranker", "dealrec")
+SELECTORS = [name for name in CORESETS if name != "none"]
+NOT_OF_RECOMMENDER = ("random", "dsir", "goracs")
+SEARCHES = ("goracs", "fdmat")  # they tell how they went, and draw a map
 N_ROWS, SIZE = 24, 6
 ERROR = "recbole-llm: error: "
 
@@ -122,12 +125,14 @@ def test_the_rows_that_a_selector_chooses_are_the_rows_trained_on(coreset, rows,
     assert finished.result("BIGRec").train_rows == SIZE == summary["selected"]
     assert f"coreset={name}" in finished.result("BIGRec").point
     assert (summary["coreset"], summary["pool"], summary["seed"]) == (name, N_ROWS, 2020)
-    assert {"selection", *(["SASRec"] if name in OF_RECOMMENDER else [])} <= set(summary["seconds"])
+    assert {"selection", *(["SASRec"] if name not in NOT_OF_RECOMMENDER else [])} <= set(summary["seconds"])
     assert summary["peak_mib"] > 1
     assert f"coreset {name}: {SIZE} rows selected in " in finished.log("BIGRec")
     assert "s per 1,000 rows" in finished.log("BIGRec")
-    with Image.open(finished.folders["BIGRec"] / "coreset.png") as picture:
-        assert picture.size == (1320, 540)
+    for picture in ("coreset", *([name] if name in SEARCHES else [])):
+        with Image.open(finished.folders["BIGRec"] / f"{picture}.png") as image:
+            assert image.size == (1320, 540)
+    assert ("outcome" in summary) == (name in SEARCHES) == ("GORACS, exact: " in finished.log("BIGRec"))
 
 
 def test_dealrec_is_bigrec_with_its_coreset(coreset, dealrec):
@@ -243,6 +248,68 @@ def test_the_selection_of_the_public_code_can_be_had(coreset, words):
     assert facts["selected"] == finished.result("DEALRec").train_rows == SIZE
 
 
+def test_goracs_is_bigrec_with_its_coreset_and_tells_how_it_searched(coreset):
+    finished = coreset(models="GORACS")
+    assert set(finished.json("GORACS", "stages.json")) == {
+        "item-embeddings", "embeddings", "valid-embeddings", "effort", "coreset", "fine-tune",
+    }  # fmt: skip
+    outcome = finished.json("GORACS", "coreset.json")["outcome"]
+    assert outcome["method"] == "exact" and outcome["budgets"] == {"0": SIZE} and outcome["missed_gain"] == 0
+    assert outcome["trace"] == sorted(outcome["trace"], reverse=True)
+    assert outcome["trace"][-1] == pytest.approx(outcome["objective"]) and outcome["n_solves"] > 0
+    again = coreset("--coreset=goracs", "--effort_weights=reference", models="BIGRec")
+    assert again.json("BIGRec", "stages.json") == finished.json("GORACS", "stages.json")
+    check_equal_runs(finished, again, "GORACS", "BIGRec")
+    assert re.search("coreset goracs: exact search; objective .* after .* exchanges and", again.log("BIGRec"))
+    pictures = [run.folders[label] / "goracs.png" for run, label in ((finished, "GORACS"), (again, "BIGRec"))]
+    assert pictures[0].stat().st_size == pytest.approx(pictures[1].stat().st_size, rel=0.1)
+
+
+def test_goracs_takes_another_search_and_another_encoder(coreset, tmp_path):
+    usual = coreset(models="GORACS").json("GORACS", "stages.json")
+    pools = coreset("--goracs_method=approximate", "--goracs_pool_size=12", models="GORACS")
+    stages = pools.json("GORACS", "stages.json")
+    assert {name for name, own in stages.items() if own != usual[name]} <= {"coreset", "fine-tune"}
+    outcome = pools.json("GORACS", "coreset.json")["outcome"]
+    assert outcome["method"] == "approximate" and outcome["n_considered"] <= N_ROWS
+    encoder = save_encoder(tmp_path / "encoder", max_tokens=512)
+    stages = coreset(f"--coreset_encoder={encoder}", models="GORACS").json("GORACS", "stages.json")
+    assert stages["effort"] == usual["effort"]
+    assert all(stages[name] != usual[name] for name in ("embeddings", "valid-embeddings", "coreset"))
+
+
+@pytest.mark.parametrize(
+    "settings", [["--adapter=ilora", "--lora_r=8"], ["--adapter=full", "--effort_weights=last"], ["--candidates=5"]]
+)
+def test_goracs_chooses_for_other_adapters_and_prompts(coreset, settings):
+    model = "BIGRec" if "--adapter=full" in settings else "LLaRA"
+    finished = coreset(f"--llm_recommender={model}", *settings, models="GORACS")
+    assert finished.result("GORACS").train_rows == SIZE
+    assert all(float(line["gradient_norms"]) > 0 for line in lines_of(finished, "GORACS"))
+
+
+@pytest.mark.parametrize("name", ["goracs", "moderate", "fdmat", "qdit"])
+def test_rows_are_chosen_for_clicks(command, words, name):
+    """Each class in the shares that it has among the validation rows, or among all rows."""
+    own = [word for word in words if not word.startswith(("--llm_path", "--valid_sample_size", "--test_sample_size"))]
+    told = ["--threshold={'rating': 4}", "--valid_metric=AUC", f"--coreset={name}", f"--coreset_size={SIZE}"]
+    finished = command("GORACS", *own, *told, "--llm_recommender=TALLRec")
+    assert finished.status == 0 and finished.result("GORACS").train_rows == SIZE
+    assert set(finished.result("GORACS").test) == {"auc", "logloss"}
+    lines = lines_of(finished, "GORACS")
+    if name == "qdit":
+        assert all(float(line["quality"]) < 0 for line in lines)
+        return
+    chosen = np.array([line["selected"] == "1" for line in lines])
+    labels = np.array([int(line["labels"]) for line in lines])
+    budgets = np.bincount(labels[chosen], minlength=2)
+    assert budgets.sum() == SIZE
+    if name == "goracs":
+        outcome = finished.json("GORACS", "coreset.json")["outcome"]
+        assert outcome["budgets"] == {"0": budgets[0], "1": budgets[1]}
+        assert "gradient-norms" in finished.json("GORACS", "stages.json")
+
+
 # ---------------------------------------------------------------------------------------------------- wrong settings
 
 
@@ -288,6 +355,35 @@ def test_the_selection_of_the_public_code_can_be_had(coreset, words):
             ["--coreset=dsir", "--eval_args={split: {LS: test_only}}", "--stopping_step=0"],
             "coreset: dsir looks at validation rows, and there are none; change eval_args",
         ),
+        (
+            ["--coreset=goracs", "--eval_args={split: {LS: test_only}}", "--stopping_step=0"],
+            "coreset: goracs looks at validation rows, and there are none; change eval_args",
+        ),
+        (["--coreset=goracs", "--goracs_gradient_weight=-1"], "goracs_gradient_weight: -1 is not allowed"),
+        (["--coreset=goracs", "--goracs_max_exchanges=-1"], "goracs_max_exchanges: -1 is not allowed"),
+        (
+            ["--coreset=goracs", "--goracs_n_candidates=0"],
+            "goracs_n_candidates: 0 is not allowed",
+        ),
+        (["--coreset=goracs", "--goracs_method=fast"], "goracs_method: 'fast' is not allowed; give one of auto, exact"),
+        (["--coreset=goracs", "--goracs_pool_size=0"], "goracs_pool_size: 0 is not allowed"),
+        (["--coreset=goracs", "--goracs_table_gib=0"], "goracs_table_gib: 0 is not allowed; give a number > 0"),
+        (["--coreset=goracs", "--goracs_start=random"], "goracs_start: 'random' is not allowed; give one of greedy"),
+        (["--coreset=goracs", "--goracs_compat=paper"], "goracs_compat: 'paper' is not allowed; give one of none"),
+        (
+            ["--coreset=goracs", "--goracs_compat=reference", "--goracs_method=approximate"],
+            "goracs_method: approximate has no counterpart in the authors' code; use exact",
+        ),
+        (
+            ["--coreset=goracs", "--coreset_encoder=/absent/encoder"],
+            "coreset_encoder: there is no folder /absent/encoder; give an existing one, a hub name, or llm",
+        ),
+        (
+            ["--coreset=goracs", "--adapter=full", "--effort_weights=reference"],
+            "effort weights: the model has no trainable ones for 'reference'; use another adapter, or all",
+        ),
+        (["--coreset=qdit", "--qdit_weight=1.5"], "qdit_weight: 1.5 is not allowed"),
+        (["--coreset=fdmat", "--fdmat_n_targets=0"], "fdmat_n_targets: 0 is not allowed; give an integer >= 1"),
         (["--coreset_file=absent.csv"], "coreset_file: absent.csv cannot be read (No such file or directory)"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 from recbole_llm.coreset.checks import checked_count
 from recbole_llm.coreset.goracs import Labels, select_rows
 from recbole_llm.coreset.goracs_search import GoracsSettings
+from recbole_llm.coreset.goracs_selector import outcome_of
 from recbole_llm.coreset.labels import LABELS, with_labels
 from recbole_llm.coreset.selector import VECTORS, Selector
 
@@ -42,11 +43,11 @@ class FDMatSelector(Selector):
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Any, ...]:
         if not budget:
             return np.zeros(0, dtype=np.int64), np.zeros(n_rows)
         drawn = np.random.default_rng(seed).choice(n_rows, size=min(self.n_targets, n_rows), replace=False)
         settings = GoracsSettings(gradient_weight=0.0, max_exchanges=self.max_exchanges)
         classes = Labels(labels, labels[drawn])
         chosen, info = select_rows(vectors, vectors[drawn], np.zeros(n_rows), budget, settings, classes, seed)
-        return chosen, info.scores
+        return chosen, info.scores, outcome_of(info)

@@ -63,16 +63,27 @@ TARGET_TEXTS = Input(
 )
 
 
-class Selection(NamedTuple):
-    """What a selector gives.
+class _Pair(NamedTuple):
+    ids: np.ndarray
+    scores: np.ndarray
+
+
+class Selection(_Pair):
+    """What a selector gives: a pair, and what else is known of it.
 
     Attributes:
         ids: int64 ``[budget]``, ids of the selected rows, ascending.
         scores: float64 ``[n]``, what the selector ranked the rows by, in the order of the ids it was given.
+        outcome: how the choice came about, as JSON values, where the selector tells; no part of the pair.
     """
 
-    ids: np.ndarray
-    scores: np.ndarray
+    outcome: Mapping[str, Any]
+
+    def __new__(cls, ids: np.ndarray, scores: np.ndarray, outcome: Mapping[str, Any] | None = None) -> Selection:
+        """The pair, with the outcome beside it."""
+        self = super().__new__(cls, ids, scores)
+        self.outcome = dict(outcome or {})
+        return self
 
 
 class Selector(ABC):
@@ -116,14 +127,21 @@ class Selector(ABC):
             for need in self.needs:
                 if need.per_row:
                     ready[need.name] = _take(ready[need.name], order)
-        chosen, sorted_scores = self._select(len(ids), budget, seed, **ready)
+        found = Selection(*self._select(len(ids), budget, seed, **ready))
         scores = np.empty(len(ids))
-        scores[order] = sorted_scores
-        return Selection(np.sort(ids[order[chosen]]), scores)
+        scores[order] = found.scores
+        return Selection(np.sort(ids[order[found.ids]]), scores, found.outcome)
+
+    def unused(self) -> frozenset[str]:
+        """Names of inputs that have no part in the choice under these settings, and may be left out."""
+        return frozenset()
 
     @abstractmethod
-    def _select(self, n_rows: int, budget: int, seed: int, **inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-        """``budget`` different indices, and a score per row; rows are in the order of their ids, 0 <= budget <= n."""
+    def _select(self, n_rows: int, budget: int, seed: int, **inputs: Any) -> tuple[Any, ...]:
+        """``budget`` different indices, a score per row, and an outcome if there is one to tell of.
+
+        Rows are in the order of their ids, 0 <= budget <= n.
+        """
 
     def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs as values to compute with."""

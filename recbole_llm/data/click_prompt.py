@@ -12,25 +12,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.data.prompt import Encode, PromptTemplate, inside_encoder, quote, special_encoder
+from recbole_llm.data.prompt import SEPARATOR, Encode, PromptPieces, PromptTemplate, quote
 from recbole_llm.errors import InputError
 
 ANSWERS = ("No", "Yes")  # by label
 NONE = "none"  # in place of an empty list of titles
 _END = "."
-_SEPARATOR = ","
 
 Shown = list[tuple[str, bool]]  # title and whether it was liked, oldest first
 
 
-class ClickPromptBuilder:
+class ClickPromptBuilder(PromptPieces):
     """Prompts and responses of the yes/no task as token ids, from item ids.
 
     Attributes:
         answer_token_ids: The single tokens of No and Yes, by label.
-        common_prefix: Token ids every prompt starts with, BOS included.
-        n_prompts: Prompts built so far.
-        n_shortened: How many of them exceeded `max_prompt_tokens` and lost titles or a part of one.
     """
 
     def __init__(
@@ -39,11 +35,9 @@ class ClickPromptBuilder:
         encode: Encode,
         catalog: ItemCatalog,
         *,
-        eos_token_id: int,
         style: str = "alpaca",
-        bos_token_id: int | None = None,
-        max_prompt_tokens: int | None = None,
         chat_template: Any = None,
+        **options: Any,
     ) -> None:
         """Join wording, tokenizer and catalogue.
 
@@ -51,36 +45,19 @@ class ClickPromptBuilder:
             template: The wording.
             encode: Text to token ids, without special tokens (see `prompt.text_encoder`).
             catalog: The items.
-            eos_token_id: Ends every response.
-            style: `alpaca`, `plain` or `chat`.
-            bos_token_id: Starts every prompt, if the tokenizer has one; a chat template brings its own.
-            max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
-            chat_template: The Hugging Face tokenizer whose chat template is used, for style `chat` only.
+            style: See :class:`PromptPieces`, as for the next.
+            chat_template: The Hugging Face tokenizer.
+            **options: Further arguments of :class:`PromptPieces`.
 
         Raises:
             InputError: Unknown style, no usable chat template, an answer that is not a single token, or a limit that is
                 too short for the template.
         """
-        self.catalog, self.max_prompt_tokens, self.eos_token_id = catalog, max_prompt_tokens, eos_token_id
-        self.n_prompts = self.n_shortened = 0
-        self.style = style
+        self.catalog, self.style = catalog, style
         self._texts, self._slots = template.pieces("click_input", style, chat_template)
-        self._encode = inside_encoder(encode)
-        self._pieces: dict[str, list[int]] = {}
-
-        wording = special_encoder(chat_template) if style == "chat" else encode
-        bos = [] if bos_token_id is None or style == "chat" else [bos_token_id]
-        # A blank before a slot goes to what fills it, as the blank after a separator goes to the next title.
-        texts = [text.removesuffix(" ") for text in self._texts[:-1]] + self._texts[-1:]
-        self._blanks = [" " if text.endswith(" ") else "" for text in self._texts[:-1]]
-        self._fixed = [bos + wording(texts[0]), *map(inside_encoder(wording), texts[1:])]
+        super().__init__(self._texts, encode, style=style, chat_template=chat_template, **options)
         self.answer_token_ids = self._answer_tokens()
-        self._check_limit()
-
-    @property
-    def common_prefix(self) -> list[int]:
-        """Token ids every prompt starts with, BOS included."""
-        return self._fixed[0]
+        self._check_limit(len(self._compose([], [0])))
 
     def prompt(self, history: Sequence[int], likes: Sequence[bool], target: int) -> list[int]:
         """Token ids of the question whether a user likes an item.
@@ -118,7 +95,7 @@ class ClickPromptBuilder:
         shown, title = self._titles(history, likes, target)
         filled = {"target": quote(title)}
         for slot, liked in (("liked", True), ("disliked", False)):
-            filled[slot] = f"{_SEPARATOR} ".join(quote(own) for own, like in shown if like == liked) or NONE
+            filled[slot] = f"{SEPARATOR} ".join(quote(own) for own, like in shown if like == liked) or NONE
         parts = zip([*self._slots, None], self._texts, strict=True)
         return "".join(text + (filled[slot] if slot else "") for slot, text in parts)
 
@@ -129,7 +106,7 @@ class ClickPromptBuilder:
     def facts(self) -> dict[str, Any]:
         """What decides a prompt besides tokenizer and catalogue."""
         fixed = {"texts": self._texts, "slots": self._slots, "style": self.style, "answers": ANSWERS, "end": _END}
-        return {**fixed, "none": NONE, "separator": _SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
+        return {**fixed, "none": NONE, "separator": SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
 
     # ---- pieces
 
@@ -143,27 +120,15 @@ class ClickPromptBuilder:
     def _compose(self, shown: Shown, target: list[int]) -> list[int]:
         filled = {"target": target}
         for slot, liked in (("liked", True), ("disliked", False)):
-            filled[slot] = self._list([title for title, like in shown if like == liked], self._blank_of(slot))
-        token_ids = list(self._fixed[0])
+            titles, blank = [title for title, like in shown if like == liked], self._blank_of(slot)
+            filled[slot] = self._quoted(titles, blank) if titles else self._piece(blank + NONE)
+        token_ids = list(self.common_prefix)
         for slot, fixed in zip(self._slots, self._fixed[1:], strict=True):
             token_ids += filled[slot] + fixed
         return token_ids
 
-    def _list(self, titles: Sequence[str], blank: str) -> list[int]:
-        if not titles:
-            return self._piece(blank + NONE)
-        token_ids = list(self._piece(blank + quote(titles[0])))
-        for title in titles[1:]:
-            token_ids += self._piece(_SEPARATOR) + self._piece(" " + quote(title))
-        return token_ids
-
     def _blank_of(self, slot: str) -> str:
         return self._blanks[self._slots.index(slot)]
-
-    def _piece(self, text: str) -> list[int]:
-        if text not in self._pieces:
-            self._pieces[text] = self._encode(text)
-        return self._pieces[text]
 
     def _answer_tokens(self) -> tuple[int, int]:
         """The tokens that stand for the answers, as they follow the prompt."""
@@ -175,11 +140,3 @@ class ClickPromptBuilder:
                 "comparing two tokens; choose another LLM"
             )
         return found[0][0], found[1][0]
-
-    def _check_limit(self) -> None:
-        least = len(self._compose([], [0]))
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens < least:
-            raise InputError(
-                f"max_prompt_tokens: {self.max_prompt_tokens} is too short for the prompt template, which needs at "
-                f"least {least}; raise it or shorten the template"
-            )

@@ -1,7 +1,8 @@
 """Prompts: a history of titles becomes token ids that end where the answer, a quoted title, begins.
 
 Three layers, each usable alone: `PromptTemplate` (wording) gives a `PromptLayout` (text), `PromptComposer` makes token
-ids from title strings, `PromptBuilder` does the same from item ids. Training, distillation, generation and scoring all
+ids from title strings, `PromptBuilder` does the same from item ids. `PromptPieces` is what the composer shares with the
+yes/no task (`click_prompt.py`). Training, distillation, generation and scoring all
 call the same functions, so the boundary between prompt and response is one token boundary everywhere.
 """
 
@@ -24,7 +25,7 @@ from recbole_llm.property_files import find_properties
 PROMPT_STYLES = ("alpaca", "plain", "chat")
 Encode = Callable[[str], list[int]]
 
-_SEPARATOR = ","  # the blank after it belongs to the title's own tokens, as in running text
+SEPARATOR = ","  # the blank after it belongs to the title's own tokens, as in running text
 _MARK = "\ue000"  # around the name of a slot; a private-use character: no wording contains it
 _TITLE_SLOTS = {
     "input": ("history",),
@@ -178,7 +179,7 @@ class PromptLayout:
 
     def prompt(self, titles: Sequence[str], candidates: Sequence[str] = ()) -> str:
         """The prompt for a history of titles, oldest first, as text."""
-        history, listed = (f"{_SEPARATOR} ".join(map(quote, part)) for part in (titles, candidates))
+        history, listed = (f"{SEPARATOR} ".join(map(quote, part)) for part in (titles, candidates))
         return self.head + history + (self.between or "") + listed + self.tail
 
     def facts(self) -> dict[str, str]:
@@ -191,60 +192,102 @@ def quote(title: str) -> str:
     return f'"{clean_title(title)}"'
 
 
-class PromptComposer:
-    """Prompts and responses as token ids, from title strings.
+class PromptPieces:
+    """The token-id pieces that prompts are put together from.
 
-    A prompt is the concatenation of token-id pieces: head, quoted titles with separators between them, where the
-    layout has them candidates in the same form, tail. Every piece is tokenised once and kept, so the head is the same
-    token sequence in every prompt.
+    Fixed texts and quoted titles are tokenised once each and kept, so the beginning is the same token sequence in every
+    prompt. A blank before a slot goes to what fills it, as the blank after a separator goes to the next title.
 
     Attributes:
-        common_prefix: Token ids every prompt starts with, BOS included.
         n_prompts: Prompts composed so far.
         n_shortened: How many of them exceeded `max_prompt_tokens` and lost titles or a part of one.
     """
 
     def __init__(
         self,
-        layout: PromptLayout,
+        texts: Sequence[str],
         encode: Encode,
         *,
         eos_token_id: int,
+        style: str = "alpaca",
         bos_token_id: int | None = None,
         max_prompt_tokens: int | None = None,
-        encode_wording: Encode | None = None,
+        chat_template: Any = None,
     ) -> None:
+        """Tokenise the fixed texts.
+
+        Args:
+            texts: The fixed texts, between each two of them a slot for titles.
+            encode: Text to token ids, without special tokens (see `text_encoder`).
+            eos_token_id: Ends every response.
+            style: `alpaca`, `plain` or `chat`. A chat template spells special tokens, BOS among them, which titles must
+                not: they are encoded as such in the fixed texts alone.
+            bos_token_id: Starts every prompt, if the tokenizer has one; a chat template brings its own.
+            max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
+            chat_template: The Hugging Face tokenizer whose chat template is used, for style `chat` only.
+        """
+        self.eos_token_id, self.max_prompt_tokens = eos_token_id, max_prompt_tokens
+        self.n_prompts = self.n_shortened = 0
+        self._encode = inside_encoder(encode)
+        self._pieces: dict[str, list[int]] = {}
+        self._blanks = [" " if text.endswith(" ") else "" for text in texts[:-1]]
+        wording = special_encoder(chat_template) if style == "chat" else encode
+        bos = [] if bos_token_id is None or style == "chat" else [bos_token_id]
+        first, *others = [text.removesuffix(" ") for text in texts[:-1]] + [texts[-1]]
+        self._fixed = [bos + wording(first), *map(inside_encoder(wording), others)]
+
+    @property
+    def common_prefix(self) -> list[int]:
+        """Token ids every prompt starts with, BOS included."""
+        return self._fixed[0]
+
+    def _quoted(self, titles: Sequence[str], blank: str, behind: Sequence[list[int]] | None = None) -> list[int]:
+        """Quoted titles with separators between them, a blank before the first, and something behind each of them."""
+        token_ids: list[int] = []
+        for place, title in enumerate(titles):
+            if place:
+                token_ids += self._piece(SEPARATOR)
+            token_ids += self._piece((" " if place else blank) + quote(title))
+            if behind:
+                token_ids += behind[place]
+        return token_ids
+
+    def _piece(self, text: str) -> list[int]:
+        if text not in self._pieces:
+            self._pieces[text] = self._encode(text)
+        return self._pieces[text]
+
+    def _check_limit(self, least: int) -> None:
+        """Refuses a limit under which not even the shortest prompt has room."""
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < least:
+            raise InputError(
+                f"max_prompt_tokens: {self.max_prompt_tokens} is too short for the prompt template, which needs at "
+                f"least {least}; raise it or shorten the template"
+            )
+
+
+class PromptComposer(PromptPieces):
+    """Prompts and responses as token ids, from title strings.
+
+    A prompt is the concatenation of token-id pieces: head, quoted titles with separators between them, where the
+    layout has them candidates in the same form, tail.
+    """
+
+    def __init__(self, layout: PromptLayout, encode: Encode, **options: Any) -> None:
         """Tokenise the fixed parts.
 
         Args:
             layout: The fixed text.
             encode: Text to token ids, without special tokens (see `text_encoder`).
-            eos_token_id: Ends every response.
-            bos_token_id: Starts every prompt, if the tokenizer has one.
-            max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
-            encode_wording: How head and tail are encoded where that differs from titles: a chat template spells
-                special tokens, BOS among them, which titles must not.
+            **options: Further arguments of :class:`PromptPieces`; the style is the layout's.
 
         Raises:
             InputError: The limit leaves no room for a single token of history.
         """
+        texts = [text for text in (layout.head, layout.between, layout.tail) if text is not None]
+        super().__init__(texts, encode, style=layout.style, **options)
         self.layout = layout
-        self.max_prompt_tokens = max_prompt_tokens
-        self.eos_token_id = eos_token_id
-        self.n_prompts = self.n_shortened = 0
-        self._encode = inside_encoder(encode)
-        self._pieces: dict[str, list[int]] = {}
-        wording = encode_wording or encode
-
-        blank = layout.head.endswith(" ")  # given to the first title, as the blank after a separator is to the next
-        bos = [] if bos_token_id is None or layout.style == "chat" else [bos_token_id]
-        self.common_prefix = bos + wording(layout.head[:-1] if blank else layout.head)
-        self._first_blank = " " if blank else ""
-        self._separator = self._encode(_SEPARATOR)
-        self._between = inside_encoder(wording)((layout.between or "").removesuffix(" "))
-        self._candidates_blank = " " if (layout.between or "").endswith(" ") else ""
-        self._tail = inside_encoder(wording)(layout.tail)
-        self._check_limit()
+        self._check_limit(sum(map(len, self._fixed)) + 1)
 
     def compose_prompt(
         self,
@@ -271,14 +314,14 @@ class PromptComposer:
         if not titles:
             raise ValueError("a prompt needs at least one title of history")
         behind, end = _each(slots, len(titles)), self._end(candidates, candidate_slots)
-        history = self._quoted(titles, behind, self._first_blank)
+        history = self._quoted(titles, self._blanks[0], behind)
         self.n_prompts += 1
         if self.max_prompt_tokens is not None:
             room = self._room(end)
             self.n_shortened += len(history) > room
             while len(history) > room and len(titles) > 1:
                 titles, behind = titles[1:], behind[1:]
-                history = self._quoted(titles, behind, self._first_blank)
+                history = self._quoted(titles, self._blanks[0], behind)
             history = history[: max(room - len(behind[-1]), 0)] + behind[-1] if len(history) > room else history
         return self.common_prefix + history + end
 
@@ -296,7 +339,7 @@ class PromptComposer:
 
     def fingerprint(self) -> str:
         """SHA-256 of the fixed text, the style and the limit; the tokenizer belongs to the LLM's own fingerprint."""
-        facts = {**self.layout.facts(), "separator": _SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
+        facts = {**self.layout.facts(), "separator": SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _end(self, candidates: Sequence[str], slots: Sequence[int] | None) -> list[int]:
@@ -304,30 +347,9 @@ class PromptComposer:
         if bool(candidates) != (self.layout.between is not None):
             raise ValueError("candidates are listed where the layout has a place for them, and only there")
         if not candidates:
-            return self._tail
-        listed = self._quoted(candidates, _each(slots, len(candidates)), self._candidates_blank)
-        return self._between + listed + self._tail
-
-    def _quoted(self, titles: Sequence[str], behind: Sequence[list[int]], blank: str) -> list[int]:
-        token_ids = list(self._piece(blank + quote(titles[0]))) + behind[0]
-        for title, slot in zip(titles[1:], behind[1:], strict=True):
-            token_ids += self._separator
-            token_ids += self._piece(" " + quote(title))
-            token_ids += slot
-        return token_ids
-
-    def _piece(self, text: str) -> list[int]:
-        if text not in self._pieces:
-            self._pieces[text] = self._encode(text)
-        return self._pieces[text]
-
-    def _check_limit(self) -> None:
-        least = len(self.common_prefix) + len(self._between) + len(self._tail) + 1
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens < least:
-            raise InputError(
-                f"max_prompt_tokens: {self.max_prompt_tokens} is too short for the prompt template, which needs at "
-                f"least {least}; raise it or shorten the template"
-            )
+            return self._fixed[1]
+        listed = self._quoted(candidates, self._blanks[1], _each(slots, len(candidates)))
+        return self._fixed[1] + listed + self._fixed[2]
 
     def check_candidates(self, candidates: Sequence[str], slots: Sequence[int] | None = None) -> None:
         """Raises what :meth:`compose_prompt` would raise of these candidates, whatever the history."""
@@ -360,13 +382,11 @@ class PromptBuilder:
         encode: Encode,
         catalog: ItemCatalog,
         *,
-        eos_token_id: int,
         style: str = "alpaca",
-        bos_token_id: int | None = None,
-        max_prompt_tokens: int | None = None,
         chat_template: Any = None,
         item_slots: bool = False,
         candidates: bool = False,
+        **options: Any,
     ) -> None:
         """Join wording, tokenizer and catalogue.
 
@@ -374,28 +394,20 @@ class PromptBuilder:
             template: The wording.
             encode: Text to token ids, without special tokens (see `text_encoder`).
             catalog: The items.
-            eos_token_id: Ends every response.
-            style: `alpaca`, `plain` or `chat`.
-            bos_token_id: Starts every prompt, if the tokenizer has one; a chat template brings its own.
-            max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
-            chat_template: The Hugging Face tokenizer whose chat template is used, for style `chat` only.
+            style: See :class:`PromptPieces`, as for the next.
+            chat_template: The Hugging Face tokenizer.
             item_slots: Whether every title of a history is followed by its item's slot: the negative item id, a
                 "token" that no tokenizer knows and no text can contain.
             candidates: Whether prompts list the titles to choose from.
+            **options: Further arguments of :class:`PromptPieces`.
 
         Raises:
             InputError: Unknown style, no usable chat template, or a limit that is too short for the template.
         """
         self.catalog, self.item_slots = catalog, item_slots
         self.layout = template.layout(style, chat_template)
-        self.composer = PromptComposer(
-            template.layout(style, chat_template, candidates),
-            encode,
-            eos_token_id=eos_token_id,
-            bos_token_id=bos_token_id,
-            max_prompt_tokens=max_prompt_tokens,
-            encode_wording=special_encoder(chat_template) if style == "chat" else None,
-        )
+        layout = template.layout(style, chat_template, candidates)
+        self.composer = PromptComposer(layout, encode, chat_template=chat_template, **options)
 
     @property
     def common_prefix(self) -> list[int]:

@@ -6,13 +6,16 @@ from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.likelihood import title_likelihoods, title_scores
 from recbole_llm.llm.loss import answer_log_probs, answer_loss, logits_at, positions_from_mask
+from recbole_llm.llm.text_encoders import EncoderRecipe, SentenceEncoder, find_text_encoder, load_text_encoder
 from recbole_llm.llm.tiny import TinyLLMConfig, build_tiny_llm
 from recbole_llm.llm.trie import TitleTrie
 
 __all__ = [
     "Assistant",
     "Backbone",
+    "EncoderRecipe",
     "Generation",
+    "SentenceEncoder",
     "TextEncoder",
     "TinyLLMConfig",
     "TitleConstraint",
@@ -22,7 +25,9 @@ __all__ = [
     "beam_item_scores",
     "beam_search",
     "build_tiny_llm",
+    "find_text_encoder",
     "load_backbone",
+    "load_text_encoder",
     "logits_at",
     "make_backbone",
     "positions_from_mask",

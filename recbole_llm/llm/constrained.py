@@ -27,6 +27,7 @@ from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.trie import PrefixIndex, TitleTrie
 
 _ASSISTED = 64  # prompts whose assistant is computed at once, in float64
+_CACHED = 2**18  # numbers of a log-softmax that stay in the cache of a CPU's core
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,30 @@ def grouped_logsumexp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     shift = top.masked_fill(top == -math.inf, 0.0)
     sums = torch.zeros_like(top).index_add_(1, groups, (values - shift[:, groups]).exp())
     return sums.log() + shift
+
+
+def log_probs_at(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities, among the whole vocabulary, of some tokens of each row.
+
+    On a CPU writing a log-softmax of rows x vocabulary to memory, to read a few numbers of it, costs more than
+    computing it: it is computed for as many rows at once as the caches hold, always in the same place.
+
+    Args:
+        logits: [rows, vocabulary], without gradients.
+        tokens: int64 [rows, k].
+
+    Returns:
+        float32 [rows, k].
+    """
+    n_rows = max(1, len(logits))
+    if logits.device.type == "cpu":
+        n_rows = max(1, torch.get_num_threads() * _CACHED // logits.shape[1])
+    place = torch.empty(min(n_rows, len(logits)), logits.shape[1], device=logits.device)
+    found = torch.empty(tokens.shape, device=logits.device)
+    for own, wanted, values in zip(*(rows.split(n_rows) for rows in (logits, tokens, found)), strict=True):
+        log_probs = torch.log_softmax(own, dim=1, dtype=torch.float32, out=place[: len(own)])
+        torch.gather(log_probs, 1, wanted, out=values)
+    return found
 
 
 def search_titles(
@@ -207,7 +232,8 @@ class TitleConstraint(LogitsProcessor):
         """Scores [rows, vocabulary] after the tokens `input_ids` [rows, prompt + generated]; -inf if not allowed."""
         if self._ratios is not None:
             raise ValueError("an assistant needs to know the prompt of each row: use `candidates`")
-        tokens, _, repeated = self._allowed(input_ids[:, self.n_prompt_tokens :])
+        entries, repeated = self._allowed(input_ids[:, self.n_prompt_tokens :])
+        tokens = self._tokens.take(entries)
         values = scores.gather(1, tokens)
         if self.renormalize:
             values = values - values.masked_fill(repeated, -math.inf).logsumexp(dim=1, keepdim=True)
@@ -225,22 +251,23 @@ class TitleConstraint(LogitsProcessor):
         Returns:
             Scores and token ids, both [rows, k], token ids ascending; -inf where a row has fewer than k.
         """
-        tokens, children, repeated = self._allowed(generated)
+        entries, repeated = self._allowed(generated)
+        tokens = self._tokens.take(entries)
         if self.renormalize:
             values = logits.gather(1, tokens).float().masked_fill(repeated, -math.inf).log_softmax(dim=1)
-        else:  # on a CPU, faster than logsumexp of the whole vocabulary alone
-            values = logits.float().log_softmax(dim=1).gather(1, tokens)
+        else:
+            values = log_probs_at(logits, tokens)
         if self._ratios is not None:
             if prompts is None:
                 raise ValueError("an assistant needs to know the prompt of each row")
-            values = self._lm_weight * values + (1 - self._lm_weight) * self._ratios[prompts[:, None], children]
-        return values.masked_fill(repeated, -math.inf), tokens
+            ratios = self._ratios[prompts[:, None], self._children.take(entries)]
+            values = self._lm_weight * values + (1 - self._lm_weight) * ratios
+        return values.masked_fill_(repeated, -math.inf), tokens
 
-    def _allowed(self, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Allowed tokens, their nodes, and whether they repeat the row's last one to fill it up; all [rows, k]."""
+    def _allowed(self, generated: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries of the allowed tokens, and whether they repeat the row's last one to fill it up; both [rows, k]."""
         nodes = self._index.find(generated, missing=len(self._starts) - 1)
         length = generated.shape[1]
         columns = torch.arange(self._widest[length] if length < len(self._widest) else 1, device=generated.device)
         last = self._sizes[nodes][:, None] - 1
-        entry = self._starts[nodes][:, None] + columns.minimum(last)
-        return self._tokens[entry], self._children[entry], columns > last
+        return columns.minimum(last).add_(self._starts[nodes][:, None]), columns > last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,19 +74,12 @@ class TextEncoder:
         Raises:
             InputError: a text's vector is not finite; names the text.
         """
-        distinct = list(dict.fromkeys(texts))
-        token_ids = self.tokenize(distinct)
-        vectors = np.empty((len(distinct), self.model.get_input_embeddings().embedding_dim), dtype=np.float32)
-        bar = tqdm(total=len(distinct), desc="embed", unit="text", disable=not progress)
-        with self.untuned() as untuned, bar, torch.no_grad():
+        width = self.model.get_input_embeddings().embedding_dim
+        with self.untuned() as untuned:
             model = self.model if untuned is None else untuned
             with evaluating(model):
-                for batch in length_batches([len(ids) for ids in token_ids], self.max_batch_tokens):
-                    vectors[batch] = self._pool(model, [token_ids[i] for i in batch]).cpu().numpy()
-                    bar.update(len(batch))
-        self._check_finite(vectors, distinct)
-        place = {text: i for i, text in enumerate(distinct)}
-        return vectors[[place[text] for text in texts]]
+                pool = partial(self._pool, model)
+                return encode_in_batches(texts, self.tokenize, pool, width, self.max_batch_tokens, progress)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as it is embedded; at least one, at most `max_tokens`."""
@@ -113,24 +107,72 @@ class TextEncoder:
 
     def _pool(self, model: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Vectors of one batch, float32 [texts, d]."""
-        width = max(len(ids) for ids in token_ids)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in token_ids])
-        padding = self.tokenizer.eos_token_id  # any id of the vocabulary: the mask hides it
-        padded = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in token_ids])
         device = model.get_input_embeddings().weight.device
-        padded, mask = padded.to(device), mask.to(device)
+        # Any id of the vocabulary will do for padding: the mask hides it.
+        padded, mask = pad_batch(token_ids, self.tokenizer.eos_token_id, device, left=True)
         output = model.get_decoder()(
             input_ids=padded, attention_mask=mask, position_ids=positions_from_mask(mask), use_cache=False
         )
         hidden = output.last_hidden_state.float()
-        if self.pooling == "last":
-            return hidden[:, -1]
-        return hidden.masked_fill(mask.unsqueeze(-1) == 0, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return hidden[:, -1] if self.pooling == "last" else mean_state(hidden, mask)
 
-    def _check_finite(self, vectors: np.ndarray, texts: Sequence[str]) -> None:
-        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(broken):
-            raise InputError(
-                f"the LLM's embedding of {texts[broken[0]]!r} is not finite ({len(broken)} of {len(texts)} texts); "
-                "use llm_dtype float32 or bfloat16, or check the weights"
-            )
+
+def encode_in_batches(
+    texts: Sequence[str],
+    tokenize: Callable[[Sequence[str]], list[list[int]]],
+    pool: Callable[[Sequence[Sequence[int]]], Tensor],
+    width: int,
+    max_batch_tokens: int,
+    progress: bool = False,
+) -> np.ndarray:
+    """Vectors of texts, every different text computed once, those of similar length together.
+
+    Args:
+        texts: any strings.
+        tokenize: token ids of each text, at least one.
+        pool: vectors [texts, width] of the token ids of one batch.
+        width: of a vector.
+        max_batch_tokens: limit of (texts x longest text) of a batch.
+        progress: show a bar.
+
+    Returns:
+        float32 [texts, width], in the order of the texts.
+
+    Raises:
+        InputError: a text's vector is not finite; names the text.
+    """
+    distinct = list(dict.fromkeys(texts))
+    token_ids = tokenize(distinct)
+    vectors = np.empty((len(distinct), width), dtype=np.float32)
+    bar = tqdm(total=len(distinct), desc="embed", unit="text", disable=not progress)
+    with bar, torch.no_grad():
+        for batch in length_batches([len(ids) for ids in token_ids], max_batch_tokens):
+            vectors[batch] = pool([token_ids[i] for i in batch]).cpu().numpy()
+            bar.update(len(batch))
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the LLM's embedding of {distinct[broken[0]]!r} is not finite ({len(broken)} of {len(distinct)} texts); "
+            "use llm_dtype float32 or bfloat16, or check the weights"
+        )
+    if len(distinct) == len(texts):  # tables may be large: no copy where none is needed
+        return vectors
+    place = {text: i for i, text in enumerate(distinct)}
+    return vectors[[place[text] for text in texts]]
+
+
+def pad_batch(
+    token_ids: Sequence[Sequence[int]], padding: int, device: torch.device, left: bool
+) -> tuple[Tensor, Tensor]:
+    """Token ids of one batch with padding before or behind them, and the mask that hides it; int64 [texts, tokens]."""
+    width = max(len(ids) for ids in token_ids)
+    gaps = [width - len(ids) for ids in token_ids]
+    pairs = list(zip(token_ids, gaps, strict=True))
+    padded = [[padding] * gap + list(ids) if left else list(ids) + [padding] * gap for ids, gap in pairs]
+    mask = [[0] * gap + [1] * len(ids) if left else [1] * len(ids) + [0] * gap for ids, gap in pairs]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def mean_state(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean over a text's own tokens: states [texts, tokens, d] and their mask to [texts, d]."""
+    return hidden.masked_fill(mask.unsqueeze(-1) == 0, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True)

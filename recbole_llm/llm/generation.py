@@ -341,6 +341,8 @@ class _Search:
             values, tokens = self.constraint.candidates(generated, logits, prompts)
             if (missing := 2 - values.shape[1]) > 0:  # there are to be twice as many candidates as beams
                 values, tokens = F.pad(values, (0, missing), value=-math.inf), F.pad(tokens, (0, missing))
+            if values.shape[1] <= k:  # the beams' candidates are sorted together anyway
+                return values, tokens
             values, index = _largest(values, k)
             return values, tokens.gather(1, index)
         # softmax keeps the order of a row's logits, so only the selected ones are normalised
@@ -378,11 +380,11 @@ class _Search:
         self, live: _Live, candidates: _Candidates, scores: Tensor, order: Tensor, answers: dict[int, Generation]
     ) -> None:
         """Adds the new hypotheses to each row's best ones; among equal scores the earlier stays first."""
-        for place, beam in scores.isfinite().nonzero().tolist():
-            tokens = candidates.tokens[place, order[place, beam]].tolist()
-            answer = answers[int(live.rows[place])]
-            answer.beams.append(self.hypothesis(tokens, float(scores[place, beam])))
-        for row in live.rows.tolist():
+        places, beams = scores.isfinite().nonzero(as_tuple=True)
+        rows, sequences = live.rows[places].tolist(), candidates.tokens[places, order[places, beams]].tolist()
+        for row, tokens, score in zip(rows, sequences, scores[places, beams].tolist(), strict=True):
+            answers[row].beams.append(self.hypothesis(tokens, score))
+        for row in set(rows):
             answers[row].beams.sort(key=lambda beam: -beam.score)
             del answers[row].beams[self.num_beams :]
 

@@ -23,6 +23,7 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.prompt import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
+from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import Generation, beam_search, evaluating
@@ -68,6 +69,7 @@ class LLMRecommender(SequentialRecommender):
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
         self.candidates: Candidates | None = None
+        self._trained_histories: list[tuple[int, ...]] = []
         self.template = PromptTemplate.of_domain(config["domain"])
         self.backbone = self._load_backbone()
         self.prompts = self._make_prompts(config["max_prompt_tokens"])
@@ -197,7 +199,20 @@ class LLMRecommender(SequentialRecommender):
         return self.adapter.instances(self.llm, self._states(histories)) if self.is_instance_wise else nullcontext()
 
     def _states(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
+        if self.config["ilora_permuted"]:
+            histories = [self._other_history(tuple(history)) for history in histories]
         return torch.from_numpy(self.auxiliary.sequence_states(histories)).to(self.device)
+
+    def _other_history(self, history: tuple[int, ...]) -> tuple[int, ...]:
+        """Another training row's history, always the same one: drawn by the seed and the history."""
+        if len(self._trained_histories) < 2:
+            raise InputError(
+                "ilora_permuted: there are no gates of others before training; raise epochs, or set it False"
+            )
+        generator = np.random.default_rng([self.stage_seed("other history"), *history])
+        while (other := self._trained_histories[generator.integers(len(self._trained_histories))]) == history:
+            pass
+        return other
 
     def training_step(self, step: int, n_steps: int) -> AbstractContextManager[None]:
         """A context for one of a training's optimiser steps, counted from 0, in which prompts may be others."""
@@ -207,6 +222,7 @@ class LLMRecommender(SequentialRecommender):
         """Compute what is known of the rows that will be trained on, all at once instead of batch by batch."""
         if self.is_instance_wise:
             self.auxiliary.sequence_states(histories)
+            self._trained_histories = list(dict.fromkeys(map(tuple, histories)))
 
     def gate_facts(self, histories: Sequence[Sequence[int]]) -> dict[str, Any]:
         """How rows of these histories use the experts; empty for models without gates."""
@@ -238,6 +254,7 @@ class LLMRecommender(SequentialRecommender):
             "prompt": self.prompts.fingerprint(),
             "adapter": self.adapter.facts(),
             **({"candidates": self.config["candidates"]} if self.config["candidates"] else {}),
+            **({"gates": "of others"} if self.config["ilora_permuted"] else {}),
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
 

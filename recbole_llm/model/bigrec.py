@@ -66,7 +66,7 @@ class BIGRec(LLMRecommender):
 
     def prepare(self) -> None:
         """Compute what scores and curriculum need besides the weights, such as the catalogue's embeddings."""
-        if self.config["candidates"] is None:
+        if self.config["candidates"] is None or self.grounding.chooses:
             self.grounding.prepare()
         if self.config["curriculum"] != "none":
             _ = self.index
@@ -161,6 +161,8 @@ class Grounding(ABC):
 
     settings: ClassVar[tuple[str, ...]] = ()
     """Keys that decide the scores, besides those of generation."""
+    chooses: ClassVar[bool] = False
+    """Whether it scores the candidates that a prompt lists; if not, generated text names one."""
 
     def __init__(self, model: BIGRec) -> None:
         self.model = model
@@ -182,3 +184,7 @@ class Grounding(ABC):
     @abstractmethod
     def scores(self, interaction: Interaction) -> torch.Tensor:
         """Scores of all items, larger is better. Returns: float64 [rows, items]; -inf where an item is not ranked."""
+
+    def candidate_scores(self, interaction: Interaction) -> np.ndarray:
+        """Scores of each row's candidates, if it :attr:`chooses`. Returns: float64 [rows, n]; -inf where none is."""
+        raise NotImplementedError

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from tqdm import tqdm
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.constrained import Assistant, beam_item_scores, search_titles
@@ -80,19 +82,23 @@ class TitleGrounding(Grounding):
         shape = (len(histories), model.catalog.n_items)
         scores = torch.full(shape, -math.inf, dtype=torch.float64, device=model.device)
         if rows:
-            readable = [histories[row] for row in rows]
-            prompts = [model.prompts.prompt(history) for history in readable]
-            options = {
-                "pad_token_id": model.backbone.pad_token_id,
-                "length_penalty": model.config["title_length_penalty"],
-                "renormalize": model.config["title_renormalize"],
-                "assistant": self._assistant(interaction[torch.tensor(rows)]),
-                "row_inputs": model.row_inputs(readable),
-                "max_batch_tokens": model.config["generation_batch_tokens"],
-                "progress": model.show_progress,
-            }
+            prompts = [model.prompts.prompt(histories[row]) for row in rows]
+            options = self._options(interaction[torch.tensor(rows)])
+            options["progress"] = model.show_progress
             scores[rows] = self._title_scores(prompts, options).to(model.device)
         return scores
+
+    def _options(self, interaction: Interaction) -> dict[str, Any]:
+        """What search and likelihood have in common, for rows of which each has a prompt."""
+        model = self.model
+        return {
+            "pad_token_id": model.backbone.pad_token_id,
+            "length_penalty": model.config["title_length_penalty"],
+            "renormalize": model.config["title_renormalize"],
+            "assistant": self._assistant(interaction),
+            "row_inputs": model.row_inputs(model.histories(interaction)),
+            "max_batch_tokens": model.config["generation_batch_tokens"],
+        }
 
     def _assistant(self, interaction: Interaction) -> Assistant | None:
         """The auxiliary recommender's opinion of these rows, where the LLM's is not all that counts."""
@@ -131,7 +137,12 @@ class ConstrainedGrounding(TitleGrounding):
 
 
 class LikelihoodGrounding(TitleGrounding):
-    """The log-likelihood of every title: what constrained beams would rank if there were no end of them."""
+    """The log-likelihood of every title: what constrained beams would rank if there were no end of them.
+
+    Of candidates it scores the titles listed, and no others: they are the only titles there are.
+    """
+
+    chooses: ClassVar[bool] = True
 
     def prepare(self) -> None:
         """Also make sure that the LLM can take a tree of titles."""
@@ -140,3 +151,27 @@ class LikelihoodGrounding(TitleGrounding):
 
     def _title_scores(self, prompts: list[list[int]], options: dict[str, Any]) -> torch.Tensor:
         return title_likelihoods(self.model.llm, prompts, self.trie, **options)
+
+    def candidate_scores(self, interaction: Interaction) -> np.ndarray:
+        """See :class:`Grounding`; a row without a prompt has no scores."""
+        model = self.model
+        listed, prompts = model.candidates.of(interaction), model.row_prompts(interaction)
+        scores = np.full(listed.shape, -np.inf)
+        rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
+        options = self._options(interaction[torch.tensor(rows)]) if rows else {}
+        bar = tqdm(rows, desc="score candidates", unit="row", disable=not model.show_progress)
+        for place, row in enumerate(bar):
+            items = listed[row][listed[row] > 0].tolist()
+            trie = TitleTrie([model.prompts.response(item) for item in items], model.backbone.eos_token_id)
+            own = title_likelihoods(model.llm, [prompts[row]], trie, **_of_row(options, place, items))
+            scores[row, : len(items)] = own[0].cpu().numpy()
+        return scores
+
+
+def _of_row(options: dict[str, Any], place: int, items: list[int]) -> dict[str, Any]:
+    """The options of one row, whose assistant knows no items but these."""
+    assistant: Assistant | None = options["assistant"]
+    if assistant is not None:
+        assistant = replace(assistant, item_scores=assistant.item_scores[[place]][:, items])
+    inputs = {name: values[[place]] for name, values in options["row_inputs"].items()}
+    return {**options, "assistant": assistant, "row_inputs": inputs}

@@ -4,6 +4,7 @@ from recbole_llm.report.answers import AnswerOutcomes, answer_metrics, answer_ou
 from recbole_llm.report.categories import category_hit_ratio, category_ranks, drop_common
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, versions
+from recbole_llm.report.goracs_plot import goracs_figure, map_points, plot_goracs
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.statistics import (
     RANK_METRICS,
@@ -36,7 +37,9 @@ __all__ = [
     "drop_common",
     "gate_figure",
     "git_revision",
+    "goracs_figure",
     "hit_at",
+    "map_points",
     "metric_means",
     "minimal_detectable_difference",
     "mrr_at",
@@ -47,6 +50,7 @@ __all__ = [
     "plot_coreset",
     "plot_curriculum",
     "plot_gates",
+    "plot_goracs",
     "recall_at",
     "versions",
 ]

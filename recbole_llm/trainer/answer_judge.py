@@ -27,7 +27,7 @@ class AnswerJudgement(Judgement):
     """What one model answered on the rows of one split; nothing is ranked.
 
     Attributes:
-        answers: raw text of each row, or the title of the candidate that a classic model scored best.
+        answers: raw text of each row, or the title of the candidate that was scored best.
         candidates: int64 [rows, n], see :class:`Candidates`.
         strict: the outcomes under the rule that ``hit_ratio``, ``hit_ratio_valid`` and ``valid_ratio`` are of.
         reference: the outcomes under that of ``hit_ratio_reference`` and its like.
@@ -40,7 +40,7 @@ class AnswerJudgement(Judgement):
 
 
 def judge_answers(model: Any, loader: Any) -> AnswerJudgement:
-    """Let an LLM recommender answer the rows of a loader.
+    """Let an LLM recommender answer the rows of a loader, in its own words or by its scores of the candidates.
 
     Args:
         model: the recommender, its candidates drawn.
@@ -48,8 +48,11 @@ def judge_answers(model: Any, loader: Any) -> AnswerJudgement:
     """
     model.eval()
     rows = loader.dataset.inter_feat
-    candidates, titles = model.candidates.of(rows), model.catalog.titles
-    pairs, answers = row_pairs(loader.dataset), model.generate_text(rows)
+    candidates, pairs, titles = model.candidates.of(rows), row_pairs(loader.dataset), model.catalog.titles
+    if model.grounding.chooses:
+        best = best_candidates(candidates, model.grounding.candidate_scores(rows))
+        return _picked(pairs, best, candidates, titles)
+    answers = model.generate_text(rows)
     found = np.flatnonzero(candidates.any(axis=1))  # the others, whose target has no title, are invalid
     listed = [[titles[item] for item in candidates[row] if item] for row in found]
     targets = [titles[item] for item in pairs[found, 1]]
@@ -87,10 +90,31 @@ class CandidateJudge:
             trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
         finally:
             trainer.eval_collector, trainer.evaluator = usual
-        pairs, items = row_pairs(loader.dataset), np.concatenate(picks.items)
-        outcomes = AnswerOutcomes(items > 0, items == pairs[:, 1])
-        answers = [self.catalog.titles[item] or "" for item in items]
-        return _judgement(pairs, answers, self.candidates.of(loader.dataset.inter_feat), outcomes, outcomes)
+        candidates = self.candidates.of(loader.dataset.inter_feat)
+        return _picked(row_pairs(loader.dataset), np.concatenate(picks.items), candidates, self.catalog.titles)
+
+
+def best_candidates(candidates: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The item of each row that is scored best, the lower id among equals.
+
+    Args:
+        candidates: int64 [rows, n], 0 behind a shorter list.
+        scores: [rows, n].
+
+    Returns:
+        int64 [rows]; 0 where no candidate has a finite score.
+
+    Raises:
+        ValueError: a score is not a number.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("a model gave a score that is not a number")
+    order = candidates.argsort(axis=1, kind="stable")
+    items = np.take_along_axis(candidates, order, axis=1)
+    scores = np.where(items > 0, np.take_along_axis(scores, order, axis=1), -np.inf)
+    best = scores.argmax(axis=1)[:, None]
+    finite = np.isfinite(np.take_along_axis(scores, best, axis=1))
+    return np.where(finite, np.take_along_axis(items, best, axis=1), 0)[:, 0]
 
 
 class _Picks:
@@ -103,15 +127,9 @@ class _Picks:
     def eval_batch_collect(
         self, scores_tensor: torch.Tensor, interaction: Interaction, positive_u: Any, positive_i: Any
     ) -> None:
-        """Pick from scores [rows, items]; the lower id among equals, 0 where no candidate has a finite score."""
-        items = np.sort(self.candidates.of(interaction), axis=1)
-        scores = scores_tensor.double().cpu().numpy()
-        if np.isnan(scores).any():
-            raise ValueError("a model gave a score that is not a number")
-        own = np.where(items > 0, np.take_along_axis(scores, items, axis=1), -np.inf)
-        best = own.argmax(axis=1)[:, None]
-        picked = np.take_along_axis(items, best, axis=1)
-        self.items.append(np.where(np.isfinite(np.take_along_axis(own, best, axis=1)), picked, 0)[:, 0])
+        """Pick from scores [rows, items]."""
+        candidates, scores = self.candidates.of(interaction), scores_tensor.double().cpu().numpy()
+        self.items.append(best_candidates(candidates, np.take_along_axis(scores, candidates, axis=1)))
 
     def model_collect(self, model: Any) -> None:
         """RecBole's collectors may look at the model."""
@@ -122,6 +140,14 @@ class _Picks:
     def evaluate(self, data_struct: None) -> dict[str, float]:
         """RecBole's evaluators compute metrics."""
         return {}
+
+
+def _picked(
+    pairs: np.ndarray, items: np.ndarray, candidates: np.ndarray, titles: Sequence[str | None]
+) -> AnswerJudgement:
+    """Each row's answer is one candidate, or none (0), so the rules cannot differ."""
+    outcomes = AnswerOutcomes(items > 0, items == pairs[:, 1])
+    return _judgement(pairs, [titles[item] or "" for item in items], candidates, outcomes, outcomes)
 
 
 def _judgement(

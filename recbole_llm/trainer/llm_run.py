@@ -6,15 +6,17 @@ import csv
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from recbole.data.interaction import Interaction
 
 from recbole_llm.coreset import score_strata
-from recbole_llm.report import ResultTable, RunResult, plot_coreset, plot_curriculum, plot_gates
+from recbole_llm.report import ResultTable, RunResult, plot_coreset, plot_curriculum, plot_gates, plot_goracs
 from recbole_llm.trainer.distillation import SUMMARY
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.row_selection import FILE as CORESET_FILE
+from recbole_llm.trainer.row_selection import MAP as CORESET_MAP
 from recbole_llm.trainer.row_selection import SUMMARY as CORESET_SUMMARY
 from recbole_llm.trainer.run_folder import RunFolder
 
@@ -37,6 +39,7 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         for name in (CORESET_FILE, CORESET_SUMMARY):
             shutil.copy(trainer.coreset / name, folder.path / name)
         _plot_coreset(folder, trainer)
+        _plot_search(folder, trainer.coreset)
     elif trainer.n_train_rows and trainer.config["coreset_file"]:
         shutil.copy(trainer.config["coreset_file"], folder.path / CORESET_FILE)
     if not trainer.tuned:
@@ -93,3 +96,20 @@ def _plot_coreset(folder: RunFolder, trainer: LLMTrainer) -> None:
         title=f"{folder.path.name}: {summary['coreset']}, {summary['selected']:,} of {summary['pool']:,} rows",
         n_all=summary["rows"] if trainer.tuned else None,
     )
+
+
+def _plot_search(folder: RunFolder, coreset: Path) -> None:
+    """``goracs.png``, or another selector's, where the selector tells of a search."""
+    if not (coreset / CORESET_MAP).is_file():
+        return
+    summary = json.loads((coreset / CORESET_SUMMARY).read_text(encoding="utf-8"))
+    outcome, name = summary["outcome"], summary["coreset"]
+    several = len(outcome["starts"]) > 1
+    traces = {
+        f"class {label}, {start}" if several else start: trace
+        for label, starts in outcome["starts"].items()
+        for start, trace in starts.items()
+    }
+    title = f"{folder.path.name}: {name}, {outcome['method']}, {summary['selected']:,} of {summary['pool']:,} rows"
+    with np.load(coreset / CORESET_MAP) as places:
+        plot_goracs(folder.path / f"{name}.png", traces, **places, title=title)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction, cat_interactions
+from torch.nn.functional import cross_entropy
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.coreset import (
@@ -31,14 +32,15 @@ from recbole_llm.coreset.row_losses import Losses
 from recbole_llm.data.batches import micro_batches
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
-from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.report import peak_mib
 from recbole_llm.stages import MANIFEST, write_json
 from recbole_llm.trainer.tail import TransformerTail, row_losses
+from recbole_llm.trainer.text_vectors import TextVectors, llm_encoder
 
 OF_RECOMMENDER = ("influence", "el2n", "grand", "recommender_vectors")
-OF_LLM = ("effort", "llm_vectors")
+OF_LLM = ("effort", "gradient_norms", "quality", "llm_vectors")
+OF_TEXTS = ("embeddings", "valid_embeddings")
 OF_NEXT_ITEM = ("influence", "el2n", "grand")  # by the recommender's loss on the row's target
 SETTINGS = {
     "influence": (
@@ -53,13 +55,26 @@ SETTINGS = {
         "coreset_unit",
     ),
     "effort": ("effort_weights", "effort_tokens"),
+    "gradient_norms": ("effort_weights",),
+    "quality": ("effort_tokens",),
 }
 VALUES, FACTS = "values.npy", "facts.json"
 WEIGHT = "influence_weight"  # column of a row's part in the mean loss
 _LOGITS = 2**24  # numbers of one batch's scores of all items: 64 MB in float32
 _LARGEST_HESSIAN = 20_000  # weights; the matrix has their square
-_TEXT_TOKENS = 4096  # longest history that is embedded
 log = logging.getLogger(__name__)
+
+
+class _ValidRows(NamedTuple):
+    """Validation rows that can be read.
+
+    Attributes:
+        texts: what is embedded of each.
+        rows: themselves.
+    """
+
+    texts: list[str]
+    rows: Interaction
 
 
 def check_needs(selector: Selector, config: Any, valid_rows: Any) -> None:
@@ -70,8 +85,8 @@ def check_needs(selector: Selector, config: Any, valid_rows: Any) -> None:
             clicks, or a solver is given a setting of another one.
     """
     needs = {need.name for need in selector.needs}
-    by_validation = "target_texts" in needs or "influence" in needs and config["influence_target"] == "valid"
-    if by_validation and valid_rows is None:
+    by_validation = needs & {"target_texts", "valid_embeddings"}
+    if (by_validation or "influence" in needs and config["influence_target"] == "valid") and valid_rows is None:
         raise InputError(f"coreset: {selector.name} looks at validation rows, and there are none; change eval_args")
     if config.task == "click" and (found := needs.intersection(OF_NEXT_ITEM)):
         raise InputError(
@@ -122,17 +137,19 @@ class RowInputs:
         needs: Sequence[str],
     ) -> None:
         self.model, self.config, self.data, self.valid_data = model, config, rows, valid_rows
+        self.is_click = config.task == "click"
         self.needs_states = "recommender_vectors" in map(self._own_name, needs)
         self.rows: Interaction = rows.inter_feat[torch.from_numpy(pool)]
         self.examples = examples
+        self.encoder = TextVectors(model, config)
         self.facts: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
         self.peak_mib = 0.0
 
     def get(self, name: str) -> Any:
-        """The input of this name, computed or found."""
+        """The input of this name, computed or found; None where these rows have none."""
         name = self._own_name(name)
-        if name not in (*OF_RECOMMENDER, *OF_LLM):
+        if name not in (*OF_RECOMMENDER, *OF_LLM, *OF_TEXTS):
             return getattr(self, name)()
         folder = self.model.stages.get(name.replace("_", "-"), self._facts(name), lambda place: self._keep(name, place))
         self.seconds[name] = seconds_of(folder)
@@ -143,11 +160,16 @@ class RowInputs:
         return np.load(folder / VALUES)
 
     def _own_name(self, name: str) -> str:
-        """What stands for ``vectors``, as ``coreset_vectors`` says."""
+        """What stands for ``vectors``, as ``coreset_vectors`` says; ``gradient_norms`` of answers are the effort."""
+        if name == "gradient_norms" and not self.is_click:
+            return "effort"
         return f"{self.config['coreset_vectors']}_vectors" if name == "vectors" else name
 
     def _facts(self, name: str) -> dict[str, Any]:
         """What an input depends on."""
+        if name in OF_TEXTS:
+            texts = self._embedded if name == "embeddings" else self._valid.texts
+            return {"texts": digest(texts), "encoder": self.encoder.facts()}
         facts: dict[str, Any] = {
             "rows": rows_digest(self.data),
             "pool": digest(self.rows[SAMPLE_ID].numpy()),
@@ -165,6 +187,11 @@ class RowInputs:
     def _keep(self, name: str, folder: Path) -> None:
         np.save(folder / VALUES, getattr(self, name)())
         write_json(folder / FACTS, {**self.facts.get(name, {}), "peak_mib": peak_mib()})
+
+    @cached_property
+    def histories(self) -> list[list[int]]:
+        """Items before each row's target."""
+        return self.model.histories(self.rows)
 
     # ---- from the auxiliary recommender
 
@@ -184,7 +211,7 @@ class RowInputs:
 
     def recommender_vectors(self) -> np.ndarray:
         """States after the histories. Returns: [n, d]."""
-        return self.recommender.sequence_states(self.model.histories(self.rows))
+        return self.recommender.sequence_states(self.histories)
 
     def el2n(self) -> np.ndarray:
         """Lengths of the error vectors. Returns: [n]."""
@@ -295,25 +322,59 @@ class RowInputs:
 
     def effort(self) -> np.ndarray:
         """Norms of the gradient of the untuned LLM's loss by the adapter's weights. Returns: [n]."""
-        model, histories = self.model, self.model.histories(self.rows)
-        names = effort_weights(model.llm, self.config["effort_weights"])
+        return self._norms(self._answer_losses)
+
+    def gradient_norms(self) -> np.ndarray:
+        """The same; for clicks of the loss of the choice between Yes and No. Returns: [n]."""
+        return self._norms(self._own_losses)
+
+    def quality(self) -> np.ndarray:
+        """Minus the untuned LLM's loss on each row: how likely its answer is. Returns: [n]."""
+
+        def likelihoods(batches: Sequence[Sequence[int]]) -> np.ndarray:
+            with torch.no_grad():
+                return np.concatenate([-self._own_losses(batch).cpu().double().numpy() for batch in batches])
+
+        return self._by_row(likelihoods)
+
+    def _norms(self, losses: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
+        model = self.model
+        names, own = effort_weights(model.llm, self.config["effort_weights"]), set(model.llm.parameters())
+
+        def norms(batches: Sequence[Sequence[int]]) -> np.ndarray:
+            return effort_scores(model.llm, lambda _, batch: losses(batch), batches, names, model.show_progress)
+
+        with frozen(weight for weight in model.parameters() if weight not in own):
+            return self._by_row(norms)
+
+    def _by_row(self, compute: Callable[[Sequence[Sequence[int]]], np.ndarray]) -> np.ndarray:
+        """Numbers in the order of the rows, from a function that gives them in the order of batches of places."""
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
         batches = micro_batches(lengths, self.config["micro_batch_tokens"], sort=True)
+        was_training = self.model.training
+        self.model.eval()
+        found = np.empty(len(self.examples))
+        found[np.concatenate(batches).astype(int)] = compute(batches)
+        self.model.train(was_training)
+        return found
 
-        def losses(_llm: torch.nn.Module, batch: Sequence[int]) -> torch.Tensor:
-            prompts, answers = zip(*(self._scored(*self.examples[row]) for row in batch), strict=True)
-            with model.instances([histories[row] for row in batch]):
-                found = model.scorer.log_probs(prompts, [[answer] for answer in answers])
-            return losses_per_row(-found.values, found.rows, len(batch))
+    def _own_losses(self, batch: Sequence[int]) -> torch.Tensor:
+        return self._choice_losses(batch) if self.is_click else self._answer_losses(batch)
 
-        was_training, own = model.training, set(model.llm.parameters())
-        model.eval()
-        with frozen(weight for weight in model.parameters() if weight not in own):
-            sorted_scores = effort_scores(model.llm, losses, batches, names, progress=model.show_progress)
-        model.train(was_training)
-        scores = np.empty(len(self.examples))
-        scores[np.concatenate(batches).astype(int)] = sorted_scores
-        return scores
+    def _answer_losses(self, batch: Sequence[int]) -> torch.Tensor:
+        """Mean loss of the tokens of each answer. Returns: [rows]."""
+        prompts, answers = zip(*(self._scored(*self.examples[row]) for row in batch), strict=True)
+        with self.model.instances([self.histories[row] for row in batch]):
+            found = self.model.scorer.log_probs(prompts, [[answer] for answer in answers])
+        return losses_per_row(-found.values, found.rows, len(batch))
+
+    def _choice_losses(self, batch: Sequence[int]) -> torch.Tensor:
+        """Cross entropy of each label under the two-way softmax over the tokens of No and Yes. Returns: [rows]."""
+        answers = [[token] for token in self.model.prompts.answer_token_ids]
+        with self.model.instances([self.histories[row] for row in batch]):
+            found = self.model.scorer.log_probs([self.examples[row][0] for row in batch], [answers] * len(batch))
+        logits = found.values.new_zeros(len(batch), len(answers)).index_put((found.rows, found.answers), found.values)
+        return cross_entropy(logits, torch.from_numpy(self.labels()[batch]).to(logits.device), reduction="none")
 
     def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
         """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
@@ -323,18 +384,45 @@ class RowInputs:
 
     def llm_vectors(self) -> np.ndarray:
         """Embeddings of the histories' titles by the untuned LLM. Returns: float32 [n, d]."""
-        model = self.model
-        texts = [self._titles(history) for history in model.histories(self.rows)]
-        with model.untuned() as llm:
-            encoder = TextEncoder(
-                llm,
-                model.backbone.tokenizer,
-                max_batch_tokens=self.config["generation_batch_tokens"],
-                max_tokens=_TEXT_TOKENS,
-            )
-            return encoder.encode(texts, progress=model.show_progress)
+        texts = [self._titles(history) for history in self.histories]
+        with self.model.untuned() as llm:
+            return llm_encoder(self.model, llm, "last").encode(texts, progress=self.model.show_progress)
+
+    # ---- from a text encoder
+
+    def embeddings(self) -> np.ndarray:
+        """Vectors of the rows' texts. Returns: float32 [n, d]."""
+        return self.encoder.embed(self._embedded)
+
+    def valid_embeddings(self) -> np.ndarray:
+        """Vectors of the texts of the validation rows that can be read. Returns: float32 [n_valid, d]."""
+        return self.encoder.embed(self._valid.texts)
+
+    @cached_property
+    def _embedded(self) -> list[str]:
+        return self.encoder.texts(self.examples)
+
+    @cached_property
+    def _valid(self) -> _ValidRows:
+        rows = self.valid_data.inter_feat
+        examples = self.model.examples(rows)
+        places = [place for place, example in enumerate(examples) if example is not None]
+        if not places:
+            raise InputError(f"coreset: no validation row has titles in field '{self.config['title_field']}'")
+        return _ValidRows(self.encoder.texts([examples[place] for place in places]), rows[torch.tensor(places)])
 
     # ---- from the data
+
+    def labels(self) -> np.ndarray | None:
+        """Whether each row is a like; None where rows have no labels. Returns: int64 [n]."""
+        return self._labels(self.rows)
+
+    def valid_labels(self) -> np.ndarray | None:
+        """The same of the validation rows that can be read."""
+        return self._labels(self._valid.rows) if self.is_click else None
+
+    def _labels(self, rows: Interaction) -> np.ndarray | None:
+        return (rows[self.config["LABEL_FIELD"]] > 0).long().numpy() if self.is_click else None
 
     def texts(self) -> list[str]:
         """Titles of each row's history and target; the words of the prompt, which all rows share, tell none apart."""

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llm.coreset import Selection, resolve_budget
+from recbole_llm.coreset import Selection, Selector, resolve_budget
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.registry import find_choice
-from recbole_llm.report import peak_mib
+from recbole_llm.report import map_points, peak_mib
 from recbole_llm.stages import write_json
 from recbole_llm.trainer.row_inputs import RowInputs, check_needs, digest
 
-STAGE, FILE, SUMMARY = "coreset", "coreset.csv", "coreset.json"
+STAGE, FILE, SUMMARY, MAP = "coreset", "coreset.csv", "coreset.json", "map.npz"
+MAP_ROWS = 4000  # of each side, at most, unless more are selected
 log = logging.getLogger(__name__)
 
 
@@ -54,9 +55,9 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
     examples = model.examples(rows.inter_feat)
     pool = _pool(model, config, rows, examples)
     budget = _amount("coreset_size", config["coreset_size"], len(pool))
-    needs = [need.name for need in selector.needs]
+    needs = [need.name for need in selector.needs if need.name not in selector.unused()]
     inputs = RowInputs(model, config, rows, pool, [examples[place] for place in pool], valid_rows, needs)
-    values = {name: inputs.get(name) for name in needs}
+    values = {name: value for name in needs if (value := inputs.get(name)) is not None}
     ids = rows.inter_feat[SAMPLE_ID].numpy()[pool]
     facts = {
         "selector": selector.facts(),
@@ -71,8 +72,9 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
         started = time.perf_counter()
         selection = selector.select(ids, budget, seed=model.stage_seed("coreset"), **values)
         seconds = {**inputs.seconds, "selection": time.perf_counter() - started}
-        per_row = {name: value for name, value in values.items() if isinstance(value, np.ndarray) and value.ndim == 1}
-        _write_selection(folder / FILE, rows, pool, selection, per_row)
+        _write_selection(folder / FILE, rows, pool, selection, _numbers_per_row(selector, values))
+        if "trace" in selection.outcome:
+            _write_map(folder / MAP, ids, selection, values, config["seed"])
         summary = {
             **selector.facts(),
             "unit": config["coreset_unit"],
@@ -84,11 +86,12 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
             "seconds": seconds,
             "seconds_per_1000_rows": {name: 1000 * value / len(pool) for name, value in seconds.items()},
             "peak_mib": max(inputs.peak_mib, peak_mib()),
+            **({"outcome": selection.outcome} if selection.outcome else {}),
         }
         write_json(folder / SUMMARY, {**summary, **inputs.facts})
 
     folder = model.stages.get(STAGE, facts, compute)
-    _log_cost(folder)
+    _log_cost(folder, found=STAGE in model.stages.reused)
     return _subset(rows, read_selection(folder / FILE, rows)), folder
 
 
@@ -125,7 +128,26 @@ def _amount(key: str, value: int | float, n_rows: int) -> int:
     return amount
 
 
-def _log_cost(folder: Path) -> None:
+def _numbers_per_row(selector: Selector, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Inputs that are one number per row."""
+    names = [need.name for need in selector.needs if need.per_row and need.name in values]
+    return {name: values[name] for name in names if isinstance(values[name], np.ndarray) and values[name].ndim == 1}
+
+
+def _write_map(file: Path, ids: np.ndarray, selection: Selection, values: Mapping[str, Any], seed: int) -> None:
+    """What a picture of a search for a selection among vectors shows: all selected rows, and a draw from the others."""
+    vectors = values["embeddings"] if "embeddings" in values else values["vectors"]
+    targets = values.get("valid_embeddings", vectors[:0])
+    selected, rng = np.isin(ids, selection.ids), np.random.default_rng(seed)
+    others = rng.permutation(np.flatnonzero(~selected))[: max(0, MAP_ROWS - len(selection.ids))]
+    shown = np.sort(np.concatenate([np.flatnonzero(selected), others]))
+    drawn = np.sort(rng.permutation(len(targets))[:MAP_ROWS])
+    points, valid_points = map_points(vectors[shown], targets[drawn])
+    np.savez(file, points=points, selected=selected[shown], valid_points=valid_points)
+
+
+def _log_cost(folder: Path, found: bool) -> None:
+    """What the choice took, and, where it was found, what its search told when it ran."""
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     parts = zip(summary["seconds"].items(), summary["seconds_per_1000_rows"].values(), strict=True)
     log.info(
@@ -137,6 +159,13 @@ def _log_cost(folder: Path) -> None:
         ", ".join(f"{name} {seconds:.1f} s, {per_row:.3g} s per 1,000 rows" for (name, seconds), per_row in parts),
         folder / FILE,
     )
+    if found and "trace" in (outcome := summary.get("outcome", {})):
+        log.info(
+            "coreset %s: %s search; objective %.6f at the start, %.6f after %d exchanges and %d transports; a row "
+            "outside the pool promises %.2g more",
+            *(summary["coreset"], outcome["method"], outcome["trace"][0], outcome["objective"]),
+            *(len(outcome["trace"]) - 1, outcome["n_solves"], outcome["missed_gain"]),
+        )
 
 
 # ---- the file

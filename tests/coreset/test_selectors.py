@@ -1,5 +1,6 @@
 """Every selector: the promises all make, then what each one is for."""
 
+import json
 import logging
 import os
 import subprocess
@@ -16,9 +17,13 @@ from recbole_llm.coreset import (
     DEALRecSelector,
     DSIRSelector,
     EL2NSelector,
+    FDMatSelector,
+    GoracsSelector,
     GraNdSelector,
     HerdingSelector,
     KCenterSelector,
+    ModerateSelector,
+    QDITSelector,
     RandomSelector,
     RecRankerSelector,
     Selector,
@@ -47,7 +52,12 @@ SELECTORS = [
     TFDConSelector(n_clusters=6),
     RecRankerSelector(n_clusters=4),
     DEALRecSelector(n_groups=8, hard_prune_ratio=0.0),
+    GoracsSelector(max_exchanges=3),
+    ModerateSelector(),
+    FDMatSelector(n_targets=40, max_exchanges=2),
+    QDITSelector(),
 ]
+OPTIONAL = ("labels", "valid_labels")
 N = 90
 
 
@@ -66,6 +76,12 @@ def world(n=N, seed=0):
         "history_lengths": rng.integers(1, 30, n),
         "texts": [" ".join(rng.choice(words, 6)) for _ in range(n)],
         "target_texts": ["alpha beta alpha", "gamma beta"],
+        "embeddings": rng.normal(size=(n, 4)).astype(np.float32),
+        "valid_embeddings": rng.normal(size=(17, 4)).astype(np.float32),
+        "gradient_norms": rng.random(n),
+        "quality": rng.normal(size=n),
+        "labels": np.arange(n) % 2,
+        "valid_labels": np.arange(17) % 2,
     }
 
 
@@ -168,7 +184,13 @@ def test_bad_input_is_one_line(selector):
     fails("takes no loses", loses=[1])
     for need in selector.needs:
         values = inputs[need.name]
+        if need.name in OPTIONAL:
+            fails("must be .n., one finite label per row", **{need.name: np.full(len(values), np.nan)})
+            continue
         fails(f"coreset {selector.name} needs {need.name}", **{need.name: None})
+        if need.name == "valid_embeddings":
+            fails("valid_embeddings: 17 of 17 rows hold NaN", **{need.name: values * np.nan})
+            continue
         if not need.per_row or isinstance(values, list):
             fails("must be a list of texts", **{need.name: [1, 2]})
             continue
@@ -190,6 +212,29 @@ def test_settings_are_read_under_the_name_of_the_selector(selector):
     for key, value in keys.items():
         with pytest.raises(InputError, match=key):
             type(selector).from_settings({key: "log" if isinstance(value, str) else -1})
+
+
+def test_a_search_tells_of_itself_in_plain_values():
+    values = world()
+    for selector in (GoracsSelector(max_exchanges=3), FDMatSelector(40, 2)):
+        selection = selector.select(np.arange(N), 20, **needed(selector, values))
+        outcome = json.loads(json.dumps(selection.outcome))
+        assert outcome == selection.outcome and outcome["method"] == "exact" and len(outcome["trace"]) > 1
+        assert outcome["objective"] == pytest.approx(outcome["trace"][-1])
+        assert sum(outcome["budgets"].values()) == 20 and outcome["n_solves"] > 0 and outcome["missed_gain"] == 0
+        assert set(outcome["starts"]) == {"0", "1"}
+        ids, scores = selection  # a pair still
+        assert ids is selection.ids and scores is selection.scores
+    assert RandomSelector().select(np.arange(N), 20).outcome == {}
+
+
+def test_an_input_without_a_part_in_the_choice_may_be_left_out():
+    values = needed(GoracsSelector(), world())
+    assert not GoracsSelector().unused() and not QDITSelector().unused()
+    selector = GoracsSelector(gradient_weight=0.0)
+    (name,) = selector.unused()
+    without = selector.select(np.arange(N), 9, **{key: value for key, value in values.items() if key != name})
+    np.testing.assert_array_equal(selector.select(np.arange(N), 9, **values).ids, without.ids)
 
 
 def test_inputs_are_described_as_data():

@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm import Assistant, TitleConstraint, TitleTrie, beam_item_scores, beam_search, search_titles
-from recbole_llm.llm.constrained import grouped_logsumexp
+from recbole_llm.llm.constrained import grouped_logsumexp, log_probs_at
 from tests.families import FAMILIES, make_family
 
 EOS = 2
@@ -204,6 +204,19 @@ def test_grouped_logsumexp(groups, seed):
     for group in range(5):
         columns = [column for column, own in enumerate(groups) if own == group]
         torch.testing.assert_close(found[:, group], values[:, columns].logsumexp(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 7])
+def test_a_few_rows_at_a_time_give_what_all_at_once_give(monkeypatch, dtype, n_rows):
+    logits = 9 * torch.randn(n_rows, 11, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tokens = torch.arange(4 * n_rows).view(n_rows, 4) % 11
+    before = logits.clone()
+    for cached in (1, 33 // torch.get_num_threads(), 2**18):
+        monkeypatch.setattr("recbole_llm.llm.constrained._CACHED", cached)
+        found = log_probs_at(logits, tokens)
+        assert found.dtype == torch.float32 and torch.equal(logits, before)
+        torch.testing.assert_close(found, logits.float().log_softmax(dim=1).gather(1, tokens))
 
 
 def test_mistakes_are_named():

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.catalog import clean_answer
 from recbole_llm.data.rows import Rows, eval_loader
 from recbole_llm.judge import judge
 from recbole_llm.stages import find_damage
+from recbole_llm.trainer.answer_judge import best_candidates, judge_answers
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.model.test_bigrec import CUTOFFS, batch_of, ids_of, ranks_of, trainer_of
 from tests.runs import Finished, metrics_of
@@ -116,6 +118,76 @@ def test_lengths_and_renormalisation_reach_the_scores(gaps, place, likelihood):
     share = model.full_sort_predict(batch)[:, model.catalog.rankable].exp()
     assert torch.allclose(share.sum(dim=1), torch.ones(len(batch), dtype=torch.float64))
     assert not torch.allclose(share, plain[:, model.catalog.rankable].exp())
+
+
+# ------------------------------------------------------------------------------------------------------- candidates
+
+
+def choosing(gaps: Path, place: Path, *words: str) -> tuple[LLMTrainer, Rows]:
+    """As ``trainer_of``, with up to 15 candidates per row: to some fewer are left."""
+    trainer, rows = trainer_of(gaps, place, "--grounding=likelihood", "--candidates=15", *words)
+    model = trainer.model
+    model.set_candidates(row_candidates(trainer.config, rows, ("valid", "test"), model.catalog, model.stages))
+    shake(model)
+    return trainer, rows
+
+
+def alone(model: Any, batch: Any) -> np.ndarray:
+    """Log-probability of each candidate, computed as the only answer to its row's prompt: [rows, n]."""
+    listed = model.candidates.of(batch)
+    found = np.full(listed.shape, -np.inf)
+    model.eval()
+    rows = zip(model.row_prompts(batch), model.histories(batch), listed.tolist(), strict=True)
+    for row, (prompt, history, items) in enumerate(rows):
+        for place, item in enumerate(items):
+            if item:
+                with torch.no_grad(), model.instances([history]):
+                    found[row, place] = -float(model.answer_loss([prompt], [[model.prompts.response(item)]]))
+    return found
+
+
+@pytest.mark.parametrize("words", [("--lora_r=4",), ("--adapter=ilora", "--recommender_config={epochs: 2}")])
+def test_candidates_are_scored_as_if_each_were_the_only_answer(gaps, place, words):
+    trainer, rows = choosing(gaps, place, *words, "--generation_batch_tokens=300")
+    batch = batch_of(trainer, rows, "test")
+    expected = alone(trainer.model, batch)
+    scores = trainer.model.grounding.candidate_scores(batch)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert np.isneginf(scores).any() and np.isfinite(scores[:, 0]).any()
+    judgement = judge_answers(trainer.model, eval_loader(trainer.config, rows, "test"))
+    best = trainer.model.candidates.of(batch)[np.arange(len(batch)), expected.argmax(axis=1)]
+    assert judgement.answers == [trainer.model.catalog.titles[item] for item in best]
+    assert judgement.metrics["hit_ratio"] == (best == judgement.pairs[:, 1]).mean()
+    assert judgement.metrics["valid_ratio"] == judgement.metrics["valid_ratio_reference"] == 1
+
+
+def test_settings_of_titles_hold_among_candidates(gaps, place):
+    trainer, rows = choosing(gaps, place)
+    batch = batch_of(trainer, rows, "test")
+    plain = trainer.model.grounding.candidate_scores(batch)
+    listed, there = trainer.model.candidates.of(batch), np.isfinite(plain)
+    model = choosing(gaps, place, "--title_length_penalty=1")[0].model
+    lengths = np.array([[len(model.prompts.response(item)) if item else 1 for item in own] for own in listed.tolist()])
+    np.testing.assert_allclose((model.grounding.candidate_scores(batch) * lengths)[there], plain[there])
+    model = choosing(gaps, place, "--title_renormalize=True")[0].model
+    np.testing.assert_allclose(np.exp(model.grounding.candidate_scores(batch)).sum(axis=1), 1)
+    model = choosing(gaps, place, "--lm_weight=0.3", "--recommender_config={epochs: 2}")[0].model
+    theirs = np.take_along_axis(model.auxiliary.scores(batch), listed, axis=1)
+    log_q = torch.from_numpy(np.where(there, theirs, -np.inf)).log_softmax(dim=1).numpy()
+    mixed = 0.3 * plain[there] + 0.7 * log_q[there]
+    np.testing.assert_allclose(model.grounding.candidate_scores(batch)[there], mixed, atol=1e-4)
+
+
+def test_a_row_without_a_prompt_names_no_candidate(gaps, place):
+    trainer, rows = choosing(gaps, place)
+    batch = batch_of(trainer, rows, "test")
+    for unreadable in ([1], range(len(batch))):
+        batch["item_id_list"] = batch["item_id_list"].clone()
+        for row in unreadable:
+            batch["item_id_list"][row, : batch["item_length"][row]] = ids_of(rows, "i3")[0]
+        scores = trainer.model.grounding.candidate_scores(batch)
+        best = best_candidates(trainer.model.candidates.of(batch), scores)
+        assert (best == 0).nonzero()[0].tolist() == list(unreadable)
 
 
 # ------------------------------------------------------------------------------------------------------ constrained

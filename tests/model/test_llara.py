@@ -17,6 +17,7 @@ import torch
 
 from recbole_llm.config import Config
 from recbole_llm.data.rows import eval_loader, load_rows
+from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.llara import LLaRA, hybrid_share
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -214,6 +215,21 @@ def test_gates_decide_the_answers_and_a_permutation_of_rows_would_show(build, mo
     gates = model.gates
     monkeypatch.setattr(model, "gates", lambda histories: gates(histories).roll(1, dims=0))
     assert model.generate_text(batch) != right
+
+
+def test_gates_of_others_are_those_of_another_trained_history_and_always_the_same(build):
+    trainer, rows = build("BIGRec", "llama", "--adapter=ilora", "--ilora_permuted=True")
+    model, own = trainer.model, build("BIGRec", "llama", "--adapter=ilora")[0].model
+    trained = [list(history) for history in dict.fromkeys(map(tuple, own.histories(rows.train.inter_feat)))]
+    with pytest.raises(InputError, match="no gates of others before training"):
+        model.gates(trained)
+    model.prepare_rows(trained)
+    others, known = model.gates(trained), own.gates(trained)
+    source = torch.cdist(others, known).argmin(dim=1)
+    torch.testing.assert_close(others, known[source])
+    assert (source != torch.arange(len(trained))).all() and len(source.unique()) > len(trained) / 3
+    torch.testing.assert_close(model.gates(trained[::-1]), others.flip(0))
+    assert model.facts() != own.facts()
 
 
 def losses(model: LLMRecommender, batch: Any, n_answers: int = 2) -> torch.Tensor:

@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from recbole_llm.config import Config
 from recbole_llm.data.rows import SAMPLE_ID, load_rows
 from recbole_llm.errors import InputError
-from recbole_llm.trainer import row_inputs
+from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
+from recbole_llm.trainer import row_inputs, row_selection
 from recbole_llm.trainer.row_inputs import RowInputs, influence_weights, weighted
 from recbole_llm.trainer.row_selection import FILE, read_selection, row_hashes, select_rows
 from recbole_llm.trainer.tail import TransformerTail
+from tests.encoders import save_encoder
 
 N_ROWS = 24
 Make = Callable[..., tuple[Any, Any, Any]]
@@ -248,6 +250,123 @@ def test_vectors_of_the_llm_do_not_depend_on_batches(make):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", ["answer", "all"])
+def test_gradient_norms_of_answers_are_the_effort_and_its_stage(make, tokens):
+    inputs = inputs_of(*make("GORACS", effort_tokens=tokens))
+    np.testing.assert_array_equal(inputs.gradient_norms(), inputs.effort())
+    np.testing.assert_array_equal(inputs.get("gradient_norms"), inputs.get("effort"))
+    assert "effort" in inputs.model.stages.used and "gradient-norms" not in inputs.model.stages.used
+
+
+def test_quality_is_the_mean_log_probability_of_the_answers_tokens(make):
+    inputs = inputs_of(*make(lora_dropout=0.5))
+    found = inputs.quality()
+    for row in (0, N_ROWS - 1):
+        prompt, response = inputs.examples[row]
+        with torch.no_grad():
+            log_probs = inputs.model.eval().llm(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        own = [float(log_probs[len(prompt) - 1 + place, token]) for place, token in enumerate(response)]
+        assert found[row] == pytest.approx(np.mean(own), rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------- from a text encoder
+
+
+def test_embeddings_are_means_of_the_untuned_llms_states_over_prompt_and_answer(make):
+    inputs = inputs_of(*make())
+    with torch.no_grad():
+        for name, weight in inputs.model.llm.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.1)  # tuned: it has no part in the vectors
+    found, model = inputs.embeddings(), inputs.model
+    assert found.dtype == np.float32 and found.shape == (N_ROWS, 32)
+    row = inputs.rows[0:1]
+    history, target = model.histories(row)[0], row["item_id"].item()
+    text = f'{model.prompts.text(history)}"{model.catalog.titles[target]}"'
+    tokens = torch.tensor([model.backbone.tokenizer(text)["input_ids"]])
+    with model.untuned() as llm, torch.no_grad():
+        states = llm(input_ids=tokens, output_hidden_states=True).hidden_states[-1][0]
+    np.testing.assert_allclose(found[0], states.mean(dim=0), atol=1e-5)
+    valid = inputs.valid_embeddings()
+    assert valid.shape == (len(inputs.valid_data), 32)
+    assert inputs.labels() is None and inputs.valid_labels() is None and inputs.get("labels") is None
+
+
+def test_slots_of_item_vectors_are_no_text(make):
+    texts = inputs_of(*make())._embedded
+    assert inputs_of(*make("GORACS", llm_recommender="LLaRA"))._embedded == texts
+
+
+def test_validation_rows_that_cannot_be_read_are_left_out(make):
+    config, rows, model = make()
+    model.catalog.has_title[rows.valid.inter_feat["item_id"][:2]] = False
+    readable = sum(example is not None for example in model.examples(rows.valid.inter_feat))
+    assert 0 < readable < len(rows.valid)
+    assert len(inputs_of(config, rows, model).valid_embeddings()) == readable
+    model.catalog.has_title[:] = False
+    with pytest.raises(InputError, match="^coreset: no validation row has titles in field 'title'"):
+        RowInputs(model, config, rows.train, np.zeros(0, dtype=int), [], rows.valid, []).valid_embeddings()
+
+
+def test_an_encoder_of_texts_takes_the_place_of_the_llm(make, tmp_path):
+    folder = save_encoder(tmp_path / "encoder", max_tokens=512)
+    inputs = inputs_of(*make(coreset_encoder=str(folder)))
+    expected = load_text_encoder(find_text_encoder(folder)).encode(inputs._embedded)
+    np.testing.assert_allclose(inputs.get("embeddings"), expected, atol=1e-6)
+    assert len(np.unique(expected, axis=0)) > 1
+    own = inputs.model.stages.used["embeddings"]
+    other = inputs_of(*make(coreset_encoder=str(save_encoder(tmp_path / "copy", max_tokens=512))))
+    other.get("embeddings")
+    assert other.model.stages.used["embeddings"] == own  # what it is decides, not where
+    llm = inputs_of(*make())
+    llm.get("embeddings")
+    assert llm.model.stages.used["embeddings"] != own
+
+
+# ----------------------------------------------------------------------------------------------------------- of clicks
+
+
+@pytest.fixture(scope="module")
+def clicks(make: Make) -> RowInputs:
+    settings = {"tiny_steps": 5, "tiny_hidden_size": 32, "tiny_vocab_size": 512, "llm_path": "tiny"}
+    config, rows, model = make("TALLRec", threshold={"rating": 4}, valid_metric="AUC", **settings)
+    with torch.no_grad():  # a tie of Yes and No has no gradient of its own to speak of
+        model.llm.get_output_embeddings().weight.mul_(3)
+    examples = model.examples(rows.train.inter_feat)
+    return RowInputs(model, config, rows.train, np.arange(N_ROWS), examples, rows.valid, [])
+
+
+def two_way(inputs: RowInputs, row: int) -> torch.Tensor:
+    """Cross entropy of the row's label under the softmax over No and Yes alone."""
+    logits = inputs.model.llm(input_ids=torch.tensor([inputs.examples[row][0]])).logits[0, -1]
+    return F.cross_entropy(logits[list(inputs.model.prompts.answer_token_ids)], torch.tensor(int(inputs.labels()[row])))
+
+
+def test_labels_are_likes(clicks):
+    expected = clicks.rows["label"].tolist()
+    assert clicks.labels().tolist() == expected and set(expected) == {0, 1}
+    assert clicks.valid_labels().tolist() == clicks.valid_data.inter_feat["label"].tolist()
+
+
+def test_gradient_norms_of_clicks_are_of_the_choice_between_yes_and_no(clicks):
+    found, quality = clicks.get("gradient_norms"), clicks.get("quality")
+    assert "gradient-norms" in clicks.model.stages.used
+    adapter = [weight for weight in clicks.model.llm.parameters() if weight.requires_grad]
+    clicks.model.eval()
+    for row in (0, 5, N_ROWS - 1):
+        loss = two_way(clicks, row)
+        parts = torch.autograd.grad(loss, adapter, materialize_grads=True)
+        norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
+        assert found[row] == pytest.approx(float(norm), rel=1e-3)
+        assert quality[row] == pytest.approx(-float(loss), rel=1e-4)
+
+
+def test_the_answer_is_no_part_of_a_clicks_text(clicks):
+    row, model = clicks.rows[0:1], clicks.model
+    expected = model.prompts.text(model.histories(row)[0], model.likes(row)[0], row["item_id"].item())
+    assert clicks._embedded[0] == expected
+
+
 # -------------------------------------------------------------------------------------------------------- from the data
 
 
@@ -283,6 +402,10 @@ def ids_of(rows: Any) -> list[int]:
         {"coreset": "herding", "coreset_vectors": "llm"},
         {"coreset": "dealrec", "coreset_unit": "user"},
         {"coreset": "recranker", "coreset_pool": 15},
+        {"coreset": "goracs"},
+        {"coreset": "moderate"},
+        {"coreset": "fdmat"},
+        {"coreset": "qdit"},
     ],
     ids=lambda settings: settings["coreset"],
 )
@@ -324,6 +447,23 @@ def test_inputs_are_computed_once_for_all_selectors_and_sizes(make, tmp_path):
     config, rows, model = make(coreset="dealrec", checkpoint_dir=saved, valid_sample_size=3)
     select_rows(model, config, rows.train, rows.valid)  # they choose the epoch of the recommender, and that is all
     assert "effort" in model.stages.reused
+
+
+def test_norms_without_a_weight_are_not_computed(make):
+    config, rows, model = make("GORACS", goracs_gradient_weight=0)
+    _, folder = select_rows(model, config, rows.train, rows.valid)
+    assert set(model.stages.used) == {"embeddings", "valid-embeddings", "coreset"}
+    assert (folder / FILE).read_text().splitlines()[0] == "sample_id,row,selected,score"
+
+
+def test_a_map_holds_all_selected_rows_and_a_draw_from_the_others(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(row_selection, "MAP_ROWS", 10)
+    for settings, n_valid in (({"coreset": "goracs"}, 10), ({"coreset": "fdmat"}, 0)):
+        config, rows, model = make(checkpoint_dir=str(tmp_path), **settings)
+        chosen, folder = select_rows(model, config, rows.train, rows.valid)
+        with np.load(folder / row_selection.MAP) as places:
+            assert places["points"].shape == (10, 2) and places["selected"].sum() == len(chosen) == 6
+            assert places["valid_points"].shape == (n_valid, 2)
 
 
 def test_more_rows_than_there_are_is_all_of_them_with_a_warning(make, caplog):

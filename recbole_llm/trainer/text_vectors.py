@@ -1,0 +1,74 @@
+"""Vectors of what the LLM reads in a row, by the LLM itself or by an encoder of texts (GORACS, arXiv 2506.04015)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.llm.encoder import TextEncoder
+from recbole_llm.llm.text_encoders import EncoderRecipe, find_text_encoder, load_text_encoder
+from recbole_llm.model.base import Example, LLMRecommender
+
+LLM = "llm"  # coreset_encoder: the run's own
+MAX_TOKENS = 4096  # longest text that is embedded
+
+
+def llm_encoder(model: LLMRecommender, llm: torch.nn.Module, pooling: str) -> TextEncoder:
+    """The encoder that a recommender's LLM is.
+
+    Args:
+        model: the recommender.
+        llm: its LLM, tuned or not.
+        pooling: ``last`` or ``mean``.
+    """
+    max_batch_tokens = model.config["generation_batch_tokens"]
+    return TextEncoder(llm, model.backbone.tokenizer, pooling, max_batch_tokens, MAX_TOKENS)
+
+
+class TextVectors:
+    """Texts and vectors of rows, as the key ``coreset_encoder`` says: by default means over the untuned LLM's states.
+
+    Args:
+        model: the recommender.
+        config: the resolved config.
+    """
+
+    def __init__(self, model: LLMRecommender, config: Any) -> None:
+        self.model, self.config = model, config
+
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        """Prompt and answer of each row; the prompt alone for clicks, whose labels are classes instead."""
+        whole = [prompt if self.config.task == "click" else prompt + response for prompt, response in examples]
+        # Ids below 0 are slots of vectors.
+        return [self.model.backbone.decode([token for token in tokens if token >= 0]) for tokens in whole]
+
+    @cached_property
+    def _recipe(self) -> EncoderRecipe | None:
+        """None where the LLM is the encoder."""
+        name = self.config["coreset_encoder"]
+        return None if name == LLM else find_text_encoder(name, self.config["trust_remote_code"])
+
+    def facts(self) -> dict[str, Any]:
+        """What vectors depend on besides the texts, as JSON values."""
+        if self._recipe:
+            return self._recipe.facts() | {"max_tokens": min(MAX_TOKENS, self._recipe.max_tokens or MAX_TOKENS)}
+        llm = {"llm": self.model.backbone.fingerprint, **{key: self.config[key] for key in ("llm_dtype", "quant")}}
+        return llm | llm_encoder(self.model, self.model.llm, "mean").fingerprint_facts()
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts. Returns: float32 [texts, d]."""
+        if not self._recipe:
+            with self.model.untuned() as llm:
+                return llm_encoder(self.model, llm, "mean").encode(texts, progress=self.model.show_progress)
+        encoder = load_text_encoder(
+            self._recipe,
+            device=self.model.device,
+            max_batch_tokens=self.config["generation_batch_tokens"],
+            max_tokens=MAX_TOKENS,
+            trust_remote_code=self.config["trust_remote_code"],
+        )
+        return encoder.encode(texts, progress=self.model.show_progress)

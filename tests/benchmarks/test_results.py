@@ -1,0 +1,67 @@
+"""The tables of accuracy: each has its place in the page, runs what it shows, and compares what it says."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from benchmarks import results
+from benchmarks.grids import GRIDS, Grid, Line
+from recbole_llm.command import parse_command
+
+
+def test_every_table_has_one_place_in_the_page():
+    text = results.PAGE.read_text(encoding="utf-8")
+    names = [grid.name for grid in GRIDS] + list(results.SPEED)
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert text.count(f"<!-- {name} -->") == text.count(f"<!-- end {name} -->") == 1, name
+
+
+def test_lines_show_cells_that_a_grid_of_the_same_protocol_runs():
+    owners = {cell: grid for grid in GRIDS for cell in grid.cells}
+    assert max(Counter(cell for grid in GRIDS for cell in grid.cells).values()) == 1
+    for grid in GRIDS:
+        assert len({line.title for line in grid.lines}) == len(grid.lines)
+        for line in grid.lines:
+            owner = owners[line.cell]
+            assert owner.protocol == grid.protocol and owner.world == grid.world
+            models = parse_command(owner.cells[line.cell]).models
+            assert line.model.partition(" (")[0] in models, line
+        assert set(grid.compared_with) <= {line.title for line in grid.lines}
+
+
+def test_gains_of_ranks_clicks_and_answers():
+    np.testing.assert_allclose(results.rank_gains([1, 10, 11, None]), [1, 1 / np.log2(11), 0, 0])
+    np.testing.assert_allclose(results.click_gains([(1, 0.25), (0, 0.25)]), np.log([0.25, 0.75]))
+    assert np.isfinite(results.click_gains([(1, 0.0), (0, 1.0)])).all()
+    assert results.PROTOCOLS["answers"].gains([1, 0]).tolist() == [1.0, 0.0]
+
+
+@pytest.fixture
+def clicks(tmp_path, monkeypatch) -> Grid:
+    """A grid of clicks whose second line answered every row better, of which one cell was run with one seed only."""
+    monkeypatch.setattr(results, "CELLS", tmp_path)
+    lines = tuple(Line(name, name, "M") for name in ("worse", "better", "missing"))
+    for cell, scores in {"worse": [0.6, 0.4], "better": [0.9, 0.1]}.items():
+        for seed in (1, 2) if cell == "worse" else (1,):
+            row = {"model": "M", "seed": seed, "epochs": 3, "wall_seconds": 60, "train_rows": 5}
+            table = {"results": [{**row, "test": {"auc": 0.5 + seed / 10, "logloss": 0.25}}]}
+            kept = {f"u{place}": [1 - place, score] for place, score in enumerate(scores)}
+            content = {"table": table, "clicks": {"M": kept}}
+            results.cell_file(cell, seed).write_text(json.dumps(content), encoding="utf-8")
+    cells = {line.cell: ("--model=M",) for line in lines}
+    return Grid("g", cells, lines, seeds=(1, 2), protocol="clicks")
+
+
+def test_a_table_of_clicks(clicks):
+    text = list(results.render(clicks))
+    assert text[0].endswith("| auc | logloss |")
+    assert text[2] == "| worse | 5 | 2 | 3/3 | 1.0 min | 0.6500 ± 0.0707 | 0.2500 |"
+    assert text[4] == "| missing | " + " | ".join(["not run"] * 6) + " |"
+    (line,) = (line for line in text if line.startswith("| better − worse"))
+    assert f"| {np.log(0.9 / 0.6):+.4f} |" in line
+    assert any("log-likelihood over users" in line for line in text)

@@ -1,0 +1,142 @@
+"""Encoders beside the LLM: vectors of texts as the makers' files say, and what is wrong with a folder in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.text_encoders import SentenceEncoder, find_text_encoder, load_text_encoder
+from tests.encoders import WORDS, save_encoder
+from tests.families import make_family
+
+TEXTS = ["a b c", "b", "c c c a b a b", "a b c"]
+MODULES = "sentence_transformers.models"
+
+
+def modules(*kinds: str) -> list[dict[str, str]]:
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    return [{"type": f"{MODULES}.{kind}", "path": paths.get(kind, kind)} for kind in kinds]
+
+
+@torch.no_grad()
+def states(folder: Path, text: str) -> torch.Tensor:
+    """Last states of a text alone. Returns: [tokens, d]."""
+    ids = torch.tensor([[1, *map(WORDS.index, text.split()), 2]])
+    return AutoModel.from_pretrained(folder).eval()(input_ids=ids).last_hidden_state[0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, lambda own: own.mean(dim=0)),
+        ({"modules": modules("Transformer", "Pooling")}, lambda own: own.mean(dim=0)),
+        (
+            {
+                "modules": modules("Transformer", "Pooling", "Normalize"),
+                "1_Pooling__config": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+            },
+            lambda own: own[0] / own[0].norm(),
+        ),
+        (
+            {"modules": modules("Transformer", "Pooling"), "1_Pooling__config": {"pooling_mode_lasttoken": True}},
+            lambda own: own[-1],
+        ),
+        (
+            {"modules": modules("Transformer", "Pooling"), "1_Pooling__config": {"pooling_mode": "max"}},
+            lambda own: own.amax(dim=0),
+        ),
+    ],
+    ids=["plain", "nothing said", "cls, normalised", "last", "max"],
+)
+def test_vectors_are_those_of_each_text_alone_pooled_as_the_files_say(tmp_path, kind, files, expected):
+    folder = save_encoder(tmp_path / "encoder", kind, **files)
+    recipe = find_text_encoder(folder)
+    for max_batch_tokens in (1, 8192):
+        vectors = load_text_encoder(recipe, max_batch_tokens=max_batch_tokens).encode(TEXTS)
+        assert vectors.dtype == np.float32 and np.array_equal(vectors[0], vectors[3])
+        np.testing.assert_allclose(vectors, torch.stack([expected(states(folder, text)) for text in TEXTS]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "places"), [("bert", 12), ("roberta", 11)])
+def test_a_long_text_loses_its_beginning(tmp_path, caplog, kind, places):
+    folder = save_encoder(tmp_path / "encoder", kind)
+    text = "a " * 20 + "b c"
+    with caplog.at_level(logging.WARNING):
+        vector = load_text_encoder(find_text_encoder(folder)).encode([text, "a"])[0]
+    assert f"1 of 2 texts lost their beginning: over {places} tokens" in caplog.text
+    kept = " ".join(text.split()[-(places - 2) :])
+    np.testing.assert_allclose(vector, states(folder, kept).mean(dim=0), atol=1e-5)
+
+
+def test_a_causal_model_may_be_an_encoder():
+    model, tokenizer = make_family("llama")
+    encoder = SentenceEncoder(model.model, tokenizer, pooling="lasttoken")
+    alone = [encoder.encode([text])[0] for text in TEXTS]
+    np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
+    assert encoder.encode([]).shape == (0, 32)
+
+
+def test_a_recipe_depends_on_contents_and_use_not_on_the_place(tmp_path):
+    one, other = save_encoder(tmp_path / "one"), save_encoder(tmp_path / "other")
+    facts = find_text_encoder(one).facts()
+    assert find_text_encoder(other).facts() == facts
+    (other / "modules.json").write_text(json.dumps(modules("Transformer", "Normalize")))
+    assert find_text_encoder(other).facts() == facts | {"normalize": True}
+    (other / "sentence_bert_config.json").write_text('{"max_seq_length": 5}')
+    assert find_text_encoder(other).max_tokens == 5 == load_text_encoder(find_text_encoder(other)).max_tokens
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    assert find_text_encoder(other).fingerprint != facts["fingerprint"]
+
+
+def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
+    folder = tmp_path / "encoder"
+    save_encoder(folder / "0_Transformer")
+    (folder / "modules.json").write_text(json.dumps([{"type": f"{MODULES}.Transformer", "path": "0_Transformer"}]))
+    vectors = load_text_encoder(find_text_encoder(folder)).encode(TEXTS)
+    expected = [states(folder / "0_Transformer", text).mean(dim=0).numpy() for text in TEXTS]
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"modules": modules("Transformer", "Pooling", "Dense")}, "has a module 'Dense', which is not known"),
+        (
+            {
+                "modules": modules("Pooling"),
+                "1_Pooling__config": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+            },
+            "pools by cls and mean; choose one that pools by one of mean, cls, lasttoken, max",
+        ),
+        (
+            {"modules": modules("Pooling"), "1_Pooling__config": {"pooling_mode_weightedmean_tokens": True}},
+            "pools by pooling_mode_weightedmean_tokens",
+        ),
+        ({"modules": "{"}, "modules.json of .* cannot be read"),
+        ({"config": "{"}, "is neither a folder with a model nor one that the Hugging Face hub gave"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, files, message):
+    with pytest.raises(InputError, match=f"^coreset_encoder: .*{message}") as caught:
+        find_text_encoder(save_encoder(tmp_path / "encoder", **files))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_do_not_load_are_told_in_one_line(tmp_path):
+    folder = save_encoder(tmp_path / "encoder")
+    recipe = find_text_encoder(folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match="^coreset_encoder: .* cannot be loaded: .*; fetch or save it again") as caught:
+        load_text_encoder(recipe)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="^coreset_encoder: there is no folder .*absent; give an existing"):
+        find_text_encoder(tmp_path / "absent")
