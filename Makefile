@@ -52,6 +52,10 @@ benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed_titles --json benchmarks/results/speed_titles.json
 	$(VENV)/bin/python -m benchmarks.speed_ilora --json benchmarks/results/speed_ilora.json
 	$(VENV)/bin/python -m benchmarks.speed_dealrec --json benchmarks/results/speed_dealrec.json
+	$(VENV)/bin/python -m benchmarks.speed_goracs --repeats 1 --json benchmarks/results/speed_goracs.json
+	$(VENV)/bin/python -m benchmarks.scale_coresets
+	$(VENV)/bin/python -m benchmarks.validity_goracs
+	$(VENV)/bin/python -m benchmarks.validity_influence --rows 400
 
 lint: install
 	$(VENV)/bin/ruff check .

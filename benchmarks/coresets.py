@@ -25,15 +25,16 @@ def oracle_file(folder: Path, share: float) -> Path:
     return folder / f"oracle-{share:g}.csv"
 
 
-def write_oracle(world: World, folder: Path, share: float) -> Path:
+def write_oracle(world: World, folder: Path, share: float, **settings: Any) -> Path:
     """Write a ``coreset_file`` of rows drawn at random among those that are neither mislabelled nor redundant.
 
     Args:
         world: whose marks are known.
         folder: where ``write_world`` wrote it: the command's ``data_path``.
         share: of all training rows.
+        settings: what rows depend on beside the data, as in the command.
     """
-    config = Config("BIGRec", NAME, config_dict={"data_path": str(folder), "train_sample_size": None})
+    config = Config("BIGRec", NAME, config_dict={"data_path": str(folder), "train_sample_size": None, **settings})
     train, rows = load_rows(config, few_shot=True).train, world.rows("train")
     check_order(train, world, rows)
     useful = np.flatnonzero(~(rows.mislabelled | rows.redundant))

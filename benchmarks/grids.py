@@ -6,6 +6,7 @@ page.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def coreset_grid(
     settings: tuple[str, ...],
     epochs: int,
     selectors: tuple[str, ...],
-    shares: tuple[float, ...] = tuple(FEW),
+    few: Mapping[float, tuple[str, ...]] = FEW,
     **options: Any,
 ) -> Grid:
     """What coresets claim: few rows, well chosen, against as many at random and against all.
@@ -143,7 +144,7 @@ def coreset_grid(
         epochs: on all rows.
         selectors: values of ``coreset``; ``oracle`` stands for a file of useful rows, ``longer`` for the random rows of
             :data:`LONGER`.
-        shares: of the rows, keys of :data:`FEW`.
+        few: shares of the rows, and how often they are seen.
         options: of the grid; ``classics`` names the grid whose Pop and SASRec are shown, by default this one.
     """
     classics = options.pop("classics", name)
@@ -154,7 +155,7 @@ def coreset_grid(
         Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
         Line("all rows", f"{name}-full", "BIGRec"),
     ]
-    for share in shares:
+    for share, often in few.items():
         for selector in selectors:
             title, rows = f"{selector}, {share:.0%}", (f"--coreset={selector}", f"--coreset_size={share}")
             if selector == "oracle":
@@ -162,13 +163,13 @@ def coreset_grid(
             elif selector == "longer":
                 title = f"random, time of dealrec, {share:.0%}"
                 rows = ("--coreset=random", f"--coreset_size={LONGER[share]}")
-            cells[f"{selector}-{share:g}"] = (*bigrec, *FEW[share], *rows)
+            cells[f"{selector}-{share:g}"] = (*bigrec, *often, *rows)
             lines.append(Line(title, f"{name}-{selector}-{share:g}", "BIGRec"))
     if classics == name:
         cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
     commands = {f"{name}-{cell}": words for cell, words in cells.items()}
-    compared = ("all rows", *(f"random, {share:.0%}" for share in shares))
-    oracles = shares if "oracle" in selectors else ()
+    compared = ("all rows", *(f"random, {share:.0%}" for share in few))
+    oracles = tuple(few) if "oracle" in selectors else ()
     return Grid(name, commands, tuple(lines), compared_with=compared, oracle_shares=oracles, **options)
 
 
@@ -293,7 +294,7 @@ GRIDS = (
         SMALL,
         epochs=5,
         selectors=("random", "dealrec", "goracs"),
-        shares=(0.1,),
+        few={0.1: FEW[0.1]},
         world=PlantedSettings(n_groups=4, group_visible="item", shift=0.5),
         floor="Pop",
     ),
@@ -303,7 +304,7 @@ GRIDS = (
         (*SMALL_MOVIES, "--train_sample_size=4096"),
         epochs=2,
         selectors=("random", "dealrec", "goracs"),
-        shares=(0.02,),
+        few={0.02: ("--epochs=20", "--eval_step=10")},
         classics="ml-100k",
     ),
     click_grid("ml-100k-click", (*MOVIES, "--train_sample_size=4096", "--valid_sample_size=300")),

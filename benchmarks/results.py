@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import scale_coresets, validity_goracs, validity_influence
 from benchmarks.coresets import noise_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, make_world, oracle_metrics, write_world
+from recbole_llm.command import parse_argv
 from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +39,11 @@ WAY = "way to the oracle"
 CUTOFF = 10  # of the NDCG that is compared user by user
 UNRANKED = 10**9
 SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs")  # scripts' names
+REPORTS = {
+    "validity_goracs": validity_goracs.render_validity,
+    "validity_influence": validity_influence.render_validity,
+    "scale_coresets": scale_coresets.render,
+}
 
 Found = tuple[dict[str, Any], np.ndarray]  # a line's result and what its rows gained, of one seed
 
@@ -92,8 +99,10 @@ def make_cell_world(grid: Grid, seed: int) -> None:
     if grid.world is not None:
         world, folder = make_world(replace(grid.world, seed=seed)), ROOT / grid.world_folder(seed)
         write_world(world, folder)
+        words = parse_argv(next(iter(grid.cells.values())))
+        own = {key: words[key] for key in ("MAX_ITEM_LIST_LENGTH",) if key in words}
         for share in grid.oracle_shares:
-            write_oracle(world, folder, share)
+            write_oracle(world, folder, share, **own)
 
 
 def run_cell(grid: Grid, cell: str, seed: int) -> None:
@@ -335,6 +344,7 @@ def write_page(page: Path = PAGE) -> None:
     """Put every table between its two marks in the page."""
     text = page.read_text(encoding="utf-8")
     sections = {grid.name: render(grid) for grid in GRIDS} | {name: render_speed(name) for name in SPEED}
+    sections |= {name: lines() for name, lines in REPORTS.items()}
     for name, lines in sections.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         before, _, rest = text.partition(start)

@@ -1,18 +1,23 @@
-"""DEALRec's scores against the paper's own procedure, and the memory of choosing 1,024 of 100,000 rows.
+"""DEALRec's scores against the paper's own procedure.
 
-    python -m benchmarks.speed_dealrec [--sections influence,effort,selection] [--repeats 7] [--json out.json]
+    python -m benchmarks.speed_dealrec [--sections influence,effort-88] [--repeats 7] [--json out.json]
 
 ``influence`` is that of rows of ml-100k on a SASRec of RecBole's default size, by the output map of its last attention
 block. The paper's procedure is a recursion of 5,000 steps with the Hessian of one row each, then one backward pass per
 row. Ours computes what lies before that map once for all products and scores; ``scores`` are the last step of either,
-given h, and ``whole`` counts everything. ``effort`` is the gradient norm of an LLM's adapter; the paper's procedure
-takes one row at a time, with logits at every position, two backward passes, and the whole gradient kept. ``selection``
-draws rows by given scores and vectors.
+given h, and ``whole`` counts everything.
+
+``effort`` is the gradient norm of an LLM's adapter; the paper's procedure takes one row at a time, with logits at every
+position, two backward passes, and the whole gradient kept. What is saved is arithmetic on the prompt that the answer's
+loss does not depend on: the output head, and most of the last layer. A section's number is the share of the head in the
+matrix products of a token, in percent: 12 is the shape of a large Llama's smaller relatives, 60 that of small models
+with a common vocabulary, 88 that of two layers under one. Prompts have 120 to 200 tokens, answers 5 to 10.
 How time and memory are measured is said in ``benchmarks/harness.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,12 +26,9 @@ from recbole.utils import init_seed
 from torch import Tensor, nn
 
 from benchmarks.harness import Goal, Section, Work, main
-from benchmarks.speed_soft import SIZES, make_model
+from benchmarks.speed_soft import SIZES, head_share, make_model
 from recbole_llm.config import Config
 from recbole_llm.coreset import (
-    DEALRecSelector,
-    HerdingSelector,
-    KCenterSelector,
     MeanLoss,
     effort_scores,
     effort_weights,
@@ -36,13 +38,17 @@ from recbole_llm.coreset import (
 )
 from recbole_llm.data.batches import micro_batches
 from recbole_llm.data.rows import load_rows
-from recbole_llm.llm.branches import BranchScorer
+from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.trainer.row_inputs import influence_weights, weighted, weighted_losses
 from recbole_llm.trainer.tail import TransformerTail
 
-INFLUENCE = {"rows": 2_000, "batch": 512, "steps": 5_000}
-EFFORT = {**SIZES["head-12"], "rows": 64, "prompt": 192, "answer": 12, "batch tokens": 4096}
-SELECTION = {"rows": 100_000, "budget": 1_024, "width": 64}
+INFLUENCE = {"rows": 2_000, "batch": 1_024, "steps": 5_000}
+EFFORT_SIZES = {
+    "effort-12": SIZES["head-12"],
+    "effort-60": SIZES["head-60"],
+    "effort-88": {"width": 256, "layers": 2, "vocabulary": 50_000},
+}
+EFFORT = {"rows": 32, "prompt": (120, 200), "answer": (5, 10), "batch tokens": 1024}
 PER_ROW, DERIVATIVE = "scores: one backward pass per row", "scores: directional derivatives"
 PAPER, OURS = "whole: the paper's procedure", "whole: row_influence"
 PUBLIC, ONE_BY_ONE = "the paper's procedure, last layer", "one row at a time, all weights"
@@ -112,34 +118,43 @@ def same_influence(results: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------------- effort
 
 
-def effort_work() -> Work:
+def effort_work(size: str) -> Callable[[], Work]:
     """Effort of rows whose prompts and answers have the lengths of histories and titles, under a random Llama."""
-    model = make_model(**{name: EFFORT[name] for name in ("width", "layers", "vocabulary")}).eval()
+
+    def work() -> Work:
+        model = make_model(**EFFORT_SIZES[size]).eval()
+        rows = effort_rows(EFFORT_SIZES[size]["vocabulary"])
+        longest = max(len(answer) for _, answer in rows)
+        batches = micro_batches([len(prompt) + longest for prompt, _ in rows], EFFORT["batch tokens"], sort=True)
+        scorer = PrefillScorer(model, pad_token_id=0)
+
+        def answer_losses(_model: nn.Module, batch: list[int]) -> Tensor:
+            found = scorer.log_probs([rows[row][0] for row in batch], [rows[row][1] for row in batch])
+            return losses_per_row(-found.values, found.rows, len(batch))
+
+        def ours(which: str) -> np.ndarray:
+            found = np.empty(len(rows))
+            found[np.concatenate(batches)] = effort_scores(model, answer_losses, batches, effort_weights(model, which))
+            return found
+
+        return {
+            PUBLIC: lambda: public_effort(model, rows, effort_weights(model, "reference")),
+            LAST: lambda: ours("reference"),
+            ONE_BY_ONE: lambda: effort_one_by_one(model, rows, effort_weights(model)),
+            ALL: lambda: ours("all"),
+        }
+
+    return work
+
+
+def effort_rows(vocabulary: int) -> list[tuple[list[int], list[int]]]:
+    """Prompts and answers of random tokens."""
     rng = np.random.default_rng(0)
 
-    def sequences(mean: int) -> list[list[int]]:
-        lengths = rng.integers(mean // 2, mean + mean // 2 + 1, EFFORT["rows"])
-        return [rng.integers(3, EFFORT["vocabulary"], length).tolist() for length in lengths]
+    def tokens(low: int, high: int) -> list[int]:
+        return rng.integers(3, vocabulary, rng.integers(low, high + 1)).tolist()
 
-    rows = list(zip(sequences(EFFORT["prompt"]), sequences(EFFORT["answer"]), strict=True))
-    batches = micro_batches([len(prompt) + len(answer) for prompt, answer in rows], EFFORT["batch tokens"], sort=True)
-    scorer = BranchScorer(model, pad_token_id=0)
-
-    def answer_losses(_model: nn.Module, batch: list[int]) -> Tensor:
-        found = scorer.log_probs([rows[row][0] for row in batch], [[rows[row][1]] for row in batch])
-        return losses_per_row(-found.values, found.rows, len(batch))
-
-    def ours(which: str) -> np.ndarray:
-        found = np.empty(len(rows))
-        found[np.concatenate(batches)] = effort_scores(model, answer_losses, batches, effort_weights(model, which))
-        return found
-
-    return {
-        PUBLIC: lambda: public_effort(model, rows, effort_weights(model, "reference")),
-        LAST: lambda: ours("reference"),
-        ONE_BY_ONE: lambda: effort_one_by_one(model, rows, effort_weights(model)),
-        ALL: lambda: ours("all"),
-    }
+    return [(tokens(*EFFORT["prompt"]), tokens(*EFFORT["answer"])) for _ in range(EFFORT["rows"])]
 
 
 def row_loss(model: nn.Module, prompt: list[int], answer: list[int], whole: bool) -> Tensor:
@@ -185,22 +200,6 @@ def same_effort(results: dict[str, Any]) -> None:
     np.testing.assert_allclose(results[ALL], results[ONE_BY_ONE].numpy(), rtol=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------------------- selection
-
-
-def selection_work() -> Work:
-    """Selectors on random scores and vectors."""
-    rng, n_rows = np.random.default_rng(0), SELECTION["rows"]
-    ids, budget = np.arange(n_rows), SELECTION["budget"]
-    influence, effort = rng.normal(size=n_rows), rng.gamma(2.0, size=n_rows)
-    vectors = rng.normal(size=(n_rows, SELECTION["width"])).astype(np.float32)
-    return {
-        "dealrec": lambda: DEALRecSelector().select(ids, budget, influence=influence, effort=effort),
-        "k_center": lambda: KCenterSelector().select(ids, budget, vectors=vectors),
-        "herding": lambda: HerdingSelector().select(ids, budget, vectors=vectors),
-    }
-
-
 SECTIONS = {
     "influence": Section(
         "Influence of all rows",
@@ -209,10 +208,16 @@ SECTIONS = {
         (Goal(PER_ROW, DERIVATIVE, 50.0), Goal(PAPER, OURS, 1.0)),
         same_influence,
     ),
-    "effort": Section(
-        "Effort", effort_work, EFFORT, (Goal(ONE_BY_ONE, ALL, 5.0), Goal(PUBLIC, LAST, 5.0)), same_effort
-    ),
-    "selection": Section("Choosing rows by given scores", selection_work, SELECTION, ()),
+    **{
+        size: Section(
+            "Effort",
+            effort_work(size),
+            {**sizes, "head share": head_share(**sizes), "rows": EFFORT["rows"]},
+            (Goal(ONE_BY_ONE, ALL, 5.0), Goal(PUBLIC, LAST, 5.0)),
+            same_effort,
+        )
+        for size, sizes in EFFORT_SIZES.items()
+    },
 }
 
 if __name__ == "__main__":

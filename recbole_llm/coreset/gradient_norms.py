@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -144,13 +144,13 @@ def linear_square_norms(inputs: Tensor, output_gradients: Tensor) -> Tensor:
 class _Recorder:
     """Collects squared norms while a backward pass goes by.
 
-    A weight that is used more than once in a forward pass has its gradients added before they are squared.
+    A weight that is used more than once in a forward pass has its tokens joined before the norm is taken.
     """
 
     def __init__(self, weights: set[nn.Parameter]) -> None:
         self._weights = weights
         self._uses: Counter[nn.Parameter] = Counter()
-        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._tokens: dict[nn.Parameter, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._not_rows: set[nn.Parameter] = set()
         self._parts: dict[nn.Parameter, Tensor] = {}
         self._total = torch.zeros(0)
@@ -170,8 +170,8 @@ class _Recorder:
 
     def squares(self) -> Tensor:
         """Float64 ``[rows]``."""
-        for weight, gradient in self._sums.items():
-            self._parts[weight] = _row_squares(gradient)
+        for weight in [*self._tokens]:  # some of whose uses have no part in the losses
+            self._reduce(weight)
         parts = [part for weight, part in self._parts.items() if weight not in self._not_rows]
         return sum(parts, self._total)
 
@@ -190,15 +190,21 @@ class _Recorder:
         inputs = _at_least_single(inputs.reshape(n_rows, -1, inputs.shape[-1]))
         gradient = _at_least_single(gradient.reshape(n_rows, -1, gradient.shape[-1]))
         for weight in self._of(layer):
-            if weight.ndim == 1:
-                self._put(weight, gradient.sum(dim=1))
-            elif self._uses[weight] == 1:
-                self._parts[weight] = linear_square_norms(inputs, gradient)
-            else:
-                self._put(weight, gradient.mT @ inputs)
+            self._tokens[weight].append((inputs, gradient))
+            if len(self._tokens[weight]) == self._uses[weight]:
+                self._reduce(weight)
 
-    def _put(self, weight: nn.Parameter, gradient: Tensor) -> None:
-        self._sums[weight] = self._sums[weight] + gradient if weight in self._sums else gradient
+    def _reduce(self, weight: nn.Parameter) -> None:
+        """The squared norms of one weight, whose tokens need not be kept after that."""
+        inputs, gradients = zip(*self._tokens.pop(weight), strict=True)
+        if weight.ndim == 1:
+            self._parts[weight] = _row_squares(sum(gradient.sum(dim=1) for gradient in gradients))
+        else:
+            self._parts[weight] = linear_square_norms(_joined(inputs), _joined(gradients))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _linear_layers(model: nn.Module, weights: set[nn.Parameter]) -> list[nn.Module]:

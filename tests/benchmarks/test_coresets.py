@@ -30,10 +30,15 @@ def test_the_oracle_chooses_useful_rows_that_a_run_accepts(tmp_path):
     assert set(chosen[0]) < set(chosen[1])
     for places in chosen:
         assert not rows.mislabelled[places].any() and not rows.redundant[places].any()
+    short = {"MAX_ITEM_LIST_LENGTH": 2}  # rows are told apart by their histories
+    train = load_rows(
+        Config("BIGRec", "planted", config_dict={"data_path": str(tmp_path), **short}), few_shot=True
+    ).train
+    assert read_selection(write_oracle(world, tmp_path, 0.05, **short), train).tolist() == chosen[0].tolist()
     assert noise_shares(rows, None) == {
         "mislabelled": pytest.approx(rows.mislabelled.mean()), "redundant": pytest.approx(rows.redundant.mean()),
     }  # fmt: skip
-    few.rename(tmp_path / "coreset.csv")
+    few.replace(tmp_path / "coreset.csv")
     assert read_choice(tmp_path) == {"ids": chosen[0].tolist()} and read_choice(tmp_path / "planted") == {}
 
 

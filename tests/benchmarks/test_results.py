@@ -15,7 +15,7 @@ from recbole_llm.command import parse_command
 
 def test_every_table_has_one_place_in_the_page():
     text = results.PAGE.read_text(encoding="utf-8")
-    names = [grid.name for grid in GRIDS] + list(results.SPEED)
+    names = [grid.name for grid in GRIDS] + list(results.SPEED) + list(results.REPORTS)
     assert len(set(names)) == len(names)
     for name in names:
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- end {name} -->") == 1, name
@@ -32,6 +32,15 @@ def test_lines_show_cells_that_a_grid_of_the_same_protocol_runs():
             models = parse_command(owner.cells[line.cell]).models
             assert line.model.partition(" (")[0] in models, line
         assert set(grid.compared_with) <= {line.title for line in grid.lines}
+
+
+def test_the_oracles_rows_are_those_of_the_commands(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "write_oracle", lambda *_, **settings: given.append(settings))
+    (grid,) = (grid for grid in GRIDS if grid.oracle_shares)
+    results.make_cell_world(grid, 2020)
+    assert given == [{"MAX_ITEM_LIST_LENGTH": 2}] * len(grid.oracle_shares)
 
 
 def test_gains_of_ranks_clicks_and_answers():

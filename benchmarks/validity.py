@@ -1,0 +1,64 @@
+"""What the validity benchmarks share: a rank correlation with its interval, and their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from recbole_llm.report import NOT_RUN
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_RESAMPLES = 10_000
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float], seed: int = 0) -> dict[str, float]:
+    """Spearman's correlation of two lists, with the 95 % interval of a bootstrap over their pairs.
+
+    Args:
+        first: ``[n]``, n >= 3.
+        second: ``[n]``.
+        seed: of the resampling.
+
+    Returns:
+        ``rho``, ``low``, ``high`` and ``n``; NaN where all values of a list are equal.
+    """
+    pairs = np.array([first, second], dtype=float)
+    n = pairs.shape[1]
+    drawn = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, n))
+    low, high = np.nanquantile(_spearman(*pairs[:, drawn]), [0.025, 0.975])
+    return {"rho": float(_spearman(*pairs[:, None])[0]), "low": float(low), "high": float(high), "n": n}
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each line of two tables ``[lines, n]``; ties share their mean rank."""
+    ranks = [rankdata(values, axis=1) for values in (first, second)]
+    a, b = (own - own.mean(axis=1, keepdims=True) for own in ranks)
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+
+
+def read_report(name: str) -> dict[str, Any]:
+    """What a benchmark wrote into the folder of results; nothing where it was not run."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def render_report(report: Mapping[str, Any], text: str) -> Iterator[str]:
+    """The correlations as Markdown, then the text and the settings; "not run" for an empty report."""
+    if not report:
+        yield f"{NOT_RUN.capitalize()}."
+        return
+    yield "| | Spearman's ρ | 95 % interval | pairs |"
+    yield "|---|---:|---:|---:|"
+    for name, found in report["correlations"].items():
+        yield f"| {name} | {found['rho']:+.2f} | {found['low']:+.2f} … {found['high']:+.2f} | {found['n']} |"
+    yield ""
+    yield text
+    yield ""
+    yield ", ".join(f"{name} {value}" for name, value in report["settings"].items()) + "."

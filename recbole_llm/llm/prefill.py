@@ -1,0 +1,122 @@
+"""Log-probabilities of one answer to each prompt, with as little of the last layer as they depend on.
+
+Of the last layer's work on a prompt, the answer sees its keys and values alone. The prompt without its last token
+therefore goes first, up to these; the last prompt token and the answer follow. In a model of few layers this is a large
+part of a forward pass, and of the backward pass behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer, Tokens
+from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
+
+
+class PrefillScorer:
+    """The log-probabilities of :class:`BranchScorer` for a single answer, at less cost, with the same gradients.
+
+    Models with layers of another kind than attention to the whole context, and rows whose prompt is a single token, are
+    given to that class.
+
+    Args:
+        model: a causal LM, bare or wrapped, in eval mode when it is asked.
+        pad_token_id: any token id.
+    """
+
+    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
+        self.model, self.pad_token_id = model, pad_token_id
+        self._whole = BranchScorer(model, pad_token_id)
+        self._inner = getattr(model, "module", model)
+        self._config = self._inner.config.get_text_config()
+        layers = DynamicCache(config=self._config)
+        self._full_attention = not any(layers.is_linear) and not any(layers.is_sliding)
+
+    def log_probs(self, prompts: Sequence[Tokens], answers: Sequence[Tokens]) -> AnswerLogProbs:
+        """Score every answer token given its prompt and the answer before it.
+
+        Args:
+            prompts: token ids of each prompt.
+            answers: token ids of the one answer to each, EOS at the end.
+
+        Raises:
+            ValueError: no prompt, an empty one, or an answer without tokens.
+        """
+        if not prompts or not all(prompts) or not all(answers):
+            raise ValueError("every prompt needs a token, and an answer of at least one token")
+        if not self._full_attention or min(map(len, prompts)) < 2:
+            return self._whole.log_probs(prompts, [[answer] for answer in answers])
+        first, first_mask = self._padded([prompt[:-1] for prompt in prompts], left=True)
+        then, then_mask = self._padded(
+            [[prompt[-1], *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)], left=False
+        )
+        cache = self._prefilled(first, first_mask)
+        mask = torch.cat([first_mask, then_mask], dim=1)
+        rows, columns = then_mask.nonzero(as_tuple=True)
+        continued: Any = partial(self.model, past_key_values=cache)
+        continued.module = self._inner
+        positions = positions_from_mask(mask)[:, first.shape[1] :]
+        logits = logits_at(continued, rows, columns, then, mask, positions)
+        targets = torch.tensor([token for answer in answers for token in answer], device=self.device)
+        values = token_log_probs(logits, torch.arange(len(rows), device=self.device), targets)
+        return AnswerLogProbs(values, rows, torch.zeros_like(rows))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def _prefilled(self, input_ids: Tensor, mask: Tensor) -> DynamicCache:
+        """Keys and values of all layers for tokens [b, t]."""
+        cache = _Prefill(self._config.num_hidden_layers)
+        try:
+            self.model(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=positions_from_mask(mask),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        except _Complete:
+            pass
+        return cache.close()
+
+    def _padded(self, rows: Sequence[Tokens], left: bool) -> tuple[Tensor, Tensor]:
+        """Ids and mask, int64 [b, t]."""
+        width = max(map(len, rows))
+        pads = [width - len(row) for row in rows]
+        sides = [(pad, 0) if left else (0, pad) for pad in pads]
+        ids = [
+            [self.pad_token_id] * a + [*row] + [self.pad_token_id] * b for row, (a, b) in zip(rows, sides, strict=True)
+        ]
+        mask = [[0] * a + [1] * len(row) + [0] * b for row, (a, b) in zip(rows, sides, strict=True)]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+
+class _Complete(Exception):
+    """All keys and values are there; nobody asks for what the pass would compute next."""
+
+
+class _Prefill(DynamicCache):
+    """A cache that ends the forward pass once the last layer has written to it, until it is closed."""
+
+    def __init__(self, n_layers: int) -> None:
+        super().__init__()
+        self._last: int | None = n_layers - 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self._last:
+            raise _Complete
+        return found
+
+    def close(self) -> DynamicCache:
+        """From here on an ordinary cache."""
+        self._last = None
+        return self
