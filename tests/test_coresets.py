@@ -326,6 +326,10 @@ def test_rows_are_chosen_for_clicks(command, words, name):
         (["--coreset=random", "--coreset_size=many"], "coreset_size: 'many' is not allowed"),
         (["--coreset=random", "--coreset_size=0.01"], "coreset_size: 0.01 of 24 rows is less than one; raise it"),
         (["--coreset=el2n", "--coreset_pool=0.01"], "coreset_pool: 0.01 of 24 rows is less than one; raise it"),
+        (
+            ["--coreset=dealrec", "--adapter=ilora", "--ilora_permuted=True", "--lora_r=4"],
+            "ilora_permuted: coreset dealrec goes by the LLM before training",
+        ),
         (["--coreset=random", "--coreset_unit=item"], "coreset_unit: 'item' is not allowed; give one of row, user"),
         (["--coreset=dealrec", "--dealrec_hard_prune_ratio=1.0"], "dealrec_hard_prune_ratio: 1.0 is not allowed"),
         (["--coreset=dealrec", "--dealrec_hard_prune_ratio=-0.1"], "dealrec_hard_prune_ratio: -0.1 is not allowed"),

@@ -109,7 +109,7 @@ def checked_counts(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     counts = checked_scores(name, values, ids)
     negative = ids[counts < 0]
     if len(negative):
-        raise InputError(f"{name}: {len(negative)} rows have a negative count (first {_first(negative)})")
+        raise InputError(f"{name}: {len(negative)} rows have a negative value (first {_first(negative)})")
     return counts
 
 

@@ -20,8 +20,8 @@ from recbole_llm.coreset.selector import VECTORS, Selector
 class FDMatSelector(Selector):
     """Feature-distribution matching, class by class.
 
-    This is not the authors' procedure, whose details are not public in full, but what it is for: the transport between
-    the selection and all rows, minimised as GORACS does, with the rows themselves for validation and no gradient norms.
+    This is not the authors' procedure (Xiao et al., AAAI 2024) but what it is for: the transport between the selection
+    and all rows, minimised as GORACS does, with the rows themselves for validation and no gradient norms.
 
     Attributes:
         n_targets: rows, drawn at random, that stand for all, >= 1.

@@ -157,7 +157,11 @@ def select_rows(
         rows, columns = np.flatnonzero(labels.train == label), np.flatnonzero(labels.valid == label)
         if not own_budget:
             continue
-        part = costs if len(classes) == 1 and len(rows) == len(train) else costs.part(rows, columns, dense=exact)
+        part = (
+            costs
+            if len(classes) == 1 and len(rows) == len(train)
+            else costs.part(rows, columns, dense=exact and settings.fits(len(rows), len(columns)))
+        )
         found[label] = search(part, own_budget, settings, exact, seed)
         members.append(rows[found[label].members])
         scores[rows] = found[label].scores

@@ -56,7 +56,7 @@ class GoracsSelector(GoracsSettings, Selector):
     """
 
     name = "goracs"
-    needs = (EMBEDDINGS, GRADIENT_NORMS, VALID_EMBEDDINGS, LABELS, VALID_LABELS)
+    needs = (EMBEDDINGS, VALID_EMBEDDINGS, GRADIENT_NORMS, LABELS, VALID_LABELS)
 
     def unused(self) -> frozenset[str]:
         """Gradient norms where they have no weight."""

@@ -19,6 +19,7 @@ from recbole_llm.llm.generation import evaluating, length_batches
 from recbole_llm.llm.loss import positions_from_mask
 
 POOLINGS = ("last", "mean")
+_SHOWN = 80  # characters of a text in a message
 log = logging.getLogger(__name__)
 
 
@@ -151,9 +152,10 @@ def encode_in_batches(
             bar.update(len(batch))
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
+        first = distinct[broken[0]][:_SHOWN]
         raise InputError(
-            f"the LLM's embedding of {distinct[broken[0]]!r} is not finite ({len(broken)} of {len(distinct)} texts); "
-            "use llm_dtype float32 or bfloat16, or check the weights"
+            f"the embedding of {first!r} is not finite ({len(broken)} of {len(distinct)} texts); "
+            "check the weights, or, where the LLM embeds, use llm_dtype float32 or bfloat16"
         )
     if len(distinct) == len(texts):  # tables may be large: no copy where none is needed
         return vectors

@@ -69,7 +69,13 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
     source = str(Path(name).expanduser())
     if not Path(source).is_dir() and (source.count("/") > 1 or source.startswith((".", "/"))):
         raise InputError(f"coreset_encoder: there is no folder {name}; give an existing one, a hub name, or llm")
-    recipe = {"source": source, **_read_modules(source)}
+    try:
+        recipe = {"source": source, **_read_modules(source)}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"coreset_encoder: modules.json of {name}, or a file it names, is not as sentence-transformers writes it "
+            f"({type(error).__name__}: {_first_line(error)}); save the encoder again"
+        ) from error
     folder = Path(source) / recipe.get("subfolder", "")
     try:
         options = {"subfolder": recipe.get("subfolder", ""), "trust_remote_code": trust_remote_code}
@@ -107,7 +113,8 @@ def _pooling(source: str, settings: dict[str, Any] | None) -> str:
     switched_on = [
         _MODES.get(name, name) for name, value in settings.items() if name.startswith("pooling_mode_") and value
     ]
-    chosen = [settings["pooling_mode"]] if "pooling_mode" in settings else switched_on
+    named = settings.get("pooling_mode", switched_on)
+    chosen = [named] if isinstance(named, str) else named
     if len(chosen) != 1 or chosen[0] not in ENCODER_POOLINGS:
         raise InputError(
             f"coreset_encoder: {source} pools by {' and '.join(chosen) or 'nothing'}; choose one that pools by one of "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-_POINT = 2e4  # area of all points of a kind together, in square points: many are small, few are large
+_AREA = 2e4  # of all marks of a kind together, in square points: many are small, few are large
 
 
 def plot_goracs(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Path:
@@ -77,7 +77,7 @@ def _draw_map(axes: Axes, points: np.ndarray, selected: np.ndarray, valid_points
     ):
         if not len(own):
             continue
-        size = float(np.clip(_POINT / len(own), 2, most))
+        size = float(np.clip(_AREA / len(own), 2, most))
         label = f"{name} ({len(own):,})"
         axes.scatter(*own.T, s=size, color=colour, linewidths=0, rasterized=True, label=label)
     axes.set_xticks([])

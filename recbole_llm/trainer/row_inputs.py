@@ -41,6 +41,7 @@ from recbole_llm.trainer.text_vectors import TextVectors, llm_encoder
 
 OF_RECOMMENDER = ("influence", "el2n", "grand", "recommender_vectors")
 OF_LLM = ("effort", "gradient_norms", "quality", "llm_vectors")
+OF_GATED_LLM = ("effort", "gradient_norms", "quality")  # by its loss, with the adapter on
 OF_TEXTS = ("embeddings", "valid_embeddings")
 OF_NEXT_ITEM = ("influence", "el2n", "grand")  # by the recommender's loss on the row's target
 SETTINGS = {
@@ -83,7 +84,7 @@ def check_needs(selector: Selector, config: Any, valid_rows: Any) -> None:
 
     Raises:
         InputError: it looks at validation rows and there are none, goes by the next item where the model predicts
-            clicks, or a solver is given a setting of another one.
+            clicks, looks at gates that are not there yet, or a solver is given a setting of another one.
     """
     needs = {need.name for need in selector.needs}
     by_validation = needs & {"target_texts", "valid_embeddings"}
@@ -93,6 +94,11 @@ def check_needs(selector: Selector, config: Any, valid_rows: Any) -> None:
         raise InputError(
             f"coreset: {selector.name} goes by the {sorted(found)[0]} of the next item, and {config['model']} predicts "
             "clicks; choose random, or one that goes by texts or vectors"
+        )
+    if config["ilora_permuted"] and needs.intersection(OF_GATED_LLM):
+        raise InputError(
+            f"ilora_permuted: coreset {selector.name} goes by the LLM before training, when there are no gates of "
+            "others; choose another coreset, or set it False"
         )
     if "influence" in needs:
         _check_solver(config)

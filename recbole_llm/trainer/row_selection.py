@@ -54,14 +54,15 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
     check_needs(selector, config, valid_rows)
     examples = model.examples(rows.inter_feat)
     pool = _pool(model, config, rows, examples)
+    ids = rows.inter_feat[SAMPLE_ID].numpy()[pool]
     budget = _amount("coreset_size", config["coreset_size"], len(pool))
     needs = [need.name for need in selector.needs if need.name not in selector.unused()]
     inputs = RowInputs(model, config, rows, pool, [examples[place] for place in pool], valid_rows, needs)
     values = {name: value for name in needs if (value := inputs.get(name)) is not None}
-    ids = rows.inter_feat[SAMPLE_ID].numpy()[pool]
     facts = {
         "selector": selector.facts(),
         "budget": budget,
+        "unit": config["coreset_unit"],
         "rows": rows_digest(rows),
         "pool": digest(ids),
         "inputs": {name: digest(value) for name, value in values.items()},
@@ -75,20 +76,7 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
         _write_selection(folder / FILE, rows, pool, selection, _numbers_per_row(selector, values))
         if "trace" in selection.outcome:
             _write_map(folder / MAP, ids, selection, values, config["seed"])
-        summary = {
-            **selector.facts(),
-            "unit": config["coreset_unit"],
-            "seed": config["seed"],
-            "rows": len(rows),
-            "pool": len(pool),
-            "selected": len(selection.ids),
-            "inputs": facts["inputs"],
-            "seconds": seconds,
-            "seconds_per_1000_rows": {name: 1000 * value / len(pool) for name, value in seconds.items()},
-            "peak_mib": max(inputs.peak_mib, peak_mib()),
-            **({"outcome": selection.outcome} if selection.outcome else {}),
-        }
-        write_json(folder / SUMMARY, {**summary, **inputs.facts})
+        write_json(folder / SUMMARY, _summary(facts, selection, inputs, seconds))
 
     folder = model.stages.get(STAGE, facts, compute)
     _log_cost(folder, found=STAGE in model.stages.reused)
@@ -132,6 +120,27 @@ def _numbers_per_row(selector: Selector, values: Mapping[str, Any]) -> dict[str,
     """Inputs that are one number per row."""
     names = [need.name for need in selector.needs if need.per_row and need.name in values]
     return {name: values[name] for name in names if isinstance(values[name], np.ndarray) and values[name].ndim == 1}
+
+
+def _summary(
+    facts: Mapping[str, Any], selection: Selection, inputs: RowInputs, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """What is told of a choice, from what it depends on and how it went."""
+    n_pool = len(selection.scores)
+    return {
+        **facts["selector"],
+        "unit": facts["unit"],
+        "seed": facts["seed"],
+        "rows": len(inputs.data),
+        "pool": n_pool,
+        "selected": len(selection.ids),
+        "inputs": facts["inputs"],
+        "seconds": seconds,
+        "seconds_per_1000_rows": {name: 1000 * value / n_pool for name, value in seconds.items()},
+        "peak_mib": max(inputs.peak_mib, peak_mib()),
+        **({"outcome": selection.outcome} if selection.outcome else {}),
+        **inputs.facts,
+    }
 
 
 def _write_map(file: Path, ids: np.ndarray, selection: Selection, values: Mapping[str, Any], seed: int) -> None:

@@ -56,8 +56,8 @@ class TextVectors:
         """What vectors depend on besides the texts, as JSON values."""
         if self._recipe:
             return self._recipe.facts() | {"max_tokens": min(MAX_TOKENS, self._recipe.max_tokens or MAX_TOKENS)}
-        llm = {"llm": self.model.backbone.fingerprint, **{key: self.config[key] for key in ("llm_dtype", "quant")}}
-        return llm | llm_encoder(self.model, self.model.llm, "mean").fingerprint_facts()
+        facts = llm_encoder(self.model, self.model.llm, "mean").fingerprint_facts()
+        return {"llm": self.model.backbone.fingerprint, **facts}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts. Returns: float32 [texts, d]."""

@@ -404,7 +404,7 @@ def test_recranker_prefers_active_users_and_fills_up():
     drawn = RecRankerSelector().select(np.arange(200), 40, 0, **inputs).scores
     assert 35 <= np.count_nonzero(drawn) <= 50
     assert set(np.unique(drawn).round(6)) <= {round(c * 0.95 ** max(c - 1, 0), 6) for c in range(6)}
-    with pytest.raises(InputError, match="200 rows have a negative count"):
+    with pytest.raises(InputError, match="200 rows have a negative value"):
         RecRankerSelector().select(np.arange(200), 40, 0, **inputs | {"history_lengths": -np.ones(200)})
 
 

@@ -121,7 +121,12 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
             {"modules": modules("Pooling"), "1_Pooling__config": {"pooling_mode_weightedmean_tokens": True}},
             "pools by pooling_mode_weightedmean_tokens",
         ),
+        (
+            {"modules": modules("Pooling"), "1_Pooling__config": {"pooling_mode": ["cls", "mean"]}},
+            "pools by cls and mean",
+        ),
         ({"modules": "{"}, "modules.json of .* cannot be read"),
+        ({"modules": [{"path": ""}]}, "modules.json of .* is not as sentence-transformers writes it .KeyError"),
         ({"config": "{"}, "is neither a folder with a model nor one that the Hugging Face hub gave"),
     ],
 )
