@@ -67,7 +67,15 @@ def read_choice(folder: Path) -> dict[str, Any]:
         return {"ids": [int(line[SAMPLE_ID]) for line in csv.DictReader(stream) if line["selected"] == "1"]}
 
 
-def noise_shares(rows: PlantedRows, ids: list[int] | None) -> Mapping[str, float]:
-    """Share of mislabelled and of redundant rows among the chosen ones; among all where none were chosen."""
+def marked_shares(rows: PlantedRows, ids: list[int] | None) -> Mapping[str, float]:
+    """Share of the chosen rows, or of all where none were chosen, that bear each of the marks that the world gives.
+
+    Marks are ``mislabelled``, ``redundant`` and, where there are groups, ``last group``: of that group's rule.
+    """
     chosen = slice(None) if ids is None else ids
-    return {"mislabelled": float(rows.mislabelled[chosen].mean()), "redundant": float(rows.redundant[chosen].mean())}
+    marks = {
+        "mislabelled": rows.mislabelled,
+        "redundant": rows.redundant,
+        "last group": (rows.group == rows.group.max()) & (rows.group.max() > 0),
+    }
+    return {name: float(marked[chosen].mean()) for name, marked in marks.items() if marked.any()}

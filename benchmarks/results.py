@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import scale_coresets, validity_goracs, validity_influence
-from benchmarks.coresets import noise_shares, read_choice, write_oracle
+from benchmarks.coresets import marked_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, make_world, oracle_metrics, write_world
 from recbole_llm.command import parse_argv
@@ -256,16 +256,13 @@ def coresets(grid: Grid) -> Iterator[str]:
         lines.append("| " + " | ".join(cells) + " |")
     if not lines:
         return
-    marks = " mislabelled | redundant |" if grid.world is not None else ""
-    yield f"| coreset | seeds |{marks} selection | of it | fine-tuning on it |"
-    yield "|---|---:|" + "---:|---:|" * bool(marks) + "---:|---|---:|"
+    marks = _shares_of_all(grid)
+    yield "| coreset | seeds |" + "".join(f" {name} |" for name in marks) + " selection | of it | fine-tuning on it |"
+    yield "|---|---:|" + "---:|" * len(marks) + "---:|---|---:|"
     yield from lines
     yield ""
-    if grid.world is not None:
-        rows = [make_world(replace(grid.world, seed=seed)).rows("train") for seed in grid.seeds]
-        shares = [noise_shares(own, None) for own in rows]
-        words = ", ".join(f"{name} {np.mean([own[name] for own in shares]):.1%}" for name in shares[0])
-        yield f"Of all training rows: {words}."
+    if marks:
+        yield "Of all training rows: " + ", ".join(f"{name} {share:.1%}" for name, share in marks.items()) + "."
     yield (
         "Selection: what its parts took when they were computed; all sizes share the scores. Fine-tuning: all epochs, "
         "without validation."
@@ -273,20 +270,28 @@ def coresets(grid: Grid) -> Iterator[str]:
     yield ""
 
 
+def _shares_of_all(grid: Grid) -> dict[str, float]:
+    """Mark to its mean share of all training rows; empty for real data."""
+    if grid.world is None:
+        return {}
+    shares = [marked_shares(make_world(replace(grid.world, seed=seed)).rows("train"), None) for seed in grid.seeds]
+    return {name: float(np.mean([own[name] for own in shares])) for name in shares[0]}
+
+
 def _noise(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Mean shares of mislabelled and of redundant rows among the chosen ones; nothing for real data."""
+    """Mean shares of marked rows among the chosen ones; nothing for real data."""
     if grid.world is None:
         return []
     shares = [
-        noise_shares(make_world(replace(grid.world, seed=seed)).rows("train"), content["coreset"][model]["ids"])
+        marked_shares(make_world(replace(grid.world, seed=seed)).rows("train"), content["coreset"][model]["ids"])
         for seed, content in found.items()
     ]
-    return [f"{np.mean([own[name] for own in shares]):.1%}" for name in shares[0]]
+    return [f"{np.mean([own[name] for own in shares]):.1%}" for name in _shares_of_all(grid)]
 
 
 def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], gain: str) -> Iterator[str]:
-    """Pairs of lines: difference of a user's gain, mean over seeds first, with a bootstrap interval over users."""
-    gains = {title: np.mean([own for _, own in found], axis=0) for title, found in read.items()}
+    """Pairs of lines: difference of a user's gain, mean over the seeds of both, with an interval over users."""
+    gains = {title: {result["seed"]: own for result, own in found} for title, found in read.items()}
     titles = list(gains)
     if len(titles) < 2:
         yield f"Paired comparisons: {NOT_RUN}."
@@ -298,9 +303,13 @@ def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], g
         if compared_with:
             others = [title for title in titles if title != second] if second in compared_with else []
         for first in others:
-            found = paired_bootstrap(gains[first], gains[second])
-            smallest = minimal_detectable_difference(gains[first] - gains[second])
+            both = sorted(gains[first].keys() & gains[second].keys())
+            if not both:
+                continue
+            own, other = (np.mean([gains[title][seed] for seed in both], axis=0) for title in (first, second))
+            found = paired_bootstrap(own, other)
             interval = f"{found.low:+.4f} … {found.high:+.4f}"
+            smallest = minimal_detectable_difference(own - other)
             numbers = f"{found.mean_difference:+.4f} | {interval} | {found.p_value:.3f} | {smallest:.4f}"
             yield f"| {first} − {second} | {numbers} |"
 

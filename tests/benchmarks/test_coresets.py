@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.coresets import noise_shares, oracle_file, read_choice, write_oracle
+from benchmarks.coresets import marked_shares, oracle_file, read_choice, write_oracle
 from benchmarks.planted import PlantedSettings, make_world, write_world
 from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows
@@ -35,9 +35,11 @@ def test_the_oracle_chooses_useful_rows_that_a_run_accepts(tmp_path):
         Config("BIGRec", "planted", config_dict={"data_path": str(tmp_path), **short}), few_shot=True
     ).train
     assert read_selection(write_oracle(world, tmp_path, 0.05, **short), train).tolist() == chosen[0].tolist()
-    assert noise_shares(rows, None) == {
+    assert marked_shares(rows, None) == {
         "mislabelled": pytest.approx(rows.mislabelled.mean()), "redundant": pytest.approx(rows.redundant.mean()),
     }  # fmt: skip
+    groups = make_world(replace(SETTINGS, n_groups=2, mislabelled=0.0, redundant=0.0)).rows("train")
+    assert marked_shares(groups, None) == {"last group": pytest.approx((groups.group == 1).mean())}
     few.replace(tmp_path / "coreset.csv")
     assert read_choice(tmp_path) == {"ids": chosen[0].tolist()} and read_choice(tmp_path / "planted") == {}
 
