@@ -249,7 +249,8 @@ GRIDS = (
                 "llara": ("--model=LLaRA",),
                 "ilora": ("--model=iLoRA",),
                 "constrained": ("--model=BIGRec", "--grounding=constrained", "--num_beams=20"),
-                "likelihood": ("--model=BIGRec", "--grounding=likelihood"),
+                # A second per row: no epoch is chosen, the last one stands.
+                "likelihood": ("--model=BIGRec", "--grounding=likelihood", "--eval_step=0", "--valid_sample_size=20"),
             }.items()
         },
         lines=(
