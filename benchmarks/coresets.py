@@ -59,7 +59,7 @@ def check_order(train: Any, world: World, rows: PlantedRows) -> None:
 
 
 def read_choice(folder: Path) -> dict[str, Any]:
-    """What a run's folder says of its coreset: ids of the selected rows, and its summary where rows were scored."""
+    """Ids of the rows that a run's folder says are selected; nothing where it was tuned on all."""
     file = folder / "coreset.csv"
     if not file.exists():
         return {}

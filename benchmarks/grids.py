@@ -76,6 +76,21 @@ def planted(name: str) -> tuple[str, ...]:
     return ("--dataset=planted", f"--data_path={WORLDS / name}-{{seed}}")
 
 
+Cells = dict[str, tuple[str, ...]]
+
+
+def named(name: str, cells: Cells, classics_on: tuple[str, ...] | None = None) -> Cells:
+    """Cells by the names that their files have; with Pop and SASRec before them, where data for these are given."""
+    if classics_on is not None:
+        cells = {"pop": ("--model=Pop", *classics_on), "sasrec": ("--model=SASRec", *classics_on), **cells}
+    return {f"{name}-{cell}": words for cell, words in cells.items()}
+
+
+def classic_lines(name: str) -> tuple[Line, Line]:
+    """The lines of the Pop and the SASRec that a grid runs."""
+    return Line("Pop", f"{name}-pop", "Pop"), Line("SASRec, all rows", f"{name}-sasrec", "SASRec")
+
+
 TOTAL = "fine-tuned, SOFT's total steps"
 ADAPTIVE = "SOFT (adaptive)"
 
@@ -103,8 +118,7 @@ def soft_grid(name: str, data: tuple[str, ...], settings: tuple[str, ...], epoch
         "placebo": (*soft, once, "--alpha=10", "--sd_permuted=True"),
     }
     lines = (
-        Line("Pop", f"{classics}-pop", "Pop"),
-        Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
+        *classic_lines(classics),
         Line("untuned", f"{name}-untuned", "BIGRec"),
         Line("fine-tuned, SOFT's first stage", f"{name}-fine-tuned", "BIGRec"),
         Line(TOTAL, f"{name}-fine-tuned-total", "BIGRec"),
@@ -113,9 +127,7 @@ def soft_grid(name: str, data: tuple[str, ...], settings: tuple[str, ...], epoch
         Line(ADAPTIVE, f"{name}-adaptive", "SOFT"),
         Line("placebo: distilled answers permuted", f"{name}-placebo", "SOFT"),
     )
-    if classics == name:
-        cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
-    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
+    commands = named(name, cells, data if classics == name else None)
     return Grid(name, commands, lines, compared_with=(TOTAL, ADAPTIVE), floor="Pop", **options)
 
 
@@ -151,8 +163,7 @@ def coreset_grid(
     bigrec = ("--model=BIGRec", *data, *settings)
     cells = {"full": (*bigrec, f"--epochs={epochs}")}
     lines = [
-        Line("Pop", f"{classics}-pop", "Pop"),
-        Line("SASRec, all rows", f"{classics}-sasrec", "SASRec"),
+        *classic_lines(classics),
         Line("all rows", f"{name}-full", "BIGRec"),
     ]
     for share, often in few.items():
@@ -165,9 +176,7 @@ def coreset_grid(
                 rows = ("--coreset=random", f"--coreset_size={LONGER[share]}")
             cells[f"{selector}-{share:g}"] = (*bigrec, *often, *rows)
             lines.append(Line(title, f"{name}-{selector}-{share:g}", "BIGRec"))
-    if classics == name:
-        cells = {"pop": ("--model=Pop", *data), "sasrec": ("--model=SASRec", *data), **cells}
-    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
+    commands = named(name, cells, data if classics == name else None)
     compared = ("all rows", *(f"random, {share:.0%}" for share in few))
     oracles = tuple(few) if "oracle" in selectors else ()
     return Grid(name, commands, tuple(lines), compared_with=compared, oracle_shares=oracles, **options)
@@ -183,11 +192,10 @@ def click_grid(name: str, settings: tuple[str, ...]) -> Grid:
         often = (f"--epochs={1920 // size}", f"--eval_step={480 // size}")
         cells[f"{selector}-{size}"] = (*tallrec, *often, f"--coreset={selector}", f"--coreset_size={size}")
         lines.append(Line(f"TALLRec, {selector}, {size} rows", f"{name}-{selector}-{size}", "TALLRec"))
-    commands = {f"{name}-{cell}": words for cell, words in cells.items()}
-    return Grid(name, commands, tuple(lines), compared_with=("TALLRec, random, 64 rows",), protocol="clicks")
+    return Grid(name, named(name, cells), tuple(lines), compared_with=("TALLRec, random, 64 rows",), protocol="clicks")
 
 
-OTHERS = "iLoRA, gates of other rows"
+CONTRADICTING = (*planted("planted-ilora"), *NEWEST)
 GRIDS = (
     Grid(
         name="ml-100k",
@@ -209,18 +217,10 @@ GRIDS = (
     soft_grid("ml-100k-soft", MOVIES, FEW_MOVIES, epochs=2, seeds=SEEDS[:1], classics="ml-100k"),
     Grid(
         name="planted-ilora",
-        cells={
-            "planted-ilora-pop": ("--model=Pop", *planted("planted-ilora"), *NEWEST),
-            "planted-ilora-sasrec": ("--model=SASRec", *planted("planted-ilora"), *NEWEST),
-            **{
-                f"planted-ilora-{cell}": (
-                    *words,
-                    *planted("planted-ilora"),
-                    *NEWEST,
-                    *SMALL,
-                    "--epochs=6",
-                    "--eval_step=2",
-                )
+        cells=named(
+            "planted-ilora",
+            {
+                cell: (*words, *CONTRADICTING, *SMALL, "--epochs=6", "--eval_step=2")
                 for cell, words in {
                     "lora": ("--model=LLaRA",),
                     "lora-17": ("--model=LLaRA", "--lora_r=17"),
@@ -228,14 +228,14 @@ GRIDS = (
                     "others": ("--model=iLoRA", "--ilora_permuted=True"),
                 }.items()
             },
-        },
+            classics_on=CONTRADICTING,
+        ),
         lines=(
-            Line("Pop", "planted-ilora-pop", "Pop"),
-            Line("SASRec, all rows", "planted-ilora-sasrec", "SASRec"),
+            *classic_lines("planted-ilora"),
             Line("LoRA", "planted-ilora-lora", "LLaRA"),
             Line("LoRA of rank 17: more weights than iLoRA", "planted-ilora-lora-17", "LLaRA"),
             Line("iLoRA", "planted-ilora-ilora", "iLoRA"),
-            Line(OTHERS, "planted-ilora-others", "iLoRA"),
+            Line("iLoRA, gates of other rows", "planted-ilora-others", "iLoRA"),
         ),
         compared_with=("LoRA", "iLoRA"),
         world=PlantedSettings(n_groups=4, group_visible="item"),
@@ -243,19 +243,26 @@ GRIDS = (
     ),
     Grid(
         name="ml-100k-llara",
-        cells={
-            f"ml-100k-{cell}": (*words, *MOVIES, *SMALL_MOVIES, "--epochs=2")
-            for cell, words in {
-                "llara": ("--model=LLaRA",),
-                "ilora": ("--model=iLoRA",),
-                "constrained": ("--model=BIGRec", "--grounding=constrained", "--num_beams=20"),
-                # A second per row: no epoch is chosen, the last one stands.
-                "likelihood": ("--model=BIGRec", "--grounding=likelihood", "--eval_step=0", "--valid_sample_size=20"),
-            }.items()
-        },
+        cells=named(
+            "ml-100k",
+            {
+                cell: (*words, *MOVIES, *SMALL_MOVIES, "--epochs=2")
+                for cell, words in {
+                    "llara": ("--model=LLaRA",),
+                    "ilora": ("--model=iLoRA",),
+                    "constrained": ("--model=BIGRec", "--grounding=constrained", "--num_beams=20"),
+                    # A second per row: no epoch is chosen, the last one stands.
+                    "likelihood": (
+                        "--model=BIGRec",
+                        "--grounding=likelihood",
+                        "--eval_step=0",
+                        "--valid_sample_size=20",
+                    ),
+                }.items()
+            },
+        ),
         lines=(
-            Line("Pop", "ml-100k-pop", "Pop"),
-            Line("SASRec, all rows", "ml-100k-sasrec", "SASRec"),
+            *classic_lines("ml-100k"),
             Line("BIGRec, embedding", "ml-100k-soft-fine-tuned", "BIGRec"),
             Line("BIGRec, constrained", "ml-100k-constrained", "BIGRec"),
             Line("BIGRec, likelihood", "ml-100k-likelihood", "BIGRec"),

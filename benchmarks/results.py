@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 from benchmarks import scale_coresets, validity_goracs, validity_influence
 from benchmarks.coresets import marked_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
-from benchmarks.planted import PlantedSettings, make_world, oracle_metrics, write_world
+from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
 from recbole_llm.command import parse_argv
 from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
 
@@ -94,10 +95,18 @@ def cell_file(cell: str, seed: int) -> Path:
     return CELLS / f"{cell}-{seed}.json"
 
 
+def world_of(grid: Grid, seed: int) -> World:
+    """The planted world of a grid's cells with this seed, made once."""
+    return _make_world(replace(grid.world, seed=seed))
+
+
+_make_world = cache(make_world)  # one world serves every line of a table
+
+
 def make_cell_world(grid: Grid, seed: int) -> None:
     """Write the planted world of a seed, with its oracles' coresets, unless the grid runs on real data."""
     if grid.world is not None:
-        world, folder = make_world(replace(grid.world, seed=seed)), ROOT / grid.world_folder(seed)
+        world, folder = world_of(grid, seed), ROOT / grid.world_folder(seed)
         write_world(world, folder)
         words = parse_argv(next(iter(grid.cells.values())))
         own = {key: words[key] for key in ("MAX_ITEM_LIST_LENGTH",) if key in words}
@@ -189,8 +198,7 @@ def way_to_oracle(grid: Grid, read: Mapping[str, Sequence[Found]]) -> dict[str, 
     metric = f"ndcg@{CUTOFF}"
     oracle = {}
     for seed in grid.seeds:
-        world = make_world(replace(grid.world, seed=seed))
-        oracle[seed] = oracle_metrics(world, [CUTOFF]).metrics[metric]
+        oracle[seed] = oracle_metrics(world_of(grid, seed), [CUTOFF]).metrics[metric]
     floor = {result["seed"]: result["test"][metric] for result, _ in read[grid.floor]}
     shares = {}
     for title, found in read.items():
@@ -247,7 +255,7 @@ def coresets(grid: Grid) -> Iterator[str]:
         found = {seed: content for seed in grid.seeds if (content := read_cell(line.cell, seed))}
         if not any("coreset" in content for content in found.values()):
             continue
-        cells = [line.title, str(len(found)), *_noise(grid, line.model, found)]
+        cells = [line.title, str(len(found)), *_chosen_shares(grid, line.model, found)]
         costs = [content["coreset"][line.model].get("seconds", {}) for content in found.values()]
         tuning = [sum(record["seconds"] for record in content["history"][line.model]) for content in found.values()]
         parts = [f"{part} {np.mean([cost[part] for cost in costs]):.0f} s" for part in costs[0]]
@@ -274,16 +282,16 @@ def _shares_of_all(grid: Grid) -> dict[str, float]:
     """Mark to its mean share of all training rows; empty for real data."""
     if grid.world is None:
         return {}
-    shares = [marked_shares(make_world(replace(grid.world, seed=seed)).rows("train"), None) for seed in grid.seeds]
+    shares = [marked_shares(world_of(grid, seed).rows("train"), None) for seed in grid.seeds]
     return {name: float(np.mean([own[name] for own in shares])) for name in shares[0]}
 
 
-def _noise(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]]) -> list[str]:
+def _chosen_shares(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]]) -> list[str]:
     """Mean shares of marked rows among the chosen ones; nothing for real data."""
     if grid.world is None:
         return []
     shares = [
-        marked_shares(make_world(replace(grid.world, seed=seed)).rows("train"), content["coreset"][model]["ids"])
+        marked_shares(world_of(grid, seed).rows("train"), content["coreset"][model]["ids"])
         for seed, content in found.items()
     ]
     return [f"{np.mean([own[name] for own in shares]):.1%}" for name in _shares_of_all(grid)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +43,23 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
 
 
-def read_report(name: str) -> dict[str, Any]:
-    """What a benchmark wrote into the folder of results; nothing where it was not run."""
+def render_report(name: str, sentence: Callable[[dict[str, Any]], str]) -> Iterator[str]:
+    """What a benchmark wrote into the folder of results, as Markdown; "not run" where there is no such file.
+
+    Args:
+        name: of the benchmark.
+        sentence: from what was written, what stands below its correlations.
+    """
     file = RESULTS / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def render_report(report: Mapping[str, Any], text: str) -> Iterator[str]:
-    """The correlations as Markdown, then the text and the settings; "not run" for an empty report."""
-    if not report:
+    if not file.exists():
         yield f"{NOT_RUN.capitalize()}."
         return
+    report = json.loads(file.read_text(encoding="utf-8"))
     yield "| | Spearman's ρ | 95 % interval | pairs |"
     yield "|---|---:|---:|---:|"
     for name, found in report["correlations"].items():
         yield f"| {name} | {found['rho']:+.2f} | {found['low']:+.2f} … {found['high']:+.2f} | {found['n']} |"
     yield ""
-    yield text
+    yield sentence(report)
     yield ""
     yield ", ".join(f"{name} {value}" for name, value in report["settings"].items()) + "."

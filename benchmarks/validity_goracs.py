@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from benchmarks.coresets import check_order
 from benchmarks.planted import NAME, PlantedSettings, make_world, write_world
-from benchmarks.validity import RESULTS, ROOT, rank_correlation, read_report, render_report
+from benchmarks.validity import RESULTS, ROOT, rank_correlation, render_report
 from recbole_llm.config import Config
 from recbole_llm.coreset import goracs_select, losses_per_row, proxy_objective
 from recbole_llm.data.batches import micro_batches
@@ -243,8 +243,7 @@ def correlations(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def render_validity() -> Iterator[str]:
     """Lines of Markdown from the benchmark's file."""
-    report = read_report(REPORT)
-    yield from render_report(report, _means(report) if report else "")
+    return render_report(REPORT, _means)
 
 
 def _means(report: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.validity import RESULTS, rank_correlation, read_report, render_report
+from benchmarks.validity import RESULTS, rank_correlation, render_report
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows, take_sample
@@ -143,8 +143,7 @@ def correlations(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def render_validity() -> Iterator[str]:
     """Lines of Markdown from the benchmark's file."""
-    report = read_report(REPORT)
-    yield from render_report(report, _sentence(report) if report else "")
+    return render_report(REPORT, _sentence)
 
 
 def _sentence(report: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from recbole_llm.errors import InputError
 from recbole_llm.llm.generation import evaluating, length_batches
 from recbole_llm.llm.loss import positions_from_mask
+from recbole_llm.llm.padding import pad_batch
 
 POOLINGS = ("last", "mean")
 _SHOWN = 80  # characters of a text in a message
@@ -161,18 +162,6 @@ def encode_in_batches(
         return vectors
     place = {text: i for i, text in enumerate(distinct)}
     return vectors[[place[text] for text in texts]]
-
-
-def pad_batch(
-    token_ids: Sequence[Sequence[int]], padding: int, device: torch.device, left: bool
-) -> tuple[Tensor, Tensor]:
-    """Token ids of one batch with padding before or behind them, and the mask that hides it; int64 [texts, tokens]."""
-    width = max(len(ids) for ids in token_ids)
-    gaps = [width - len(ids) for ids in token_ids]
-    pairs = list(zip(token_ids, gaps, strict=True))
-    padded = [[padding] * gap + list(ids) if left else list(ids) + [padding] * gap for ids, gap in pairs]
-    mask = [[0] * gap + [1] * len(ids) if left else [1] * len(ids) + [0] * gap for ids, gap in pairs]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
 def mean_state(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ from transformers import Cache, DynamicCache, LogitsProcessorList
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.beam_cache import make_room
+from recbole_llm.llm.loss import positions_from_mask
+from recbole_llm.llm.padding import pad_batch
 
 
 @dataclass
@@ -267,14 +269,10 @@ class _Search:
         if prefix is not None:
             cache, n_shared = copy.deepcopy(prefix), prefix.get_seq_length()
             cache.batch_repeat_interleave(len(prompts))
-        own = [list(prompt[n_shared:]) for prompt in prompts.values()]
-        gaps = [max(map(len, own)) - len(tokens) for tokens in own]
-        ids = torch.tensor([[self.pad_token_id] * gap + tokens for gap, tokens in zip(gaps, own, strict=True)])
-        mask = torch.ones(len(own), n_shared + ids.shape[1] + self.max_new_tokens, dtype=torch.long)
-        for row, gap in enumerate(gaps):
-            mask[row, n_shared : n_shared + gap] = 0
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        own = [prompt[n_shared:] for prompt in prompts.values()]
+        ids, mask = pad_batch(own, self.pad_token_id, self.device, left=True)
+        mask = F.pad(mask, (n_shared, self.max_new_tokens), value=1)
+        positions = positions_from_mask(mask)
         end = n_shared + ids.shape[1]
         rows = torch.tensor(list(prompts), device=self.device)
         logits = self.forward(ids, mask[:, :end], positions[:, n_shared:end], cache, rows)

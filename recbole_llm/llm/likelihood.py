@@ -29,6 +29,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
 from recbole_llm.llm.generation import evaluating, length_batches
 from recbole_llm.llm.loss import positions_from_mask
+from recbole_llm.llm.padding import pad_batch
 from recbole_llm.llm.trie import TitleTrie
 
 _PIECE = 128  # nodes of one forward pass, per prompt
@@ -174,15 +175,11 @@ class _Walk:
 
         `inputs` of the forward pass, [prompts, ...], are given to each.
         """
-        width = max(map(len, prompts))
-        gaps = [width - len(prompt) for prompt in prompts]
-        ids = torch.tensor(
-            [[self.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        )
-        mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps], device=self.device)
+        ids, mask = pad_batch(prompts, self.pad_token_id, self.device, left=True)
+        width = mask.shape[1]
         lengths, cache = mask.sum(dim=1, keepdim=True), DynamicCache()
         found = torch.zeros(len(prompts), self.trie.n_nodes, device=self.device)
-        logits = self._forward(ids.to(self.device), mask, positions_from_mask(mask), cache, 1, inputs)
+        logits = self._forward(ids, mask, positions_from_mask(mask), cache, 1, inputs)
         self._read(self.root, logits, found)
         for piece in self.pieces:
             _keep(cache, width, piece.kept)

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer, Tokens
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
+from recbole_llm.llm.padding import pad_batch
 
 
 class PrefillScorer:
@@ -52,10 +53,9 @@ class PrefillScorer:
             raise ValueError("every prompt needs a token, and an answer of at least one token")
         if not self._full_attention or min(map(len, prompts)) < 2:
             return self._whole.log_probs(prompts, [[answer] for answer in answers])
-        first, first_mask = self._padded([prompt[:-1] for prompt in prompts], left=True)
-        then, then_mask = self._padded(
-            [[prompt[-1], *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)], left=False
-        )
+        first, first_mask = pad_batch([prompt[:-1] for prompt in prompts], self.pad_token_id, self.device, left=True)
+        ends = [[prompt[-1], *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+        then, then_mask = pad_batch(ends, self.pad_token_id, self.device, left=False)
         cache = self._prefilled(first, first_mask)
         mask = torch.cat([first_mask, then_mask], dim=1)
         rows, columns = then_mask.nonzero(as_tuple=True)
@@ -86,17 +86,6 @@ class PrefillScorer:
         except _Complete:
             pass
         return cache.close()
-
-    def _padded(self, rows: Sequence[Tokens], left: bool) -> tuple[Tensor, Tensor]:
-        """Ids and mask, int64 [b, t]."""
-        width = max(map(len, rows))
-        pads = [width - len(row) for row in rows]
-        sides = [(pad, 0) if left else (0, pad) for pad in pads]
-        ids = [
-            [self.pad_token_id] * a + [*row] + [self.pad_token_id] * b for row, (a, b) in zip(rows, sides, strict=True)
-        ]
-        mask = [[0] * a + [1] * len(row) + [0] * b for row, (a, b) in zip(rows, sides, strict=True)]
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
 
 class _Complete(Exception):

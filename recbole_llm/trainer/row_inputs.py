@@ -388,7 +388,8 @@ class RowInputs:
         with self.model.instances([self.histories[row] for row in batch]):
             found = self.model.scorer.log_probs([self.examples[row][0] for row in batch], [answers] * len(batch))
         logits = found.values.new_zeros(len(batch), len(answers)).index_put((found.rows, found.answers), found.values)
-        return cross_entropy(logits, torch.from_numpy(self.labels()[batch]).to(logits.device), reduction="none")
+        labels = torch.from_numpy(self._labels(self.rows[torch.tensor(batch)]))
+        return cross_entropy(logits, labels.to(logits.device), reduction="none")
 
     def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
         """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
