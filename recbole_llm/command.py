@@ -12,7 +12,7 @@ import yaml
 from recbole_llm.defaults import COMMAND_KEYS, known_keys
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, load_yaml
-from recbole_llm.registry import suggestion
+from recbole_llm.registry import AXES, llm_model_names, suggestion
 from recbole_llm.schema import check_known, is_text
 
 HELP = """\
@@ -26,7 +26,17 @@ usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<v
 
 --key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
 All settings, with types and ranges: the files in properties/, and docs/configuration.md.
+
+LLM models: {models}; all others are RecBole's. Their axes:
+{axes}
 """
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    axes = (f"  --{axis:<12}{', '.join(values)}" for axis, values in AXES.items())
+    return HELP.format(models=", ".join(llm_model_names()), axes="\n".join(axes))
+
 
 PLAIN = (bool, int, float, str, list, dict, type(None))
 YAML_NULLS = ("", "~", "null", "Null", "NULL")
@@ -42,7 +52,7 @@ class Command:
         config_files: config files in order of reading.
         shared: bare settings, for every model that knows them.
         per_model: settings of one model only, by its name.
-        help: whether the user asked for :data:`HELP`; the rest is empty then.
+        help: whether the user asked for :func:`help_text`; the rest is empty then.
     """
 
     models: list[str] = field(default_factory=list)

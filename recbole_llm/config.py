@@ -118,6 +118,13 @@ class Config(RecBoleConfig):
         """All settings as plain data that YAML and JSON can write, sorted by name."""
         return {key: _plain(self.final_config_dict[key]) for key in sorted(self.final_config_dict)}
 
+    def settings(self) -> dict[str, Any]:
+        """The same without what RecBole found out by itself and what does not apply: a config file for the same run."""
+        known = settings_of(self.model, self.model_class, self.internal_config_dict) | set(self.external_config_dict)
+        if self.task == "click":
+            known = known.difference(NOT_FOR_CLICKS)
+        return {key: value for key, value in self.to_dict().items() if key in known}
+
     def learning_facts(self) -> dict[str, Any]:
         """The settings that decide what the model learns, for a stage's fingerprint; data and rows are not in it."""
         return {key: value for key, value in self.to_dict().items() if key not in NOT_LEARNED}
@@ -250,6 +257,8 @@ class Config(RecBoleConfig):
     def _negatives(self, final: Mapping[str, Any]) -> Any:
         """Negative samples for training: none where the loss is over the whole catalogue or the text."""
         given = self.external_config_dict.get("train_neg_sample_args")
+        if isinstance(given, Mapping) and given.get("distribution") == "none":  # what RecBole resolves None to
+            given = None
         if final["MODEL_TYPE"] == ModelType.TRADITIONAL:  # they learn by counting: Pop would count negatives as well
             return None
         if self.task == "click":
@@ -306,7 +315,8 @@ class Config(RecBoleConfig):
             return by_recbole
         place = Path(given)
         if not place.is_dir():
-            raise InputError(f"no data set '{name}': the folder {given} does not exist; set data_path to the right one")
+            hint = suggestion(name, ["ml-100k"], "; set data_path to the right one")
+            raise InputError(f"no data set '{name}': the folder {given} does not exist{hint}")
         found = sorted(folder.name for folder in place.iterdir() if _has_data(folder, folder.name))
         there = f"; found there: {', '.join(found[:20]) or 'none'}"
         raise InputError(f"no data set '{name}' in {given}{there}{suggestion(name, found, '; set data_path')}")

@@ -14,8 +14,8 @@ from typing import Any
 
 from recbole.utils import ModelType, init_seed
 
-from recbole_llm.classic.training import fit_classic
-from recbole_llm.command import HELP, Command, check_prefixes, parse_command
+from recbole_llm.classic.training import fit_classic, load_classic
+from recbole_llm.command import Command, check_prefixes, help_text, parse_command
 from recbole_llm.config import Config, settings_for, union_load_col
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.catalog import read_categories
@@ -24,6 +24,7 @@ from recbole_llm.data.rows import Rows, eval_loader, load_rows, train_loader
 from recbole_llm.errors import InputError
 from recbole_llm.judge import Judgement, judge
 from recbole_llm.logs import console_log, run_log
+from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import is_llm_model
 from recbole_llm.report import (
     TINY_LLM_NOTE,
@@ -95,6 +96,34 @@ def run_recbole_llm(
     with console_log():
         config = Config(model, dataset, list(config_file_list or []), config_dict)
         return run_one(config).as_recbole(config)
+
+
+def load_data_and_model(folder: str | Path) -> tuple[Config, Any, Any, Any, Any, Any]:
+    """A trained model and its data, in the shape of RecBole's function of this name.
+
+    Args:
+        folder: a run folder, ``saved/<model>-<dataset>-<time>``.
+
+    Returns:
+        Its config, the model in eval mode, the data set, and the loaders of its training, validation and test rows
+        (None where there are none). ``model.full_sort_predict(interaction)`` scores items: ``[rows, items]``.
+
+    Raises:
+        InputError: no run folder, or one whose weights or data are missing or others.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder} is no run folder: it holds no config.yaml; give one that a run left")
+    config = Config(config_file_list=[folder / "config.yaml"])
+    rows = load_rows(config, few_shot=config.is_llm or config["sample_for"] == "all")
+    if config.is_llm:
+        trainer = LLMTrainer(config, _build_llm(config, rows))
+        trainer.load(folder)
+        model = trainer.model.eval()
+    else:
+        model = load_classic(config, rows, folder / "model.pth")
+    loaders = (train_loader(config, rows), eval_loader(config, rows, "valid"), eval_loader(config, rows, "test"))
+    return config, model, rows.whole, *loaders
 
 
 def run_one(
@@ -217,13 +246,18 @@ def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained
     return [_Trained("training", valid, test, len(rows.train), epochs, best, ())]
 
 
-def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
+def _build_llm(config: Config, rows: Rows) -> LLMRecommender:
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, rows.whole).to(config["device"])
-    log.info(model)
     if config["candidates"]:
         drawn = row_candidates(config, rows, ("train", "valid", "test"), model.catalog, model.stages)
         model.set_candidates(drawn)
+    return model
+
+
+def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
+    model = _build_llm(config, rows)
+    log.info(model)
     trainer = LLMTrainer(config, model)
     valid_data = eval_loader(config, rows, "valid")
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
@@ -361,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_several_processes()
         command = parse_command(words)
         if command.help:
-            print(HELP)
+            print(help_text())
             return 0
         with console_log():
             table, folder = run_models(command, words)

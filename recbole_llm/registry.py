@@ -151,7 +151,7 @@ def is_llm_model(model: str | type) -> bool:
     """Whether a model, given by name or class, is one of the LLM-based ones rather than RecBole's own."""
     if isinstance(model, str):
         return model in MODELS or model in presets() or model in plugin_models()
-    # By name, so that asking about SASRec does not import the LLM rooms.
+    # By name, so that asking about SASRec does not import the LLM packages.
     return any(base.__name__ == "LLMRecommender" for base in model.__mro__)
 
 
@@ -189,8 +189,9 @@ def _recommender_of(preset: str, recommender: str) -> type:
     """The class a preset is built on, which must be an LLM model and not a preset itself."""
     classes = {*MODELS, *plugin_models()}
     if recommender not in classes:
-        hint = suggestion(recommender, classes, f"; choose from: {', '.join(sorted(classes))}")
-        raise InputError(f"{preset}: there is no llm_recommender named '{recommender}'{hint}")
+        raise InputError(
+            f"{preset}: there is no llm_recommender named '{recommender}'; choose from: {', '.join(sorted(classes))}"
+        )
     return find_model(recommender)
 
 

@@ -102,7 +102,11 @@ class Key:
             bracket = "(" if self._least else "["
             return f"an integer >= {self._least:g} (a count) or a decimal in {bracket}0, 1] (a share)"
         limits = {">=": self.low, "<=": self.high, ">": self.above, "<": self.below}
-        bounds = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
+        bounds = " and ".join(
+            f"{sign} {limit if isinstance(limit, int) else f'{limit:g}'}"
+            for sign, limit in limits.items()
+            if limit is not None
+        )
         names = " or ".join(TYPE_NAMES[kind] for kind in self.types)
         if self.like:
             return f"{TYPE_NAMES[str]} like {self.like}" + (", or ~" if self.null else "")
@@ -332,6 +336,13 @@ def check_value(key: str, value: Any, default: Any = None, is_llm: bool = True) 
         _check_eval_args(value)
     if key == "threshold" and value is not None and (len(value) != 1 or not ANY_NUMBER.accepts(*value.values())):
         raise InputError(f"threshold: {value!r} is not allowed; give one column and a number, such as {{'rating': 4}}")
+    if (
+        is_llm
+        and key == "clip_grad_norm"
+        and value
+        and (list(value) != ["max_norm"] or not RATE.accepts(*value.values()))
+    ):
+        raise InputError(f"clip_grad_norm: {value!r} is not allowed; give {{'max_norm': <a number > 0>}}, or ~")
 
 
 def _like(default: Any) -> Key | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from recbole_llm.hashing import hash_file
+
 MANIFEST = "stage.json"
 log = logging.getLogger(__name__)
 
@@ -36,19 +38,6 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 def stage_seed(seed: int, *names: str | int) -> int:
     """A seed of a stage's own, so that a computed and a loaded stage lead to the same next one."""
     return int(fingerprint({"seed": seed, "names": list(names)})[:15], 16)
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
-
-
-def _hash(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

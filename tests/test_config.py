@@ -315,6 +315,25 @@ def test_a_config_can_be_pickled_and_written_as_yaml():
 # ---- the auxiliary recommender
 
 
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("BIGRec", {"seed": 7, "epochs": 3, "topk": [5, 10]}),
+        ("BIGRec", {"candidates": 20}),
+        ("SOFT", {"alpha": 3}),
+        ("GORACS", {"llm_recommender": "TALLRec"}),
+        ("SASRec", {"learning_rate": 0.01}),
+        ("BPR", {}),
+        ("LR", {}),
+    ],
+)
+def test_the_settings_of_a_run_are_a_config_file_for_the_same_run(model, settings, tmp_path):
+    config, file = Config(model, "ml-100k", config_dict=settings), tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.settings()))
+    assert settings.items() <= config.settings().items()
+    assert Config(model, "ml-100k", [file]).to_dict() == config.to_dict()
+
+
 def test_an_auxiliary_recommender_shares_data_and_evaluation_but_no_training():
     settings = {"epochs": 1, "learning_rate": 0.5, "seed": 7, "topk": [10, 50], "MAX_ITEM_LIST_LENGTH": 4}
     settings |= {"train_sample_size": 8, "valid_sample_size": 9, "recommender_config": {"hidden_size": 16}}

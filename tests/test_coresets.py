@@ -288,14 +288,43 @@ def test_goracs_chooses_for_other_adapters_and_prompts(coreset, settings):
     assert all(float(line["gradient_norms"]) > 0 for line in lines_of(finished, "GORACS"))
 
 
-@pytest.mark.parametrize("name", ["goracs", "moderate", "fdmat", "qdit"])
-def test_rows_are_chosen_for_clicks(command, words, name):
-    """Each class in the shares that it has among the validation rows, or among all rows."""
+@pytest.fixture
+def click_coreset(command, words):
+    """``click_coreset("--coreset=el2n")``: TALLRec on ``SIZE`` rows."""
     own = [word for word in words if not word.startswith(("--llm_path", "--valid_sample_size", "--test_sample_size"))]
-    told = ["--threshold={'rating': 4}", "--valid_metric=AUC", f"--coreset={name}", f"--coreset_size={SIZE}"]
-    finished = command("GORACS", *own, *told, "--llm_recommender=TALLRec")
-    assert finished.status == 0 and finished.result("GORACS").train_rows == SIZE
-    assert set(finished.result("GORACS").test) == {"auc", "logloss"}
+    told = ["--threshold={'rating': 4}", "--valid_metric=AUC", f"--coreset_size={SIZE}", "--llm_recommender=TALLRec"]
+
+    def run(*settings):
+        finished = command("GORACS", *own, *told, *settings)
+        assert finished.status == 0 and finished.result("GORACS").train_rows == SIZE
+        assert set(finished.result("GORACS").test) == {"auc", "logloss"}
+        return finished
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name, column, settings",
+    [
+        ("el2n", "el2n", []),
+        ("grand", "grand", []),
+        ("ccs", "el2n", []),
+        ("d2_pruning", "el2n", []),
+        ("d2_pruning", "el2n", ["--coreset_vectors=llm"]),
+    ],
+)
+def test_rows_are_chosen_by_how_hard_the_llm_finds_a_click(click_coreset, name, column, settings):
+    finished = click_coreset(f"--coreset={name}", *settings)
+    values = np.array([float(line[column]) for line in lines_of(finished, "GORACS")])
+    assert (values > 0).all() and (column == "grand" or (values < 2**0.5).all())
+    stages = {"el2n": "choice-errors", "grand": "gradient-norms"}
+    assert stages.values() & finished.json("GORACS", "stages.json").keys() == {stages[column]}
+
+
+@pytest.mark.parametrize("name", ["goracs", "moderate", "fdmat", "qdit"])
+def test_rows_are_chosen_for_clicks(click_coreset, name):
+    """Each class in the shares that it has among the validation rows, or among all rows."""
+    finished = click_coreset(f"--coreset={name}")
     lines = lines_of(finished, "GORACS")
     if name == "qdit":
         assert all(float(line["quality"]) < 0 for line in lines)

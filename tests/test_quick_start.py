@@ -17,9 +17,10 @@ import yaml
 from recbole_llm import compat
 from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows
+from recbole_llm.errors import InputError
 from recbole_llm.judge import JudgeCollector
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.quick_start import main, run_one, run_recbole_llm
+from recbole_llm.quick_start import load_data_and_model, main, run_one, run_recbole_llm
 from tests.families import save_family
 from tests.runs import histories_in, metrics_of, words_for, working_in
 from tests.worlds import make_world
@@ -83,6 +84,36 @@ def test_a_run_folder_says_what_was_run(side_by_side):
     assert [record["epoch"] for record in side_by_side.json("BIGRec", "history.json")] == [1, 2]
     best = side_by_side.json("BIGRec", "history.json")[side_by_side.result("BIGRec").best_epoch - 1]
     assert best["valid"] == side_by_side.result("BIGRec").valid  # the best epoch was restored
+
+
+@pytest.mark.parametrize("label", ["Pop", "SASRec", "BIGRec"])
+def test_a_run_folder_ranks_again(side_by_side, label):
+    folder = side_by_side.folders[label]
+    with working_in(folder.parent.parent):
+        _, model, dataset, train_data, _, test_data = load_data_and_model(folder)
+    assert len(train_data.dataset) == side_by_side.result(label).train_rows
+    ranks = {row["user_id"]: row["top_items"].split() for row in side_by_side.ranks(label)}
+    for rows, *_ in test_data:
+        with torch.no_grad():
+            scores = model.full_sort_predict(rows.to(model.device)).view(len(rows), -1)
+        for user, own in zip(rows["user_id"].tolist(), scores, strict=True):
+            best = own[1:].argsort(descending=True, stable=True)[:5] + 1  # ties go to the lower id
+            expected = ranks[dataset.id2token("user_id", user)][:5]
+            assert [item for item in dataset.id2token("item_id", best)] == expected
+
+
+def test_reweighting_is_loaded_with_a_run(command):
+    finished = command("BIGRec", "--reweight=popularity", "--gamma=2")
+    with working_in(finished.folders["BIGRec"].parent.parent):
+        _, model, dataset, *_, test_data = load_data_and_model(finished.folders["BIGRec"])
+    scores = torch.cat([model.full_sort_predict(rows) for rows, *_ in test_data])
+    best = scores[:, 1:].argsort(dim=1, descending=True, stable=True)[:, 0] + 1
+    assert [row["top_items"].split()[0] for row in finished.ranks("BIGRec")] == list(dataset.id2token("item_id", best))
+
+
+def test_a_folder_that_no_run_left_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no run folder"):
+        load_data_and_model(tmp_path)
 
 
 def test_a_run_log_has_its_own_lines_only_and_logging_is_left_as_it_was(side_by_side, command):

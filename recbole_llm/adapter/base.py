@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_file
 
 MANIFEST = "recbole_llm.json"
 
@@ -136,12 +136,4 @@ def describe_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tens
 
 
 def _weight_hashes(folder: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            digest.update(block)
-    return digest.hexdigest()
+    return {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}

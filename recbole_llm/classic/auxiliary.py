@@ -7,7 +7,6 @@ sequence states (the gates of iLoRA).
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ from recbole_llm.classic.training import fit_classic, restore
 from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_arrays
 from recbole_llm.stages import StageStore
 
 CHECKPOINT = "model.pth"
@@ -63,7 +63,7 @@ class AuxiliaryRecommender:
         pairs = torch.stack([train[rows.train.uid_field], train[rows.train.iid_field]], dim=1)
         return {
             "settings": self.config.learning_facts(),
-            "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), _digest(pairs)],
+            "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), hash_arrays(pairs.numpy())],
         }
 
     def _train(self, rows: Rows, folder: Path) -> None:
@@ -161,7 +161,3 @@ def _known_items(rows: Rows) -> np.ndarray:
             known[train[column].numpy().ravel()] = True
     known[0] = False
     return known
-
-
-def _digest(values: torch.Tensor) -> str:
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()

@@ -57,14 +57,25 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
 def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model_class = by_labels(config.model_class) if config.task == "click" else config.model_class
-    model = model_class(config, rows.train).to(config["device"])
+    model = _build(config, rows)
     log.info(model)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.checkpoint_dir, trainer.saved_model_file = str(checkpoint.parent), str(checkpoint)
     install_collector(trainer)
     trainer.fit(train_data, valid_data, saved=True, show_progress=config["show_progress"])
     return trainer
+
+
+def _build(config: Any, rows: Rows) -> Any:
+    model_class = by_labels(config.model_class) if config.task == "click" else config.model_class
+    return model_class(config, rows.train).to(config["device"])
+
+
+def load_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
+    """A RecBole model as :func:`fit_classic` left it in its checkpoint, in eval mode."""
+    model = _build(_stages(config, checkpoint.parent)[-1], rows)
+    restore(model, checkpoint)
+    return model.eval()
 
 
 def restore(model: Any, checkpoint: Path) -> None:

@@ -150,6 +150,9 @@ def select_rows(
     costs = Costs(distances, settings.gradient_weight * norms)
     ready = time.perf_counter()
     classes, budgets = class_budgets(labels.train, labels.valid, budget)
+    whole = len(classes) == 1 and bool((labels.train == classes[0]).all())
+    if not whole:
+        distances.table = None  # each class makes its own, one at a time
     found: dict[Any, Search] = {}
     members: list[np.ndarray] = []
     scores = np.full(len(train), np.nan)
@@ -157,12 +160,8 @@ def select_rows(
         rows, columns = np.flatnonzero(labels.train == label), np.flatnonzero(labels.valid == label)
         if not own_budget:
             continue
-        part = (
-            costs
-            if len(classes) == 1 and len(rows) == len(train)
-            else costs.part(rows, columns, dense=exact and settings.fits(len(rows), len(columns)))
-        )
-        found[label] = search(part, own_budget, settings, exact, seed)
+        dense = exact and settings.fits(len(rows), len(columns))
+        found[label] = search(costs if whole else costs.part(rows, columns, dense), own_budget, settings, exact, seed)
         members.append(rows[found[label].members])
         scores[rows] = found[label].scores
     members.append(_rest(members, norms, budget))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from recbole_llm.coreset.transport import marginal_costs
+from recbole_llm.errors import InputError
 
 _BLOCK_ELEMENTS = 2**21  # of one block of distances: 8 MB in float32
 _DOUBLE_ELEMENTS = 2**22  # up to which a table is kept in float64
+_LARGEST = 1e36  # number of a vector, whose distances float32 still holds
 _CANCELLED = 1e-6  # squared distances below this share of the squared lengths are computed directly
 
 
@@ -19,24 +22,38 @@ def table_bytes(n_train: int, n_valid: int) -> int:
     return elements * (8 if elements <= _DOUBLE_ELEMENTS else 4)
 
 
+def rows_that_fit(n_valid: int, n_bytes: float) -> int:
+    """Training rows whose table of costs takes at most so much memory."""
+    n_rows = int(n_bytes // (4 * n_valid))
+    return n_rows if table_bytes(n_rows, n_valid) <= n_bytes else int(n_bytes // (8 * n_valid))
+
+
 class Distances:
     """Euclidean distances (not squared) between training and validation rows.
 
     Single rows are exact to rounding of float64, or of a float32 table; what goes over all rows is computed by blocks,
-    in the table's type or, without a table, in float32.
+    in the table's type or, without a table, in float32. Where the vectors lie and their unit cost no digits: computed
+    with are, in float64 at first, the vectors less their centre, divided by a power of two.
 
     Args:
         train: float ``[n_train, d]``.
         valid: float ``[n_valid, d]``.
         dense: whether to keep a table.
+
+    Raises:
+        InputError: a number is too large.
     """
 
     def __init__(self, train: np.ndarray, valid: np.ndarray, dense: bool) -> None:
         self.train, self.valid = train, valid
         self.shape = len(train), len(valid)
         self.factor = 1.0
-        self._centre = valid.mean(axis=0, dtype=np.float64)  # differences are the same, and fewer digits are lost
-        self._targets = valid - self._centre
+        largest = max(_largest(train), _largest(valid))
+        if largest > _LARGEST:
+            raise InputError(f"GORACS: the vectors hold numbers up to {largest:.1e}; scale them below {_LARGEST:g}")
+        self._unit = math.ldexp(1.0, math.frexp(largest)[1]) if largest else 1.0
+        self._centre = valid.mean(axis=0, dtype=np.float64)
+        self._targets = self._points(valid)
         self._squares = np.einsum("nd,nd->n", self._targets, self._targets)
         self._single = self._targets.astype(np.float32), self._squares.astype(np.float32)
         self.table: np.ndarray | None = None
@@ -57,14 +74,14 @@ class Distances:
 
     @property
     def rounding(self) -> float:
-        """Size of the rounding errors of what is computed in float32."""
-        return 1e-6 * self.factor * float(np.sqrt(self._squares.max()))
+        """Size of the rounding errors of what is computed in float32, apart from rows that nearly coincide."""
+        return 1e-6 * self.factor * self._unit * float(np.sqrt(self._squares.max()))
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """float64 ``[k, n_valid]``."""
         if self.table is not None:
             return self.table[indices].astype(np.float64)
-        return self.factor * self._exact(self.train[indices])
+        return self._exact(self.train[indices])
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All rows in turn: their slice, and distances that may be written into."""
@@ -78,11 +95,9 @@ class Distances:
     def part(self, rows: np.ndarray, columns: np.ndarray | None = None, dense: bool = True) -> Distances:
         """The distances between some of the rows, scaled as these are."""
         valid = self.valid if columns is None else self.valid[columns]
-        part = Distances(self.train[rows], valid, dense=dense and self.table is None)
+        part = Distances(self.train[rows], valid, dense)
         part.factor = self.factor
-        if self.table is not None:
-            part.table = self.table[rows] if columns is None else self.table[np.ix_(rows, columns)]
-        elif part.table is not None:
+        if part.table is not None:
             part.table *= part.factor
         return part
 
@@ -90,9 +105,15 @@ class Distances:
         step = max(1, _BLOCK_ELEMENTS // width)
         return (slice(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step))
 
-    def _exact(self, rows: np.ndarray) -> np.ndarray:
-        """float64, by a product of matrices, and directly where that would lose too many digits."""
+    def _points(self, rows: np.ndarray) -> np.ndarray:
+        """float64 ``[k, d]``: what is computed with."""
         points = rows - self._centre
+        points /= self._unit
+        return points
+
+    def _exact(self, rows: np.ndarray) -> np.ndarray:
+        """float64, scaled; by a product of matrices, and directly where that would lose too many digits."""
+        points = self._points(rows)
         sizes = np.einsum("nd,nd->n", points, points)[:, None] + self._squares
         squared = points @ self._targets.T
         squared *= -2
@@ -103,19 +124,26 @@ class Distances:
             place = near[0][start : start + step], near[1][start : start + step]
             difference = points[place[0]] - self._targets[place[1]]
             squared[place] = np.einsum("nd,nd->n", difference, difference)
-        return np.sqrt(squared, out=squared)
+        distances = np.sqrt(squared, out=squared)
+        distances *= self.factor * self._unit
+        return distances
 
     def _rough(self, rows: np.ndarray) -> np.ndarray:
         """float32, scaled."""
         targets, squares = self._single
-        points = (rows - self._centre.astype(np.float32)).astype(np.float32, copy=False)
+        points = self._points(rows).astype(np.float32)
         table = points @ targets.T
         table *= -2
         table += squares
         table += np.einsum("nd,nd->n", points, points)[:, None]
         np.sqrt(np.maximum(table, 0, out=table), out=table)
-        table *= np.float32(self.factor)
+        table *= np.float32(self.factor * self._unit)
         return table
+
+
+def _largest(values: np.ndarray) -> float:
+    """Largest absolute number, without a copy."""
+    return max(float(values.max()), -float(values.min()))
 
 
 class Costs:

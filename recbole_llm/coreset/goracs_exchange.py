@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,11 @@ from recbole_llm.coreset.goracs_costs import Costs, outer_scores
 from recbole_llm.coreset.goracs_start import fill_by_capacity
 from recbole_llm.coreset.transport import Duals, Transport, dual_facts, marginal_costs, solve_transport
 
-Pairs = Callable[[Costs, np.ndarray, np.ndarray, Transport], Iterable[tuple[int, int]]]
-"""(costs, members, their costs ``[n, m]``, their transport) -> (place of the member that goes, row that comes)."""
+_WIDER = 4  # times as many candidates, where the first are of no use; bounds leave few of their pairs to solve
+
+Pairs = Callable[[Costs, np.ndarray, np.ndarray, Transport], Generator[tuple[int, int], Transport, None]]
+"""(costs, members, their costs ``[n, m]``, their transport) -> (place of the member that goes, row that comes); it is
+sent the transport after an exchange that was no improvement."""
 
 
 class Refined(NamedTuple):
@@ -57,14 +61,27 @@ def refine(
     stuck = len(members) in (1, costs.shape[0])  # the start is then the best there is
     while len(trace) <= max_exchanges and not stuck:
         stuck = True
-        for place, row in itertools.islice(pairs(costs, members, own, transport), max_attempts):
-            trial, n_solves = exchanged(costs, own, transport, place, row), n_solves + 1
+        for place, row, trial in itertools.islice(_attempts(costs, members, own, transport, pairs), max_attempts):
+            n_solves += 1
             if trial.value < transport.value - smallest_gain(own):
                 members[place], own[place], transport = row, costs.rows(np.array([row]))[0], trial
                 trace.append(trial.value)
                 stuck = False
                 break
     return Refined(members, tuple(trace), n_solves, stuck, transport)
+
+
+def _attempts(
+    costs: Costs, members: np.ndarray, own: np.ndarray, transport: Transport, pairs: Pairs
+) -> Iterator[tuple[int, int, Transport]]:
+    """Every pair with the transport after its exchange."""
+    search = pairs(costs, members, own, transport)
+    with contextlib.suppress(StopIteration):
+        place, row = next(search)
+        while True:
+            trial = exchanged(costs, own, transport, place, row)
+            yield place, row, trial
+            place, row = search.send(trial)
 
 
 class Kept(NamedTuple):
@@ -112,21 +129,31 @@ def exchanged(costs: Costs, own: np.ndarray, transport: Transport, place: int, r
 
 def promising_pairs(
     costs: Costs, members: np.ndarray, own: np.ndarray, transport: Transport, n_candidates: int
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], Transport, None]:
     """Of the members that cost most and the rows that promise most, the pairs by their lower bound, lowest first.
 
-    A pair whose bound on the transport after the exchange is no improvement is left out.
+    A pair whose bound on the transport after the exchange is no improvement is left out; and what was tried in vain
+    raises the bounds of others. Where none of ``n_candidates`` each improves, four times as many are compared.
     """
     duals = dual_facts(own, transport.potentials)
     scores = outer_scores(costs, duals.nearest, len(members))
     scores[members] = np.inf
-    n_others = min(n_candidates, costs.shape[0] - len(members))
+    n_others = min(_WIDER * n_candidates, costs.shape[0] - len(members))
     others = np.argpartition(scores, n_others - 1)[:n_others]
-    places = np.argsort(duals.removal, kind="stable")[:n_candidates]
-    bounds = lower_bounds(costs.rows(others), duals, places, len(members))
-    order = np.argsort(bounds, axis=None, kind="stable")
-    for pair in order[bounds.ravel()[order] < transport.value - smallest_gain(own)].tolist():
-        yield int(places[pair // n_others]), int(others[pair % n_others])
+    others = others[np.argsort(scores[others], kind="stable")]
+    places = np.argsort(duals.removal, kind="stable")[: _WIDER * n_candidates]
+    known = 0
+    for size in (n_candidates, _WIDER * n_candidates):
+        if known >= max(len(places), len(others)):
+            return
+        rows = costs.rows(others[:size])
+        bounds = lower_bounds(rows, duals, places[:size], len(members))
+        bounds[:known, :known] = np.inf
+        while bounds.min() < transport.value - smallest_gain(own):
+            member, other = divmod(int(bounds.argmin()), len(rows))
+            trial = yield int(places[member]), int(others[other])
+            raise_bounds(bounds, own, rows, places[:size], member, other, trial.potentials)
+        known = size
 
 
 def lower_bounds(rows: np.ndarray, duals: Duals, places: np.ndarray, n_members: int) -> np.ndarray:
@@ -142,3 +169,37 @@ def lower_bounds(rows: np.ndarray, duals: Duals, places: np.ndarray, n_members: 
         float64 ``[p, k]``.
     """
     return np.stack([duals.removal[i] + marginal_costs(rows - duals.without(i), n_members) for i in places])
+
+
+def raise_bounds(
+    bounds: np.ndarray,
+    own: np.ndarray,
+    rows: np.ndarray,
+    places: np.ndarray,
+    member: int,
+    other: int,
+    potentials: np.ndarray,
+) -> None:
+    """What an exchange that was tried says about those with the same member or the same row.
+
+    Both differ by one row from the selection that was tried, whose potentials bound them as those of the selection
+    before do, and mostly closer: they know what it takes to do without that member, or with that row.
+
+    Args:
+        bounds: float64 ``[p, k]``, of all pairs; raised in place, that of the pair that was tried to infinity.
+        own: float64 ``[n, m]``, costs of the selection.
+        rows: float64 ``[k, m]``, costs of the rows that come in.
+        places: int ``[p]``, of the members that go.
+        member: index into ``places`` of the one that was tried.
+        other: index into ``rows``.
+        potentials: ``[n]``, after that exchange.
+    """
+    tried = own.copy()
+    tried[places[member]] = rows[other]
+    duals = dual_facts(tried, potentials)
+    same_member = lower_bounds(rows, duals, places[member : member + 1], len(own))[0]
+    back = np.stack([own[places[member]] - duals.without(place) for place in places])
+    same_other = duals.removal[places] + marginal_costs(back, len(own))
+    bounds[member] = np.maximum(bounds[member], same_member)
+    bounds[:, other] = np.maximum(bounds[:, other], same_other)
+    bounds[member, other] = np.inf

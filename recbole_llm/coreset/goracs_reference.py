@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from recbole_llm.coreset.transport import Transport
 
 def reference_pairs(
     costs: Costs, members: np.ndarray, own: np.ndarray, transport: Transport, n_candidates: int
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], Transport, None]:
     """Exchanges by the score of the published code, which departs from the paper's formula in three points.
 
     It evaluates the dual at the ceil(m / n)-th largest reduced cost, while the maximum lies at the ceil(m / n)-th

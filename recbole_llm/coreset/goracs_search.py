@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recbole_llm.coreset.checks import checked_count, checked_number
-from recbole_llm.coreset.goracs_costs import Costs, outer_scores, table_bytes
+from recbole_llm.coreset.goracs_costs import Costs, outer_scores, rows_that_fit, table_bytes
 from recbole_llm.coreset.goracs_exchange import Kept, Refined, promising_pairs, refine, refine_twice
 from recbole_llm.coreset.goracs_pool import refine_in_pools
 from recbole_llm.coreset.goracs_reference import reference_pairs
@@ -35,11 +35,12 @@ class GoracsSettings:
         gradient_weight: lambda, >= 0, of the gradient norms, which count in favour of a row; the authors' examples use
             0.1 for next items and 0.5 for clicks.
         max_exchanges: exchanges of one selected row for another, >= 0 (per class); 100 and 20 in the authors' examples.
-        n_candidates: selected rows and other rows that are compared in search of an exchange, each >= 1; 30 and 3
-            there.
+        n_candidates: selected rows and other rows that are compared in search of an exchange, each >= 1, and four times
+            as many where no exchange improves; 30 and 3 there.
         method: ``exact`` considers every row; ``approximate`` searches in pools of rows and needs a few passes over
             all; ``auto`` is exact where a table of all costs fits into ``table_gib``.
-        pool_size: rows of a pool of the approximate way, >= 1; at least twice the budget is taken.
+        pool_size: rows of a pool of the approximate way, >= 1; fewer where two pools do not fit into one table, but at
+            least twice the budget.
         table_gib: memory that one table of costs may take, > 0; without a table the exact way computes costs again by
             blocks whenever it needs them.
         start: ``greedy`` as in the paper, or ``capacity``, where each row serves its full share of validation rows
@@ -55,7 +56,7 @@ class GoracsSettings:
     n_candidates: int = 30
     method: str = "auto"
     pool_size: int = 16384
-    table_gib: float = 4.0
+    table_gib: float = 1.0
     start: str = "greedy"
     scale_distances: bool = True
     scale_norms: bool = True
@@ -79,6 +80,23 @@ class GoracsSettings:
     def fits(self, n_train: int, n_valid: int) -> bool:
         """Whether a table of all costs may be made."""
         return table_bytes(n_train, n_valid) <= self.table_gib * 2**30
+
+    def pool_rows(self, n_train: int, n_valid: int, budget: int) -> int:
+        """Rows of a pool; two are searched at once."""
+        wanted = min(max(self.pool_size, 2 * budget), n_train)
+        fitting = rows_that_fit(n_valid, self.table_gib * 2**30)
+        if min(2 * wanted, n_train) <= fitting:
+            return wanted
+        if 2 * budget <= fitting // 2:
+            log.info("GORACS: pools of %d rows, not %d, as two fit into goracs_table_gib.", fitting // 2, wanted)
+            return fitting // 2
+        smallest = min(2 * budget, n_train)
+        needed = table_bytes(min(2 * smallest, n_train), n_valid) / 2**30
+        log.warning(
+            "GORACS: two pools of twice the budget, %d rows each, take %.2g GiB, more than goracs_table_gib (%g).",
+            *(smallest, needed, self.table_gib),
+        )
+        return smallest
 
     def is_exact(self, n_train: int, n_valid: int) -> bool:
         """Whether every row is considered."""
@@ -110,7 +128,7 @@ class Search(NamedTuple):
 
 
 def search(costs: Costs, budget: int, settings: GoracsSettings, exact: bool, seed: int) -> Search:
-    """Select rows of one class.
+    """Select rows of one class; a single row, the nearest to all on average, always among all rows.
 
     Args:
         costs: ``[n_train, n_valid]``.
@@ -119,7 +137,9 @@ def search(costs: Costs, budget: int, settings: GoracsSettings, exact: bool, see
         exact: whether every row is considered.
         seed: of the sample of the approximate way.
     """
-    return _search_all(costs, budget, settings) if exact else _search_pools(costs, budget, settings, seed)
+    return (
+        _search_all(costs, budget, settings) if exact or budget == 1 else _search_pools(costs, budget, settings, seed)
+    )
 
 
 def _search_all(costs: Costs, budget: int, settings: GoracsSettings) -> Search:
@@ -155,7 +175,7 @@ def _search_pools(costs: Costs, budget: int, settings: GoracsSettings, seed: int
         budget,
         settings.max_exchanges,
         settings.n_candidates,
-        max(settings.pool_size, 2 * budget),
+        settings.pool_rows(*costs.shape, budget),
         np.random.default_rng(seed),
     )
     members = found.kept.refined.members

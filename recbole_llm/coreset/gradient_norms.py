@@ -22,12 +22,18 @@ from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
 
+_CHECKED_BATCHES = 1
+_CHECKED_IF_FLAT = 3  # where inputs are [rows, q]: a router may send as many tokens as there are rows by chance
+_DEVIATION = 1e-2  # relative, of numbers that are equal but for the order of summation
+
 
 class GradientNorms:
     """Norms of per-row gradients of some of a model's weights.
 
     Weights of linear maps (``nn.Linear``, transformers' ``Conv1D``; so those of peft's LoRA) cost one backward pass per
-    batch. Any others are done by one forward and backward pass per row, which the log says once.
+    batch. Any others are done by one forward and backward pass per row, which the log says once. So are linear maps
+    whose inputs are not the rows in their order, such as an expert's that a router sends tokens to: a second pass over
+    the first batch or batches, with a factor on every row's loss, tells them by gradients that have another row's.
 
     Args:
         model: its weights are left alone, gradients included.
@@ -51,6 +57,7 @@ class GradientNorms:
         self._layers = _linear_layers(model, set(self._names))
         linear = {weight for layer in self._layers for weight in layer.parameters(recurse=False)}
         self._others: list[nn.Parameter] = []
+        self._checked_batches = 0
         self._leave_to_rows([weight for weight in self._names if weight not in linear])
 
     def __call__(self, row_losses: Callable[[], Tensor]) -> Tensor:
@@ -79,6 +86,24 @@ class GradientNorms:
 
     def _of_linear_maps(self, row_losses: Callable[[], Tensor]) -> Tensor:
         """Squared norms over the weights of linear maps."""
+        found = self._recorded(row_losses)
+        strange = found.unseen()
+        squares = found.squares()
+        if found.n_rows > 1 and self._checked_batches < (_CHECKED_IF_FLAT if found.flat else _CHECKED_BATCHES):
+            self._checked_batches += 1
+            again = self._recorded(row_losses, scaled=True).squares()
+            scales = _row_scales(found.n_rows).to(found.total).square()
+            strange |= squares.keys() - again.keys()
+            strange |= {
+                weight for weight in again if weight in squares and _differ(again[weight], scales * squares[weight])
+            }
+        self._leave_to_rows([weight for weight in self._names if weight in strange])
+        left = set(self._names) - set(self._others)
+        self._layers = [layer for layer in self._layers if left & set(layer.parameters(recurse=False))]
+        return sum((square for weight, square in squares.items() if weight not in strange), found.total)
+
+    def _recorded(self, row_losses: Callable[[], Tensor], scaled: bool = False) -> _Recorder:
+        """What a backward pass of the summed losses shows, or of their sum with :func:`_row_scales` as factors."""
         recorder = _Recorder(set(self._names) - set(self._others))
         with ExitStack() as stack:
             stack.enter_context(_only_trainable(self.model, []))
@@ -87,12 +112,8 @@ class GradientNorms:
             losses = _checked_losses(row_losses())
             recorder.start(losses)
             if losses.requires_grad:
-                losses.sum().backward()
-        unseen = recorder.unseen()
-        self._leave_to_rows([weight for weight in self._names if weight in unseen])
-        left = set(self._names) - set(self._others)
-        self._layers = [layer for layer in self._layers if left & set(layer.parameters(recurse=False))]
-        return recorder.squares()
+                (losses * _row_scales(len(losses)).to(losses) if scaled else losses).sum().backward()
+        return recorder
 
     def _row_by_row(self, row_losses: Callable[[], Tensor]) -> Tensor:
         """Squared norms over the other weights."""
@@ -153,7 +174,8 @@ class _Recorder:
         self._tokens: dict[nn.Parameter, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._not_rows: set[nn.Parameter] = set()
         self._parts: dict[nn.Parameter, Tensor] = {}
-        self._total = torch.zeros(0)
+        self.n_rows, self.total = 0, torch.zeros(0)
+        self.flat = False  # whether a layer saw [rows, q]
 
     def watch(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook of a linear layer: asks for the gradient of its output, though all weights are frozen."""
@@ -166,29 +188,28 @@ class _Recorder:
 
     def start(self, losses: Tensor) -> None:
         """The losses ``[rows]`` whose backward pass follows."""
-        self._total = losses.new_zeros(len(losses), dtype=torch.float64)
+        self.n_rows, self.total = len(losses), losses.new_zeros(len(losses), dtype=torch.float64)
 
-    def squares(self) -> Tensor:
-        """Float64 ``[rows]``."""
+    def squares(self) -> dict[nn.Parameter, Tensor]:
+        """Of each weight that has a part in the losses and sees the rows, float64 ``[rows]``."""
         for weight in [*self._tokens]:  # some of whose uses have no part in the losses
             self._reduce(weight)
-        parts = [part for weight, part in self._parts.items() if weight not in self._not_rows]
-        return sum(parts, self._total)
+        return {weight: part for weight, part in self._parts.items() if weight not in self._not_rows}
 
     def unseen(self) -> set[nn.Parameter]:
-        """Weights whose layer was not called, or not with the rows as its first dimension."""
+        """Weights whose layer was not called, or not with as many inputs as there are rows."""
         return (self._weights - set(self._uses)) | self._not_rows
 
     def _of(self, layer: nn.Module) -> list[nn.Parameter]:
         return [weight for weight in layer.parameters(recurse=False) if weight in self._weights]
 
     def _add(self, layer: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
-        n_rows = len(self._total)
-        if inputs.ndim < 2 or len(inputs) != n_rows:
+        if inputs.ndim < 2 or len(inputs) != self.n_rows:
             self._not_rows.update(self._of(layer))
             return
-        inputs = _at_least_single(inputs.reshape(n_rows, -1, inputs.shape[-1]))
-        gradient = _at_least_single(gradient.reshape(n_rows, -1, gradient.shape[-1]))
+        self.flat |= inputs.ndim == 2
+        inputs = _at_least_single(inputs.reshape(self.n_rows, -1, inputs.shape[-1]))
+        gradient = _at_least_single(gradient.reshape(self.n_rows, -1, gradient.shape[-1]))
         for weight in self._of(layer):
             self._tokens[weight].append((inputs, gradient))
             if len(self._tokens[weight]) == self._uses[weight]:
@@ -201,6 +222,16 @@ class _Recorder:
             self._parts[weight] = _row_squares(sum(gradient.sum(dim=1) for gradient in gradients))
         else:
             self._parts[weight] = linear_square_norms(_joined(inputs), _joined(gradients))
+
+
+def _row_scales(n_rows: int) -> Tensor:
+    """Factors ``[rows]`` that differ between neighbours, and by which rounding commutes."""
+    return 2.0 ** (torch.arange(n_rows) % 8)
+
+
+def _differ(found: Tensor, expected: Tensor) -> bool:
+    """Whether squares ``[rows]`` differ by more than rounding, which the largest has a part in for the smallest."""
+    return bool(((found - expected).abs() > _DEVIATION * expected + _DEVIATION**3 * expected.max()).any())
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recbole_llm.coreset.checks import checked_number
@@ -30,6 +31,7 @@ from recbole_llm.errors import InputError
 log = logging.getLogger(__name__)
 
 _EIGENVALUE_ERROR = 1e-3  # relative; a negative eigenvalue that is smaller may be rounding
+_ROUNDING = 0.75  # power of the number type's precision: a mean gradient is zero if it is that much below the rows'
 _DECAYS, _MOST_STEPS = 20, 5000  # of LiSSA: e^-20 of the start is left, or what the paper takes
 
 
@@ -44,7 +46,7 @@ class Influence:
         damping: added to the Hessian's diagonal, in its units.
         gradient_norm: of the mean loss that is looked at; practically 0 where the model minimises it.
         steps: Hessian-vector products of the solver.
-        residual: its relative residual, None for LiSSA.
+        residual: its relative residual, None for LiSSA with sampled rows.
     """
 
     scores: Tensor
@@ -74,7 +76,8 @@ def row_influence(
     Args:
         train: the rows that the model was trained on.
         target: the rows whose mean loss matters, those of validation for instance; by default the training rows, as in
-            DEALRec. A model at the minimum of that loss has no gradient left there, and then all influence is 0.
+            DEALRec. A model at the minimum of that loss has no gradient left there but rounding; then all influence is
+            0, with a warning.
         method: see :func:`solve`.
         damping_ratio: damping as a share of the Hessian's largest eigenvalue, >= 0. Where that leaves an eigenvalue
             below 0, the smallest one is brought up to that share instead, with a warning.
@@ -83,23 +86,37 @@ def row_influence(
         **solver: see :func:`solve`. LiSSA takes so many steps that e^-20 of its start is left, at most 5,000.
 
     Raises:
-        InputError: see :func:`solve`; or no eigenvalue is positive, of which ``damping_ratio`` could be a share.
+        InputError: see :func:`solve`; no eigenvalue is positive, of which ``damping_ratio`` could be a share; or the
+            damping leaves one below 0, where LiSSA diverges however slowly.
     """
     gradient = (target or train).gradient()
+    length = float(gradient.double().norm())
+    if length <= torch.finfo(gradient.dtype).eps ** _ROUNDING * (target or train).gradient_size():
+        gradient = gradient * 0  # solve says so
     smallest, largest = extreme_eigenvalues(train.hvp, train.params)
     if damping is None:
         damping = _relative_damping(checked_number("damping_ratio", damping_ratio), smallest, largest)
     matrix = train.hessian() if method == "exact" else None
     scale = max(abs(smallest), abs(largest)) + damping if scale is None else scale
-    slowest = damping + min(smallest, 0.0)
-    if method == "lissa" and slowest > 0:
-        solver.setdefault("steps", min(math.ceil(_DECAYS * scale / slowest), _MOST_STEPS))
-    found = solve(train.hvp, gradient, method, damping, matrix, scale, **solver)
+    if method == "lissa":
+        solver.setdefault("steps", _enough_steps(scale, damping, smallest))
+    product = train.hvp if train.sample else lambda vector: train.hvp(vector)
+    found = solve(product, gradient, method, damping, matrix, scale, **solver)
     scores = train.scores(found.vector)
-    length = float(gradient.double().norm())
     result = Influence(scores / len(scores), smallest, largest, damping, length, found.steps, found.residual)
     log.info("Influence by %s: %s", method, ", ".join(f"{name} {value}" for name, value in result.facts().items()))
     return result
+
+
+def _enough_steps(scale: float, damping: float, smallest: float) -> int:
+    """Steps of LiSSA; how far above 0 the smallest eigenvalue lies is not known well enough to count on."""
+    if smallest + damping <= 0:
+        raise InputError(
+            f"influence: LiSSA diverges where the damping of {damping:g} leaves an eigenvalue of the Hessian below 0 "
+            f"(the smallest is {smallest:.3g}): raise the damping above {-smallest:.3g}, or use method exact"
+        )
+    slowest = damping + min(smallest, 0.0)
+    return min(math.ceil(_DECAYS * scale / slowest), _MOST_STEPS) if slowest else _MOST_STEPS
 
 
 def _relative_damping(ratio: float, smallest: float, largest: float) -> float:

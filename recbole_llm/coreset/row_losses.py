@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,12 +36,15 @@ def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Any, d
         ``[n]``.
 
     Raises:
+        InputError: the direction, or a loss, is not finite.
         ValueError: shapes do not fit.
     """
     point = torch.as_tensor(params).detach()
     tangent = torch.as_tensor(direction).detach().to(point)
     if tangent.numel() != point.numel():
         raise ValueError(f"the direction has {tangent.numel()} elements and the weights {point.numel()}")
+    if not tangent.isfinite().all():
+        raise InputError("influence: the direction holds NaN or infinity; check the solver that gave it")
     tangent = tangent.reshape(point.shape)
     with _differentiable_attention():
         try:
@@ -117,13 +121,26 @@ class MeanLoss:
 
     def gradient(self) -> Tensor:
         """Gradient, of the shape of the weights."""
-        return self._mean(self.batches, lambda point, total: torch.autograd.grad(total, point)[0])
+        return self._mean(self.batches, lambda point, losses: torch.autograd.grad(losses.sum(), point)[0])
+
+    def gradient_size(self) -> float:
+        """Root mean square of the norms of the rows' gradients, estimated with one backward pass per batch.
+
+        The squared norm of a sum of gradients with weights drawn from N(0, 1) is in the mean the sum of the squares.
+        """
+        rng = np.random.default_rng(0)
+
+        def square(point: Tensor, losses: Tensor) -> Tensor:
+            drawn = torch.from_numpy(rng.normal(size=len(losses))).to(losses)
+            return torch.autograd.grad(losses @ drawn, point)[0].double().square().sum()
+
+        return float(self._mean(self.batches, square).sqrt())
 
     def hvp(self, vector: Tensor, step: int | None = None) -> Tensor:
         """Hessian times a vector of the shape of the weights; of the sampled batch alone if a step is given."""
 
-        def product(point: Tensor, total: Tensor) -> Tensor:
-            (gradient,) = torch.autograd.grad(total, point, create_graph=True)
+        def product(point: Tensor, losses: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(losses.sum(), point, create_graph=True)
             if not gradient.requires_grad:  # a linear loss
                 return torch.zeros_like(point)
             return torch.autograd.grad(gradient, point, vector.reshape(point.shape), materialize_grads=True)[0]
@@ -135,8 +152,8 @@ class MeanLoss:
         """The Hessian ``[m, m]``; ``chunk_size`` columns at once, which decides memory and speed only."""
         identity = torch.eye(self.params.numel()).to(self.params)
 
-        def columns(point: Tensor, total: Tensor) -> Tensor:
-            (gradient,) = torch.autograd.grad(total, point, create_graph=True)
+        def columns(point: Tensor, losses: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(losses.sum(), point, create_graph=True)
             if not gradient.requires_grad:
                 return torch.zeros_like(identity)
             chunks = [
@@ -163,14 +180,14 @@ class MeanLoss:
         return torch.cat(parts)
 
     def _mean(self, batches: Iterable[Any], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The mean over rows of what ``term`` makes of the sum of a batch's losses."""
+        """The sum of what ``term`` makes of the losses of each batch, divided by the number of rows."""
         total, n_rows = None, 0
         for batch in self._bar(batches):
             point = self.params.clone().requires_grad_()
             with torch.enable_grad(), _differentiable_attention():
                 losses = self.losses(point, batch)
                 _check_losses(losses)
-                part = term(point, losses.sum()).detach()
+                part = term(point, losses).detach()
             total = part if total is None else total + part
             n_rows += len(losses)
         if not n_rows:
@@ -179,6 +196,19 @@ class MeanLoss:
 
     def _bar(self, batches: Iterable[Any]) -> Iterable[Any]:
         return tqdm(batches, "influence", leave=False, disable=not self.progress)
+
+
+@contextmanager
+def frozen(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, these weights ask for no gradient: no graph is kept for them."""
+    thawed = [weight for weight in weights if weight.requires_grad]
+    for weight in thawed:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in thawed:
+            weight.requires_grad_()
 
 
 class _Call(nn.Module):

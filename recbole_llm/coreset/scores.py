@@ -110,11 +110,12 @@ def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None =
     Raises:
         InputError: both or neither are given, or one is out of range.
     """
+    n_rows = checked_count("coreset rows", n_rows)
     if (budget is None) == (ratio is None):
         raise InputError("coreset: give either a budget (a count) or a ratio (a share)")
     if ratio is None:
         return checked_count("coreset budget", budget)
-    if isinstance(ratio, bool) or not 0 <= ratio <= 1:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number) or not 0 <= ratio <= 1:
         raise InputError(f"coreset ratio: {ratio!r} is not allowed; give a number in [0, 1]")
     return share_of(ratio, n_rows)
 

@@ -46,8 +46,10 @@ def _input(name: str, meaning: str, check: Callable[[str, Any, np.ndarray], Any]
 
 INFLUENCE = _input("influence", "[n]: influence on the recommender's loss, larger is more useful", checked_scores)
 EFFORT = _input("effort", "[n]: norm of the gradient of the LLM's loss", checked_scores)
-EL2N = _input("el2n", "[n] or [n, seeds]: length of the recommender's error vector", checked_repeats)
-GRAND = _input("grand", "[n] or [n, seeds]: norm of the gradient of the recommender's loss", checked_repeats)
+EL2N = _input("el2n", "[n] or [n, seeds]: length of the error vector of the recommender, or the LLM", checked_repeats)
+GRAND = _input(
+    "grand", "[n] or [n, seeds]: norm of the gradient of the loss of the recommender, or the LLM", checked_repeats
+)
 VECTORS = _input("vectors", "[n, d]: a vector per row, of the recommender or of the LLM", checked_vectors)
 RECOMMENDER_VECTORS = _input(
     "recommender_vectors", "[n, d]: the recommender's state after the history", checked_vectors

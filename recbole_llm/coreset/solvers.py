@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 METHODS = ("cg", "lissa", "exact")
 _GROWTH = 1e3  # times the norm that a recursion which converges cannot exceed
 _SOLVED = 1e-6  # relative residual of a dense solve in float64
+_CONVERGED = 1e-2  # relative residual of LiSSA above which it warns
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Solution:
     Attributes:
         vector: of the shape and type of the right-hand side.
         steps: Hessian-vector products used.
-        residual: relative residual ||(H + damping I) h - v|| / ||v||; None after LiSSA, which does not measure it.
+        residual: relative residual ||(H + damping I) h - v|| / ||v||; None after LiSSA with sampled H_t.
     """
 
     vector: Any
@@ -76,11 +77,12 @@ def solve(
         h_0 = v,    h_t = v + (1 - damping / scale) h_{t-1} - H_t h_{t-1} / scale,
 
     which tends to ``scale (H + damping I)^-1 v`` if all eigenvalues of H lie between -damping and 2 scale - damping.
-    That code's ``damp`` is ``damping / scale``.
+    That code's ``damp`` is ``damping / scale``. Where no H_t is sampled, one more product tells how far it has come.
 
     Args:
         hvp: ``hvp(v)`` or ``hvp(v, step=None)``, gives H v in the shape of v. LiSSA passes the number of its step, from
-            0 on, for which a sample H_t may stand in for H; None asks for H itself. None if ``matrix`` is given.
+            0 on, for which a sample H_t may stand in for H, to the second form; None asks for H itself. None if
+            ``matrix`` is given.
         vector: v, array or tensor of any shape.
         method: ``cg``, ``lissa`` or ``exact``.
         damping: >= 0, in the units of H.
@@ -93,8 +95,8 @@ def solve(
             ``lissa``.
 
     Raises:
-        InputError: a setting is out of range, v is not finite, H + damping I is singular or, for ``cg``, not positive
-            definite, or the recursion diverges.
+        InputError: a setting is out of range, v or a product is not finite, H + damping I is singular or, for ``cg``,
+            not positive definite, or the recursion diverges.
     """
     if method not in METHODS:
         raise InputError(f"inverse_hvp: there is no method {method!r}; choose one of {', '.join(METHODS)}")
@@ -103,7 +105,8 @@ def solve(
     if hvp is None and matrix is None:
         raise ValueError("give hvp, or the matrix")
     if not isinstance(vector, Tensor):
-        vector = np.asarray(vector, dtype=np.result_type(vector, np.float32))
+        vector = np.asarray(vector)
+        vector = vector.astype(np.result_type(vector, np.float32))
     length = _norm(vector)
     if not math.isfinite(length):
         raise InputError("inverse_hvp: the vector holds NaN or infinity; check the training of the recommender")
@@ -138,7 +141,7 @@ def extreme_eigenvalues(
     basis, diagonal, beside = [], [], []
     for _ in range(min(steps, size)):
         basis.append(vector)
-        image = torch.as_tensor(hvp(_like(vector, like))).detach().double().reshape(-1)
+        image = torch.as_tensor(_finite(hvp(_like(vector, like)))).detach().double().reshape(-1)
         diagonal.append(float(vector @ image))
         for known in (*basis, *basis):  # twice is enough
             image = image - (known @ image) * known
@@ -161,7 +164,7 @@ def _conjugate_gradients(
     square = _dot(residual, residual)
     done = 0
     while done < steps and math.sqrt(square) > goal:
-        image = hvp(direction) + damping * direction
+        image = _finite(hvp(direction)) + damping * direction
         curvature = _dot(direction, image)
         if not curvature > 0:
             raise InputError(
@@ -193,35 +196,37 @@ def _lissa(
     """The mean over ``repeats`` of the recursion; sampled steps are numbered on from one run to the next."""
     steps = checked_count("inverse_hvp steps", steps)
     repeats = checked_count("inverse_hvp repeats", repeats, low=1)
-    product = hvp if _takes_step(hvp) else lambda estimate, step: hvp(estimate)
+    sampled = _takes_step(hvp)
     total = vector * 0
     for repeat in range(repeats):
         estimate, collected = vector, vector * 0
         for step in range(steps):
-            image = product(estimate, step=repeat * steps + step)
-            before, estimate = estimate, vector + (1 - damping / scale) * estimate - image / scale
+            image = _finite(hvp(estimate, step=repeat * steps + step) if sampled else hvp(estimate))
+            estimate = vector + (1 - damping / scale) * estimate - image / scale
             if not _norm(estimate) <= _GROWTH * (step + 2) * _norm(vector):
-                raise InputError(_why_it_diverges(hvp, before, damping, scale, step))
+                raise InputError(_why_it_diverges(hvp, vector, damping, scale, step + 1))
             if average and step >= steps // 2:
                 collected = collected + estimate
         total = total + (collected / (steps - steps // 2) if average and steps else estimate)
-    return Solution(total / (repeats * (scale if rescale else 1)), repeats * steps, None)
+    solution = total / (repeats * scale)
+    residual = None if sampled else _norm(_finite(hvp(solution)) + damping * solution - vector) / _norm(vector)
+    if residual is not None and residual > 1 + _SOLVED:  # it begins below 1, and falls where the recursion converges
+        raise InputError(_why_it_diverges(hvp, vector, damping, scale, steps))
+    if residual is not None and residual > _CONVERGED:
+        log.warning("LiSSA stops after %d steps with a relative residual of %.1e: give it more.", steps, residual)
+    return Solution(solution if rescale else solution * scale, repeats * steps, residual)
 
 
-def _why_it_diverges(hvp: Callable[..., Any], estimate: Any, damping: float, scale: float, step: int) -> str:
-    """Names the eigenvalue behind it: more steps without v, with H itself, turn the estimate to its eigenvector."""
-    direction = estimate / _norm(estimate)
-    for _ in range(20):
-        turned = (1 - damping / scale) * direction - hvp(direction) / scale
-        direction = turned / (_norm(turned) or 1)
-    eigenvalue = _dot(direction, hvp(direction))
-    problem = f"inverse_hvp: the recursion diverges in step {step + 1}; the eigenvalue of the Hessian behind it is "
-    if eigenvalue <= -damping:
-        return f"{problem}about {eigenvalue:.3g}: raise the damping above {-eigenvalue:.3g}"
-    needed = (eigenvalue + damping) / 2
+def _why_it_diverges(hvp: Callable[..., Any], like: Any, damping: float, scale: float, step: int) -> str:
+    """Names the eigenvalue behind it."""
+    smallest, largest = extreme_eigenvalues(hvp, like)
+    problem = f"inverse_hvp: the recursion diverges in step {step}; the eigenvalue of the Hessian behind it is about "
+    if smallest <= -damping:
+        return f"{problem}{smallest:.3g}: raise the damping above {-smallest:.3g}"
+    needed = (largest + damping) / 2
     if needed <= scale:  # H itself would do, but samples of it are larger
         needed = 2 * scale
-    return f"{problem}about {eigenvalue:.3g}: raise the scale above {needed:.3g}"
+    return f"{problem}{largest:.3g}: raise the scale above {needed:.3g}"
 
 
 def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) -> Solution:
@@ -233,7 +238,7 @@ def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) ->
         steps = len(right)
         log.info("The Hessian of %d weights is built from as many products.", steps)
         matrix = torch.stack([torch.as_tensor(hvp(_like(unit, vector))).double().reshape(-1) for unit in identity])
-    system = torch.as_tensor(matrix).detach().to(right)
+    system = _finite(torch.as_tensor(matrix).detach().to(right))
     if system.shape != identity.shape:
         raise ValueError(f"the matrix must be {[*identity.shape]}, got {[*system.shape]}")
     system = system + damping * identity
@@ -249,6 +254,16 @@ def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) ->
 
 def _matrix_product(matrix: Any, vector: Any) -> Any:
     return (matrix @ vector.reshape(-1)).reshape(vector.shape)
+
+
+def _finite(image: Any) -> Any:
+    """A product with the Hessian, or the Hessian, as it is; InputError where it is no number."""
+    if not torch.as_tensor(image).isfinite().all():
+        raise InputError(
+            "inverse_hvp: the Hessian, or its product with a vector, holds NaN or infinity; check the training of the "
+            "recommender"
+        )
+    return image
 
 
 def _takes_step(hvp: Callable[..., Any]) -> bool:

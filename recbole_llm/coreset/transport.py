@@ -17,7 +17,7 @@ from recbole_llm.coreset.checks import checked_ids, checked_number, checked_scor
 from recbole_llm.errors import InputError
 
 _MAX_PIVOTS = 10**9  # of the simplex, which ends by itself; a limit that is met would give a wrong value
-_GAP = 1e-9  # between primal and dual value, relative to the range of the costs
+_GAP = 1e-9  # between primal and dual value, where the largest cost is between 1 and 2
 
 
 def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient_weight: float) -> float:
@@ -28,7 +28,7 @@ def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient
 
     Args:
         distances: ``[n_train, n_valid]``.
-        gradient_norms: ``[n_train]``.
+        gradient_norms: ``[n_train]``; None where ``gradient_weight`` is 0.
         selected: int ``[n]``, different row indices, at least one.
         gradient_weight: lambda, >= 0.
 
@@ -36,7 +36,9 @@ def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient
         InputError: a row is selected twice or does not exist, or a number is not finite.
     """
     weight = checked_number("gradient_weight", gradient_weight)
-    norms = checked_scores("gradient_norms", gradient_norms)
+    if gradient_norms is None and weight:
+        raise InputError("gradient_norms are missing; give them, or gradient_weight 0")
+    norms = np.zeros(len(distances)) if gradient_norms is None else checked_scores("gradient_norms", gradient_norms)
     table = checked_vectors("distances", distances, np.arange(len(norms)))
     rows = checked_ids(selected)
     if not len(rows) or rows.min() < 0 or rows.max() >= len(table):
@@ -62,7 +64,8 @@ def solve_transport(costs: np.ndarray, potentials: np.ndarray | None = None) -> 
     """Transport between uniform masses by the network simplex of POT, certified by its dual.
 
     Masses are whole numbers of the largest common unit: sums are then free of rounding, also where many plans are
-    optimal. Costs are shifted to begin at 0, as POT finds large negative ones infeasible.
+    optimal. Costs are shifted to begin at 0, as POT finds large negative ones infeasible, and divided to end between 1
+    and 2, as its tolerances are absolute; by a power of two, which leaves all digits as they are.
 
     Args:
         costs: float64 ``[n, m]``, n and m >= 1.
@@ -77,18 +80,22 @@ def solve_transport(costs: np.ndarray, potentials: np.ndarray | None = None) -> 
     unit = math.gcd(n_rows, n_columns)
     total = n_rows * n_columns // unit
     lowest = costs.min()
-    shifted = costs - lowest
+    scaled = costs - lowest
+    largest = float(scaled.max())
+    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+    scaled /= scale
     start = {}
     if potentials is not None and _takes_potentials():
-        start["potentials_init"] = (potentials, (shifted - potentials[:, None]).min(axis=0))
+        rows = potentials / scale
+        start["potentials_init"] = (rows, (scaled - rows[:, None]).min(axis=0))
     masses = np.full(n_rows, n_columns / unit), np.full(n_columns, n_rows / unit)
-    plan, facts = ot.emd(*masses, shifted, numItermax=_MAX_PIVOTS, log=True, center_dual=False, **start)
+    plan, facts = ot.emd(*masses, scaled, numItermax=_MAX_PIVOTS, log=True, center_dual=False, **start)
     plan /= total
-    value, found = float(np.vdot(plan, shifted)), facts["u"]
-    dual = found.mean() + (shifted - found[:, None]).min(axis=0).mean()
-    if facts["warning"] or value - dual > _GAP * shifted.max():
+    value, found = float(np.vdot(plan, scaled)), facts["u"]
+    dual = found.mean() + (scaled - found[:, None]).min(axis=0).mean()
+    if facts["warning"] or value - dual > _GAP:
         raise RuntimeError(f"POT did not solve the transport of {n_rows} x {n_columns} masses: {facts['warning']}")
-    return Transport(value + float(lowest), found, plan)
+    return Transport(value * scale + float(lowest), found * scale, plan)
 
 
 @functools.cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from collections import Counter
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class ItemCatalog:
 
     def fingerprint(self) -> str:
         """SHA-256 of the titles in item order: equal where item embeddings and answers mean the same items."""
-        return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()
+        return hash_json(self.titles)
 
     def _log_gaps(self, source: str) -> None:
         untitled = np.flatnonzero(~self.has_title)[1:]

@@ -6,14 +6,13 @@ answer's first token is one position: the one after the prompt.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.prompt import SEPARATOR, Encode, PromptPieces, PromptTemplate, quote
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_json
 
 ANSWERS = ("No", "Yes")  # by label
 NONE = "none"  # in place of an empty list of titles
@@ -101,7 +100,7 @@ class ClickPromptBuilder(PromptPieces):
 
     def fingerprint(self) -> str:
         """SHA-256 of wording, style and limit; catalogue and LLM have their own."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+        return hash_json(self.facts())
 
     def facts(self) -> dict[str, Any]:
         """What decides a prompt besides tokenizer and catalogue."""

@@ -8,8 +8,6 @@ call the same functions, so the boundary between prompt and response is one toke
 
 from __future__ import annotations
 
-import hashlib
-import json
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -20,6 +18,7 @@ import yaml
 
 from recbole_llm.data.catalog import ItemCatalog, clean_title
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_json
 from recbole_llm.property_files import find_properties
 
 PROMPT_STYLES = ("alpaca", "plain", "chat")
@@ -340,7 +339,7 @@ class PromptComposer(PromptPieces):
     def fingerprint(self) -> str:
         """SHA-256 of the fixed text, the style and the limit; the tokenizer belongs to the LLM's own fingerprint."""
         facts = {**self.layout.facts(), "separator": SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return hash_json(facts)
 
     def _end(self, candidates: Sequence[str], slots: Sequence[int] | None) -> list[int]:
         """What follows the history."""

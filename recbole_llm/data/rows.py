@@ -7,7 +7,6 @@ same rows.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from recbole.utils import ModelType
 from recbole_llm.data.labels import check_labels, is_labelled, missing_label, row_labels
 from recbole_llm.data.windows import with_full_windows
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_arrays
 from recbole_llm.stages import stage_seed
 
 SAMPLE_ID = "sample_id"
@@ -51,12 +51,12 @@ class Rows:
 
     def judged(self) -> str:
         """SHA-256 over (user, target), and label, of validation and test rows: equal for all models of one command."""
-        digest = hashlib.sha256()
+        arrays = []
         for part in (self.valid, self.test):
-            digest.update(row_pairs(part).tobytes())
+            arrays.append(row_pairs(part))
             if is_labelled(part.config):
-                digest.update(row_labels(part).tobytes())
-        return digest.hexdigest()
+                arrays.append(row_labels(part))
+        return hash_arrays(*arrays)
 
 
 class _AsSequential:
@@ -89,14 +89,13 @@ def rows_digest(dataset: SequentialDataset) -> str:
     """SHA-256 over users, histories and targets, and their labels: what a training stage depends on."""
     items, lengths = row_histories(dataset)
     real = np.arange(items.shape[1]) < lengths[:, None]
-    digest = hashlib.sha256(row_pairs(dataset).tobytes())
-    digest.update(np.ascontiguousarray(np.where(real, items, 0)).tobytes())
+    arrays = [row_pairs(dataset), np.where(real, items, 0)]
     if is_labelled(dataset.config):
-        digest.update(row_labels(dataset).tobytes())
+        arrays.append(row_labels(dataset))
         likes = dataset.label_field + dataset.config["LIST_SUFFIX"]
         if likes in dataset.inter_feat:
-            digest.update(np.where(real, dataset.inter_feat[likes].numpy() > 0, False).tobytes())
-    return digest.hexdigest()
+            arrays.append(np.where(real, dataset.inter_feat[likes].numpy() > 0, False))
+    return hash_arrays(*arrays)
 
 
 def load_rows(config: Any, few_shot: bool) -> Rows:
@@ -122,7 +121,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
             whole.save()
         built = whole.build()
     except ValueError as error:  # RecBole's own checks
-        raise InputError(f"dataset '{config['dataset']}': {' '.join(str(error).split())}") from error
+        raise InputError(f"dataset '{config['dataset']}': {_in_words(error)}") from error
     if is_labelled(config) and whole.label_field not in built[0].inter_feat:
         columns = {name: kind for _, found in _inter_columns(config) for name, kind in found.items()}
         raise InputError(missing_label(config, columns))
@@ -146,6 +145,14 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     return rows
 
 
+def _in_words(error: ValueError) -> str:
+    """What RecBole says of data that it cannot read, with a remedy where it names none."""
+    said = " ".join(str(error).split())
+    if "feat is empty" in said:
+        return "no interaction is left; check its .inter file, user_inter_num_interval and item_inter_num_interval"
+    return said + ("; it holds text that is no number" if "Unable to convert column" in said else "")
+
+
 def _check_columns(config: Any) -> None:
     """Refuse names of user, item and time columns that the interactions do not have; RecBole trips over them."""
     named = ["USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if config["benchmark_filename"] is None else [])]
@@ -153,9 +160,13 @@ def _check_columns(config: Any) -> None:
     if is_labelled(config):
         wanted += [("threshold", field) for field in config["threshold"] or ()]
     for file, columns in _inter_columns(config):
+        for name, kind in columns.items():
+            if not kind:
+                raise InputError(f"{file}: column '{name}' has no type; write {name}:token, or :float for numbers")
         for key, field in wanted:
             if field not in columns:
-                raise InputError(f"{key}: {file} has no column '{field}', it has {', '.join(columns)}")
+                parted = "" if len(columns) > 1 else "; columns are separated by field_separator, a tab by default"
+                raise InputError(f"{key}: {file} has no column '{field}', it has {', '.join(columns)}{parted}")
             if key == "threshold" and columns[field] != "float":
                 raise InputError(
                     f"threshold: column '{field}' of {file} has type {columns[field]}, not float; name a column of "

@@ -1,4 +1,4 @@
-"""NumPy inside, NumPy or torch outside: the conversions shared by this room."""
+"""NumPy inside, NumPy or torch outside: the conversions shared by this package."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def _placement(dtype: str, quant: str | None, device: torch.device) -> dict[str,
         # that no gradient passes through them, and training would go on and learn nothing.
         raise InputError("quant 4bit cannot be trained on a CPU; use quant 8bit or a GPU")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"quant {quant}: bitsandbytes is not installed; run `pip install recbole-llm[quant]`")
+        raise InputError(f"quant {quant}: bitsandbytes is not installed; run `pip install bitsandbytes`")
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     settings = (
         BitsAndBytesConfig(load_in_8bit=True)
@@ -256,6 +256,10 @@ def _load_model(source: Path | str, options: dict[str, Any]) -> PreTrainedModel:
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "attention" in str(error).lower() and options.get("attn_implementation"):
+            raise InputError(
+                f"attn_implementation: {_first_line(error)}; give another one, such as sdpa, or install it"
+            ) from error
         raise InputError(
             f"llm_path {source}: the weights cannot be loaded: {_first_line(error)}; fetch or save the model again"
         ) from error

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_file
 
 NOT_INSTALLED = "not installed"
 
@@ -68,13 +69,10 @@ def data_hash(paths: Iterable[str | os.PathLike[str]]) -> str:
     digest = hashlib.sha256()
     for path in sorted(map(Path, paths), key=lambda path: (path.name, str(path))):
         try:
-            with path.open("rb") as stream:
-                content = hashlib.sha256()
-                while chunk := stream.read(2**20):
-                    content.update(chunk)
+            content = hash_file(path)
         except OSError as error:
             raise InputError(f"cannot read the data file {path}: {error.strerror}; check data_path") from error
-        digest.update(path.name.encode() + b"\0" + content.digest())
+        digest.update(path.name.encode() + b"\0" + bytes.fromhex(content))
     return digest.hexdigest()
 
 

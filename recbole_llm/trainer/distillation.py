@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from recbole_llm.curriculum import mean_distance
 from recbole_llm.data.catalog import clean_answer
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import Example
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.stages import write_json
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 def row_hash(example: Example) -> str:
     """What ties a distilled answer to its row: 16 hex digits over prompt and true answer."""
-    return hashlib.sha256(json.dumps(example).encode()).hexdigest()[:16]
+    return hash_json(example)[:16]
 
 
 def distil(

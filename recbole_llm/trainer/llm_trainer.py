@@ -18,11 +18,12 @@ from recbole_llm.curriculum import Curriculum
 from recbole_llm.data.labels import is_labelled
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_file
 from recbole_llm.judge import Judgement, install_collector, judge, unrounded_evaluator
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.registry import find_choice
-from recbole_llm.stages import hash_file, write_json
+from recbole_llm.stages import write_json
 from recbole_llm.trainer.answer_judge import judge_answers
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, distilled_targets, read_answers
@@ -438,6 +439,16 @@ class LLMTrainer(Trainer):
     def load_adapter(self, folder: Path) -> None:
         """Load a saved adapter, checked against its own manifest."""
         self.model.adapter.load(self.model.llm, folder, self.model.adapter_owner)
+
+    def load(self, folder: Path) -> None:
+        """Give the model what a run left in its folder: the adapter, and the strength of the re-weighting."""
+        if (folder / "adapter").is_dir():  # an untuned LLM has none
+            self.load_adapter(folder / "adapter")
+        self.model.prepare()
+        if self.config["reweight"] != "none":
+            self._reweighting = Reweighting(self.config, self.model, self.valid_metric)
+            self._reweighting.gammas = json.loads((folder / "gammas.json").read_text(encoding="utf-8"))
+            self.model.rescore = self._reweighting.rescorer(self.gammas.get(self.valid_metric, 0.0))
 
     def _evaluate_reweighted(self, eval_data: Any, show_progress: bool) -> OrderedDict[str, float]:
         """Every metric under its own gamma; what the judge remembers of the rows is under the valid metric's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import logging
 import time
@@ -15,13 +14,15 @@ import numpy as np
 import torch
 
 from recbole_llm.coreset import Selection, Selector, resolve_budget
-from recbole_llm.data.rows import SAMPLE_ID, rows_digest
+from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.registry import find_choice
 from recbole_llm.report import map_points, peak_mib
 from recbole_llm.stages import write_json
-from recbole_llm.trainer.row_inputs import RowInputs, check_needs, digest
+from recbole_llm.trainer.pool import Pool
+from recbole_llm.trainer.row_inputs import RowInputs, check_needs
 
 STAGE, FILE, SUMMARY, MAP = "coreset", "coreset.csv", "coreset.json", "map.npz"
 MAP_ROWS = 4000  # of each side, at most, unless more are selected
@@ -49,33 +50,36 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
         return _subset(rows, chosen), None
     choice = find_choice("coreset", config["coreset"])
     if choice is None:
+        if "coreset_size" in config.external_config_dict:
+            log.warning("coreset_size is set, but coreset is none: %s learns from all rows.", config["model"])
         return rows, None
     selector = choice.from_settings(config.final_config_dict)
     check_needs(selector, config, valid_rows)
     examples = model.examples(rows.inter_feat)
-    pool = _pool(model, config, rows, examples)
-    ids = rows.inter_feat[SAMPLE_ID].numpy()[pool]
+    pool = Pool(rows, _places(model, config, rows, examples), valid_rows)
     budget = _amount("coreset_size", config["coreset_size"], len(pool))
     needs = [need.name for need in selector.needs if need.name not in selector.unused()]
-    inputs = RowInputs(model, config, rows, pool, [examples[place] for place in pool], valid_rows, needs)
+    inputs = RowInputs(model, config, pool, [examples[place] for place in pool.places], needs)
     values = {name: value for name in needs if (value := inputs.get(name)) is not None}
     facts = {
         "selector": selector.facts(),
         "budget": budget,
         "unit": config["coreset_unit"],
-        "rows": rows_digest(rows),
-        "pool": digest(ids),
-        "inputs": {name: digest(value) for name, value in values.items()},
+        **pool.digests,
+        "inputs": {
+            name: hash_arrays(value) if isinstance(value, np.ndarray) else hash_json(value)
+            for name, value in values.items()
+        },
         "seed": config["seed"],
     }
 
     def compute(folder: Path) -> None:
         started = time.perf_counter()
-        selection = selector.select(ids, budget, seed=model.stage_seed("coreset"), **values)
+        selection = selector.select(pool.ids, budget, seed=model.stage_seed("coreset"), **values)
         seconds = {**inputs.seconds, "selection": time.perf_counter() - started}
-        _write_selection(folder / FILE, rows, pool, selection, _numbers_per_row(selector, values))
+        _write_selection(folder / FILE, pool, selection, _numbers_per_row(selector, values))
         if "trace" in selection.outcome:
-            _write_map(folder / MAP, ids, selection, values, config["seed"])
+            _write_map(folder / MAP, pool.ids, selection, values, config["seed"])
         write_json(folder / SUMMARY, _summary(facts, selection, inputs, seconds))
 
     folder = model.stages.get(STAGE, facts, compute)
@@ -83,7 +87,7 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
     return _subset(rows, read_selection(folder / FILE, rows)), folder
 
 
-def _pool(model: LLMRecommender, config: Any, rows: Any, examples: Sequence[Example | None]) -> np.ndarray:
+def _places(model: LLMRecommender, config: Any, rows: Any, examples: Sequence[Example | None]) -> np.ndarray:
     """Places of the rows that can be chosen, by ascending id.
 
     These are the rows that can be read; of each user the last one, where users are counted; a draw from them, where
@@ -131,7 +135,7 @@ def _summary(
         **facts["selector"],
         "unit": facts["unit"],
         "seed": facts["seed"],
-        "rows": len(inputs.data),
+        "rows": len(inputs.pool.data),
         "pool": n_pool,
         "selected": len(selection.ids),
         "inputs": facts["inputs"],
@@ -186,23 +190,19 @@ def row_hashes(rows: Any) -> list[str]:
     items = feat[rows.iid_field + rows.config["LIST_SUFFIX"]].tolist()
     columns = (feat[name].tolist() for name in (rows.uid_field, rows.item_list_length_field, rows.iid_field))
     return [
-        hashlib.sha256(json.dumps([user, own[:length], target]).encode()).hexdigest()[:16]
-        for own, user, length, target in zip(items, *columns, strict=True)
+        hash_json([user, own[:length], target])[:16] for own, user, length, target in zip(items, *columns, strict=True)
     ]
 
 
-def _write_selection(
-    file: Path, rows: Any, pool: np.ndarray, selection: Selection, inputs: Mapping[str, np.ndarray]
-) -> None:
+def _write_selection(file: Path, pool: Pool, selection: Selection, inputs: Mapping[str, np.ndarray]) -> None:
     """One line per row that could be chosen: id, hash, whether it was, score, and what the score is made of."""
-    ids, hashes = rows.inter_feat[SAMPLE_ID].numpy()[pool], row_hashes(rows)
-    selected = np.isin(ids, selection.ids).astype(int)
+    hashes, selected = row_hashes(pool.data), np.isin(pool.ids, selection.ids).astype(int)
     columns = [selection.scores.tolist(), *(value.tolist() for value in inputs.values())]
     with open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow([SAMPLE_ID, "row", "selected", "score", *inputs])
         for place, sample_id, chosen, *values in zip(
-            pool.tolist(), ids.tolist(), selected.tolist(), *columns, strict=True
+            pool.places.tolist(), pool.ids.tolist(), selected.tolist(), *columns, strict=True
         ):
             writer.writerow([sample_id, hashes[place], chosen, *map(repr, values)])
 

@@ -19,11 +19,12 @@ from recbole_llm.trainer.answer_judge import AnswerJudgement
 class RunFolder:
     """``<checkpoint_dir>/<model>-<dataset>-<time>/``.
 
-    Files: ``config.yaml`` (every key, resolved), the log, ``stages.json`` (the stages it used), ``adapter/`` (peft's
-    own format) or ``model.pth`` (RecBole's), ``history.json``, ``gammas.json`` (of re-weighting), ``metrics.json``,
-    ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are
-    predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates; with a curriculum also
-    ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json`` and ``distilled.json``.
+    Files: ``config.yaml`` (every setting, resolved; a config file for the same run), the log, ``stages.json`` (the
+    stages it used), ``adapter/`` (peft's own format) or ``model.pth`` (RecBole's), ``history.json``, ``gammas.json``
+    (of re-weighting), ``metrics.json``, ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and
+    ``test_clicks.csv`` where clicks are predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates;
+    with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json`` and
+    ``distilled.json``.
 
     Args:
         config: the run's config.
@@ -33,7 +34,7 @@ class RunFolder:
     def __init__(self, config: Any, label: str) -> None:
         self.path = new_folder(Path(config["checkpoint_dir"]), f"{label}-{config['dataset']}")
         self.log = self.path / f"{self.path.name}.log"
-        text = yaml.safe_dump(config.to_dict(), sort_keys=True, allow_unicode=True)
+        text = yaml.safe_dump(config.settings(), sort_keys=True, allow_unicode=True)
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def write(self, name: str, value: Any) -> None:

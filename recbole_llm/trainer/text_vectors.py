@@ -1,4 +1,4 @@
-"""Vectors of what the LLM reads in a row, by the LLM itself or by an encoder of texts (GORACS, arXiv 2506.04015)."""
+"""Vectors of texts, by the LLM itself or by an encoder of texts (GORACS, arXiv 2506.04015)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.text_encoders import EncoderRecipe, find_text_encoder, load_text_encoder
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender
 
 LLM = "llm"  # coreset_encoder: the run's own
 MAX_TOKENS = 4096  # longest text that is embedded
@@ -30,7 +30,7 @@ def llm_encoder(model: LLMRecommender, llm: torch.nn.Module, pooling: str) -> Te
 
 
 class TextVectors:
-    """Texts and vectors of rows, as the key ``coreset_encoder`` says: by default means over the untuned LLM's states.
+    """Vectors of texts, as the key ``coreset_encoder`` says: by default means over the untuned LLM's states.
 
     Args:
         model: the recommender.
@@ -39,12 +39,6 @@ class TextVectors:
 
     def __init__(self, model: LLMRecommender, config: Any) -> None:
         self.model, self.config = model, config
-
-    def texts(self, examples: Sequence[Example]) -> list[str]:
-        """Prompt and answer of each row; the prompt alone for clicks, whose labels are classes instead."""
-        whole = [prompt if self.config.task == "click" else prompt + response for prompt, response in examples]
-        # Ids below 0 are slots of vectors.
-        return [self.model.backbone.decode([token for token in tokens if token >= 0]) for tokens in whole]
 
     @cached_property
     def _recipe(self) -> EncoderRecipe | None:

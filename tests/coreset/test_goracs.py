@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.plain_goracs import mixture, plain_greedy, plain_refine
 from recbole_llm.coreset import GoracsSettings, goracs_select, proxy_objective
 from recbole_llm.coreset.goracs_classes import class_budgets
-from recbole_llm.coreset.goracs_costs import Costs, Distances
+from recbole_llm.coreset.goracs_costs import Costs, Distances, rows_that_fit, table_bytes
 from recbole_llm.coreset.goracs_exchange import promising_pairs, refine
 from recbole_llm.coreset.goracs_reference import reference_pairs, upper_tail_scores
 from recbole_llm.coreset.goracs_start import fill_by_capacity, greedy_start, relaxed_greedy
@@ -306,6 +306,7 @@ def test_bad_input_is_one_line():
     fails("29 entries for 30 rows", norms=rows.norms[:-1])
     fails("3 wide and valid_embeddings 2", valid=rows.valid[:, :2])
     fails("at least one training and one validation row", valid=rows.valid[:0])
+    fails("numbers up to 1.0e.200; scale them", train=np.where(broken == broken[0, 0], 1e200, rows.train))
     fails("or neither", train_labels=np.zeros(30))
     fails("29 entries for 30", train_labels=np.zeros(29), valid_labels=np.zeros(12))
     fails("goracs_method", method="fast")
@@ -337,8 +338,15 @@ def test_each_class_is_selected_on_its_own_in_the_shares_of_validation():
         assert len(chosen) == budget
         table = scaled[own][:, valid == label]
         total += np.mean(valid == label) * proxy_objective(table, norms[own], chosen, 0.3)
-        alone = goracs_select(rows.train[own], rows.valid[valid == label], norms[own], budget, 0.3 * 1.0)
-        assert len(alone) == budget
+        largest = np.linalg.norm(rows.train[:, None] - rows.valid[None], axis=2).max()
+        alone = goracs_select(
+            *(rows.train[own] / largest, rows.valid[valid == label] / largest, norms[own], budget, 0.3),
+            scale_distances=False,
+            scale_norms=False,
+        )
+        assert proxy_objective(table, norms[own], alone, 0.3) == pytest.approx(
+            proxy_objective(table, norms[own], chosen, 0.3), abs=1e-9
+        )
     assert info.objective == pytest.approx(total, abs=1e-9)
     assert all(later < earlier for earlier, later in itertools.pairwise(info.trace))
 
@@ -403,6 +411,43 @@ def test_distances_with_and_without_a_table():
     assert (Distances(train, valid, dense=True).rows(np.arange(3))[np.arange(3), np.arange(3)] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e7])
+def test_blocks_keep_their_digits_far_from_the_origin(offset, dtype):
+    rng = np.random.default_rng(0)
+    train, valid = ((rng.normal(size=(n, 8)) + offset).astype(dtype) for n in (300, 40))
+    direct = np.linalg.norm(train[:, None].astype(np.float64) - valid[None].astype(np.float64), axis=2)
+    distances = Distances(train, valid, dense=False)
+    errors = np.concatenate([own for _, own in distances.blocks()]) - direct
+    assert np.abs(errors[direct > 0.5]).max() <= distances.rounding < 1e-5
+    selected, info = goracs_select(train, valid, None, 12, 0.0, 3, method="exact", table_gib=1e-6, return_info=True)
+    true = proxy_objective(direct / direct.max(), None, selected, 0.0)
+    assert info.objective == pytest.approx(true, abs=1e-6)
+
+
+@pytest.mark.parametrize("table_gib", [1.0, 1e-6])
+@pytest.mark.parametrize("unit", [1e-30, 1e-10, 1e10, 1e30])
+def test_the_unit_of_the_vectors_has_no_influence(unit, table_gib):
+    rows = random_rows(8, n=60)
+    settings = {"method": "exact", "table_gib": table_gib, "return_info": True}
+    expected, plain = goracs_select(*rows, 5, 0.1, **settings)
+    selected, info = goracs_select(unit * rows.train, unit * rows.valid, rows.norms, 5, 0.1, **settings)
+    assert info.objective == pytest.approx(plain.objective, abs=1e-6)
+    if table_gib == 1.0:
+        assert selected.tolist() == expected.tolist()
+
+
+def test_a_far_row_and_collapsed_vectors():
+    rng = np.random.default_rng(0)
+    train, valid = rng.normal(size=(500, 8)), rng.normal(size=(40, 8))
+    near = goracs_select(train[1:], valid, None, 10, 0.0, 3) + 1
+    train[0] = 1e6
+    assert goracs_select(train, valid, None, 10, 0.0, 3).tolist() == near.tolist()
+    noise = 1e-8 * rng.normal(size=(230, 8))
+    collapsed = goracs_select(noise[:200] + np.eye(8)[0], noise[200:], None, 10, 0.0, 3)
+    assert len(set(collapsed.tolist())) == 10
+
+
 def test_the_exact_way_needs_no_table():
     rows = mixture(200, 50, 6, 3)
     _, dense = goracs_select(*rows, 12, 0.1, 4, 6, return_info=True)
@@ -415,7 +460,7 @@ def test_the_approximate_way_and_what_it_says(caplog):
     rows = mixture(900, 60, 6, 4)
     _, exact = goracs_select(*rows, 20, 0.1, 10, 8, return_info=True)
     with caplog.at_level(logging.INFO):
-        selected, found = goracs_select(*rows, 20, 0.1, 10, 8, pool_size=300, table_gib=1e-5, return_info=True)
+        selected, found = goracs_select(*rows, 20, 0.1, 10, 8, pool_size=300, table_gib=3e-4, return_info=True)
     assert found.method == "approximate" and exact.method == "exact" and exact.missed_gain == 0
     assert "GORACS, approximate: 20 rows" in caplog.text and f"of {found.n_considered} considered" in caplog.text
     assert 300 <= found.n_considered <= 600 and found.missed_gain >= 0
@@ -424,6 +469,52 @@ def test_the_approximate_way_and_what_it_says(caplog):
     assert solve_transport(table.rows(selected)).value == pytest.approx(found.objective, abs=1e-5)
     again = goracs_select(*rows, 20, 0.1, 10, 8, pool_size=300, method="approximate", seed=0)
     assert again.tolist() == selected.tolist()
+
+
+def test_tables_of_the_approximate_way_fit_into_the_limit(caplog, monkeypatch):
+    sizes, make = [], Distances.__init__
+
+    def watched(self, *arguments, **options):
+        make(self, *arguments, **options)
+        sizes.append(0 if self.table is None else self.table.nbytes)
+
+    monkeypatch.setattr(Distances, "__init__", watched)
+    rows = mixture(900, 60, 6, 4)
+    limit = 60 * 8 * 120  # bytes: 120 rows
+    with caplog.at_level(logging.INFO):
+        _, found = goracs_select(*rows, 20, 0.1, 1, 4, pool_size=300, table_gib=limit / 2**30, return_info=True)
+    assert 60 <= found.n_considered <= 120 and 0 < max(sizes) <= limit
+    assert "pools of 60 rows, not 300" in caplog.text and "more than goracs_table_gib" not in caplog.text
+    sizes.clear()
+    goracs_select(*rows, 40, 0.1, 1, 4, pool_size=300, table_gib=limit / 2**30)
+    assert max(sizes) <= 160 * 60 * 8 and "two pools of twice the budget, 80 rows each" in caplog.text
+
+
+@pytest.mark.parametrize("n_valid", [1, 3, 1000])
+@pytest.mark.parametrize("n_bytes", [0, 10**4, 2**24, 2**25 - 1, 2**25, 10**8])
+def test_rows_that_fit(n_valid, n_bytes):
+    n_rows = rows_that_fit(n_valid, n_bytes)
+    assert table_bytes(n_rows, n_valid) <= n_bytes < table_bytes(n_rows + 1, n_valid) or n_bytes < 2**25
+
+
+def test_one_row_is_the_best_of_all_in_every_way():
+    rows = mixture(900, 60, 6, 4)
+    means = costs_of(rows, 0.1).rows(np.arange(900)).mean(axis=1)
+    for seed in range(3):
+        assert goracs_select(*rows, 1, 0.1, method="approximate", pool_size=20, seed=seed).tolist() == [means.argmin()]
+    labels = np.arange(900) % 2, np.r_[np.zeros(59), 1]
+    selected, info = goracs_select(
+        *rows, 30, 0.1, train_labels=labels[0], valid_labels=labels[1], method="approximate", pool_size=20,
+        return_info=True,
+    )  # fmt: skip
+    assert info.budgets[0] == 30 and len(selected) == 30
+    selected, info = goracs_select(
+        *rows, 59, 0.1, train_labels=labels[0], valid_labels=labels[1], method="approximate", pool_size=20,
+        return_info=True,
+    )  # fmt: skip
+    own = np.flatnonzero(labels[0] == 1)
+    best = own[costs_of(rows, 0.1).rows(own)[:, -1].argmin()]
+    assert info.budgets[1] == 1 and best in selected
 
 
 def test_a_pool_of_all_rows_is_the_exact_way():

@@ -125,7 +125,7 @@ def test_layers_below_the_lowest_weight_keep_no_graph(llm):
             )
         )
     effort_scores(model, answer_losses, [padded(rows)], effort_weights(model, "last"))
-    assert needed == [False, True]
+    assert needed == 2 * [False, True]  # the first batch is checked
 
 
 def test_other_weights_are_done_row_by_row_and_the_log_says_so(llm, caplog):
@@ -196,6 +196,67 @@ def test_a_layer_that_does_not_see_the_rows_is_done_row_by_row(caplog):
         for _ in range(2):
             np.testing.assert_allclose(norms(lambda: losses(x)), expected, rtol=1e-10)
     assert caplog.text.count("2 weights are no linear maps over rows (first 0.weight)") == 1
+
+
+class Routed(nn.Module):
+    """A layer sees those tokens alone whose first number is above 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.expert, self.out = nn.Linear(4, 4), nn.Linear(4, 1)
+        self.out.requires_grad_(False)
+
+    def losses(self, x):
+        flat = x.reshape(-1, 4)
+        sent = flat[:, 0] > 0
+        found = torch.zeros_like(flat).masked_scatter(sent[:, None], self.expert(flat[sent]).tanh())
+        return self.out(found.reshape(x.shape)).sum(dim=(1, 2)).square()
+
+
+@pytest.mark.parametrize("aligned", [0, 1, 2])
+def test_an_expert_that_sees_as_many_tokens_as_there_are_rows_is_done_row_by_row(aligned, caplog):
+    """Though in the batches before it saw one token of each row."""
+    torch.manual_seed(0)
+    model = Routed().double()
+    norms = GradientNorms(model)
+    for sent in [[[1, 0], [0, 1], [1, 0]]] * aligned + [[[1, 0], [0, 0], [1, 1]]]:
+        x = torch.randn(3, 2, 4).double()
+        x[..., 0] = 2 * torch.tensor(sent) - 1
+        expected = one_by_one(model, [lambda row=row, x=x: model.losses(x[row : row + 1])[0] for row in range(3)])
+        with caplog.at_level(logging.INFO):
+            np.testing.assert_allclose(norms(lambda x=x: model.losses(x)), expected, rtol=1e-10)
+    assert caplog.text.count("one pass per row") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_layer_that_sees_the_rows_second_is_done_row_by_row(dtype, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 1)).to(dtype)
+    x = torch.randn(3, 3, 4, dtype=dtype)
+
+    def losses(x):
+        moved = model[2](model[:2](x).transpose(0, 1)).transpose(0, 1)
+        return model[3](moved.tanh()).sum(dim=(1, 2)).square()
+
+    expected = one_by_one(model, [lambda row=row: losses(x[row : row + 1])[0] for row in range(3)])
+    with caplog.at_level(logging.INFO):
+        found = row_gradient_norms(model, lambda: losses(x))
+    np.testing.assert_allclose(found, expected, rtol={torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 0.05))
+    assert "2 weights are no linear maps over rows (first 2.weight)" in caplog.text
+
+
+def test_only_the_first_batches_are_run_twice():
+    """One, or three where inputs are [rows, q]; batches of one row need no check."""
+    for shape, passes in (((3, 2, 4), [1, 2, 1, 1, 1, 1]), ((3, 4), [1, 2, 2, 2, 1, 1])):
+        model, calls, counted = nn.Linear(4, 1), [], []
+        model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        norms = GradientNorms(model)
+        for n_rows in (1, 3, 3, 3, 3, 3):
+            calls.clear()
+            x = torch.randn(n_rows, *shape[1:])
+            norms(lambda x=x, model=model: model(x).flatten(1).sum(dim=1).square())
+            counted.append(len(calls))
+        assert counted == passes
 
 
 def test_low_rank_numbers():

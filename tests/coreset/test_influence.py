@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_llm.coreset import MeanLoss, influence_scores, inverse_hvp, parameter_losses, row_influence
+from recbole_llm.coreset.row_losses import frozen
 from recbole_llm.errors import InputError
 
 DOUBLE = {"dtype": torch.float64}
@@ -74,9 +75,30 @@ def test_ridge_numbers():
         assert by_ratio.damping == pytest.approx(0.1)
 
 
-def test_at_the_minimum_of_the_same_loss_all_influence_is_zero():
+def test_at_the_minimum_of_the_same_loss_all_influence_is_zero(caplog):
     theta = torch.linalg.solve(X.T @ X / 5 + 0.1 * torch.eye(2, **DOUBLE), X.T @ Y / 5)
-    assert row_influence(MeanLoss(ridge, theta, [slice(None)])).scores.abs().max() < 1e-12
+    with caplog.at_level(logging.WARNING):
+        for dtype in (torch.float64, torch.float32):
+            found = row_influence(MeanLoss(ridge_of(dtype), theta.to(dtype), [[0, 1], [2, 3, 4]]))
+            assert not found.scores.any() and 0 < found.gradient_norm < 1e-6
+    assert caplog.text.count("stationary point") == 2
+    off = theta + 1e-4
+    for dtype in (torch.float64, torch.float32):
+        assert row_influence(MeanLoss(ridge_of(dtype), off.to(dtype), [slice(None)])).scores.all()
+
+
+def ridge_of(dtype):
+    x, y = X.to(dtype), Y.to(dtype)
+    return lambda theta, rows: 0.5 * (x[rows] @ theta - y[rows]) ** 2 + 0.05 * theta.square().sum()
+
+
+def test_gradient_size_is_the_root_mean_square_of_the_rows_norms():
+    rng = np.random.default_rng(1)
+    features = torch.from_numpy(rng.normal(size=(400, 300)))
+    loss = MeanLoss(
+        lambda theta, rows: (features[rows] @ theta).exp(), torch.zeros(300, **DOUBLE), [slice(0, 9), slice(9, 400)]
+    )
+    assert loss.gradient_size() == pytest.approx(float(features.square().sum(dim=1).mean().sqrt()), rel=0.1)
 
 
 def test_logistic_numbers_and_leaving_one_out():
@@ -266,6 +288,16 @@ def test_a_linear_loss_has_a_zero_hessian():
     np.testing.assert_allclose(row_influence(loss, damping=0.5).scores, X @ X.mean(dim=0) / 0.5 / 5)
 
 
+def test_frozen_weights_ask_for_no_gradient_until_the_end(recommender):
+    weights = list(recommender[0].parameters())
+    weights[0].requires_grad_(False)
+    before = [weight.requires_grad for weight in weights]
+    with pytest.raises(KeyError), frozen(iter(weights)):
+        assert not any(weight.requires_grad for weight in weights)
+        raise KeyError
+    assert [weight.requires_grad for weight in weights] == before
+
+
 def test_where_the_loss_is_not_convex_a_relative_damping_is_raised(caplog):
     curves = torch.tensor([[2.0, -0.5], [2.0, -1.1]], **DOUBLE)  # mean Hessian diag(2, -0.8)
 
@@ -282,8 +314,34 @@ def test_where_the_loss_is_not_convex_a_relative_damping_is_raised(caplog):
         np.testing.assert_allclose(row_influence(loss, method=method, damping_ratio=0.1).scores, expected, rtol=1e-7)
     with pytest.raises(InputError, match="not positive definite"):
         row_influence(loss, damping=0.1)
+    for steps in ({}, {"steps": 10}):
+        with pytest.raises(
+            InputError, match="LiSSA diverges .* damping of 0.79 .*: raise the damping above 0.8, or use"
+        ):
+            row_influence(loss, method="lissa", damping=0.79, scale=25.0, **steps)
     caplog.clear()
     assert row_influence(loss, damping_ratio=0.5).damping == pytest.approx(1) and not caplog.text
+
+
+def test_lissa_tells_its_residual_and_warns_where_it_has_not_converged(caplog):
+    curves = torch.tensor(np.geomspace(1e-4, 1, 20))
+    features = torch.from_numpy(np.random.default_rng(0).normal(size=(30, 20)))
+
+    def losses(theta, rows):
+        return features[rows] @ theta + 0.5 * (curves * theta.square()).sum()
+
+    loss = MeanLoss(losses, torch.zeros(20, **DOUBLE), [slice(None)])
+    with caplog.at_level(logging.WARNING):
+        assert row_influence(loss, method="lissa", damping_ratio=0.01).residual < 1e-6
+        assert not caplog.text
+        for ratio in (1e-4, 0.0):
+            found = row_influence(loss, method="lissa", damping_ratio=ratio)
+            assert found.steps == 5000 and found.residual > 0.01
+    assert caplog.text.count("LiSSA stops after 5000 steps with a relative residual") == 2
+    rows = MeanLoss(
+        losses, torch.zeros(20, **DOUBLE), [slice(None)], sample=lambda step: slice(step % 30, step % 30 + 1)
+    )
+    assert row_influence(rows, method="lissa", damping_ratio=0.01, steps=5).residual is None
 
 
 def test_wrong_input_is_named(recommender):
@@ -300,5 +358,7 @@ def test_wrong_input_is_named(recommender):
         MeanLoss(ridge, THETA, []).gradient()
     with pytest.raises(ValueError, match="losses must be"):
         influence_scores(lambda theta: theta.sum(), THETA, THETA)
+    with pytest.raises(InputError, match="direction holds NaN"):
+        influence_scores(lambda theta: X @ theta, THETA, [1, float("nan")])
     with pytest.raises(ValueError, match="3 elements and the weights 2"):
         influence_scores(lambda theta: X @ theta, THETA, torch.zeros(3))

@@ -184,9 +184,13 @@ def test_budget_from_a_share_is_the_floor_of_the_decimal_as_written():
         {"budget": 2.0},
         {"budget": True},
         {"ratio": 1.5},
+        {"ratio": "0.5"},
+        {"ratio": float("nan")},
     ):
         with pytest.raises(InputError):
             resolve_budget(10, **arguments)
+    with pytest.raises(InputError, match="coreset rows: -10 is not allowed"):
+        resolve_budget(-10, ratio=0.1)
 
 
 def test_scores_are_joined_on_ids():

@@ -176,6 +176,29 @@ def test_a_diverging_recursion_names_eigenvalue_and_scale():
         inverse_hvp(lambda v, step=None: (1.0 if step is None else 70.0) * v, np.ones(3), "lissa", 0.2, scale=25.0)
 
 
+def test_a_recursion_that_diverges_slowly_is_no_solution(caplog):
+    slow = np.diag([-0.3, 1.0])
+    for steps in (1000, 2000, 5000):
+        with pytest.raises(InputError, match=r"diverges in step \d+; .* about -0\.3: raise the damping above 0\.3"):
+            inverse_hvp(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=steps)
+    with caplog.at_level(logging.WARNING):
+        found = solve(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=10)  # has hardly grown
+    expected = np.linalg.norm((slow + 0.25 * np.eye(2)) @ found.vector - 1) / 2**0.5
+    assert found.residual == pytest.approx(expected) and expected < 1
+    assert "LiSSA stops after 10 steps with a relative residual of 8" in caplog.text
+    raw = solve(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=10, rescale=False)
+    assert raw.residual == found.residual
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_list_is_a_vector_and_nan_is_named(method):
+    np.testing.assert_allclose(inverse_hvp(product, V.tolist(), method, **METHODS[method]), np.linalg.solve(H, V))
+    with pytest.raises(InputError, match="the Hessian, or its product with a vector, holds NaN or infinity"):
+        inverse_hvp(None, V, method, matrix=H * np.nan)
+    with pytest.raises(InputError, match="holds NaN or infinity"):
+        extreme_eigenvalues(lambda vector: vector * np.nan, V)
+
+
 def test_indefinite_singular_and_wrong_input():
     indefinite = np.diag([1.0, -0.5])
     with pytest.raises(InputError, match="not positive definite.*raise the damping"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from recbole_llm.coreset import proxy_objective
-from recbole_llm.coreset.goracs_exchange import lower_bounds
+from recbole_llm.coreset.goracs_exchange import lower_bounds, raise_bounds
 from recbole_llm.coreset.lazy import lazy_argmin
 from recbole_llm.coreset.transport import dual_facts, marginal_costs, solve_transport
 from recbole_llm.errors import InputError
@@ -61,6 +61,28 @@ def test_objective_knows_no_order_and_shifts_with_constants(seed, n, m):
     assert proxy_objective(3 * distances + 2, 3 * norms, rows, 0.4) == pytest.approx(3 * value + 2, abs=1e-11)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e-10, 1e-7, 1.0, 1e10, 1e200])
+def test_objective_scales_with_the_unit_of_the_costs(scale):
+    rng = np.random.default_rng(3)
+    distances = rng.random((10, 40))
+    expected = proxy_objective(distances, None, range(10), 0.0)
+    assert proxy_objective(scale * distances, np.zeros(10), range(10), 0.0) / scale == pytest.approx(
+        expected, rel=1e-12
+    )
+    cold = solve_transport(scale * distances)
+    columns = (scale * distances - cold.potentials[:, None]).min(axis=0)
+    assert cold.potentials.mean() + columns.mean() == pytest.approx(cold.value, rel=1e-9)
+    assert solve_transport(scale * distances, cold.potentials).value == pytest.approx(cold.value, rel=1e-12)
+    assert solve_transport(np.full((4, 6), scale)).value == scale
+
+
+def test_norms_may_be_left_out_where_they_have_no_weight():
+    distances = np.random.default_rng(0).random((5, 3))
+    assert proxy_objective(distances, None, [1, 4], 0.0) == proxy_objective(distances, np.ones(5), [1, 4], 0.0)
+    with pytest.raises(InputError, match="gradient_norms are missing"):
+        proxy_objective(distances, None, [1, 4], 0.1)
+
+
 def test_bad_selections_are_one_line():
     distances, norms = np.ones((3, 2)), np.ones(3)
     for selected, words in (([0, 0], "more than once"), ([3], "indices of the 3"), ([-1], "indices"), ([], "at least")):
@@ -104,6 +126,26 @@ def test_bounds_of_every_exchange(n, m):
             above = value + plan[i] @ (row - own[i])
             assert below[i, o] <= true + 1e-10 and true <= above + 1e-10
     assert potentials.mean() + duals.nearest.mean() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("n, m", [(n, m) for n, m in SIZES if n > 1])
+def test_what_was_tried_bounds_other_exchanges(n, m):
+    rng = np.random.default_rng(20 * n + m)
+    own, others = rng.random((n, m)), rng.random((4, m))
+    places, duals = rng.permutation(n)[:3], dual_facts(own, solve_transport(own).potentials)
+    bounds = lower_bounds(others, duals, places, n)
+
+    def swapped(member, other):
+        return np.r_[own[: places[member]], others[other : other + 1], own[places[member] + 1 :]]
+
+    true = np.array([[programme(swapped(member, other)) for other in range(4)] for member in range(len(places))])
+    for member, other in itertools.product(range(len(places)), range(4)):
+        before = bounds.copy()
+        potentials = solve_transport(swapped(member, other)).potentials
+        raise_bounds(bounds, own, others, places, member, other, potentials)
+        assert np.isinf(bounds[member, other])
+        bounds[member, other] = true[member, other]
+        assert (bounds >= before - 1e-10).all() and (bounds <= true + 1e-10).all()
 
 
 def test_one_exchange_step_of_the_closed_form():

@@ -184,7 +184,7 @@ def test_bad_options_are_named(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "float32" in message_of(folder, dtype="float31")
     assert "8bit, 4bit" in message_of(folder, quant="2bit")
-    assert "pip install recbole-llm[quant]" in message_of(folder, quant="8bit")
+    assert "pip install bitsandbytes" in message_of(folder, quant="8bit")
     assert "8bit or a GPU" in message_of(folder, quant="4bit")
     if not torch.cuda.is_available():
         assert "CUDA" in message_of(folder, device="cuda")

@@ -1,0 +1,38 @@
+"""SHA-256 of values, arrays and files, in hex: what ties a result to what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_BLOCK = 2**20  # bytes of a file in memory at once
+
+
+def hash_json(value: Any) -> str:
+    """Of plain data as JSON; the order of a mapping's keys has no part in it.
+
+    Raises:
+        TypeError: a value is not plain data (str, number, bool, None, list or dict of these).
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_arrays(*arrays: np.ndarray) -> str:
+    """Of the values of arrays, one after the other in row-major order; shapes and types have no part in it."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ravel(array))
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""The training rows that a selector chooses from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llm.data.rows import SAMPLE_ID, row_histories, rows_digest
+from recbole_llm.hashing import hash_arrays
+
+
+class Pool:
+    """Some of the training rows, beside all of them and those of validation.
+
+    Args:
+        data: the training rows, a RecBole data set.
+        places: int64 [n], where in it the rows to choose from are.
+        valid_data: the validation rows, a RecBole data set, or None.
+
+    Attributes:
+        rows: those to choose from.
+        ids: int64 [n], of these.
+    """
+
+    def __init__(self, data: Any, places: np.ndarray, valid_data: Any = None) -> None:
+        self.data, self.places, self.valid_data = data, places, valid_data
+        self.rows: Interaction = data.inter_feat[torch.from_numpy(places)]
+        self.ids: np.ndarray = self.rows[SAMPLE_ID].numpy()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def histories(self) -> list[list[int]]:
+        """Items before each row's target, oldest first."""
+        items, lengths = row_histories(self.data.copy(self.rows))
+        return [own[:length] for own, length in zip(items.tolist(), lengths.tolist(), strict=True)]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What tells all training rows, and those to choose from, from others."""
+        return {"rows": rows_digest(self.data), "pool": hash_arrays(self.ids)}

@@ -1,0 +1,68 @@
+"""What selectors are told of rows by an encoder of texts is a vector of what the LLM reads in each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
+from tests.encoders import save_encoder
+from tests.trainer.rows import N_ROWS, inputs_of
+
+
+def test_embeddings_are_means_of_the_untuned_llms_states_over_prompt_and_answer(make):
+    inputs = inputs_of(*make()).text
+    with torch.no_grad():
+        for name, weight in inputs.model.llm.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.1)  # tuned: it has no part in the vectors
+    found, model = inputs.embeddings(), inputs.model
+    assert found.dtype == np.float32 and found.shape == (N_ROWS, 32)
+    row = inputs.data.pool.rows[0:1]
+    history, target = model.histories(row)[0], row["item_id"].item()
+    text = f'{model.prompts.text(history)}"{model.catalog.titles[target]}"'
+    tokens = torch.tensor([model.backbone.tokenizer(text)["input_ids"]])
+    with model.untuned() as llm, torch.no_grad():
+        states = llm(input_ids=tokens, output_hidden_states=True).hidden_states[-1][0]
+    np.testing.assert_allclose(found[0], states.mean(dim=0), atol=1e-5)
+    valid = inputs.valid_embeddings()
+    assert valid.shape == (len(inputs.data.pool.valid_data), 32)
+
+
+def test_slots_of_item_vectors_are_no_text(make):
+    texts = inputs_of(*make()).text.embedded
+    assert inputs_of(*make("GORACS", llm_recommender="LLaRA")).text.embedded == texts
+
+
+def test_validation_rows_that_cannot_be_read_are_left_out(make):
+    config, rows, model = make()
+    model.catalog.has_title[rows.valid.inter_feat["item_id"][:2]] = False
+    readable = sum(example is not None for example in model.examples(rows.valid.inter_feat))
+    assert 0 < readable < len(rows.valid)
+    assert len(inputs_of(config, rows, model).text.valid_embeddings()) == readable
+    model.catalog.has_title[:] = False
+    with pytest.raises(InputError, match="^coreset: no validation row has titles in field 'title'"):
+        inputs_of(config, rows, model, np.zeros(0, dtype=int)).text.valid_embeddings()
+
+
+def test_an_encoder_of_texts_takes_the_place_of_the_llm(make, tmp_path):
+    folder = save_encoder(tmp_path / "encoder", max_tokens=512)
+    inputs = inputs_of(*make(coreset_encoder=str(folder)))
+    expected = load_text_encoder(find_text_encoder(folder)).encode(inputs.text.embedded)
+    np.testing.assert_allclose(inputs.get("embeddings"), expected, atol=1e-6)
+    assert len(np.unique(expected, axis=0)) > 1
+    own = inputs.model.stages.used["embeddings"]
+    other = inputs_of(*make(coreset_encoder=str(save_encoder(tmp_path / "copy", max_tokens=512))))
+    other.get("embeddings")
+    assert other.model.stages.used["embeddings"] == own  # what it is decides, not where
+    llm = inputs_of(*make())
+    llm.get("embeddings")
+    assert llm.model.stages.used["embeddings"] != own
+
+
+def test_the_answer_is_no_part_of_a_clicks_text(clicks):
+    row, model = clicks.pool.rows[0:1], clicks.model
+    expected = model.prompts.text(model.histories(row)[0], model.likes(row)[0], row["item_id"].item())
+    assert clicks.text.embedded[0] == expected
