@@ -52,8 +52,10 @@ benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed_titles --json benchmarks/results/speed_titles.json
 	$(VENV)/bin/python -m benchmarks.speed_ilora --json benchmarks/results/speed_ilora.json
 	$(VENV)/bin/python -m benchmarks.speed_dealrec --json benchmarks/results/speed_dealrec.json
-	$(VENV)/bin/python -m benchmarks.speed_goracs --repeats 1 --json benchmarks/results/speed_goracs.json
+	$(VENV)/bin/python -m benchmarks.speed_goracs --repeats 0 --json benchmarks/results/speed_goracs.json
 	$(VENV)/bin/python -m benchmarks.scale_coresets
+	$(VENV)/bin/python -m benchmarks.scale_goracs --rows 1000000 --valid 10000
+	$(VENV)/bin/python -m benchmarks.scale_goracs --rows 20000 --valid 5000 --pool 8192 --compare
 	$(VENV)/bin/python -m benchmarks.validity_goracs
 	$(VENV)/bin/python -m benchmarks.validity_influence --rows 400
 

@@ -188,7 +188,7 @@ def click_grid(name: str, settings: tuple[str, ...]) -> Grid:
     cells = {"lr": ("--model=LR", *settings[:1]), "untuned": (*tallrec, "--epochs=0")}
     lines = [Line("LR, all rows", f"{name}-lr", "LR"), Line("TALLRec, untuned", f"{name}-untuned", "TALLRec")]
     for selector, size in (("random", 16), ("random", 64), ("goracs", 64), ("random", 256)):
-        # As many rows are seen at every size, so that the sizes compare at equal cost.
+        # About as many rows are seen at every size, so that the sizes compare at equal cost.
         often = (f"--epochs={1920 // size}", f"--eval_step={480 // size}")
         cells[f"{selector}-{size}"] = (*tallrec, *often, f"--coreset={selector}", f"--coreset_size={size}")
         lines.append(Line(f"TALLRec, {selector}, {size} rows", f"{name}-{selector}-{size}", "TALLRec"))
@@ -278,7 +278,9 @@ GRIDS = (
                 "--model=SASRec,LLaRA,iLoRA",
                 *MOVIES,
                 *SMALL_MOVIES,
-                "--epochs=2",
+                "--LLaRA.epochs=2",
+                "--iLoRA.epochs=2",
+                "--SASRec.stopping_step=10",  # of RecBole's: its 0 stops at the first validation without a gain
                 "--candidates=20",
                 "--sample_for=all",
             ),

@@ -3,13 +3,15 @@
 The procedures of a section take turns, so that a busy machine slows all of them; but where threads have to wait for a
 core, waiting hides the work: judge ratios at a load below the number of cores, or with ``--threads 1``. A ratio is the
 median, over the turns, of (time of one procedure / time of another). Peak memory is that of a process of its own which
-runs one procedure once, less that of a process which only builds model and data.
+runs one procedure once, less that of a process which only builds model and data. Where a procedure takes minutes,
+``--repeats 0`` runs each once in all, and leaves memory out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -83,34 +85,34 @@ def random_llama(width: int, layers: int, vocabulary: int, **options: Any) -> Ll
 def measure(name: str, section: Section, repeats: int) -> dict[str, Any]:
     """Time and memory of a section's procedures, as plain data."""
     work = section.work()
-    facts = section.check({label: procedure() for label, procedure in work.items()}) or {}
-    seconds = turns(work, repeats)
+    seconds, results = turn(work)
+    facts = section.check(results) or {}
+    turns = [turn(work)[0] for _ in range(repeats)] or [seconds]
     return {
         "title": section.title,
         "setting": {**section.setting, **facts},
-        "seconds": {label: statistics.median(times) for label, times in seconds.items()},
+        "seconds": {label: statistics.median(times[label] for times in turns) for label in work},
         "goals": [
             {
                 "slow": goal.slow,
                 "fast": goal.fast,
-                "ratio": statistics.median(a / b for a, b in zip(seconds[goal.slow], seconds[goal.fast], strict=True)),
+                "ratio": statistics.median(times[goal.slow] / times[goal.fast] for times in turns),
                 "at_least": goal.at_least,
             }
             for goal in section.goals
         ],
-        "peak_mib": peaks(name, work),
+        "peak_mib": peaks(name, work) if repeats else {},
     }
 
 
-def turns(work: Work, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every procedure (each has run once before), in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(repeats):
-        for name, procedure in work.items():
-            start = time.perf_counter()
-            procedure()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+def turn(work: Work) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds and result of every procedure, each run once."""
+    seconds, results = {}, {}
+    for name, procedure in work.items():
+        start = time.perf_counter()
+        results[name] = procedure()
+        seconds[name] = time.perf_counter() - start
+    return seconds, results
 
 
 def peaks(section: str, work: Work) -> dict[str, float]:
@@ -136,7 +138,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         )
         lines += ["", f"{result['title']}: {setting}", f"  {'procedure':<52}{'seconds':>10}{'peak MiB':>10}"]
         for name, seconds in result["seconds"].items():
-            lines.append(f"  {name:<52}{seconds:10.3f}{result['peak_mib'][name]:10.0f}")
+            lines.append(f"  {name:<52}{seconds:10.3f}{result['peak_mib'].get(name, math.nan):10.0f}")
         for goal in result["goals"]:
             lines.append(f"  {goal['slow']} / {goal['fast']}: {goal['ratio']:.2f} (goal {goal['at_least']:g})")
     return "\n".join(lines)
@@ -146,7 +148,9 @@ def main(description: str | None, sections: Mapping[str, Section]) -> None:
     """Measure the chosen sections, print a table and write JSON on request."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", default=",".join(sections), help="comma-separated: %(default)s")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of each procedure (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=7, help="turns after the first, which warms up (default %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of torch (default %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--peak", nargs=2, metavar=("SECTION", "PROCEDURE"), help=argparse.SUPPRESS)

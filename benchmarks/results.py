@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import scale_coresets, validity_goracs, validity_influence
+from benchmarks import scale_coresets, scale_goracs, validity_goracs, validity_influence
 from benchmarks.coresets import marked_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
@@ -44,6 +44,7 @@ REPORTS = {
     "validity_goracs": validity_goracs.render_validity,
     "validity_influence": validity_influence.render_validity,
     "scale_coresets": scale_coresets.render,
+    "scale_goracs": scale_goracs.render,
 }
 
 Found = tuple[dict[str, Any], np.ndarray]  # a line's result and what its rows gained, of one seed
@@ -188,7 +189,10 @@ def render(grid: Grid) -> Iterator[str]:
         words = " ".join([*knobs, "--seed={seed}", f"--out={WORLDS / grid.name}-{{seed}}"])
         yield f"The world: `python -m benchmarks.planted {words}`"
         yield ""
-    yield "Commands, each with " + ", ".join(f"`--seed={seed}`" for seed in grid.seeds) + ":"
+    seeds = ", ".join(f"`--seed={seed}`" for seed in grid.seeds)
+    borrowed = any(line.cell not in grid.cells for line in grid.lines)
+    rest = "; lines without one are those of tables before" if borrowed else ""
+    yield f"Commands, with {seeds} as far as the table counts seeds{rest}:"
     yield ""
     yield from (f"- `python run_recbole_llm.py {' '.join(words)}`" for words in grid.cells.values())
 
@@ -338,11 +342,12 @@ def render_speed(name: str) -> Iterator[str]:
         return
     report = json.loads(file.read_text(encoding="utf-8"))
     load = report["load average before"]
-    yield f"Threads: {report['threads']}; load of the machine before: {load:.1f}; medians of {report['repeats']} turns."
+    turns = f"medians of {report['repeats']} turns" if report["repeats"] else "each ran once"
+    yield f"Threads: {report['threads']}; load of the machine before: {load:.1f}; {turns}."
     yield ""
     for section in report["sections"].values():
         setting = ", ".join(
-            f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.2f}"
+            f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.3g}"
             for key, value in section["setting"].items()
         )
         yield f"**{section['title']}**: {setting}"
@@ -350,7 +355,8 @@ def render_speed(name: str) -> Iterator[str]:
         yield "| | seconds | peak MiB |"
         yield "|---|---:|---:|"
         for procedure, seconds in section["seconds"].items():
-            yield f"| {procedure} | {seconds:.3f} | {section['peak_mib'][procedure]:.0f} |"
+            peak = section["peak_mib"].get(procedure)
+            yield f"| {procedure} | {seconds:.3f} | {'–' if peak is None else f'{peak:.0f}'} |"
         yield ""
         for goal in section["goals"]:
             yield f"- {goal['slow']} / {goal['fast']}: {goal['ratio']:.2f} (goal: at least {goal['at_least']:g})"

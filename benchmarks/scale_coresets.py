@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from recbole_llm.registry import CORESETS, find_choice
-from recbole_llm.report import peak_mib
+from recbole_llm.report import NOT_RUN, peak_mib
 
 ROWS, BUDGET, WIDTH, VALID_ROWS = 100_000, 1_024, 64, 5_000
 GOAL_MIB = 2_000
@@ -83,7 +83,7 @@ def measured_alone(name: str, threads: int) -> dict[str, float]:
 def render(file: Path = FILE) -> Iterator[str]:
     """The lines of the page's Markdown."""
     if not file.exists():
-        yield "Not run."
+        yield f"{NOT_RUN.capitalize()}."
         return
     report = json.loads(file.read_text(encoding="utf-8"))
     yield (

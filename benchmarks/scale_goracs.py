@@ -1,10 +1,10 @@
 """GORACS on more rows than a table can hold: time, memory and objective.
 
-    python -m benchmarks.scale_goracs --rows 1000000 --valid 10000 --width 64 --budget 1024
-    python -m benchmarks.scale_goracs --rows 20000 --compare --pool 8192
+    python -m benchmarks.scale_goracs --rows 1000000 --valid 10000
+    python -m benchmarks.scale_goracs --rows 20000 --valid 5000 --pool 8192 --compare
 
-With ``--compare`` the exact way runs as well, and the ratio of the two objectives is printed. Peak memory is that of
-the whole process, data included.
+With ``--compare`` the exact way runs as well. Peak memory is that of the whole process, data included. What was
+measured is written beside what is there, by rows.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.plain_goracs import World, mixture
 from recbole_llm.coreset import goracs_select
-from recbole_llm.report import peak_mib
+from recbole_llm.report import NOT_RUN, peak_mib
+
+FILE = Path(__file__).parent / "results" / "scale_goracs.json"
 
 
 def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -48,8 +53,38 @@ def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[s
     }
 
 
+def render(file: Path = FILE) -> Iterator[str]:
+    """The lines of the page's Markdown."""
+    if not file.exists():
+        yield f"{NOT_RUN.capitalize()}."
+        return
+    yield (
+        "| training x validation rows | way | pool | threads | load before | minutes | exchanges "
+        "| objective at the start | at the end | / exact | peak MiB |"
+    )
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for report in json.loads(file.read_text(encoding="utf-8")).values():
+        setting, ways = report["setting"], report["ways"]
+        exact = ways.get("exact", {}).get("objective")
+        for name, found in ways.items():
+            cells = [
+                f"{setting['rows']:,} x {setting['valid']:,}",
+                name,
+                f"{setting['pool']:,}" if name == "approximate" else "",
+                str(setting["threads"]),
+                f"{report['load average before']:.1f}",
+                f"{found['seconds'] / 60:.1f}",
+                str(found["exchanges"]),
+                f"{found['objective at the start']:.5f}",
+                f"{found['objective']:.5f}",
+                f"{found['objective'] / exact:.4f}" if exact else "",
+                f"{found['peak MiB of the process']:,.0f}",
+            ]
+            yield "| " + " | ".join(cells) + " |"
+
+
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure, and print and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="training rows (default %(default)s)")
     parser.add_argument("--valid", type=int, default=10_000, help="validation rows (default %(default)s)")
@@ -61,15 +96,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the data (default %(default)s)")
     parser.add_argument("--compare", action="store_true", help="run the exact way, too")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default %(default)s)")
+    parser.add_argument("--json", type=Path, default=FILE, help="file to write to (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.basicConfig(level=logging.INFO)
+    setting = {name: value for name, value in vars(arguments).items() if name not in ("json", "compare")}
+    load = os.getloadavg()[0]
     world = mixture(arguments.rows, arguments.valid, arguments.width, arguments.seed)
-    results = {"setting": vars(arguments), "approximate": measured(world, "approximate", arguments)}
-    if arguments.compare:
-        results["exact"] = measured(world, "exact", arguments)
-        results["approximate / exact"] = results["approximate"]["objective"] / results["exact"]["objective"]
-    print(json.dumps(results, indent=2))
+    names = ["approximate", *(["exact"] if arguments.compare else [])]
+    report = {
+        "setting": setting,
+        "load average before": load,
+        "ways": {n: measured(world, n, arguments) for n in names},
+    }
+    known = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
+    known[str(arguments.rows)] = report
+    arguments.json.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from recbole_llm.coreset import (
 from recbole_llm.data.batches import micro_batches
 from recbole_llm.data.rows import load_rows
 from recbole_llm.llm.prefill import PrefillScorer
-from recbole_llm.trainer.row_inputs import influence_weights, weighted, weighted_losses
+from recbole_llm.trainer.recommender_inputs import influence_weights, weighted, weighted_losses
 from recbole_llm.trainer.tail import TransformerTail
 
 INFLUENCE = {"rows": 2_000, "batch": 1_024, "steps": 5_000}

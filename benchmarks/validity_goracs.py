@@ -41,6 +41,7 @@ from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, take_sample
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.report import versions
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.pool import Pool
 from recbole_llm.trainer.row_inputs import RowInputs
 from recbole_llm.trainer.text_vectors import TextVectors
 
@@ -71,8 +72,8 @@ class Measured:
 
 def measured(model: LLMRecommender, config: Config, rows: Rows, group: np.ndarray) -> Measured:
     """Embeddings and gradient norms of all rows by the untuned LLM, as a run of GORACS computes them."""
-    examples, places = model.examples(rows.train.inter_feat), np.arange(len(rows.train))
-    inputs = RowInputs(model, config, rows.train, places, examples, rows.valid, [])
+    pool = Pool(rows.train, np.arange(len(rows.train)), rows.valid)
+    inputs = RowInputs(model, config, pool, model.examples(rows.train.inter_feat))
     vectors, valid_vectors, norms = map(inputs.get, ("embeddings", "valid_embeddings", "gradient_norms"))
     distances = cdist(vectors, valid_vectors)
     return Measured(vectors, valid_vectors, distances / distances.max(), norms / norms.max(), group)

@@ -32,7 +32,8 @@ from recbole_llm.classic.training import fit_classic
 from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows, take_sample
 from recbole_llm.report import versions
-from recbole_llm.trainer.row_inputs import RowInputs, full_losses
+from recbole_llm.trainer.pool import Pool
+from recbole_llm.trainer.recommender_inputs import RecommenderInputs, full_losses
 
 REPORT = "validity_influence"
 DATA = "ml-100k"
@@ -75,12 +76,9 @@ class Retraining:
     def influence(self, model: Any, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """Influence of every row as a run of DEALRec computes it, and what its computation reports."""
         config = make_config(self.config["seed"], settings)
-        # Of an LLM recommender influence asks only what any model knows of the data.
-        known = {name: getattr(model, name) for name in ("device", "n_items", "USER_ID", "ITEM_ID")}
-        around = SimpleNamespace(**known, show_progress=False)
-        inputs = RowInputs(around, config, self.rows.train, self.all, [], None, [])
-        inputs.recommender = SimpleNamespace(model=model)  # in the place of one that is trained on first use
-        return inputs.influence(), inputs.facts["influence"]
+        auxiliary = SimpleNamespace(model=model)  # influence asks for no more of it
+        inputs = RecommenderInputs(auxiliary, config, Pool(self.rows.train, self.all))
+        return inputs.influence(), inputs.influence_facts
 
 
 def make_config(seed: int, settings: dict[str, Any]) -> Config:
