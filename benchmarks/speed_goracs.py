@@ -4,8 +4,9 @@
 
 Sections are named by the weight of the gradient norms; ``small-`` ones take seconds, the others minutes, nearly all of
 it in the plain version. In the sections ``exchange`` both begin at the same rows; in ``whole`` each at its own, from
-the vectors on. Both may make the same number of exchanges. The greedy section includes the distances. How time and
-memory are measured is said in ``benchmarks/harness.py``.
+the vectors on. Both may make the same number of exchanges. The greedy section includes the distances; where no further
+row gains, the published code goes on with the same search, by rounding errors, and ours fills the selection up by
+capacity and by potentials. How time and memory are measured is said in ``benchmarks/harness.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SIZES = {
     "": {"n_train": 8000, "n_valid": 2000, "budget": 800, "exchanges": 10, "candidates": 30},
     "small-": {"n_train": 400, "n_valid": 100, "budget": 40, "exchanges": 5, "candidates": 30},
 }
-PLAIN, OURS = "plain", "ours"
+PLAIN, OURS, SEARCH = "plain", "ours", "ours, until no row gains"
 
 
 def own_costs(size: dict[str, int], weight: float) -> Costs:
@@ -41,12 +42,13 @@ def own_costs(size: dict[str, int], weight: float) -> Costs:
 
 
 def greedy_work(size: dict[str, int], weight: float) -> Callable[[], Work]:
-    """Both greedy searches, from the vectors on."""
+    """The greedy searches, from the vectors on."""
 
     def work() -> Work:
         world = mixture(size["n_train"], size["n_valid"])
         return {
             PLAIN: lambda: np.array(plain_greedy(plain_costs(world, weight), size["budget"])),
+            SEARCH: lambda: relaxed_greedy(own_costs(size, weight), size["budget"]).members,
             OURS: lambda: greedy_start(own_costs(size, weight), size["budget"]).members,
         }
 
@@ -54,9 +56,10 @@ def greedy_work(size: dict[str, int], weight: float) -> Callable[[], Work]:
 
 
 def greedy_facts(size: dict[str, int], weight: float, results: dict[str, Any]) -> dict[str, float]:
-    """The objective of both starts."""
+    """The objective of both starts, and how many rows gained."""
     costs = own_costs(size, weight)
-    return {f"objective, {name}": solve_transport(costs.rows(members)).value for name, members in results.items()}
+    objectives = {f"objective, {name}": solve_transport(costs.rows(results[name])).value for name in (PLAIN, OURS)}
+    return {"rows that gain": len(results[SEARCH]), **objectives}
 
 
 def exchange_work(size: dict[str, int], weight: float) -> Callable[[], Work]:
@@ -135,7 +138,7 @@ for prefix, size in SIZES.items():
             "GORACS, greedy start",
             greedy_work(size, weight),
             setting,
-            (Goal(PLAIN, OURS, 20.0),),
+            (Goal(PLAIN, SEARCH, 20.0), Goal(PLAIN, OURS, 20.0)),
             functools.partial(greedy_facts, size, weight),
         )
         SECTIONS[f"{prefix}exchange-{weight:g}"] = Section(
