@@ -81,12 +81,14 @@ class LLMInputs:
 
     def _norms(self, losses: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
         model = self.model
-        names, own = effort_weights(model.llm, self.config["effort_weights"]), set(model.llm.parameters())
-
-        def norms(batches: Sequence[Sequence[int]]) -> np.ndarray:
-            return effort_scores(model.llm, lambda _, batch: losses(batch), batches, names, model.show_progress)
-
+        # A gate network has no gradient yet: LoRA's B is 0 before tuning, so that gates make no difference.
+        own = {*model.llm.parameters()} - {*model.adapter.trainable_groups(model.llm).get("gate", ())}
         with frozen(weight for weight in model.parameters() if weight not in own):
+            names = effort_weights(model.llm, self.config["effort_weights"])
+
+            def norms(batches: Sequence[Sequence[int]]) -> np.ndarray:
+                return effort_scores(model.llm, lambda _, batch: losses(batch), batches, names, model.show_progress)
+
             return self._by_row(norms)
 
     def _by_row(self, compute: Callable[[Sequence[Sequence[int]]], np.ndarray]) -> np.ndarray:

@@ -31,6 +31,24 @@ def test_effort_is_the_norm_of_one_backward_pass_per_row(make, which):
         assert found[row] == pytest.approx(float(norm), rel=1e-4)
 
 
+def test_effort_of_gated_weights_counts_all_of_them_in_batches(make, caplog):
+    config, rows, model = make(adapter="ilora", lora_r=4, ilora_num_experts=2, lora_dropout=0)
+    inputs = inputs_of(config, rows, model).llm
+    with caplog.at_level("INFO"):
+        found = inputs.effort()
+    assert "one pass per row" not in caplog.text
+    model.eval()
+    adapter = [weight for weight in model.llm.parameters() if weight.requires_grad]
+    for row in (0, N_ROWS - 1):
+        prompt, response = inputs.examples[row]
+        with model.instances([inputs.pool.histories[row]]):
+            log_probs = model.llm(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(dim=-1)
+        losses = [-log_probs[len(prompt) + place - 1, token] for place, token in enumerate(response)]
+        parts = torch.autograd.grad(torch.stack(losses).mean(), adapter, materialize_grads=True)
+        norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
+        assert found[row] == pytest.approx(float(norm), rel=1e-4)
+
+
 def test_modules_beside_the_llm_have_no_part_in_effort_and_get_no_gradient(make):
     config, rows, model = make("DEALRec", llm_recommender="LLaRA", epochs=1)
     inputs = inputs_of(config, rows, model).llm
