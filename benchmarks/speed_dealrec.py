@@ -48,7 +48,7 @@ EFFORT_SIZES = {
     "effort-60": SIZES["head-60"],
     "effort-88": {"width": 256, "layers": 2, "vocabulary": 50_000},
 }
-EFFORT = {"rows": 32, "prompt": (120, 200), "answer": (5, 10), "batch tokens": 1024}
+EFFORT = {"rows": 128, "prompt": (120, 200), "answer": (5, 10), "batch tokens": 1024}
 PER_ROW, DERIVATIVE = "scores: one backward pass per row", "scores: directional derivatives"
 PAPER, OURS = "whole: the paper's procedure", "whole: row_influence"
 PUBLIC, ONE_BY_ONE = "the paper's procedure, last layer", "one row at a time, all weights"
