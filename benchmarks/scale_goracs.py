@@ -45,6 +45,7 @@ def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[s
         **{f"seconds, {name}": seconds for name, seconds in info.seconds.items()},
         "objective at the start": info.trace[0],
         "objective": info.objective,
+        "starts": {name: [trace[0], trace[-1], len(trace) - 1] for name, trace in info.starts[0].items()},
         "exchanges": len(info.trace) - 1,
         "transports solved": info.n_solves,
         "rows considered": info.n_considered,

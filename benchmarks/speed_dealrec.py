@@ -39,7 +39,7 @@ from recbole_llm.coreset import (
 from recbole_llm.data.batches import micro_batches
 from recbole_llm.data.rows import load_rows
 from recbole_llm.llm.prefill import PrefillScorer
-from recbole_llm.trainer.recommender_inputs import influence_weights, weighted, weighted_losses
+from recbole_llm.trainer.recommender_inputs import influence_weights, tail_losses, weighted, weighted_losses
 from recbole_llm.trainer.tail import TransformerTail
 
 INFLUENCE = {"rows": 2_000, "batch": 1_024, "steps": 5_000}
@@ -67,7 +67,7 @@ def influence_work() -> Work:
     names = influence_weights(model, "attention")
     params, losses = parameter_losses(model, names, weighted_losses)
     tail = TransformerTail.of(model, names)
-    tail_losses = parameter_losses(tail, tail.names(names), weighted_losses)[1]
+    losses_of_tail = tail_losses(tail, names)[1]
     model.requires_grad_(False)
     chosen = np.random.default_rng(0).choice(len(rows.train), INFLUENCE["rows"], replace=False)
     data = weighted(rows.train.inter_feat[torch.from_numpy(np.sort(chosen))], np.arange(INFLUENCE["rows"]))
@@ -75,7 +75,7 @@ def influence_work() -> Work:
 
     def before_the_tail() -> MeanLoss:
         known = [tail.inputs(batch) for batch in batches]
-        return MeanLoss(tail_losses, params, [weighted(part, np.arange(len(part))) for part in known])
+        return MeanLoss(losses_of_tail, params, [weighted(part, np.arange(len(part))) for part in known])
 
     loss, direction = before_the_tail(), torch.randn_like(params)
     return {

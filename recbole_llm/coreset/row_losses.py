@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,27 +40,45 @@ def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Any, d
         InputError: the direction, or a loss, is not finite.
         ValueError: shapes do not fit.
     """
-    point = torch.as_tensor(params).detach()
-    tangent = torch.as_tensor(direction).detach().to(point)
-    if tangent.numel() != point.numel():
-        raise ValueError(f"the direction has {tangent.numel()} elements and the weights {point.numel()}")
-    if not tangent.isfinite().all():
-        raise InputError("influence: the direction holds NaN or infinity; check the solver that gave it")
-    tangent = tangent.reshape(point.shape)
-    with _differentiable_attention():
-        try:
-            losses, scores = torch.func.jvp(per_sample_loss, (point,), (tangent,))
-        except NotImplementedError as error:
-            log.info("No forward-mode derivative (%s): two backward passes instead.", str(error).splitlines()[0])
-            losses, scores = _jvp_by_backward(per_sample_loss, point, tangent)
+    losses, scores = _along(per_sample_loss, params, direction)
     _check_losses(losses)
-    return scores.detach()
+    return scores
+
+
+@dataclass(frozen=True)
+class StagedLosses:
+    """Losses that depend on the weights through a state of each row alone, such as that before the scores of all items.
+
+    The derivative of all losses in one direction is then one backward pass that ends at the states, times the
+    derivative of the states in that direction: nothing of the size of the scores is differentiated forwards.
+
+    Attributes:
+        states: ``states(params, batch) -> [rows, d]``.
+        losses: ``losses(states, batch) -> [rows]``.
+    """
+
+    states: Losses
+    losses: Losses
+
+    def __call__(self, params: Tensor, batch: Any) -> Tensor:
+        """See :data:`Losses`."""
+        return self.losses(self.states(params, batch), batch)
+
+    def scores(self, params: Tensor, batch: Any, direction: Tensor) -> Tensor:
+        """:func:`influence_scores` of a batch."""
+        states, tangents = _along(lambda point: self.states(point, batch), params, direction)
+        states.requires_grad_()
+        with torch.enable_grad():
+            losses = self.losses(states, batch)
+            _check_losses(losses)
+            (gradients,) = torch.autograd.grad(losses.sum(), states)
+        return (gradients * tangents).flatten(1).sum(dim=1)
 
 
 def parameter_losses(
     model: nn.Module, names: Iterable[str], losses: Callable[[nn.Module, Any], Tensor]
 ) -> tuple[Tensor, Losses]:
-    """Some of a model's weights as one vector, and the losses as a function of it.
+    """Some of a model's weights as one vector, and the losses, or whatever else of it, as a function of that.
 
     Args:
         model: in eval mode.
@@ -173,11 +192,12 @@ class MeanLoss:
 
     def scores(self, direction: Tensor) -> Tensor:
         """``<grad L(s), direction>`` of every row, in the order of the batches. Returns: float64 ``[n]``."""
-        parts = [
-            influence_scores(lambda params, batch=batch: self.losses(params, batch), self.params, direction).double()
-            for batch in self._bar(self.batches)
-        ]
-        return torch.cat(parts)
+        return torch.cat([self._scores(batch, direction).double() for batch in self._bar(self.batches)])
+
+    def _scores(self, batch: Any, direction: Tensor) -> Tensor:
+        if isinstance(self.losses, StagedLosses):
+            return self.losses.scores(self.params, batch, direction)
+        return influence_scores(lambda params: self.losses(params, batch), self.params, direction)
 
     def _mean(self, batches: Iterable[Any], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The sum of what ``term`` makes of the losses of each batch, divided by the number of rows."""
@@ -221,6 +241,24 @@ class _Call(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.function(self.model, batch)
+
+
+def _along(function: Callable[[Tensor], Tensor], params: Any, direction: Any) -> tuple[Tensor, Tensor]:
+    """Values of a function of some weights, and their derivatives in a direction."""
+    point = torch.as_tensor(params).detach()
+    tangent = torch.as_tensor(direction).detach().to(point)
+    if tangent.numel() != point.numel():
+        raise ValueError(f"the direction has {tangent.numel()} elements and the weights {point.numel()}")
+    if not tangent.isfinite().all():
+        raise InputError("influence: the direction holds NaN or infinity; check the solver that gave it")
+    tangent = tangent.reshape(point.shape)
+    with _differentiable_attention():
+        try:
+            values, derivatives = torch.func.jvp(function, (point,), (tangent,))
+        except NotImplementedError as error:
+            log.info("No forward-mode derivative (%s): two backward passes instead.", str(error).splitlines()[0])
+            values, derivatives = _jvp_by_backward(function, point, tangent)
+    return values.detach(), derivatives.detach()
 
 
 def _jvp_by_backward(function: Callable[[Tensor], Tensor], point: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from recbole.data.interaction import Interaction, cat_interactions
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.coreset import MeanLoss, el2n_scores, grand_scores, parameter_losses, row_influence
-from recbole_llm.coreset.row_losses import Losses, frozen
+from recbole_llm.coreset.row_losses import Losses, StagedLosses, frozen
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.stages import stage_seed
@@ -131,7 +131,7 @@ class RecommenderInputs:
         tail = TransformerTail.of(recommender, names)
         known = [tail and self._before(tail, part) for part in parts]
         if None not in known:
-            return *parameter_losses(tail, tail.names(names), weighted_losses), known
+            return *tail_losses(tail, names), known
         log.info("Influence goes through the whole of %s in every step.", type(recommender).__name__)
         return *parameter_losses(recommender, names, weighted_losses), parts
 
@@ -214,11 +214,15 @@ def full_losses(recommender: torch.nn.Module, batch: Interaction) -> torch.Tenso
     return row_losses(recommender.full_sort_predict(batch), batch[recommender.ITEM_ID])
 
 
-def weighted_losses(model: torch.nn.Module, batch: Interaction) -> torch.Tensor:
-    """The same times the weights of :func:`weighted`, of a recommender or its tail. Returns: [rows]."""
-    if isinstance(model, TransformerTail):
-        return row_losses(model(batch), batch[model.recommender[0].ITEM_ID]) * batch[WEIGHT]
-    return full_losses(model, batch) * batch[WEIGHT]
+def weighted_losses(recommender: torch.nn.Module, batch: Interaction) -> torch.Tensor:
+    """The same times the weights of :func:`weighted`. Returns: [rows]."""
+    return full_losses(recommender, batch) * batch[WEIGHT]
+
+
+def tail_losses(tail: TransformerTail, names: Sequence[str]) -> tuple[torch.Tensor, StagedLosses]:
+    """Weights of a recommender that are in its tail, and :func:`weighted_losses` as a function of them."""
+    params, states = parameter_losses(tail, tail.names(names), TransformerTail.states)
+    return params, StagedLosses(states, lambda found, batch: tail.losses(found, batch) * batch[WEIGHT])
 
 
 def influence_weights(recommender: torch.nn.Module, which: str) -> list[str]:

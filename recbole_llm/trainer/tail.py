@@ -51,11 +51,15 @@ class TransformerTail(nn.Module):
         """The recommender's weights under their names here."""
         return ["layer." + name.removeprefix(self.prefix) for name in names]
 
-    def forward(self, batch: Interaction) -> Tensor:
-        """Scores of all items. Returns: [rows, items]."""
+    def states(self, batch: Interaction) -> Tensor:
+        """States after the histories. Returns: [rows, d]."""
         attention = self.layer.multi_head_attention
         hidden = attention.LayerNorm(attention.out_dropout(attention.dense(batch[CONTEXT])) + batch[RESIDUAL])
-        return self.layer.feed_forward(hidden) @ self.items.T
+        return self.layer.feed_forward(hidden)
+
+    def losses(self, states: Tensor, batch: Interaction) -> Tensor:
+        """Cross entropy of each row's target, from its state. Returns: [rows]."""
+        return row_losses(states @ self.items.T, batch[self.recommender[0].ITEM_ID])
 
     @torch.no_grad()
     def inputs(self, batch: Interaction) -> Interaction | None:
@@ -73,7 +77,7 @@ class TransformerTail(nn.Module):
         rows, last = torch.arange(len(batch)), batch[recommender.ITEM_SEQ_LEN].cpu() - 1
         kept = {name: values[rows, last].clone() for name, values in seen.items()}
         found = Interaction({recommender.ITEM_ID: batch[recommender.ITEM_ID], **kept})
-        own = row_losses(self(found), found[recommender.ITEM_ID])
+        own = self.losses(self.states(found), found)
         return found if torch.allclose(own, losses, rtol=_TOLERANCE, atol=_TOLERANCE) else None
 
 

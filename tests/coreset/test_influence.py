@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_llm.coreset import MeanLoss, influence_scores, inverse_hvp, parameter_losses, row_influence
-from recbole_llm.coreset.row_losses import frozen
+from recbole_llm.coreset.row_losses import StagedLosses, frozen
 from recbole_llm.errors import InputError
 
 DOUBLE = {"dtype": torch.float64}
@@ -362,3 +362,26 @@ def test_wrong_input_is_named(recommender):
         influence_scores(lambda theta: X @ theta, THETA, [1, float("nan")])
     with pytest.raises(ValueError, match="3 elements and the weights 2"):
         influence_scores(lambda theta: X @ theta, THETA, torch.zeros(3))
+
+
+def test_losses_through_states_are_the_same_losses():
+    generator = torch.Generator().manual_seed(0)
+    rows, items = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (9, 6))
+    targets, params = torch.arange(9) % 6, torch.randn(16, generator=generator, dtype=torch.float64)
+    batches = [torch.arange(5), torch.arange(5, 9)]
+
+    def states(weights: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(rows[batch] @ weights.view(4, 4))
+
+    def losses(found: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(found @ items.T, targets[batch], reduction="none")
+
+    staged = MeanLoss(StagedLosses(states, losses), params, batches)
+    whole = MeanLoss(lambda weights, batch: losses(states(weights, batch), batch), params, batches)
+    direction = torch.randn(16, generator=generator, dtype=torch.float64)
+    for name in ("scores", "hvp"):
+        torch.testing.assert_close(
+            getattr(staged, name)(direction), getattr(whole, name)(direction), atol=1e-12, rtol=0
+        )
+    with pytest.raises(InputError, match="direction holds NaN"):
+        staged.scores(direction * torch.nan)
