@@ -16,7 +16,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -28,11 +28,12 @@ from benchmarks import scale_coresets, scale_goracs, validity_goracs, validity_i
 from benchmarks.coresets import marked_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
+from benchmarks.reports import RESULTS as CELLS
+from benchmarks.reports import rendered
 from recbole_llm.command import parse_argv
 from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
-CELLS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
 CATEGORY_METRICS = ("category_hit@1",)
@@ -254,12 +255,12 @@ def curricula(grid: Grid) -> Iterator[str]:
 
 def coresets(grid: Grid) -> Iterator[str]:
     """What the coresets of a grid hold, and what they cost next to the fine-tuning on them."""
-    lines = []
+    marks, lines = _shares_of_all(grid), []
     for line in grid.lines:
         found = {seed: content for seed in grid.seeds if (content := read_cell(line.cell, seed))}
         if not any("coreset" in content for content in found.values()):
             continue
-        cells = [line.title, str(len(found)), *_chosen_shares(grid, line.model, found)]
+        cells = [line.title, str(len(found)), *_chosen_shares(grid, line.model, found, marks)]
         costs = [content["coreset"][line.model].get("seconds", {}) for content in found.values()]
         tuning = [sum(record["seconds"] for record in content["history"][line.model]) for content in found.values()]
         parts = [f"{part} {np.mean([cost[part] for cost in costs]):.0f} s" for part in costs[0]]
@@ -268,7 +269,6 @@ def coresets(grid: Grid) -> Iterator[str]:
         lines.append("| " + " | ".join(cells) + " |")
     if not lines:
         return
-    marks = _shares_of_all(grid)
     yield "| coreset | seeds |" + "".join(f" {name} |" for name in marks) + " selection | of it | fine-tuning on it |"
     yield "|---|---:|" + "---:|" * len(marks) + "---:|---|---:|"
     yield from lines
@@ -290,15 +290,15 @@ def _shares_of_all(grid: Grid) -> dict[str, float]:
     return {name: float(np.mean([own[name] for own in shares])) for name in shares[0]}
 
 
-def _chosen_shares(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Mean shares of marked rows among the chosen ones; nothing for real data."""
-    if grid.world is None:
+def _chosen_shares(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]], marks: Collection[str]) -> list[str]:
+    """Mean shares of marked rows among the chosen ones; nothing without marks, as in real data."""
+    if not marks:
         return []
     shares = [
         marked_shares(world_of(grid, seed).rows("train"), content["coreset"][model]["ids"])
         for seed, content in found.items()
     ]
-    return [f"{np.mean([own[name] for own in shares]):.1%}" for name in _shares_of_all(grid)]
+    return [f"{np.mean([own[name] for own in shares]):.1%}" for name in marks]
 
 
 def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], gain: str) -> Iterator[str]:
@@ -334,13 +334,8 @@ def spread(values: Sequence[float | None]) -> str:
     return f"{mean:.4f} ± {deviation:.4f}" if deviation >= 0.00005 else f"{mean:.4f}"
 
 
-def render_speed(name: str) -> Iterator[str]:
+def render_speed(report: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a speed benchmark's Markdown, from what ``benchmarks/speed.py --json`` wrote."""
-    file = CELLS / f"{name}.json"
-    if not file.exists():
-        yield f"{NOT_RUN.capitalize()}."
-        return
-    report = json.loads(file.read_text(encoding="utf-8"))
     load = report["load average before"]
     turns = f"medians of {report['repeats']} turns" if report["repeats"] else "each ran once"
     yield f"Threads: {report['threads']}; load of the machine before: {load:.1f}; {turns}."
@@ -366,7 +361,8 @@ def render_speed(name: str) -> Iterator[str]:
 def write_page(page: Path = PAGE) -> None:
     """Put every table between its two marks in the page."""
     text = page.read_text(encoding="utf-8")
-    sections = {grid.name: render(grid) for grid in GRIDS} | {name: render_speed(name) for name in SPEED}
+    sections = {grid.name: render(grid) for grid in GRIDS}
+    sections |= {name: rendered(CELLS / f"{name}.json", render_speed) for name in SPEED}
     sections |= {name: lines() for name, lines in REPORTS.items()}
     for name, lines in sections.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"

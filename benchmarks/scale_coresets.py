@@ -14,19 +14,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.reports import RESULTS, rendered
 from recbole_llm.registry import CORESETS, find_choice
-from recbole_llm.report import NOT_RUN, peak_mib
+from recbole_llm.report import peak_mib
 
 ROWS, BUDGET, WIDTH, VALID_ROWS = 100_000, 1_024, 64, 5_000
 GOAL_MIB = 2_000
-FILE = Path(__file__).parent / "results" / "scale_coresets.json"
+FILE = RESULTS / "scale_coresets.json"
 
 
 def inputs_of(names: list[str]) -> dict[str, Any]:
@@ -82,10 +83,10 @@ def measured_alone(name: str, threads: int) -> dict[str, float]:
 
 def render(file: Path = FILE) -> Iterator[str]:
     """The lines of the page's Markdown."""
-    if not file.exists():
-        yield f"{NOT_RUN.capitalize()}."
-        return
-    report = json.loads(file.read_text(encoding="utf-8"))
+    return rendered(file, _lines)
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{report['budget']:,} of {report['rows']:,} rows, vectors of {report['width']} numbers, threads: "
         f"{report['threads']}; load of the machine before: {report['load average before']:.1f}. Goal: at most "

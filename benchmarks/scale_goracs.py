@@ -14,17 +14,18 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.plain_goracs import World, mixture
+from benchmarks.reports import RESULTS, rendered
 from recbole_llm.coreset import goracs_select
-from recbole_llm.report import NOT_RUN, peak_mib
+from recbole_llm.report import peak_mib
 
-FILE = Path(__file__).parent / "results" / "scale_goracs.json"
+FILE = RESULTS / "scale_goracs.json"
 
 
 def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -56,15 +57,16 @@ def measured(world: World, method: str, arguments: argparse.Namespace) -> dict[s
 
 def render(file: Path = FILE) -> Iterator[str]:
     """The lines of the page's Markdown."""
-    if not file.exists():
-        yield f"{NOT_RUN.capitalize()}."
-        return
+    return rendered(file, _lines)
+
+
+def _lines(reports: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "| training x validation rows | way | pool | threads | load before | minutes | exchanges "
         "| objective at the start | at the end | / exact | peak MiB |"
     )
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
-    for report in json.loads(file.read_text(encoding="utf-8")).values():
+    for report in reports.values():
         setting, ways = report["setting"], report["ways"]
         exact = ways.get("exact", {}).get("objective")
         for name, found in ways.items():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from recbole_llm.report import NOT_RUN
+from benchmarks.reports import RESULTS, rendered
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 _RESAMPLES = 10_000
 
 
@@ -50,11 +48,10 @@ def render_report(name: str, sentence: Callable[[dict[str, Any]], str]) -> Itera
         name: of the benchmark.
         sentence: from what was written, what stands below its correlations.
     """
-    file = RESULTS / f"{name}.json"
-    if not file.exists():
-        yield f"{NOT_RUN.capitalize()}."
-        return
-    report = json.loads(file.read_text(encoding="utf-8"))
+    return rendered(RESULTS / f"{name}.json", lambda report: _lines(report, sentence))
+
+
+def _lines(report: Mapping[str, Any], sentence: Callable[[dict[str, Any]], str]) -> Iterator[str]:
     yield "| | Spearman's ρ | 95 % interval | pairs |"
     yield "|---|---:|---:|---:|"
     for name, found in report["correlations"].items():
