@@ -25,7 +25,6 @@ from recbole_llm.errors import InputError
 from recbole_llm.judge import Judgement, judge
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.registry import is_llm_model
 from recbole_llm.report import (
     TINY_LLM_NOTE,
     ResultTable,
@@ -36,7 +35,7 @@ from recbole_llm.report import (
     versions,
 )
 from recbole_llm.trainer.answer_judge import HIT_RATIO, CandidateJudge
-from recbole_llm.trainer.llm_run import write_llm_run, write_stage_table
+from recbole_llm.trainer.llm_run import read_llm_run, write_llm_run, write_stage_table
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.run_folder import RunFolder, new_folder
 
@@ -115,11 +114,10 @@ def load_data_and_model(folder: str | Path) -> tuple[Config, Any, Any, Any, Any,
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder} is no run folder: it holds no config.yaml; give one that a run left")
     config = Config(config_file_list=[folder / "config.yaml"])
-    rows = load_rows(config, few_shot=config.is_llm or config["sample_for"] == "all")
+    rows = load_rows(config, _is_few_shot(config))
     if config.is_llm:
-        trainer = LLMTrainer(config, _build_llm(config, rows))
-        trainer.load(folder)
-        model = trainer.model.eval()
+        model = _build_llm(config, rows).eval()
+        read_llm_run(folder, config, model)
     else:
         model = load_classic(config, rows, folder / "model.pth")
     loaders = (train_loader(config, rows), eval_loader(config, rows, "valid"), eval_loader(config, rows, "test"))
@@ -141,8 +139,7 @@ def run_one(
         InputError: a setting that shows to be wrong only now; or other rows than those ``beside`` was judged on.
     """
     label = label or config["model"]
-    llm = is_llm_model(config.model_class)
-    few_shot = llm or config["sample_for"] == "all" if few_shot is None else few_shot
+    few_shot = _is_few_shot(config) if few_shot is None else few_shot
     folder = RunFolder(config, label)
     with run_log(folder.log, config["state"]):
         log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
@@ -158,13 +155,13 @@ def run_one(
                 "eval_args, intervals and sample sizes"
             )
         categories = _categories(config, rows)
-        stages = (_run_llm if llm else _run_classic)(config, rows, folder)
+        stages = (_run_llm if config.is_llm else _run_classic)(config, rows, folder)
 
         def result_of(trained: _Trained, name: str) -> RunResult:
             return RunResult(
                 model=name,
                 dataset=config["dataset"],
-                point=config.effective_point() if llm else "",
+                point=config.effective_point() if config.is_llm else "",
                 seed=config["seed"],
                 train_rows=trained.train_rows,
                 epochs=trained.epochs,
@@ -189,6 +186,11 @@ def run_one(
             log.info("stages:\n%s", write_stage_table(folder, results))
         log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in result.test.items()))
     return Outcome(result, valid, test, judged, folder.path)
+
+
+def _is_few_shot(config: Config) -> bool:
+    """Whether ``train_sample_size`` applies where nothing else is said."""
+    return config.is_llm or config["sample_for"] == "all"
 
 
 def _judged_by(config: Config) -> list[str]:

@@ -89,9 +89,10 @@ def row_influence(
         InputError: see :func:`solve`; no eigenvalue is positive, of which ``damping_ratio`` could be a share; or the
             damping leaves one below 0, where LiSSA diverges however slowly.
     """
-    gradient = (target or train).gradient()
+    judged = target or train
+    gradient = judged.gradient()
     length = float(gradient.double().norm())
-    if length <= torch.finfo(gradient.dtype).eps ** _ROUNDING * (target or train).gradient_size():
+    if length <= torch.finfo(gradient.dtype).eps ** _ROUNDING * judged.gradient_size():
         gradient = gradient * 0  # solve says so
     smallest, largest = extreme_eigenvalues(train.hvp, train.params)
     if damping is None:

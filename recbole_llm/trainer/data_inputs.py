@@ -49,11 +49,12 @@ class DataInputs:
 
     def texts(self) -> list[str]:
         """Titles of each row's history and target; the words of the prompt, which all rows share, tell none apart."""
-        return self._texts(self.pool.rows)
+        return self._texts(self.pool.histories, self.pool.rows)
 
     def target_texts(self) -> list[str]:
         """The same of the validation rows."""
-        return self._texts(self.pool.valid_data.inter_feat)
+        rows = self.pool.valid_data.inter_feat
+        return self._texts(self.model.histories(rows), rows)
 
     def history_lengths(self) -> np.ndarray:
         """Training interactions of each row's user, as far as the training rows tell of them. Returns: int64 [n]."""
@@ -86,6 +87,6 @@ class DataInputs:
     def _labels(self, rows: Interaction) -> np.ndarray:
         return (rows[self.config["LABEL_FIELD"]] > 0).long().numpy()
 
-    def _texts(self, rows: Interaction) -> list[str]:
-        pairs = zip(self.model.histories(rows), rows[self.model.ITEM_ID].tolist(), strict=True)
-        return [self.titles([*history, item]) for history, item in pairs]
+    def _texts(self, histories: Sequence[Sequence[int]], rows: Interaction) -> list[str]:
+        targets = rows[self.model.ITEM_ID].tolist()
+        return [self.titles([*history, item]) for history, item in zip(histories, targets, strict=True)]

@@ -1,4 +1,4 @@
-"""What a finished run of an LLM recommender leaves in its folder, beside what every run leaves."""
+"""What a finished run of an LLM recommender leaves in its folder, beside what every run leaves, and its way back."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from recbole.data.interaction import Interaction
 
 from recbole_llm.coreset import score_strata
+from recbole_llm.model.base import LLMRecommender
 from recbole_llm.report import ResultTable, RunResult, plot_coreset, plot_curriculum, plot_gates, plot_goracs
 from recbole_llm.trainer.distillation import SUMMARY
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.reweighting import Reweighting
 from recbole_llm.trainer.row_selection import FILE as CORESET_FILE
 from recbole_llm.trainer.row_selection import MAP as CORESET_MAP
 from recbole_llm.trainer.row_selection import SUMMARY as CORESET_SUMMARY
@@ -63,6 +66,17 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         initial_distance=last.initial_distance,
         best_epoch=last.best_epoch,
     )
+
+
+def read_llm_run(folder: Path, config: Any, model: LLMRecommender) -> None:
+    """Give a model what a run of this config left in its folder: the adapter, and the strength of the re-weighting."""
+    if (folder / "adapter").is_dir():  # an untuned LLM has none
+        model.adapter.load(model.llm, folder / "adapter", model.adapter_owner)
+    model.prepare()
+    if config["reweight"] != "none":
+        metric = config["valid_metric"].lower()
+        gammas = json.loads((folder / "gammas.json").read_text(encoding="utf-8"))
+        model.rescore = Reweighting(config, model, metric).rescorer(gammas.get(metric, 0.0))
 
 
 def write_stage_table(folder: RunFolder, results: Sequence[RunResult]) -> str:

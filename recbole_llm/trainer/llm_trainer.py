@@ -440,16 +440,6 @@ class LLMTrainer(Trainer):
         """Load a saved adapter, checked against its own manifest."""
         self.model.adapter.load(self.model.llm, folder, self.model.adapter_owner)
 
-    def load(self, folder: Path) -> None:
-        """Give the model what a run left in its folder: the adapter, and the strength of the re-weighting."""
-        if (folder / "adapter").is_dir():  # an untuned LLM has none
-            self.load_adapter(folder / "adapter")
-        self.model.prepare()
-        if self.config["reweight"] != "none":
-            self._reweighting = Reweighting(self.config, self.model, self.valid_metric)
-            self._reweighting.gammas = json.loads((folder / "gammas.json").read_text(encoding="utf-8"))
-            self.model.rescore = self._reweighting.rescorer(self.gammas.get(self.valid_metric, 0.0))
-
     def _evaluate_reweighted(self, eval_data: Any, show_progress: bool) -> OrderedDict[str, float]:
         """Every metric under its own gamma; what the judge remembers of the rows is under the valid metric's."""
         usual = self.gammas.get(self.valid_metric, 0.0)
