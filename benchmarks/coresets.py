@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.planted import NAME, PlantedRows, World
-from recbole_llm.config import Config
 from recbole_llm.coreset import resolve_budget
 from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
+from recbole_llm.selection.row_selection import row_hashes
+from recbole_llm.settings.config import Config
 from recbole_llm.stages import stage_seed
-from recbole_llm.trainer.row_selection import row_hashes
 
 
 def oracle_file(folder: Path, share: float) -> Path:

@@ -47,7 +47,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import InputError
-from recbole_llm.report import RANK_METRICS, metric_means
+from recbole_llm.grounding.rank_metrics import RANK_METRICS, metric_means
 
 NAME = "planted"
 TOPK = (1, 5, 10, 20)

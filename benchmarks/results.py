@@ -30,8 +30,10 @@ from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
 from benchmarks.reports import RESULTS as CELLS
 from benchmarks.reports import rendered
-from recbole_llm.command import parse_argv
-from recbole_llm.report import NOT_RUN, minimal_detectable_difference, ndcg_at, paired_bootstrap
+from recbole_llm.evaluation.statistics import minimal_detectable_difference, paired_bootstrap
+from recbole_llm.grounding.rank_metrics import ndcg_at
+from recbole_llm.report import NOT_RUN
+from recbole_llm.settings.command import parse_argv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Goal, Section, Work, main
 from benchmarks.speed_soft import SIZES, head_share, make_model
-from recbole_llm.config import Config
 from recbole_llm.coreset import (
     MeanLoss,
     effort_scores,
@@ -36,11 +35,12 @@ from recbole_llm.coreset import (
     parameter_losses,
     row_influence,
 )
-from recbole_llm.data.batches import micro_batches
 from recbole_llm.data.rows import load_rows
 from recbole_llm.llm.prefill import PrefillScorer
-from recbole_llm.trainer.recommender_inputs import influence_weights, tail_losses, weighted, weighted_losses
-from recbole_llm.trainer.tail import TransformerTail
+from recbole_llm.prompt.batches import micro_batches
+from recbole_llm.selection.recommender_inputs import influence_weights, tail_losses, weighted, weighted_losses
+from recbole_llm.selection.tail import TransformerTail
+from recbole_llm.settings.config import Config
 
 INFLUENCE = {"rows": 2_000, "batch": 1_024, "steps": 5_000}
 EFFORT_SIZES = {

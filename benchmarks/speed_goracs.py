@@ -20,10 +20,10 @@ import numpy as np
 from benchmarks.harness import Goal, Section, Work, main
 from benchmarks.plain_goracs import Plain, mixture, plain_costs, plain_greedy, plain_refine
 from recbole_llm.coreset import GoracsInfo, goracs_select
-from recbole_llm.coreset.goracs_costs import Costs, Distances
-from recbole_llm.coreset.goracs_exchange import Refined, promising_pairs, refine
-from recbole_llm.coreset.goracs_start import greedy_start, relaxed_greedy
-from recbole_llm.coreset.transport import solve_transport
+from recbole_llm.coreset.goracs.costs import Costs, Distances
+from recbole_llm.coreset.goracs.exchange import Refined, promising_pairs, refine
+from recbole_llm.coreset.goracs.start import greedy_start, relaxed_greedy
+from recbole_llm.coreset.goracs.transport import solve_transport
 
 WEIGHTS = (0.0, 0.1, 0.5)
 SIZES = {

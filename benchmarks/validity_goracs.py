@@ -34,16 +34,16 @@ from tqdm import tqdm
 from benchmarks.coresets import check_order
 from benchmarks.planted import NAME, PlantedSettings, make_world, write_world
 from benchmarks.validity import RESULTS, ROOT, rank_correlation, render_report
-from recbole_llm.config import Config
 from recbole_llm.coreset import goracs_select, losses_per_row, proxy_objective
-from recbole_llm.data.batches import micro_batches
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, take_sample
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.report import versions
+from recbole_llm.selection.pool import Pool
+from recbole_llm.selection.row_inputs import RowInputs
+from recbole_llm.selection.text_vectors import TextVectors
+from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
-from recbole_llm.trainer.pool import Pool
-from recbole_llm.trainer.row_inputs import RowInputs
-from recbole_llm.trainer.text_vectors import TextVectors
 
 REPORT = "validity_goracs"
 WORLD = PlantedSettings(n_groups=4, group_visible="item", shift=0.5)  # an encoder of texts can see the groups

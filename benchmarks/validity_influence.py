@@ -29,11 +29,11 @@ from tqdm import tqdm
 
 from benchmarks.validity import RESULTS, rank_correlation, render_report
 from recbole_llm.classic.training import fit_classic
-from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows, take_sample
 from recbole_llm.report import versions
-from recbole_llm.trainer.pool import Pool
-from recbole_llm.trainer.recommender_inputs import RecommenderInputs, full_losses
+from recbole_llm.selection.pool import Pool
+from recbole_llm.selection.recommender_inputs import RecommenderInputs, full_losses
+from recbole_llm.settings.config import Config
 
 REPORT = "validity_influence"
 DATA = "ml-100k"

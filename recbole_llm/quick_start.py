@@ -15,29 +15,22 @@ from typing import Any
 from recbole.utils import ModelType, init_seed
 
 from recbole_llm.classic.training import fit_classic, load_classic
-from recbole_llm.command import Command, check_prefixes, help_text, parse_command
-from recbole_llm.config import Config, settings_for, union_load_col
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.labels import label_rule
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, train_loader
 from recbole_llm.errors import InputError
-from recbole_llm.judge import Judgement, judge
+from recbole_llm.evaluation.candidate_choice import HIT_RATIO, CandidateJudge
+from recbole_llm.evaluation.categories import category_hit_ratio, drop_common
+from recbole_llm.evaluation.full_ranking import Judgement, judge
+from recbole_llm.experiment.llm_run import read_llm_run, write_llm_run, write_stage_table
+from recbole_llm.experiment.run_folder import RunFolder, new_folder
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.report import (
-    TINY_LLM_NOTE,
-    ResultTable,
-    RunResult,
-    category_hit_ratio,
-    data_hash,
-    drop_common,
-    versions,
-)
-from recbole_llm.trainer.answer_judge import HIT_RATIO, CandidateJudge
-from recbole_llm.trainer.llm_run import read_llm_run, write_llm_run, write_stage_table
+from recbole_llm.report import TINY_LLM_NOTE, ResultTable, RunResult, data_hash, versions
+from recbole_llm.settings.command import Command, check_prefixes, help_text, parse_command
+from recbole_llm.settings.config import Config, settings_for, union_load_col
 from recbole_llm.trainer.llm_trainer import LLMTrainer
-from recbole_llm.trainer.run_folder import RunFolder, new_folder
 
 REUSED_NOTE = "the time is without what an earlier run had computed: "
 log = logging.getLogger(__name__)

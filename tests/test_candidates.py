@@ -13,12 +13,12 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.config import Config
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.errors import InputError
+from recbole_llm.evaluation.answers import answer_metrics
+from recbole_llm.evaluation.candidate_choice import _Picks
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.report import answer_metrics
-from recbole_llm.trainer.answer_judge import _Picks
+from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import Finished, histories_in
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, rows_digest
 from recbole_llm.registry import CORESETS
-from recbole_llm.trainer.row_selection import read_selection
+from recbole_llm.selection.row_selection import read_selection
+from recbole_llm.settings.config import Config
 from tests.encoders import save_encoder
 from tests.runs import Finished
 

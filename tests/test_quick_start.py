@@ -15,12 +15,12 @@ import torch
 import yaml
 
 from recbole_llm import compat
-from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
-from recbole_llm.judge import JudgeCollector
+from recbole_llm.evaluation.full_ranking import JudgeCollector
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.quick_start import load_data_and_model, main, run_one, run_recbole_llm
+from recbole_llm.settings.config import Config
 from tests.families import save_family
 from tests.runs import histories_in, metrics_of, words_for, working_in
 from tests.worlds import make_world

@@ -110,7 +110,7 @@ def test_a_preset_builds_its_recommender(own_properties):
 
 
 def test_another_distribution_can_add_a_model(plugin, own_properties):
-    from recbole_llm.config import Config
+    from recbole_llm.settings.config import Config
 
     assert is_llm_model("OtherRec") and find_model("OtherRec").__mro__[1] is find_model("BIGRec")
     config = Config("OtherRec", "ml-100k", config_dict={"other_weight": 0.7})

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recbole_llm.data.catalog import clean_answer
 from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer import distillation, finetune
 from tests.runs import Finished, words_for

@@ -19,10 +19,10 @@ from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
 from recbole_llm.classic.training import fit_classic, restore
-from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
+from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
 
 CHECKPOINT = "model.pth"

@@ -17,7 +17,7 @@ from recbole_llm import compat
 from recbole_llm.classic.by_labels import by_labels
 from recbole_llm.data.rows import Rows, eval_loader, train_loader
 from recbole_llm.errors import InputError
-from recbole_llm.judge import install_collector
+from recbole_llm.evaluation.full_ranking import install_collector
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # the judge with a model that was never trained for what it is judged on; here a command goes on to the last stage.

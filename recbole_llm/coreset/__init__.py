@@ -7,19 +7,21 @@ from recbole_llm.coreset.dsir import DSIRSelector
 from recbole_llm.coreset.effort import effort_scores, effort_weights, losses_per_row
 from recbole_llm.coreset.el2n import EL2NSelector, el2n_scores
 from recbole_llm.coreset.fdmat import FDMatSelector
-from recbole_llm.coreset.goracs import GoracsInfo, goracs_select
-from recbole_llm.coreset.goracs_search import GoracsSettings
-from recbole_llm.coreset.goracs_selector import GoracsSelector
+from recbole_llm.coreset.goracs.search import GoracsSettings
+from recbole_llm.coreset.goracs.select import GoracsInfo, goracs_select
+from recbole_llm.coreset.goracs.selector import GoracsSelector
+from recbole_llm.coreset.goracs.transport import proxy_objective
 from recbole_llm.coreset.gradient_norms import GradientNorms, row_gradient_norms
 from recbole_llm.coreset.grand import GraNdSelector, grand_scores
 from recbole_llm.coreset.herding import HerdingSelector
-from recbole_llm.coreset.influence import Influence, row_influence
+from recbole_llm.coreset.influence.row_losses import MeanLoss, influence_scores, parameter_losses
+from recbole_llm.coreset.influence.rows import Influence, row_influence
+from recbole_llm.coreset.influence.solvers import Solution, extreme_eigenvalues, inverse_hvp, solve
 from recbole_llm.coreset.k_center import KCenterSelector
 from recbole_llm.coreset.moderate import ModerateSelector
 from recbole_llm.coreset.qdit import QDITSelector
 from recbole_llm.coreset.random import RandomSelector
 from recbole_llm.coreset.recranker import RecRankerSelector
-from recbole_llm.coreset.row_losses import MeanLoss, influence_scores, parameter_losses
 from recbole_llm.coreset.scores import (
     allocate_budget,
     combine_scores,
@@ -30,9 +32,7 @@ from recbole_llm.coreset.scores import (
     stratified_sample,
 )
 from recbole_llm.coreset.selector import Input, Selection, Selector
-from recbole_llm.coreset.solvers import Solution, extreme_eigenvalues, inverse_hvp, solve
 from recbole_llm.coreset.tf_dcon import TFDConSelector
-from recbole_llm.coreset.transport import proxy_objective
 
 __all__ = [
     "CCSSelector",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.arrays import to_float, to_numpy
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import to_float, to_numpy
 
 log = logging.getLogger(__name__)
 

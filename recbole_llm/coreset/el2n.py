@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_llm.arrays import like
 from recbole_llm.coreset.selector import EL2N, Selector, highest
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import like
 
 _BLOCK_ELEMENTS = 2**22
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.coreset.checks import checked_count
-from recbole_llm.coreset.goracs import Labels, select_rows
-from recbole_llm.coreset.goracs_search import GoracsSettings
-from recbole_llm.coreset.goracs_selector import outcome_of
+from recbole_llm.coreset.goracs.search import GoracsSettings
+from recbole_llm.coreset.goracs.select import Labels, select_rows
+from recbole_llm.coreset.goracs.selector import outcome_of
 from recbole_llm.coreset.labels import LABELS, with_labels
 from recbole_llm.coreset.selector import VECTORS, Selector
 

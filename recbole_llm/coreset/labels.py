@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.arrays import to_numpy
 from recbole_llm.coreset.checks import check_length
 from recbole_llm.coreset.selector import Input
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import to_numpy
 
 
 def checked_labels(name: str, values: Any, ids: np.ndarray) -> np.ndarray:

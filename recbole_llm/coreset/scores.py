@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from recbole_llm.arrays import like, to_numpy
 from recbole_llm.coreset.checks import (
     check_length,
     checked_budget,
@@ -22,7 +23,6 @@ from recbole_llm.coreset.checks import (
     share_of,
 )
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import like, to_numpy
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 from tqdm import tqdm
 
-from recbole_llm.data.catalog import clean_title
 from recbole_llm.errors import InputError
 from recbole_llm.logs import console_log
+from recbole_llm.prompt.titles import clean_title
 
 USER, ITEM, RATING, TIME = RATING_COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")
 INTER_HEADER = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")

@@ -19,7 +19,7 @@ from recbole.data.interaction import Interaction
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import SAMPLE_ID, Rows, row_histories, row_pairs, rows_digest
 from recbole_llm.errors import InputError
-from recbole_llm.report import normalize_title
+from recbole_llm.prompt.titles import normalize_title
 from recbole_llm.stages import StageStore, stage_seed
 
 FILE = "candidates.npy"

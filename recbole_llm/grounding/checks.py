@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.arrays import to_float, to_numpy
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import to_float, to_numpy
 
 
 def checked_embeddings(embeddings: Any) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.arrays import like
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.arrays import like
 from recbole_llm.grounding.checks import (
     checked_embeddings,
     checked_queries,

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.grounding.arrays import like, to_float, to_numpy
-from recbole_llm.report.statistics import RANK_METRICS
+from recbole_llm.arrays import like, to_float, to_numpy
+from recbole_llm.grounding.rank_metrics import RANK_METRICS
 
 POPULARITY_GAMMAS: tuple[float, ...] = tuple(float(gamma) for gamma in range(100))
 COLLABORATIVE_GAMMAS: tuple[float, ...] = tuple(step / 100 for step in range(100)) + POPULARITY_GAMMAS[1:]

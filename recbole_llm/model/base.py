@@ -22,12 +22,12 @@ from recbole_llm.adapter import Adapter, ILoraAdapter, gate_statistics
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.data.prompt import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import Generation, beam_search, evaluating
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
+from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.data.catalog import clean_answer
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.registry import find_choice
 
 

@@ -11,14 +11,14 @@ import torch
 from recbole.data.interaction import Interaction
 from transformers import PreTrainedTokenizerBase
 
-from recbole_llm.data.batches import micro_batches
-from recbole_llm.data.click_prompt import ClickPromptBuilder
-from recbole_llm.data.prompt import text_encoder
 from recbole_llm.errors import InputError
 from recbole_llm.llm.generation import evaluating
 from recbole_llm.llm.loss import logits_at
 from recbole_llm.llm.tiny import PromptMaker
 from recbole_llm.model.base import ComposeWith, Example, LLMRecommender
+from recbole_llm.prompt.batches import micro_batches
+from recbole_llm.prompt.click import ClickPromptBuilder
+from recbole_llm.prompt.encoder import text_encoder
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
 from recbole_llm.curriculum import mean_distance
-from recbole_llm.data.catalog import clean_answer
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import Example
 from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import write_json
 
 ANSWERS, SUMMARY, NEAREST = "answers.jsonl", "summary.json", "nearest.npy"

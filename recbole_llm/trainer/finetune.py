@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
-from recbole_llm.data.batches import epoch_steps, micro_batches
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.prompt.batches import epoch_steps, micro_batches
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 
 LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts

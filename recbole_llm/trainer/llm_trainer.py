@@ -18,18 +18,18 @@ from recbole_llm.curriculum import Curriculum
 from recbole_llm.data.labels import is_labelled
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.errors import InputError
+from recbole_llm.evaluation.candidate_choice import judge_answers
+from recbole_llm.evaluation.full_ranking import Judgement, install_collector, judge, unrounded_evaluator
 from recbole_llm.hashing import hash_file
-from recbole_llm.judge import Judgement, install_collector, judge, unrounded_evaluator
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.registry import find_choice
+from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.stages import write_json
-from recbole_llm.trainer.answer_judge import judge_answers
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, distilled_targets, read_answers
 from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning, Lessons
 from recbole_llm.trainer.reweighting import Reweighting
-from recbole_llm.trainer.row_selection import select_rows
 
 # What decides a generated answer besides the weights, and what decides the validation score of an epoch.
 GENERATION = ("num_beams", "max_new_tokens", "length_penalty", "first_line")

@@ -20,8 +20,8 @@ from recbole_llm.grounding import (
     reweight,
     search_gamma,
 )
+from recbole_llm.grounding.rank_metrics import RANK_METRICS
 from recbole_llm.model.bigrec import BIGRec
-from recbole_llm.report import RANK_METRICS
 
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
 Weights = Callable[[Any], np.ndarray]  # of an interaction: [items] or [rows, items]

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from benchmarks import planted
 from benchmarks.planted import PlantedSettings, Rules, World, judge, make_world, oracle_scores
-from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
 from recbole_llm.errors import InputError
-from recbole_llm.report import ndcg_at
+from recbole_llm.grounding.rank_metrics import ndcg_at
+from recbole_llm.settings.config import Config
 from tests.runs import run
 
 SMALL = PlantedSettings(n_users=40, n_categories=4, items_per_category=5)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.grids import GRIDS, Grid, Line
-from recbole_llm.command import parse_command
+from recbole_llm.settings.command import parse_command
 
 
 def test_every_table_has_one_place_in_the_page():

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
-from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
 from tests.runs import histories_in, words_for, working_in
 from tests.worlds import make_world

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas._libs.parsers import STR_NA_VALUES
 
-from recbole_llm.config import Config
 from recbole_llm.data import amazon
 from recbole_llm.data.amazon import category_words, clean_text, import_amazon, in_k_core, main, read_ratings
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 
 HEADER = "user_id,parent_asin,rating,timestamp"
 START = 1_549_866_158_000  # milliseconds: single precision tells times two minutes apart, not seconds

@@ -18,9 +18,9 @@ from scipy.stats import chisquare
 
 from recbole_llm.data.candidates import Candidates, draw_candidates
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.data.prompt import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.errors import InputError
-from recbole_llm.report import normalize_title
+from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
+from recbole_llm.prompt.titles import normalize_title
 from tests.families import FAMILIES, make_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm import compat
-from recbole_llm.data.catalog import ItemCatalog, clean_answer, clean_title, read_categories
+from recbole_llm.data.catalog import ItemCatalog, read_categories
 from recbole_llm.errors import InputError
+from recbole_llm.prompt.titles import clean_answer, clean_title
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TITLES = [None, "Babe", "Heat", "Babe", "  ", "Heat ", 'Say "Hi"']

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_llm.config import Config
 from recbole_llm.data.labels import label_rule, row_labels
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 from tests.worlds import make_world
 
 Rated = list[tuple[str, int]]  # items with ratings, oldest first

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_histories, row_pairs, rows_digest, train_loader
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 
 # One item per day, the oldest first; c repeats an item, d and e have days with several.
 USERS = {

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_histories, row_pairs, rows_digest, train_loader
 from recbole_llm.data.windows import count_windows, is_full_window, temporal_cuts
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 
 ONE_CUT = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO"}
 SOON = 1_549_866_158_000  # milliseconds; single precision does not tell apart what is within a minute

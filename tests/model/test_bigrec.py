@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from recbole_llm.compat import load_checkpoint
-from recbole_llm.config import Config
-from recbole_llm.data.catalog import clean_answer
 from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_pairs, train_loader
-from recbole_llm.judge import judge
+from recbole_llm.evaluation.full_ranking import judge
 from recbole_llm.llm.loss import answer_loss
+from recbole_llm.prompt.titles import clean_answer
+from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import histories_in, metrics_of, words_for, working_in
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from recbole_llm.data.candidates import row_candidates
-from recbole_llm.data.catalog import clean_answer
 from recbole_llm.data.rows import Rows, eval_loader
-from recbole_llm.judge import judge
+from recbole_llm.evaluation.candidate_choice import best_candidates, judge_answers
+from recbole_llm.evaluation.full_ranking import judge
+from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
-from recbole_llm.trainer.answer_judge import best_candidates, judge_answers
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.model.test_bigrec import CUTOFFS, batch_of, ids_of, ranks_of, trainer_of
 from tests.runs import Finished, metrics_of

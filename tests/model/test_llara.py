@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import eval_loader, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.llara import LLaRA, hybrid_share
+from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.families import FAMILIES, save_family
 from tests.runs import words_for, working_in

@@ -16,9 +16,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import Rows, eval_loader, load_rows
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import Finished, words_for, working_in
 from tests.worlds import make_world

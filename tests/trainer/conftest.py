@@ -9,9 +9,9 @@ import pytest
 import torch
 from recbole.utils import init_seed
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows
-from recbole_llm.trainer.row_inputs import RowInputs
+from recbole_llm.selection.row_inputs import RowInputs
+from recbole_llm.settings.config import Config
 from tests.trainer.rows import N_ROWS, Make, inputs_of
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.trainer.pool import Pool
-from recbole_llm.trainer.row_inputs import RowInputs
+from recbole_llm.selection.pool import Pool
+from recbole_llm.selection.row_inputs import RowInputs
 
 N_ROWS = 24
 Make = Callable[..., tuple[Any, Any, Any]]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from recbole_llm.config import Config
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
 from recbole_llm.trainer.checkpoint import (
     TrainingState,
     clear_states,

@@ -14,9 +14,10 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.data.catalog import ItemCatalog, clean_answer
+from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import ItemIndex
+from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import stage_seed
 from recbole_llm.trainer import distillation
 from recbole_llm.trainer.distillation import (

@@ -1,0 +1,201 @@
+"""Settings of GORACS, and its search for one class of rows: start, exchanges, and what they cost."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from recbole_llm.coreset.checks import checked_count, checked_number
+from recbole_llm.coreset.goracs.costs import Costs, outer_scores, rows_that_fit, table_bytes
+from recbole_llm.coreset.goracs.exchange import Kept, Refined, promising_pairs, refine, refine_twice
+from recbole_llm.coreset.goracs.pool import refine_in_pools
+from recbole_llm.coreset.goracs.reference import reference_pairs
+from recbole_llm.coreset.goracs.start import fill_by_capacity, greedy_start, relaxed_greedy
+from recbole_llm.coreset.goracs.transport import dual_facts
+from recbole_llm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_CHOICES = {
+    "method": ("auto", "exact", "approximate"),
+    "start": ("greedy", "capacity"),
+    "compat": ("none", "reference"),
+}
+
+
+@dataclass(frozen=True)
+class GoracsSettings:
+    """How GORACS searches (arXiv 2506.04015).
+
+    Attributes:
+        gradient_weight: lambda, >= 0, of the gradient norms, which count in favour of a row; the authors' examples use
+            0.1 for next items and 0.5 for clicks.
+        max_exchanges: exchanges of one selected row for another, >= 0 (per class); 100 and 20 in the authors' examples.
+        n_candidates: selected rows and other rows that are compared in search of an exchange, each >= 1, and four times
+            as many where no exchange improves; 30 and 3 there.
+        method: ``exact`` considers every row; ``approximate`` searches in pools of rows and needs a few passes over
+            all; ``auto`` is exact where a table of all costs fits into ``table_gib``.
+        pool_size: rows of a pool of the approximate way, >= 1; fewer where two pools do not fit into one table, but at
+            least twice the budget.
+        table_gib: memory that one table of costs may take, > 0; without a table the exact way computes costs again by
+            blocks whenever it needs them.
+        start: ``greedy`` as in the paper, or ``capacity``, where each row serves its full share of validation rows
+            (exact way only).
+        scale_distances: divide the distances by the largest.
+        scale_norms: divide the gradient norms by the largest.
+        compat: ``reference`` repeats the authors' code, which ranks exchanges by another score and in another order and
+            fills up with the first rows once none gains.
+    """
+
+    gradient_weight: float = 0.1
+    max_exchanges: int = 100
+    n_candidates: int = 30
+    method: str = "auto"
+    pool_size: int = 16384
+    table_gib: float = 1.0
+    start: str = "greedy"
+    scale_distances: bool = True
+    scale_norms: bool = True
+    compat: str = "none"
+
+    def __post_init__(self) -> None:
+        checked_number("goracs_gradient_weight", self.gradient_weight)
+        checked_count("goracs_max_exchanges", self.max_exchanges)
+        checked_count("goracs_n_candidates", self.n_candidates, low=1)
+        checked_count("goracs_pool_size", self.pool_size, low=1)
+        checked_number("goracs_table_gib", self.table_gib, positive=True)
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(f"goracs_{name}: {value!r} is not allowed; give one of {', '.join(choices)}")
+        for name in ("scale_distances", "scale_norms"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"goracs_{name}: {value!r} is not allowed; give true or false")
+        if self.compat == "reference" and self.method == "approximate":
+            raise InputError("goracs_method: approximate has no counterpart in the authors' code; use exact")
+
+    def fits(self, n_train: int, n_valid: int) -> bool:
+        """Whether a table of all costs may be made."""
+        return table_bytes(n_train, n_valid) <= self.table_gib * 2**30
+
+    def pool_rows(self, n_train: int, n_valid: int, budget: int) -> int:
+        """Rows of a pool; two are searched at once."""
+        wanted = min(max(self.pool_size, 2 * budget), n_train)
+        fitting = rows_that_fit(n_valid, self.table_gib * 2**30)
+        if min(2 * wanted, n_train) <= fitting:
+            return wanted
+        if 2 * budget <= fitting // 2:
+            log.info("GORACS: pools of %d rows, not %d, as two fit into goracs_table_gib.", fitting // 2, wanted)
+            return fitting // 2
+        smallest = min(2 * budget, n_train)
+        needed = table_bytes(min(2 * smallest, n_train), n_valid) / 2**30
+        log.warning(
+            "GORACS: two pools of twice the budget, %d rows each, take %.2g GiB, more than goracs_table_gib (%g).",
+            *(smallest, needed, self.table_gib),
+        )
+        return smallest
+
+    def is_exact(self, n_train: int, n_valid: int) -> bool:
+        """Whether every row is considered."""
+        if self.method == "auto":
+            return self.compat == "reference" or self.fits(n_train, n_valid)
+        return self.method == "exact"
+
+
+class Search(NamedTuple):
+    """What the search for one class found.
+
+    Attributes:
+        members: int64 ``[budget]``.
+        starts: objective at the start and after every exchange, by name of the start; the best is what was kept.
+        n_solves: transports solved.
+        n_nearest: rows that are the nearest of at least one validation row.
+        n_considered: rows that could be selected.
+        missed_gain: by how much a row that could not be exchanged scores better than all that could; 0 if exact.
+        scores: float64 ``[n_train]``, minus the marginal cost of each row: larger is better.
+    """
+
+    members: np.ndarray
+    starts: dict[str, tuple[float, ...]]
+    n_solves: int
+    n_nearest: int
+    n_considered: int
+    missed_gain: float
+    scores: np.ndarray
+
+
+def search(costs: Costs, budget: int, settings: GoracsSettings, exact: bool, seed: int) -> Search:
+    """Select rows of one class; a single row, the nearest to all on average, always among all rows.
+
+    Args:
+        costs: ``[n_train, n_valid]``.
+        budget: 1 to n_train.
+        settings: of the search.
+        exact: whether every row is considered.
+        seed: of the sample of the approximate way.
+    """
+    return (
+        _search_all(costs, budget, settings) if exact or budget == 1 else _search_pools(costs, budget, settings, seed)
+    )
+
+
+def _search_all(costs: Costs, budget: int, settings: GoracsSettings) -> Search:
+    start, n_nearest = _start(costs, budget, settings)
+    if settings.compat == "reference" or settings.start == "capacity":
+        ranked = reference_pairs if settings.compat == "reference" else promising_pairs
+        pairs = functools.partial(ranked, n_candidates=settings.n_candidates)
+        refined = refine(costs, start, settings.max_exchanges, pairs)
+        kept = Kept(refined, {settings.start: refined.trace}, refined.n_solves)
+    else:
+        pairs = functools.partial(promising_pairs, n_candidates=settings.n_candidates)
+        kept = refine_twice(costs, start, settings.max_exchanges, pairs)
+    scores = final_scores(costs, kept.refined)
+    return Search(kept.refined.members, kept.starts, kept.n_solves, n_nearest, costs.shape[0], 0.0, scores)
+
+
+def _start(costs: Costs, budget: int, settings: GoracsSettings) -> tuple[np.ndarray, int]:
+    if budget == costs.shape[0]:
+        return np.arange(budget), 0
+    if settings.start == "capacity" and budget > 1:
+        return fill_by_capacity(costs, np.zeros(0, dtype=np.int64), budget), 0
+    if settings.compat == "reference":
+        greedy = relaxed_greedy(costs, budget)
+        others = np.setdiff1d(np.arange(costs.shape[0]), greedy.members)
+        return np.concatenate([greedy.members, others])[:budget], greedy.n_nearest
+    greedy = greedy_start(costs, budget)
+    return greedy.members, greedy.n_nearest
+
+
+def _search_pools(costs: Costs, budget: int, settings: GoracsSettings, seed: int) -> Search:
+    found = refine_in_pools(
+        costs,
+        budget,
+        settings.max_exchanges,
+        settings.n_candidates,
+        settings.pool_rows(*costs.shape, budget),
+        np.random.default_rng(seed),
+    )
+    members = found.kept.refined.members
+    scores = final_scores(costs, found.kept.refined)
+    outside = np.ones(len(scores), dtype=bool)
+    outside[found.pool] = False
+    inside = np.setdiff1d(found.pool, members)
+    missed = max(0.0, scores[outside].max() - scores[inside].max()) if outside.any() and len(inside) else 0.0
+    return Search(
+        members, found.kept.starts, found.kept.n_solves, found.n_nearest, len(found.pool), float(missed), scores
+    )
+
+
+def final_scores(costs: Costs, refined: Refined) -> np.ndarray:
+    """Minus what each row costs beside the members, and each member beside the others; float64 ``[n_train]``."""
+    own = costs.rows(refined.members)
+    if len(own) == 1:
+        return -np.concatenate([block.mean(axis=1, dtype=np.float64) for _, block in costs.blocks()])
+    potentials = refined.transport.potentials - refined.transport.potentials.mean()
+    duals = dual_facts(own, potentials)
+    scores = -outer_scores(costs, duals.nearest, len(own))
+    scores[refined.members] = duals.removal - refined.transport.value
+    return scores

@@ -1,0 +1,129 @@
+"""What a finished run of an LLM recommender leaves in its folder, beside what every run leaves, and its way back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recbole.data.interaction import Interaction
+
+from recbole_llm.coreset import score_strata
+from recbole_llm.experiment.run_folder import RunFolder
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.report import ResultTable, RunResult, plot_coreset, plot_curriculum, plot_gates, plot_goracs
+from recbole_llm.selection.row_selection import FILE as CORESET_FILE
+from recbole_llm.selection.row_selection import MAP as CORESET_MAP
+from recbole_llm.selection.row_selection import SUMMARY as CORESET_SUMMARY
+from recbole_llm.trainer.distillation import SUMMARY
+from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.reweighting import Reweighting
+
+N_STRATA = 50  # of the picture, where the selector has none
+
+
+def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction) -> None:
+    """Write the history of the last stage, the stages used, the adapter, and what curriculum and gates did.
+
+    Args:
+        folder: where.
+        trainer: it has fitted the model.
+        test_rows: the rows whose gates are drawn, where weights depend on the row.
+    """
+    folder.write("history.json", trainer.history)
+    folder.write("stages.json", trainer.model.stages.used)
+    if trainer.gammas:
+        folder.write("gammas.json", trainer.gammas)
+    if trainer.coreset:
+        for name in (CORESET_FILE, CORESET_SUMMARY):
+            shutil.copy(trainer.coreset / name, folder.path / name)
+        _plot_coreset(folder, trainer)
+        _plot_search(folder, trainer.coreset)
+    elif trainer.n_train_rows and trainer.config["coreset_file"]:
+        shutil.copy(trainer.config["coreset_file"], folder.path / CORESET_FILE)
+    if not trainer.tuned:
+        return
+    last = trainer.tuned[-1]
+    shutil.copytree(last.folder / "adapter", folder.path / "adapter")
+    if trainer.model.is_instance_wise:
+        gates = trainer.model.gates(trainer.model.histories(test_rows)).cpu().numpy()
+        plot_gates(gates, folder.path / "gates.png", title=f"{folder.path.name}: gates of the test rows")
+    if trainer.distilled:
+        folder.write("distilled.json", json.loads((trainer.distilled / SUMMARY).read_text(encoding="utf-8")))
+    if not last.settings:
+        return
+    facts = {**last.settings, "initial_distance": last.initial_distance, "best_epoch": last.best_epoch}
+    folder.write("curriculum.json", facts)
+    plot_curriculum(
+        last.history,
+        folder.path / "curriculum.png",
+        title=f"{folder.path.name}: {', '.join(f'{name} {value:g}' for name, value in last.settings.items())}",
+        metric=trainer.valid_metric,
+        initial_distance=last.initial_distance,
+        best_epoch=last.best_epoch,
+    )
+
+
+def read_llm_run(folder: Path, config: Any, model: LLMRecommender) -> None:
+    """Give a model what a run of this config left in its folder: the adapter, and the strength of the re-weighting."""
+    if (folder / "adapter").is_dir():  # an untuned LLM has none
+        model.adapter.load(model.llm, folder / "adapter", model.adapter_owner)
+    model.prepare()
+    if config["reweight"] != "none":
+        metric = config["valid_metric"].lower()
+        gammas = json.loads((folder / "gammas.json").read_text(encoding="utf-8"))
+        model.rescore = Reweighting(config, model, metric).rescorer(gammas.get(metric, 0.0))
+
+
+def write_stage_table(folder: RunFolder, results: Sequence[RunResult]) -> str:
+    """Write test and validation metrics after every stage; returns them as text.
+
+    ``stage_table.md`` has a line for each stage and split, ``stage_table.json`` and ``.csv`` the unrounded values.
+    """
+    lines = []
+    for result in results:
+        for split in ("valid", "test"):
+            facts = {"model": f"{result.model}, {split}", "notes": (), "test": getattr(result, split), "valid": {}}
+            lines.append(RunResult(**{**vars(result), **facts}))
+    table = ResultTable(tuple(lines), title="Stages")
+    table.write(folder.path, "stage_table")
+    return table.text()
+
+
+def _plot_coreset(folder: RunFolder, trainer: LLMTrainer) -> None:
+    """Strata are those of the selector where it has some."""
+    with open(folder.path / CORESET_FILE, newline="", encoding="utf-8") as file:
+        rows = [(float(line["score"]), line["selected"] == "1") for line in csv.DictReader(file)]
+    summary = json.loads((folder.path / CORESET_SUMMARY).read_text(encoding="utf-8"))
+    scores, selected = (np.array(column) for column in zip(*rows, strict=True))
+    plot_coreset(
+        folder.path / "coreset.png",
+        scores,
+        score_strata(scores, summary.get("n_groups", N_STRATA), summary.get("hard_prune_ratio", 0.0)),
+        selected,
+        summary["seconds"],
+        {tuned.stage: sum(record["seconds"] for record in tuned.history) for tuned in trainer.tuned},
+        title=f"{folder.path.name}: {summary['coreset']}, {summary['selected']:,} of {summary['pool']:,} rows",
+        n_all=summary["rows"] if trainer.tuned else None,
+    )
+
+
+def _plot_search(folder: RunFolder, coreset: Path) -> None:
+    """``goracs.png``, or another selector's, where the selector tells of a search."""
+    if not (coreset / CORESET_MAP).is_file():
+        return
+    summary = json.loads((coreset / CORESET_SUMMARY).read_text(encoding="utf-8"))
+    outcome, name = summary["outcome"], summary["coreset"]
+    several = len(outcome["starts"]) > 1
+    traces = {
+        f"class {label}, {start}" if several else start: trace
+        for label, starts in outcome["starts"].items()
+        for start, trace in starts.items()
+    }
+    title = f"{folder.path.name}: {name}, {outcome['method']}, {summary['selected']:,} of {summary['pool']:,} rows"
+    with np.load(coreset / CORESET_MAP) as places:
+        plot_goracs(folder.path / f"{name}.png", traces, **places, title=title)

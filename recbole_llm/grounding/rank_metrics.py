@@ -1,0 +1,63 @@
+"""Metrics of single rows from the rank of their one target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+
+def hit_at(ranks: Any, k: int) -> np.ndarray:
+    """Hit@k of each row: 1 where the target is among the first k.
+
+    Args:
+        ranks: ``[rows]``, 0-based ranks of the one target per row.
+        k: cut-off, at least 1; may exceed the catalogue.
+
+    Returns:
+        float64 ``[rows]``; the mean over rows is the metric.
+    """
+    return (_checked_ranks(ranks, k) < k).astype(np.float64)
+
+
+def recall_at(ranks: Any, k: int) -> np.ndarray:
+    """Recall@k of each row ``[rows]``: with one target per row the same as ``hit_at``."""
+    return hit_at(ranks, k)
+
+
+def ndcg_at(ranks: Any, k: int) -> np.ndarray:
+    """NDCG@k of each row ``[rows]`` with one target: ``1 / log2(rank + 2)`` within the first k, else 0."""
+    return hit_at(ranks, k) / np.log2(_checked_ranks(ranks, k) + 2.0)
+
+
+def mrr_at(ranks: Any, k: int) -> np.ndarray:
+    """Reciprocal rank of each row ``[rows]``: ``1 / (rank + 1)`` within the first k, else 0."""
+    return hit_at(ranks, k) / (_checked_ranks(ranks, k) + 1.0)
+
+
+RANK_METRICS: Mapping[str, Callable[[Any, int], np.ndarray]] = MappingProxyType(
+    {"recall": recall_at, "ndcg": ndcg_at, "mrr": mrr_at, "hit": hit_at}
+)
+
+
+def metric_means(ranks: Any, topk: Iterable[int], metrics: Iterable[str] = tuple(RANK_METRICS)) -> dict[str, float]:
+    """Means over rows, unrounded, under RecBole's names: ``{"recall@1": ..., "recall@5": ..., "ndcg@1": ...}``.
+
+    Args:
+        ranks: ``[rows]``, 0-based ranks, at least one.
+        topk: cut-offs.
+        metrics: names of ``RANK_METRICS``.
+    """
+    cutoffs = tuple(topk)
+    return {f"{name}@{k}": float(RANK_METRICS[name](ranks, k).mean()) for name in metrics for k in cutoffs}
+
+
+def _checked_ranks(ranks: Any, k: int) -> np.ndarray:
+    values = np.asarray(ranks)
+    if k < 1:
+        raise ValueError(f"the cut-off must be at least 1, got {k}")
+    if values.ndim != 1 or (values < 0).any():
+        raise ValueError("ranks must be [rows] and not negative (0 is the first place)")
+    return values

@@ -1,0 +1,1 @@
+"""Prompts: wording, and how titles become token ids."""

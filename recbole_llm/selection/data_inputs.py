@@ -1,0 +1,92 @@
+"""What selectors need to know of rows that no model has to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llm.errors import InputError
+from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.selection.pool import Pool
+
+
+class ValidRows(NamedTuple):
+    """Validation rows that can be read.
+
+    Attributes:
+        rows: themselves.
+        examples: prompt and response of each.
+    """
+
+    rows: Interaction
+    examples: list[Example]
+
+
+class DataInputs:
+    """One method per input, of its name.
+
+    Args:
+        model: the recommender, which knows the items' titles.
+        config: the resolved config.
+        pool: the rows to choose from.
+    """
+
+    def __init__(self, model: LLMRecommender, config: Any, pool: Pool) -> None:
+        self.model, self.config, self.pool = model, config, pool
+
+    def labels(self) -> np.ndarray | None:
+        """Whether each row is a like; None where rows have no labels. Returns: int64 [n]."""
+        return self._labels(self.pool.rows) if self.config.task == "click" else None
+
+    def valid_labels(self) -> np.ndarray | None:
+        """The same of the validation rows that can be read."""
+        return self._labels(self.valid.rows) if self.config.task == "click" else None
+
+    def texts(self) -> list[str]:
+        """Titles of each row's history and target; the words of the prompt, which all rows share, tell none apart."""
+        return self._texts(self.pool.histories, self.pool.rows)
+
+    def target_texts(self) -> list[str]:
+        """The same of the validation rows."""
+        rows = self.pool.valid_data.inter_feat
+        return self._texts(self.model.histories(rows), rows)
+
+    def history_lengths(self) -> np.ndarray:
+        """Training interactions of each row's user, as far as the training rows tell of them. Returns: int64 [n]."""
+        data = self.pool.data
+        users, lengths = (data.inter_feat[name].numpy() for name in (data.uid_field, data.item_list_length_field))
+        longest = np.zeros(users.max() + 1, dtype=np.int64)
+        np.maximum.at(longest, users, lengths)
+        mine = self.pool.rows[data.uid_field].numpy()
+        return np.maximum(longest, np.bincount(users))[mine] + 1  # a user's first interaction is no row's target
+
+    @cached_property
+    def valid(self) -> ValidRows:
+        """The validation rows that can be read.
+
+        Raises:
+            InputError: there is none.
+        """
+        rows = self.pool.valid_data.inter_feat
+        examples = self.model.examples(rows)
+        places = [place for place, example in enumerate(examples) if example is not None]
+        if not places:
+            raise InputError(f"coreset: no validation row has titles in field '{self.config['title_field']}'")
+        return ValidRows(rows[torch.tensor(places)], [examples[place] for place in places])
+
+    def titles(self, items: Sequence[int]) -> str:
+        """Titles of items as one text; those without one are left out."""
+        titles = self.model.catalog.titles
+        return "; ".join(title for item in items if (title := titles[item]))
+
+    def _labels(self, rows: Interaction) -> np.ndarray:
+        return (rows[self.config["LABEL_FIELD"]] > 0).long().numpy()
+
+    def _texts(self, histories: Sequence[Sequence[int]], rows: Interaction) -> list[str]:
+        targets = rows[self.model.ITEM_ID].tolist()
+        return [self.titles([*history, item]) for history, item in zip(histories, targets, strict=True)]

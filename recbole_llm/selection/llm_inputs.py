@@ -1,0 +1,142 @@
+"""What selectors need to know of rows from the untuned LLM: gradients, losses and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, losses_per_row
+from recbole_llm.coreset.influence.row_losses import frozen
+from recbole_llm.llm.prefill import PrefillScorer
+from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.prompt.batches import micro_batches
+from recbole_llm.selection.data_inputs import DataInputs
+from recbole_llm.selection.text_vectors import llm_encoder
+
+SETTINGS = {
+    "effort": ("effort_weights", "effort_tokens"),
+    "gradient_norms": ("effort_weights",),
+    "quality": ("effort_tokens",),
+}
+
+
+class LLMInputs:
+    """One method per input, of its name.
+
+    Args:
+        model: the recommender, untuned.
+        config: the resolved config.
+        data: the rows.
+        examples: prompt and response of each row to choose from.
+    """
+
+    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[Example]) -> None:
+        self.model, self.config, self.data, self.pool, self.examples = model, config, data, data.pool, examples
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What an input depends on, as JSON values."""
+        return {
+            **self.pool.digests,
+            "settings": {key: self.config[key] for key in SETTINGS.get(name, ())},
+            "seed": self.config["seed"],
+            "model": self.model.facts(),
+            "class": type(self.model).__name__,
+        }
+
+    def effort(self) -> np.ndarray:
+        """Norms of the gradient of the untuned LLM's loss by the adapter's weights. Returns: [n]."""
+        return self._norms(self._answer_losses)
+
+    def gradient_norms(self) -> np.ndarray:
+        """The same; for clicks of the loss of the choice between Yes and No. Returns: [n]."""
+        return self._norms(self._own_losses)
+
+    def quality(self) -> np.ndarray:
+        """Minus the untuned LLM's loss on each row: how likely its answer is. Returns: [n]."""
+        return self._numbers(lambda batch: -self._own_losses(batch))
+
+    def choice_errors(self) -> np.ndarray:
+        """EL2N of clicks: the length of the error of the probabilities of No and Yes, sqrt(2) |p - y|. Returns: [n]."""
+        return self._numbers(lambda batch: el2n_scores(self._choice_logits(batch), self._labels[batch]))
+
+    def llm_vectors(self) -> np.ndarray:
+        """Embeddings of the histories' titles by the untuned LLM. Returns: float32 [n, d]."""
+        texts = [self.data.titles(history) for history in self.pool.histories]
+        with self.model.untuned() as llm:
+            return llm_encoder(self.model, llm, "last").encode(texts, progress=self.model.show_progress)
+
+    def _numbers(self, of_batch: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
+        """A number per row, without a gradient."""
+
+        def numbers(batches: Sequence[Sequence[int]]) -> np.ndarray:
+            with torch.no_grad():
+                return np.concatenate([of_batch(batch).cpu().double().numpy() for batch in batches])
+
+        return self._by_row(numbers)
+
+    def _norms(self, losses: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
+        model = self.model
+        # A gate network has no gradient yet: LoRA's B is 0 before tuning, so that gates make no difference.
+        own = {*model.llm.parameters()} - {*model.adapter.trainable_groups(model.llm).get("gate", ())}
+        with frozen(weight for weight in model.parameters() if weight not in own):
+            names = effort_weights(model.llm, self.config["effort_weights"])
+
+            def norms(batches: Sequence[Sequence[int]]) -> np.ndarray:
+                return effort_scores(model.llm, lambda _, batch: losses(batch), batches, names, model.show_progress)
+
+            return self._by_row(norms)
+
+    def _by_row(self, compute: Callable[[Sequence[Sequence[int]]], np.ndarray]) -> np.ndarray:
+        """Numbers in the order of the rows, from a function that gives them in the order of batches of places."""
+        lengths = [len(prompt) + len(response) for prompt, response in self.examples]
+        batches = micro_batches(lengths, self.config["micro_batch_tokens"], sort=True)
+        was_training = self.model.training
+        self.model.eval()
+        found = np.empty(len(self.examples))
+        found[np.concatenate(batches).astype(int)] = compute(batches)
+        self.model.train(was_training)
+        return found
+
+    def _own_losses(self, batch: Sequence[int]) -> torch.Tensor:
+        return self._choice_losses(batch) if self.config.task == "click" else self._answer_losses(batch)
+
+    @cached_property
+    def _prefill(self) -> PrefillScorer:
+        return PrefillScorer(self.model.llm, self.model.backbone.pad_token_id)
+
+    def _answer_losses(self, batch: Sequence[int]) -> torch.Tensor:
+        """Mean loss of the tokens of each answer. Returns: [rows]."""
+        prompts, answers = zip(*(self._scored(*self.examples[row]) for row in batch), strict=True)
+        with self.model.instances([self.pool.histories[row] for row in batch]):
+            if self.model.is_instance_wise:  # a pass that goes on from a cache would want the gates as an argument
+                found = self.model.scorer.log_probs(prompts, [[answer] for answer in answers])
+            else:
+                found = self._prefill.log_probs(prompts, answers)
+        return losses_per_row(-found.values, found.rows, len(batch))
+
+    def _choice_losses(self, batch: Sequence[int]) -> torch.Tensor:
+        """Cross entropy of each label under the two-way softmax over the tokens of No and Yes. Returns: [rows]."""
+        logits = self._choice_logits(batch)
+        return cross_entropy(logits, self._labels[batch].to(logits.device), reduction="none")
+
+    def _choice_logits(self, batch: Sequence[int]) -> torch.Tensor:
+        """Log-probabilities of the tokens of No and Yes after each prompt. Returns: [rows, 2]."""
+        answers = [[token] for token in self.model.prompts.answer_token_ids]
+        with self.model.instances([self.pool.histories[row] for row in batch]):
+            found = self.model.scorer.log_probs([self.examples[row][0] for row in batch], [answers] * len(batch))
+        return found.values.new_zeros(len(batch), len(answers)).index_put((found.rows, found.answers), found.values)
+
+    @cached_property
+    def _labels(self) -> torch.Tensor:
+        return torch.from_numpy(self.data.labels())
+
+    def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
+        """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
+        if self.config["effort_tokens"] == "answer":
+            return prompt, response
+        return prompt[:1], prompt[1:] + response

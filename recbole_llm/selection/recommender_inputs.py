@@ -1,0 +1,249 @@
+"""What selectors need to know of rows from the auxiliary recommender: errors, gradients, influence and states."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction, cat_interactions
+
+from recbole_llm.classic.auxiliary import AuxiliaryRecommender
+from recbole_llm.coreset import MeanLoss, el2n_scores, grand_scores, parameter_losses, row_influence
+from recbole_llm.coreset.influence.row_losses import Losses, StagedLosses, frozen
+from recbole_llm.data.rows import SAMPLE_ID, rows_digest
+from recbole_llm.errors import InputError
+from recbole_llm.selection.pool import Pool
+from recbole_llm.selection.tail import TransformerTail, row_losses
+from recbole_llm.stages import stage_seed
+
+SETTINGS = {
+    "influence": (
+        "influence_method",
+        "damping_ratio",
+        "influence_damping",
+        "influence_scale",
+        "influence_steps",
+        "influence_step_rows",
+        "influence_target",
+        "influence_weights",
+        "coreset_unit",
+    )
+}
+WEIGHT = "influence_weight"  # column of a row's part in the mean loss
+_LOGITS = 2**21  # numbers of one batch's scores of all items: 8 MB in float32, near what a CPU's cache holds
+_LARGEST_HESSIAN = 20_000  # weights; the matrix has their square
+log = logging.getLogger(__name__)
+
+
+class RecommenderInputs:
+    """One method per input, of its name.
+
+    Args:
+        auxiliary: the recommender, trained.
+        config: the resolved config of the LLM recommender.
+        pool: the rows to choose from.
+
+    Attributes:
+        influence_facts: what the computation of influence reports, such as the Hessian's eigenvalues.
+    """
+
+    def __init__(self, auxiliary: AuxiliaryRecommender, config: Any, pool: Pool) -> None:
+        self.auxiliary, self.config, self.pool = auxiliary, config, pool
+        self.influence_facts: dict[str, Any] = {}
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What an input depends on, as JSON values."""
+        facts = {
+            **self.pool.digests,
+            "settings": {key: self.config[key] for key in SETTINGS.get(name, ())},
+            "seed": self.config["seed"],
+            "recommender": self.auxiliary.fingerprint,
+        }
+        if name == "influence" and self.config["influence_target"] == "valid":
+            facts["valid_rows"] = rows_digest(self.pool.valid_data)
+        return facts
+
+    def recommender_vectors(self) -> np.ndarray:
+        """States after the histories. Returns: [n, d]."""
+        return self.auxiliary.sequence_states(self.pool.histories)
+
+    def el2n(self) -> np.ndarray:
+        """Lengths of the error vectors. Returns: [n]."""
+        target = self.pool.data.iid_field
+        parts = [
+            el2n_scores(self.auxiliary.scores(batch), batch[target].numpy()) for batch in self._batches(self.pool.rows)
+        ]
+        return np.concatenate(parts)
+
+    def grand(self) -> np.ndarray:
+        """Norms of the loss's gradient by all of the recommender's weights. Returns: [n]."""
+        recommender = self.auxiliary.model
+        params, losses = parameter_losses(
+            recommender,
+            influence_weights(recommender, "all"),
+            lambda model, batch: full_losses(model, Interaction(batch)),
+        )
+        batches = (self._on_device(batch).interaction for batch in self._batches(self.pool.rows))
+        return torch.cat([grand_scores(losses, params, batch).cpu() for batch in batches]).numpy()
+
+    def influence(self) -> np.ndarray:
+        """Influence of each row, or user, on the recommender's mean loss. Returns: [n].
+
+        A user's loss is the mean over all of the user's training rows, as in DEALRec; the mean loss is over users.
+        """
+        method, steps = self.config["influence_method"], self.config["influence_steps"]
+        names = influence_weights(self.auxiliary.model, self.config["influence_weights"])
+        rows, owners = self._owned_rows()
+        by_validation = self.config["influence_target"] == "valid"
+        parts = [rows, *([self.pool.valid_data.inter_feat] if by_validation else [])]
+        params, losses, (rows, *judged) = self._loss_function(names, parts)
+        if method == "exact" and len(params) > _LARGEST_HESSIAN:
+            raise InputError(
+                f"influence_method: exact needs a matrix of {len(params):,} x {len(params):,}; choose cg, or "
+                "influence_weights: attention"
+            )
+        train = self._mean_loss(losses, params, rows, owners, self._step_sample(rows, owners))
+        target = [self._mean_loss(losses, params, part, np.arange(len(part))) for part in judged]
+        with frozen(self.auxiliary.model.parameters()):
+            found = row_influence(
+                train,
+                *target,
+                method=method,
+                damping_ratio=self.config["damping_ratio"],
+                damping=self.config["influence_damping"],
+                scale=self.config["influence_scale"],
+                **({} if steps is None else {"steps": steps}),
+            )
+        self.influence_facts = {**found.facts(), "weights": names}
+        return np.bincount(owners, weights=found.scores.cpu().numpy(), minlength=len(self.pool))
+
+    def _loss_function(
+        self, names: list[str], parts: Sequence[Interaction]
+    ) -> tuple[torch.Tensor, Losses, Sequence[Interaction]]:
+        """Weights, losses as a function of them, and rows as that function takes them.
+
+        Where the recommender's tail gives the losses of all rows, what lies before it is computed once.
+        """
+        recommender = self.auxiliary.model
+        tail = TransformerTail.of(recommender, names)
+        known = [tail and self._before(tail, part) for part in parts]
+        if None not in known:
+            return *tail_losses(tail, names), known
+        log.info("Influence goes through the whole of %s in every step.", type(recommender).__name__)
+        return *parameter_losses(recommender, names, weighted_losses), parts
+
+    def _before(self, tail: TransformerTail, rows: Interaction) -> Interaction | None:
+        """What the tail needs to know of rows, from one pass; None where it is no tail of this recommender."""
+        parts = [tail.inputs(self._on_device(batch)) for batch in self._batches(rows)]
+        return None if None in parts else cat_interactions([part.cpu() for part in parts])
+
+    def _owned_rows(self) -> tuple[Interaction, np.ndarray]:
+        """The rows of the mean loss, and the place in the pool of what each belongs to: itself, or its user."""
+        if self.config["coreset_unit"] == "row":
+            return self.pool.rows, np.arange(len(self.pool))
+        rows, user = self.pool.data.inter_feat, self.pool.data.uid_field
+        rows = rows[rows[SAMPLE_ID].argsort()]  # so that the order of the rows has no part in rounding
+        pool, users = self.pool.rows[user].numpy(), rows[user].numpy()
+        order = np.argsort(pool)
+        found = np.searchsorted(pool[order], users).clip(max=len(pool) - 1)
+        own = pool[order][found] == users
+        return rows[torch.from_numpy(own)], order[found][own]
+
+    def _mean_loss(
+        self, losses: Any, params: torch.Tensor, rows: Interaction, owners: np.ndarray, sample: Any = None
+    ) -> MeanLoss:
+        batches = [self._on_device(batch) for batch in self._batches(weighted(rows, owners))]
+        return MeanLoss(losses, params, batches, sample, progress=bool(self.config["show_progress"]))
+
+    def _step_sample(self, rows: Interaction, owners: np.ndarray) -> Callable[[int], Interaction] | None:
+        """Draws rows, or users with all of theirs, for the Hessian of a step; with replacement."""
+        size = self.config["influence_step_rows"]
+        if size is None:
+            return None
+        by_owner = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
+        seed = stage_seed(self.config["seed"], "influence")
+
+        def sample(step: int) -> Interaction:
+            drawn = [
+                by_owner[owner] for owner in np.random.default_rng([seed, step]).integers(len(by_owner), size=size)
+            ]
+            part = rows[torch.from_numpy(np.concatenate(drawn))]
+            return self._on_device(weighted(part, np.repeat(np.arange(size), [len(own) for own in drawn])))
+
+        return sample
+
+    def _batches(self, rows: Interaction) -> list[Interaction]:
+        size = max(1, min(self.config["eval_batch_size"], _LOGITS // self.pool.data.item_num))
+        return [rows[part] for part in torch.arange(len(rows)).split(size)]
+
+    def _on_device(self, batch: Interaction) -> Interaction:
+        return batch.to(self.config["device"])
+
+
+def check_solver(config: Any) -> None:
+    """Refuse settings of another solver than the one of influence.
+
+    Raises:
+        InputError: a key has no part in ``influence_method``.
+    """
+    method = config["influence_method"]
+    for key in ("influence_scale", "influence_step_rows"):
+        if config[key] is not None and method != "lissa":
+            raise InputError(f"{key}: it is of influence_method: lissa, not of {method}; leave it out")
+    if config["influence_steps"] is not None and method == "exact":
+        raise InputError("influence_steps: influence_method: exact takes no steps; leave it out")
+
+
+def weighted(rows: Interaction, owners: np.ndarray) -> Interaction:
+    """Rows with weights whose mean over rows is the mean over owners of the mean over an owner's rows.
+
+    Args:
+        rows: N rows.
+        owners: int64 [N], what each belongs to, 0 to n - 1.
+    """
+    counts = np.bincount(owners)
+    weights = len(owners) / (len(counts) * counts[owners])
+    return Interaction({**rows.interaction, WEIGHT: torch.from_numpy(weights).float()})
+
+
+def full_losses(recommender: torch.nn.Module, batch: Interaction) -> torch.Tensor:
+    """Cross entropy of each row's target under the recommender's full-sort scores. Returns: [rows]."""
+    return row_losses(recommender.full_sort_predict(batch), batch[recommender.ITEM_ID])
+
+
+def weighted_losses(recommender: torch.nn.Module, batch: Interaction) -> torch.Tensor:
+    """The same times the weights of :func:`weighted`. Returns: [rows]."""
+    return full_losses(recommender, batch) * batch[WEIGHT]
+
+
+def tail_losses(tail: TransformerTail, names: Sequence[str]) -> tuple[torch.Tensor, StagedLosses]:
+    """Weights of a recommender that are in its tail, and :func:`weighted_losses` as a function of them."""
+    params, states = parameter_losses(tail, tail.names(names), TransformerTail.states)
+    return params, StagedLosses(states, lambda found, batch: tail.losses(found, batch) * batch[WEIGHT])
+
+
+def influence_weights(recommender: torch.nn.Module, which: str) -> list[str]:
+    """Names of the recommender's weights that influence is computed by.
+
+    Args:
+        recommender: RecBole's model.
+        which: ``attention`` (output projection of the last attention block, as the code of DEALRec does), ``ffn`` (the
+            linear map after it), or ``all``.
+
+    Raises:
+        InputError: the model has no such weight.
+    """
+    kind = type(recommender).__name__
+    names = [name for name, weight in recommender.named_parameters() if weight.requires_grad]
+    if not names:
+        raise InputError(f"recommender: {kind} learns no weights, so its loss has no gradient; choose SASRec")
+    if which == "all":
+        return names
+    ending = {"attention": "multi_head_attention.dense.weight", "ffn": "feed_forward.dense_2.weight"}[which]
+    found = [name for name in names if name.endswith(ending)]
+    if not found:
+        raise InputError(f"influence_weights: {kind} has no {which} block; set influence_weights: all")
+    return found[-1:]

@@ -1,0 +1,1 @@
+"""Settings: names, ranges, defaults, the order of property files, and the command line."""

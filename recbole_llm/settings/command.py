@@ -1,0 +1,234 @@
+"""The command line: words to settings, without evaluating anything."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from recbole_llm.errors import InputError
+from recbole_llm.property_files import PropertyLoader, find_config_file, load_yaml
+from recbole_llm.registry import AXES, llm_model_names, suggestion
+from recbole_llm.settings.defaults import COMMAND_KEYS, known_keys
+from recbole_llm.settings.schema import check_known, is_text
+
+HELP = """\
+usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
+
+  --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
+  --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)
+  --config_files="a.yaml b.yaml"  settings from files, later ones win; paper/<name>.yaml names a setting of ours
+  --<key>=<value>                 a setting, for every model that knows it; it wins over files
+  --<Model>.<key>=<value>         a setting for one of the models only
+
+--key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
+All settings, with types and ranges: the files in properties/, and docs/configuration.md.
+
+LLM models: {models}; all others are RecBole's. Their axes:
+{axes}
+"""
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    axes = (f"  --{axis:<12}{', '.join(values)}" for axis, values in AXES.items())
+    return HELP.format(models=", ".join(llm_model_names()), axes="\n".join(axes))
+
+
+PLAIN = (bool, int, float, str, list, dict, type(None))
+YAML_NULLS = ("", "~", "null", "Null", "NULL")
+
+
+@dataclass
+class Command:
+    """A command line, sorted.
+
+    Attributes:
+        models: the models to run, in order.
+        dataset: name of the data set.
+        config_files: config files in order of reading.
+        shared: bare settings, for every model that knows them.
+        per_model: settings of one model only, by its name.
+        help: whether the user asked for :func:`help_text`; the rest is empty then.
+    """
+
+    models: list[str] = field(default_factory=list)
+    dataset: str = ""
+    config_files: list[str] = field(default_factory=list)
+    shared: dict[str, Any] = field(default_factory=dict)
+    per_model: dict[str, dict[str, Any]] = field(default_factory=dict)
+    help: bool = False
+
+
+def parse_value(text: str) -> Any:
+    """A word of the command line as a value: a Python literal, else YAML, else the text itself; never evaluated.
+
+    Example:
+        >>> [parse_value(word) for word in ("1e-4", "[1, 5]", "[Recall, NDCG]", "true", "~", "a=b")]
+        [0.0001, [1, 5], ['Recall', 'NDCG'], True, None, 'a=b']
+    """
+    try:
+        return _plain(ast.literal_eval(text.strip()))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    try:
+        value = _plain(yaml.load(text, Loader=PropertyLoader))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return text
+    # YAML drops what it takes for a comment, so text is better kept as it was typed.
+    return text if isinstance(value, str) or value is None and text.strip() not in YAML_NULLS else value
+
+
+def _plain(value: Any) -> Any:
+    """The value with tuples as lists; a ValueError for what no setting can be (bytes, sets, dates)."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if not isinstance(value, PLAIN):
+        raise ValueError(f"not a setting: {value!r}")
+    return value
+
+
+def parse_text(text: str) -> str | None:
+    """A word of the command line for a setting that is text whatever it looks like: quotes go, ``~`` is None."""
+    if text.strip() in (*YAML_NULLS, "None"):
+        return None
+    try:
+        literal = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return literal if isinstance(literal, str) else text
+
+
+def parse_setting(key: str, text: str) -> Any:
+    """The value of one setting; ``key`` may carry a model's name before a dot."""
+    return parse_text(text) if is_text(key.rpartition(".")[2]) else parse_value(text)
+
+
+def parse_words(argv: Sequence[str]) -> dict[str, str]:
+    """``--key=value`` and ``--key value`` as raw words by key.
+
+    Raises:
+        InputError: a word without a key, a key without a value, or a key given twice with different values.
+    """
+    words: dict[str, str] = {}
+    waiting = list(argv)
+    while waiting:
+        word = waiting.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key:
+            raise InputError(f"'{word}' belongs to no setting; write --key=value, and quote a value that holds spaces")
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise InputError(f"--{key} has no value; write --{key}=value (a switch is --{key}=True)")
+            value = waiting.pop(0)
+        if words.setdefault(key, value) != value:
+            raise InputError(f"--{key} is given twice, as '{words[key]}' and as '{value}'; keep one")
+    return words
+
+
+def parse_argv(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of a command line by key, dotted keys as they are (see :func:`parse_words` for errors)."""
+    return {key: parse_setting(key, word) for key, word in parse_words(argv).items()}
+
+
+def split_names(value: Any) -> list[str]:
+    """Names from ``"A,B"``, ``"A B"`` or a list."""
+    parts = value if isinstance(value, list) else [value or ""]
+    return [name for part in parts for name in str(part).replace(",", " ").split()]
+
+
+def split_by_model(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Bare settings, and those with a model's name before a dot: ``{"BIGRec.epochs": 4}`` is of BIGRec only."""
+    shared: dict[str, Any] = {}
+    per_model: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        model, _, name = key.rpartition(".")
+        (per_model.setdefault(model, {}) if model else shared)[name] = value
+    return shared, per_model
+
+
+def check_prefixes(per_model: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> None:
+    """Refuse settings such as ``BIGRec.epochs`` where no BIGRec is run.
+
+    Raises:
+        InputError: naming the setting and the models there are.
+    """
+    for model, settings in per_model.items():
+        if model not in models:
+            hint = suggestion(model, models, f"; the models are {', '.join(models)}")
+            raise InputError(f"{model}.{next(iter(settings))}: no model named '{model}' is run{hint}")
+
+
+def parse_command(argv: Sequence[str]) -> Command:
+    """Sort the words of the command line, without the program's name; model and data set may stand in a config file.
+
+    Raises:
+        InputError: see :func:`parse_words`; no model or data set, a model named twice, an unreadable config file, or a
+            setting of a model that is not run.
+    """
+    if any(word in ("--help", "-h") for word in argv):
+        return Command(help=True)
+    settings = parse_argv(argv)
+    files = split_names(settings.pop("config_files", None))
+    in_files: dict[str, Any] = {}
+    for file in files:
+        in_files.update(load_yaml(find_config_file(file)))
+    models = split_names(settings.pop("model", in_files.get("model")))
+    dataset = settings.pop("dataset", in_files.get("dataset"))
+    if not models or not dataset:
+        missing = "dataset=ml-100k" if models else "model=BIGRec"
+        raise InputError(f"no {missing.partition('=')[0]} is given; add for example --{missing} (--help shows more)")
+    if len(set(models)) < len(models):
+        raise InputError(f"--model={','.join(models)} names a model twice")
+    shared, per_model = split_by_model(settings)
+    check_prefixes(per_model, models)
+    return Command(models, str(dataset), files, shared, per_model)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Settings from one place: bare ones, and those of one model only."""
+
+    source: str
+    shared: Mapping[str, Any]
+    per_model: Mapping[str, Mapping[str, Any]]
+
+
+def settings_for(model: str, command: Command) -> dict[str, Any]:
+    """The user's settings for one of a command's models, files included: the ``config_dict`` of its config.
+
+    Config files in their order, then the command line; in each of them bare keys, as far as the model knows them, then
+    the model's own (``BIGRec.epochs``).
+
+    Raises:
+        InputError: a bare key that none of the models knows, a prefixed key that its model does not know, an unreadable
+            config file.
+    """
+    files = [(name, load_yaml(find_config_file(name))) for name in command.config_files]
+    layers = [_Layer(f"config file {name}: ", *split_by_model(content)) for name, content in files]
+    layers.append(_Layer("--", command.shared, command.per_model))
+    known = {name: known_keys(name, command.dataset, _recommender_in(layers, name)) for name in command.models}
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        check_prefixes(layer.per_model, command.models)
+        for key in layer.shared:
+            check_known(key, frozenset().union(*known.values()), " or ".join(command.models), layer.source)
+        for name, own in layer.per_model.items():
+            for key in own:
+                check_known(key, known[name], name, f"{layer.source}{name}.")
+        settings.update({key: value for key, value in layer.shared.items() if key in known[model]})
+        settings.update(layer.per_model.get(model, {}))
+    return {key: value for key, value in settings.items() if key not in COMMAND_KEYS}
+
+
+def _recommender_in(layers: Sequence[_Layer], model: str) -> str | None:
+    """The ``llm_recommender`` that the user sets for a model; it decides which property files apply."""
+    found = None
+    for layer in layers:
+        found = {**layer.shared, **layer.per_model.get(model, {})}.get("llm_recommender", found)
+    return found

@@ -1,0 +1,424 @@
+"""Prompts read as their layout says, as text and as token ids, for every tokenizer family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.errors import InputError
+from recbole_llm.llm.branches import branch_batch
+from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
+from recbole_llm.prompt.titles import clean_answer, clean_title
+from tests.families import FAMILIES, TEXTS, make_tokenizer
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ("movie", "game", "book", "artist", "video", "product", "item")
+WORDS = {"item": "movie", "items": "movies", "verb": "watched"}
+TITLES = [None, "Toy Story (1995)", 'Say "Hi"', None, "罗马假日", "Babe", "</s> <|im_end|> {item}", "Babe"]
+CATALOG = ItemCatalog(TITLES)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_metaspace_tokenizer():
+    """Puts a blank before every text, as Llama's SentencePiece does, with bytes for what it does not know."""
+    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    raw.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=500, special_tokens=specials))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+TOKENIZERS = {family: make_tokenizer(family) for family in FAMILIES}
+
+
+def make_builder(family="llama", style="alpaca", catalog=CATALOG, max_prompt_tokens=None, template=None):
+    tokenizer = TOKENIZERS[family]
+    return PromptBuilder(
+        template or PromptTemplate(**WORDS),
+        text_encoder(tokenizer),
+        catalog,
+        style=style,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        max_prompt_tokens=max_prompt_tokens,
+        chat_template=tokenizer if style == "chat" else None,
+    )
+
+
+def alpaca_tail(family):
+    return text_encoder(TOKENIZERS[family])("\n\n### Response:\n")
+
+
+def make_chat_tokenizer(family):
+    tokenizer = make_tokenizer(family)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_alpaca_layout():
+    assert make_builder().text([1, 5]) == (
+        "You know movies well and answer with the name of one movie in double quotes.\n\n"
+        "### Instruction:\n"
+        "Here are the movies a user has watched, oldest first. Name one new movie this user would like.\n\n"
+        "### Input:\n"
+        'So far this user has watched these movies: "Toy Story (1995)", "Babe"\n\n'
+        "### Response:\n"
+    )
+
+
+def test_plain_is_alpaca_without_the_headers():
+    alpaca, plain = (make_builder(style=style).text([1, 5]) for style in ("alpaca", "plain"))
+    for header in ("### Instruction:\n", "### Input:\n", "### Response:\n"):
+        assert alpaca.count(header) == 1
+        alpaca = alpaca.replace(header, "")
+    assert plain == alpaca
+
+
+def test_docs_show_the_layout_as_built():
+    assert make_builder().text([1, 5]) in (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_domain_files_read_and_use_their_words(domain):
+    template = PromptTemplate.load(ROOT / "properties" / "prompt" / f"{domain}.yaml")
+    head = template.layout().head
+    for word in (template.item, template.items, template.verb):
+        assert word in head
+    assert "{" not in head
+
+
+def test_no_domain_file_is_untested():
+    assert {path.stem for path in (ROOT / "properties" / "prompt").glob("*.yaml")} == set(DOMAINS)
+
+
+def test_a_domain_can_replace_sentences():
+    wording = {**WORDS, "preamble": "", "instruction": "Next {item}?", "input": "{history} {{{items}}}"}
+    layout = PromptTemplate.load(wording).layout()
+    assert layout.prompt(["A"]) == '### Instruction:\nNext movie?\n\n### Input:\n"A" {movies}\n\n### Response:\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"itmes": "x"}, "unknown key 'itmes'; keys: item, items, verb, preamble, instruction, input"),
+        ({"item": None}, "item must be text, not None"),
+        ({"verb": 5}, "verb must be text, not 5"),
+        ({"input": "no slot"}, "input must hold the slot {history} exactly once"),
+        ({"input": "{history} {history}"}, "input must hold the slot {history} exactly once"),
+        ({"preamble": "{history}"}, "preamble has an unknown slot {history}"),
+        ({"instruction": "{film}"}, "instruction has an unknown slot {film}; slots: item, items, verb"),
+        ({"instruction": "a { b"}, "instruction has a stray brace"),
+    ],
+)
+def test_mistakes_in_the_wording_are_one_line_errors_that_name_file_and_key(tmp_path, change, message):
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump({**WORDS, **change}))
+    for source, where in ((path, f"prompt template {path}"), ({**WORDS, **change}, "prompt template")):
+        with pytest.raises(InputError) as caught:
+            PromptTemplate.load(source)
+        assert str(caught.value).startswith(f"{where}: {message}")
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_keys_and_unreadable_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="key 'verb' is missing; it needs item, items, verb"):
+        PromptTemplate.load({"item": "movie", "items": "movies"})
+    with pytest.raises(InputError, match="absent.yaml cannot be read: No such file"):
+        PromptTemplate.load(tmp_path / "absent.yaml")
+    for text in ("- a list", "", "item: [", "item: a: b"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"prompt template .*bad.yaml (must map keys|is not valid YAML)"):
+            PromptTemplate.load(tmp_path / "bad.yaml")
+
+
+def test_an_unknown_style_lists_the_styles():
+    with pytest.raises(InputError, match="prompt_style: no style 'alpacca'; choose one of alpaca, plain, chat"):
+        make_builder(style="alpacca")
+
+
+# ---- token ids -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["alpaca", "plain"])
+def test_token_ids_spell_the_text_after_bos(family, style):
+    builder, tokenizer = make_builder(family, style), TOKENIZERS[family]
+    for history in ([1], [1, 2, 4, 5, 6], [5, 5, 5]):
+        token_ids = builder.prompt(history)
+        if tokenizer.bos_token_id is not None:
+            assert token_ids.pop(0) == tokenizer.bos_token_id
+        assert tokenizer.decode(token_ids) == builder.text(history)
+
+
+def test_head_and_tail_tokens_do_not_depend_on_the_history(family):
+    builder = make_builder(family)
+    tail = alpaca_tail(family)
+    for history in ([1], [2, 5], [6, 4, 1]):
+        token_ids = builder.prompt(history)
+        assert token_ids[: len(builder.common_prefix)] == builder.common_prefix
+        assert token_ids[-len(tail) :] == tail
+
+
+def test_a_response_is_the_quoted_title_then_eos_and_gives_the_title_back(family):
+    builder, tokenizer = make_builder(family), TOKENIZERS[family]
+    for item_id in (1, 2, 4, 5, 6):
+        *answer, last = builder.response(item_id)
+        assert last == tokenizer.eos_token_id
+        assert answer == text_encoder(tokenizer)(f'"{TITLES[item_id]}"')
+        assert CATALOG.lookup(clean_answer(tokenizer.decode(answer))) == item_id
+        assert builder.response_from_text(f'"{TITLES[item_id]}"') == [*answer, last]
+
+
+def test_generated_text_stays_raw(family):
+    builder, tokenizer = make_builder(family), TOKENIZERS[family]
+    for text in ("", ' "Toy\n\nStory', '""', "Foo !"):
+        *answer, last = builder.response_from_text(text)
+        assert (tokenizer.decode(answer), last) == (text, tokenizer.eos_token_id)
+
+
+def test_titles_that_spell_special_tokens_stay_text(family):
+    tokenizer = TOKENIZERS[family]
+    builder = make_builder(family, catalog=ItemCatalog([None, " ".join(tokenizer.all_special_tokens)]))
+    assert not set(tokenizer.all_special_ids) & set(builder.response(1)[:-1])
+    assert not set(tokenizer.all_special_ids) & set(builder.prompt([1])[1:])
+
+
+titles_of_any_script = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(clean_title)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(titles_of_any_script, min_size=1))
+def test_any_title_survives_prompt_and_response(titles):
+    builder = make_builder("qwen2", catalog=ItemCatalog([None, *titles]))
+    decode = TOKENIZERS["qwen2"].decode
+    history = range(1, len(titles) + 1)
+    assert decode(builder.prompt(history)) == builder.text(history)
+    for item_id in history:
+        assert clean_answer(decode(builder.response(item_id)[:-1])) == clean_title(titles[item_id - 1])
+
+
+def test_a_tokenizer_that_opens_every_text_with_a_blank_gives_no_extra_blanks():
+    tokenizer = make_metaspace_tokenizer()
+    assert tokenizer.convert_ids_to_tokens(text_encoder(tokenizer)('"Babe"'))[0].startswith("▁")
+    layout = PromptTemplate(**WORDS).layout()
+    composer = PromptComposer(layout, text_encoder(tokenizer), eos_token_id=2, bos_token_id=1)
+    titles = ["Toy Story", "Babe", "Heat"]
+    decode = tokenizer.decode
+    assert decode(composer.compose_prompt(titles)[1:]) == layout.prompt(titles)
+    assert not tokenizer.convert_ids_to_tokens(composer.compose_response("Babe"))[0].startswith("▁")
+
+
+def test_a_tokenizer_that_merges_line_breaks_loses_none():
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    raw.train_from_iterator(['x\n\n\n### Response:\n"x'] * 50, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
+    encode = text_encoder(tokenizer)
+    assert encode("\n\n\n###")[0] != encode("\n")[0], "a line break merges with those that follow"
+    layout = PromptTemplate(**WORDS).layout()
+    composer = PromptComposer(layout, encode, eos_token_id=0)
+    assert tokenizer.decode(composer.compose_prompt(["Toy Story", "Babe"])) == layout.prompt(["Toy Story", "Babe"])
+
+
+def test_training_rows_start_with_the_prompt_that_generation_is_given(family):
+    builder, trainer_builder = make_builder(family), make_builder(family)
+    histories, targets = [[1], [1, 5, 2], [4, 6]], [5, 6, 1]
+    prompts = [trainer_builder.prompt(history) for history in histories]
+    answers = [[trainer_builder.response(target)] for target in targets]
+    batch = branch_batch(prompts, answers, pad_token_id=0)
+    for row, history in enumerate(histories):
+        real = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
+        assert real == builder.prompt(history) + answers[row][0][:-1]  # nothing follows EOS: it is no input
+
+
+def test_prompts_do_not_depend_on_the_size_of_the_catalogue(family):
+    larger = ItemCatalog([*TITLES, *(f"Film {number}" for number in range(500))])
+    small, large = make_builder(family), make_builder(family, catalog=larger)
+    assert small.prompt([1, 2, 6]) == large.prompt([1, 2, 6])
+    assert small.response(2) == large.response(2)
+
+
+def test_padding_and_untitled_items_are_skipped_and_repeats_kept():
+    builder = make_builder()
+    assert builder.prompt([0, 0, 1, 3, 5, 0]) == builder.prompt([1, 5])
+    assert builder.prompt([5, 7]) == builder.prompt([5, 5]) != builder.prompt([5])
+    for history in ([], [0, 0], [3, 0]):
+        with pytest.raises(ValueError, match="at least one title"):
+            builder.prompt(history)
+    with pytest.raises(ValueError, match="item '3' has no title"):
+        builder.response(3)
+
+
+def test_every_title_is_tokenised_once():
+    calls = []
+    encode = text_encoder(TOKENIZERS["gpt2"])
+    builder = PromptBuilder(
+        PromptTemplate(**WORDS), lambda text: calls.append(text) or encode(text), CATALOG, eos_token_id=0
+    )
+    builder.prompt([1, 5, 2]), builder.response(2)
+    n_calls = len(calls)
+    builder.prompt([1, 2, 5]), builder.prompt([1, 5]), builder.response(2)
+    assert len(calls) == n_calls
+
+
+# ---- limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("surplus", range(0, 60, 3))
+def test_the_oldest_titles_go_first_then_the_last_one_is_cut(family, surplus):
+    full = make_builder(family)
+    tail = alpaca_tail(family)
+    least = len(full.common_prefix) + len(tail) + 1
+    builder = make_builder(family, max_prompt_tokens=least + surplus)
+    history = [6, 1, 2, 4, 5]
+    token_ids = builder.prompt(history)
+    assert len(token_ids) <= least + surplus
+    fitting = [start for start in range(5) if len(full.prompt(history[start:])) <= least + surplus]
+    if fitting:
+        assert token_ids == full.prompt(history[fitting[0] :])
+    else:
+        last = full.prompt([5])
+        n_head = len(full.common_prefix)
+        assert token_ids == last[: n_head + surplus + 1] + tail
+    assert (builder.n_prompts, builder.n_shortened) == (1, int(fitting[:1] != [0]))
+
+
+def test_a_limit_below_the_template_names_the_least_that_works(family):
+    with pytest.raises(InputError, match=r"max_prompt_tokens: 5 is too short .* at least \d+") as caught:
+        make_builder(family, max_prompt_tokens=5)
+    least = int(str(caught.value).split("at least ")[1].split(";")[0])
+    first_token = make_builder(family).prompt([2])[len(make_builder(family).common_prefix)]
+    shortest = make_builder(family, max_prompt_tokens=least)
+    assert shortest.prompt([1, 2]) == [*shortest.common_prefix, first_token, *alpaca_tail(family)]
+    assert len(shortest.prompt([1, 2])) == least
+    with pytest.raises(InputError):
+        make_builder(family, max_prompt_tokens=least - 1)
+
+
+def test_the_fingerprint_follows_wording_style_and_limit():
+    prints = [
+        make_builder().fingerprint(),
+        make_builder(style="plain").fingerprint(),
+        make_builder(max_prompt_tokens=200).fingerprint(),
+        make_builder(template=PromptTemplate(**{**WORDS, "verb": "seen"})).fingerprint(),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert prints[0] == make_builder("gpt2", catalog=ItemCatalog([None, "Other"])).fingerprint()
+
+
+# ---- chat ----------------------------------------------------------------------------------------------------------
+
+
+def test_chat_wraps_the_plain_blocks_in_the_tokenizers_own_template(family):
+    tokenizer = make_chat_tokenizer(family)
+    builder = PromptBuilder(
+        PromptTemplate(**WORDS),
+        text_encoder(tokenizer),
+        CATALOG,
+        style="chat",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        chat_template=tokenizer,
+    )
+    history = [1, 2, 5]
+    content = make_builder(family, "plain").text(history).rstrip("\n")
+    turns = [{"role": "user", "content": content}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert builder.text(history) == rendered
+    token_ids = builder.prompt(history)
+    assert tokenizer.decode(token_ids) == rendered
+    n_bos = 0 if tokenizer.bos_token is None else 1
+    assert token_ids[: n_bos + 1].count(tokenizer.bos_token_id) == n_bos
+    assert builder.response(1) == make_builder(family).response(1)
+
+
+def test_chat_without_a_usable_template_names_the_setting():
+    with pytest.raises(InputError, match="prompt_style: the tokenizer of llm_path has no chat template"):
+        make_builder(style="chat")
+    tokenizer = make_tokenizer("llama")
+    tokenizer.chat_template = "nothing of the turn"
+    with pytest.raises(InputError, match="prompt_style: the chat template of llm_path does not print"):
+        PromptTemplate(**WORDS).layout("chat", tokenizer)
+
+
+# ---- title strings -------------------------------------------------------------------------------------------------
+
+
+def test_title_strings_give_what_item_ids_give(family):
+    builder = make_builder(family)
+    prompt, response = builder.composer.compose_example(["Toy Story (1995)", " Babe\n", 'Say "Hi"'])
+    assert prompt == builder.prompt([1, 5])
+    assert response == builder.response(2)
+
+
+# ---- slots ---------------------------------------------------------------------------------------------------------
+
+
+def make_slotted(family, max_prompt_tokens=None, catalog=CATALOG, item_slots=True):
+    tokenizer = TOKENIZERS[family]
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    options = {"max_prompt_tokens": max_prompt_tokens, "item_slots": item_slots}
+    return PromptBuilder(PromptTemplate(**WORDS), text_encoder(tokenizer), catalog, **ids, **options)
+
+
+def test_every_titled_item_has_its_slot_behind_its_title_and_the_rest_is_the_plain_prompt(family):
+    builder, plain, tokenizer = make_slotted(family), make_builder(family), TOKENIZERS[family]
+    history = [1, 0, 5, 3, 2, 5, 7, 4]  # padding, an untitled item, a repeated item and two items of one title
+    prompt = builder.prompt(history)
+    assert [-token for token in prompt if token < 0] == [1, 5, 2, 5, 7, 4]
+    assert [token for token in prompt if token >= 0] == plain.prompt(history)
+    for place, token in enumerate(prompt):
+        if token < 0:
+            before = tokenizer.decode([t for t in prompt[:place] if t >= 0])
+            assert before.endswith(f'"{clean_title(TITLES[-token])}"')
+
+
+@pytest.mark.parametrize("title", ["-1", "[-2]", "<unk> <slot> 3", "<|im_end|></s>"])
+def test_a_title_that_looks_like_a_slot_is_text(family, title):
+    builder = make_slotted(family, catalog=ItemCatalog([None, title, "Babe"]))
+    prompt = builder.prompt([2, 1, 2])
+    assert [token for token in prompt if token < 0] == [-2, -1, -2]
+    assert builder.response(1)[-1] == TOKENIZERS[family].eos_token_id and min(builder.response(1)) >= 0
+
+
+@pytest.mark.parametrize("surplus", range(60))
+def test_shortened_prompts_keep_each_slot_with_its_title(surplus):
+    history = [1, 5, 2, 6, 4]
+    whole = make_slotted("llama")
+    least = len(whole.common_prefix) + len(alpaca_tail("llama")) + 1
+    builder = make_slotted("llama", least + surplus)
+    prompt = builder.prompt(history)
+    kept = [-token for token in prompt if token < 0]
+    assert kept == history[-len(kept) :] and kept and len(prompt) <= least + surplus
+    if len(kept) > 1 or prompt == whole.prompt(kept):
+        assert prompt == whole.prompt(kept)
+        assert len(kept) == len(history) or len(whole.prompt(history[-len(kept) - 1 :])) > least + surplus
+    else:  # one title that was cut: its slot stays, right before the tail
+        assert prompt[-len(alpaca_tail("llama")) - 1] == -history[-1] and len(prompt) == least + surplus
+
+
+def test_prompts_with_slots_have_another_fingerprint():
+    assert make_slotted("llama").fingerprint() != make_builder("llama").fingerprint()
+    assert make_slotted("llama", item_slots=False).fingerprint() == make_builder("llama").fingerprint()

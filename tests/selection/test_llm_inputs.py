@@ -1,0 +1,113 @@
+"""What selectors are told of rows by the untuned LLM equals a computation row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recbole_llm.selection.llm_inputs import LLMInputs
+from tests.trainer.rows import N_ROWS, inputs_of
+
+
+@pytest.mark.parametrize("which", ["answer", "all"])
+def test_effort_is_the_norm_of_one_backward_pass_per_row(make, which):
+    config, rows, model = make(effort_tokens=which, lora_dropout=0.5)
+    inputs = inputs_of(config, rows, model).llm
+    assert model.training
+    found = inputs.effort()
+    assert model.training and all(weight.grad is None for weight in model.parameters())
+    model.eval()
+    adapter = [weight for weight in model.llm.parameters() if weight.requires_grad]
+    for row in (0, 7, N_ROWS - 1):
+        prompt, response = inputs.examples[row]
+        tokens = torch.tensor([prompt + response])
+        log_probs = model.llm(input_ids=tokens).logits[0].log_softmax(dim=-1)
+        first = len(prompt) if which == "answer" else 1
+        losses = [-log_probs[place - 1, tokens[0, place]] for place in range(first, tokens.shape[1])]
+        parts = torch.autograd.grad(torch.stack(losses).mean(), adapter, materialize_grads=True)
+        norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
+        assert found[row] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_effort_of_gated_weights_counts_all_of_them_in_batches(make, caplog):
+    config, rows, model = make(adapter="ilora", lora_r=4, ilora_num_experts=2, lora_dropout=0)
+    inputs = inputs_of(config, rows, model).llm
+    with caplog.at_level("INFO"):
+        found = inputs.effort()
+    assert "one pass per row" not in caplog.text
+    model.eval()
+    adapter = [weight for weight in model.llm.parameters() if weight.requires_grad]
+    for row in (0, N_ROWS - 1):
+        prompt, response = inputs.examples[row]
+        with model.instances([inputs.pool.histories[row]]):
+            log_probs = model.llm(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(dim=-1)
+        losses = [-log_probs[len(prompt) + place - 1, token] for place, token in enumerate(response)]
+        parts = torch.autograd.grad(torch.stack(losses).mean(), adapter, materialize_grads=True)
+        norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
+        assert found[row] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_modules_beside_the_llm_have_no_part_in_effort_and_get_no_gradient(make):
+    config, rows, model = make("DEALRec", llm_recommender="LLaRA", epochs=1)
+    inputs = inputs_of(config, rows, model).llm
+    found = inputs.effort()
+    projector = list(model.projector.parameters())
+    assert all(weight.grad is None and weight.requires_grad for weight in projector)
+    assert np.isfinite(found).all() and (found > 0).all()
+    with torch.no_grad():  # the prompt itself holds projected vectors
+        for weight in projector:
+            weight.mul_(3)
+    assert not np.allclose(inputs.effort(), found, rtol=1e-3)
+
+
+def test_vectors_of_the_llm_do_not_depend_on_batches(make):
+    one, other = (inputs_of(*make(generation_batch_tokens=tokens)).llm.llm_vectors() for tokens in (1, 8192))
+    assert one.shape == (N_ROWS, 32)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_effort_does_not_depend_on_batches(make):
+    one, other = (inputs_of(*make(micro_batch_tokens=tokens)).llm.effort() for tokens in (1, 8192))
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_quality_is_the_mean_log_probability_of_the_answers_tokens(make):
+    inputs = inputs_of(*make(lora_dropout=0.5)).llm
+    found = inputs.quality()
+    for row in (0, N_ROWS - 1):
+        prompt, response = inputs.examples[row]
+        with torch.no_grad():
+            log_probs = inputs.model.eval().llm(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        own = [float(log_probs[len(prompt) - 1 + place, token]) for place, token in enumerate(response)]
+        assert found[row] == pytest.approx(np.mean(own), rel=1e-5)
+
+
+def two_way(inputs: LLMInputs, row: int) -> torch.Tensor:
+    """Cross entropy of the row's label under the softmax over No and Yes alone."""
+    logits = inputs.model.llm(input_ids=torch.tensor([inputs.examples[row][0]])).logits[0, -1]
+    label = torch.tensor(int(inputs.data.labels()[row]))
+    return F.cross_entropy(logits[list(inputs.model.prompts.answer_token_ids)], label)
+
+
+def test_gradient_norms_of_clicks_are_of_the_choice_between_yes_and_no(clicks):
+    found, quality = clicks.llm.gradient_norms(), clicks.llm.quality()
+    adapter = [weight for weight in clicks.model.llm.parameters() if weight.requires_grad]
+    clicks.model.eval()
+    for row in (0, 5, N_ROWS - 1):
+        loss = two_way(clicks.llm, row)
+        parts = torch.autograd.grad(loss, adapter, materialize_grads=True)
+        norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
+        assert found[row] == pytest.approx(float(norm), rel=1e-3)
+        assert quality[row] == pytest.approx(-float(loss), rel=1e-4)
+
+
+def test_error_of_clicks_is_the_distance_of_the_two_probabilities_from_the_label(clicks):
+    found, labels = clicks.llm.choice_errors(), clicks.data.labels()
+    clicks.model.eval()
+    for row in (0, 5, N_ROWS - 1):
+        with torch.no_grad():
+            p = float(torch.exp(-two_way(clicks.llm, row)))  # of the label
+        yes = p if labels[row] else 1 - p
+        assert found[row] == pytest.approx(2**0.5 * abs(yes - labels[row]), rel=1e-4)
