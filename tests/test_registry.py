@@ -17,7 +17,7 @@ def own_properties(tmp_path, monkeypatch):
     """A copy of the property files that a test may add to."""
     folder = tmp_path / "properties"
     shutil.copytree(find_properties(), folder)
-    for module in ("registry", "defaults", "config"):
+    for module in ("registry", "settings.defaults", "settings.config"):
         monkeypatch.setattr(importlib.import_module(f"recbole_llm.{module}"), "find_properties", lambda: folder)
     return folder
 

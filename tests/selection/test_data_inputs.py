@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.trainer.rows import inputs_of
+from tests.selection.rows import inputs_of
 
 
 def test_labels_are_likes(clicks):

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_llm.selection.llm_inputs import LLMInputs
-from tests.trainer.rows import N_ROWS, inputs_of
+from tests.selection.rows import N_ROWS, inputs_of
 
 
 @pytest.mark.parametrize("which", ["answer", "all"])

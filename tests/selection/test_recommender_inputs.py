@@ -16,7 +16,7 @@ from recbole_llm.selection.recommender_inputs import RecommenderInputs, influenc
 from recbole_llm.selection.tail import TransformerTail
 from recbole_llm.trainer import recommender_inputs
 from tests.trainer import rows as shared
-from tests.trainer.rows import N_ROWS, Make
+from tests.selection.rows import N_ROWS, Make
 
 
 def inputs_of(config: Any, rows: Any, model: Any, places: np.ndarray | None = None) -> RecommenderInputs:

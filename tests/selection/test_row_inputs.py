@@ -10,7 +10,7 @@ import pytest
 from recbole_llm.errors import InputError
 from recbole_llm.registry import CORESETS, find_choice
 from recbole_llm.selection.row_inputs import check_needs, own_name
-from tests.trainer.rows import inputs_of
+from tests.selection.rows import inputs_of
 
 
 @pytest.mark.parametrize("tokens", ["answer", "all"])

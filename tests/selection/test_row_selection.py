@@ -17,7 +17,7 @@ from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.errors import InputError
 from recbole_llm.selection.row_selection import FILE, read_selection, row_hashes, select_rows
 from recbole_llm.trainer import row_selection
-from tests.trainer.rows import N_ROWS
+from tests.selection.rows import N_ROWS
 
 
 def ids_of(rows: Any) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from recbole_llm.errors import InputError
 from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
 from tests.encoders import save_encoder
-from tests.trainer.rows import N_ROWS, inputs_of
+from tests.selection.rows import N_ROWS, inputs_of
 
 
 def test_embeddings_are_means_of_the_untuned_llms_states_over_prompt_and_answer(make):

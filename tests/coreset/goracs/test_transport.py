@@ -173,7 +173,7 @@ def test_potentials_to_begin_with_change_no_value(n, m):
 
 
 def test_an_unsolved_transport_is_an_error(monkeypatch):
-    from recbole_llm.coreset import transport
+    from recbole_llm.coreset.goracs import transport
 
     monkeypatch.setattr(transport, "_MAX_PIVOTS", 3)
     with pytest.raises(RuntimeError, match="did not solve"), pytest.warns(UserWarning):

@@ -12,7 +12,7 @@ from recbole.utils import init_seed
 from recbole_llm.data.rows import load_rows
 from recbole_llm.selection.row_inputs import RowInputs
 from recbole_llm.settings.config import Config
-from tests.trainer.rows import N_ROWS, Make, inputs_of
+from tests.selection.rows import N_ROWS, Make, inputs_of
 
 
 @pytest.fixture(scope="session")
