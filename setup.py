@@ -65,7 +65,7 @@ setup(
         "cpu": ["faiss-cpu>=1.8"],  # cpu and gpu own the same module: choose one
         "gpu": ["faiss-gpu-cu12>=1.8"],
         "quant": ["bitsandbytes>=0.43"],
-        "test": ["hypothesis", "pytest>=8", "ruff"],
+        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML"],
     },
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},  # at the top of the repository, inside the package in a wheel
