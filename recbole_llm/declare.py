@@ -1,0 +1,284 @@
+"""Settings, each declared once: a field of a frozen dataclass whose annotation says what it means and may be.
+
+    @dataclass(frozen=True)
+    class MySelector(Selector):
+        n_groups: Annotated[int, Setting("strata of equal width", low=1)] = 50
+
+    name = "mine"  # so that the field is the key mine_n_groups
+
+Everything else that knows of the setting is derived from that line: the check and its wording, ``from_settings``, the
+commented property files, ``--help`` and the page of settings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from recbole_llm.errors import InputError
+
+TYPE_NAMES: Mapping[type, str] = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+_Self = TypeVar("_Self", bound="Declared")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting means and which values it takes; its type is that of the field it annotates.
+
+    Attributes:
+        meaning: one line for the user, without a full stop.
+        low: smallest value of a number, and of the numbers in a list.
+        high: largest value of a number.
+        above: value that a number must exceed.
+        below: value that a number must stay under.
+        choices: the only texts accepted; a mapping adds what each means.
+        null: what ``~`` (None) means, where it is accepted.
+        note: what else to know, after the range: which other setting it depends on, say.
+        pattern: regular expression that a whole text must match, blanks left out.
+        accept: a test that a value must pass beside its type.
+        like: what is accepted, in words, where ``pattern`` or ``accept`` decides: ``text like [3,inf)``.
+        share: whether the value is an amount: an integer is a count from ``low`` (1 by default), a decimal a share of
+            at most 1, above 0 where counts are.
+        key: the whole name of the setting; by default the component's prefix and the name of the field.
+    """
+
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] | Mapping[str, str] = ()
+    null: str = ""
+    note: str = ""
+    pattern: str = ""
+    accept: Callable[[Any], bool] | None = None
+    like: str = ""
+    share: bool = False
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting as it is declared: its name, types, range and default.
+
+    Attributes:
+        name: of the setting.
+        types: accepted Python types; ``float`` takes integers too, ``int`` takes no True and False.
+        null: whether ``~`` (None) is accepted.
+        setting: meaning and range.
+        default: of the component; :data:`dataclasses.MISSING` where it has none.
+        owner: the component: the class that declares it.
+    """
+
+    name: str
+    types: tuple[type, ...]
+    null: bool
+    setting: Setting
+    default: Any = MISSING
+    owner: type = object
+
+    @property
+    def text_only(self) -> bool:
+        """Whether a value is text whatever it looks like: the folder ``2024``, the interval ``[3,5]``."""
+        return self.types == (str,) and not self.setting.choices
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value has an accepted type and lies in range."""
+        if value is None:
+            return self.null
+        if not self._right_type(value) or not (self.setting.accept is None or self.setting.accept(value)):
+            return False
+        if isinstance(value, str):
+            matches = not self.setting.pattern or re.fullmatch(self.setting.pattern, value.replace(" ", ""))
+            return bool(matches) and (not self.setting.choices or value in self.setting.choices)
+        if isinstance(value, list | tuple):
+            item = replace(self, types=self._item_types, null=False)
+            return bool(value or self.types == (list,)) and all(item.accepts(part) for part in value)
+        return isinstance(value, bool) or not isinstance(value, Real) or self._in_range(value)
+
+    def check(self, value: Any, source: str = "") -> None:
+        """Refuse a value that is not accepted.
+
+        Args:
+            value: the user's.
+            source: what stands before the key in the message: ``"--"``, or a file's name.
+
+        Raises:
+            InputError: with what is allowed.
+        """
+        if not self.accepts(value):
+            raise InputError(f"{source}{self.name}", f"{value!r} is not allowed; give {self}")
+
+    @property
+    def _item_types(self) -> tuple[type, ...]:
+        """Types of a list's items: those that may stand in its place, else text."""
+        return tuple(kind for kind in self.types if kind is not list) or (str,)
+
+    def _right_type(self, value: Any) -> bool:
+        if isinstance(value, bool):
+            return bool in self.types
+        if isinstance(value, Integral):
+            return int in self.types or float in self.types
+        if isinstance(value, Real):
+            return float in self.types
+        return list in self.types if isinstance(value, tuple) else isinstance(value, self.types)
+
+    def _in_range(self, value: Real) -> bool:
+        setting, number = self.setting, float(value)
+        if setting.share:
+            whole = isinstance(value, Integral)
+            return number >= self._least if whole else 0 < number <= 1 or number == self._least
+        limits = (
+            setting.low is None or number >= setting.low,
+            setting.high is None or number <= setting.high,
+            setting.above is None or number > setting.above,
+            setting.below is None or number < setting.below,
+        )
+        return math.isfinite(number) and all(limits)
+
+    @property
+    def _least(self) -> float:
+        """Smallest count."""
+        return 1 if self.setting.low is None else self.setting.low
+
+    def __str__(self) -> str:
+        """What is allowed, in words: ``an integer >= 1``."""
+        null = ", or ~" if self.null else ""
+        if self.setting.like:
+            return self.setting.like + null
+        if self.setting.share:
+            bracket = "(" if self._least else "["
+            return f"an integer >= {self._least:g} (a count) or a decimal in {bracket}0, 1] (a share){null}"
+        if self.setting.choices:
+            return f"one of {', '.join(self.setting.choices)}{null}"
+        if list in self.types and len(self.types) > 1:
+            single = " or ".join(TYPE_NAMES[kind] for kind in self.types if kind is not list)
+            return f"{f'{single} {self.bounds}'.strip()} or a list of them{null}"
+        return f"{' or '.join(TYPE_NAMES[kind] for kind in self.types)} {self.bounds}".strip() + null
+
+    @property
+    def bounds(self) -> str:
+        """Limits of numbers: ``>= 0 and < 1``."""
+        setting = self.setting
+        limits = {">=": setting.low, "<=": setting.high, ">": setting.above, "<": setting.below}
+        return " and ".join(
+            f"{sign} {limit if isinstance(limit, int) else f'{limit:g}'}"
+            for sign, limit in limits.items()
+            if limit is not None
+        )
+
+
+class Declared:
+    """Base of a frozen dataclass whose annotated fields are settings: checks them, and reads them from a run's."""
+
+    prefix: ClassVar[str] = ""
+    """What the names of the settings begin with; a class with a ``name`` has ``<name>_``."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def from_settings(cls: type[_Self], settings: Mapping[str, Any]) -> _Self:
+        """The component from a run's settings; one that is not set keeps the component's own default."""
+        found = {field: settings[key.name] for field, key in keys_of(cls).items() if key.name in settings}
+        return cls(**found)
+
+
+def check_fields(component: Any) -> None:
+    """Refuse field values that their annotation does not accept.
+
+    Raises:
+        InputError: with the name of the setting and what is allowed.
+    """
+    for name, key in keys_of(type(component)).items():
+        key.check(getattr(component, name))
+
+
+def keys_of(component: type) -> Mapping[str, Key]:
+    """The settings that a dataclass declares, inherited ones included, by the name of the field."""
+    return _read_keys(component) if is_dataclass(component) else {}
+
+
+@cache
+def _read_keys(component: Any) -> Mapping[str, Key]:
+    owners = {name: base for base in reversed(component.__mro__) for name in vars(base).get("__annotations__", {})}
+    keys = {}
+    for field in fields(component):
+        hint = _hint(owners[field.name], field)
+        if get_origin(hint) is Annotated:
+            found = [note for note in hint.__metadata__ if isinstance(note, Setting)]
+            if found:
+                owner = owners[field.name]
+                name = found[0].key or f"{_prefix(owner, component)}{field.name}"
+                types, null = _types(hint.__origin__)
+                keys[field.name] = Key(name, types, null, found[0], _default(field), owner)
+    return keys
+
+
+def keys_by_name(components: Iterable[type]) -> dict[str, Key]:
+    """The settings of several components by their names.
+
+    Raises:
+        ValueError: two components declare one setting differently.
+    """
+    found: dict[str, Key] = {}
+    for component in components:
+        for key in keys_of(component).values():
+            if found.setdefault(key.name, key) != key:
+                raise ValueError(f"{key.name} is declared by {found[key.name].owner} and by {key.owner}")
+    return found
+
+
+def _hint(owner: type, field: Field[Any]) -> Any:
+    """The field's annotation, resolved where it is text; only its own, as others may name what is not imported."""
+    if not isinstance(field.type, str):
+        return field.type
+    if "Setting" not in field.type:  # no setting; its types may be imported for type checkers only
+        return Any
+    single = type("single", (), {"__annotations__": {field.name: field.type}, "__module__": owner.__module__})
+    names = vars(sys.modules[owner.__module__])
+    return get_type_hints(single, globalns=names, localns=dict(vars(owner)), include_extras=True)[field.name]
+
+
+def _prefix(owner: type, component: type) -> str:
+    """Of the class that declares a field: an iLoRA adapter's rank is LoRA's, ``lora_r``."""
+    if prefix := getattr(owner, "prefix", ""):
+        return str(prefix)
+    name = getattr(owner, "name", None) or getattr(component, "name", None)
+    return f"{name}_" if isinstance(name, str) else ""
+
+
+def _types(hint: Any) -> tuple[tuple[type, ...], bool]:
+    """Plain types of a hint, and whether None is among them: ``str | list[str] | None`` is text or a list, or None."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = [part if part is NoneType else get_origin(part) or part for part in parts]
+    kinds = tuple(dict.fromkeys(_plain(kind) for kind in plain if kind is not NoneType))
+    return kinds, NoneType in plain
+
+
+def _plain(kind: type) -> type:
+    """The type that YAML gives: a sequence is a list."""
+    if kind in TYPE_NAMES:
+        return kind
+    for known in (list, dict):
+        if issubclass(known, kind):
+            return known
+    raise TypeError(f"a setting cannot be of type {kind}; give one of {', '.join(one.__name__ for one in TYPE_NAMES)}")
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
