@@ -12,6 +12,8 @@ from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
+from recbole_llm.grounding.ranking import target_ranks, top_items
+
 COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
 UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
 
@@ -33,41 +35,6 @@ class Judgement:
     top_items: np.ndarray
     pairs: np.ndarray
     clicks: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
-
-
-def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """The k best items of each row: higher score first, lower item id first among equals.
-
-    Args:
-        scores: [rows, items].
-        k: how many; more than there are items gives all of them.
-
-    Returns:
-        Item ids, int64 [rows, min(k, items)].
-    """
-    k = min(k, scores.shape[1])
-    values, ids = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)  # torch.topk leaves the order of equals open
-    if tied.any():
-        order = torch.sort(scores[tied], dim=1, descending=True, stable=True).indices
-        ids[tied] = order[:, : ids.shape[1]]
-    return ids[:, :k]
-
-
-def target_ranks(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """0-based rank of each row's target under the rule of :func:`top_items`, by counting.
-
-    Args:
-        scores: [rows, items]; an item without a finite score is not ranked.
-        targets: int64 [rows].
-
-    Returns:
-        int64 [rows]; -1 where the target itself is not ranked.
-    """
-    own = scores.gather(1, targets[:, None])
-    before = (scores == own) & (torch.arange(scores.shape[1], device=scores.device) < targets[:, None])
-    ranks = ((scores > own) | before).sum(dim=1)
-    return ranks.masked_fill(~torch.isfinite(own[:, 0]), -1)
 
 
 class JudgeCollector(Collector):

@@ -23,6 +23,7 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
+from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import Generation, beam_search, evaluating
@@ -394,6 +395,20 @@ class LLMRecommender(SequentialRecommender):
     @abstractmethod
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
         """Raw scores of all items, larger is better. Returns: [rows, items]; -inf where an item cannot be ranked."""
+
+    def rank(self, interaction: Interaction, k: int, targets: torch.Tensor | None = None) -> Ranking:
+        """Ranks the items for each row.
+
+        Args:
+            interaction: rows to rank for.
+            k: length of the lists of best items.
+            targets: item ids int64 [rows]; by default those of the interaction, and none where it has no items.
+        """
+        return rank_scores(self.full_sort_predict(interaction), self._targets(interaction, targets), k)
+
+    def _targets(self, interaction: Interaction, targets: torch.Tensor | None) -> torch.Tensor | None:
+        """The targets of :meth:`rank`."""
+        return interaction[self.ITEM_ID] if targets is None and self.ITEM_ID in interaction else targets
 
     def predict(self, interaction: Interaction) -> torch.Tensor:
         """Scores of the given (row, item) pairs; rows with the same history are answered once. Returns: [rows]."""
