@@ -18,7 +18,8 @@ from recbole_llm.classic.training import fit_classic, load_classic
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.labels import label_rule
-from recbole_llm.data.rows import Rows, eval_loader, load_rows, train_loader
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation.candidate_choice import HIT_RATIO, CandidateJudge
 from recbole_llm.evaluation.categories import category_hit_ratio, drop_common

@@ -15,7 +15,8 @@ from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_llm import compat
 from recbole_llm.classic.by_labels import by_labels
-from recbole_llm.data.rows import Rows, eval_loader, train_loader
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation.full_ranking import install_collector
 

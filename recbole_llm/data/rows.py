@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from recbole.data import create_samplers
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
 from recbole.data.interaction import Interaction, cat_interactions
-from recbole.data.utils import get_dataloader
-from recbole.sampler import KGSampler, Sampler
 from recbole.utils import ModelType
 
+from recbole_llm.data.columns import check_columns, inter_columns
 from recbole_llm.data.labels import check_labels, is_labelled, missing_label, row_labels
 from recbole_llm.data.windows import with_full_windows
 from recbole_llm.errors import InputError
@@ -59,7 +57,7 @@ class Rows:
         return hash_arrays(*arrays)
 
 
-class _AsSequential:
+class AsSequential:
     """A model's config as its evaluation loader should see it: rows are sequential whatever the model is."""
 
     def __init__(self, config: Any) -> None:
@@ -110,20 +108,20 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     Raises:
         InputError: no row is left to train on or to judge.
     """
-    _check_columns(config)
+    check_columns(config)
     _check_windows(config)
     _check_graph(config)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     rows_class = _windowed(config, _dataset_class(config) if sequential else SequentialDataset)
     try:
-        whole = rows_class(config if sequential else _AsSequential(config))
+        whole = rows_class(config if sequential else AsSequential(config))
         if config["save_dataset"]:
             whole.save()
         built = whole.build()
     except ValueError as error:  # RecBole's own checks
         raise InputError(f"dataset '{config['dataset']}': {_in_words(error)}") from error
     if is_labelled(config) and whole.label_field not in built[0].inter_feat:
-        columns = {name: kind for _, found in _inter_columns(config) for name, kind in found.items()}
+        columns = {name: kind for _, found in inter_columns(config) for name, kind in found.items()}
         raise InputError(missing_label(config, columns))
     parts = [_cut_histories(_with_history(part)) for part in _number_rows(built)]
     _log_skipped_users(whole, parts)
@@ -151,39 +149,6 @@ def _in_words(error: ValueError) -> str:
     if "feat is empty" in said:
         return "no interaction is left; check its .inter file, user_inter_num_interval and item_inter_num_interval"
     return said + ("; it holds text that is no number" if "Unable to convert column" in said else "")
-
-
-def _check_columns(config: Any) -> None:
-    """Refuse names of user, item and time columns that the interactions do not have; RecBole trips over them."""
-    named = ["USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if config["benchmark_filename"] is None else [])]
-    wanted = [(key, config[key]) for key in named]
-    if is_labelled(config):
-        wanted += [("threshold", field) for field in config["threshold"] or ()]
-    for file, columns in _inter_columns(config):
-        for name, kind in columns.items():
-            if not kind:
-                raise InputError(f"{file}: column '{name}' has no type; write {name}:token, or :float for numbers")
-        for key, field in wanted:
-            if field not in columns:
-                parted = "" if len(columns) > 1 else "; columns are separated by field_separator, a tab by default"
-                raise InputError(f"{key}: {file} has no column '{field}', it has {', '.join(columns)}{parted}")
-            if key == "threshold" and columns[field] != "float":
-                raise InputError(
-                    f"threshold: column '{field}' of {file} has type {columns[field]}, not float; name a column of "
-                    "numbers, or change its type in the header"
-                )
-
-
-def _inter_columns(config: Any) -> Iterator[tuple[str, dict[str, str]]]:
-    """Name of each file of interactions, and its columns with their types; none where RecBole is yet to download it."""
-    parts = config["benchmark_filename"]
-    names = [config["dataset"]] if parts is None else [f"{config['dataset']}.{part}" for part in parts]
-    for file in (Path(config["data_path"]) / f"{name}.inter" for name in names):
-        if file.is_file():
-            with open(file, encoding=config["encoding"] or "utf-8") as lines:
-                header = next(lines, "").rstrip("\n")
-            parted = [column.partition(":") for column in header.split(config["field_separator"])]
-            yield file.name, {name: kind for name, _, kind in parted}
 
 
 def _check_windows(config: Any) -> None:
@@ -315,35 +280,3 @@ def _interactions_of_rows(config: Any, train: SequentialDataset) -> Dataset:
     if is_labelled(config):
         columns[general.label_field] = columns[general.label_field].float()
     return general.build()[0].copy(Interaction(columns))
-
-
-def train_loader(config: Any, rows: Rows) -> Any:
-    """RecBole's own training loader for the model, with negatives drawn as RecBole draws them by default."""
-    negatives: Mapping[str, Any] = config["train_neg_sample_args"]
-    loader_class = get_dataloader(config, "train")
-    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        sampler = create_samplers(config, rows.whole, [rows.train, rows.valid, rows.test])[0]
-        return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
-    sampler = None
-    if negatives["distribution"] != "none":
-        # The judge's `repeatable` is about evaluation; a general model never learns against its user's own items.
-        sampler = Sampler(["train"], [rows.train], negatives["distribution"], negatives["alpha"]).set_phase("train")
-    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
-        kg_sampler = KGSampler(rows.train, negatives["distribution"], negatives["alpha"])
-        return loader_class(config, rows.train, sampler, kg_sampler, shuffle=True)
-    return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
-
-
-def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
-    """The loader of the judged rows of ``phase`` ("valid" or "test"); None if there are none."""
-    part = getattr(rows, phase)
-    if not len(part):
-        return None
-    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    view = config if sequential else _AsSequential(config)  # a transform writes into its loader's config
-    sampled = config["eval_args"]["mode"][phase].startswith(("uni", "pop"))
-    if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
-        # RecBole's loader would rank all targets of a user in one list, by scores for different histories.
-        raise InputError("eval_args: mode: sampled candidates need one row per user; set split {LS: valid_and_test}")
-    samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
-    return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)

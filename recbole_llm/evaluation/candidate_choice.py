@@ -44,7 +44,7 @@ def judge_answers(model: Any, loader: Any) -> AnswerJudgement:
 
     Args:
         model: the recommender, its candidates drawn.
-        loader: the judged rows (:func:`recbole_llm.data.rows.eval_loader`).
+        loader: the judged rows (:func:`recbole_llm.data.loaders.eval_loader`).
     """
     model.eval()
     rows = loader.dataset.inter_feat

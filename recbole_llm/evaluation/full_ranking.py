@@ -161,7 +161,7 @@ def judge(trainer: Any, loader: Any, show_progress: bool = False) -> Judgement:
 
     Args:
         trainer: a RecBole trainer that has :func:`install_collector` behind it.
-        loader: the judged rows (:func:`recbole_llm.data.rows.eval_loader`).
+        loader: the judged rows (:func:`recbole_llm.data.loaders.eval_loader`).
         show_progress: whether to show a progress bar.
     """
     init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # the same sampled candidates for all

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_histories, row_pairs, rows_digest, train_loader
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_histories, row_pairs, rows_digest, train_loader
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
 from recbole_llm.data.windows import count_windows, is_full_window, temporal_cuts
 from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from recbole_llm.compat import load_checkpoint
-from recbole_llm.data.rows import Rows, eval_loader, load_rows, row_pairs, train_loader
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows, load_rows, row_pairs
 from recbole_llm.evaluation.full_ranking import judge
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.prompt.titles import clean_answer

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from recbole_llm.data.candidates import row_candidates
-from recbole_llm.data.rows import Rows, eval_loader
+from recbole_llm.data.loaders import eval_loader
+from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation.candidate_choice import best_candidates, judge_answers
 from recbole_llm.evaluation.full_ranking import judge
 from recbole_llm.prompt.titles import clean_answer

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.data.rows import eval_loader, load_rows
+from recbole_llm.data.loaders import eval_loader
+from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.llara import LLaRA, hybrid_share

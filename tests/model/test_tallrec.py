@@ -16,7 +16,8 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from recbole_llm.data.rows import Rows, eval_loader, load_rows
+from recbole_llm.data.loaders import eval_loader
+from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer

@@ -15,8 +15,8 @@ from recbole_llm.errors import InputError
 from recbole_llm.selection.recommender_inputs import RecommenderInputs, influence_weights, weighted
 from recbole_llm.selection.tail import TransformerTail
 from recbole_llm.trainer import recommender_inputs
-from tests.trainer import rows as shared
 from tests.selection.rows import N_ROWS, Make
+from tests.trainer import rows as shared
 
 
 def inputs_of(config: Any, rows: Any, model: Any, places: np.ndarray | None = None) -> RecommenderInputs:

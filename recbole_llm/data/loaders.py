@@ -1,0 +1,47 @@
+"""RecBole's own loaders of the rows that are trained on and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from recbole.data import create_samplers
+from recbole.data.utils import get_dataloader
+from recbole.sampler import KGSampler, Sampler
+from recbole.utils import ModelType
+
+from recbole_llm.data.rows import AsSequential, Rows, row_pairs
+from recbole_llm.errors import InputError
+
+
+def train_loader(config: Any, rows: Rows) -> Any:
+    """RecBole's own training loader for the model, with negatives drawn as RecBole draws them by default."""
+    negatives: Mapping[str, Any] = config["train_neg_sample_args"]
+    loader_class = get_dataloader(config, "train")
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        sampler = create_samplers(config, rows.whole, [rows.train, rows.valid, rows.test])[0]
+        return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
+    sampler = None
+    if negatives["distribution"] != "none":
+        # The judge's `repeatable` is about evaluation; a general model never learns against its user's own items.
+        sampler = Sampler(["train"], [rows.train], negatives["distribution"], negatives["alpha"]).set_phase("train")
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        kg_sampler = KGSampler(rows.train, negatives["distribution"], negatives["alpha"])
+        return loader_class(config, rows.train, sampler, kg_sampler, shuffle=True)
+    return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
+
+
+def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
+    """The loader of the judged rows of ``phase`` ("valid" or "test"); None if there are none."""
+    part = getattr(rows, phase)
+    if not len(part):
+        return None
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    view = config if sequential else AsSequential(config)  # a transform writes into its loader's config
+    sampled = config["eval_args"]["mode"][phase].startswith(("uni", "pop"))
+    if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
+        # RecBole's loader would rank all targets of a user in one list, by scores for different histories.
+        raise InputError("eval_args: mode: sampled candidates need one row per user; set split {LS: valid_and_test}")
+    samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
+    return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)
