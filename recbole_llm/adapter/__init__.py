@@ -3,17 +3,21 @@
 from recbole_llm.adapter.base import Adapter
 from recbole_llm.adapter.full import FullAdapter
 from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
-from recbole_llm.adapter.ilora import ILoraAdapter
+from recbole_llm.adapter.ilora import INSTANCE_GATES, ILoraAdapter
 from recbole_llm.adapter.lora import LoraAdapter
+from recbole_llm.adapter.states import PermutedStates, SequenceStates
 from recbole_llm.adapter.with_modules import AdapterWithModules
 
 __all__ = [
+    "INSTANCE_GATES",
     "Adapter",
     "AdapterWithModules",
     "FullAdapter",
     "GateNetwork",
     "ILoraAdapter",
     "LoraAdapter",
+    "PermutedStates",
+    "SequenceStates",
     "gate_statistics",
     "instance_lora",
 ]

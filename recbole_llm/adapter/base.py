@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from recbole_llm.adapter.states import Histories, StatesOf
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
 
@@ -28,6 +29,8 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     """Value of the config key `adapter`."""
+    needs_states: ClassVar[bool] = False
+    """Whether the weights depend on whose row is computed; then :meth:`with_states` comes before :meth:`attach`."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Adapter:
@@ -80,6 +83,33 @@ class Adapter(ABC):
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
+
+    def with_states(self, compute: StatesOf, width: int) -> Adapter:
+        """This adapter with a source of what its weights read of each row's history; most read nothing.
+
+        Args:
+            compute: gives the states of histories.
+            width: entries of a state.
+        """
+        return self
+
+    def prepare_rows(self, histories: Histories) -> None:  # noqa: B027
+        """Take note of the rows that will be trained on, before the first step."""
+
+    def conditioned_on(self, model: nn.Module, histories: Histories) -> AbstractContextManager[None]:
+        """A context whose forward passes are for rows of these histories, in this order."""
+        return nullcontext()
+
+    def row_inputs(self, model: nn.Module, histories: Histories) -> dict[str, Tensor]:
+        """What a forward pass outside training needs to know of rows besides their tokens, tensors [rows, ...].
+
+        Passes that go on from a cache are given these as arguments instead of a :meth:`conditioned_on` around them.
+        """
+        return {}
+
+    def row_facts(self, model: nn.Module, histories: Histories) -> dict[str, Any]:
+        """How the weights differ between rows of these histories, as JSON values; empty where they do not."""
+        return {}
 
     def save(self, model: nn.Module, folder: str | Path, fingerprint: str) -> None:
         """Write the learned weights into `folder`, with a note of the LLM they belong to.

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from recbole_llm.adapter.gates import GATES
+from recbole_llm.adapter.gates import GATES, gate_statistics
 from recbole_llm.adapter.ilora_peft import SCALES, ILoraConfig, ILoraModel, recomputes
 from recbole_llm.adapter.lora import LoraAdapter
+from recbole_llm.adapter.states import Histories, PermutedStates, SequenceStates, StatesOf
 from recbole_llm.errors import InputError
 
+INSTANCE_GATES = "instance_gates"
+"""The argument of a forward pass, among :meth:`ILoraAdapter.row_inputs`: gates [rows, experts]."""
 _SHOWN_NOWHERE_IN_WEIGHTS = ("num_experts", "gate", "gate_top_k", "scale")
+_OF_LORA = {own.name for own in fields(LoraConfig)}
+_OWN_SETTINGS = [own.name for own in fields(ILoraConfig) if own.name not in _OF_LORA]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class ILoraAdapter(LoraAdapter):
         gate_noise: standard deviation of gate ``noisy``, at least 0.
         scale: ``expert_rank``, s = alpha / (r / K), or ``rank``, s = alpha / r.
         representation_size: entries of a sequence representation, at least 1; the recommender that gives them knows.
+        permuted: a control experiment: the gates of a row go by another training row's history.
+        states: the source of sequence representations; :meth:`with_states` sets it.
     """
 
     alpha: float = 32
@@ -56,8 +63,11 @@ class ILoraAdapter(LoraAdapter):
     gate_noise: float = 0.1
     scale: str = "expert_rank"
     representation_size: int = 64
+    permuted: bool = False
+    states: SequenceStates | None = field(default=None, repr=False, compare=False)
 
     name: ClassVar[str] = "ilora"
+    needs_states: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +96,11 @@ class ILoraAdapter(LoraAdapter):
         """From a run's settings: rank, alpha, dropout and targets are the keys `lora_*`, the others `ilora_*`."""
         shared = {f"i{key}": value for key, value in settings.items() if key.startswith("lora_")}
         return super().from_settings({**shared, **settings})
+
+    def with_states(self, compute: StatesOf, width: int) -> ILoraAdapter:
+        """This adapter with a source of sequence representations, which gives their size as well."""
+        states = PermutedStates(compute, self.seed) if self.permuted else SequenceStates(compute)
+        return replace(self, representation_size=width, states=states)
 
     def attach(self, model: PreTrainedModel) -> PeftModel:
         """Freeze the LLM, add the low-rank maps and the gate network, in float32.
@@ -134,14 +149,38 @@ class ILoraAdapter(LoraAdapter):
         """
         return _tuner(model).instances(representations, gates=gates)
 
+    def prepare_rows(self, histories: Histories) -> None:
+        """See :class:`Adapter`; the representations of all rows are computed."""
+        self._states().prepare(histories)
+
+    def conditioned_on(self, model: nn.Module, histories: Histories) -> AbstractContextManager[None]:
+        """See :class:`Adapter`; the gradient reaches the gate network. For passes without a cache."""
+        return self.instances(model, self._states().of(histories))
+
+    def row_inputs(self, model: nn.Module, histories: Histories) -> dict[str, Tensor]:
+        """See :class:`Adapter`; the rows' gates as ``instance_gates``, [rows, experts]."""
+        return {INSTANCE_GATES: self._fixed_gates(model, histories)} if histories else {}
+
+    def row_facts(self, model: nn.Module, histories: Histories) -> dict[str, Any]:
+        """See :func:`gate_statistics`."""
+        return gate_statistics(self._fixed_gates(model, histories))
+
+    def _fixed_gates(self, model: nn.Module, histories: Histories) -> Tensor:
+        """Gates [rows, experts] outside training."""
+        return _tuner(model).fixed_gates(self._states().of(histories))
+
+    def _states(self) -> SequenceStates:
+        if self.states is None:
+            raise ValueError("the gates of rows need sequence representations: call with_states first")
+        return self.states
+
     def facts(self) -> dict[str, Any]:
         """Kind and settings."""
-        return {**super().facts(), **self._own_settings()}
+        return {**super().facts(), **self._own_settings(), "permuted": self.permuted}
 
     def _own_settings(self) -> dict[str, Any]:
-        """What LoRA does not have."""
-        shared = {field.name for field in fields(LoraAdapter)}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
+        """What LoRA's configuration does not have."""
+        return {name: getattr(self, name) for name in _OWN_SETTINGS}
 
     def _load_weights(self, model: PeftModel, folder: Path) -> None:
         attached = model.peft_config[model.active_adapter]

@@ -175,6 +175,17 @@ class ILoraModel(LoraModel):
         gate = self.lora_gate[self._active()]
         return gate(representations.to(gate.weight.device))
 
+    @torch.no_grad()
+    def fixed_gates(self, representations: Tensor) -> Tensor:
+        """The same without a gradient, and without the noise of training whatever mode the model is in."""
+        gate = self.lora_gate[self._active()]
+        was_training = gate.training
+        try:
+            gate.eval()
+            return self.instance_gates(representations)
+        finally:
+            gate.train(was_training)
+
     @contextmanager
     def instances(self, representations: Tensor | None = None, *, gates: Tensor | None = None) -> Iterator[None]:
         """Inside, the rows of each forward pass are those of the given instances, in their order.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recbole_llm.adapter.base import Adapter, describe_difference
+from recbole_llm.adapter.states import Histories, StatesOf
 from recbole_llm.errors import InputError
 
 
@@ -47,6 +48,31 @@ class AdapterWithModules(Adapter):
     def untuned(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
         """See :class:`Adapter`; the modules stand beside the LLM and do not take part."""
         return self.inner.untuned(model)
+
+    @property
+    def needs_states(self) -> bool:  # type: ignore[override]
+        """Whether the inner adapter does."""
+        return self.inner.needs_states
+
+    def with_states(self, compute: StatesOf, width: int) -> AdapterWithModules:
+        """See :class:`Adapter`."""
+        return AdapterWithModules(self.inner.with_states(compute, width), self.modules)
+
+    def prepare_rows(self, histories: Histories) -> None:
+        """See :class:`Adapter`."""
+        self.inner.prepare_rows(histories)
+
+    def conditioned_on(self, model: nn.Module, histories: Histories) -> AbstractContextManager[None]:
+        """See :class:`Adapter`."""
+        return self.inner.conditioned_on(model, histories)
+
+    def row_inputs(self, model: nn.Module, histories: Histories) -> dict[str, Tensor]:
+        """See :class:`Adapter`."""
+        return self.inner.row_inputs(model, histories)
+
+    def row_facts(self, model: nn.Module, histories: Histories) -> dict[str, Any]:
+        """See :class:`Adapter`."""
+        return self.inner.row_facts(model, histories)
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Adapter`."""

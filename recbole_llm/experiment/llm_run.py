@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from recbole.data.interaction import Interaction
 
+from recbole_llm.adapter import INSTANCE_GATES
 from recbole_llm.coreset import score_strata
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.model.base import LLMRecommender
@@ -49,9 +50,9 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         return
     last = trainer.tuned[-1]
     shutil.copytree(last.folder / "adapter", folder.path / "adapter")
-    if trainer.model.is_instance_wise:
-        gates = trainer.model.gates(trainer.model.histories(test_rows)).cpu().numpy()
-        plot_gates(gates, folder.path / "gates.png", title=f"{folder.path.name}: gates of the test rows")
+    gates = trainer.model.row_inputs(trainer.model.histories(test_rows)).get(INSTANCE_GATES)
+    if gates is not None:
+        plot_gates(gates.cpu().numpy(), folder.path / "gates.png", title=f"{folder.path.name}: gates of the test rows")
     if trainer.distilled:
         folder.write("distilled.json", json.loads((trainer.distilled / SUMMARY).read_text(encoding="utf-8")))
     if not last.settings:

@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,15 +18,14 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from transformers import PreTrainedTokenizerBase
 
-from recbole_llm.adapter import Adapter, ILoraAdapter, gate_statistics
+from recbole_llm.adapter import Adapter
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.errors import InputError
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
-from recbole_llm.llm.generation import Generation, beam_search, evaluating
+from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
 from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.registry import find_choice
@@ -70,7 +69,6 @@ class LLMRecommender(SequentialRecommender):
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
         self.candidates: Candidates | None = None
-        self._trained_histories: list[tuple[int, ...]] = []
         self.template = PromptTemplate.of_domain(config["domain"])
         self.backbone = self._load_backbone()
         self.prompts = self._make_prompts(config["max_prompt_tokens"])
@@ -179,66 +177,37 @@ class LLMRecommender(SequentialRecommender):
         return facts, [text for text in (layout.head, layout.between, layout.tail) if text is not None], compose
 
     def _make_adapter(self) -> Adapter:
-        adapter = find_choice("adapter", self.config["adapter"]).from_settings(self.config.final_config_dict)
-        if isinstance(adapter, ILoraAdapter):
-            adapter = replace(adapter, representation_size=self.auxiliary.state_width)
+        adapter: Adapter = self._adapter_kind.from_settings(self.config.final_config_dict)
+        if adapter.needs_states:
+            adapter = adapter.with_states(self.auxiliary.sequence_states, self.auxiliary.state_width)
         return adapter
+
+    @property
+    def _adapter_kind(self) -> type[Adapter]:
+        return find_choice("adapter", self.config["adapter"])
 
     @cached_property
     def auxiliary(self) -> AuxiliaryRecommender:
         """The auxiliary recommender (key ``recommender``), trained on first use."""
         name = self.config["recommender"]
-        return AuxiliaryRecommender(self.config, name, self.stages, needs_states=self.is_instance_wise)
+        return AuxiliaryRecommender(self.config, name, self.stages, needs_states=self._adapter_kind.needs_states)
 
-    @property
-    def is_instance_wise(self) -> bool:
-        """Whether the LLM's weights depend on whose row it computes."""
-        return self.config["adapter"] == "ilora"
+    def conditioned_on(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """A context whose forward passes are for rows of these histories, in this order; iLoRA's gates read them."""
+        return self.adapter.conditioned_on(self.llm, histories)
 
-    def instances(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
-        """A context whose forward passes are for rows of these histories, in this order: what iLoRA's gates read."""
-        return self.adapter.instances(self.llm, self._states(histories)) if self.is_instance_wise else nullcontext()
-
-    def _states(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
-        if self.config["ilora_permuted"]:
-            histories = [self._other_history(tuple(history)) for history in histories]
-        return torch.from_numpy(self.auxiliary.sequence_states(histories)).to(self.device)
-
-    def _other_history(self, history: tuple[int, ...]) -> tuple[int, ...]:
-        """Another training row's history, always the same one: drawn by the seed and the history."""
-        if len(self._trained_histories) < 2:
-            raise InputError(
-                "ilora_permuted: there are no gates of others before training; raise epochs, or set it False"
-            )
-        generator = np.random.default_rng([self.stage_seed("other history"), *history])
-        while (other := self._trained_histories[generator.integers(len(self._trained_histories))]) == history:
-            pass
-        return other
+    def row_inputs(self, histories: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """What the LLM's forward needs to know of each row besides its tokens, where a pass goes on from a cache."""
+        return self.adapter.row_inputs(self.llm, histories)
 
     def training_step(self, step: int, n_steps: int) -> AbstractContextManager[None]:
         """A context for one of a training's optimiser steps, counted from 0, in which prompts may be others."""
         return nullcontext()
 
-    def prepare_rows(self, histories: Sequence[Sequence[int]]) -> None:
-        """Compute what is known of the rows that will be trained on, all at once instead of batch by batch."""
-        if self.is_instance_wise:
-            self.auxiliary.sequence_states(histories)
-            self._trained_histories = list(dict.fromkeys(map(tuple, histories)))
-
-    def gate_facts(self, histories: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """How rows of these histories use the experts; empty for models without gates."""
-        return gate_statistics(self.gates(histories)) if self.is_instance_wise else {}
-
-    @torch.no_grad()
-    def gates(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Gates of rows of these histories outside training. Returns: [histories, experts]."""
-        with evaluating(self.llm):
-            return self.adapter.gates(self.llm, self._states(histories))
-
     @property
     def adapter_owner(self) -> str:
         """What trained weights are of use with: the LLM, and the recommender whose vectors or states they read."""
-        reads = self.item_slots or self.is_instance_wise
+        reads = self.item_slots or self.adapter.needs_states
         return self.backbone.fingerprint + (f" with {self.auxiliary.fingerprint}" if reads else "")
 
     def untuned(self) -> AbstractContextManager[torch.nn.Module]:
@@ -255,7 +224,6 @@ class LLMRecommender(SequentialRecommender):
             "prompt": self.prompts.fingerprint(),
             "adapter": self.adapter.facts(),
             **({"candidates": self.config["candidates"]} if self.config["candidates"] else {}),
-            **({"gates": "of others"} if self.config["ilora_permuted"] else {}),
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
 
@@ -334,7 +302,7 @@ class LLMRecommender(SequentialRecommender):
         if not readable:
             raise ValueError("no row of the batch has a titled history and a titled target")
         examples = [example for example, _ in readable]
-        with self.instances([history for _, history in readable]):
+        with self.conditioned_on([history for _, history in readable]):
             loss = self.answer_loss([prompt for prompt, _ in examples], [[response] for _, response in examples])
         return loss[0] / sum(len(response) for _, response in examples)
 
@@ -381,12 +349,6 @@ class LLMRecommender(SequentialRecommender):
         if cut > 0.05 * len(found):
             log.warning("%d of %d answers reached max_new_tokens without an end; consider raising it.", cut, len(found))
         return found
-
-    def row_inputs(self, histories: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """What the LLM's forward needs to know of each row besides its tokens."""
-        if not self.is_instance_wise or not histories:
-            return {}
-        return {"instance_gates": self.gates(histories)}
 
     def _text_of(self, answer: Generation) -> str:
         text = self.backbone.decode(answer.token_ids)

@@ -115,7 +115,7 @@ class TALLRec(LLMRecommender):
         lengths = [len(prompts[row]) for row in rows]
         for batch in micro_batches(lengths, self.config["generation_batch_tokens"], sort=True):
             chosen = [rows[place] for place in batch]
-            with evaluating(self.llm), self.instances([histories[row] for row in chosen]):
+            with evaluating(self.llm), self.conditioned_on([histories[row] for row in chosen]):
                 logits = self._last_logits([prompts[row] for row in chosen])
             no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
             ratios[torch.tensor(chosen, device=self.device)] = yes - no

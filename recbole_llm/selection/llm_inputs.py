@@ -112,8 +112,8 @@ class LLMInputs:
     def _answer_losses(self, batch: Sequence[int]) -> torch.Tensor:
         """Mean loss of the tokens of each answer. Returns: [rows]."""
         prompts, answers = zip(*(self._scored(*self.examples[row]) for row in batch), strict=True)
-        with self.model.instances([self.pool.histories[row] for row in batch]):
-            if self.model.is_instance_wise:  # a pass that goes on from a cache would want the gates as an argument
+        with self.model.conditioned_on([self.pool.histories[row] for row in batch]):
+            if self.model.adapter.needs_states:  # a pass that goes on from a cache takes no gates of a context
                 found = self.model.scorer.log_probs(prompts, [[answer] for answer in answers])
             else:
                 found = self._prefill.log_probs(prompts, answers)
@@ -127,7 +127,7 @@ class LLMInputs:
     def _choice_logits(self, batch: Sequence[int]) -> torch.Tensor:
         """Log-probabilities of the tokens of No and Yes after each prompt. Returns: [rows, 2]."""
         answers = [[token] for token in self.model.prompts.answer_token_ids]
-        with self.model.instances([self.pool.histories[row] for row in batch]):
+        with self.model.conditioned_on([self.pool.histories[row] for row in batch]):
             found = self.model.scorer.log_probs([self.examples[row][0] for row in batch], [answers] * len(batch))
         return found.values.new_zeros(len(batch), len(answers)).index_put((found.rows, found.answers), found.values)
 

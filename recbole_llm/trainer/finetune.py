@@ -271,7 +271,7 @@ class FineTuning:
             "tokens_per_second": tokens / seconds,
         }
         if self.histories is not None:
-            record |= self.model.gate_facts(self.histories)
+            record |= self.model.adapter.row_facts(self.model.llm, self.histories)
         if self.lessons is not None:
             by_target = dict(zip(weights, losses.tolist(), strict=True))
             record |= {"weight": weight, **{f"{name}_loss": by_target.get(name) for name in (REAL, DISTILLED)}}
@@ -293,7 +293,7 @@ class FineTuning:
         for batch in micro_batches(lengths[rows], self.settings.micro_batch_tokens, sort=True):
             chosen = rows[batch]
             answers = [[self.targets[name][row] for name in weights] for row in chosen]
-            with self._autocast(), self._instances(chosen):
+            with self._autocast(), self._conditioned_on(chosen):
                 losses = self.model.answer_loss([self.prompts[row] for row in chosen], answers)
                 weighted = (losses * scale).sum()
             weighted.backward()
@@ -311,8 +311,10 @@ class FineTuning:
     def _training_step(self, step: int, n_steps: int) -> AbstractContextManager[Any]:
         return nullcontext() if self.histories is None else self.model.training_step(step, n_steps)
 
-    def _instances(self, rows: np.ndarray) -> AbstractContextManager[Any]:
-        return nullcontext() if self.histories is None else self.model.instances([self.histories[row] for row in rows])
+    def _conditioned_on(self, rows: np.ndarray) -> AbstractContextManager[Any]:
+        if self.histories is None:
+            return nullcontext()
+        return self.model.conditioned_on([self.histories[row] for row in rows])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.enable_amp)

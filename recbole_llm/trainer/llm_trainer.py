@@ -224,7 +224,7 @@ class LLMTrainer(Trainer):
     # ---- tuning stages
 
     def _tune(self, fit: _Fit, curricula: list[Curriculum]) -> None:
-        self.model.prepare_rows(fit.histories)
+        self.model.adapter.prepare_rows(fit.histories)
         untuned = self.model.adapter.trainable_state(self.model.llm)
         facts = self._fine_tune_facts(fit)
         if not curricula or self.config["sd_file"] is None:

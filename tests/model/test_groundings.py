@@ -38,7 +38,7 @@ def one_by_one(model: Any, batch: Any) -> np.ndarray:
     found = np.full((len(batch), model.catalog.n_items), -np.inf)
     model.eval()
     for row, history in enumerate(model.histories(batch)):
-        with torch.no_grad(), model.instances([history]):
+        with torch.no_grad(), model.conditioned_on([history]):
             found[row, titled] = -model.answer_loss([model.prompts.prompt(history)], [answers]).double().numpy()
     return found
 
@@ -142,7 +142,7 @@ def alone(model: Any, batch: Any) -> np.ndarray:
     for row, (prompt, history, items) in enumerate(rows):
         for place, item in enumerate(items):
             if item:
-                with torch.no_grad(), model.instances([history]):
+                with torch.no_grad(), model.conditioned_on([history]):
                     found[row, place] = -float(model.answer_loss([prompt], [[model.prompts.response(item)]]))
     return found
 

@@ -197,6 +197,11 @@ def as_one(model: LLMRecommender, compute: Callable[[Any], Any], batch: Any) -> 
     return [compute(batch[torch.tensor([row])]) for row in range(len(batch))]
 
 
+def gates_of(model: LLMRecommender, histories: Any) -> torch.Tensor:
+    """What a search is given of rows of these histories."""
+    return model.row_inputs(histories)["instance_gates"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("model", ["iLoRA", "BIGRec"])
 def test_beams_of_a_row_are_those_of_its_own_history(build, model, family):
@@ -205,7 +210,7 @@ def test_beams_of_a_row_are_those_of_its_own_history(build, model, family):
     batch, model = rows_of(trainer, rows)[:6], trainer.model
     together = model.generate_beams(batch)
     assert together == [beams for (beams,) in as_one(model, model.generate_beams, batch)]
-    with model.instances(model.histories(batch)[::-1]):  # what is said around a search is not used in it
+    with model.conditioned_on(model.histories(batch)[::-1]):  # what is said around a search is not used in it
         assert model.generate_beams(batch) == together
 
 
@@ -213,8 +218,12 @@ def test_gates_decide_the_answers_and_a_permutation_of_rows_would_show(build, mo
     trainer, rows = build("BIGRec", "llama", "--adapter=ilora")
     batch, model = rows_of(trainer, rows), trainer.model
     right = model.generate_text(batch)
-    gates = model.gates
-    monkeypatch.setattr(model, "gates", lambda histories: gates(histories).roll(1, dims=0))
+    inputs = model.row_inputs
+
+    def rolled(histories: Any) -> dict[str, torch.Tensor]:
+        return {name: values.roll(1, dims=0) for name, values in inputs(histories).items()}
+
+    monkeypatch.setattr(model, "row_inputs", rolled)
     assert model.generate_text(batch) != right
 
 
@@ -222,14 +231,14 @@ def test_gates_of_others_are_those_of_another_trained_history_and_always_the_sam
     trainer, rows = build("BIGRec", "llama", "--adapter=ilora", "--ilora_permuted=True")
     model, own = trainer.model, build("BIGRec", "llama", "--adapter=ilora")[0].model
     trained = [list(history) for history in dict.fromkeys(map(tuple, own.histories(rows.train.inter_feat)))]
-    with pytest.raises(InputError, match="no gates of others before training"):
-        model.gates(trained)
-    model.prepare_rows(trained)
-    others, known = model.gates(trained), own.gates(trained)
+    with pytest.raises(InputError, match="before training there are no other rows' gates"):
+        gates_of(model, trained)
+    model.adapter.prepare_rows(trained)
+    others, known = gates_of(model, trained), gates_of(own, trained)
     source = torch.cdist(others, known).argmin(dim=1)
     torch.testing.assert_close(others, known[source])
     assert (source != torch.arange(len(trained))).all() and len(source.unique()) > len(trained) / 3
-    torch.testing.assert_close(model.gates(trained[::-1]), others.flip(0))
+    torch.testing.assert_close(gates_of(model, trained[::-1]), others.flip(0))
     assert model.facts() != own.facts()
 
 
@@ -239,7 +248,7 @@ def losses(model: LLMRecommender, batch: Any, n_answers: int = 2) -> torch.Tenso
     histories = [h for h, pair in zip(model.histories(batch), model.examples(batch), strict=True) if pair is not None]
     answers = [own for _, own in examples]
     both = [[own, answers[0]][:n_answers] for own in answers]
-    with torch.no_grad(), model.instances(histories):
+    with torch.no_grad(), model.conditioned_on(histories):
         return model.answer_loss([prompt for prompt, _ in examples], both)
 
 
@@ -253,11 +262,11 @@ def test_both_targets_of_a_row_are_computed_with_its_own_gates_and_vectors(build
     first = model.examples(batch)[0][1]
     alone = torch.zeros(2)
     for (prompt, answer), history in zip(model.examples(batch), model.histories(batch), strict=True):
-        with torch.no_grad(), model.instances([history]):
+        with torch.no_grad(), model.conditioned_on([history]):
             alone += model.answer_loss([prompt], [[answer, first]])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-3)
-    states = model._states
-    monkeypatch.setattr(model, "_states", lambda histories: states(histories).roll(1, dims=0))
+    states = model.adapter.states.of
+    monkeypatch.setattr(model.adapter.states, "of", lambda histories: states(histories).roll(1, dims=0))
     assert (losses(model, batch) - together).abs().max() > 0.05
 
 
@@ -267,7 +276,8 @@ def test_noise_of_gates_is_in_training_only_whatever_mode_the_model_is_in(build)
     expected = model.eval().generate_text(batch)
     model.train()
     assert model.generate_text(batch) == expected
-    assert torch.equal(model.gates(model.histories(batch)), model.gates(model.histories(batch)))
+    histories = model.histories(batch)
+    assert torch.equal(gates_of(model, histories), gates_of(model, histories))
     assert model.llm.training and len({losses(model, batch).sum().item() for _ in range(3)}) == 3
 
 

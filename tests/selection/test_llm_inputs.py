@@ -41,7 +41,7 @@ def test_effort_of_gated_weights_counts_all_of_them_in_batches(make, caplog):
     adapter = [weight for weight in model.llm.parameters() if weight.requires_grad]
     for row in (0, N_ROWS - 1):
         prompt, response = inputs.examples[row]
-        with model.instances([inputs.pool.histories[row]]):
+        with model.conditioned_on([inputs.pool.histories[row]]):
             log_probs = model.llm(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(dim=-1)
         losses = [-log_probs[len(prompt) + place - 1, token] for place, token in enumerate(response)]
         parts = torch.autograd.grad(torch.stack(losses).mean(), adapter, materialize_grads=True)

@@ -15,8 +15,8 @@ import torch
 from recbole_llm.coreset import MeanLoss
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.errors import InputError
+from recbole_llm.selection import row_selection
 from recbole_llm.selection.row_selection import FILE, read_selection, row_hashes, select_rows
-from recbole_llm.trainer import row_selection
 from tests.selection.rows import N_ROWS
 
 

@@ -235,11 +235,23 @@ def test_rates_stay_between_floor_and_peak_and_never_waste_a_step(name, floor):
     assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
 
 
+class GatedWeights(Weights):
+    """Tells how many rows there are, once no step is under way."""
+
+    def __init__(self, model: Rows) -> None:
+        self.model = model
+
+    def row_facts(self, model: nn.Module, histories: list[Any]) -> dict[str, Any]:
+        assert self.model.step is None
+        return {"gate_entropy": len(histories)}
+
+
 class Rows(Toy):
     """A toy that is told which rows it sees, and in which step; the loss is that of the named step's rows."""
 
     def __init__(self) -> None:
         super().__init__(dropout=0)
+        self.adapter = GatedWeights(self)
         self.steps: list[tuple[int, int]] = []
         self.seen: list[tuple[int | None, list[Any], list[Any]]] = []
         self.step: int | None = None
@@ -253,14 +265,10 @@ class Rows(Toy):
         self.step = None
 
     @contextmanager
-    def instances(self, histories: list[Any]) -> Iterator[None]:
+    def conditioned_on(self, histories: list[Any]) -> Iterator[None]:
         self.rows = histories
         yield
         self.rows = []
-
-    def gate_facts(self, histories: list[Any]) -> dict[str, Any]:
-        assert self.step is None
-        return {"gate_entropy": len(histories)}
 
     def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
         self.seen.append((self.step, self.rows, prompts))
