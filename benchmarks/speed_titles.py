@@ -22,7 +22,7 @@ from transformers import DynamicCache, LogitsProcessorList, PrefixConstrainedLog
 
 from benchmarks.harness import Goal, Section, Work, main
 from recbole_llm.llm import TinyLLMConfig, TitleConstraint, TitleTrie, answer_log_probs, title_likelihoods
-from recbole_llm.llm.generation import length_batches
+from recbole_llm.llm.rows import length_batches
 from recbole_llm.llm.tiny import init_model, train_tokenizer
 from recbole_llm.property_files import recbole_folder
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.errors import InputError
+from recbole_llm.modes import evaluating
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class GradientNorms:
         Raises:
             InputError: a loss or a norm is not finite.
         """
-        with _evaluating(self.model), torch.enable_grad():
+        with evaluating(self.model), torch.enable_grad():
             squares = self._of_linear_maps(row_losses) if self._layers else 0
             if self._others:
                 squares = squares + self._row_by_row(row_losses)
@@ -269,18 +270,6 @@ def _only_trainable(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterat
     finally:
         for weight, required in before.items():
             weight.requires_grad_(required)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, every module is in eval mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _checked_losses(losses: Tensor) -> Tensor:

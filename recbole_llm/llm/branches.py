@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_llm.llm.generation import evaluating
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
+from recbole_llm.modes import evaluating
 
 Tokens = Sequence[int]
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of log-probabilities; half precision: 0.2

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.generation import evaluating, length_batches
 from recbole_llm.llm.loss import positions_from_mask
-from recbole_llm.llm.padding import pad_batch
+from recbole_llm.llm.rows import length_batches, pad_batch
+from recbole_llm.modes import evaluating
 
 POOLINGS = ("last", "mean")
 _SHOWN = 80  # characters of a text in a message

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -29,7 +27,8 @@ from transformers import Cache, DynamicCache, LogitsProcessorList
 from recbole_llm.errors import InputError
 from recbole_llm.llm.beam_cache import make_room
 from recbole_llm.llm.loss import positions_from_mask
-from recbole_llm.llm.padding import pad_batch
+from recbole_llm.llm.rows import common_prefix, length_batches, pad_batch
+from recbole_llm.modes import evaluating
 
 
 @dataclass
@@ -144,36 +143,6 @@ def beam_search(
     return generations
 
 
-def length_batches(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Groups rows of similar cost, the dearest first, so that padding is small and a lack of memory shows at once.
-
-    Args:
-        costs: Cost of each row, for instance its number of tokens.
-        budget: Limit of (rows x cost of the dearest row) of a batch; a batch has at least one row.
-
-    Yields:
-        Indices of the rows of one batch.
-    """
-    order = sorted(range(len(costs)), key=lambda i: -costs[i])
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, costs[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule has its own previous mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 @dataclass
 class _Live:
     """The rows of a batch that are still searched, and their beams.
@@ -255,7 +224,7 @@ class _Search:
         if len(prompts) < 2:
             return None
         cache = DynamicCache(config=self.model.config)
-        length = min(len(os.path.commonprefix([list(prompt) for prompt in prompts])), min(map(len, prompts)) - 1)
+        length = min(len(common_prefix(prompts)), min(map(len, prompts)) - 1)
         if length == 0 or any(cache.is_sliding) or any(cache.is_linear):
             return None
         ids = torch.tensor([list(prompts[0][:length])], device=self.device)

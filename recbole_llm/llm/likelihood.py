@@ -27,10 +27,10 @@ from transformers import Cache, DynamicCache
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
-from recbole_llm.llm.generation import evaluating, length_batches
 from recbole_llm.llm.loss import positions_from_mask
-from recbole_llm.llm.padding import pad_batch
+from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.llm.trie import TitleTrie
+from recbole_llm.modes import evaluating
 
 _PIECE = 128  # nodes of one forward pass, per prompt
 _LOGITS = 2**26  # numbers of one forward pass' logits: 256 MB in float32

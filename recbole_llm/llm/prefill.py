@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer, Tokens
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
-from recbole_llm.llm.padding import pad_batch
+from recbole_llm.llm.rows import pad_batch
 
 
 class PrefillScorer:

@@ -19,8 +19,8 @@ from transformers.utils import cached_file
 from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import folder_fingerprint
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
-from recbole_llm.llm.generation import evaluating
-from recbole_llm.llm.padding import pad_batch
+from recbole_llm.llm.rows import pad_batch
+from recbole_llm.modes import evaluating
 
 ENCODER_POOLINGS = ("mean", "cls", "lasttoken", "max")  # under the names of sentence-transformers
 _MODES = {

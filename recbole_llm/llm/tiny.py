@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.rows import common_prefix, length_batches, pad_batch
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def document_rounds(
     """
     items = [item for item, title in enumerate(titles) if title.strip()]
     describe = _item_documents(titles, attributes, tokenizer, generator)
-    n_given = _common_start([make_prompt([item], item)[0] for item in items[:: 1 + len(items) // 16]])
+    n_given = len(common_prefix([make_prompt([item], item)[0] for item in items[:: 1 + len(items) // 16]]))
     described, answers = _passes(items, generator), _passes(items, generator)
     while True:
         documents = [(describe(next(described)), 1) for _ in range(ROUND_PROMPTS * DOCUMENTS_PER_PROMPT)]
@@ -255,12 +256,6 @@ def document_rounds(
             prompt, response = make_prompt(history, next(answers))
             documents.append(([*prompt, *response], n_given))
         yield documents
-
-
-def _common_start(prompts: Sequence[list[int]]) -> int:
-    """Number of tokens that all prompts start with."""
-    columns = zip(*prompts, strict=False)
-    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), min(map(len, prompts)))
 
 
 def _passes(items: list[int], generator: torch.Generator) -> Iterator[int]:
@@ -315,21 +310,16 @@ def _batches(
                 f"A prompt of the tiny LLM has {longest} tokens, more than tiny_context_length "
                 f"{config.context_length}; raise it or shorten the history."
             )
-        batches: list[list[Document]] = [[]]
-        for document in documents:
-            if batches[-1] and (len(batches[-1]) + 1) * len(document[0]) > config.batch_tokens:
-                batches.append([])
-            batches[-1].append(document)
+        batches = length_batches([len(token_ids) for token_ids, _ in documents], config.batch_tokens, "as given")
         for chosen in torch.randperm(len(batches), generator=generator).tolist():
-            yield _pad(batches[chosen], pad_token_id)
+            yield _pad([documents[place] for place in batches[chosen]], pad_token_id)
 
 
 def _pad(batch: list[Document], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids padded on the right, and labels: -100 at given tokens and padding."""
-    width = max(len(token_ids) for token_ids, _ in batch)
-    padded = torch.tensor([token_ids + [pad_token_id] * (width - len(token_ids)) for token_ids, _ in batch])
+    padded, _ = pad_batch([token_ids for token_ids, _ in batch], pad_token_id, "cpu", left=False)
     n_given = torch.tensor([given for _, given in batch])[:, None]
-    return padded, padded.masked_fill((padded == pad_token_id) | (torch.arange(width) < n_given), -100)
+    return padded, padded.masked_fill((padded == pad_token_id) | (torch.arange(padded.shape[1]) < n_given), -100)
 
 
 def pretrain(

@@ -27,6 +27,7 @@ from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
+from recbole_llm.modes import evaluating
 from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed

@@ -12,10 +12,11 @@ from recbole.data.interaction import Interaction
 from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.generation import evaluating
 from recbole_llm.llm.loss import logits_at
+from recbole_llm.llm.rows import pad_batch
 from recbole_llm.llm.tiny import PromptMaker
 from recbole_llm.model.base import ComposeWith, Example, LLMRecommender
+from recbole_llm.modes import evaluating
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.prompt.click import ClickPromptBuilder
 from recbole_llm.prompt.encoder import text_encoder
@@ -123,13 +124,9 @@ class TALLRec(LLMRecommender):
 
     def _last_logits(self, prompts: Sequence[list[int]]) -> torch.Tensor:
         """Logits of the token after each prompt. Returns: [prompts, vocabulary]."""
-        width = max(map(len, prompts))
-        ids = [[self.backbone.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
-        input_ids = torch.tensor(ids, device=self.device)
-        starts = torch.tensor([width - len(prompt) for prompt in prompts], device=self.device)
-        mask = (torch.arange(width, device=self.device) >= starts[:, None]).long()
+        input_ids, mask = pad_batch(prompts, self.backbone.pad_token_id, self.device, left=True)
         rows = torch.arange(len(prompts), device=self.device)
-        return logits_at(self.llm, rows, torch.full_like(rows, width - 1), input_ids, mask)
+        return logits_at(self.llm, rows, torch.full_like(rows, mask.shape[1] - 1), input_ids, mask)
 
     def predict(self, interaction: Interaction) -> torch.Tensor:
         """Probability that each row's user likes its target. Returns: float64 [rows]."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.rows import length_batches
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int, *, sort: bool = False) -> list[list[int]]:
@@ -30,17 +31,7 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, sort: bool = False
     """
     if max_tokens < 1:
         raise InputError(f"micro_batch_tokens: {max_tokens} is not a positive number of tokens")
-    order = np.argsort(lengths, kind="stable").tolist() if sort else range(len(lengths))
-    batches: list[list[int]] = []
-    longest = 0
-    for row in order:
-        longest = max(longest, lengths[row])
-        if batches and longest * (len(batches[-1]) + 1) <= max_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            longest = lengths[row]
-    return batches
+    return length_batches(lengths, max_tokens, "shortest first" if sort else "as given")
 
 
 def epoch_steps(

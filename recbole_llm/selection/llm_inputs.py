@@ -14,6 +14,7 @@ from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, loss
 from recbole_llm.coreset.influence.row_losses import frozen
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.modes import evaluating
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
 from recbole_llm.selection.text_vectors import llm_encoder
@@ -95,11 +96,9 @@ class LLMInputs:
         """Numbers in the order of the rows, from a function that gives them in the order of batches of places."""
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
         batches = micro_batches(lengths, self.config["micro_batch_tokens"], sort=True)
-        was_training = self.model.training
-        self.model.eval()
         found = np.empty(len(self.examples))
-        found[np.concatenate(batches).astype(int)] = compute(batches)
-        self.model.train(was_training)
+        with evaluating(self.model):
+            found[np.concatenate(batches).astype(int)] = compute(batches)
         return found
 
     def _own_losses(self, batch: Sequence[int]) -> torch.Tensor:

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.generation import Generation, _largest, beam_search, length_batches
+from recbole_llm.llm.generation import Generation, _largest, beam_search
+from recbole_llm.llm.rows import length_batches
 from tests.families import FAMILIES, make_family
 
 NEW_TOKENS = 12
