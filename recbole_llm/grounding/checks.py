@@ -31,7 +31,7 @@ def checked_representative(representative: Any, n_items: int) -> np.ndarray:
     rows = to_numpy(representative)
     if rows.shape != (n_items,) or not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(f"representative must be int [{n_items}], got {rows.dtype} {list(rows.shape)}")
-    rows = rows.astype(np.int64)
+    rows = np.asarray(rows, dtype=np.int64)
     if (rows < 0).any() or (rows >= n_items).any() or (rows[rows] != rows).any():
         raise ValueError("representative must map every item to an item that represents itself")
     return rows
@@ -44,13 +44,14 @@ def checked_rankable(rankable: Any, embeddings: np.ndarray, representative: np.n
     """
     n_items = len(embeddings)
     if rankable is None:
-        mask = representative == np.arange(n_items)
+        mask: np.ndarray = representative == np.arange(n_items)
         mask[0] = False
     else:
         mask = to_numpy(rankable)
         if mask.shape != (n_items,) or mask.dtype != bool:
             raise ValueError(f"rankable must be bool [{n_items}], got {mask.dtype} {list(mask.shape)}")
-    mask = mask & embeddings.any(axis=1)[representative]
+        mask = mask.copy()
+    mask &= embeddings.any(axis=1)[representative]
     if not mask.any():
         raise InputError("no item can be ranked: every embedding row is zero or excluded; check the item texts")
     return mask
@@ -67,15 +68,21 @@ def checked_queries(queries: Any, dimension: int) -> np.ndarray:
     return points
 
 
-def checked_targets(targets: Any, n_queries: int, rankable: np.ndarray, representative: np.ndarray) -> np.ndarray:
-    """Rows ``[queries]`` of the embedding table that stand for the targets."""
+def checked_ids(targets: Any, n_queries: int, n_items: int) -> np.ndarray:
+    """Item ids int64 ``[queries]``."""
     ids = to_numpy(targets)
     if ids.shape != (n_queries,) or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"targets must be int [{n_queries}], one per query, got {ids.dtype} {list(ids.shape)}")
-    outside = ids[(ids < 0) | (ids >= len(rankable))]
+    outside = ids[(ids < 0) | (ids >= n_items)]
     if len(outside):
-        raise ValueError(f"target {outside[0]} is no item: ids go from 0 to {len(rankable) - 1}")
-    rows = representative[ids]
+        raise ValueError(f"target {outside[0]} is no item: ids go from 0 to {n_items - 1}")
+    return ids.astype(np.int64)
+
+
+def checked_targets(targets: Any, n_queries: int, rankable: np.ndarray, representative: np.ndarray) -> np.ndarray:
+    """Rows ``[queries]`` of the embedding table that stand for the targets."""
+    ids = checked_ids(targets, n_queries, len(rankable))
+    rows: np.ndarray = representative[ids]
     hidden = ids[~(rankable[ids] | rankable[rows])]
     if len(hidden):
         raise ValueError(f"target {hidden[0]} cannot be ranked: it is padding, excluded or has no embedding")

@@ -29,12 +29,14 @@ def recall_at(ranks: Any, k: int) -> np.ndarray:
 
 def ndcg_at(ranks: Any, k: int) -> np.ndarray:
     """NDCG@k of each row ``[rows]`` with one target: ``1 / log2(rank + 2)`` within the first k, else 0."""
-    return hit_at(ranks, k) / np.log2(_checked_ranks(ranks, k) + 2.0)
+    gains: np.ndarray = hit_at(ranks, k) / np.log2(_checked_ranks(ranks, k) + 2.0)
+    return gains
 
 
 def mrr_at(ranks: Any, k: int) -> np.ndarray:
     """Reciprocal rank of each row ``[rows]``: ``1 / (rank + 1)`` within the first k, else 0."""
-    return hit_at(ranks, k) / (_checked_ranks(ranks, k) + 1.0)
+    reciprocal: np.ndarray = hit_at(ranks, k) / (_checked_ranks(ranks, k) + 1.0)
+    return reciprocal
 
 
 RANK_METRICS: Mapping[str, Callable[[Any, int], np.ndarray]] = MappingProxyType(

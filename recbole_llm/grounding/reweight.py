@@ -160,8 +160,9 @@ def _ranks(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """0-based ranks ``[queries]`` of the targets in ``values[queries, items]``, smaller first, ties by lower id."""
     own = values[np.arange(len(targets)), targets][:, None]
     queries, columns = np.nonzero(values == own)
-    earlier = np.bincount(queries[columns < targets[queries]], minlength=len(targets))
-    return np.count_nonzero(values < own, axis=1) + earlier
+    ranks: np.ndarray = np.bincount(queries[columns < targets[queries]], minlength=len(targets))
+    ranks += np.count_nonzero(values < own, axis=1)
+    return ranks
 
 
 def _checked(distances: Any, weights: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +189,8 @@ def _normalised(distances: np.ndarray) -> np.ndarray:
 
 
 def _apply(normalised: np.ndarray, boost: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return (normalised * boost).astype(dtype, copy=False)
+    weighted: np.ndarray = normalised * boost
+    return weighted.astype(dtype, copy=False)
 
 
 def _min_max(values: np.ndarray, ignore: np.ndarray, fill: float) -> np.ndarray:

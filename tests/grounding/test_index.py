@@ -12,7 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import ItemIndex
-from recbole_llm.grounding import index as index_module
+from recbole_llm.grounding import distances as distances_module
+from recbole_llm.grounding.distances import Points
+from recbole_llm.grounding.engines import TorchEngine
 
 ROWS = np.array([(0, 0), (3, 4), (0, 5), (5, 0), (0, 0), (-3, 4), (6, 8), (0, 5)], dtype=np.float32)
 RANKABLE = np.isin(np.arange(8), [1, 2, 3, 5, 6])
@@ -90,7 +92,7 @@ def test_equals_brute_force_with_ties(case, k, use_faiss):
             ItemIndex(embeddings, rankable)
         return
     index = ItemIndex(embeddings, rankable)
-    index._faiss = index._faiss if use_faiss else None
+    index._engine = index._engine if use_faiss else TorchEngine(index._points)
     expected = brute_force(embeddings, queries, mask)
     for target in np.flatnonzero(mask):
         targets = np.full(len(queries), target)
@@ -108,8 +110,9 @@ def test_equals_brute_force_with_ties(case, k, use_faiss):
 @pytest.mark.parametrize("width, shift", [(5, 0.0), (5, 1000.0), (600, 100.0), (1100, 0.0)])
 def test_equals_brute_force_on_real_values(engine, monkeypatch, dtype, width, shift):
     """Random rows, some twice, some one rounding step apart, queries on rows: where the matrix form alone is wrong."""
-    monkeypatch.setattr(index_module, "_BLOCK_ELEMENTS", 2000)  # several blocks, and a last one that is smaller
-    monkeypatch.setattr(index_module, "_GATHER_ELEMENTS", 7000)
+    monkeypatch.setattr(distances_module, "_BLOCK_ELEMENTS", 2000)  # several blocks, and a last one that is smaller
+    monkeypatch.setattr(distances_module, "_BLOCK_POINTS", 64)
+    monkeypatch.setattr(distances_module, "_GATHER_ELEMENTS", 7000)
     rng = np.random.default_rng(3)
     embeddings = (rng.normal(size=(150, width)) + shift).astype(dtype)
     embeddings[100:120] = embeddings[40:60]
@@ -144,8 +147,8 @@ def test_exact_where_single_precision_under_or_overflows(engine, scale):
 def test_most_comparisons_are_settled_without_direct_distances(monkeypatch):
     """Computing everything directly would be right as well, but slow."""
     computed = []
-    direct = ItemIndex._direct
-    monkeypatch.setattr(ItemIndex, "_direct", lambda *args: computed.append(len(args[-1])) or direct(*args))
+    direct = Points.direct
+    monkeypatch.setattr(Points, "direct", lambda *args: computed.append(len(args[-1])) or direct(*args))
     rng = np.random.default_rng(0)
     queries = rng.normal(size=(50, 64)).astype(np.float32)
     index = ItemIndex(rng.normal(size=(2000, 64)).astype(np.float32))

@@ -1,0 +1,276 @@
+"""Exact order of distances at the cost of a matrix product.
+
+Every distance that decides an order is the *direct* one, ``sqrt(sum((query - row)^2))`` in float64. The fast matrix
+form ``|q|^2 + |x|^2 - 2 q.x`` loses digits, so it settles only comparisons that lie beyond its rounding error; the rest
+are computed directly. Identical rows therefore tie exactly, and an exact match is at distance 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+_BLOCK_ELEMENTS = 2**22  # of one temporary array: 16 MB in float32, 32 MB in float64
+_BLOCK_POINTS = 2**14  # that one block of queries is compared with at a time
+_GATHER_ELEMENTS = 2**18  # of the gathered rows of direct distances: 2 MB, which stay in the cache
+_PANEL = 512  # columns multiplied at once in float32
+_SINGLE, _DOUBLE = 2.0**-24, 2.0**-53  # unit roundoff
+_TINY, _HUGE = 2.0**-126, 2.0**123  # float32 underflows below, and may overflow above
+
+
+@dataclass(frozen=True)
+class Members:
+    """Which items stand at which point: those of a shared title at one.
+
+    Attributes:
+        items: int64 ``[members]``, item ids, those of one point side by side and ascending.
+        starts: int64 ``[points + 1]``; the items of point ``p`` are ``items[starts[p] : starts[p + 1]]``, at least one.
+    """
+
+    items: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, point_of_item: np.ndarray, n_points: int) -> Members:
+        """From int64 ``[items]``, the point of each item; -1 for an item that stands nowhere."""
+        order = np.argsort(point_of_item, kind="stable")
+        items = order[np.count_nonzero(point_of_item < 0) :]
+        return cls(items, np.searchsorted(point_of_item[items], np.arange(n_points + 1)))
+
+    @cached_property
+    def extra(self) -> np.ndarray:
+        """int64 ``[points]``: items at each point beyond the first."""
+        extra: np.ndarray = np.diff(self.starts) - 1
+        return extra
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        """int64 ``[members]``: points and items as one ascending number."""
+        points = np.repeat(np.arange(len(self.starts) - 1), self.extra + 1)
+        keys: np.ndarray = points * (self.items.max() + 1) + self.items
+        return keys
+
+    def below(self, points: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """How many items at each of the points have a lower id than the given item. Returns: int64 of their shape."""
+        limit = self.items.max() + 1
+        keys = points * limit + np.minimum(items, limit)
+        found: np.ndarray = np.searchsorted(self._keys, keys) - self.starts[points]
+        return found
+
+    def expand(self, points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All items at the listed points, each with the value of its point.
+
+        Args:
+            points: int64 ``[rows, listed]``.
+            values: float64 ``[rows, listed]``.
+
+        Returns:
+            Items int64 and values float64, both ``[rows, width]``; item 0 and value +inf behind a row's last.
+        """
+        sizes = self.extra[points] + 1
+        if (sizes == 1).all():
+            return self.items[self.starts[points]], values
+        flat, n_items = sizes.ravel(), sizes.sum(axis=1)
+        first = np.repeat(self.starts[points].ravel() - (flat.cumsum() - flat), flat)
+        rows = np.repeat(np.arange(len(points)), n_items)
+        columns = np.arange(len(rows)) - np.repeat(n_items.cumsum() - n_items, n_items)
+        items = np.zeros((len(points), int(n_items.max(initial=0))), dtype=np.int64)
+        spread = np.full(items.shape, np.inf)
+        items[rows, columns] = self.items[first + np.arange(len(rows))]
+        spread[rows, columns] = np.repeat(values.ravel(), flat)
+        return items, spread
+
+
+class Points:
+    """Rows of an embedding table as points that queries are compared with.
+
+    The mean of the points is subtracted from both sides of the matrix form, which then errs less.
+
+    Args:
+        embeddings: finite float32 or float64 ``[items, d]``. Not copied: leave it unchanged.
+        rows: int64 ``[points]``, the row of the table that is each point.
+        keep: keep a centred float32 copy of the rows; otherwise they are centred block by block whenever they are read.
+    """
+
+    def __init__(self, embeddings: np.ndarray, rows: np.ndarray, keep: bool = True) -> None:
+        self.embeddings, self.rows = embeddings, rows
+        self.dimension = embeddings.shape[1]
+        self.centre = np.zeros(self.dimension)
+        for block in blocks(len(rows), self.dimension):
+            self.centre += embeddings[rows[block]].sum(axis=0, dtype=np.float64)
+        self.centre /= len(rows)
+        self._kept = np.empty((len(rows), self.dimension), dtype=np.float32) if keep else None
+        squares = np.empty(len(rows))
+        for block in blocks(len(rows), self.dimension):
+            centred = self._centre(block)
+            np.einsum("nd,nd->n", centred, centred, dtype=np.float64, out=squares[block])
+            if self._kept is not None:
+                self._kept[block] = centred
+        self._radius = float(np.sqrt(squares.max()))
+        with np.errstate(over="ignore"):
+            self._half_square = (0.5 * squares).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _centre(self, block: slice) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            centred: np.ndarray = (self.embeddings[self.rows[block]] - self.centre).astype(np.float32)
+        return centred
+
+    def centred(self, block: slice) -> np.ndarray:
+        """float32 ``[points, d]``: some of the points minus the mean of all."""
+        return self._centre(block) if self._kept is None else self._kept[block]
+
+    @property
+    def kept(self) -> bool:
+        """Whether a centred copy is kept."""
+        return self._kept is not None
+
+    def centre_queries(self, queries: np.ndarray) -> np.ndarray:
+        """float64 ``[queries, d]``: queries minus the mean of the points."""
+        centred: np.ndarray = queries.astype(np.float64) - self.centre
+        return centred
+
+    def half_scores(self, centred: np.ndarray, block: slice) -> np.ndarray:
+        """``q.x - |x|^2/2``, larger is nearer; summed panel by panel, which tightens the error bound.
+
+        Args:
+            centred: float32 ``[queries, d]``.
+            block: of the points.
+
+        Returns:
+            float32 ``[queries, block]``; may overflow.
+        """
+        points = self.centred(block)
+        scores = np.broadcast_to(-self._half_square[block], (len(centred), len(points))).copy()
+        for start in range(0, self.dimension, _PANEL):
+            panel = slice(start, start + _PANEL)
+            scores += centred[:, panel] @ points[:, panel].T
+        return scores
+
+    def direct(self, queries: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Direct distances ``[pairs]`` between ``queries[places]`` and ``embeddings[rows]``: the ones that count."""
+        result = np.empty(len(rows))
+        for block in blocks(len(rows), self.dimension, _GATHER_ELEMENTS):
+            difference = queries[places[block]].astype(np.float64)
+            difference -= self.embeddings[rows[block]]
+            difference *= difference
+            difference.sum(axis=1, out=result[block])
+        return np.sqrt(result, out=result)
+
+    def direct_table(self, queries: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Direct distances ``[queries, k]`` of ``points[queries, k]``; +inf where a point is -1."""
+        result = np.full(points.shape, np.inf)
+        places, columns = np.nonzero(points >= 0)
+        result[places, columns] = self.direct(queries, places, self.rows[points[places, columns]])
+        return result
+
+    def count_before(
+        self, queries: np.ndarray, target_rows: np.ndarray, targets: np.ndarray, members: Members
+    ) -> np.ndarray:
+        """How many items stand before each query's target: nearer, or as near and of a lower id.
+
+        With centred ``q`` and ``x`` the half squared distance is ``|q|^2/2 - s``, ``s = q.x - |x|^2/2``; ``s`` decides
+        against the target's own ``s`` unless both lie within the error bound. Memory: one block of queries x points.
+
+        Args:
+            queries: ``[queries, d]``.
+            target_rows: int64 ``[queries]``, the row of the table that stands for each target.
+            targets: int64 ``[queries]``, the ids that decide among equal distances.
+            members: the items at each point.
+
+        Returns:
+            int64 ``[queries]``.
+        """
+        ranks = np.zeros(len(queries), dtype=np.int64)
+        for block in blocks(len(queries), min(len(self), _BLOCK_POINTS)):
+            own = queries[block]
+            centred = self.centre_queries(own)
+            target = self.embeddings[target_rows[block]].astype(np.float64) - self.centre
+            of_target = (centred * target).sum(axis=1) - 0.5 * (target * target).sum(axis=1)
+            bound = self._single_bound(np.linalg.norm(centred, axis=1))
+            with np.errstate(all="ignore"):
+                limits = (of_target - bound).astype(np.float32), (of_target + bound).astype(np.float32)
+                single = centred.astype(np.float32)
+            distances = self.direct(own, np.arange(len(own)), target_rows[block])
+            for points in blocks(len(self), 1, _BLOCK_POINTS):
+                before, places, columns = self._settle(single, points, *limits, members.extra)
+                ranks[block] += before
+                other = self.direct(own, places, self.rows[columns])
+                nearer, equal = other < distances[places], other == distances[places]
+                counts = np.where(nearer, members.extra[columns] + 1, 0)
+                counts[equal] = members.below(columns[equal], targets[block][places[equal]])
+                np.add.at(ranks[block], places, counts)
+        return ranks
+
+    def _settle(
+        self, centred: np.ndarray, block: slice, low: np.ndarray, high: np.ndarray, extra: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts the items that are certainly nearer; and the pairs of query and point that are not settled."""
+        with np.errstate(all="ignore"):  # what overflows is not finite, therefore not certain, therefore direct
+            scores = self.half_scores(centred, block)
+            closer = scores > high[:, None]
+            certain = closer | (scores < low[:, None])
+        places, columns = np.divmod(np.flatnonzero(~certain), closer.shape[1])
+        shared = np.flatnonzero(extra[block])
+        before = np.count_nonzero(closer, axis=1) + closer[:, shared] @ extra[block][shared]
+        return before, places, columns + block.start
+
+    def _single_bound(self, norms: np.ndarray) -> np.ndarray:
+        """Error bound ``[queries]`` of the float32 matrix form, for centred query norms ``[queries]``.
+
+        The standard bound of an inner product, (additions in a row) ``u |q||x|``, with slack for the rounding of the
+        inputs, of ``|x|^2/2`` and of the thresholds; then underflow, and the rounding of the direct distance itself.
+        """
+        size = norms * self._radius + self._radius**2
+        additions = min(self.dimension, _PANEL) + self.dimension // _PANEL + 8
+        bound = 1.01 * additions * _SINGLE * size + (self.dimension + 8) * _TINY
+        bound += (self.dimension + 8) * 2 * _DOUBLE * (norms + self._radius) ** 2
+        return np.where(size < _HUGE, bound, np.inf)
+
+    def search_error(self, centred: np.ndarray) -> np.ndarray:
+        """Error bound ``[queries]`` of squared distances in float32; NaN where they may overflow."""
+        size = (np.linalg.norm(centred, axis=1) + self._radius) ** 2
+        return np.where(size < _HUGE, 4 * (self.dimension + 8) * (_SINGLE * size + _TINY), np.nan)
+
+    def table(self, queries: np.ndarray) -> np.ndarray:
+        """Distances float64 ``[queries, points]`` whose order and ties are those of the direct distances.
+
+        Values that could be confused with another, and small ones, are direct; the rest are the float64 matrix form.
+        """
+        result = np.empty((len(queries), len(self)))
+        for block in blocks(len(queries), len(self)):
+            result[block] = self._ordered(queries[block].astype(np.float64))
+        return result
+
+    def _ordered(self, queries: np.ndarray) -> np.ndarray:
+        own = np.einsum("qd,qd->q", queries, queries)
+        squared = np.empty((len(queries), len(self)))
+        largest = 0.0
+        for block in blocks(len(self), self.dimension):
+            rows = self.embeddings[self.rows[block]].astype(np.float64)
+            norms = np.einsum("nd,nd->n", rows, rows)
+            squared[:, block] = own[:, None] + norms - 2.0 * (queries @ rows.T)
+            largest = max(largest, float(norms.max()))
+        error = 4 * (self.dimension + 8) * _DOUBLE * (np.sqrt(own) + np.sqrt(largest)) ** 2
+        order = np.argsort(squared, axis=1)
+        near = np.diff(np.take_along_axis(squared, order, axis=1), axis=1) <= 2 * error[:, None]
+        close = np.zeros(squared.shape, dtype=bool)
+        close[:, 1:] |= near
+        close[:, :-1] |= near
+        uncertain = squared <= 1e9 * error[:, None]  # a small difference of large numbers has few right digits
+        np.put_along_axis(close, order, close.copy(), axis=1)
+        places, columns = np.nonzero(uncertain | close)
+        result: np.ndarray = np.sqrt(np.maximum(squared, 0.0, out=squared), out=squared)
+        result[places, columns] = self.direct(queries, places, self.rows[columns])
+        return result
+
+
+def blocks(length: int, width: int, elements: int | None = None) -> Iterator[slice]:
+    """Slices over ``length`` rows of ``width`` elements each, so many elements at a time."""
+    step = max(1, (_BLOCK_ELEMENTS if elements is None else elements) // max(1, width))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
