@@ -50,7 +50,7 @@ class Grid:
         lines: the table's lines.
         seeds: of every cell.
         compared_with: titles of the lines that all others are compared with; by default every line.
-        protocol: how rows are judged, a key of ``PROTOCOLS`` in ``benchmarks/results.py``.
+        protocol: how rows are evaluated, a key of :data:`recbole_llm.evaluation.PROTOCOLS`.
         world: settings of the planted world the cells run on, which gets the seed of the cell; None for real data.
         floor: title of the line from which the share of the way to the oracle is counted, in a world.
         oracle_shares: of training rows, for which a coreset of useful rows is written beside a world.

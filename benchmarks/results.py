@@ -11,18 +11,18 @@ command, the table of the command, and what every judged row got. Delete a file 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks import scale_coresets, scale_goracs, validity_goracs, validity_influence
 from benchmarks.coresets import marked_shares, read_choice, write_oracle
@@ -30,8 +30,7 @@ from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
 from benchmarks.reports import RESULTS as CELLS
 from benchmarks.reports import rendered
-from recbole_llm.evaluation.statistics import minimal_detectable_difference, paired_bootstrap
-from recbole_llm.grounding.rank_metrics import ndcg_at
+from recbole_llm.evaluation import PROTOCOLS, minimal_detectable_difference, paired_bootstrap
 from recbole_llm.report import NOT_RUN
 from recbole_llm.settings.command import parse_argv
 
@@ -41,7 +40,6 @@ METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20",
 CATEGORY_METRICS = ("category_hit@1",)
 WAY = "way to the oracle"
 CUTOFF = 10  # of the NDCG that is compared user by user
-UNRANKED = 10**9
 SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs")  # scripts' names
 REPORTS = {
     "validity_goracs": validity_goracs.render_validity,
@@ -53,45 +51,18 @@ REPORTS = {
 Found = tuple[dict[str, Any], np.ndarray]  # a line's result and what its rows gained, of one seed
 
 
-class Protocol(NamedTuple):
-    """What is kept of a judged row, and by what two models are compared row by row.
-
-    Attributes:
-        metrics: columns of the table.
-        gain: name of a row's gain, in the heading of the comparisons.
-        read: a line of ``test_<protocol>.csv`` to what is kept of it.
-        gains: what was kept of all rows to their gains, float [rows].
-    """
-
-    metrics: tuple[str, ...]
-    gain: str
-    read: Callable[[Mapping[str, str]], Any]
-    gains: Callable[[Sequence[Any]], np.ndarray]
-
-
-def rank_gains(ranks: Sequence[int | None]) -> np.ndarray:
-    """NDCG of each row by the rank of its target, 1 is best; 0 where the target was not ranked."""
-    return ndcg_at(np.array([UNRANKED if rank is None else rank - 1 for rank in ranks]), CUTOFF)
-
-
-def click_gains(clicks: Sequence[tuple[int, float]]) -> np.ndarray:
-    """Log-likelihood of each row's label, from pairs of label and predicted probability."""
-    labels, scores = np.array(clicks).T
-    return np.log(np.clip(np.where(labels == 1, scores, 1 - scores), 1e-15, 1))
-
-
-PROTOCOLS = {
-    "ranks": Protocol(METRICS, f"NDCG@{CUTOFF}", lambda row: int(row["rank"]) if row["rank"] else None, rank_gains),
-    "clicks": Protocol(
-        ("auc", "logloss"), "log-likelihood", lambda row: [int(row["label"]), float(row["score"])], click_gains
-    ),
-    "answers": Protocol(
-        ("hit_ratio", "valid_ratio", "hit_ratio_valid", "hit_ratio_reference", "valid_ratio_reference"),
-        "HitRatio@1",
-        lambda row: int(row["hit"]),
-        lambda hits: np.array(hits, dtype=float),
-    ),
+# What the columns of a protocol's table are, and what is kept of a row: the value of a column, or of several.
+METRICS_OF = {
+    "ranks": METRICS,
+    "clicks": ("auc", "logloss"),
+    "answers": ("hit_ratio", "valid_ratio", "hit_ratio_valid", "hit_ratio_reference", "valid_ratio_reference"),
 }
+KEPT = {"ranks": ["rank"], "clicks": ["label", "score"], "answers": ["hit"]}
+
+
+def gains_of(protocol: str, kept: Sequence[Any]) -> np.ndarray:
+    """How well each row went, from what was kept of it. Returns: float [rows]."""
+    return PROTOCOLS[protocol].gains(pd.DataFrame(list(kept), columns=KEPT[protocol]))
 
 
 def cell_file(cell: str, seed: int) -> Path:
@@ -142,8 +113,10 @@ def run_cell(grid: Grid, cell: str, seed: int) -> None:
 
 def read_rows(folder: Path, protocol: str) -> dict[str, Any]:
     """User to what is kept of the user's test row."""
-    with open(folder / f"test_{protocol}.csv", newline="", encoding="utf-8") as stream:
-        return {row["user_id"]: PROTOCOLS[protocol].read(row) for row in csv.DictReader(stream)}
+    rows = PROTOCOLS[protocol].read(folder, "test")
+    kept = rows[KEPT[protocol]].astype(object)
+    values = kept.where(kept.notna(), None).values.tolist()
+    return {user: own if len(own) > 1 else own[0] for user, own in zip(rows["user_id"], values, strict=True)}
 
 
 def read_cell(cell: str, seed: int) -> dict[str, Any]:
@@ -159,14 +132,13 @@ def read_line(grid: Grid, line: Line, seed: int) -> Found | None:
         return None
     result = next(result for result in content["table"]["results"] if result["model"] == line.model)
     rows = [kept for _, kept in sorted(content[grid.protocol][line.model].items())]
-    return result, PROTOCOLS[grid.protocol].gains(rows)
+    return result, gains_of(grid.protocol, rows)
 
 
 def render(grid: Grid) -> Iterator[str]:
     """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(grid, line, seed))] for line in grid.lines}
-    protocol = PROTOCOLS[grid.protocol]
-    metrics = [*protocol.metrics, *CATEGORY_METRICS] if grid.floor else protocol.metrics
+    metrics = [*METRICS_OF[grid.protocol], *(CATEGORY_METRICS if grid.floor else ())]
     way = way_to_oracle(grid, read) if grid.world else {}
     extra = [WAY] if way else []
     yield "| model | train rows | seeds | epochs | time | " + " | ".join([*metrics, *extra]) + " |"
@@ -182,7 +154,8 @@ def render(grid: Grid) -> Iterator[str]:
         cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
         yield f"| {title} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
     yield ""
-    yield from compare({title: found for title, found in read.items() if found}, grid.compared_with, protocol.gain)
+    run = {title: found for title, found in read.items() if found}
+    yield from compare(run, grid.compared_with, PROTOCOLS[grid.protocol].gain)
     yield ""
     yield from curricula(grid)
     yield from coresets(grid)

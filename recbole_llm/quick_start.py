@@ -15,15 +15,10 @@ from typing import Any
 from recbole.utils import ModelType, init_seed
 
 from recbole_llm.classic.training import fit_classic, load_classic
-from recbole_llm.data.candidates import row_candidates
-from recbole_llm.data.catalog import read_categories
-from recbole_llm.data.labels import label_rule
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation.candidate_choice import HIT_RATIO, CandidateJudge
-from recbole_llm.evaluation.categories import category_hit_ratio, drop_common
-from recbole_llm.evaluation.full_ranking import Judgement, judge
+from recbole_llm.evaluation import Evaluation, Protocol, check_together, protocol_of
 from recbole_llm.experiment.llm_run import read_llm_run, write_llm_run, write_stage_table
 from recbole_llm.experiment.run_folder import RunFolder, new_folder
 from recbole_llm.logs import console_log, run_log
@@ -43,21 +38,21 @@ class Outcome:
 
     Attributes:
         result: its line in the table.
-        valid: the judge's view of the validation rows, or None without any.
-        test: the judge's view of the test rows.
-        rows: digest of the judged (user, target) pairs.
+        valid: what it did on the validation rows, or None without any.
+        test: what it did on the test rows.
+        rows: digest of the evaluated (user, target) pairs.
         folder: the run folder.
     """
 
     result: RunResult
-    valid: Judgement | None
-    test: Judgement
+    valid: Evaluation | None
+    test: Evaluation
     rows: str
     folder: Path
 
     def as_recbole(self, config: Config) -> dict[str, Any]:
         """The result under the keys RecBole's quick start uses."""
-        metric = HIT_RATIO if config["candidates"] else config["valid_metric"].lower()
+        metric = protocol_of(config).valid_metric
         return {
             "best_valid_score": self.valid.metrics[metric] if self.valid else None,
             "valid_score_bigger": config["valid_metric_bigger"],
@@ -110,7 +105,9 @@ def load_data_and_model(folder: str | Path) -> tuple[Config, Any, Any, Any, Any,
     config = Config(config_file_list=[folder / "config.yaml"])
     rows = load_rows(config, _is_few_shot(config))
     if config.is_llm:
-        model = _build_llm(config, rows).eval()
+        model = _build_llm(config, rows)
+        protocol_of(config).prepare(rows, model)
+        model.eval()
         read_llm_run(folder, config, model)
     else:
         model = load_classic(config, rows, folder / "model.pth")
@@ -148,8 +145,8 @@ def run_one(
                 f"{label} would be judged on other rows than {beside.result.model}: give all models the same "
                 "eval_args, intervals and sample sizes"
             )
-        categories = _categories(config, rows)
-        stages = (_run_llm if config.is_llm else _run_classic)(config, rows, folder)
+        protocol = protocol_of(config)
+        stages = (_run_llm if config.is_llm else _run_classic)(config, rows, folder, protocol)
 
         def result_of(trained: _Trained, name: str) -> RunResult:
             return RunResult(
@@ -163,18 +160,17 @@ def run_one(
                 wall_seconds=time.perf_counter() - started if trained is stages[-1] else None,
                 n_rows=len(rows.test),
                 folder=str(folder.path),
-                test=_with_category_hits(trained.test, categories, config["topk"]),
-                valid=_with_category_hits(trained.valid, categories, config["topk"]) if trained.valid else {},
-                notes=(*_judged_by(config), *trained.notes),
+                test=trained.test.metrics,
+                valid=trained.valid.metrics if trained.valid else {},
+                notes=(*protocol.notes(), *trained.notes),
             )
 
         trained = stages[-1]
         result, valid, test = result_of(trained, label), trained.valid, trained.test
         folder.write("metrics.json", {"valid": result.valid, "test": result.test})
-        for phase, judgement in (("valid", valid), ("test", test)):
-            if judgement is not None:
-                kind = "clicks" if config.task == "click" else "answers" if config["candidates"] else "ranks"
-                getattr(folder, f"write_{kind}")(phase, judgement, rows.whole)
+        for split, evaluation in (("valid", valid), ("test", test)):
+            if evaluation is not None:
+                protocol.write(folder.path, split, evaluation)
         if len(stages) > 1:
             results = [result_of(stage, f"{label} after {stage.name}") for stage in stages]
             log.info("stages:\n%s", write_stage_table(folder, results))
@@ -187,55 +183,27 @@ def _is_few_shot(config: Config) -> bool:
     return config.is_llm or config["sample_for"] == "all"
 
 
-def _judged_by(config: Config) -> list[str]:
-    """What a reader must know of the judge beside the metrics' names."""
-    if config["candidates"]:
-        return [f"judged among {config['candidates']} candidates per row, the target one of them"]
-    return [f"a like is {label_rule(config)}"] if config.task == "click" else []
-
-
-def _categories(config: Config, rows: Rows) -> list[list[str]] | None:
-    """The categories that items can be told apart by, item by item; None where the data state none.
-
-    Raises:
-        InputError: ``category_field`` is no item field, or not text.
-    """
-    field = config["category_field"] if config["candidates"] is None else None
-    found = read_categories(rows.whole, field) if field else None
-    if field and found is None:
-        log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
-    return drop_common(found) if found else None
-
-
-def _with_category_hits(
-    judgement: Judgement, categories: list[list[str]] | None, topk: Sequence[int]
-) -> dict[str, float]:
-    """The metrics with the hit ratio of the category, where items have categories and rows a ranking of items."""
-    if categories is None or len(judgement.pairs) != len(judgement.top_items):
-        return judgement.metrics
-    targets = judgement.pairs[:, 1]
-    return {**judgement.metrics, **category_hit_ratio(judgement.top_items, targets, categories, topk)}
-
-
 @dataclass(frozen=True)
 class _Trained:
     """A model after a stage of its training."""
 
     name: str
-    valid: Judgement | None
-    test: Judgement
+    valid: Evaluation | None
+    test: Evaluation
     train_rows: int
     epochs: int
     best_epoch: int
     notes: tuple[str, ...]
 
 
-def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
-    look = judge if config["candidates"] is None else CandidateJudge(config, rows)
+def _run_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> list[_Trained]:
+    protocol.prepare(rows)
     trainer = fit_classic(config, rows, folder.path / "model.pth")
     valid_data, test_data = (eval_loader(config, rows, phase) for phase in ("valid", "test"))
-    valid = look(trainer, valid_data, config["show_progress"]) if valid_data else None
-    test = look(trainer, test_data, config["show_progress"])
+    valid, test = (
+        protocol.complete(protocol.evaluate(trainer, data, config["show_progress"])) if data else None
+        for data in (valid_data, test_data)
+    )
     epochs, step = len(trainer.train_loss_dict), trainer.eval_step
     validations = epochs // step if valid and step > 0 else 0
     best = (validations - trainer.cur_step) * step if validations else epochs
@@ -244,15 +212,12 @@ def _run_classic(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained
 
 def _build_llm(config: Config, rows: Rows) -> LLMRecommender:
     init_seed(config["seed"], config["reproducibility"])
-    model = config.model_class(config, rows.whole).to(config["device"])
-    if config["candidates"]:
-        drawn = row_candidates(config, rows, ("train", "valid", "test"), model.catalog, model.stages)
-        model.set_candidates(drawn)
-    return model
+    return config.model_class(config, rows.whole).to(config["device"])
 
 
-def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
+def _run_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> list[_Trained]:
     model = _build_llm(config, rows)
+    protocol.prepare(rows, model)
     log.info(model)
     trainer = LLMTrainer(config, model)
     valid_data = eval_loader(config, rows, "valid")
@@ -263,8 +228,8 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder) -> list[_Trained]:
 
     def judged(place: int) -> _Trained:
         """The model as it stands, which is that after the stage at this place; epochs count from the first stage on."""
-        valid = trainer.judge_valid(valid_data, config["show_progress"]) if valid_data else None
-        test = trainer.judge(eval_loader(config, rows, "test"), config["show_progress"])
+        valid = protocol.complete(trainer.judge_valid(valid_data, config["show_progress"])) if valid_data else None
+        test = protocol.complete(trainer.judge(eval_loader(config, rows, "test"), config["show_progress"]))
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         if not trainer.tuned:
             return _Trained("no training", valid, test, n_rows, 0, 0, notes)
@@ -308,7 +273,7 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
         environment=versions(),
         data_hash={command.dataset: data_hash(sorted(Path(configs[0]["data_path"]).glob(f"{command.dataset}.*")))},
         command=shlex.join(["recbole-llm", *words]),
-        title=f"Results among {n} candidates" if (n := configs[0]["candidates"]) else "Results",
+        title=protocol_of(configs[0]).title,
     )
     folder = new_folder(Path(configs[0]["checkpoint_dir"]), f"results-{command.dataset}")
     table.write(folder)
@@ -322,36 +287,11 @@ def _make_configs(command: Command) -> list[Config]:
         raise InputError("no data set given; add --dataset=<name>, such as --dataset=ml-100k")
     check_prefixes(command.per_model, command.models)
     configs = [Config(model, command.dataset, None, settings_for(model, command)) for model in command.models]
-    _check_tasks(configs)
-    _check_candidates(configs)
+    check_together([protocol_of(config) for config in configs])
     columns = union_load_col(configs)
     for config in configs:
         config["load_col"] = columns
     return configs
-
-
-def _check_tasks(configs: Sequence[Config]) -> None:
-    """Refuse models that predict clicks beside models that rank items: they share no metric."""
-    by_task = {config.task: config["model"] for config in configs}
-    if len(by_task) > 1:
-        raise InputError(
-            f"model: {by_task['click']} predicts clicks and {by_task['next-item']} ranks items: they share no table; "
-            'run them apart, or judge all by labels: --eval_args="{mode: labeled}"'
-        )
-
-
-def _check_candidates(configs: Sequence[Config]) -> None:
-    """Refuse models that would choose among other candidates, or rank the catalogue beside models that choose."""
-    first = configs[0]
-    if not any(config["candidates"] for config in configs):
-        return
-    for key in ("candidates", "seed", "title_field", "title_with"):
-        for config in configs[1:]:
-            if config[key] != first[key]:
-                raise InputError(
-                    f"{key}: {first['model']} has {first[key]} and {config['model']} {config[key]}; models that share "
-                    "a table are judged among the same candidates, or all without: give both the same"
-                )
 
 
 def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
@@ -363,7 +303,7 @@ def _plan(configs: Sequence[Config]) -> list[tuple[Config, str, bool | None]]:
         if config.is_llm or config["sample_for"] == "llm":
             continue
         config["train_sample_size"] = config["train_sample_size"] or next(filter(None, sizes), None)
-        learns_rows = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config.task == "click"
+        learns_rows = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or protocol_of(config).has_labels
         few_shot = learns_rows and config["train_sample_size"] is not None
         if few_shot and config["sample_for"] == "both":
             runs.append((config, f"{config['model']} ({config['train_sample_size']} rows)", True))

@@ -16,7 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation.answers import answer_metrics
-from recbole_llm.evaluation.candidate_choice import _Picks
+from recbole_llm.evaluation.candidate_choice import Picks
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -265,7 +265,7 @@ def test_click_models_choose_among_nothing(world):
 
 def test_a_classic_model_picks_the_lower_id_among_equals():
     candidates = Candidates(np.arange(4), np.array([[3, 1, 2], [3, 1, 0], [2, 3, 1], [0, 0, 0]]))
-    picks = _Picks(candidates)
+    picks = Picks(candidates)
     scores = torch.tensor([[9.0, 1.0, 1.0, 0.0], [9.0, 0.0, 5.0, 1.0], [9.0, -9.0, -9.0, -9.0], [9.0, 1.0, 2.0, 3.0]])
     scores[2, 1:] = -torch.inf
     picks.eval_batch_collect(scores, Interaction({"sample_id": torch.arange(4)}), None, None)

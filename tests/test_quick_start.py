@@ -17,7 +17,7 @@ import yaml
 from recbole_llm import compat
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation.full_ranking import JudgeCollector
+from recbole_llm.evaluation.collector import RowCollector
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.quick_start import load_data_and_model, main, run_one, run_recbole_llm
 from recbole_llm.settings.config import Config
@@ -179,13 +179,13 @@ def test_a_stub_llm_with_sasrecs_scores_gets_bit_equal_results(side_by_side, wor
 
 def test_sampled_candidates_are_the_same_for_all_models(command, monkeypatch):
     seen: list[tuple[str, torch.Tensor]] = []
-    collect = JudgeCollector.eval_batch_collect
+    collect = RowCollector.eval_batch_collect
 
-    def watch(self: JudgeCollector, scores: torch.Tensor, *rest: Any) -> None:
+    def watch(self: RowCollector, scores: torch.Tensor, *rest: Any) -> None:
         seen.append((self.config["model"], torch.isfinite(scores)))
         collect(self, scores, *rest)
 
-    monkeypatch.setattr(JudgeCollector, "eval_batch_collect", watch)
+    monkeypatch.setattr(RowCollector, "eval_batch_collect", watch)
     finished = command("Pop,SASRec,BIGRec", "--eval_args={mode: uni5}", "--BIGRec.epochs=0")
     judged = {name: [mask for model, mask in seen if model == name][-2:] for name in finished.folders}
     assert len(judged) == 3 and len(judged["Pop"]) == 2  # validation and test

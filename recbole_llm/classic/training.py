@@ -1,4 +1,4 @@
-"""Training of RecBole's own models by RecBole's own trainers, on the rows of the judge."""
+"""Training of RecBole's own models by RecBole's own trainers, on the rows of all models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from recbole_llm.classic.by_labels import by_labels
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation.full_ranking import install_collector
+from recbole_llm.evaluation import protocol_of
+from recbole_llm.evaluation.collector import install_collector
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # the judge with a model that was never trained for what it is judged on; here a command goes on to the last stage.
@@ -68,7 +69,7 @@ def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
 
 
 def _build(config: Any, rows: Rows) -> Any:
-    model_class = by_labels(config.model_class) if config.task == "click" else config.model_class
+    model_class = by_labels(config.model_class) if protocol_of(config).has_labels else config.model_class
     return model_class(config, rows.train).to(config["device"])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.labels import is_labelled
+from recbole_llm.data.labels import label_column
 from recbole_llm.errors import InputError
 
 
@@ -14,7 +14,7 @@ def check_columns(config: Any) -> None:
     """Refuse names of user, item and time columns that the interactions do not have; RecBole trips over them."""
     named = ["USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if config["benchmark_filename"] is None else [])]
     wanted = [(key, config[key]) for key in named]
-    if is_labelled(config):
+    if label_column(config):
         wanted += [("threshold", field) for field in config["threshold"] or ()]
     for file, columns in inter_columns(config):
         for name, kind in columns.items():

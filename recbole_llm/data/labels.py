@@ -14,9 +14,9 @@ from recbole_llm.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def is_labelled(config: Any) -> bool:
-    """Whether rows have labels to be predicted instead of targets to be ranked."""
-    return config["eval_args"]["mode"]["test"] == "labeled"
+def label_column(config: Any) -> str | None:
+    """The column of the labels that are to be predicted; None where targets are to be ranked instead."""
+    return config["LABEL_FIELD"] if config["eval_args"]["mode"]["test"] == "labeled" else None
 
 
 def row_labels(dataset: Dataset) -> np.ndarray:

@@ -21,7 +21,7 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import ModelType
 
 from recbole_llm.data.columns import check_columns, inter_columns
-from recbole_llm.data.labels import check_labels, is_labelled, missing_label, row_labels
+from recbole_llm.data.labels import check_labels, label_column, missing_label, row_labels
 from recbole_llm.data.windows import with_full_windows
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
@@ -52,7 +52,7 @@ class Rows:
         arrays = []
         for part in (self.valid, self.test):
             arrays.append(row_pairs(part))
-            if is_labelled(part.config):
+            if label_column(part.config):
                 arrays.append(row_labels(part))
         return hash_arrays(*arrays)
 
@@ -88,7 +88,7 @@ def rows_digest(dataset: SequentialDataset) -> str:
     items, lengths = row_histories(dataset)
     real = np.arange(items.shape[1]) < lengths[:, None]
     arrays = [row_pairs(dataset), np.where(real, items, 0)]
-    if is_labelled(dataset.config):
+    if label_column(dataset.config):
         arrays.append(row_labels(dataset))
         likes = dataset.label_field + dataset.config["LIST_SUFFIX"]
         if likes in dataset.inter_feat:
@@ -120,7 +120,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         built = whole.build()
     except ValueError as error:  # RecBole's own checks
         raise InputError(f"dataset '{config['dataset']}': {_in_words(error)}") from error
-    if is_labelled(config) and whole.label_field not in built[0].inter_feat:
+    if label_column(config) and whole.label_field not in built[0].inter_feat:
         columns = {name: kind for _, found in inter_columns(config) for name, kind in found.items()}
         raise InputError(missing_label(config, columns))
     parts = [_cut_histories(_with_history(part)) for part in _number_rows(built)]
@@ -138,7 +138,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     if not sequential:
         train = _interactions_of_rows(config, train) if few_shot else _interactions_before(config, parts)
     rows = Rows(train, sampled[1], sampled[2], whole)
-    if is_labelled(config):
+    if label_column(config):
         check_labels(config, {"train": rows.train, "valid": rows.valid, "test": rows.test})
     return rows
 
@@ -270,13 +270,13 @@ def _interactions_of_rows(config: Any, train: SequentialDataset) -> Dataset:
     told = [row_pairs(train)]
     history = [np.repeat(told[0][:, 0], lengths), items[real]]
     fields = [general.uid_field, general.iid_field]
-    if is_labelled(config):
+    if label_column(config):
         told.append(row_labels(train)[:, None].astype(np.int64))
         likes = train.inter_feat[train.label_field + train.config["LIST_SUFFIX"]].numpy()
         history.append(likes[real].astype(np.int64))
         fields.append(general.label_field)
     distinct = np.unique(np.concatenate([np.hstack(told), np.stack(history, axis=1)]), axis=0)
     columns = {field: torch.from_numpy(column) for field, column in zip(fields, distinct.T.copy(), strict=True)}
-    if is_labelled(config):
+    if label_column(config):
         columns[general.label_field] = columns[general.label_field].float()
     return general.build()[0].copy(Interaction(columns))

@@ -1,4 +1,4 @@
-"""Generated answers judged against the candidates of their prompts: hits and valid answers under two rules.
+"""Generated answers held against the candidates of their prompts: hits and valid answers under two rules.
 
 ``strict`` is ours: the answer names exactly one candidate, in whole words, however it is written; a title that another
 one contains is not taken for it. ``reference`` is that of LLaRA's code (arXiv 2312.02445): exactly one candidate is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,34 +17,26 @@ from recbole_llm.prompt.titles import normalize_title
 RULES = ("strict", "reference")
 
 
-@dataclass(frozen=True)
-class AnswerOutcomes:
-    """What became of each answer.
+def outcome_metrics(valid: np.ndarray, hits: np.ndarray) -> dict[str, float]:
+    """Counts and ratios of answers.
 
-    Attributes:
+    Args:
         valid: bool [rows], the answer names exactly one candidate.
         hits: bool [rows], and that one is the target.
+
+    Returns:
+        hits, valid, total; hit_ratio (hits / total), hit_ratio_valid (hits / valid), valid_ratio (valid / total);
+        a ratio over nothing is 0.
     """
-
-    valid: np.ndarray
-    hits: np.ndarray
-
-    def metrics(self) -> dict[str, float]:
-        """Counts and ratios.
-
-        Returns:
-            hits, valid, total; hit_ratio (hits / total), hit_ratio_valid (hits / valid), valid_ratio (valid / total);
-            a ratio over nothing is 0.
-        """
-        hits, valid, total = int(self.hits.sum()), int(self.valid.sum()), len(self.valid)
-        return {
-            "hits": hits,
-            "valid": valid,
-            "total": total,
-            "hit_ratio": hits / max(total, 1),
-            "hit_ratio_valid": hits / max(valid, 1),
-            "valid_ratio": valid / max(total, 1),
-        }
+    n_hits, n_valid, total = int(hits.sum()), int(valid.sum()), len(valid)
+    return {
+        "hits": n_hits,
+        "valid": n_valid,
+        "total": total,
+        "hit_ratio": n_hits / max(total, 1),
+        "hit_ratio_valid": n_hits / max(n_valid, 1),
+        "valid_ratio": n_valid / max(total, 1),
+    }
 
 
 def answer_metrics(
@@ -63,12 +54,12 @@ def answer_metrics(
         rule: ``strict`` or ``reference``.
 
     Returns:
-        See :meth:`AnswerOutcomes.metrics`.
+        See :func:`outcome_metrics`.
 
     Raises:
         ValueError: an unknown rule, arguments of different lengths, or a target that is not among its candidates.
     """
-    return answer_outcomes(generated, candidates, targets, rule).metrics()
+    return outcome_metrics(*answer_outcomes(generated, candidates, targets, rule))
 
 
 def answer_outcomes(
@@ -76,8 +67,12 @@ def answer_outcomes(
     candidates: Sequence[Sequence[str]] | Sequence[str],
     targets: Sequence[str],
     rule: str = "strict",
-) -> AnswerOutcomes:
-    """The same row by row; arguments and errors are those of :func:`answer_metrics`."""
+) -> np.ndarray:
+    """The same row by row; arguments and errors are those of :func:`answer_metrics`.
+
+    Returns:
+        bool [2, rows]: whether the answer names exactly one candidate, and whether that one is the target.
+    """
     if rule not in RULES:
         raise ValueError(f"there is no rule '{rule}'; choose from: {', '.join(RULES)}")
     if candidates and isinstance(candidates[0], str):
@@ -93,7 +88,7 @@ def answer_outcomes(
             raise ValueError(f"row {row}: the target {target!r} is not among the candidates")
         found = named(normalize(answer.strip().partition("\n")[0]), texts)
         outcomes[row] = len(found) == 1, found == [wanted]
-    return AnswerOutcomes(outcomes[:, 0], outcomes[:, 1])
+    return outcomes.T
 
 
 def _lower(text: str) -> str:

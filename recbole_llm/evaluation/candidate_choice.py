@@ -1,97 +1,131 @@
-"""The judge of answers: which of a row's candidates a model names, and how often it is the target."""
+"""One of a few candidates is chosen: which of a row's candidates a model names, and how often it is the target."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.candidates import Candidates, row_candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import Rows, row_pairs
-from recbole_llm.evaluation.answers import AnswerOutcomes, answer_outcomes
-from recbole_llm.evaluation.full_ranking import Judgement
+from recbole_llm.errors import InputError
+from recbole_llm.evaluation.answers import answer_outcomes, outcome_metrics
+from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
 from recbole_llm.stages import StageStore
 
 HIT_RATIO = "hit_ratio"
 RATIOS = (HIT_RATIO, "hit_ratio_valid", "valid_ratio")
+SAME = ("candidates", "seed", "title_field", "title_with")  # settings that decide which candidates are drawn
 
 
-@dataclass(frozen=True)
-class AnswerJudgement(Judgement):
-    """What one model answered on the rows of one split; nothing is ranked.
+class CandidateChoice(Protocol):
+    """A prompt lists candidates, the target among them, and the model names one; nothing is ranked.
 
-    Attributes:
-        answers: raw text of each row, or the title of the candidate that was scored best.
-        candidates: int64 [rows, n], see :class:`Candidates`.
-        strict: the outcomes under the rule that ``hit_ratio``, ``hit_ratio_valid`` and ``valid_ratio`` are of.
-        reference: the outcomes under that of ``hit_ratio_reference`` and its like.
+    An LLM recommender answers in its own words or by its scores of the candidates; one of RecBole's models answers
+    with the candidate that it scores best. The outcomes follow two rules (:mod:`recbole_llm.evaluation.answers`).
     """
 
-    answers: Sequence[str] = ()
-    candidates: np.ndarray | None = None
-    strict: AnswerOutcomes | None = None
-    reference: AnswerOutcomes | None = None
+    name = "answers"
+    columns = ("user_id", "item_id", "answer", "valid", "hit", "valid_reference", "hit_reference", "candidates")
+    gain = "HitRatio@1"
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._catalog: ItemCatalog | None = None
+        self._candidates: Candidates | None = None
 
-def judge_answers(model: Any, loader: Any) -> AnswerJudgement:
-    """Let an LLM recommender answer the rows of a loader, in its own words or by its scores of the candidates.
+    @property
+    def n_candidates(self) -> int:
+        """See :class:`Protocol`."""
+        return int(self.config["candidates"])
 
-    Args:
-        model: the recommender, its candidates drawn.
-        loader: the judged rows (:func:`recbole_llm.data.loaders.eval_loader`).
-    """
-    model.eval()
-    rows = loader.dataset.inter_feat
-    candidates, pairs, titles = model.candidates.of(rows), row_pairs(loader.dataset), model.catalog.titles
-    if model.grounding.chooses:
-        best = best_candidates(candidates, model.grounding.candidate_scores(rows))
-        return _picked(pairs, best, candidates, titles)
-    answers = model.generate_text(rows)
-    found = np.flatnonzero(candidates.any(axis=1))  # the others, whose target has no title, are invalid
-    listed = [[titles[item] for item in candidates[row] if item] for row in found]
-    targets = [titles[item] for item in pairs[found, 1]]
+    @property
+    def valid_metric(self) -> str:
+        """See :class:`Protocol`."""
+        return HIT_RATIO
 
-    def outcomes(rule: str) -> AnswerOutcomes:
-        of_listed = answer_outcomes([answers[row] for row in found], listed, targets, rule)
-        valid, hits = np.zeros((2, len(answers)), dtype=bool)
-        valid[found], hits[found] = of_listed.valid, of_listed.hits
-        return AnswerOutcomes(valid, hits)
+    @property
+    def title(self) -> str:
+        """See :class:`Protocol`."""
+        return f"Results among {self.n_candidates} candidates"
 
-    return _judgement(pairs, answers, candidates, outcomes("strict"), outcomes("reference"))
+    def notes(self) -> tuple[str, ...]:
+        """Among how many candidates a row's answer is chosen."""
+        return (f"judged among {self.n_candidates} candidates per row, the target one of them",)
 
+    def check_beside(self, first: Protocol) -> None:
+        """Refuse models that would choose among other candidates."""
+        for key in SAME:
+            if self.config[key] != first.config[key]:
+                raise unlike(key, first, self)
 
-class CandidateJudge:
-    """Judges RecBole's models by the candidate that they score best; it stands in for ``judge``.
+    def prepare(self, rows: Rows, model: Any = None) -> None:
+        """Draw the candidates of the rows: those that prompts list, or those that scores are compared of.
 
-    Every such answer is one candidate, so all of them are valid, under both rules.
-
-    Args:
-        config: the resolved config of the run.
-        rows: its rows.
-    """
-
-    def __init__(self, config: Any, rows: Rows) -> None:
-        self.catalog = ItemCatalog.from_dataset(rows.whole, config["title_field"], config["title_with"])
+        Raises:
+            InputError: a row has nothing to choose from besides its target, or a prompt has no room for its candidates.
+        """
+        if model is not None:
+            drawn = row_candidates(self.config, rows, ("train", "valid", "test"), model.catalog, model.stages)
+            model.set_candidates(drawn)
+            return
+        config = self.config
+        self._catalog = ItemCatalog.from_dataset(rows.whole, config["title_field"], config["title_with"])
         stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
-        self.candidates = row_candidates(config, rows, ("valid", "test"), self.catalog, stages)
+        self._candidates = row_candidates(config, rows, ("valid", "test"), self._catalog, stages)
 
-    def __call__(self, trainer: Any, loader: Any, show_progress: bool = False) -> AnswerJudgement:
-        """Judge a trainer's model as it stands on the rows of a loader; nothing is ranked."""
-        picks = _Picks(self.candidates)
+    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+        """See :class:`Protocol`; candidates must have been drawn by :meth:`prepare`."""
+        if self._catalog is None or self._candidates is None:
+            return _let_answer(trainer.model, loader)
+        picks = Picks(self._candidates)
         usual = trainer.eval_collector, trainer.evaluator
         trainer.eval_collector, trainer.evaluator = picks, picks
         try:
             trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
         finally:
             trainer.eval_collector, trainer.evaluator = usual
-        candidates = self.candidates.of(loader.dataset.inter_feat)
-        return _picked(row_pairs(loader.dataset), np.concatenate(picks.items), candidates, self.catalog.titles)
+        candidates = self._candidates.of(loader.dataset.inter_feat)
+        return _picked(loader.dataset, np.concatenate(picks.items), candidates, self._catalog.titles)
+
+    @staticmethod
+    def gains(rows: pd.DataFrame) -> np.ndarray:
+        """1 for a hit under the strict rule, else 0."""
+        hits: np.ndarray = rows["hit"].to_numpy(dtype=np.float64)
+        return hits
+
+
+def unlike(key: str, first: Protocol, other: Protocol) -> InputError:
+    """What to say of two runs of one table that have different candidates."""
+    names = first.config["model"], other.config["model"]
+    return InputError(
+        f"{key}: {names[0]} has {first.config[key]} and {names[1]} {other.config[key]}; models that share a table are "
+        "judged among the same candidates, or all without: give both the same"
+    )
+
+
+def _let_answer(model: Any, loader: Any) -> Evaluation:
+    """Let an LLM recommender answer the rows of a loader, in its own words or by its scores of the candidates."""
+    model.eval()
+    rows = loader.dataset.inter_feat
+    candidates, pairs, titles = model.candidates.of(rows), row_pairs(loader.dataset), model.catalog.titles
+    if model.grounding.chooses:
+        best = best_candidates(candidates, model.grounding.candidate_scores(rows))
+        return _picked(loader.dataset, best, candidates, titles)
+    answers = model.generate_text(rows)
+    found = np.flatnonzero(candidates.any(axis=1))  # the others, whose target has no title, are invalid
+    listed = [[titles[item] for item in candidates[row] if item] for row in found]
+    targets = [titles[item] for item in pairs[found, 1]]
+    outcomes = np.zeros((2, 2, len(answers)), dtype=bool)
+    for place, rule in enumerate(("strict", "reference")):
+        outcomes[place][:, found] = answer_outcomes([answers[row] for row in found], listed, targets, rule)
+    return _evaluation(loader.dataset, answers, candidates, outcomes[0], outcomes[1])
 
 
 def best_candidates(candidates: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -117,8 +151,15 @@ def best_candidates(candidates: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.where(finite, np.take_along_axis(items, best, axis=1), 0)[:, 0]
 
 
-class _Picks:
-    """Collector and evaluator in one: of each row's scores it keeps the best candidate, and it computes nothing."""
+class Picks:
+    """Collector and evaluator in one: of each row's scores it keeps the best candidate, and it computes nothing.
+
+    Args:
+        candidates: of the rows that will be scored.
+
+    Attributes:
+        items: what was picked, int64 [rows] for each batch.
+    """
 
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
@@ -142,24 +183,26 @@ class _Picks:
         return {}
 
 
-def _picked(
-    pairs: np.ndarray, items: np.ndarray, candidates: np.ndarray, titles: Sequence[str | None]
-) -> AnswerJudgement:
+def _picked(dataset: Any, items: np.ndarray, candidates: np.ndarray, titles: Sequence[str | None]) -> Evaluation:
     """Each row's answer is one candidate, or none (0), so the rules cannot differ."""
-    outcomes = AnswerOutcomes(items > 0, items == pairs[:, 1])
-    return _judgement(pairs, [titles[item] or "" for item in items], candidates, outcomes, outcomes)
+    outcomes = np.stack([items > 0, items == row_pairs(dataset)[:, 1]])
+    return _evaluation(dataset, [titles[item] or "" for item in items], candidates, outcomes, outcomes)
 
 
-def _judgement(
-    pairs: np.ndarray,
-    answers: Sequence[str],
-    candidates: np.ndarray,
-    strict: AnswerOutcomes,
-    reference: AnswerOutcomes,
-) -> AnswerJudgement:
-    by_rule = {"": strict.metrics(), "_reference": reference.metrics()}
-    metrics = {name + rule: found[name] for rule, found in by_rule.items() for name in RATIOS}
-    no_ranks = {"ranks": np.empty(0, dtype=np.int64), "top_items": np.empty((0, 0), dtype=np.int64)}
-    return AnswerJudgement(
-        metrics, **no_ranks, pairs=pairs, answers=answers, candidates=candidates, strict=strict, reference=reference
+def _evaluation(
+    dataset: Any, answers: Sequence[str], candidates: np.ndarray, strict: np.ndarray, reference: np.ndarray
+) -> Evaluation:
+    """Outcomes are bool [2, rows], valid answers and hits."""
+    by_rule = {"": outcome_metrics(*strict), "_reference": outcome_metrics(*reference)}
+    pairs = row_pairs(dataset)
+    names = ("valid", "hit")
+    rows = pd.DataFrame(
+        {
+            **outside_ids(dataset, pairs),
+            "answer": answers,
+            **{name: own.astype(np.int64) for name, own in zip(names, strict, strict=True)},
+            **{f"{name}_reference": own.astype(np.int64) for name, own in zip(names, reference, strict=True)},
+            "candidates": joined_ids(dataset, candidates),
+        }
     )
+    return Evaluation({name + rule: found[name] for rule, found in by_rule.items() for name in RATIOS}, rows, pairs)

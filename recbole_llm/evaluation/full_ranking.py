@@ -1,175 +1,110 @@
-"""One judge for all models: exact ranks with one tie rule, unrounded metrics, and what each row got."""
+"""The whole catalogue is ranked, and the target's place in the ranking counts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from recbole.evaluator import Collector, Evaluator
-from recbole.evaluator.collector import DataStruct
-from recbole.utils import init_seed
+from recbole.data.dataloader import FullSortEvalDataLoader
+from tqdm import tqdm
 
-from recbole_llm.grounding.ranking import target_ranks, top_items
+from recbole_llm.data.catalog import read_categories
+from recbole_llm.data.rows import Rows
+from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
+from recbole_llm.evaluation.categories import category_hit_ratio, drop_common
+from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
+from recbole_llm.grounding.rank_metrics import ndcg_at
 
-COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
-UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
+CUTOFF = 10  # of the NDCG that rows are compared by
+NOT_RANKED = 10**9
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What one model did on the rows of one split.
+class FullRanking(Protocol):
+    """Every item is ranked; or, with RecBole's sampled modes (``uni<n>``, ``pop<n>``), a sample of them.
 
-    Attributes:
-        metrics: metric name ("ndcg@10") to value, unrounded.
-        ranks: int64 [rows], 0-based rank of the target; -1 where the target has no finite score.
-        top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked.
-        pairs: int64 [rows, 2], user and target.
-        clicks: float64 [rows, 2], label and predicted probability, where clicks are judged; then nothing is ranked.
+    A model that ranks by itself (``model.rank(interaction, k)``) is asked for ranks and best items and never makes a
+    table of all scores; the others give theirs to RecBole's collector.
     """
 
-    metrics: dict[str, float]
-    ranks: np.ndarray
-    top_items: np.ndarray
-    pairs: np.ndarray
-    clicks: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
-
-
-class JudgeCollector(Collector):
-    """RecBole's collector with a tie rule, any ``topk``, and a memory of ranks and best items.
-
-    An item without a finite score is never a hit, however large k is: it is not in the ranking.
-    """
+    name = "ranks"
+    columns = ("user_id", "item_id", "rank", "top_items")
+    gain = f"NDCG@{CUTOFF}"
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._own_needs = [need for need in ("rec.items", "rec.topk") if self.register.need(need)]
-        for need in self._own_needs:
-            delattr(self.register, need)
-        self.forget()
+        self._categories: list[list[str]] | None = None
 
-    def forget(self) -> None:
-        """Drop what was remembered of earlier rows."""
-        self._ranks: list[torch.Tensor] = []
-        self._top: list[torch.Tensor] = []
-        self._pairs: list[torch.Tensor] = []
-        self._clicks: list[torch.Tensor] = []
+    def prepare(self, rows: Rows, model: Any = None) -> None:
+        """Read the categories that items can be told apart by, where the data state some.
 
-    def eval_batch_collect(
-        self, scores_tensor: torch.Tensor, interaction: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
-    ) -> None:
-        """Collect one batch: scores [rows, items], and the row and item of every positive."""
-        if torch.isnan(scores_tensor).any():
-            raise ValueError(f"model {self.config['model']} gave a score that is not a number")
-        if self._own_needs:
-            positive_u, positive_i = positive_u.to(scores_tensor.device), positive_i.to(scores_tensor.device)
-            self._collect_ranking(scores_tensor, positive_u, positive_i)
-            users = interaction[self.config["USER_ID_FIELD"]]
-            self._remember(scores_tensor, users, positive_u, positive_i)
-        if self.register.need("rec.score"):
-            self._remember_clicks(scores_tensor, interaction)
-        super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-
-    def _collect_ranking(self, scores: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
-        width = max(self.topk)
-        ids = top_items(scores, width)
-        positive = torch.zeros_like(scores, dtype=torch.int)
-        positive[positive_u, positive_i] = 1
-        ranked = torch.isfinite(scores.gather(1, ids))
-        hits = positive.gather(1, ids) * ranked
-        missing = width - ids.shape[1]
-        if missing:
-            ids, hits, ranked = (torch.nn.functional.pad(part, (0, missing)) for part in (ids, hits, ranked))
-        if "rec.items" in self._own_needs:
-            self.data_struct.update_tensor("rec.items", ids)
-        if "rec.topk" in self._own_needs:
-            self.data_struct.update_tensor("rec.topk", torch.cat([hits, positive.sum(1, keepdim=True)], dim=1))
-        self._top.append(ids.masked_fill(~ranked, 0).cpu())
-
-    def _remember(
-        self, scores: torch.Tensor, users: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor
-    ) -> None:
-        if len(positive_u) != len(scores):  # several targets in a row have no single rank
-            return
-        self._ranks.append(target_ranks(scores, positive_i).cpu())
-        # Sampled evaluation repeats a user once per candidate; the ranking has one row per user.
-        users = users.to(scores.device) if len(users) == len(scores) else torch.unique_consecutive(users)
-        self._pairs.append(torch.stack([users.cpu(), positive_i.cpu()], dim=1))
-
-    def _remember_clicks(self, scores: torch.Tensor, interaction: Any) -> None:
-        labels = interaction[self.config["LABEL_FIELD"]].cpu().double()
-        pairs = [interaction[self.config[key]].cpu() for key in ("USER_ID_FIELD", "ITEM_ID_FIELD")]
-        self._clicks.append(torch.stack([labels, scores.cpu().double()], dim=1))
-        self._pairs.append(torch.stack(pairs, dim=1))
-
-    def get_data_struct(self) -> DataStruct:
-        """What the metrics are computed from.
-
-        RecBole moves everything to the CPU, counts that are no tensors included, and so fails for ItemCoverage,
-        GiniIndex and their like: https://github.com/RUCAIBox/RecBole/issues/2131.
+        Raises:
+            InputError: ``category_field`` is no item field, or not text.
         """
-        counts = {key: self.data_struct[key] for key in COUNTS if key in self.data_struct}
-        for key in counts:
-            del self.data_struct[key]
-        struct = super().get_data_struct()
-        for key, value in counts.items():
-            struct[key] = self.data_struct[key] = value
-        return struct
+        field = self.config["category_field"]
+        found = read_categories(rows.whole, field) if field else None
+        if field and found is None:
+            log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
+        self._categories = drop_common(found) if found else None
 
-    def judgement(self, metrics: Mapping[str, float]) -> Judgement:
-        """Everything remembered since :meth:`forget`, with the metrics computed from it."""
+    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+        """See :class:`Protocol`."""
+        with collecting(trainer) as collector:
+            if self._is_ranked_by_model(trainer.model, loader, collector):
+                metrics = _rank_by_model(trainer, loader, show_progress)
+            else:
+                metrics = trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
+        pairs, ranks, best = collector.pairs, collector.ranks, collector.best
+        best = best if len(best) == len(pairs) else best[:0]  # several targets in a row have no single rank
+        places = pd.array(np.where(ranks < 0, 0, ranks + 1), dtype="Int64")
+        places[ranks < 0] = pd.NA
+        rows = {**outside_ids(loader.dataset, pairs), "rank": places, "top_items": joined_ids(loader.dataset, best)}
+        return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs, ranks, best)
 
-        def together(parts: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
-            return torch.cat(parts).numpy() if parts else np.empty(shape, dtype=np.int64)
+    def complete(self, evaluation: Evaluation) -> Evaluation:
+        """With the hit ratio of the category, where items have categories."""
+        if self._categories is None or not len(evaluation.top_items):
+            return evaluation
+        targets, topk = evaluation.pairs[:, 1], self.config["topk"]
+        hits = category_hit_ratio(evaluation.top_items, targets, self._categories, topk)
+        return Evaluation(**{**vars(evaluation), "metrics": {**evaluation.metrics, **hits}})
 
-        values = {name: float(value) for name, value in metrics.items()}
-        ranks, top, pairs, clicks = (
-            together(self._ranks, (0,)),
-            together(self._top, (0, max(self.topk))),
-            together(self._pairs, (0, 2)),
-            together(self._clicks, (0, 2)),
-        )
-        return Judgement(values, ranks, top, pairs, clicks)
+    @staticmethod
+    def gains(rows: pd.DataFrame) -> np.ndarray:
+        """NDCG of each row by the rank of its target, 1 is best; 0 where the target was not ranked."""
+        ranks = pd.to_numeric(rows["rank"]).astype("Int64").fillna(NOT_RANKED + 1).to_numpy(dtype=np.int64)
+        return ndcg_at(ranks - 1, CUTOFF)
 
-
-class _Unrounded:
-    """A config that asks RecBole's metrics for all decimals."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def __getitem__(self, key: str) -> Any:
-        return UNROUNDED if key == "metric_decimal_place" else self._config[key]
-
-
-def unrounded_evaluator(config: Any) -> Evaluator:
-    """RecBole's evaluator of the configured metrics, without rounding."""
-    return Evaluator(_Unrounded(config))
-
-
-def install_collector(trainer: Any) -> JudgeCollector:
-    """Give a RecBole trainer the judge's collector, so that its own validation takes any ``topk`` too."""
-    collector = JudgeCollector(trainer.config)
-    trainer.eval_collector = collector
-    return collector
+    def _is_ranked_by_model(self, model: Any, loader: Any, collector: RowCollector) -> bool:
+        """Whether the model ranks by itself: not where a metric reads all scores, nor where scores are re-weighted."""
+        reweighted = self.config["reweight"] not in (None, "none")
+        full = isinstance(loader, FullSortEvalDataLoader)
+        return full and not reweighted and not collector.needs_scores and ranks_by_itself(model)
 
 
-def judge(trainer: Any, loader: Any, show_progress: bool = False) -> Judgement:
-    """Evaluate a trainer's model as it stands on the rows of a loader.
+def ranks_by_itself(model: Any) -> bool:
+    """Whether a model offers ``rank``, and no subclass has replaced the scores that it stands for."""
+    classes = type(model).__mro__
+    own = {name: [place for place, base in enumerate(classes) if name in vars(base)] for name in _WAYS}
+    return bool(own["rank"]) and (not own["full_sort_predict"] or own["rank"][0] <= own["full_sort_predict"][0])
 
-    Args:
-        trainer: a RecBole trainer that has :func:`install_collector` behind it.
-        loader: the judged rows (:func:`recbole_llm.data.loaders.eval_loader`).
-        show_progress: whether to show a progress bar.
-    """
-    init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # the same sampled candidates for all
-    collector = trainer.eval_collector
-    collector.forget()
-    rounded, trainer.evaluator = trainer.evaluator, unrounded_evaluator(trainer.config)
-    try:
-        metrics = trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
-    finally:
-        trainer.evaluator = rounded
-    return collector.judgement(metrics)
+
+_WAYS = ("rank", "full_sort_predict")
+
+
+@torch.no_grad()
+def _rank_by_model(trainer: Any, loader: Any, show_progress: bool) -> Any:
+    """RecBole's metrics of the model's own ranking of each row."""
+    model, collector, config = trainer.model, trainer.eval_collector, trainer.config
+    model.eval()
+    for batch, *_ in tqdm(loader, desc="evaluate", disable=not show_progress):
+        ranking = model.rank(batch.to(model.device), max(collector.topk))
+        users, targets = batch[config["USER_ID_FIELD"]].cpu(), batch[config["ITEM_ID_FIELD"]].cpu()
+        collector.collect_ranking(users, targets, torch.from_numpy(ranking.ranks), torch.from_numpy(ranking.top_items))
+    collector.model_collect(model)
+    metrics = trainer.evaluator.evaluate(collector.get_data_struct())
+    trainer.wandblogger.log_eval_metrics(metrics, head="eval")
+    return metrics

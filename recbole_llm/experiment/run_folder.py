@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation.candidate_choice import AnswerJudgement
-from recbole_llm.evaluation.full_ranking import Judgement
 from recbole_llm.stages import write_json
 
 
@@ -40,39 +36,6 @@ class RunFolder:
     def write(self, name: str, value: Any) -> None:
         """Write plain data as JSON."""
         write_json(self.path / name, value)
-
-    def write_ranks(self, phase: str, judgement: Judgement, dataset: Any) -> None:
-        """Write what each row got, in the data set's own ids; rank 1 is best, an empty one means not ranked."""
-        users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
-        with open(self.path / f"{phase}_ranks.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["user_id", "item_id", "rank", "top_items"])
-            for (user, item), rank, top in zip(judgement.pairs, judgement.ranks, judgement.top_items, strict=True):
-                best = " ".join(items[i] for i in top if i)
-                writer.writerow([users[user], items[item], rank + 1 if rank >= 0 else "", best])
-
-    def write_clicks(self, phase: str, judgement: Judgement, dataset: Any) -> None:
-        """Write each row's label and predicted probability of a click, in the data set's own ids."""
-        users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
-        with open(self.path / f"{phase}_clicks.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["user_id", "item_id", "label", "score"])
-            for (user, item), (label, score) in zip(judgement.pairs, judgement.clicks, strict=True):
-                writer.writerow([users[user], items[item], int(label), float(score)])
-
-    def write_answers(self, phase: str, judgement: AnswerJudgement, dataset: Any) -> None:
-        """Write each row's answer, its outcomes under both rules, and its candidates, in the data set's own ids."""
-        users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
-        outcomes = [judgement.strict.valid, judgement.strict.hits, judgement.reference.valid, judgement.reference.hits]
-        flags = np.stack(outcomes, axis=1).astype(int).tolist()
-        with open(self.path / f"{phase}_answers.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            names = ["valid", "hit", "valid_reference", "hit_reference"]
-            writer.writerow(["user_id", "item_id", "answer", *names, "candidates"])
-            rows = zip(judgement.pairs, judgement.answers, flags, judgement.candidates, strict=True)
-            for (user, item), answer, own, listed in rows:
-                shown = " ".join(items[i] for i in listed if i)
-                writer.writerow([users[user], items[item], answer, *own, shown])
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -22,12 +22,12 @@ from recbole_llm.adapter import Adapter
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
-from recbole_llm.modes import evaluating
 from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed
@@ -79,6 +79,11 @@ class LLMRecommender(SequentialRecommender):
         self.llm = self.adapter.attach(self.backbone.model)
         self.scorer = BranchScorer(self.llm, self.backbone.pad_token_id)
 
+    @property
+    def n_candidates(self) -> int:
+        """Titles that a prompt lists to choose from; 0 where it lists none."""
+        return protocol_of(self.config).n_candidates
+
     # ---- the LLM
 
     def _load_backbone(self) -> Backbone:
@@ -106,7 +111,7 @@ class LLMRecommender(SequentialRecommender):
             max_prompt_tokens=max_prompt_tokens,
             chat_template=self.backbone.tokenizer,
             item_slots=self.item_slots,
-            candidates=self.config["candidates"] is not None,
+            candidates=self.n_candidates > 0,
         )
 
     def _longest_answer(self) -> int:
@@ -153,8 +158,8 @@ class LLMRecommender(SequentialRecommender):
 
     def _tiny_prompts(self, titles: Sequence[str]) -> tuple[dict[str, Any], list[str], ComposeWith]:
         """What the tiny LLM is to read besides item text: facts of the prompts, their texts, and how they are made."""
-        n_candidates = self.config["candidates"]
-        layout = self.template.layout(self.config["prompt_style"], candidates=n_candidates is not None)
+        n_candidates = self.n_candidates
+        layout = self.template.layout(self.config["prompt_style"], candidates=n_candidates > 0)
         facts = {"layout": layout.facts(), **({"candidates": n_candidates} if n_candidates else {})}
 
         def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
@@ -224,7 +229,7 @@ class LLMRecommender(SequentialRecommender):
             "catalog": self.catalog.fingerprint(),
             "prompt": self.prompts.fingerprint(),
             "adapter": self.adapter.facts(),
-            **({"candidates": self.config["candidates"]} if self.config["candidates"] else {}),
+            **({"candidates": self.n_candidates} if self.n_candidates else {}),
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
 
@@ -263,7 +268,7 @@ class LLMRecommender(SequentialRecommender):
             ValueError: the prompts list candidates, and none were drawn.
         """
         histories = self.histories(interaction)
-        if self.config["candidates"] is None:
+        if not self.n_candidates:
             return [self.prompts.prompt(history) if self.readable(history) else None for history in histories]
         if self.candidates is None:
             raise ValueError("prompts list candidates, and none were drawn: call set_candidates first")

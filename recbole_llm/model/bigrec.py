@@ -66,7 +66,7 @@ class BIGRec(LLMRecommender):
 
     def prepare(self) -> None:
         """Compute what scores and curriculum need besides the weights, such as the catalogue's embeddings."""
-        if self.config["candidates"] is None or self.grounding.chooses:
+        if not self.n_candidates or self.grounding.chooses:
             self.grounding.prepare()
         if self.config["curriculum"] != "none":
             _ = self.index
@@ -147,7 +147,7 @@ class BIGRec(LLMRecommender):
         Raises:
             ValueError: the prompts list candidates, the target among them.
         """
-        if self.config["candidates"] is not None:
+        if self.n_candidates:
             raise ValueError("candidates: prompts that hold the target rank nothing; use generate_text")
         return self.grounding.scores(interaction)
 

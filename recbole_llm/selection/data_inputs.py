@@ -11,6 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.errors import InputError
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.selection.pool import Pool
 
@@ -41,11 +42,11 @@ class DataInputs:
 
     def labels(self) -> np.ndarray | None:
         """Whether each row is a like; None where rows have no labels. Returns: int64 [n]."""
-        return self._labels(self.pool.rows) if self.config.task == "click" else None
+        return self._labels(self.pool.rows) if protocol_of(self.config).has_labels else None
 
     def valid_labels(self) -> np.ndarray | None:
         """The same of the validation rows that can be read."""
-        return self._labels(self.valid.rows) if self.config.task == "click" else None
+        return self._labels(self.valid.rows) if protocol_of(self.config).has_labels else None
 
     def texts(self) -> list[str]:
         """Titles of each row's history and target; the words of the prompt, which all rows share, tell none apart."""

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, losses_per_row
 from recbole_llm.coreset.influence.row_losses import frozen
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.modes import evaluating
@@ -102,7 +103,7 @@ class LLMInputs:
         return found
 
     def _own_losses(self, batch: Sequence[int]) -> torch.Tensor:
-        return self._choice_losses(batch) if self.config.task == "click" else self._answer_losses(batch)
+        return self._choice_losses(batch) if protocol_of(self.config).has_labels else self._answer_losses(batch)
 
     @cached_property
     def _prefill(self) -> PrefillScorer:

@@ -13,6 +13,7 @@ import numpy as np
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.coreset import Selector
 from recbole_llm.errors import InputError
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.report import peak_mib
 from recbole_llm.selection.data_inputs import DataInputs
@@ -41,7 +42,7 @@ def check_needs(selector: Selector, config: Any, valid_rows: Any) -> None:
     by_validation = needs & {"target_texts", "valid_embeddings"}
     if (by_validation or "influence" in needs and config["influence_target"] == "valid") and valid_rows is None:
         raise InputError(f"coreset: {selector.name} looks at validation rows, and there are none; change eval_args")
-    if config.task == "click" and "influence" in needs:
+    if protocol_of(config).has_labels and "influence" in needs:
         raise InputError(
             f"coreset: {selector.name} goes by influence on a recommender of next items, and {config['model']} "
             "predicts clicks; choose another, such as goracs or grand"
@@ -141,7 +142,7 @@ def own_name(name: str, config: Any) -> str:
     """
     if name == "vectors":
         return f"{config['coreset_vectors']}_vectors"
-    if config.task == "click":
+    if protocol_of(config).has_labels:
         return OF_CLICKS.get(name, name)
     return "effort" if name == "gradient_norms" else name
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.selection.data_inputs import DataInputs
@@ -53,7 +54,7 @@ class TextInputs:
 
     def _texts(self, examples: Sequence[Example]) -> list[str]:
         """Prompt and answer of each row; the prompt alone for clicks, whose labels are classes instead."""
-        is_click = self.config.task == "click"
+        is_click = protocol_of(self.config).has_labels
         whole = [prompt if is_click else prompt + response for prompt, response in examples]
         # Ids below 0 are slots of vectors.
         return [self.model.backbone.decode([token for token in tokens if token >= 0]) for tokens in whole]

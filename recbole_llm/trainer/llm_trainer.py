@@ -1,4 +1,4 @@
-"""The trainer of LLM recommenders: stages in ``fit``, the judge's rows in ``evaluate``."""
+"""The trainer of LLM recommenders: stages in ``fit``, the protocol's rows in ``evaluate``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 
 from recbole_llm.curriculum import Curriculum
-from recbole_llm.data.labels import is_labelled
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation.candidate_choice import judge_answers
-from recbole_llm.evaluation.full_ranking import Judgement, install_collector, judge, unrounded_evaluator
+from recbole_llm.evaluation import Evaluation, protocol_of
+from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.hashing import hash_file
 from recbole_llm.model.base import Example, LLMRecommender
 from recbole_llm.model.bigrec import BIGRec
@@ -74,7 +73,7 @@ class _Fit:
 
 
 class LLMTrainer(Trainer):
-    """Fine-tunes an LLM recommender in stages and evaluates it with the judge's rules.
+    """Fine-tunes an LLM recommender in stages and evaluates it by the protocol of its config.
 
     Every stage is kept under ``<checkpoint_dir>/stages`` by a fingerprint of what it depends on: the same command finds
     it again, a killed one goes on after its last epoch, and runs that differ only in something later share it.
@@ -95,14 +94,15 @@ class LLMTrainer(Trainer):
     def __init__(self, config: Any, model: LLMRecommender) -> None:
         super().__init__(config, model)
         install_collector(self)
+        self.protocol = protocol_of(config)
         self.evaluator = unrounded_evaluator(config)
         self.tuned: list[Tuned] = []
         self.distilled: Path | None = None
         self.coreset: Path | None = None
         self.n_train_rows: int | None = None
         self._reweighting: Reweighting | None = None
-        self._judgement: Judgement | None = None
-        self._valid_judgement: Judgement | None = None
+        self._evaluation: Evaluation | None = None
+        self._valid_evaluation: Evaluation | None = None
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         if self.config["learner"] == "sparse_adam":
@@ -203,22 +203,20 @@ class LLMTrainer(Trainer):
             missing = "validated epochs" if valid_data else "validation rows"
             raise InputError(f"alpha: there are no {missing} to choose one of several by; give one")
 
-    def judge_valid(self, valid_data: Any, show_progress: bool = False) -> Judgement:
+    def judge_valid(self, valid_data: Any, show_progress: bool = False) -> Evaluation:
         """The validation rows under the model as it stands; not answered again where training already did."""
-        if self._valid_judgement is None:
-            self._valid_judgement = self.judge(valid_data, show_progress)
-        return self._valid_judgement
+        if self._valid_evaluation is None:
+            self._valid_evaluation = self.judge(valid_data, show_progress)
+        return self._valid_evaluation
 
-    def judge(self, data: Any, show_progress: bool = False) -> Judgement:
-        """The rows of a loader under the model as it stands: ranked, or answered where prompts list candidates."""
-        if self.config["candidates"] is None:
-            return judge(self, data, show_progress)
-        return judge_answers(self.model, data)
+    def judge(self, data: Any, show_progress: bool = False) -> Evaluation:
+        """The rows of a loader under the model as it stands."""
+        return self.protocol.evaluate(self, data, show_progress)
 
     def restore(self, tuned: Tuned, valid_data: Any) -> None:
         """Put the model into the state that a tuning stage ended in, its re-weighting included."""
         self.load_adapter(tuned.folder / "adapter")
-        self._valid_judgement = None
+        self._valid_evaluation = None
         self._search_gammas(valid_data)
 
     # ---- tuning stages
@@ -238,13 +236,13 @@ class LLMTrainer(Trainer):
         for curriculum in curricula:
             self.model.adapter.load_trainable_state(self.model.llm, untuned)  # a fresh adapter, not the tuned one
             group = "Curriculum/" + (f"alpha {curriculum.facts()['alpha']:g}/" if len(curricula) > 1 else "")
-            results.append((self._learn(curriculum, targets, facts, fit, group), self._valid_judgement))
+            results.append((self._learn(curriculum, targets, facts, fit, group), self._valid_evaluation))
         best = max(results, key=lambda result: self._best_score(result[0])) if len(results) > 1 else results[0]
         if len(results) > 1:
             log.info("curriculum: %s is the best on validation.", best[0].settings)
             self.load_adapter(best[0].folder / "adapter")
         self.model.stages.used[CURRICULUM] = best[0].folder.name
-        self._valid_judgement = best[1]
+        self._valid_evaluation = best[1]
         self.tuned.append(best[0])
 
     def _learn(
@@ -268,16 +266,16 @@ class LLMTrainer(Trainer):
         self, stage: str, facts: dict[str, Any], fit: _Fit, lessons: Lessons | None = None, group: str = ""
     ) -> Tuned:
         settings = FineTuneSettings.from_config(self.config)
-        self._valid_judgement = None
+        self._valid_evaluation = None
         initial = lessons.distances[0] if lessons and lessons.distances else None
 
         def validate() -> dict[str, float]:
-            self._judgement = self.judge(fit.valid_data, fit.show_progress)
-            return self._judgement.metrics
+            self._evaluation = self.judge(fit.valid_data, fit.show_progress)
+            return self._evaluation.metrics
 
         def on_epoch(record: dict[str, Any], is_best: bool) -> None:
             if is_best:
-                self._valid_judgement = self._judgement
+                self._valid_evaluation = self._evaluation
             self._log_epoch(group, record, fit.verbose)
             if fit.callback_fn and "valid" in record:
                 fit.callback_fn(record["epoch"], record["valid"][self.valid_metric])
@@ -364,7 +362,7 @@ class LLMTrainer(Trainer):
 
     def _fine_tune_facts(self, fit: _Fit) -> dict[str, Any]:
         answering: tuple[str, ...] = ()  # a click is told by the weights alone
-        if not is_labelled(self.config):
+        if not self.protocol.has_labels:
             answering = (*ANSWERING, *find_choice("grounding", self.config["grounding"]).settings)
         return {
             "model": self.model.facts(),
@@ -409,7 +407,7 @@ class LLMTrainer(Trainer):
             return
         self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.valid_metric)
         self._reweighting.search(valid_data)
-        self._valid_judgement = None
+        self._valid_evaluation = None
 
     @torch.no_grad()
     def evaluate(
@@ -441,7 +439,7 @@ class LLMTrainer(Trainer):
         self.model.adapter.load(self.model.llm, folder, self.model.adapter_owner)
 
     def _evaluate_reweighted(self, eval_data: Any, show_progress: bool) -> OrderedDict[str, float]:
-        """Every metric under its own gamma; what the judge remembers of the rows is under the valid metric's."""
+        """Every metric under its own gamma; what the collector remembers of the rows is under the valid metric's."""
         usual = self.gammas.get(self.valid_metric, 0.0)
         found: dict[float, OrderedDict[str, float]] = {}
         with self.model.answers_kept():

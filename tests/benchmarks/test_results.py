@@ -44,10 +44,10 @@ def test_the_oracles_rows_are_those_of_the_commands(tmp_path, monkeypatch):
 
 
 def test_gains_of_ranks_clicks_and_answers():
-    np.testing.assert_allclose(results.rank_gains([1, 10, 11, None]), [1, 1 / np.log2(11), 0, 0])
-    np.testing.assert_allclose(results.click_gains([(1, 0.25), (0, 0.25)]), np.log([0.25, 0.75]))
-    assert np.isfinite(results.click_gains([(1, 0.0), (0, 1.0)])).all()
-    assert results.PROTOCOLS["answers"].gains([1, 0]).tolist() == [1.0, 0.0]
+    np.testing.assert_allclose(results.gains_of("ranks", [1, 10, 11, None]), [1, 1 / np.log2(11), 0, 0])
+    np.testing.assert_allclose(results.gains_of("clicks", [(1, 0.25), (0, 0.25)]), np.log([0.25, 0.75]))
+    assert np.isfinite(results.gains_of("clicks", [(1, 0.0), (0, 1.0)])).all()
+    assert results.gains_of("answers", [1, 0]).tolist() == [1.0, 0.0]
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ CASES = [  # generated, target, (valid, hit) by the reference rule and by the st
 
 
 def outcome(answer: str, candidates: list[str], target: str, rule: str) -> tuple[int, int]:
-    found = answer_outcomes([answer], [candidates], [target], rule)
-    return int(found.valid[0]), int(found.hits[0])
+    valid, hits = answer_outcomes([answer], [candidates], [target], rule)
+    return int(valid[0]), int(hits[0])
 
 
 @pytest.mark.parametrize(("answer", "target", "reference", "strict"), CASES)

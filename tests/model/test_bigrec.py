@@ -13,7 +13,7 @@ import torch
 from recbole_llm.compat import load_checkpoint
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_pairs
-from recbole_llm.evaluation.full_ranking import judge
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.settings.config import Config
@@ -70,10 +70,10 @@ def test_distances_are_those_of_the_embedded_answer_to_the_embedded_titles(plain
 def test_the_judges_ranks_are_those_of_sorting_the_distances(plain):
     trainer, rows = plain
     assert trainer.gammas == {} and trainer.model.rescore is None
-    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
-    ranks = ranks_of(trainer.model.distances(batch_of(*plain, "test")), judgement.pairs[:, 1])
-    assert (judgement.ranks + 1).tolist() == ranks
-    assert judgement.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
+    evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
+    ranks = ranks_of(trainer.model.distances(batch_of(*plain, "test")), evaluation.pairs[:, 1])
+    assert (evaluation.ranks + 1).tolist() == ranks
+    assert evaluation.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
 
 
 def test_items_of_one_title_have_one_score_and_stand_in_the_order_of_their_ids(plain):
@@ -81,8 +81,8 @@ def test_items_of_one_title_have_one_score_and_stand_in_the_order_of_their_ids(p
     twins = sorted(ids_of(rows, "i5", "i8", "i9"))
     distances = trainer.model.distances(batch_of(*plain, "test"))
     assert all(len(set(row[twins])) == 1 for row in distances)
-    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
-    for row, top in zip(distances, judgement.top_items.tolist(), strict=True):
+    evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
+    for row, top in zip(distances, evaluation.top_items.tolist(), strict=True):
         whole = sorted(range(1, len(row)), key=lambda item, row=row: (row[item], item))
         assert top == whole[: len(top)]
         first = whole.index(twins[0])
@@ -198,28 +198,28 @@ def test_every_metric_is_judged_under_its_own_best_gamma(gaps, place, plain, kin
     for name, gamma in trainer.gammas.items():
         values = [metrics[name] for metrics in on_valid]
         assert gamma == (grid[int(np.argmax(values))] if max(values) else 0.0), name
-    found = judge(trainer, eval_loader(trainer.config, rows, "test")).metrics
+    found = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test")).metrics
     assert found == pytest.approx({name: score("test", gamma)[name] for name, gamma in trainer.gammas.items()})
     assert trainer.best_valid_result == pytest.approx({name: max(m[name] for m in on_valid) for name in found})
 
 
 def test_gamma_of_zero_is_the_plain_ranking_and_a_large_one_is_not(gaps, place, plain):
-    reference = judge(plain[0], eval_loader(plain[0].config, plain[1], "test"))
+    reference = protocol_of(plain[0].config).evaluate(plain[0], eval_loader(plain[0].config, plain[1], "test"))
     for gamma, same in ((0, True), (50, False)):
         trainer, rows = trainer_of(gaps, place, "--reweight=popularity", f"--gamma={gamma}")
         with working_in(place.parent):
             trainer.fit(train_loader(trainer.config, rows), eval_loader(trainer.config, rows, "valid"))
-        judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
-        assert np.array_equal(judgement.top_items, reference.top_items) == same
-        assert np.array_equal(judgement.top_items[:, 0], reference.top_items[:, 0])  # the nearest stays first
-        assert np.array_equal(judgement.pairs, reference.pairs)
+        evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
+        assert np.array_equal(evaluation.top_items, reference.top_items) == same
+        assert np.array_equal(evaluation.top_items[:, 0], reference.top_items[:, 0])  # the nearest stays first
+        assert np.array_equal(evaluation.pairs, reference.pairs)
 
 
 def test_the_model_scores_plainly_outside_the_judge(gaps, place, plain):
     trainer, rows = trainer_of(gaps, place, "--reweight=popularity", "--gamma=50")
     with working_in(place.parent):
         trainer.fit(train_loader(trainer.config, rows), eval_loader(trainer.config, rows, "valid"))
-    judge(trainer, eval_loader(trainer.config, rows, "test"))
+    protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
     batch = batch_of(trainer, rows, "test")
     assert torch.equal(trainer.model.full_sort_predict(batch), plain[0].model.full_sort_predict(batch))
     assert len(row_pairs(rows.test)) == len(batch)

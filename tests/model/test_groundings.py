@@ -14,8 +14,8 @@ import torch
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows
-from recbole_llm.evaluation.candidate_choice import best_candidates, judge_answers
-from recbole_llm.evaluation.full_ranking import judge
+from recbole_llm.evaluation import protocol_of
+from recbole_llm.evaluation.candidate_choice import best_candidates
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -66,10 +66,10 @@ def test_likelihoods_are_those_of_the_training_loss_title_by_title(likelihood):
 
 def test_the_judges_ranks_are_those_of_sorting_the_likelihoods(likelihood):
     trainer, rows = likelihood
-    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
-    ranks = ranks_of(-one_by_one(trainer.model, batch_of(trainer, rows, "test")), judgement.pairs[:, 1])
-    assert (judgement.ranks + 1).tolist() == ranks
-    assert judgement.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
+    evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
+    ranks = ranks_of(-one_by_one(trainer.model, batch_of(trainer, rows, "test")), evaluation.pairs[:, 1])
+    assert (evaluation.ranks + 1).tolist() == ranks
+    assert evaluation.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "ilora"])
@@ -155,11 +155,11 @@ def test_candidates_are_scored_as_if_each_were_the_only_answer(gaps, place, word
     scores = trainer.model.grounding.candidate_scores(batch)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.isneginf(scores).any() and np.isfinite(scores[:, 0]).any()
-    judgement = judge_answers(trainer.model, eval_loader(trainer.config, rows, "test"))
+    evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
     best = trainer.model.candidates.of(batch)[np.arange(len(batch)), expected.argmax(axis=1)]
-    assert judgement.answers == [trainer.model.catalog.titles[item] for item in best]
-    assert judgement.metrics["hit_ratio"] == (best == judgement.pairs[:, 1]).mean()
-    assert judgement.metrics["valid_ratio"] == judgement.metrics["valid_ratio_reference"] == 1
+    assert evaluation.rows["answer"].tolist() == [trainer.model.catalog.titles[item] for item in best]
+    assert evaluation.metrics["hit_ratio"] == (best == evaluation.pairs[:, 1]).mean()
+    assert evaluation.metrics["valid_ratio"] == evaluation.metrics["valid_ratio_reference"] == 1
 
 
 def test_settings_of_titles_hold_among_candidates(gaps, place):
@@ -211,9 +211,9 @@ def test_beams_are_titles_and_what_they_do_not_name_is_not_ranked(gaps, place, l
     titles = trainer.model.catalog.representative
     assert {len(set(titles[row.nonzero()[:, 0]])) for row in named} == {3}  # no title twice
     np.testing.assert_allclose(scores[named].numpy(), exact[named].numpy(), atol=1e-4)
-    judgement = judge(trainer, eval_loader(trainer.config, rows, "test"))
+    evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
     missed = ~named[torch.arange(len(batch)), batch["item_id"]]
-    assert (judgement.ranks[missed.numpy()] == -1).all() and missed.any()
+    assert (evaluation.ranks[missed.numpy()] == -1).all() and missed.any()
 
 
 # ------------------------------------------------------------------------------------------------------------- both

@@ -1,4 +1,4 @@
-"""The judge's ranks against sorting in plain Python, ties included, and RecBole's collector where there are none."""
+"""Ranks against sorting in plain Python, ties included, and RecBole's collector where there are none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector, Evaluator
 
-from recbole_llm.evaluation.full_ranking import JudgeCollector, target_ranks, top_items, unrounded_evaluator
+from recbole_llm.evaluation.collector import RowCollector, unrounded_evaluator
+from recbole_llm.grounding.ranking import target_ranks, top_items
 
 
 class Settings(dict):
@@ -59,7 +60,7 @@ def test_top_items_and_ranks_are_those_of_a_sort_with_ties_by_id(rows, k):
 def test_without_ties_it_is_recboles_collector():
     torch.manual_seed(0)
     scores, targets = torch.rand(50, 40), torch.randint(0, 40, (50,))
-    ours, theirs = JudgeCollector(Settings([1, 5, 20])), Collector(Settings([1, 5, 20]))
+    ours, theirs = RowCollector(Settings([1, 5, 20])), Collector(Settings([1, 5, 20]))
     a, b = (collect(one, scores.clone(), targets) for one in (ours, theirs))
     assert torch.equal(a["rec.topk"], b["rec.topk"])
     evaluator = Evaluator(Settings([1, 5, 20]))
@@ -69,37 +70,36 @@ def test_without_ties_it_is_recboles_collector():
 def test_ndcg_and_hit_of_given_ranks():
     ranks = [0, 1, 4, 5, 9, 10, 49, 50, 1000, 3]
     scores = torch.arange(1200, 0, -1.0).repeat(len(ranks), 1)
-    collector = JudgeCollector(Settings([1, 5, 10, 20, 50]))
+    collector = RowCollector(Settings([1, 5, 10, 20, 50]))
     metrics = unrounded_evaluator(Settings([1, 5, 10, 20, 50])).evaluate(
         collect(collector, scores, torch.tensor(ranks))
     )
     assert [metrics[f"hit@{k}"] for k in (1, 5, 10, 20, 50)] == [0.1, 0.4, 0.6, 0.7, 0.8]
     assert metrics["ndcg@5"] == pytest.approx(0.244845911888, abs=1e-11)
     assert metrics["ndcg@50"] == pytest.approx(0.354896551235, abs=1e-11)
-    assert collector.judgement(metrics).ranks.tolist() == ranks
+    assert collector.ranks.tolist() == ranks
 
 
 def test_topk_above_the_catalogue_counts_every_ranked_item_and_no_other():
     scores = torch.tensor([[-torch.inf, 3.0, 2.0, -torch.inf], [-torch.inf, 1.0, 2.0, 3.0]])
-    collector = JudgeCollector(Settings([2, 50]))
+    collector = RowCollector(Settings([2, 50]))
     metrics = unrounded_evaluator(Settings([2, 50])).evaluate(collect(collector, scores, torch.tensor([3, 1])))
     assert metrics["hit@2"] == 0 and metrics["hit@50"] == 0.5
-    judgement = collector.judgement(metrics)
-    assert judgement.ranks.tolist() == [-1, 2] and judgement.top_items.shape == (2, 50)
+    assert collector.ranks.tolist() == [-1, 2] and collector.best.shape == (2, 50)
 
 
 def test_batches_add_up_and_forgetting_starts_anew():
     torch.manual_seed(1)
     scores, targets = torch.rand(9, 12), torch.randint(0, 12, (9,))
-    whole, parts = JudgeCollector(Settings([3])), JudgeCollector(Settings([3]))
+    whole, parts = RowCollector(Settings([3])), RowCollector(Settings([3]))
     collect(whole, scores, targets)
     for cut in (slice(0, 4), slice(4, 9)):
         collect(parts, scores[cut], targets[cut])
-    assert np.array_equal(whole.judgement({}).ranks, parts.judgement({}).ranks)
+    assert np.array_equal(whole.ranks, parts.ranks)
     parts.forget()
-    assert len(parts.judgement({}).ranks) == 0
+    assert len(parts.ranks) == 0
 
 
 def test_a_score_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="stub gave a score that is not a number"):
-        collect(JudgeCollector(Settings([1])), torch.tensor([[0.0, float("nan")]]), torch.tensor([1]))
+        collect(RowCollector(Settings([1])), torch.tensor([[0.0, float("nan")]]), torch.tensor([1]))

@@ -1,0 +1,173 @@
+"""What every protocol of evaluation offers, and the record of what it found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.rows import Rows
+
+OUTSIDE_IDS = {"user_id": str, "item_id": str}
+
+
+def _no_ids(*shape: int) -> Any:
+    return field(default_factory=lambda: np.empty(shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model did on the rows of one split.
+
+    Attributes:
+        metrics: metric name (``ndcg@10``) to value, unrounded.
+        rows: what each row got, in the data set's own ids; the columns are the protocol's.
+        pairs: int64 [rows, 2], user and target by RecBole's ids.
+        ranks: int64 [rows], 0-based rank of the target, -1 where it was not ranked; empty where nothing is ranked.
+        top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked; empty where nothing is.
+    """
+
+    metrics: dict[str, float]
+    rows: pd.DataFrame
+    pairs: np.ndarray = _no_ids(0, 2)
+    ranks: np.ndarray = _no_ids(0)
+    top_items: np.ndarray = _no_ids(0, 0)
+
+
+class Protocol(ABC):
+    """How the rows of a run are evaluated; :func:`recbole_llm.evaluation.protocol_of` chooses one.
+
+    Args:
+        config: the resolved config of the run.
+
+    Attributes:
+        name: of what is written of the rows, ``<split>_<name>.csv``.
+        columns: of that file and of :attr:`Evaluation.rows`.
+        gain: by what two models are compared row by row, in words.
+        has_labels: whether rows have a label to be predicted, instead of a target to be found.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    gain: ClassVar[str]
+    has_labels: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    def n_candidates(self) -> int:
+        """Titles that a prompt lists to choose from, the target's one of them; 0 where it lists none."""
+        return 0
+
+    @property
+    def valid_metric(self) -> str:
+        """The metric that tells how good a model is, as :attr:`Evaluation.metrics` names it."""
+        return str(self.config["valid_metric"]).lower()
+
+    @property
+    def title(self) -> str:
+        """Heading of a table of results."""
+        return "Results"
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the evaluation beside the metrics' names."""
+        return ()
+
+    def prepare(self, rows: Rows, model: Any = None) -> None:  # noqa: B027
+        """Read or draw what rows are evaluated by, before anything is trained.
+
+        Args:
+            rows: the rows of the run.
+            model: the LLM recommender; None for one of RecBole's models.
+
+        Raises:
+            InputError: the data lack what the settings ask for.
+        """
+
+    @abstractmethod
+    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+        """Evaluate a trainer's model as it stands on the rows of a loader.
+
+        Args:
+            trainer: a RecBole trainer that has :func:`recbole_llm.evaluation.collector.install_collector` behind it.
+            loader: of the rows (:func:`recbole_llm.data.rows.eval_loader`).
+            show_progress: whether to show a progress bar.
+
+        Raises:
+            ValueError: a score is not a number.
+        """
+
+    def complete(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation of a trained model with what is not computed at every validation."""
+        return evaluation
+
+    def check_beside(self, first: Protocol) -> None:  # noqa: B027
+        """Refuse to stand in one table with the models of another run, because the rows would not be the same.
+
+        Args:
+            first: the protocol of the table's first run, of the same class.
+
+        Raises:
+            InputError: which setting differs.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def gains(rows: pd.DataFrame) -> np.ndarray:
+        """How well each row went, larger is better; what :attr:`gain` names.
+
+        Args:
+            rows: as in :attr:`Evaluation.rows`; the columns of the outcome suffice.
+
+        Returns:
+            float64 [rows].
+        """
+
+    @classmethod
+    def write(cls, folder: Path, split: str, evaluation: Evaluation) -> Path:
+        """Write what each row got to ``<split>_<name>.csv``; returns the file."""
+        file = folder / f"{split}_{cls.name}.csv"
+        evaluation.rows.to_csv(file, index=False, lineterminator="\r\n", encoding="utf-8")
+        return file
+
+    @classmethod
+    def read(cls, folder: Path, split: str) -> pd.DataFrame:
+        """What :meth:`write` wrote. Ids stay text, whatever they look like."""
+        texts = {name: str for name in cls.columns if name in {*OUTSIDE_IDS, "top_items", "answer", "candidates"}}
+        file = folder / f"{split}_{cls.name}.csv"
+        rows = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values={"rank": ""})
+        return rows.astype({"rank": "Int64"}) if "rank" in rows else rows
+
+
+def outside_ids(dataset: Any, pairs: np.ndarray) -> dict[str, np.ndarray]:
+    """Users and targets in the data set's own ids.
+
+    Args:
+        dataset: the RecBole data set.
+        pairs: int64 [rows, 2], user and target by RecBole's ids.
+
+    Returns:
+        ``user_id`` and ``item_id``, text [rows].
+    """
+    users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
+    return {"user_id": users[pairs[:, 0]], "item_id": items[pairs[:, 1]]}
+
+
+def joined_ids(dataset: Any, items: np.ndarray) -> Sequence[str]:
+    """Lists of items in the data set's own ids, each as one text with blanks between; 0 is left out.
+
+    Args:
+        dataset: the RecBole data set.
+        items: int64 [rows, k] by RecBole's ids, 0 for padding.
+    """
+    names = dataset.field2id_token[dataset.iid_field][items].tolist()
+    return [
+        " ".join(name for name, item in zip(own, ids, strict=True) if item)
+        for own, ids in zip(names, items.tolist(), strict=True)
+    ]

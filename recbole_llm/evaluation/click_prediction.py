@@ -1,0 +1,42 @@
+"""Clicks are predicted: each row has a label, and its probability counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.labels import label_rule
+from recbole_llm.evaluation.base import Evaluation, Protocol, outside_ids
+from recbole_llm.evaluation.collector import as_floats, collecting
+
+LEAST = 1e-15  # a probability below is taken for this, so that one row cannot weigh without bound
+
+
+class ClickPrediction(Protocol):
+    """Every row asks whether its user likes its item; AUC and LogLoss are RecBole's."""
+
+    name = "clicks"
+    columns = ("user_id", "item_id", "label", "score")
+    gain = "log-likelihood"
+    has_labels = True
+
+    def notes(self) -> tuple[str, ...]:
+        """What counts as a like."""
+        return (f"a like is {label_rule(self.config)}",)
+
+    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+        """See :class:`Protocol`."""
+        with collecting(trainer) as collector:
+            metrics = trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
+        pairs, (labels, scores) = collector.pairs, collector.clicks.T
+        rows = {**outside_ids(loader.dataset, pairs), "label": labels.astype(np.int64), "score": scores}
+        return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs)
+
+    @staticmethod
+    def gains(rows: pd.DataFrame) -> np.ndarray:
+        """Log-likelihood of each row's label under its predicted probability."""
+        labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy(dtype=np.float64)
+        gains: np.ndarray = np.log(np.clip(np.where(labels == 1, scores, 1 - scores), LEAST, 1))
+        return gains

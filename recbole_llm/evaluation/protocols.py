@@ -1,0 +1,50 @@
+"""Which protocol a config asks for, and which runs may share a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from recbole_llm.data.labels import label_column
+from recbole_llm.errors import InputError
+from recbole_llm.evaluation.base import Protocol
+from recbole_llm.evaluation.candidate_choice import CandidateChoice, unlike
+from recbole_llm.evaluation.click_prediction import ClickPrediction
+from recbole_llm.evaluation.full_ranking import FullRanking
+
+PROTOCOLS: Mapping[str, type[Protocol]] = MappingProxyType(
+    {protocol.name: protocol for protocol in (FullRanking, CandidateChoice, ClickPrediction)}
+)
+
+
+def protocol_of(config: Any) -> Protocol:
+    """The protocol by which the rows of a run are evaluated.
+
+    Args:
+        config: the resolved config of the run.
+    """
+    if config["candidates"]:
+        return CandidateChoice(config)
+    return ClickPrediction(config) if label_column(config) else FullRanking(config)
+
+
+def check_together(protocols: Sequence[Protocol]) -> None:
+    """Refuse runs that share no table: their rows would be evaluated by different protocols, or among other candidates.
+
+    Args:
+        protocols: of the runs, in the order of the table.
+
+    Raises:
+        InputError: the first difference, and what to do about it.
+    """
+    clicks, others = ([one for one in protocols if one.has_labels is wanted] for wanted in (True, False))
+    if clicks and others:
+        raise InputError(
+            f"model: {clicks[-1].config['model']} predicts clicks and {others[-1].config['model']} ranks items: they "
+            'share no table; run them apart, or evaluate all by labels: --eval_args="{mode: labeled}"'
+        )
+    for protocol in protocols[1:]:
+        if protocol.n_candidates != protocols[0].n_candidates:
+            raise unlike("candidates", protocols[0], protocol)
+        protocol.check_beside(protocols[0])
