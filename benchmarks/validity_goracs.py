@@ -73,7 +73,7 @@ class Measured:
 def measured(model: LLMRecommender, config: Config, rows: Rows, group: np.ndarray) -> Measured:
     """Embeddings and gradient norms of all rows by the untuned LLM, as a run of GORACS computes them."""
     pool = Pool(rows.train, np.arange(len(rows.train)), rows.valid)
-    inputs = RowInputs(model, config, pool, model.examples(rows.train.inter_feat))
+    inputs = RowInputs(model, config, pool, model.token_pairs(rows.train.inter_feat))
     vectors, valid_vectors, norms = map(inputs.get, ("embeddings", "valid_embeddings", "gradient_norms"))
     distances = cdist(vectors, valid_vectors)
     return Measured(vectors, valid_vectors, distances / distances.max(), norms / norms.max(), group)
@@ -130,7 +130,7 @@ KINDS: dict[str, Callable[..., tuple[np.ndarray, str]]] = {
 
 def mean_answer_loss(model: LLMRecommender, rows: Any, max_tokens: int) -> float:
     """Mean over test rows of the mean loss of the answer's tokens, by the model as it stands."""
-    examples = model.examples(rows.inter_feat)
+    examples = model.token_pairs(rows.inter_feat)
     total = 0.0
     model.eval()
     with torch.no_grad():

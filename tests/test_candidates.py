@@ -18,6 +18,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.evaluation.answers import answer_metrics
 from recbole_llm.evaluation.candidate_choice import Picks
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import Finished, histories_in
@@ -141,7 +142,9 @@ def test_prompts_list_the_candidates_of_their_row(command, words, titles, monkey
         assert text.endswith(f"The new item is one of these items: {', '.join(quoted)}\n\n")
     model.config["candidates"] = None
     plain = model._make_prompts(model.config["max_prompt_tokens"])
-    assert not any(set(plain.prompt(history)) & {-i for i in range(1, 21) if i not in history} for history in histories)
+    assert not any(
+        set(plain.prompt(Example(history))) & {-i for i in range(1, 21) if i not in history} for history in histories
+    )
 
 
 def test_naming_the_target_is_a_hit_and_naming_another_is_not(command, words, monkeypatch):
@@ -210,7 +213,7 @@ def test_nothing_can_be_ranked_by_prompts_with_candidates(command, words, monkey
             ranks()
     trainer.model.candidates = None
     with pytest.raises(ValueError, match="none were drawn: call set_candidates first"):
-        trainer.model.examples(rows)
+        trainer.model.token_pairs(rows)
 
 
 def test_fewer_titles_than_candidates_are_all_listed_and_reported(command):

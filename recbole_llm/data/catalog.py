@@ -40,6 +40,7 @@ class ItemCatalog:
         self,
         titles: Sequence[str | None],
         *,
+        extras: Sequence[str | None] | None = None,
         attributes: Sequence[Sequence[str]] | None = None,
         tokens: Sequence[str] | None = None,
         source: str = "the catalogue",
@@ -47,7 +48,9 @@ class ItemCatalog:
         """Build the catalogue from plain data.
 
         Args:
-            titles: Title per internal item id; index 0 is the padding item and must be None or blank.
+            titles: Title per internal item id, cleaned here and nowhere else; index 0 is the padding item and must be
+                None or blank.
+            extras: What is appended to each title in parentheses, to make titles distinct; None or blank for nothing.
             attributes: What else is known of each item, such as its genres; none by default.
             tokens: External item id per item; the internal ids by default.
             source: Where the titles come from, for messages.
@@ -57,6 +60,9 @@ class ItemCatalog:
             ValueError: The padding item has a title, or the sequences differ in length.
         """
         self.titles: list[str | None] = [clean_title(title or "") or None for title in titles]
+        if extras is not None:
+            pairs = zip(self.titles, [clean_title(extra or "") for extra in extras], strict=True)
+            self.titles = [f"{title} ({extra})" if title and extra else title for title, extra in pairs]
         self.tokens = [str(token) for token in (range(len(titles)) if tokens is None else tokens)]
         self.attributes = [list(values) for values in ([()] * len(titles) if attributes is None else attributes)]
         if not len(self.titles) == len(self.tokens) == len(self.attributes):
@@ -93,14 +99,12 @@ class ItemCatalog:
         Raises:
             InputError: A field does not exist or is not text, or no item has a title.
         """
-        titles: list[str] = _read_text(dataset, title_field, "title_field")
-        if title_with is not None:
-            extras = _read_text(dataset, title_with, "title_with")
-            pairs = zip(titles, extras, strict=True)
-            titles = [f"{title} ({extra})" if title and extra else title for title, extra in pairs]
+        titles = _read_text(dataset, title_field, "title_field")
+        extras = None if title_with is None else _read_text(dataset, title_with, "title_with")
         columns = [_read_words(dataset, field, "item_text_fields") for field in text_fields]
         return cls(
             titles,
+            extras=extras,
             attributes=[sum(values, []) for values in zip(*columns, strict=True)] if columns else None,
             tokens=dataset.field2id_token[dataset.iid_field],
             source=f"item field {title_field!r} of data set {dataset.dataset_name!r}",
@@ -152,7 +156,7 @@ def read_categories(dataset: Any, field: str) -> list[list[str]] | None:
 
 def _read_text(dataset: Any, field: str, setting: str) -> list[str]:
     """One text per internal item id from a `token` or `token_seq` field, "" where it is missing."""
-    return [clean_title(" ".join(words)) for words in _read_words(dataset, field, setting)]
+    return [" ".join(words) for words in _read_words(dataset, field, setting)]
 
 
 def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:

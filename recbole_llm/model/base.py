@@ -28,12 +28,13 @@ from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
-from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
+from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import StageStore, stage_seed
 
 TINY = "tiny"
-Example = tuple[list[int], list[int]]
+TokenPair = tuple[list[int], list[int]]
+"""Token ids of a prompt and of its response."""
 ComposeWith = Callable[[PreTrainedTokenizerBase], PromptMaker]
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ log = logging.getLogger(__name__)
 class LLMRecommender(SequentialRecommender):
     """A causal language model that reads a history as text and answers with an item.
 
-    A subclass says how an answer becomes scores (:meth:`full_sort_predict`) and, where it differs, how a row becomes a
-    prompt (:meth:`examples`).
+    A subclass says how an answer becomes scores (:meth:`full_sort_predict`) and, where they differ, which prompts it
+    has (:attr:`prompt_encoder`) and what they show of a row (:meth:`examples`).
 
     Args:
         config: the resolved config of the run.
@@ -50,7 +51,7 @@ class LLMRecommender(SequentialRecommender):
 
     Attributes:
         catalog: item id to title and back.
-        prompts: history to token ids.
+        prompts: examples to token ids.
         backbone: the untuned LLM, its tokenizer and special token ids.
         adapter: which weights learn.
         llm: the LLM with the adapter attached; what is trained and what generates.
@@ -60,6 +61,8 @@ class LLMRecommender(SequentialRecommender):
     input_type = InputType.POINTWISE
     item_slots: ClassVar[bool] = False
     """Whether a slot for the item's vector follows each title of a prompt."""
+    prompt_encoder: ClassVar[type[PromptEncoder]] = TitlePromptEncoder
+    """How examples become token ids."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -70,7 +73,7 @@ class LLMRecommender(SequentialRecommender):
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
         self.candidates: Candidates | None = None
-        self.template = PromptTemplate.of_domain(config["domain"])
+        self.wording = Wording.of_domain(config["domain"])
         self.backbone = self._load_backbone()
         self.prompts = self._make_prompts(config["max_prompt_tokens"])
         if (limit := self._prompt_limit()) < config["max_prompt_tokens"]:
@@ -100,18 +103,27 @@ class LLMRecommender(SequentialRecommender):
             revision=config["llm_revision"],
         )
 
-    def _make_prompts(self, max_prompt_tokens: int) -> PromptBuilder:
-        return PromptBuilder(
-            self.template,
-            text_encoder(self.backbone.tokenizer),
-            self.catalog,
-            style=self.config["prompt_style"],
-            bos_token_id=self.backbone.bos_token_id,
-            eos_token_id=self.backbone.eos_token_id,
+    def _make_prompts(self, max_prompt_tokens: int) -> PromptEncoder:
+        backbone = self.backbone
+        return self._prompts_for(
+            backbone.tokenizer,
+            bos_token_id=backbone.bos_token_id,
+            eos_token_id=backbone.eos_token_id,
             max_prompt_tokens=max_prompt_tokens,
-            chat_template=self.backbone.tokenizer,
             item_slots=self.item_slots,
+        )
+
+    def _prompts_for(self, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PromptEncoder:
+        """The prompts of this model for a tokenizer."""
+        return self.prompt_encoder(
+            self.wording,
+            text_encoder(tokenizer),
+            self.catalog.titles,
+            style=self.config["prompt_style"],
+            chat_template=tokenizer,
             candidates=self.n_candidates > 0,
+            outside_ids=self.catalog.tokens,
+            **options,
         )
 
     def _longest_answer(self) -> int:
@@ -132,7 +144,7 @@ class LLMRecommender(SequentialRecommender):
         log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
         settings = TinyLLMConfig.from_settings(self.config.final_config_dict)
         titles = [title or "" for title in self.catalog.titles]
-        prompt_facts, texts, compose = self._tiny_prompts(titles)
+        prompt_facts, texts, compose = self._tiny_prompts()
         facts = {
             "settings": asdict(settings),
             "titles": titles,
@@ -156,31 +168,38 @@ class LLMRecommender(SequentialRecommender):
 
         return self.stages.get("tiny-llm", facts, compute)
 
-    def _tiny_prompts(self, titles: Sequence[str]) -> tuple[dict[str, Any], list[str], ComposeWith]:
+    def _tiny_prompts(self) -> tuple[dict[str, Any], list[str], ComposeWith]:
         """What the tiny LLM is to read besides item text: facts of the prompts, their texts, and how they are made."""
         n_candidates = self.n_candidates
-        layout = self.template.layout(self.config["prompt_style"], candidates=n_candidates > 0)
+        layout = self.prompt_encoder.make_layout(self.wording, self.config["prompt_style"], candidates=n_candidates > 0)
         facts = {"layout": layout.facts(), **({"candidates": n_candidates} if n_candidates else {})}
 
         def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
-            composer = PromptComposer(
-                layout,
-                text_encoder(tokenizer),
-                eos_token_id=tokenizer.eos_token_id,
+            encoder = self._prompts_for(
+                tokenizer,
                 bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
                 max_prompt_tokens=self.config["max_prompt_tokens"],
             )
-            draw, generator = CandidatePool(self.catalog).draw, np.random.default_rng(self.config["tiny_seed"])
+            invent = self._example_inventor(np.random.default_rng(self.config["tiny_seed"]))
 
-            def make(history: list[int], answer: int) -> Example:
-                listed = draw(answer, history, n_candidates, generator) if n_candidates else []
-                return composer.compose_example(
-                    [titles[item] for item in [*history, answer]], [titles[item] for item in listed]
-                )
+            def make(history: list[int], answer: int) -> TokenPair:
+                example = invent(history, answer)
+                return encoder.prompt(example), encoder.response(example)
 
             return make
 
-        return facts, [text for text in (layout.head, layout.between, layout.tail) if text is not None], compose
+        return facts, list(layout.texts), compose
+
+    def _example_inventor(self, generator: np.random.Generator) -> Callable[[list[int], int], Example]:
+        """How the tiny LLM's items, drawn at random, become examples: whatever else an example needs is random too."""
+        n_candidates, draw = self.n_candidates, CandidatePool(self.catalog).draw
+
+        def invent(history: list[int], answer: int) -> Example:
+            listed = draw(answer, history, n_candidates, generator) if n_candidates else ()
+            return Example(history, answer, candidates=listed)
+
+        return invent
 
     def _make_adapter(self) -> Adapter:
         adapter: Adapter = self._adapter_kind.from_settings(self.config.final_config_dict)
@@ -261,27 +280,36 @@ class LLMRecommender(SequentialRecommender):
             self.prompts.check_candidates(listed)
         self.candidates = candidates
 
-    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
-        """Prompt token ids of each row; None where the history has no title, or the row no candidates.
+    def examples(self, interaction: Interaction) -> list[Example]:
+        """What prompts and responses may show of each row.
 
         Raises:
             ValueError: the prompts list candidates, and none were drawn.
         """
         histories = self.histories(interaction)
-        if not self.n_candidates:
-            return [self.prompts.prompt(history) if self.readable(history) else None for history in histories]
-        if self.candidates is None:
-            raise ValueError("prompts list candidates, and none were drawn: call set_candidates first")
-        rows = zip(histories, self.candidates.of(interaction).tolist(), strict=True)
-        return [self.prompts.prompt(*row) if self.readable(row[0]) and any(row[1]) else None for row in rows]
+        targets = interaction[self.ITEM_ID].tolist() if self.ITEM_ID in interaction else [0] * len(histories)
+        listed: list[list[int]] = [[]] * len(histories)
+        if self.prompts.lists_candidates:
+            if self.candidates is None:
+                raise ValueError("prompts list candidates, and none were drawn: call set_candidates first")
+            listed = self.candidates.of(interaction).tolist()
+        rows = zip(histories, targets, listed, strict=True)
+        return [Example(history, target, candidates=own) for history, target, own in rows]
 
-    def examples(self, interaction: Interaction) -> list[Example | None]:
-        """Prompt and response token ids of each row; None where history or target has no title."""
-        rows = zip(self.row_prompts(interaction), interaction[self.ITEM_ID].tolist(), strict=True)
-        return [
-            (prompt, self.prompts.response(target)) if prompt is not None and self.catalog.has_title[target] else None
-            for prompt, target in rows
-        ]
+    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
+        """Prompt token ids of each row; None where the titles that a prompt needs are missing."""
+        return [self._prompt(example) for example in self.examples(interaction)]
+
+    def token_pairs(self, interaction: Interaction) -> list[TokenPair | None]:
+        """Prompt and response token ids of each row; None where there is no prompt or no response."""
+        pairs: list[TokenPair | None] = []
+        for example in self.examples(interaction):
+            prompt, is_answered = self._prompt(example), self.prompts.has_response(example)
+            pairs.append((prompt, self.prompts.response(example)) if prompt is not None and is_answered else None)
+        return pairs
+
+    def _prompt(self, example: Example) -> list[int] | None:
+        return self.prompts.prompt(example) if self.prompts.has_prompt(example) else None
 
     # ---- training
 
@@ -303,14 +331,14 @@ class LLMRecommender(SequentialRecommender):
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """RecBole's training hook: mean over the response tokens of one batch of rows (BIGRec, arXiv 2308.08434)."""
-        rows = zip(self.examples(interaction), self.histories(interaction), strict=True)
-        readable = [(example, history) for example, history in rows if example is not None]
+        rows = zip(self.token_pairs(interaction), self.histories(interaction), strict=True)
+        readable = [(pair, history) for pair, history in rows if pair is not None]
         if not readable:
             raise ValueError("no row of the batch has a titled history and a titled target")
-        examples = [example for example, _ in readable]
+        pairs = [pair for pair, _ in readable]
         with self.conditioned_on([history for _, history in readable]):
-            loss = self.answer_loss([prompt for prompt, _ in examples], [[response] for _, response in examples])
-        return loss[0] / sum(len(response) for _, response in examples)
+            loss = self.answer_loss([prompt for prompt, _ in pairs], [[response] for _, response in pairs])
+        return loss[0] / sum(len(response) for _, response in pairs)
 
     # ---- answering
 

@@ -16,6 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.registry import find_choice
 
@@ -31,6 +32,8 @@ class BIGRec(LLMRecommender):
         rescore: turns distances [rows, items] of an interaction into re-weighted ones, smaller is better; set by the
             trainer once gamma is known.
     """
+
+    prompts: TitlePromptEncoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
         find_choice("grounding", config["grounding"]).check(config)

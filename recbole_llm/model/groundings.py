@@ -61,7 +61,7 @@ class TitleGrounding(Grounding):
     def trie(self) -> TitleTrie:
         """The answers that name items."""
         prompts, has_title = self.model.prompts, self.model.catalog.has_title
-        answers = [prompts.response(item) if titled else None for item, titled in enumerate(has_title)]
+        answers = [prompts.item_response(item) if titled else None for item, titled in enumerate(has_title)]
         return TitleTrie(answers, self.model.backbone.eos_token_id)
 
     @property
@@ -82,8 +82,8 @@ class TitleGrounding(Grounding):
         shape = (len(histories), model.catalog.n_items)
         scores = torch.full(shape, -math.inf, dtype=torch.float64, device=model.device)
         if rows:
-            prompts = [model.prompts.prompt(histories[row]) for row in rows]
-            options = self._options(interaction[torch.tensor(rows)])
+            readable = interaction[torch.tensor(rows)]
+            prompts, options = model.row_prompts(readable), self._options(readable)
             options["progress"] = model.show_progress
             scores[rows] = self._title_scores(prompts, options).to(model.device)
         return scores
@@ -147,7 +147,7 @@ class LikelihoodGrounding(TitleGrounding):
     def prepare(self) -> None:
         """Also make sure that the LLM can take a tree of titles."""
         super().prepare()
-        check_attention(self.model.llm, self.model.prompts.composer.max_prompt_tokens + self.trie.max_length)
+        check_attention(self.model.llm, self.model.prompts.max_prompt_tokens + self.trie.max_length)
 
     def _title_scores(self, prompts: list[list[int]], options: dict[str, Any]) -> torch.Tensor:
         return title_likelihoods(self.model.llm, prompts, self.trie, **options)
@@ -162,7 +162,7 @@ class LikelihoodGrounding(TitleGrounding):
         bar = tqdm(rows, desc="score candidates", unit="row", disable=not model.show_progress)
         for place, row in enumerate(bar):
             items = listed[row][listed[row] > 0].tolist()
-            trie = TitleTrie([model.prompts.response(item) for item in items], model.backbone.eos_token_id)
+            trie = TitleTrie([model.prompts.item_response(item) for item in items], model.backbone.eos_token_id)
             own = title_likelihoods(model.llm, [prompts[row]], trie, **_of_row(options, place, items))
             scores[row, : len(items)] = own[0].cpu().numpy()
         return scores

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.loss import logits_at
 from recbole_llm.llm.rows import pad_batch
-from recbole_llm.llm.tiny import PromptMaker
-from recbole_llm.model.base import ComposeWith, Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
+from recbole_llm.prompt import ClickPromptEncoder, Example, PromptEncoder
 from recbole_llm.prompt.batches import micro_batches
-from recbole_llm.prompt.click import ClickPromptBuilder
-from recbole_llm.prompt.encoder import text_encoder
 
 log = logging.getLogger(__name__)
 
@@ -32,51 +30,26 @@ class TALLRec(LLMRecommender):
     """
 
     task: ClassVar[str] = "click"
+    prompt_encoder: ClassVar[type[PromptEncoder]] = ClickPromptEncoder
+    prompts: ClickPromptEncoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.LABEL_SEQ = self.LABEL + config["LIST_SUFFIX"]
 
-    def _make_prompts(self, max_prompt_tokens: int) -> ClickPromptBuilder:
-        return self._builder(
-            self.backbone.tokenizer, self.backbone.bos_token_id, self.backbone.eos_token_id, max_prompt_tokens
-        )
-
-    def _builder(
-        self, tokenizer: PreTrainedTokenizerBase, bos_token_id: int | None, eos_token_id: int, max_prompt_tokens: int
-    ) -> ClickPromptBuilder:
-        return ClickPromptBuilder(
-            self.template,
-            text_encoder(tokenizer),
-            self.catalog,
-            eos_token_id=eos_token_id,
-            style=self.config["prompt_style"],
-            bos_token_id=bos_token_id,
-            max_prompt_tokens=max_prompt_tokens,
-            chat_template=tokenizer,
-        )
-
     def _longest_answer(self) -> int:
         """Yes or No, a full stop, EOS."""
         return 3
 
-    def _tiny_prompts(self, titles: Sequence[str]) -> tuple[dict[str, Any], list[str], ComposeWith]:
-        """Questions about titles drawn at random, liked or not at random: the form of an answer, and nothing else."""
-        style, limit = self.config["prompt_style"], self.config["max_prompt_tokens"]
-        texts, slots = self.template.pieces("click_input", style)
+    def _example_inventor(self, generator: np.random.Generator) -> Callable[[list[int], int], Example]:
+        """Titles liked or not at random: the form of an answer, and nothing else."""
 
-        def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
-            builder = self._builder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, limit)
-            generator = np.random.default_rng(self.config["tiny_seed"])
+        def invent(history: list[int], answer: int) -> Example:
+            *likes, liked = (generator.random(len(history) + 1) < 0.5).tolist()
+            return Example(history, answer, likes=likes, liked=liked)
 
-            def make(history: list[int], answer: int) -> Example:
-                *likes, liked = (generator.random(len(history) + 1) < 0.5).tolist()
-                return builder.prompt(history, likes, answer), builder.response(liked)
-
-            return make
-
-        return {"click": {"texts": texts, "slots": slots, "style": style}}, texts, compose
+        return invent
 
     # ---- rows to prompts
 
@@ -91,17 +64,12 @@ class TALLRec(LLMRecommender):
         labels = (interaction[self.LABEL_SEQ] > 0).tolist()
         return [own[:n] for own, n in zip(labels, lengths, strict=True)]
 
-    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
-        """Prompt token ids of each row; None where the target has no title."""
-        targets = interaction[self.ITEM_ID].tolist()
-        rows = zip(self.histories(interaction), self.likes(interaction), targets, strict=True)
-        return [self.prompts.prompt(*row) if self.catalog.has_title[row[2]] else None for row in rows]
-
-    def examples(self, interaction: Interaction) -> list[Example | None]:
-        """Prompt and response token ids of each row; None where the target has no title."""
-        labels = (interaction[self.LABEL] > 0).tolist()
-        asked = zip(self.row_prompts(interaction), labels, strict=True)
-        return [None if prompt is None else (prompt, self.prompts.response(liked)) for prompt, liked in asked]
+    def examples(self, interaction: Interaction) -> list[Example]:
+        """See :class:`LLMRecommender`; whether the target was liked is not known without its label."""
+        examples = super().examples(interaction)
+        known = (interaction[self.LABEL] > 0).tolist() if self.LABEL in interaction else [None] * len(examples)
+        rows = zip(examples, self.likes(interaction), known, strict=True)
+        return [replace(example, likes=likes, liked=liked) for example, likes, liked in rows]
 
     # ---- answering
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from typing import Protocol
 
 _LINE_BREAKS_AND_TABS = re.compile(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
 
@@ -32,10 +30,3 @@ def clean_answer(text: str) -> str:
 def normalize_title(text: str) -> str:
     """The form in which titles count as the same: NFKC, case folded, blanks collapsed."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-class Titled(Protocol):
-    """What has a title, or none, for every internal item id, and the outside ids that messages name."""
-
-    titles: Sequence[str | None]
-    tokens: Sequence[str]

@@ -12,7 +12,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.selection.pool import Pool
 
 
@@ -25,7 +25,7 @@ class ValidRows(NamedTuple):
     """
 
     rows: Interaction
-    examples: list[Example]
+    examples: list[TokenPair]
 
 
 class DataInputs:
@@ -74,7 +74,7 @@ class DataInputs:
             InputError: there is none.
         """
         rows = self.pool.valid_data.inter_feat
-        examples = self.model.examples(rows)
+        examples = self.model.token_pairs(rows)
         places = [place for place, example in enumerate(examples) if example is not None]
         if not places:
             raise InputError(f"coreset: no validation row has titles in field '{self.config['title_field']}'")

@@ -14,7 +14,7 @@ from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, loss
 from recbole_llm.coreset.influence.row_losses import frozen
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.llm.prefill import PrefillScorer
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
@@ -37,7 +37,7 @@ class LLMInputs:
         examples: prompt and response of each row to choose from.
     """
 
-    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[Example]) -> None:
+    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[TokenPair]) -> None:
         self.model, self.config, self.data, self.pool, self.examples = model, config, data, data.pool, examples
 
     def facts(self, name: str) -> dict[str, Any]:

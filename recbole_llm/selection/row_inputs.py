@@ -14,7 +14,7 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.coreset import Selector
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.report import peak_mib
 from recbole_llm.selection.data_inputs import DataInputs
 from recbole_llm.selection.llm_inputs import LLMInputs
@@ -79,7 +79,7 @@ class RowInputs:
         model: LLMRecommender,
         config: Any,
         pool: Pool,
-        examples: Sequence[Example],
+        examples: Sequence[TokenPair],
         needs: Sequence[str] = (),
     ) -> None:
         self.model, self.config, self.pool = model, config, pool

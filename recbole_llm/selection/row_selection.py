@@ -17,7 +17,7 @@ from recbole_llm.coreset import Selection, Selector, resolve_budget
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays, hash_json
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.registry import find_choice
 from recbole_llm.report import map_points, peak_mib
 from recbole_llm.selection.pool import Pool
@@ -55,7 +55,7 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
         return rows, None
     selector = choice.from_settings(config.final_config_dict)
     check_needs(selector, config, valid_rows)
-    examples = model.examples(rows.inter_feat)
+    examples = model.token_pairs(rows.inter_feat)
     pool = Pool(rows, _places(model, config, rows, examples), valid_rows)
     budget = _amount("coreset_size", config["coreset_size"], len(pool))
     needs = [need.name for need in selector.needs if need.name not in selector.unused()]
@@ -87,7 +87,7 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
     return _subset(rows, read_selection(folder / FILE, rows)), folder
 
 
-def _places(model: LLMRecommender, config: Any, rows: Any, examples: Sequence[Example | None]) -> np.ndarray:
+def _places(model: LLMRecommender, config: Any, rows: Any, examples: Sequence[TokenPair | None]) -> np.ndarray:
     """Places of the rows that can be chosen, by ascending id.
 
     These are the rows that can be read; of each user the last one, where users are counted; a draw from them, where

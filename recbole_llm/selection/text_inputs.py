@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.hashing import hash_json
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.selection.data_inputs import DataInputs
 from recbole_llm.selection.text_vectors import TextVectors
 
@@ -25,7 +25,7 @@ class TextInputs:
         examples: prompt and response of each row to choose from.
     """
 
-    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[Example]) -> None:
+    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[TokenPair]) -> None:
         self.model, self.config, self.data, self.examples = model, config, data, examples
         self.encoder = TextVectors(model, config)
 
@@ -52,7 +52,7 @@ class TextInputs:
         """What is embedded of each validation row that can be read."""
         return self._texts(self.data.valid.examples)
 
-    def _texts(self, examples: Sequence[Example]) -> list[str]:
+    def _texts(self, examples: Sequence[TokenPair]) -> list[str]:
         """Prompt and answer of each row; the prompt alone for clicks, whose labels are classes instead."""
         is_click = protocol_of(self.config).has_labels
         whole = [prompt if is_click else prompt + response for prompt, response in examples]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from recbole_llm.curriculum import mean_distance
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
-from recbole_llm.model.base import Example
+from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import write_json
@@ -28,13 +28,13 @@ MANY_EMPTY = 0.05
 log = logging.getLogger(__name__)
 
 
-def row_hash(example: Example) -> str:
+def row_hash(example: TokenPair) -> str:
     """What ties a distilled answer to its row: 16 hex digits over prompt and true answer."""
     return hash_json(example)[:16]
 
 
 def distil(
-    model: BIGRec, rows: Interaction, examples: Sequence[Example], select: str, folder: Path, progress: bool = False
+    model: BIGRec, rows: Interaction, examples: Sequence[TokenPair], select: str, folder: Path, progress: bool = False
 ) -> None:
     """Answer all training prompts and keep one raw text each (SOFT, arXiv 2505.20771, self-distillation).
 
@@ -86,7 +86,7 @@ def _whole_chunks(file: Path) -> int:
     return len(lines)
 
 
-def read_answers(file: Path, examples: Sequence[Example]) -> list[str]:
+def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:
     """The distilled answers of these very rows.
 
     Raises:
@@ -111,7 +111,7 @@ def read_answers(file: Path, examples: Sequence[Example]) -> list[str]:
 
 
 def distilled_targets(
-    model: BIGRec, texts: Sequence[str], examples: Sequence[Example], settings: Mapping[str, Any]
+    model: BIGRec, texts: Sequence[str], examples: Sequence[TokenPair], settings: Mapping[str, Any]
 ) -> list[list[int]]:
     """Token ids of the distilled answers as training targets, EOS at the end of each.
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
 from recbole_llm.errors import InputError
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.prompt.batches import epoch_steps, micro_batches
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 
@@ -180,7 +180,7 @@ class FineTuning:
     def __init__(
         self,
         model: LLMRecommender,
-        examples: Sequence[Example],
+        examples: Sequence[TokenPair],
         settings: FineTuneSettings,
         optimizer: torch.optim.Optimizer,
         validate: Callable[[], dict[str, float]] | None,

@@ -20,7 +20,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Evaluation, protocol_of
 from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.hashing import hash_file
-from recbole_llm.model.base import Example, LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.row_selection import select_rows
@@ -64,7 +64,7 @@ class _Fit:
 
     rows: Any
     kept: Interaction
-    examples: list[Example]
+    examples: list[TokenPair]
     histories: list[list[int]]
     valid_data: Any
     verbose: bool
@@ -347,10 +347,10 @@ class LLMTrainer(Trainer):
     def _generation(self) -> dict[str, Any]:
         return {name: self.config[name] for name in GENERATION}
 
-    def _examples(self, rows: Any) -> tuple[list[Example], Interaction]:
+    def _examples(self, rows: Any) -> tuple[list[TokenPair], Interaction]:
         """Prompt and response of every training row that can be read, and those rows."""
         before = self.model.prompts.n_shortened
-        found = self.model.examples(rows.inter_feat)
+        found = self.model.token_pairs(rows.inter_feat)
         examples = [example for example in found if example is not None]
         if len(examples) < len(found):
             log.warning("%d training rows have no titled history or target; skipped.", len(found) - len(examples))

@@ -19,7 +19,7 @@ from scipy.stats import chisquare
 from recbole_llm.data.candidates import Candidates, draw_candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
-from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
+from recbole_llm.prompt import Example, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.titles import normalize_title
 from tests.families import FAMILIES, make_tokenizer
 
@@ -109,16 +109,18 @@ def test_rows_are_found_by_their_number():
 # ---- prompts
 
 
-def make_builder(family: str = "llama", **more: object) -> PromptBuilder:
+def make_builder(family: str = "llama", **more: object) -> TitlePromptEncoder:
     tokenizer = make_tokenizer(family)
-    template = PromptTemplate(item="movie", items="movies", verb="watched")
+    wording = Wording(item="movie", items="movies", verb="watched")
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return PromptBuilder(template, text_encoder(tokenizer), CATALOG, **special, candidates=True, **more)
+    return TitlePromptEncoder(
+        wording, text_encoder(tokenizer), CATALOG.titles, **special, **{"candidates": True, **more}
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_candidates_stand_between_history_and_response(family):
-    prompt = make_builder(family).prompt([1, 6, 2], [8, 3, 0])
+    prompt = make_builder(family).prompt(Example([1, 6, 2], candidates=[8, 3, 0]))
     text = make_tokenizer(family).decode(prompt, skip_special_tokens=True)
     assert text.endswith(
         '### Input:\nSo far this user has watched these movies: "Toy Story", "Babe"\n'
@@ -128,19 +130,19 @@ def test_candidates_stand_between_history_and_response(family):
 
 def test_a_domain_may_have_words_of_its_own():
     words = {"item": "dish", "items": "dishes", "verb": "cooked", "input": "{history} were {verb}."}
-    template = PromptTemplate.load({**words, "candidates": "Among {candidates}, which {item} is next?"})
-    layout = template.layout("plain", candidates=True)
-    assert layout.prompt(["Soup"], ["Bread", "Pie"]).endswith(
+    wording = Wording.load({**words, "candidates": "Among {candidates}, which {item} is next?"})
+    layout = wording.next_item("plain", candidates=True)
+    assert layout.fill({"history": ["Soup"], "candidates": ["Bread", "Pie"]}).endswith(
         '"Soup" were cooked.\nAmong "Bread", "Pie", which dish is next?\n\n'
     )
-    assert "Among" not in template.layout("plain").prompt(["Soup"])
+    assert "Among" not in wording.next_item("plain").fill({"history": ["Soup"]})
     for wrong in ("", "{candidates} {candidates}", "Choose {history} {candidates}"):
         with pytest.raises(InputError, match="candidates "):
-            PromptTemplate.load({**words, "candidates": wrong})
+            Wording.load({**words, "candidates": wrong})
 
 
 def test_item_slots_stand_behind_candidates_too():
-    prompt = make_builder(item_slots=True).prompt([1, 2], [8, 3])
+    prompt = make_builder(item_slots=True).prompt(Example([1, 2], candidates=[8, 3]))
     assert [token for token in prompt if token < 0] == [-1, -2, -8, -3]
 
 
@@ -148,28 +150,27 @@ def test_item_slots_stand_behind_candidates_too():
 def test_a_long_prompt_loses_its_oldest_items_and_no_candidate(item_slots):
     free = make_builder(item_slots=item_slots)
     history, candidates = [1, 2, 3, 8], [10, 4, 11]
-    newest = [free.prompt(history[start:], candidates) for start in range(4)]
+    example = Example(history, candidates=candidates)
+    newest = [free.prompt(Example(history[start:], candidates=candidates)) for start in range(4)]
     for limit in range(len(newest[-1]), len(newest[0]) + 1):
         kept = next(prompt for prompt in newest if len(prompt) <= limit)
-        assert make_builder(item_slots=item_slots, max_prompt_tokens=limit).prompt(history, candidates) == kept
+        assert make_builder(item_slots=item_slots, max_prompt_tokens=limit).prompt(example) == kept
     least = len(newest[-1]) - len(make_tokenizer("llama").encode('"Fargo"', add_special_tokens=False)) - item_slots + 1
     short = make_builder(item_slots=item_slots, max_prompt_tokens=least)
-    assert len(short.prompt(history, candidates)) == least
+    assert len(short.prompt(example)) == least
     assert short.n_prompts == short.n_shortened == 1
     short = make_builder(item_slots=item_slots, max_prompt_tokens=least - 1)
     message = f"max_prompt_tokens: {least - 1} is too short for a prompt with its candidates, .* at least {least}"
-    for refused in (lambda: short.prompt(history, candidates), lambda: short.check_candidates(candidates)):
+    for refused in (lambda: short.prompt(example), lambda: short.check_candidates(candidates)):
         with pytest.raises(InputError, match=message):
             refused()
     make_builder(item_slots=item_slots, max_prompt_tokens=least).check_candidates(candidates)
 
 
 def test_candidates_belong_to_a_layout_that_lists_them():
-    tokenizer, template = make_tokenizer("llama"), PromptTemplate(item="movie", items="movies", verb="watched")
-    without = PromptComposer(template.layout(), text_encoder(tokenizer), eos_token_id=2)
-    listing = PromptComposer(template.layout(candidates=True), text_encoder(tokenizer), eos_token_id=2)
+    without, listing = make_builder(candidates=False), make_builder()
     with pytest.raises(ValueError, match="where the layout has a place for them"):
-        without.compose_prompt(["Babe"], candidates=["Heat", "Big"])
+        without.prompt(Example([2], candidates=[3, 4]))
     with pytest.raises(ValueError, match="where the layout has a place for them"):
-        listing.compose_prompt(["Babe"])
+        listing.prompt(Example([2]))
     assert without.fingerprint() != listing.fingerprint()

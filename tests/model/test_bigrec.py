@@ -131,7 +131,7 @@ def test_recboles_training_hook_is_the_token_mean_of_the_titled_rows(plain):
     trainer, rows = plain
     model = trainer.model.eval()
     batch = rows.train.inter_feat[torch.arange(12)]
-    examples = [example for example in model.examples(batch) if example is not None]
+    examples = [example for example in model.token_pairs(batch) if example is not None]
     assert 0 < len(examples) < 12
     losses = []
     for prompt, answer in examples:

@@ -16,6 +16,7 @@ from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
+from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -34,12 +35,14 @@ def likelihood(gaps: Path, place: Path) -> tuple[LLMTrainer, Rows]:
 def one_by_one(model: Any, batch: Any) -> np.ndarray:
     """Log-probability of each title after each row's prompt by the training loss: [rows, items], -inf if untitled."""
     titled = np.flatnonzero(model.catalog.has_title)
-    answers = [model.prompts.response(item) for item in titled]
+    answers = [model.prompts.item_response(item) for item in titled]
     found = np.full((len(batch), model.catalog.n_items), -np.inf)
     model.eval()
     for row, history in enumerate(model.histories(batch)):
         with torch.no_grad(), model.conditioned_on([history]):
-            found[row, titled] = -model.answer_loss([model.prompts.prompt(history)], [answers]).double().numpy()
+            found[row, titled] = (
+                -model.answer_loss([model.prompts.prompt(Example(history))], [answers]).double().numpy()
+            )
     return found
 
 
@@ -113,7 +116,7 @@ def test_lengths_and_renormalisation_reach_the_scores(gaps, place, likelihood):
     plain = likelihood[0].model.full_sort_predict(batch)
     model = trainer_of(gaps, place, "--grounding=likelihood", "--title_length_penalty=1")[0].model
     titled = np.flatnonzero(model.catalog.has_title)
-    lengths = torch.tensor([len(model.prompts.response(item)) for item in titled])
+    lengths = torch.tensor([len(model.prompts.item_response(item)) for item in titled])
     assert torch.allclose(model.full_sort_predict(batch)[:, titled] * lengths, plain[:, titled])
     model = trainer_of(gaps, place, "--grounding=likelihood", "--title_renormalize=True")[0].model
     share = model.full_sort_predict(batch)[:, model.catalog.rankable].exp()
@@ -143,7 +146,7 @@ def alone(model: Any, batch: Any) -> np.ndarray:
         for place, item in enumerate(items):
             if item:
                 with torch.no_grad(), model.conditioned_on([history]):
-                    found[row, place] = -float(model.answer_loss([prompt], [[model.prompts.response(item)]]))
+                    found[row, place] = -float(model.answer_loss([prompt], [[model.prompts.item_response(item)]]))
     return found
 
 
@@ -168,7 +171,9 @@ def test_settings_of_titles_hold_among_candidates(gaps, place):
     plain = trainer.model.grounding.candidate_scores(batch)
     listed, there = trainer.model.candidates.of(batch), np.isfinite(plain)
     model = choosing(gaps, place, "--title_length_penalty=1")[0].model
-    lengths = np.array([[len(model.prompts.response(item)) if item else 1 for item in own] for own in listed.tolist()])
+    lengths = np.array(
+        [[len(model.prompts.item_response(item)) if item else 1 for item in own] for own in listed.tolist()]
+    )
     np.testing.assert_allclose((model.grounding.candidate_scores(batch) * lengths)[there], plain[there])
     model = choosing(gaps, place, "--title_renormalize=True")[0].model
     np.testing.assert_allclose(np.exp(model.grounding.candidate_scores(batch)).sum(axis=1), 1)
@@ -257,7 +262,7 @@ def test_a_prompt_leaves_room_for_the_longest_title(gaps, place, caplog):
         name: trainer_of(gaps, place, f"--grounding={name}", *words)[0].model for name in ("embedding", "likelihood")
     }
     positions = models["likelihood"].backbone.model.config.max_position_embeddings
-    limits = {name: model.prompts.composer.max_prompt_tokens for name, model in models.items()}
+    limits = {name: model.prompts.max_prompt_tokens for name, model in models.items()}
     longest = models["likelihood"].grounding.trie.max_length
     assert limits == {"embedding": positions - 2, "likelihood": positions - longest} and longest > 2
     assert f"Prompts are cut to {positions - longest} tokens" in caplog.text

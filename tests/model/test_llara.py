@@ -20,6 +20,7 @@ from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.llara import LLaRA, hybrid_share
+from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.families import FAMILIES, save_family
@@ -86,7 +87,7 @@ def test_prompts_have_a_slot_per_titled_item_and_are_bigrecs_otherwise(build, fa
     plain = build("BIGRec", family)[0].model
     batch = rows.train.inter_feat
     for history, example, other in zip(
-        trainer.model.histories(batch), trainer.model.examples(batch), plain.examples(batch), strict=True
+        trainer.model.histories(batch), trainer.model.token_pairs(batch), plain.token_pairs(batch), strict=True
     ):
         if example is None:
             assert other is None
@@ -100,12 +101,12 @@ def test_no_prompt_depends_on_the_target(build):
     trainer, rows = build("LLaRA")
     model, batch = trainer.model, rows_of(trainer, rows)
     titled = np.flatnonzero(model.catalog.has_title)
-    expected = [model.prompts.prompt(history) for history in model.histories(batch)]
+    expected = [model.prompts.prompt(Example(history)) for history in model.histories(batch)]
     for target in titled[:5]:
         other = copy.copy(batch)
         other.interaction = {**batch.interaction, model.ITEM_ID: torch.full((len(batch),), int(target))}
-        assert [prompt for prompt, _ in model.examples(other)] == expected
-    assert len({len(answer) for _, answer in model.examples(batch)}) > 1
+        assert [prompt for prompt, _ in model.token_pairs(other)] == expected
+    assert len({len(answer) for _, answer in model.token_pairs(batch)}) > 1
 
 
 def test_no_answer_depends_on_the_target(build):
@@ -244,8 +245,10 @@ def test_gates_of_others_are_those_of_another_trained_history_and_always_the_sam
 
 def losses(model: LLMRecommender, batch: Any, n_answers: int = 2) -> torch.Tensor:
     """The loss of both targets in one pass; the second answer is the next row's."""
-    examples = [pair for pair in model.examples(batch) if pair is not None]
-    histories = [h for h, pair in zip(model.histories(batch), model.examples(batch), strict=True) if pair is not None]
+    examples = [pair for pair in model.token_pairs(batch) if pair is not None]
+    histories = [
+        h for h, pair in zip(model.histories(batch), model.token_pairs(batch), strict=True) if pair is not None
+    ]
     answers = [own for _, own in examples]
     both = [[own, answers[0]][:n_answers] for own in answers]
     with torch.no_grad(), model.conditioned_on(histories):
@@ -256,12 +259,12 @@ def losses(model: LLMRecommender, batch: Any, n_answers: int = 2) -> torch.Tenso
 def test_both_targets_of_a_row_are_computed_with_its_own_gates_and_vectors(build, model, monkeypatch):
     trainer, rows = build(model, "llama", "--adapter=ilora")
     model, batch = trainer.model.eval(), rows.train.inter_feat[:12]
-    readable = [row for row, pair in enumerate(model.examples(batch)) if pair is not None]
+    readable = [row for row, pair in enumerate(model.token_pairs(batch)) if pair is not None]
     batch = batch[torch.tensor(readable)]
     together = losses(model, batch)
-    first = model.examples(batch)[0][1]
+    first = model.token_pairs(batch)[0][1]
     alone = torch.zeros(2)
-    for (prompt, answer), history in zip(model.examples(batch), model.histories(batch), strict=True):
+    for (prompt, answer), history in zip(model.token_pairs(batch), model.histories(batch), strict=True):
         with torch.no_grad(), model.conditioned_on([history]):
             alone += model.answer_loss([prompt], [[answer, first]])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-3)

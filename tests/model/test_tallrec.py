@@ -19,6 +19,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
+from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import Finished, words_for, working_in
@@ -85,7 +86,7 @@ def test_a_score_is_the_log_ratio_of_the_two_answers_after_the_prompt(tuned):
             expected.append(0.0)
             continue
         tokenizer = model.backbone.tokenizer
-        ids = tokenizer(model.prompts.text(history, likes, target), return_tensors="pt")["input_ids"]
+        ids = tokenizer(model.prompts.text(Example(history, target, likes)), return_tensors="pt")["input_ids"]
         with torch.no_grad():
             log_probs = model.llm(input_ids=ids).logits[0, -1].double().log_softmax(-1)
         yes, no = (tokenizer.convert_tokens_to_ids(answer) for answer in ("Yes", "No"))
@@ -109,7 +110,7 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(tuned):
     trainer, rows = tuned
     model, batch = trainer.model, rows.train.inter_feat
     summed = n_tokens = 0.0
-    for example, liked in zip(model.examples(batch), batch["label"].tolist(), strict=True):
+    for example, liked in zip(model.token_pairs(batch), batch["label"].tolist(), strict=True):
         if example is None:
             continue
         prompt, response = example
@@ -125,7 +126,7 @@ def test_a_row_without_a_titled_target_is_neither_trained_on_nor_told(tuned):
     model, batch = trainer.model, rows.whole.inter_feat
     untitled = torch.tensor([model.catalog.titles[item] is None for item in batch["item_id"].tolist()])
     assert untitled.any()
-    assert [example is None for example in model.examples(batch)] == untitled.tolist()
+    assert [example is None for example in model.token_pairs(batch)] == untitled.tolist()
     ratios = model.log_ratios(batch)
     assert (ratios[untitled] == 0).all() and (ratios[~untitled] != 0).all()
 

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
 from recbole_llm.llm.tiny import TinyLLMConfig, train_tokenizer
-from recbole_llm.prompt.click import ANSWERS, ClickPromptBuilder
-from recbole_llm.prompt.encoder import PromptTemplate, text_encoder
+from recbole_llm.prompt import ClickPromptEncoder, Example, Wording, text_encoder
+from recbole_llm.prompt.click import ANSWERS
 from tests.families import FAMILIES, make_tokenizer
 
 MANY_TOKENS = "Qx#7" * 15  # unknown to the tokenizer
 TITLES = [None, "Toy Story (1995)", 'The "Heat"', "Babe", None, "Casino", "Sabrina", MANY_TOKENS]
 CATALOG = ItemCatalog(TITLES)
-MOVIE = PromptTemplate.of_domain("movie")
+MOVIE = Wording.of_domain("movie")
 SHORT = [title for title in TITLES[:-1] if title]
-TOKENIZER = train_tokenizer(SHORT, MOVIE.pieces("click_input")[0], TinyLLMConfig(vocab_size=512))
+TOKENIZER = train_tokenizer(SHORT, MOVIE.click().texts, TinyLLMConfig(vocab_size=512))
 
 
-def make(template: PromptTemplate = MOVIE, tokenizer: Any = TOKENIZER, **options: Any) -> ClickPromptBuilder:
+def make(wording: Wording = MOVIE, tokenizer: Any = TOKENIZER, **options: Any) -> ClickPromptEncoder:
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    return ClickPromptBuilder(template, text_encoder(tokenizer), CATALOG, **{**ids, **options})
+    return ClickPromptEncoder(wording, text_encoder(tokenizer), CATALOG.titles, **{**ids, **options})
 
 
 def decoded(token_ids: list[int]) -> str:
@@ -41,8 +41,8 @@ targets = st.sampled_from([item for item, title in enumerate(TITLES) if title])
 def test_the_pieces_spell_the_text_with_the_titles_apart_by_label_in_order(history, target, style):
     items, likes = [item for item, _ in history], [liked for _, liked in history]
     builder = make(style=style)
-    text = builder.text(items, likes, target)
-    assert decoded(builder.prompt(items, likes, target)) == "<s>" + text
+    text = builder.text(Example(items, target, likes))
+    assert decoded(builder.prompt(Example(items, target, likes))) == "<s>" + text
     lines = {}
     for name, liked in (("Liked: ", True), ("Not liked: ", False)):
         own = [f'"{TITLES[item]}"' for item, like in history if TITLES[item] and like == liked]
@@ -54,7 +54,7 @@ def test_the_pieces_spell_the_text_with_the_titles_apart_by_label_in_order(histo
 def test_an_answer_is_one_token_then_a_full_stop_and_the_end():
     builder = make()
     for label, answer in enumerate(ANSWERS):
-        response = builder.response(bool(label))
+        response = builder.response(Example([], liked=bool(label)))
         assert decoded(response) == f"{answer}.</s>" and len(response) == 3
         assert response[0] == builder.answer_token_ids[label] and decoded(response[:1]) == answer
 
@@ -64,17 +64,17 @@ def test_an_answer_is_one_token_then_a_full_stop_and_the_end():
 def test_a_long_prompt_loses_its_oldest_titles_and_keeps_the_question(history, target, spare):
     items, likes = [item for item, _ in history], [liked for _, liked in history]
     free = make()
-    limit = len(free.prompt([], [], target)) + spare
+    limit = len(free.prompt(Example([], target, []))) + spare
     builder = make(max_prompt_tokens=limit)
-    prompt = builder.prompt(items, likes, target)
-    assert len(prompt) <= limit and builder.n_shortened == (len(free.prompt(items, likes, target)) > limit)
-    kept = [free.prompt(items[start:], likes[start:], target) for start in range(len(items) + 1)]
+    prompt = builder.prompt(Example(items, target, likes))
+    assert len(prompt) <= limit and builder.n_shortened == (len(free.prompt(Example(items, target, likes))) > limit)
+    kept = [free.prompt(Example(items[start:], target, likes[start:])) for start in range(len(items) + 1)]
     assert prompt == next(whole for whole in kept if len(whole) <= limit)
 
 
 def test_the_titles_end_is_cut_where_the_question_alone_is_too_long():
-    whole = make().prompt([], [], 7)
-    cut = make(max_prompt_tokens=len(whole) - 5).prompt([1, 2], [True, False], 7)
+    whole = make().prompt(Example([], 7, []))
+    cut = make(max_prompt_tokens=len(whole) - 5).prompt(Example([1, 2], 7, [True, False]))
     tail = make()._fixed[-1]
     assert len(cut) == len(whole) - 5 and cut[-len(tail) :] == tail
     assert cut[: -len(tail)] == whole[: -len(tail) - 5]
@@ -84,10 +84,12 @@ def test_the_titles_end_is_cut_where_the_question_alone_is_too_long():
 
 def test_slots_stand_where_the_wording_puts_them():
     words = {"item": "dish", "items": "dishes", "verb": "eaten", "click_preamble": "", "click_instruction": ""}
-    template = PromptTemplate.load({**words, "click_input": "{target}? After {disliked} (bad) and{liked}"})
+    template = Wording.load({**words, "click_input": "{target}? After {disliked} (bad) and{liked}"})
     builder = make(template, style="plain")
-    assert builder.text([1, 3], [True, False], 5) == '"Casino"? After "Babe" (bad) and"Toy Story (1995)"\n\n'
-    assert decoded(builder.prompt([1, 3], [True, False], 5)) == "<s>" + builder.text([1, 3], [True, False], 5)
+    assert builder.text(Example([1, 3], 5, [True, False])) == '"Casino"? After "Babe" (bad) and"Toy Story (1995)"\n\n'
+    assert decoded(builder.prompt(Example([1, 3], 5, [True, False]))) == "<s>" + builder.text(
+        Example([1, 3], 5, [True, False])
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,14 +102,14 @@ def test_slots_stand_where_the_wording_puts_them():
 )
 def test_a_wording_that_cannot_be_filled_is_named(sentence, message):
     with pytest.raises(InputError, match=message):
-        PromptTemplate.load({"item": "a", "items": "b", "verb": "c", "click_input": sentence})
+        Wording.load({"item": "a", "items": "b", "verb": "c", "click_input": sentence})
 
 
 def test_an_item_without_title_is_not_shown_and_cannot_be_asked_about():
     builder = make()
-    assert builder.prompt([4, 1, 0], [True, True, False], 5) == builder.prompt([1], [True], 5)
+    assert builder.prompt(Example([4, 1, 0], 5, [True, True, False])) == builder.prompt(Example([1], 5, [True]))
     with pytest.raises(ValueError, match="item '4' has no title and cannot be asked about"):
-        builder.prompt([1], [True], 4)
+        builder.prompt(Example([1], 4, [True]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -117,7 +119,7 @@ def test_a_tokenizer_that_splits_the_answers_is_refused(family):
 
 
 def test_the_fingerprint_tells_wordings_styles_and_limits_apart():
-    other = PromptTemplate.load({"item": "movie", "items": "movies", "verb": "watched", "click_preamble": "Hello."})
+    other = Wording.load({"item": "movie", "items": "movies", "verb": "watched", "click_preamble": "Hello."})
     builders = [make(), make(style="plain"), make(max_prompt_tokens=200), make(other)]
     assert len({builder.fingerprint() for builder in builders}) == 4
     assert make().fingerprint() == make().fingerprint()

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
 from recbole_llm.llm.branches import branch_batch
-from recbole_llm.prompt.encoder import PromptBuilder, PromptComposer, PromptTemplate, text_encoder
+from recbole_llm.llm.tiny import TinyLLMConfig, train_tokenizer
+from recbole_llm.prompt import ClickPromptEncoder, Example, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.titles import clean_answer, clean_title
 from tests.families import FAMILIES, TEXTS, make_tokenizer
 
@@ -44,18 +45,23 @@ def make_metaspace_tokenizer():
 TOKENIZERS = {family: make_tokenizer(family) for family in FAMILIES}
 
 
-def make_builder(family="llama", style="alpaca", catalog=CATALOG, max_prompt_tokens=None, template=None):
+def make_builder(family="llama", style="alpaca", catalog=CATALOG, max_prompt_tokens=None, wording=None, **options):
     tokenizer = TOKENIZERS[family]
-    return PromptBuilder(
-        template or PromptTemplate(**WORDS),
+    return TitlePromptEncoder(
+        wording or Wording(**WORDS),
         text_encoder(tokenizer),
-        catalog,
+        catalog.titles,
         style=style,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         max_prompt_tokens=max_prompt_tokens,
         chat_template=tokenizer if style == "chat" else None,
+        **options,
     )
+
+
+def asked(encoder, history, **shown):
+    return encoder.prompt(Example(history, **shown))
 
 
 def alpaca_tail(family):
@@ -77,7 +83,7 @@ def family(request):
 
 
 def test_the_alpaca_layout():
-    assert make_builder().text([1, 5]) == (
+    assert make_builder().text(Example([1, 5])) == (
         "You know movies well and answer with the name of one movie in double quotes.\n\n"
         "### Instruction:\n"
         "Here are the movies a user has watched, oldest first. Name one new movie this user would like.\n\n"
@@ -88,7 +94,7 @@ def test_the_alpaca_layout():
 
 
 def test_plain_is_alpaca_without_the_headers():
-    alpaca, plain = (make_builder(style=style).text([1, 5]) for style in ("alpaca", "plain"))
+    alpaca, plain = (make_builder(style=style).text(Example([1, 5])) for style in ("alpaca", "plain"))
     for header in ("### Instruction:\n", "### Input:\n", "### Response:\n"):
         assert alpaca.count(header) == 1
         alpaca = alpaca.replace(header, "")
@@ -96,14 +102,14 @@ def test_plain_is_alpaca_without_the_headers():
 
 
 def test_docs_show_the_layout_as_built():
-    assert make_builder().text([1, 5]) in (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+    assert make_builder().text(Example([1, 5])) in (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_domain_files_read_and_use_their_words(domain):
-    template = PromptTemplate.load(ROOT / "properties" / "prompt" / f"{domain}.yaml")
-    head = template.layout().head
-    for word in (template.item, template.items, template.verb):
+    wording = Wording.load(ROOT / "properties" / "prompt" / f"{domain}.yaml")
+    head = wording.next_item().texts[0]
+    for word in (wording.item, wording.items, wording.verb):
         assert word in head
     assert "{" not in head
 
@@ -114,8 +120,11 @@ def test_no_domain_file_is_untested():
 
 def test_a_domain_can_replace_sentences():
     wording = {**WORDS, "preamble": "", "instruction": "Next {item}?", "input": "{history} {{{items}}}"}
-    layout = PromptTemplate.load(wording).layout()
-    assert layout.prompt(["A"]) == '### Instruction:\nNext movie?\n\n### Input:\n"A" {movies}\n\n### Response:\n'
+    layout = Wording.load(wording).next_item()
+    assert (
+        layout.fill({"history": ["A"]})
+        == '### Instruction:\nNext movie?\n\n### Input:\n"A" {movies}\n\n### Response:\n'
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,20 +145,20 @@ def test_mistakes_in_the_wording_are_one_line_errors_that_name_file_and_key(tmp_
     path.write_text(yaml.safe_dump({**WORDS, **change}))
     for source, where in ((path, f"prompt template {path}"), ({**WORDS, **change}, "prompt template")):
         with pytest.raises(InputError) as caught:
-            PromptTemplate.load(source)
+            Wording.load(source)
         assert str(caught.value).startswith(f"{where}: {message}")
         assert "\n" not in str(caught.value)
 
 
 def test_missing_keys_and_unreadable_files_are_named(tmp_path):
     with pytest.raises(InputError, match="key 'verb' is missing; it needs item, items, verb"):
-        PromptTemplate.load({"item": "movie", "items": "movies"})
+        Wording.load({"item": "movie", "items": "movies"})
     with pytest.raises(InputError, match="absent.yaml cannot be read: No such file"):
-        PromptTemplate.load(tmp_path / "absent.yaml")
+        Wording.load(tmp_path / "absent.yaml")
     for text in ("- a list", "", "item: [", "item: a: b"):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(InputError, match=r"prompt template .*bad.yaml (must map keys|is not valid YAML)"):
-            PromptTemplate.load(tmp_path / "bad.yaml")
+            Wording.load(tmp_path / "bad.yaml")
 
 
 def test_an_unknown_style_lists_the_styles():
@@ -164,17 +173,17 @@ def test_an_unknown_style_lists_the_styles():
 def test_token_ids_spell_the_text_after_bos(family, style):
     builder, tokenizer = make_builder(family, style), TOKENIZERS[family]
     for history in ([1], [1, 2, 4, 5, 6], [5, 5, 5]):
-        token_ids = builder.prompt(history)
+        token_ids = asked(builder, history)
         if tokenizer.bos_token_id is not None:
             assert token_ids.pop(0) == tokenizer.bos_token_id
-        assert tokenizer.decode(token_ids) == builder.text(history)
+        assert tokenizer.decode(token_ids) == builder.text(Example(history))
 
 
 def test_head_and_tail_tokens_do_not_depend_on_the_history(family):
     builder = make_builder(family)
     tail = alpaca_tail(family)
     for history in ([1], [2, 5], [6, 4, 1]):
-        token_ids = builder.prompt(history)
+        token_ids = asked(builder, history)
         assert token_ids[: len(builder.common_prefix)] == builder.common_prefix
         assert token_ids[-len(tail) :] == tail
 
@@ -182,7 +191,7 @@ def test_head_and_tail_tokens_do_not_depend_on_the_history(family):
 def test_a_response_is_the_quoted_title_then_eos_and_gives_the_title_back(family):
     builder, tokenizer = make_builder(family), TOKENIZERS[family]
     for item_id in (1, 2, 4, 5, 6):
-        *answer, last = builder.response(item_id)
+        *answer, last = builder.item_response(item_id)
         assert last == tokenizer.eos_token_id
         assert answer == text_encoder(tokenizer)(f'"{TITLES[item_id]}"')
         assert CATALOG.lookup(clean_answer(tokenizer.decode(answer))) == item_id
@@ -199,8 +208,8 @@ def test_generated_text_stays_raw(family):
 def test_titles_that_spell_special_tokens_stay_text(family):
     tokenizer = TOKENIZERS[family]
     builder = make_builder(family, catalog=ItemCatalog([None, " ".join(tokenizer.all_special_tokens)]))
-    assert not set(tokenizer.all_special_ids) & set(builder.response(1)[:-1])
-    assert not set(tokenizer.all_special_ids) & set(builder.prompt([1])[1:])
+    assert not set(tokenizer.all_special_ids) & set(builder.item_response(1)[:-1])
+    assert not set(tokenizer.all_special_ids) & set(asked(builder, [1])[1:])
 
 
 titles_of_any_script = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(clean_title)
@@ -212,20 +221,19 @@ def test_any_title_survives_prompt_and_response(titles):
     builder = make_builder("qwen2", catalog=ItemCatalog([None, *titles]))
     decode = TOKENIZERS["qwen2"].decode
     history = range(1, len(titles) + 1)
-    assert decode(builder.prompt(history)) == builder.text(history)
+    assert decode(asked(builder, history)) == builder.text(Example(history))
     for item_id in history:
-        assert clean_answer(decode(builder.response(item_id)[:-1])) == clean_title(titles[item_id - 1])
+        assert clean_answer(decode(builder.item_response(item_id)[:-1])) == clean_title(titles[item_id - 1])
 
 
 def test_a_tokenizer_that_opens_every_text_with_a_blank_gives_no_extra_blanks():
     tokenizer = make_metaspace_tokenizer()
     assert tokenizer.convert_ids_to_tokens(text_encoder(tokenizer)('"Babe"'))[0].startswith("▁")
-    layout = PromptTemplate(**WORDS).layout()
-    composer = PromptComposer(layout, text_encoder(tokenizer), eos_token_id=2, bos_token_id=1)
-    titles = ["Toy Story", "Babe", "Heat"]
-    decode = tokenizer.decode
-    assert decode(composer.compose_prompt(titles)[1:]) == layout.prompt(titles)
-    assert not tokenizer.convert_ids_to_tokens(composer.compose_response("Babe"))[0].startswith("▁")
+    titles = [None, "Toy Story", "Babe", "Heat"]
+    encoder = TitlePromptEncoder(Wording(**WORDS), text_encoder(tokenizer), titles, eos_token_id=2, bos_token_id=1)
+    example = Example([1, 2, 3], target=2)
+    assert tokenizer.decode(encoder.prompt(example)[1:]) == encoder.text(example)
+    assert not tokenizer.convert_ids_to_tokens(encoder.response(example))[0].startswith("▁")
 
 
 def test_a_tokenizer_that_merges_line_breaks_loses_none():
@@ -237,49 +245,48 @@ def test_a_tokenizer_that_merges_line_breaks_loses_none():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
     encode = text_encoder(tokenizer)
     assert encode("\n\n\n###")[0] != encode("\n")[0], "a line break merges with those that follow"
-    layout = PromptTemplate(**WORDS).layout()
-    composer = PromptComposer(layout, encode, eos_token_id=0)
-    assert tokenizer.decode(composer.compose_prompt(["Toy Story", "Babe"])) == layout.prompt(["Toy Story", "Babe"])
+    encoder = TitlePromptEncoder(Wording(**WORDS), encode, [None, "Toy Story", "Babe"], eos_token_id=0)
+    assert tokenizer.decode(asked(encoder, [1, 2])) == encoder.text(Example([1, 2]))
 
 
 def test_training_rows_start_with_the_prompt_that_generation_is_given(family):
     builder, trainer_builder = make_builder(family), make_builder(family)
     histories, targets = [[1], [1, 5, 2], [4, 6]], [5, 6, 1]
-    prompts = [trainer_builder.prompt(history) for history in histories]
-    answers = [[trainer_builder.response(target)] for target in targets]
+    prompts = [asked(trainer_builder, history) for history in histories]
+    answers = [[trainer_builder.item_response(target)] for target in targets]
     batch = branch_batch(prompts, answers, pad_token_id=0)
     for row, history in enumerate(histories):
         real = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
-        assert real == builder.prompt(history) + answers[row][0][:-1]  # nothing follows EOS: it is no input
+        assert real == asked(builder, history) + answers[row][0][:-1]  # nothing follows EOS: it is no input
 
 
 def test_prompts_do_not_depend_on_the_size_of_the_catalogue(family):
     larger = ItemCatalog([*TITLES, *(f"Film {number}" for number in range(500))])
     small, large = make_builder(family), make_builder(family, catalog=larger)
-    assert small.prompt([1, 2, 6]) == large.prompt([1, 2, 6])
-    assert small.response(2) == large.response(2)
+    assert asked(small, [1, 2, 6]) == asked(large, [1, 2, 6])
+    assert small.item_response(2) == large.item_response(2)
 
 
 def test_padding_and_untitled_items_are_skipped_and_repeats_kept():
     builder = make_builder()
-    assert builder.prompt([0, 0, 1, 3, 5, 0]) == builder.prompt([1, 5])
-    assert builder.prompt([5, 7]) == builder.prompt([5, 5]) != builder.prompt([5])
+    assert asked(builder, [0, 0, 1, 3, 5, 0]) == asked(builder, [1, 5])
+    assert asked(builder, [5, 7]) == asked(builder, [5, 5]) != asked(builder, [5])
     for history in ([], [0, 0], [3, 0]):
         with pytest.raises(ValueError, match="at least one title"):
-            builder.prompt(history)
+            asked(builder, history)
     with pytest.raises(ValueError, match="item '3' has no title"):
-        builder.response(3)
+        builder.item_response(3)
 
 
 def test_every_title_is_tokenised_once():
     calls = []
     encode = text_encoder(TOKENIZERS["gpt2"])
-    builder = PromptBuilder(
-        PromptTemplate(**WORDS), lambda text: calls.append(text) or encode(text), CATALOG, eos_token_id=0
+    builder = TitlePromptEncoder(
+        Wording(**WORDS), lambda text: calls.append(text) or encode(text), TITLES, eos_token_id=0
     )
-    builder.prompt([1, 5, 2]), builder.response(2)
+    asked(builder, [1, 5, 2]), builder.item_response(2)
     n_calls = len(calls)
-    builder.prompt([1, 2, 5]), builder.prompt([1, 5]), builder.response(2)
+    asked(builder, [1, 2, 5]), asked(builder, [1, 5]), builder.item_response(2)
     assert len(calls) == n_calls
 
 
@@ -293,13 +300,13 @@ def test_the_oldest_titles_go_first_then_the_last_one_is_cut(family, surplus):
     least = len(full.common_prefix) + len(tail) + 1
     builder = make_builder(family, max_prompt_tokens=least + surplus)
     history = [6, 1, 2, 4, 5]
-    token_ids = builder.prompt(history)
+    token_ids = asked(builder, history)
     assert len(token_ids) <= least + surplus
-    fitting = [start for start in range(5) if len(full.prompt(history[start:])) <= least + surplus]
+    fitting = [start for start in range(5) if len(asked(full, history[start:])) <= least + surplus]
     if fitting:
-        assert token_ids == full.prompt(history[fitting[0] :])
+        assert token_ids == asked(full, history[fitting[0] :])
     else:
-        last = full.prompt([5])
+        last = asked(full, [5])
         n_head = len(full.common_prefix)
         assert token_ids == last[: n_head + surplus + 1] + tail
     assert (builder.n_prompts, builder.n_shortened) == (1, int(fitting[:1] != [0]))
@@ -309,10 +316,10 @@ def test_a_limit_below_the_template_names_the_least_that_works(family):
     with pytest.raises(InputError, match=r"max_prompt_tokens: 5 is too short .* at least \d+") as caught:
         make_builder(family, max_prompt_tokens=5)
     least = int(str(caught.value).split("at least ")[1].split(";")[0])
-    first_token = make_builder(family).prompt([2])[len(make_builder(family).common_prefix)]
+    first_token = asked(make_builder(family), [2])[len(make_builder(family).common_prefix)]
     shortest = make_builder(family, max_prompt_tokens=least)
-    assert shortest.prompt([1, 2]) == [*shortest.common_prefix, first_token, *alpaca_tail(family)]
-    assert len(shortest.prompt([1, 2])) == least
+    assert asked(shortest, [1, 2]) == [*shortest.common_prefix, first_token, *alpaca_tail(family)]
+    assert len(asked(shortest, [1, 2])) == least
     with pytest.raises(InputError):
         make_builder(family, max_prompt_tokens=least - 1)
 
@@ -322,7 +329,7 @@ def test_the_fingerprint_follows_wording_style_and_limit():
         make_builder().fingerprint(),
         make_builder(style="plain").fingerprint(),
         make_builder(max_prompt_tokens=200).fingerprint(),
-        make_builder(template=PromptTemplate(**{**WORDS, "verb": "seen"})).fingerprint(),
+        make_builder(wording=Wording(**{**WORDS, "verb": "seen"})).fingerprint(),
     ]
     assert len(set(prints)) == len(prints)
     assert prints[0] == make_builder("gpt2", catalog=ItemCatalog([None, "Other"])).fingerprint()
@@ -333,25 +340,25 @@ def test_the_fingerprint_follows_wording_style_and_limit():
 
 def test_chat_wraps_the_plain_blocks_in_the_tokenizers_own_template(family):
     tokenizer = make_chat_tokenizer(family)
-    builder = PromptBuilder(
-        PromptTemplate(**WORDS),
+    builder = TitlePromptEncoder(
+        Wording(**WORDS),
         text_encoder(tokenizer),
-        CATALOG,
+        TITLES,
         style="chat",
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         chat_template=tokenizer,
     )
     history = [1, 2, 5]
-    content = make_builder(family, "plain").text(history).rstrip("\n")
+    content = make_builder(family, "plain").text(Example(history)).rstrip("\n")
     turns = [{"role": "user", "content": content}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert builder.text(history) == rendered
-    token_ids = builder.prompt(history)
+    assert builder.text(Example(history)) == rendered
+    token_ids = asked(builder, history)
     assert tokenizer.decode(token_ids) == rendered
     n_bos = 0 if tokenizer.bos_token is None else 1
     assert token_ids[: n_bos + 1].count(tokenizer.bos_token_id) == n_bos
-    assert builder.response(1) == make_builder(family).response(1)
+    assert builder.item_response(1) == make_builder(family).item_response(1)
 
 
 def test_chat_without_a_usable_template_names_the_setting():
@@ -360,17 +367,19 @@ def test_chat_without_a_usable_template_names_the_setting():
     tokenizer = make_tokenizer("llama")
     tokenizer.chat_template = "nothing of the turn"
     with pytest.raises(InputError, match="prompt_style: the chat template of llm_path does not print"):
-        PromptTemplate(**WORDS).layout("chat", tokenizer)
+        Wording(**WORDS).next_item("chat", tokenizer)
 
 
 # ---- title strings -------------------------------------------------------------------------------------------------
 
 
-def test_title_strings_give_what_item_ids_give(family):
-    builder = make_builder(family)
-    prompt, response = builder.composer.compose_example(["Toy Story (1995)", " Babe\n", 'Say "Hi"'])
-    assert prompt == builder.prompt([1, 5])
-    assert response == builder.response(2)
+def test_titles_are_cleaned_by_the_catalogue_and_then_taken_as_they_are(family):
+    catalog = ItemCatalog([None, "Toy Story (1995)", " Babe\n", '\t Say "Hi"'])
+    builder, example = make_builder(family, catalog=catalog), Example([1, 2], target=3)
+    assert builder.prompt(example) == make_builder(family).prompt(Example([1, 5]))
+    assert builder.response(example) == make_builder(family).response(Example([], target=2))
+    raw = TitlePromptEncoder(Wording(**WORDS), text_encoder(TOKENIZERS[family]), [None, " Babe\n"], eos_token_id=0)
+    assert 'movies: " Babe\n"' in raw.text(Example([1]))
 
 
 # ---- slots ---------------------------------------------------------------------------------------------------------
@@ -380,15 +389,15 @@ def make_slotted(family, max_prompt_tokens=None, catalog=CATALOG, item_slots=Tru
     tokenizer = TOKENIZERS[family]
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     options = {"max_prompt_tokens": max_prompt_tokens, "item_slots": item_slots}
-    return PromptBuilder(PromptTemplate(**WORDS), text_encoder(tokenizer), catalog, **ids, **options)
+    return TitlePromptEncoder(Wording(**WORDS), text_encoder(tokenizer), catalog.titles, **ids, **options)
 
 
 def test_every_titled_item_has_its_slot_behind_its_title_and_the_rest_is_the_plain_prompt(family):
     builder, plain, tokenizer = make_slotted(family), make_builder(family), TOKENIZERS[family]
     history = [1, 0, 5, 3, 2, 5, 7, 4]  # padding, an untitled item, a repeated item and two items of one title
-    prompt = builder.prompt(history)
+    prompt = asked(builder, history)
     assert [-token for token in prompt if token < 0] == [1, 5, 2, 5, 7, 4]
-    assert [token for token in prompt if token >= 0] == plain.prompt(history)
+    assert [token for token in prompt if token >= 0] == asked(plain, history)
     for place, token in enumerate(prompt):
         if token < 0:
             before = tokenizer.decode([t for t in prompt[:place] if t >= 0])
@@ -398,9 +407,9 @@ def test_every_titled_item_has_its_slot_behind_its_title_and_the_rest_is_the_pla
 @pytest.mark.parametrize("title", ["-1", "[-2]", "<unk> <slot> 3", "<|im_end|></s>"])
 def test_a_title_that_looks_like_a_slot_is_text(family, title):
     builder = make_slotted(family, catalog=ItemCatalog([None, title, "Babe"]))
-    prompt = builder.prompt([2, 1, 2])
+    prompt = asked(builder, [2, 1, 2])
     assert [token for token in prompt if token < 0] == [-2, -1, -2]
-    assert builder.response(1)[-1] == TOKENIZERS[family].eos_token_id and min(builder.response(1)) >= 0
+    assert builder.item_response(1)[-1] == TOKENIZERS[family].eos_token_id and min(builder.item_response(1)) >= 0
 
 
 @pytest.mark.parametrize("surplus", range(60))
@@ -409,12 +418,12 @@ def test_shortened_prompts_keep_each_slot_with_its_title(surplus):
     whole = make_slotted("llama")
     least = len(whole.common_prefix) + len(alpaca_tail("llama")) + 1
     builder = make_slotted("llama", least + surplus)
-    prompt = builder.prompt(history)
+    prompt = asked(builder, history)
     kept = [-token for token in prompt if token < 0]
     assert kept == history[-len(kept) :] and kept and len(prompt) <= least + surplus
-    if len(kept) > 1 or prompt == whole.prompt(kept):
-        assert prompt == whole.prompt(kept)
-        assert len(kept) == len(history) or len(whole.prompt(history[-len(kept) - 1 :])) > least + surplus
+    if len(kept) > 1 or prompt == asked(whole, kept):
+        assert prompt == asked(whole, kept)
+        assert len(kept) == len(history) or len(asked(whole, history[-len(kept) - 1 :])) > least + surplus
     else:  # one title that was cut: its slot stays, right before the tail
         assert prompt[-len(alpaca_tail("llama")) - 1] == -history[-1] and len(prompt) == least + surplus
 
@@ -422,3 +431,74 @@ def test_shortened_prompts_keep_each_slot_with_its_title(surplus):
 def test_prompts_with_slots_have_another_fingerprint():
     assert make_slotted("llama").fingerprint() != make_builder("llama").fingerprint()
     assert make_slotted("llama", item_slots=False).fingerprint() == make_builder("llama").fingerprint()
+
+
+# ---- every kind of prompt ------------------------------------------------------------------------------------------
+
+
+def pieces_of(encoder, shown, tokenizer):
+    """The prompt of items by slot, put together from the layout's texts piece by piece; all slots follow a blank."""
+    encode, (first, *others) = text_encoder(tokenizer), encoder.layout.texts
+    token_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    token_ids += encode(first.removesuffix(" "))
+    for slot, text in zip(encoder.layout.slots, others, strict=True):
+        for number, item in enumerate(shown[slot]):
+            token_ids += encode(",") if number else []
+            token_ids += encode(f' "{TITLES[item]}"') + ([-item] if encoder.item_slots else [])
+        token_ids += encode(text.removesuffix(" "))
+    return token_ids
+
+
+@pytest.mark.parametrize("style", ["alpaca", "plain"])
+@pytest.mark.parametrize("item_slots", [False, True])
+@pytest.mark.parametrize("candidates", [[], [5, 6, 1]])
+def test_a_next_item_prompt_is_its_pieces_one_after_the_other(family, style, item_slots, candidates):
+    builder = make_builder(family, style, candidates=bool(candidates), item_slots=item_slots)
+    for history in ([1], [2, 4, 4, 6, 5, 1], [5, 2]):
+        expected = pieces_of(builder, {"history": history, "candidates": candidates}, TOKENIZERS[family])
+        assert builder.prompt(Example(history, candidates=candidates)) == expected
+
+
+def test_a_response_and_a_prompt_are_asked_for_alike_whatever_the_kind():
+    """One caller for both kinds: what it needs to know, the encoder tells it."""
+    answers = train_tokenizer([title for title in TITLES if title], [], TinyLLMConfig(vocab_size=512))
+    kinds = (TitlePromptEncoder, ClickPromptEncoder)
+    encoders = [kind(Wording(**WORDS), text_encoder(answers), TITLES, eos_token_id=2, bos_token_id=1) for kind in kinds]
+    rows = [
+        Example([1, 3, 5], 2, likes=[True, False, False], liked=False),
+        Example([0, 3], 2, likes=[False, True], liked=True),
+        Example([1, 5], 3, likes=[True, True], liked=True),
+        Example([1, 5], 2, likes=[True, True]),
+    ]
+    there = [[(one.has_prompt(row), one.has_response(row)) for row in rows] for one in encoders]
+    assert there[0] == [(True, True), (False, True), (True, False), (True, True)]
+    assert there[1] == [(True, True), (True, True), (False, True), (True, False)]
+    for encoder, own in zip(encoders, there, strict=True):
+        for row, (has_prompt, has_response) in zip(rows, own, strict=True):
+            for is_there, encode in ((has_prompt, encoder.prompt), (has_response, encoder.response)):
+                if is_there:
+                    assert encode(row)
+                else:
+                    with pytest.raises(ValueError):
+                        encode(row)
+        assert encoder.prompt(rows[0])[: len(encoder.common_prefix)] == encoder.common_prefix
+        assert encoder.response(rows[0])[-1] == 2
+
+
+def test_no_prompt_knows_its_answer():
+    answers = train_tokenizer([title for title in TITLES if title], [], TinyLLMConfig(vocab_size=512))
+    likes = [True, False]
+    click = ClickPromptEncoder(Wording(**WORDS), text_encoder(answers), TITLES, eos_token_id=2)
+    assert click.prompt(Example([1, 5], 2, likes, liked=True)) == click.prompt(Example([1, 5], 2, likes, liked=False))
+    builder = make_builder()
+    assert builder.prompt(Example([1, 5], 2)) == builder.prompt(Example([1, 5], 6)) == builder.prompt(Example([1, 5]))
+
+
+def test_a_question_of_yes_or_no_lists_no_candidates_and_needs_all_likes():
+    answers = train_tokenizer([title for title in TITLES if title], [], TinyLLMConfig(vocab_size=512))
+    with pytest.raises(ValueError, match="lists no candidates"):
+        ClickPromptEncoder(Wording(**WORDS), text_encoder(answers), TITLES, eos_token_id=2, candidates=True)
+    click = ClickPromptEncoder(Wording(**WORDS), text_encoder(answers), TITLES, eos_token_id=2)
+    for likes in (None, [True], [True, False, True]):
+        with pytest.raises(ValueError, match="which items of its history the user liked"):
+            click.prompt(Example([1, 5], 2, likes))

@@ -17,6 +17,6 @@ Make = Callable[..., tuple[Any, Any, Any]]
 def inputs_of(config: Any, rows: Any, model: Any, places: np.ndarray | None = None) -> RowInputs:
     """Of all rows by default."""
     places = np.arange(len(rows.train)) if places is None else places
-    examples = model.examples(rows.train.inter_feat)
+    examples = model.token_pairs(rows.train.inter_feat)
     pool = Pool(rows.train, places, rows.valid)
     return RowInputs(model, config, pool, [examples[place] for place in places])

@@ -8,6 +8,7 @@ import torch
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
+from recbole_llm.prompt import Example
 from tests.encoders import save_encoder
 from tests.selection.rows import N_ROWS, inputs_of
 
@@ -22,7 +23,7 @@ def test_embeddings_are_means_of_the_untuned_llms_states_over_prompt_and_answer(
     assert found.dtype == np.float32 and found.shape == (N_ROWS, 32)
     row = inputs.data.pool.rows[0:1]
     history, target = model.histories(row)[0], row["item_id"].item()
-    text = f'{model.prompts.text(history)}"{model.catalog.titles[target]}"'
+    text = f'{model.prompts.text(Example(history))}"{model.catalog.titles[target]}"'
     tokens = torch.tensor([model.backbone.tokenizer(text)["input_ids"]])
     with model.untuned() as llm, torch.no_grad():
         states = llm(input_ids=tokens, output_hidden_states=True).hidden_states[-1][0]
@@ -36,13 +37,19 @@ def test_slots_of_item_vectors_are_no_text(make):
     assert inputs_of(*make("GORACS", llm_recommender="LLaRA")).text.embedded == texts
 
 
+def untitle(model, items):
+    model.catalog.has_title[list(items)] = False
+    for item in items:
+        model.catalog.titles[item] = None
+
+
 def test_validation_rows_that_cannot_be_read_are_left_out(make):
     config, rows, model = make()
-    model.catalog.has_title[rows.valid.inter_feat["item_id"][:2]] = False
-    readable = sum(example is not None for example in model.examples(rows.valid.inter_feat))
+    untitle(model, rows.valid.inter_feat["item_id"][:2].tolist())
+    readable = sum(example is not None for example in model.token_pairs(rows.valid.inter_feat))
     assert 0 < readable < len(rows.valid)
     assert len(inputs_of(config, rows, model).text.valid_embeddings()) == readable
-    model.catalog.has_title[:] = False
+    untitle(model, range(model.catalog.n_items))
     with pytest.raises(InputError, match="^coreset: no validation row has titles in field 'title'"):
         inputs_of(config, rows, model, np.zeros(0, dtype=int)).text.valid_embeddings()
 
@@ -64,5 +71,6 @@ def test_an_encoder_of_texts_takes_the_place_of_the_llm(make, tmp_path):
 
 def test_the_answer_is_no_part_of_a_clicks_text(clicks):
     row, model = clicks.pool.rows[0:1], clicks.model
-    expected = model.prompts.text(model.histories(row)[0], model.likes(row)[0], row["item_id"].item())
+    example = Example(model.histories(row)[0], row["item_id"].item(), model.likes(row)[0])
+    expected = model.prompts.text(example)
     assert clicks.text.embedded[0] == expected

@@ -1,0 +1,37 @@
+"""Text to token ids, in the three ways that prompts need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Encode = Callable[[str], list[int]]
+
+
+def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """Encode text as text: no BOS or EOS is added, and a title that spells a special token stays ordinary text."""
+    return lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def special_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """Encode a text that may spell special tokens, as chat templates do; none is added."""
+    return lambda text: tokenizer.encode(text, add_special_tokens=False)
+
+
+def inside_encoder(encode: Encode) -> Encode:
+    """The same encoding for a text that does not open the prompt.
+
+    Some tokenizers put a blank before any text they are given (Llama's SentencePiece among them). Encoding after a line
+    break and dropping the line break's own ids avoids it; where the line break merges with the text this is no use,
+    and tokenizers that merge there add no blank either.
+    """
+    anchor = encode("\n")
+
+    def encode_inside(text: str) -> list[int]:
+        token_ids = encode("\n" + text)
+        return token_ids[len(anchor) :] if token_ids[: len(anchor)] == anchor else encode(text)
+
+    return encode_inside

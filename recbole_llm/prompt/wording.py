@@ -1,0 +1,159 @@
+"""The wording of prompts: three words per domain, and the sentences they stand in."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from recbole_llm.errors import InputError
+from recbole_llm.prompt.layout import Layout, slot_mark
+from recbole_llm.property_files import find_properties
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_WORDS = ("item", "items", "verb")
+_TITLE_SLOTS = {
+    "input": ("history",),
+    "candidates": ("candidates",),
+    "click_input": ("liked", "disliked", "target"),
+}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The wording of one domain's prompts.
+
+    Sentences may use the slots `{item}`, `{items}` and `{verb}`; `input` has the slot `{history}` too, exactly once.
+
+    Attributes:
+        item: One catalogue item, e.g. movie.
+        items: Several of them.
+        verb: What a user does with them, as a past participle, e.g. watched.
+        preamble: Opening sentence.
+        instruction: The task.
+        input: The sentence that holds the history.
+        candidates: The sentence that follows it where a prompt lists candidates; its slot is `{candidates}`.
+        click_preamble: As `preamble`, for the yes/no task.
+        click_instruction: As `instruction`, for the yes/no task.
+        click_input: As `input`, for the yes/no task, with the slots `{liked}`, `{disliked}` and `{target}`, each
+            exactly once.
+    """
+
+    item: str
+    items: str
+    verb: str
+    preamble: str = "You know {items} well and answer with the name of one {item} in double quotes."
+    instruction: str = "Here are the {items} a user has {verb}, oldest first. Name one new {item} this user would like."
+    input: str = "So far this user has {verb} these {items}: {history}"
+    candidates: str = "The new {item} is one of these {items}: {candidates}"
+    click_preamble: str = "You know {items} well and answer with Yes or No."
+    click_instruction: str = (
+        "Here are {items} that a user has {verb} and liked, and others the same user did not like, oldest first. "
+        "Judge whether this user would like one more {item}. Answer Yes or No."
+    )
+    click_input: str = "Liked: {liked}\nNot liked: {disliked}\nWould this user like the {item} {target}?"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not isinstance(getattr(self, field.name), str):
+                raise InputError(f"{field.name} must be text, not {getattr(self, field.name)!r}")
+        for name in [field.name for field in fields(self) if field.name not in _WORDS]:
+            used, own = _slots(getattr(self, name), name), _TITLE_SLOTS.get(name, ())
+            allowed = [*_WORDS, *own]
+            if unknown := sorted(set(used) - set(allowed)):
+                raise InputError(f"{name} has an unknown slot {{{unknown[0]}}}; slots: {', '.join(allowed)}")
+            for slot in own:
+                if used.count(slot) != 1:
+                    raise InputError(f"{name} must hold the slot {{{slot}}} exactly once")
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any]) -> Wording:
+        """Read the wording from a YAML file, or take it from a mapping with the same keys.
+
+        Raises:
+            InputError: The file cannot be read, or a key is missing, unknown or not text.
+        """
+        where = "prompt template" if isinstance(source, Mapping) else f"prompt template {source}"
+        wording = source if isinstance(source, Mapping) else _read_yaml(Path(source), where)
+        known = [field.name for field in fields(cls)]
+        if unknown := [str(key) for key in wording if key not in known]:
+            raise InputError(f"{where}: unknown key {unknown[0]!r}; keys: {', '.join(known)}")
+        required = [field.name for field in fields(cls) if field.default is MISSING]
+        if missing := [key for key in required if key not in wording]:
+            raise InputError(f"{where}: key {missing[0]!r} is missing; it needs {', '.join(required)}")
+        try:
+            return cls(**wording)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+    @classmethod
+    def of_domain(cls, domain: str) -> Wording:
+        """The wording of one of the domains in `properties/prompt`, or of a YAML file of the user's own.
+
+        Raises:
+            InputError: There is neither, or the file is no template.
+        """
+        folder = find_properties() / "prompt"
+        for file in (Path(domain), folder / f"{domain}.yaml"):
+            if file.suffix == ".yaml" and file.is_file():
+                return cls.load(file)
+        domains = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise InputError(f"domain: there are no words for '{domain}'; choose one of {domains}, or give a .yaml file")
+
+    def next_item(
+        self, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None, *, candidates: bool = False
+    ) -> Layout:
+        """The layout of a prompt that asks for the next item, with the slot `history`.
+
+        Args:
+            style: See :meth:`Layout.of_blocks`, as for the next.
+            tokenizer: A Hugging Face tokenizer, for `chat` only.
+            candidates: Whether the sentence `candidates` follows the input, on a line of its own, with its slot.
+
+        Raises:
+            InputError: The style is unknown, or the tokenizer has no usable chat template.
+        """
+        holding = ["input", "candidates"] if candidates else ["input"]
+        return self._layout(["preamble", "instruction"], holding, style, tokenizer)
+
+    def click(self, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None) -> Layout:
+        """The layout of a yes/no question, with the slots `liked`, `disliked` and `target`.
+
+        Args and Raises: as for :meth:`next_item`.
+        """
+        return self._layout(["click_preamble", "click_instruction"], ["click_input"], style, tokenizer)
+
+    def _layout(
+        self, opening: list[str], holding: list[str], style: str, tokenizer: PreTrainedTokenizerBase | None
+    ) -> Layout:
+        """The sentences of these names in a style; those of `holding` share a block and have slots for titles."""
+        words = {word: getattr(self, word) for word in _WORDS}
+        marks = {slot: slot_mark(slot) for name in holding for slot in _TITLE_SLOTS[name]}
+        blocks = [getattr(self, name).format(**words) for name in opening]
+        blocks.append("\n".join(getattr(self, name).format(**words, **marks) for name in holding))
+        return Layout.of_blocks(blocks, style, tokenizer)
+
+
+def _slots(text: str, name: str) -> list[str]:
+    try:
+        return [slot for _, slot, _, _ in string.Formatter().parse(text) if slot is not None]
+    except ValueError as error:
+        raise InputError(f"{name} has a stray brace ({error}); write {{{{ or }}}} for one in the text") from error
+
+
+def _read_yaml(path: Path, where: str) -> Mapping[str, Any]:
+    try:
+        wording = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(wording, Mapping):
+        raise InputError(f"{where} must map keys to text")
+    return wording
