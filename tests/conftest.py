@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recbole_llm import compat
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a second thread only costs on small models
+
+from recbole_llm import compat  # noqa: E402
 
 # Before any test imports RecBole's sequential models: importing them turns on autograd's anomaly mode.
 compat.apply()
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are so small that a second thread only costs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--rounding=1``: as on another machine; see ``tests/rounding.py``."""
+    parser.addoption("--rounding", type=int, default=0, help="another machine's rounding; 0: this one's")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rounding(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rounds as another machine does, if asked to, here and in the processes that tests start."""
+    seed = request.config.getoption("--rounding")
+    if not seed:
+        yield
+        return
+    from tests.processes import ROUNDING
+    from tests.rounding import OtherRounding
+
+    with pytest.MonkeyPatch.context() as patch, OtherRounding(seed):
+        patch.setenv(ROUNDING, str(seed))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import runpy
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -21,6 +20,7 @@ import torch
 
 from recbole_llm import compat
 from recbole_llm.errors import InputError
+from tests.processes import Done, forked_python
 from tests.worlds import make_world, side_file_settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -106,11 +106,14 @@ def test_s3rec_finetunes_its_own_pretrained_model(world: Path) -> None:
         assert torch.equal(weight, pretrained.model.state_dict()[name])
 
 
-def run_without(
-    mend: str | None, model_name: str, world: Path, python_options: list[str]
-) -> subprocess.CompletedProcess:
-    """Trains and reloads a model in a new process that does all mends but one."""
+def run_without(mend: str, model_name: str, world: Path, strict: bool = False) -> Done:
+    """Trains and reloads a model in a new process that does all mends but one.
+
+    `strict`: a FutureWarning of RecBole's data set is an error.
+    """
     code = (
+        "import warnings\n"
+        f"if {strict}: warnings.filterwarnings('error', '', FutureWarning, 'recbole.data.dataset.dataset')\n"
         "from recbole_llm import compat\n"
         f"compat.{mend} = lambda: None\n"
         "compat.apply()\n"
@@ -121,8 +124,7 @@ def run_without(
         "import sys\n"
         "assert not {'ray', 'recbole.quick_start'} & set(sys.modules)\n"
     )
-    command = [sys.executable, *python_options, "-c", code]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return forked_python(code, status=None)
 
 
 def version(module: Any) -> tuple[int, int]:
@@ -144,17 +146,14 @@ NEEDED = [
 def test_recbole_still_breaks_without(mend: str, needed_here: bool, model_name: str, message: str, world: Path) -> None:
     if not needed_here:
         pytest.skip("this stack does not need the mend")
-    options = ["-W", "error::FutureWarning:recbole.data.dataset.dataset"] if mend == "silence_deprecations" else []
-
-    done = run_without(mend, model_name, world, options)
-
-    assert done.returncode != 0, f"RecBole runs without {mend}: remove it"
+    done = run_without(mend, model_name, world, strict=mend == "silence_deprecations")
+    assert done.status != 0, f"RecBole runs without {mend}: remove it"
     assert message in done.stderr[-2000:]
 
 
 def test_all_mends_together_raise_no_warning_and_need_no_ray(world: Path) -> None:
-    done = run_without("no_such_mend", "BPR", world, ["-W", "error::FutureWarning:recbole.data.dataset.dataset"])
-    assert done.returncode == 0, done.stderr
+    done = run_without("no_such_mend", "BPR", world, strict=True)
+    assert done.status == 0, done.stderr
 
 
 def test_autograd_searches_gradients_for_nan_only_if_told_to() -> None:
@@ -181,10 +180,7 @@ def test_pop_still_counts_an_item_once_per_batch_and_ours_counts_interactions() 
             Pop.calculate_loss(pop, {"item": torch.tensor(batch)})
         print(pop.item_cnt.flatten().tolist(), pop.max_cnt.tolist())
     """
-    plain, mended = (
-        subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        for words in ([], ["mended"])
-    )
+    plain, mended = (forked_python(code, *words) for words in ([], ["mended"]))
     assert plain.stdout.strip() == "[0, 2, 1, 1] [2]"
     assert mended.stdout.strip() == "[0, 4, 1, 1] [4]"
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
+from tests.processes import forked_python
 from tests.runs import Finished, words_for
 
 QUICK = "--recommender_config={epochs: 1, train_batch_size: 64}"
@@ -117,9 +114,7 @@ def test_a_new_process_answers_the_same_from_the_saved_adapter(ilora, words, wor
         raise SystemExit(main({words_for("iLoRA", world, shared, *mine)!r}))
     """
     before = set(shared.iterdir())
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    program = [sys.executable, "-c", textwrap.dedent(program)]
-    subprocess.run(program, cwd=shared.parent, env=environment, check=True, capture_output=True)
+    forked_python(program, cwd=shared.parent)
     (folder,) = (place for place in set(shared.iterdir()) - before if place.name.startswith("iLoRA"))
     again = Finished(0, {"iLoRA": folder}, None)
     assert again.ranks("iLoRA") == ilora.ranks("iLoRA") and "Stage fine-tune: found" in again.log("iLoRA")

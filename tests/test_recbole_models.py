@@ -6,9 +6,6 @@ import csv
 import importlib.util
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import yaml
 
 from recbole_llm.quick_start import main
 from recbole_llm.registry import recbole_models
+from tests.processes import fresh_python
 from tests.worlds import make_world, side_file_settings
 
 N_ITEMS = 30
@@ -219,9 +217,6 @@ def run_words(command: list[str], **settings: Any) -> Path:
 
 def quick_start(settings: dict[str, Any]) -> dict[str, Any]:
     """RecBole alone, in a process of its own; torch's switch lets it read the checkpoint that it has just written."""
-    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", QUICK_START, json.dumps(settings)], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    words = {"code": QUICK_START, "cwd": Path.cwd(), "env": {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}}
+    done = fresh_python(json.dumps(settings), **words)
     return json.loads(done.stdout.splitlines()[-1])

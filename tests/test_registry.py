@@ -1,6 +1,5 @@
 import importlib
 import shutil
-import subprocess
 import sys
 from textwrap import dedent
 
@@ -10,6 +9,7 @@ from recbole_llm import registry
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties
 from recbole_llm.registry import AXES, MODELS, find_choice, find_model, is_llm_model, load_class, model_names, presets
+from tests.processes import fresh_python
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_listing_recbole_models_imports_none_of_them():
         "import sys; from recbole_llm.registry import recbole_models; names = recbole_models();"
         "print(len(names), 'SASRec' in names, 'recbole' in sys.modules, 'torch' in sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    found = fresh_python(code=code).stdout.split()
     assert int(found[0]) > 85 and found[1:] == ["True", "False", "False"]
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer import distillation, finetune
+from tests.processes import forked_python
 from tests.runs import Finished, words_for
 
 STAGES = ("fine-tune", "distil", "initial-distance", "curriculum")
@@ -505,8 +502,6 @@ def test_a_process_killed_in_every_stage_ends_as_if_nothing_had_been(both, soft,
     saved = tmp_path / "saved"
     saved.mkdir()
     mine = words_for("SOFT", world, saved, *(word for word in words if not word.startswith("--BIGRec.")))
-    repository = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
     for place in PLACES:
         program = f"""
             import os, signal
@@ -518,9 +513,6 @@ def test_a_process_killed_in_every_stage_ends_as_if_nothing_had_been(both, soft,
             plant({place!r}, lambda: os.kill(os.getpid(), signal.SIGKILL), setattr)
             main({mine!r})
         """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment, capture_output=True
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+        forked_python(program, cwd=tmp_path, status=-signal.SIGKILL)
         check_partial(saved, place)
     check_resumed(soft(saved=saved), both, saved)

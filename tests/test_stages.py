@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from recbole_llm.stages import StageStore, find_damage, fingerprint, stage_seed
+from tests.processes import fresh_python
 
 
 def writer(text: str, calls: list[str]):
@@ -82,8 +80,7 @@ def test_a_killed_process_holds_no_lock_and_leaves_no_final_folder(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         StageStore({str(tmp_path)!r}).get("s", {{"a": 1}}, compute, resumable=True)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    fresh_python(code=program, status=-signal.SIGKILL)
     assert [path.name for path in tmp_path.glob("s-*")] == [f"s-{fingerprint({'a': 1})}.partial"]
     calls: list[str] = []
     place = StageStore(tmp_path).get("s", {"a": 1}, writer("x", calls), resumable=True)

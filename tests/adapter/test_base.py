@@ -1,8 +1,5 @@
 """What holds for every adapter."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -11,6 +8,7 @@ from recbole_llm.adapter.base import MANIFEST
 from recbole_llm.errors import InputError
 from tests.adapter.training import IDS, damage, logits, train
 from tests.families import FAMILIES, make_family, save_family
+from tests.processes import forked_python
 
 ADAPTERS = {"lora": lambda: LoraAdapter(target_modules="all"), "full": FullAdapter}
 NEW_PROCESS = """
@@ -63,7 +61,7 @@ def test_untuned_is_the_base_model_before_and_after_training(kind, family):
 def test_in_a_new_process_a_saved_adapter_gives_equal_logits(tmp_path):
     save_family("llama", tmp_path / "llm")
     models = {kind: trained(kind, tmp_path / kind)[1] for kind in ADAPTERS}
-    subprocess.run([sys.executable, "-c", NEW_PROCESS, str(tmp_path)], check=True)
+    forked_python(NEW_PROCESS, tmp_path)
     results = torch.load(tmp_path / "results.pt")
     for name, kind in {"lora": "lora", "peft": "lora", "full": "full", "transformers": "full"}.items():
         torch.testing.assert_close(results[name], logits(models[kind]), atol=1e-5, rtol=0, msg=name)

@@ -293,4 +293,5 @@ def test_statistics_say_how_experts_are_used():
     entropies = [0, 1, -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))]
     assert found["gate_entropy"] == pytest.approx(sum(entropies) / 3)
     assert gate_statistics(torch.full((3, 5), 0.2))["gate_entropy"] == pytest.approx(1)
-    assert gate_statistics(torch.ones(3, 1)) == {"gate_usage": [1.0], "gate_entropy": 1.0}
+    alone = gate_statistics(torch.ones(3, 1))
+    assert alone["gate_usage"] == pytest.approx([1]) and alone["gate_entropy"] == 1

@@ -5,8 +5,6 @@ The oracle is ordinary LoRA of peft whose rank dimension is multiplied, by a hoo
 
 import copy
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,6 +21,7 @@ from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.loss import answer_loss
 from tests.adapter.training import damage
 from tests.families import FAMILIES, make_family, save_family
+from tests.processes import forked_python
 
 IDS = torch.randint(5, 200, (3, 7), generator=torch.Generator().manual_seed(0))
 STATES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
@@ -461,14 +460,13 @@ def saved(tmp_path_factory):
 
 def test_in_a_new_process_a_saved_adapter_gives_equal_logits(saved):
     folder, expected = saved
-    subprocess.run([sys.executable, "-c", NEW_PROCESS, str(folder)], check=True)
+    forked_python(NEW_PROCESS, folder)
     for name, logits in torch.load(folder / "results.pt").items():
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5, msg=name)
 
 
 def test_without_the_plugin_peft_does_not_load_it_as_plain_lora(saved):
-    done = subprocess.run([sys.executable, "-c", WITHOUT_PLUGIN, str(saved[0])], capture_output=True, text=True)
-    assert done.returncode != 0 and "KeyError: 'ILORA'" in done.stderr
+    assert "KeyError: 'ILORA'" in forked_python(WITHOUT_PLUGIN, saved[0], status=1).stderr
 
 
 def test_names_in_the_file_hold_no_adapter_name(saved):

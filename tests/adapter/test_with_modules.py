@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from recbole_llm.adapter import AdapterWithModules, FullAdapter, ILoraAdapter, L
 from recbole_llm.errors import InputError
 from tests.adapter.training import IDS, logits, train
 from tests.families import make_family, save_family
+from tests.processes import forked_python
 
 NEW_PROCESS = """
 import sys, torch
@@ -61,7 +60,7 @@ def saved(tmp_path_factory):
 
 def test_in_a_new_process_everything_comes_back(saved):
     folder, expected, mapped = saved
-    subprocess.run([sys.executable, "-c", NEW_PROCESS, str(folder)], check=True)
+    forked_python(NEW_PROCESS, folder)
     found = torch.load(folder / "results.pt")
     assert torch.equal(found[0], expected) and torch.equal(found[1], mapped)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from recbole_llm.data.rows import load_rows, row_histories, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.rank_metrics import ndcg_at
 from recbole_llm.settings.config import Config
+from tests.processes import fresh_python
 from tests.runs import run
 
 SMALL = PlantedSettings(n_users=40, n_categories=4, items_per_category=5)
@@ -456,9 +455,7 @@ def test_somebody_must_be_left_to_repeat():
 
 def test_the_command_writes_a_world_and_says_what_can_be_reached(tmp_path):
     words = ["--n_users=40", "--n_categories=4", "--items_per_category=5", "--n_groups=2", "--mislabelled=.5"]
-    script = [sys.executable, "-m", "benchmarks.planted", f"--out={tmp_path}"]
-    root = Path(planted.__file__).parents[1]
-    done = subprocess.run([*script, *words], cwd=root, capture_output=True, text=True, check=True)
+    done = fresh_python("-m", "benchmarks.planted", f"--out={tmp_path}", *words)
     assert "40 users, 20 items" in done.stdout
     world = make_world(replace(SMALL, n_groups=2, mislabelled=0.5))
     assert f"{planted.oracle_metrics(world).expected['ndcg@10']:.4f}" in done.stdout

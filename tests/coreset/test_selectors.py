@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -39,6 +36,7 @@ from recbole_llm.coreset.selector import gumbel_top
 from recbole_llm.coreset.tf_dcon import proportional_quotas
 from recbole_llm.coreset.vectors import k_means, nearest_neighbours, unit_vectors
 from recbole_llm.errors import InputError
+from tests.processes import fresh_python
 
 SELECTORS = [
     RandomSelector(),
@@ -354,9 +352,8 @@ def test_dsir_prefers_rows_like_the_target_and_scores_are_log_ratios():
 def test_dsir_does_not_depend_on_the_process():
     texts, target = ["Toy Story!", "Babe", "toy soldiers"], ["Toy"]
     code = f"from recbole_llm.coreset.dsir import log_importance as f; print(f({texts}, {target}, 50).tolist())"
-    environment = os.environ | {"PYTHONHASHSEED": "1"}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == str(log_importance(texts, target, 50).tolist())
+    done = fresh_python(code=code, env={"PYTHONHASHSEED": "1"})
+    assert done.stdout.strip() == str(log_importance(texts, target, 50).tolist())
 
 
 def test_gumbel_top_draws_in_proportion_and_zero_weights_last():
@@ -438,7 +435,7 @@ def test_large_tables_are_not_copied_where_the_rows_are_in_order():
 
 def test_the_room_stands_alone():
     code = "import sys, recbole_llm.coreset; print(' '.join(sys.modules))"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    modules = fresh_python(code=code).stdout.split()
     rooms = {f"recbole_llm.{room}" for room in ("data", "model", "trainer", "config", "registry", "llm", "adapter")}
     assert not {"recbole", "ray", "sklearn", "transformers"} & set(modules) and not rooms & set(modules)
     assert set(coreset.__all__) <= set(dir(coreset))

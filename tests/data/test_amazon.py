@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
+from tests.processes import fresh_python
 
 HEADER = "user_id,parent_asin,rating,timestamp"
 START = 1_549_866_158_000  # milliseconds: single precision tells times two minutes apart, not seconds
@@ -224,18 +223,14 @@ def test_the_command_writes_the_same_bytes_in_every_process(tmp_path):
     rows = [(f"u{user}", f"B{place}", 5.0, START + place) for place in range(4) for user in range(4)]
     ratings, metadata = write_files(tmp_path, rows, items)
     written = []
-    for seed in ("1", "2"):
-        words = [f"--ratings={ratings}", f"--metadata={metadata}", "--name=t", f"--out={tmp_path / seed}", "--k_core=4"]
-        finished = subprocess.run(
-            [sys.executable, "-m", "recbole_llm.data.amazon", *words],
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
-            cwd=Path(__file__).resolve().parents[2],
-            capture_output=True,
-            text=True,
-        )
-        assert finished.returncode == 0, finished.stderr
-        assert "16 interactions of 4 users and 4 items in the 4-core" in finished.stderr
-        written.append([(tmp_path / seed / "t" / f"t.{kind}").read_bytes() for kind in ("inter", "item")])
+    for out in (tmp_path / "here", tmp_path / "there"):
+        words = [f"--ratings={ratings}", f"--metadata={metadata}", "--name=t", f"--out={out}", "--k_core=4"]
+        if out.name == "here":
+            assert main(words) == 0
+        else:
+            finished = fresh_python("-m", "recbole_llm.data.amazon", *words, env={"PYTHONHASHSEED": "12345"})
+            assert "16 interactions of 4 users and 4 items in the 4-core" in finished.stderr
+        written.append([(out / "t" / f"t.{kind}").read_bytes() for kind in ("inter", "item")])
     assert written[0] == written[1]
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.prompt import Example, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.titles import normalize_title
 from tests.families import FAMILIES, make_tokenizer
+from tests.processes import fresh_python
 
 ROOT = Path(__file__).parents[2]
 # Items 3 and 5 share a title but for its case, 4 and 9 to the letter; 6 and 7 have none.
@@ -87,11 +85,10 @@ def test_another_process_draws_the_same():
         "drawn = draw_candidates(pairs, [[1, 8]] * 50, CATALOG, 4, seed=7)\n"
         "print(hashlib.sha256(drawn.tobytes()).hexdigest())\n"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = fresh_python(code=code, env={"PYTHONHASHSEED": "12345"})
     pairs = np.stack([np.arange(1, 51), np.full(50, 2)], axis=1)
     here = draw_candidates(pairs, [[1, 8]] * 50, CATALOG, 4, seed=7)
-    assert done.stdout.split()[-1] == hashlib.sha256(here.tobytes()).hexdigest(), done.stderr
+    assert done.stdout.split()[-1] == hashlib.sha256(here.tobytes()).hexdigest()
 
 
 def test_a_target_without_a_title_has_no_candidates():

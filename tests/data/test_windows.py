@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, row
 from recbole_llm.data.windows import count_windows, is_full_window, temporal_cuts
 from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
+from tests.processes import forked_python
 
 ONE_CUT = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO"}
 SOON = 1_549_866_158_000  # milliseconds; single precision does not tell apart what is within a minute
@@ -290,8 +289,7 @@ def test_a_saved_data_set_is_read_in_a_new_process(world, tmp_path):
     rows = load(world, "SASRec", save_dataset=True, checkpoint_dir=str(tmp_path / "saved"))
     (file,) = (tmp_path / "saved").glob("*.pth")
     code = "import pickle, sys; print(*map(len, pickle.load(open(sys.argv[1], 'rb')).build()))"
-    root = Path(__file__).resolve().parents[2]
-    finished = subprocess.run([sys.executable, "-c", code, file], cwd=root, capture_output=True, text=True)
+    finished = forked_python(code, file)
     assert finished.stdout.split() == [str(len(part)) for part in (rows.train, rows.valid, rows.test)]
     again = pickle.loads(pickle.dumps(rows.train))
     assert type(again) is type(rows.train) and rows_digest(again) == rows_digest(rows.train)

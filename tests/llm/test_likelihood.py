@@ -15,6 +15,8 @@ from tests.families import FAMILIES, make_family
 from tests.llm.test_constrained import brute_scores, draw_titles, make_prompts, make_world
 
 EOS = 2
+# Log-probabilities of up to 100 in float32, whose last place is 4e-6 to 8e-6 there, summed over a title's tokens.
+SINGLE = {"rtol": 1e-6, "atol": 1e-5}
 
 
 def node_log_probs(trie, probabilities):
@@ -61,10 +63,9 @@ def test_equals_one_full_pass_per_title(family, piece, monkeypatch):
     assert found.dtype == torch.float64 and found.shape == (4, 25)
     for row, prompt in enumerate(prompts):
         expected = brute_scores(model, trie, prompt)[trie.title_of_item]
-        np.testing.assert_allclose(found[row], expected, atol=1e-5, rtol=0)
-        np.testing.assert_array_equal(
-            np.argsort(-found[row].numpy(), kind="stable"), np.argsort(-expected, kind="stable")
-        )
+        np.testing.assert_allclose(found[row], expected, **SINGLE)
+        in_order = expected[np.argsort(-found[row].numpy(), kind="stable")]
+        assert (np.diff(in_order) <= 2 * (SINGLE["atol"] + SINGLE["rtol"] * np.abs(in_order[1:]))).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,7 +75,7 @@ def test_batching_changes_nothing(family):
     expected = torch.cat([title_likelihoods(model, [prompt], trie, **special) for prompt in prompts])
     for max_batch_tokens in (1, 300, 10**6):
         found = title_likelihoods(model, prompts, trie, max_batch_tokens=max_batch_tokens, **special)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, expected, **SINGLE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,11 +103,11 @@ def test_options_are_those_of_the_formula():
     plain = title_likelihoods(model, prompts, trie, **special)
     lengths = torch.from_numpy(trie.lengths[trie.title_of_item]).double()
     mean = title_likelihoods(model, prompts, trie, length_penalty=1.0, **special)
-    torch.testing.assert_close(mean, plain / lengths)
+    torch.testing.assert_close(mean, plain / lengths, **SINGLE)
     assistant = Assistant(torch.randn(5, 20, generator=torch.Generator().manual_seed(0)), 0.3)
     log_q = assistant.title_log_probs(trie)[:, trie.title_of_item]
     found = title_likelihoods(model, prompts, trie, assistant=assistant, max_batch_tokens=1, **special)
-    torch.testing.assert_close(found, 0.3 * plain + 0.7 * log_q)
+    torch.testing.assert_close(found, 0.3 * plain + 0.7 * log_q, **SINGLE)
 
 
 def test_items_of_one_title_have_equal_scores_and_untitled_ones_none():
@@ -153,7 +154,7 @@ def test_lora_eager_attention_and_training_mode():
     prompts = make_prompts(base, 3)
     untuned = title_likelihoods(base, prompts, trie, **special)
     base.set_attn_implementation("eager")
-    torch.testing.assert_close(title_likelihoods(base, prompts, trie, **special), untuned, atol=1e-5, rtol=0)
+    torch.testing.assert_close(title_likelihoods(base, prompts, trie, **special), untuned, **SINGLE)
     model = LoraAdapter(dropout=0.5).attach(base).train()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -161,7 +162,7 @@ def test_lora_eager_attention_and_training_mode():
     found = title_likelihoods(model, prompts, trie, **special)
     assert model.training and not torch.allclose(found, untuned)
     expected = np.stack([brute_scores(model.eval(), trie, prompt)[trie.title_of_item] for prompt in prompts])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, **SINGLE)
 
 
 def test_each_pass_is_given_the_inputs_of_its_rows():
@@ -205,7 +206,7 @@ def test_a_window_wider_than_prompt_and_title_is_no_obstacle():
     )
     prompt = list(range(40, 52))
     found = title_likelihoods(model, [prompt], trie, pad_token_id=0)
-    np.testing.assert_allclose(found[0], brute_scores(model, trie, prompt)[trie.title_of_item], atol=1e-5)
+    np.testing.assert_allclose(found[0], brute_scores(model, trie, prompt)[trie.title_of_item], **SINGLE)
     with pytest.raises(InputError, match="do not attend to all of"):
         title_likelihoods(model, [prompt * 3], trie, pad_token_id=0)
 

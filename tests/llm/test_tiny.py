@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from recbole_llm.llm.tiny import (
     document_rounds,
     train_tokenizer,
 )
+from tests.processes import forked_python
 
 ADJECTIVES = ("Red", "Silent", "Lost", "Golden", "Broken", "Last")
 NOUNS = ("River", "Castle", "Dragon", "Summer", "Train")
@@ -107,7 +106,7 @@ def test_folder_loads_in_a_new_process_with_equal_logits(folder: Path) -> None:
         "ids = tokenizer('Lost Dragon', return_tensors='pt')['input_ids']\n"
         "print(json.dumps([type(model).__name__, ids.tolist(), model(ids).logits[0, -1].tolist()]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    done = forked_python(program, folder)
     name, ids, logits = json.loads(done.stdout.splitlines()[-1])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert name == "LlamaForCausalLM"

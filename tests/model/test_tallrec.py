@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from tests.processes import forked_python
 from tests.runs import Finished, words_for, working_in
 from tests.worlds import make_world
 
@@ -188,7 +187,7 @@ def test_a_saved_adapter_gives_the_same_scores_in_a_new_process(table, tuned):
         "import json, sys, torch\n"
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM\n"
-        "base, adapter, prompts, (no, yes) = json.load(sys.stdin)\n"
+        "base, adapter, prompts, (no, yes) = json.loads(sys.argv[1])\n"
         "llm = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()\n"
         "with torch.no_grad():\n"
         "    logits = [llm(input_ids=torch.tensor([prompt])).logits[0, -1] for prompt in prompts]\n"
@@ -196,8 +195,7 @@ def test_a_saved_adapter_gives_the_same_scores_in_a_new_process(table, tuned):
     )
     folders = [str(table.stage("TALLRec", "tiny-llm")), str(table.folders["TALLRec"] / "adapter")]
     asked = [*folders, prompts, model.prompts.answer_token_ids]
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = forked_python(code, json.dumps(asked))
     ratios = np.array(json.loads(done.stdout.splitlines()[-1]))
     scores = [float(row["score"]) for row in clicks(table, "TALLRec") if float(row["score"]) != 0.5]
     np.testing.assert_allclose(1 / (1 + np.exp(-ratios)), scores, atol=1e-5)

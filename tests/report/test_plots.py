@@ -1,8 +1,6 @@
 """The plot shows the records: every value at its epoch, a gap where there is none, the best epoch marked."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from PIL import Image
 
 from recbole_llm.report import curriculum_figure, gate_figure, plot_curriculum, plot_gates, plots
 from recbole_llm.report.plots import principal_plane
+from tests.processes import fresh_python
 
 HISTORY = [
     {"epoch": 1, "train_loss": 1.2, "weight": 1.0, "real_loss": None, "distilled_loss": 1.2, "distance": 3.0,
@@ -97,7 +96,7 @@ def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never(tmp_path):
         "plot_curriculum([{'epoch': 1, 'weight': 1.0}], sys.argv[1])\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "curriculum.png")], check=True)
+    fresh_python(tmp_path / "curriculum.png", code=program)
 
 
 # ---------------------------------------------------------------------------------------------------------------- gates

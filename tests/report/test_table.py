@@ -3,13 +3,12 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from recbole_llm.report import TINY_LLM_NOTE, ResultTable, RunResult
+from tests.processes import fresh_python
 
 POINT = "BIGRec adapter=lora coreset=none curriculum=none"
 
@@ -105,7 +104,7 @@ def test_files_give_the_same_table_back_in_a_new_process(table, tmp_path):
     assert ResultTable.read(paths[2]) == table == ResultTable.from_json(table.json())
     program = "import sys; from recbole_llm.report import ResultTable; t = ResultTable.read(sys.argv[1])\n"
     program += "t.write(sys.argv[2]); assert not {'torch', 'recbole', 'pandas'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program, str(paths[2]), str(tmp_path / "again")], check=True)
+    fresh_python(paths[2], tmp_path / "again", code=program)
     for path in paths:
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 

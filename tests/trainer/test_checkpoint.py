@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from recbole_llm.trainer.checkpoint import (
 )
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.families import save_family
+from tests.processes import forked_python
 from tests.runs import words_for, working_in
 
 IDS = [[1, 50, 60, 70, 80, 90]]
@@ -36,7 +34,7 @@ from transformers import AutoModelForCausalLM
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sys.argv[1]), sys.argv[2])
 with torch.no_grad():
     numpy.save(sys.argv[3], model.eval()(input_ids=torch.tensor(eval(sys.argv[4]))).logits.numpy())
-assert not any(name.startswith("recbole") for name in sys.modules)
+assert not {"recbole", "recbole_llm"} & {name.partition(".")[0] for name in sys.modules}
 """
 
 
@@ -118,9 +116,7 @@ def trainer_of(saved: Path, world: Path, *words: str) -> LLMTrainer:
 
 
 def logits_in_a_new_process(llm: Path, adapter: Path, folder: Path) -> np.ndarray:
-    words = [sys.executable, "-c", PEFT_ALONE, str(llm), str(adapter), str(folder / "logits.npy"), str(IDS)]
-    done = subprocess.run(words, cwd=folder, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    forked_python(PEFT_ALONE, llm, adapter, folder / "logits.npy", str(IDS), cwd=folder)
     return np.load(folder / "logits.npy")
 
 

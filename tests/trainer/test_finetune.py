@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +28,7 @@ from recbole_llm.trainer.finetune import (
     make_schedule,
     rate_share,
 )
+from tests.processes import forked_python
 from tests.runs import words_for
 
 SETTINGS = {
@@ -633,12 +630,7 @@ def test_a_killed_process_goes_on_after_its_last_epoch(command, fresh, more, usu
         finetune.save_state = save_and_die
         main({words!r})
     """
-    repository = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], cwd=place.parent, env=environment, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL
+    forked_python(program, cwd=place.parent, status=-signal.SIGKILL)
     resumed = command("BIGRec", *more, saved=place)
     assert "Resuming after epoch 1." in resumed.log("BIGRec")
     check_equal_run(resumed, usual)
