@@ -97,6 +97,19 @@ def run(models: str, world: Path, saved: Path, *words: str) -> Finished:
     return Finished(status, folders, tables[0] if tables else None)
 
 
+def ranked_alike(one: Finished, other: Finished, label: str, other_label: str | None = None) -> bool:
+    """Whether two computations of one result rank alike: of all rows of validation and test, at most one otherwise.
+
+    Weights that differ by rounding decide between two answers of nearly equal probability, so one row may turn over.
+    """
+    rows = [
+        pair
+        for phase in ("valid", "test")
+        for pair in zip(one.ranks(label, phase), other.ranks(other_label or label, phase), strict=True)
+    ]
+    return sum(ours["rank"] != theirs["rank"] for ours, theirs in rows) <= 1 < len(rows)
+
+
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """Change the working folder for the duration of the context."""
