@@ -53,9 +53,9 @@ CURRICULA: Mapping[str, str | None] = {
     "fixed": "recbole_llm.curriculum:FixedCurriculum",
 }
 GROUNDINGS: Mapping[str, str | None] = {
-    "embedding": "recbole_llm.model.groundings:EmbeddingGrounding",
-    "constrained": "recbole_llm.model.groundings:ConstrainedGrounding",
-    "likelihood": "recbole_llm.model.groundings:LikelihoodGrounding",
+    "embedding": "recbole_llm.grounding.embedding:EmbeddingGrounding",
+    "constrained": "recbole_llm.grounding.constrained:ConstrainedGrounding",
+    "likelihood": "recbole_llm.grounding.likelihood:LikelihoodGrounding",
 }
 
 AXES: Mapping[str, Mapping[str, str | None]] = {

@@ -86,7 +86,8 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
         (
             "SOFT",
             ["--grounding=likelihood", "--reweight=popularity"],
-            "reweight: .*distances, which grounding: likelihood has not; set --reweight=none, or --grounding=embedding",
+            "reweight: needs distances, which grounding=likelihood does not compute; set --reweight=none, or "
+            "--grounding=embedding",
         ),
         ("BIGRec", ["--lm_weight=0.5"], "lm_weight: .*titles; set --grounding=constrained or likelihood"),
         ("BIGRec", ["--lm_weight=1.5"], "lm_weight: 1.5 is not allowed; give a number >= 0 and <= 1"),

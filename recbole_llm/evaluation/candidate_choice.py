@@ -116,7 +116,7 @@ def _let_answer(model: Any, loader: Any) -> Evaluation:
     rows = loader.dataset.inter_feat
     candidates, pairs, titles = model.candidates.of(rows), row_pairs(loader.dataset), model.catalog.titles
     if model.grounding.chooses:
-        best = best_candidates(candidates, model.grounding.candidate_scores(rows))
+        best = best_candidates(candidates, model.candidate_scores(rows))
         return _picked(loader.dataset, best, candidates, titles)
     answers = model.generate_text(rows)
     found = np.flatnonzero(candidates.any(axis=1))  # the others, whose target has no title, are invalid

@@ -1,5 +1,7 @@
-"""From generated text to items: exact nearest items and ranks, and re-weighting. Knows nothing of RecBole."""
+"""From an LLM's answers to ranked items: groundings, the catalogue's index, re-weighting. Knows nothing of RecBole."""
 
+from recbole_llm.grounding.base import Answerer, Grounding, PromptedRows
+from recbole_llm.grounding.embedding import EmbeddingGrounding
 from recbole_llm.grounding.index import ItemIndex
 from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
 from recbole_llm.grounding.reweight import (
@@ -15,7 +17,11 @@ from recbole_llm.grounding.reweight import (
 __all__ = [
     "COLLABORATIVE_GAMMAS",
     "POPULARITY_GAMMAS",
+    "Answerer",
+    "EmbeddingGrounding",
+    "Grounding",
     "ItemIndex",
+    "PromptedRows",
     "Ranking",
     "collaborative_weights",
     "gamma_ranks",

@@ -354,7 +354,12 @@ class LLMRecommender(SequentialRecommender):
         return self._generate(interaction, all_beams=True)
 
     def _generate(self, interaction: Interaction, all_beams: bool) -> list[list[str]]:
-        prompts, histories = self.row_prompts(interaction), self.histories(interaction)
+        return self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams)
+
+    def _texts(
+        self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]], all_beams: bool
+    ) -> list[list[str]]:
+        """Raw texts of the beams of each row, all of them or the best; an empty one where there is no prompt."""
         rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
         texts = [[""] for _ in histories]
         found = self._search([prompts[row] for row in rows], [histories[row] for row in rows], all_beams)

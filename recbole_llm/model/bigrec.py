@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.grounding import ItemIndex
+from recbole_llm.errors import InputError
+from recbole_llm.grounding import EmbeddingGrounding, Grounding, ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.registry import find_choice
+
+Rescore = Callable[[np.ndarray, Interaction], np.ndarray]
 
 
 class BIGRec(LLMRecommender):
@@ -36,54 +38,112 @@ class BIGRec(LLMRecommender):
     prompts: TitlePromptEncoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        find_choice("grounding", config["grounding"]).check(config)
+        find_grounding(config["grounding"]).check(config)
         super().__init__(config, dataset)
-        self.rescore: Callable[[np.ndarray, Interaction], np.ndarray] | None = None
+        self.rescore: Rescore | None = None
         self._kept: dict[tuple[int, ...], np.ndarray] | None = None
+
+    # ---- grounding
 
     @cached_property
     def grounding(self) -> Grounding:
-        """How item scores come about."""
-        return find_choice("grounding", self.config["grounding"])(self)
+        """How items are ranked."""
+        return find_grounding(self.config["grounding"])(self, self.config)
+
+    @cached_property
+    def _embedding(self) -> EmbeddingGrounding:
+        """The grounding by distances, which curricula and re-weighting use whatever ranks."""
+        grounding = self.grounding
+        return grounding if isinstance(grounding, EmbeddingGrounding) else EmbeddingGrounding(self, self.config)
+
+    @property
+    def index(self) -> ItemIndex:
+        """The catalogue's embeddings, as what is searched."""
+        return self._embedding.index
 
     def _longest_answer(self) -> int:
         return max(super()._longest_answer(), self.grounding.longest_answer)
 
+    def prepare(self) -> None:
+        """Compute what ranks and curriculum need besides the weights, such as the catalogue's embeddings."""
+        if not self.n_candidates or self.grounding.chooses:
+            self.grounding.prepare()
+            if self.config["lm_weight"] < 1:
+                _ = self.auxiliary
+        if self.config["curriculum"] != "none":
+            _ = self.item_embeddings
+
+    def rows(self, interaction: Interaction) -> PromptedRows:
+        """Histories, prompts and whatever else a grounding reads, in plain data."""
+        return PromptedRows(
+            self.histories(interaction),
+            self.row_prompts(interaction),
+            self.auxiliary.scores(interaction) if self.config["lm_weight"] < 1 else None,
+            None if self.candidates is None else self.candidates.of(interaction),
+        )
+
+    def _rows_to_rank(self, interaction: Interaction) -> PromptedRows:
+        """The rows of a full ranking; the log says how many have no prompt.
+
+        Raises:
+            ValueError: the prompts list candidates, the target among them.
+        """
+        if self.n_candidates:
+            raise ValueError("candidates: prompts that hold the target rank nothing; use generate_text")
+        self.readable_rows(self.histories(interaction))
+        return self.rows(interaction)
+
+    def rank(self, interaction: Interaction, k: int, targets: torch.Tensor | None = None) -> Ranking:
+        """See :class:`LLMRecommender`; the grounding of the run is asked, and re-weighting where there is one."""
+        rows, targets = self._rows_to_rank(interaction), self._targets(interaction, targets)
+        if self.rescore is None:
+            return self.grounding.rank(rows, targets, k)
+        return rank_scores(-self.rescore(self._embedding.distances(rows), interaction), targets, k)
+
+    def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
+        """Scores of all items, where a dense table is wanted. Returns: float64 [rows, items]; -inf for unranked items.
+
+        Raises:
+            ValueError: the prompts list candidates, the target among them.
+        """
+        rows = self._rows_to_rank(interaction)
+        if self.rescore is None:
+            return self.grounding.scores(rows).to(self.device)
+        weighted = self.rescore(self._embedding.distances(rows), interaction)
+        return -torch.from_numpy(np.ascontiguousarray(weighted)).to(self.device)
+
+    def distances(self, interaction: Interaction) -> np.ndarray:
+        """L2 distance of every item to each row's answer. Returns: [rows, items]; inf where an item is not rankable."""
+        return self._embedding.distances(self._rows_to_rank(interaction))
+
+    def candidate_scores(self, interaction: Interaction) -> np.ndarray:
+        """Scores of each row's candidates, if the grounding chooses. Returns: float64 [rows, n]; -inf where none is."""
+        return self.grounding.candidate_scores(self.rows(interaction))
+
+    # ---- what a grounding asks for
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt, at most."""
+        return int(self.prompts.max_prompt_tokens or 0)
+
+    def response(self, item: int) -> list[int]:
+        """Token ids of the answer that names an item."""
+        return self.prompts.item_response(item)
+
     @cached_property
-    def index(self) -> ItemIndex:
-        """The catalogue's embeddings, computed once per LLM and titles and shared by all runs."""
+    def item_embeddings(self) -> np.ndarray:
+        """Embeddings of the titles, float32 [items, d], computed once per LLM and titles and shared by all runs."""
         facts = {
             "llm": self.backbone.fingerprint,
             "dtype": self.config["llm_dtype"],
             "quant": self.config["quant"],
             "catalog": self.catalog.fingerprint(),
-            "encoder": self._encoder_facts(),
+            "encoder": self._encoder(self.llm).fingerprint_facts(),
         }
         folder = self.stages.get("item-embeddings", facts, self._embed_catalog)
-        return ItemIndex(
-            np.load(folder / "embeddings.npy"),
-            rankable=self.catalog.rankable,
-            representative=self.catalog.representative,
-            factory=self.config["faiss_index"],
-        )
-
-    def prepare(self) -> None:
-        """Compute what scores and curriculum need besides the weights, such as the catalogue's embeddings."""
-        if not self.n_candidates or self.grounding.chooses:
-            self.grounding.prepare()
-        if self.config["curriculum"] != "none":
-            _ = self.index
-
-    def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
-        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.config["generation_batch_tokens"])
-
-    def _encoder_facts(self) -> dict[str, Any]:
-        return self._encoder(self.llm).fingerprint_facts()
-
-    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """Embed texts with the untuned LLM. Returns: float32 [texts, d]."""
-        with self.untuned() as llm:
-            return self._encoder(llm).encode(texts, progress=progress)
+        table: np.ndarray = np.load(folder / "embeddings.npy")
+        return table
 
     def _embed_catalog(self, folder: Path) -> None:
         titled = np.flatnonzero(self.catalog.has_title)
@@ -91,6 +151,31 @@ class BIGRec(LLMRecommender):
         table = np.zeros((self.catalog.n_items, vectors.shape[1]), dtype=np.float32)
         table[titled] = vectors
         np.save(folder / "embeddings.npy", table)
+
+    def embed_answers(self, rows: PromptedRows) -> np.ndarray:
+        """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
+        if self._kept is None:
+            return self.ground(self._answers(rows))
+        histories = [tuple(history) for history in rows.histories]
+        missing = [row for row, history in enumerate(histories) if history not in self._kept]
+        if missing:
+            vectors = self.ground(self._answers(rows.take(missing)))
+            self._kept.update((histories[row], vector) for row, vector in zip(missing, vectors, strict=True))
+        return np.stack([self._kept[history] for history in histories])
+
+    def _answers(self, rows: PromptedRows) -> list[str]:
+        return [texts[0] for texts in self._texts(rows.prompts, rows.histories, all_beams=False)]
+
+    # ---- answers as vectors
+
+    def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
+        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.config["generation_batch_tokens"])
+
+    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """Embed texts with the untuned LLM. Returns: float32 [texts, d]."""
+        with self.untuned() as llm:
+            vectors: np.ndarray = self._encoder(llm).encode(texts, progress=progress)
+        return vectors
 
     def ground(self, texts: Sequence[str]) -> np.ndarray:
         """Embed generated texts for the search; an exact title takes its item's stored row, so its distance is 0.
@@ -104,7 +189,7 @@ class BIGRec(LLMRecommender):
         answers = [clean_answer(text) for text in texts]
         items = [self.catalog.lookup(answer) for answer in answers]
         unknown = sorted({answer for answer, item in zip(answers, items, strict=True) if item is None})
-        table = self.index.embeddings
+        table = self.item_embeddings
         queries = np.zeros((len(answers), table.shape[1]), dtype=np.float32)
         if unknown:
             place = {answer: row for row, answer in enumerate(unknown)}
@@ -115,18 +200,12 @@ class BIGRec(LLMRecommender):
 
     def title_vectors(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
         """Embeddings of the items' titles. Returns: float32 [items, d]."""
-        return self.index.embeddings[np.asarray(items)]
+        vectors: np.ndarray = self.item_embeddings[np.asarray(items)]
+        return vectors
 
     def answer_vectors(self, interaction: Interaction) -> np.ndarray:
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
-        if self._kept is None:
-            return self.ground(self.generate_text(interaction))
-        histories = [tuple(history) for history in self.histories(interaction)]
-        missing = [row for row, history in enumerate(histories) if history not in self._kept]
-        if missing:
-            vectors = self.ground(self.generate_text(interaction[torch.tensor(missing)]))
-            self._kept.update((histories[row], vector) for row, vector in zip(missing, vectors, strict=True))
-        return np.stack([self._kept[history] for history in histories])
+        return self.embed_answers(PromptedRows(self.histories(interaction), self.row_prompts(interaction)))
 
     @contextmanager
     def answers_kept(self) -> Iterator[None]:
@@ -137,57 +216,14 @@ class BIGRec(LLMRecommender):
         finally:
             self._kept = None
 
-    def distances(self, interaction: Interaction) -> np.ndarray:
-        """L2 distance of every item to each row's answer. Returns: [rows, items]; inf where an item is not rankable."""
-        found = self.index.distances(self.answer_vectors(interaction), expand=True)
-        readable = self.readable_rows(self.histories(interaction))
-        found[np.setdiff1d(np.arange(len(found)), readable)] = np.inf
-        return found
 
-    def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
-        """Scores of all items by the grounding of the run. Returns: float64 [rows, items]; -inf for unranked items.
+def find_grounding(name: str) -> type[Grounding]:
+    """The class behind a value of ``grounding``.
 
-        Raises:
-            ValueError: the prompts list candidates, the target among them.
-        """
-        if self.n_candidates:
-            raise ValueError("candidates: prompts that hold the target rank nothing; use generate_text")
-        return self.grounding.scores(interaction)
-
-
-class Grounding(ABC):
-    """How a generative recommender scores items: a value of the axis ``grounding``.
-
-    Args:
-        model: the recommender.
+    Raises:
+        InputError: there is none of this name.
     """
-
-    settings: ClassVar[tuple[str, ...]] = ()
-    """Keys that decide the scores, besides those of generation."""
-    chooses: ClassVar[bool] = False
-    """Whether it scores the candidates that a prompt lists; if not, generated text names one."""
-
-    def __init__(self, model: BIGRec) -> None:
-        self.model = model
-
-    @classmethod
-    @abstractmethod
-    def check(cls, config: Any) -> None:
-        """Refuse settings that do not go together, before anything is loaded."""
-
-    @property
-    def longest_answer(self) -> int:
-        """Tokens for which this grounding needs room behind a prompt."""
-        return 0
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """Compute what scores need besides the weights."""
-
-    @abstractmethod
-    def scores(self, interaction: Interaction) -> torch.Tensor:
-        """Scores of all items, larger is better. Returns: float64 [rows, items]; -inf where an item is not ranked."""
-
-    def candidate_scores(self, interaction: Interaction) -> np.ndarray:
-        """Scores of each row's candidates, if it :attr:`chooses`. Returns: float64 [rows, n]; -inf where none is."""
-        raise NotImplementedError
+    found = find_choice("grounding", name)
+    if found is None or not issubclass(found, Grounding):
+        raise InputError("grounding", f"'{name}' is no {Grounding.__module__}.{Grounding.__name__}")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from recbole_llm.compat import load_checkpoint
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_pairs
 from recbole_llm.evaluation import protocol_of
+from recbole_llm.grounding import ItemIndex, Ranking, rank_scores
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.settings.config import Config
@@ -89,6 +91,53 @@ def test_items_of_one_title_have_one_score_and_stand_in_the_order_of_their_ids(p
         assert whole[first : first + 3] == twins
 
 
+class Recorded:
+    """Stands in for an index and remembers what it was asked."""
+
+    exact = True
+
+    def __init__(self, index: ItemIndex) -> None:
+        self.index, self.asked = index, []
+
+    def rank(self, queries: np.ndarray, targets: Any, k: int) -> Ranking:
+        self.asked.append((len(queries), None if targets is None else list(targets), k))
+        return self.index.rank(queries, targets, k)
+
+
+def test_ranks_come_from_the_index_alone_and_are_those_of_the_dense_table(plain, monkeypatch):
+    trainer, rows = plain
+    model, batch = trainer.model, batch_of(*plain, "test")
+    table = model.full_sort_predict(batch)
+    recorded = Recorded(model.index)
+    monkeypatch.setitem(model.grounding.__dict__, "index", recorded)
+    for k in (3, 10, 50):
+        found, expected = model.rank(batch, k), rank_scores(table, batch["item_id"], k)
+        np.testing.assert_array_equal(found.ranks, expected.ranks)
+        np.testing.assert_array_equal(found.top_items, expected.top_items)
+        np.testing.assert_allclose(found.top_scores, expected.top_scores, rtol=1e-9)
+    others = torch.full((len(batch),), ids_of(rows, "i8")[0])
+    np.testing.assert_array_equal(model.rank(batch, 3, others).ranks, rank_scores(table, others, 3).ranks)
+    without = type(batch)({name: batch[name] for name in batch.columns if name != "item_id"})
+    alone = model.rank(without, 3)
+    assert (alone.ranks == -1).all()
+    np.testing.assert_array_equal(alone.top_items, rank_scores(table, None, 3).top_items)
+    assert [k for _, _, k in recorded.asked] == [3, 10, 50, 3, 3] and recorded.asked[-1][1] is None
+    with pytest.raises(AttributeError):  # a dense table is nothing that ranks ask for
+        model.full_sort_predict(batch)
+
+
+def test_an_approximate_index_decides_ranks_and_stages(gaps, place, plain, caplog):
+    trainer, rows = trainer_of(gaps, place, "--faiss_index=IVF4,Flat")
+    batch = batch_of(trainer, rows, "test")
+    caplog.set_level(logging.INFO)
+    found, exact = trainer.model.rank(batch, 1), plain[0].model.rank(batch, 1)
+    assert not trainer.model.index.exact and trainer.model.index.recall is not None
+    assert "recall, measured on" in caplog.text
+    assert set(found.ranks.tolist()) <= {-1, 0}
+    assert trainer.model.index.recall == pytest.approx((found.top_items == exact.top_items).mean())
+    assert "faiss_index" in type(trainer.model.grounding).settings
+
+
 def test_a_title_that_was_generated_exactly_is_at_distance_zero(plain):
     trainer, rows = plain
     model = trainer.model
@@ -126,6 +175,9 @@ def test_a_history_without_titles_is_a_miss_and_counted(plain, caplog):
     batch["item_id_list"][1, : batch["item_length"][1]] = untitled
     assert trainer.model.generate_text(batch)[1] == ""
     scores = trainer.model.full_sort_predict(batch)
+    ranking = trainer.model.rank(batch, 5)
+    assert ranking.ranks[1] == -1 and not ranking.top_items[1].any() and np.isneginf(ranking.top_scores[1]).all()
+    assert (np.delete(ranking.top_items, 1, axis=0) > 0).all()
     assert torch.isinf(scores[1]).all() and torch.isfinite(scores[[0, 2]]).sum() == 2 * 19
     assert "1 rows have no titled item in their history; they count as misses." in caplog.text
 

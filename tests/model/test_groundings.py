@@ -16,6 +16,7 @@ from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
+from recbole_llm.grounding import rank_scores
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
@@ -155,7 +156,7 @@ def test_candidates_are_scored_as_if_each_were_the_only_answer(gaps, place, word
     trainer, rows = choosing(gaps, place, *words, "--generation_batch_tokens=300")
     batch = batch_of(trainer, rows, "test")
     expected = alone(trainer.model, batch)
-    scores = trainer.model.grounding.candidate_scores(batch)
+    scores = trainer.model.candidate_scores(batch)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.isneginf(scores).any() and np.isfinite(scores[:, 0]).any()
     evaluation = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test"))
@@ -168,20 +169,20 @@ def test_candidates_are_scored_as_if_each_were_the_only_answer(gaps, place, word
 def test_settings_of_titles_hold_among_candidates(gaps, place):
     trainer, rows = choosing(gaps, place)
     batch = batch_of(trainer, rows, "test")
-    plain = trainer.model.grounding.candidate_scores(batch)
+    plain = trainer.model.candidate_scores(batch)
     listed, there = trainer.model.candidates.of(batch), np.isfinite(plain)
     model = choosing(gaps, place, "--title_length_penalty=1")[0].model
     lengths = np.array(
         [[len(model.prompts.item_response(item)) if item else 1 for item in own] for own in listed.tolist()]
     )
-    np.testing.assert_allclose((model.grounding.candidate_scores(batch) * lengths)[there], plain[there])
+    np.testing.assert_allclose((model.candidate_scores(batch) * lengths)[there], plain[there])
     model = choosing(gaps, place, "--title_renormalize=True")[0].model
-    np.testing.assert_allclose(np.exp(model.grounding.candidate_scores(batch)).sum(axis=1), 1)
+    np.testing.assert_allclose(np.exp(model.candidate_scores(batch)).sum(axis=1), 1)
     model = choosing(gaps, place, "--lm_weight=0.3", "--recommender_config={epochs: 2}")[0].model
     theirs = np.take_along_axis(model.auxiliary.scores(batch), listed, axis=1)
     log_q = torch.from_numpy(np.where(there, theirs, -np.inf)).log_softmax(dim=1).numpy()
     mixed = 0.3 * plain[there] + 0.7 * log_q[there]
-    np.testing.assert_allclose(model.grounding.candidate_scores(batch)[there], mixed, atol=1e-4)
+    np.testing.assert_allclose(model.candidate_scores(batch)[there], mixed, atol=1e-4)
 
 
 def test_a_row_without_a_prompt_names_no_candidate(gaps, place):
@@ -191,7 +192,7 @@ def test_a_row_without_a_prompt_names_no_candidate(gaps, place):
         batch["item_id_list"] = batch["item_id_list"].clone()
         for row in unreadable:
             batch["item_id_list"][row, : batch["item_length"][row]] = ids_of(rows, "i3")[0]
-        scores = trainer.model.grounding.candidate_scores(batch)
+        scores = trainer.model.candidate_scores(batch)
         best = best_candidates(trainer.model.candidates.of(batch), scores)
         assert (best == 0).nonzero()[0].tolist() == list(unreadable)
 
@@ -222,6 +223,27 @@ def test_beams_are_titles_and_what_they_do_not_name_is_not_ranked(gaps, place, l
 
 
 # ------------------------------------------------------------------------------------------------------------- both
+
+
+@pytest.mark.parametrize("grounding", ["likelihood", "constrained"])
+def test_ranks_are_those_of_the_scores_without_a_table_where_beams_tell(gaps, place, grounding, monkeypatch):
+    trainer, rows = trainer_of(
+        gaps, place, f"--grounding={grounding}", "--num_beams=4", "--topk=[1,3]", "--valid_metric=NDCG@3"
+    )
+    model, batch = trainer.model, batch_of(trainer, rows, "test")
+    batch["item_id_list"] = batch["item_id_list"].clone()
+    batch["item_id_list"][1, : batch["item_length"][1]] = ids_of(rows, "i3")[0]
+    expected = {k: rank_scores(model.full_sort_predict(batch), batch["item_id"], k) for k in (1, 3, 25)}
+    if grounding == "constrained":
+        monkeypatch.setattr(type(model.grounding), "scores", None)
+    for k, ranking in expected.items():
+        found = model.rank(batch, k)
+        np.testing.assert_array_equal(found.ranks, ranking.ranks)
+        np.testing.assert_array_equal(found.top_items, ranking.top_items)
+        np.testing.assert_allclose(found.top_scores, ranking.top_scores, atol=1e-6)
+    assert found.ranks[1] == -1 and (found.ranks >= 0).any()
+    alone = model.rank(batch[torch.tensor([1])], 3)
+    assert alone.ranks.tolist() == [-1] and not alone.top_items.any()
 
 
 @pytest.mark.parametrize("grounding", ["likelihood", "constrained"])

@@ -1,0 +1,176 @@
+"""What a grounding is: the way from an LLM's answers to ranked items, and what it is given to go it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from recbole_llm.grounding.ranking import Ranking, rank_scores
+from recbole_llm.llm.backbone import Backbone
+
+
+class Settings(Protocol):
+    """A run's settings by their names: a mapping, or RecBole's ``Config``."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+
+class Catalog(Protocol):
+    """The items that are ranked."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, the padding item included."""
+
+    @property
+    def has_title(self) -> np.ndarray:
+        """bool ``[items]``."""
+
+    @property
+    def rankable(self) -> np.ndarray:
+        """bool ``[items]``: the item has a title and is the first that has it."""
+
+    @property
+    def representative(self) -> np.ndarray:
+        """int64 ``[items]``, the first item of the same title."""
+
+
+@dataclass(frozen=True)
+class PromptedRows:
+    """The rows to rank for, in plain data.
+
+    Attributes:
+        histories: item ids of each row's history, oldest first.
+        prompts: token ids of each row's prompt; None where there is none, for which nothing is ranked.
+        item_scores: float ``[rows, items]``, another recommender's scores, where a setting (``lm_weight``) mixes them
+            in.
+        candidates: int64 ``[rows, n]``, the items that each prompt lists, 0 behind a shorter list; None where prompts
+            list nothing.
+    """
+
+    histories: Sequence[Sequence[int]]
+    prompts: Sequence[list[int] | None]
+    item_scores: np.ndarray | None = None
+    candidates: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    @property
+    def prompted(self) -> np.ndarray:
+        """int64, the rows that have a prompt."""
+        return np.array([row for row, prompt in enumerate(self.prompts) if prompt is not None], dtype=np.int64)
+
+    @property
+    def prompt_ids(self) -> list[list[int]]:
+        """Token ids of the prompts of the rows that have one."""
+        return [prompt for prompt in self.prompts if prompt is not None]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> PromptedRows:
+        """Some of the rows, in this order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        return PromptedRows(
+            [self.histories[row] for row in chosen],
+            [self.prompts[row] for row in chosen],
+            None if self.item_scores is None else self.item_scores[chosen],
+            None if self.candidates is None else self.candidates[chosen],
+        )
+
+
+class Answerer(Protocol):
+    """What a grounding asks of the recommender whose answers it grounds."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """Special token ids."""
+
+    @property
+    def llm(self) -> nn.Module:
+        """The tuned LLM."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt, at most."""
+
+    @property
+    def item_embeddings(self) -> np.ndarray:
+        """float32 ``[items, d]``: embeddings of the titles by the untuned LLM; zeros where an item has none."""
+
+    def response(self, item: int) -> list[int]:
+        """Token ids of the answer that names an item, its end included."""
+
+    def row_inputs(self, histories: Sequence[Sequence[int]]) -> Mapping[str, Tensor]:
+        """What the LLM's forward needs to know of rows of these histories besides their tokens: ``[rows, ...]``."""
+
+    def embed_answers(self, rows: PromptedRows) -> np.ndarray:
+        """Embedding of each row's generated answer, float32 ``[rows, d]``."""
+
+
+class Grounding(ABC):
+    """How a generative recommender ranks items: a value of the axis ``grounding``.
+
+    A subclass defines :meth:`scores`, and :meth:`rank` where it need not score all items to rank them.
+
+    Args:
+        model: whose answers are grounded.
+        settings: of the run.
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Keys that decide the ranking, besides those of generation."""
+    chooses: ClassVar[bool] = False
+    """Whether it scores the candidates that a prompt lists; if not, generated text names one."""
+
+    def __init__(self, model: Answerer, settings: Settings) -> None:
+        self.model, self.config = model, settings
+
+    @classmethod  # noqa: B027
+    def check(cls, settings: Settings) -> None:
+        """Refuse settings that do not go together, before anything is loaded.
+
+        Raises:
+            InputError: they do not.
+        """
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens for which this grounding needs room behind a prompt."""
+        return 0
+
+    def prepare(self) -> None:  # noqa: B027
+        """Compute what ranking needs besides the weights: called before training, so that mistakes show first."""
+
+    @abstractmethod
+    def scores(self, rows: PromptedRows) -> Tensor:
+        """Scores of all items, larger is better.
+
+        Returns:
+            float64 ``[rows, items]``; -inf where an item is not ranked, as everywhere in a row without a prompt.
+        """
+
+    def rank(self, rows: PromptedRows, targets: Any, k: int) -> Ranking:
+        """Ranks the items for each row; a row without a prompt ranks none.
+
+        Args:
+            rows: to rank for.
+            targets: item ids, int64 ``[rows]``; None for none.
+            k: length of the lists of best items.
+        """
+        return rank_scores(self.scores(rows), targets, k)
+
+    def candidate_scores(self, rows: PromptedRows) -> np.ndarray:
+        """Scores of each row's candidates, if it :attr:`chooses`.
+
+        Returns:
+            float64 ``[rows, n]``; -inf where there is none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} scores no candidates")

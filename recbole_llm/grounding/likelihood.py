@@ -1,0 +1,58 @@
+"""The probability of every title."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_llm.grounding.base import PromptedRows
+from recbole_llm.grounding.titles import TitleGrounding
+from recbole_llm.llm.constrained import Assistant
+from recbole_llm.llm.likelihood import check_attention, title_likelihoods
+from recbole_llm.llm.trie import TitleTrie
+
+
+class LikelihoodGrounding(TitleGrounding):
+    """The log-likelihood of every title: what constrained beams would rank if there were no end of them.
+
+    Of candidates it scores the titles listed, and no others: they are the only titles there are.
+    """
+
+    chooses: ClassVar[bool] = True
+
+    def prepare(self) -> None:
+        """Make sure that the LLM can take a tree of titles."""
+        check_attention(self.model.llm, self.model.longest_prompt + self.trie.max_length)
+
+    def _title_scores(self, rows: PromptedRows) -> Tensor:
+        progress = self.config["show_progress"]
+        return title_likelihoods(self.model.llm, rows.prompt_ids, self.trie, progress=progress, **self._options(rows))
+
+    def candidate_scores(self, rows: PromptedRows) -> np.ndarray:
+        """See :class:`Grounding`; a row without a prompt has no scores."""
+        if rows.candidates is None:
+            raise ValueError("the rows list no candidates")
+        scores = np.full(rows.candidates.shape, -np.inf)
+        prompted = rows.prompted
+        options = self._options(rows.take(prompted)) if len(prompted) else {}
+        bar = tqdm(prompted, desc="score candidates", unit="row", disable=not self.config["show_progress"])
+        prompts = rows.prompt_ids
+        for place, row in enumerate(bar):
+            items = rows.candidates[row][rows.candidates[row] > 0].tolist()
+            trie = TitleTrie([self.model.response(item) for item in items], self.model.backbone.eos_token_id)
+            own = title_likelihoods(self.model.llm, [prompts[place]], trie, **_of_row(options, place, items))
+            scores[row, : len(items)] = own[0].cpu().numpy()
+        return scores
+
+
+def _of_row(options: dict[str, Any], place: int, items: list[int]) -> dict[str, Any]:
+    """The options of one row, whose assistant knows no items but these."""
+    assistant: Assistant | None = options["assistant"]
+    if assistant is not None:
+        assistant = replace(assistant, item_scores=assistant.item_scores[[place]][:, items])
+    inputs = {name: values[[place]] for name, values in options["row_inputs"].items()}
+    return {**options, "assistant": assistant, "row_inputs": inputs}

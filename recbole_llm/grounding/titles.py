@@ -1,0 +1,76 @@
+"""What the groundings share that ask the LLM itself how probable a title is."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_llm.errors import InputError
+from recbole_llm.grounding.base import Grounding, PromptedRows, Settings
+from recbole_llm.llm.constrained import Assistant
+from recbole_llm.llm.trie import TitleTrie
+
+
+class TitleGrounding(Grounding):
+    """Scores by the probability that the LLM gives to titles, as answers in full, their EOS included."""
+
+    settings: ClassVar[tuple[str, ...]] = ("title_length_penalty", "title_renormalize", "lm_weight")
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See :class:`Grounding`."""
+        if settings["reweight"] != "none":
+            raise InputError(
+                "reweight",
+                f"needs distances, which grounding={settings['grounding']} does not compute; set --reweight=none, or "
+                "--grounding=embedding",
+                kind="conflict",
+            )
+
+    @cached_property
+    def trie(self) -> TitleTrie:
+        """The answers that name items."""
+        has_title = self.model.catalog.has_title
+        answers = [self.model.response(item) if titled else None for item, titled in enumerate(has_title)]
+        return TitleTrie(answers, self.model.backbone.eos_token_id)
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest title."""
+        return self.trie.max_length
+
+    def scores(self, rows: PromptedRows) -> Tensor:
+        """See :class:`Grounding`."""
+        shape, prompted = (len(rows), self.model.catalog.n_items), rows.prompted
+        if not len(prompted):
+            return torch.full(shape, -math.inf, dtype=torch.float64)
+        found = self._title_scores(rows.take(prompted))
+        scores = found.new_full(shape, -math.inf)
+        scores[torch.from_numpy(prompted).to(found.device)] = found
+        return scores
+
+    @abstractmethod
+    def _title_scores(self, rows: PromptedRows) -> Tensor:
+        """Scores float64 ``[rows, items]`` of rows that all have a prompt."""
+
+    def _options(self, rows: PromptedRows) -> dict[str, Any]:
+        """What search and likelihood have in common, for rows that all have a prompt."""
+        weight = self.config["lm_weight"]
+        assistant = None
+        if weight < 1:
+            if rows.item_scores is None:
+                raise ValueError("lm_weight: the rows have no scores of another recommender")
+            assistant = Assistant(torch.from_numpy(rows.item_scores), weight)
+        return {
+            "pad_token_id": self.model.backbone.pad_token_id,
+            "length_penalty": self.config["title_length_penalty"],
+            "renormalize": self.config["title_renormalize"],
+            "assistant": assistant,
+            "row_inputs": self.model.row_inputs(rows.histories),
+            "max_batch_tokens": self.config["generation_batch_tokens"],
+        }
