@@ -13,11 +13,13 @@ nothing here imports it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import pickle
 import sys
 import warnings
 import zipfile
+from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -62,6 +64,7 @@ def apply() -> None:
     restore_dok_update()
     read_ksr_vectors_in_single_precision()
     count_every_interaction_in_pop()
+    name_missing_wandb()
     silence_deprecations()
 
 
@@ -172,6 +175,43 @@ def _count_interactions(pop: Any, interaction: Any) -> torch.Tensor:
     pop.item_cnt.index_add_(0, items, torch.ones_like(items)[:, None])
     pop.max_cnt = pop.item_cnt.max(dim=0).values
     return torch.zeros(1, device=pop.device, requires_grad=True)
+
+
+def read_atomic_files(dataset: Mapping[str, Callable[..., Any]], knowledge: Mapping[str, Callable[..., Any]]) -> None:
+    """Give RecBole's data sets the one reader of atomic files; ``recbole_llm.data`` calls this with its methods.
+
+    RecBole 1.2.1 reads the files as csv with quoting, so that titles with a quote swallow what follows
+    (https://github.com/RUCAIBox/RecBole/issues/2017), takes ``NA`` and ``null`` for missing ids, casts times to single
+    precision before it sorts by them (https://github.com/RUCAIBox/RecBole/issues/2204,
+    https://github.com/RUCAIBox/RecBole/issues/1653), and renumbers items, and drops interactions, by the links of a
+    knowledge graph. No release of RecBole ends this.
+
+    Args:
+        dataset: methods of ``Dataset``, by name.
+        knowledge: methods of ``KnowledgeBasedDataset``, by name.
+    """
+    from recbole.data.dataset import Dataset, KnowledgeBasedDataset
+
+    for target, methods in ((Dataset, dataset), (KnowledgeBasedDataset, knowledge)):
+        for name, method in methods.items():
+            setattr(target, name, method)
+
+
+def name_missing_wandb() -> None:
+    """With ``log_wandb`` and no wandb installed, RecBole's trainers end in a traceback. No upstream report known."""
+    from recbole.utils.wandblogger import WandbLogger
+
+    setup = WandbLogger.setup
+    if getattr(setup, "names_missing_package", False):
+        return
+
+    def check_and_setup(logger: Any) -> None:
+        if logger.log_wandb and importlib.util.find_spec("wandb") is None:
+            raise InputError("log_wandb", "it needs the package wandb: pip install wandb, or set log_wandb: False")
+        setup(logger)
+
+    check_and_setup.names_missing_package = True  # type: ignore[attr-defined]
+    WandbLogger.setup = check_and_setup
 
 
 def silence_deprecations() -> None:

@@ -37,7 +37,7 @@ USER, ITEM, RATING, TIME = RATING_COLUMNS = ("user_id", "parent_asin", "rating",
 INTER_HEADER = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 ITEM_HEADER = ("item_id:token", "title:token", "brand:token", "categories:token_seq", "main_category:token")
 NO_CATEGORY = "Unknown"  # RecBole trips over an empty token_seq
-# What pandas, and so RecBole, reads as a missing value even in quotes.
+# What tables write for a missing value, as pandas knows it: no name of a product.
 READ_AS_MISSING = frozenset(
     "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
 )
@@ -165,7 +165,7 @@ def clean_text(value: Any) -> str:
     """A text of the metadata on one line, without HTML entities, control characters and outer blanks.
 
     Returns:
-        The text; "" if there is none, or one that RecBole would read as missing, such as ``nan``.
+        The text; "" if there is none, or one that stands for a missing value, such as ``nan``.
     """
     if not isinstance(value, str):
         return ""
@@ -214,13 +214,13 @@ def _with_title(rows: pd.DataFrame, items: Collection[str]) -> pd.DataFrame:
 
 
 def _write(table: pd.DataFrame, header: Sequence[str], file: Path) -> None:
-    """An atomic file. RecBole reads it as csv, so a text with a double quote is quoted, and its quotes are doubled."""
+    """An atomic file, which has no quoting."""
     table.to_csv(
         file,
         sep="\t",
         header=list(header),
         index=False,
-        quoting=csv.QUOTE_MINIMAL,
+        quoting=csv.QUOTE_NONE,
         lineterminator="\n",
         encoding="utf-8",
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.titles import clean_title
@@ -184,5 +185,4 @@ def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
 def _item_fields(dataset: Any) -> list[str]:
     """Names in the header of the data set's `.item` file, loaded or not."""
     file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
-    header = file.read_text(encoding="utf-8").partition("\n")[0] if file.is_file() else ""
-    return [column.partition(":")[0] for column in header.split(dataset.config["field_separator"]) if column]
+    return list(read_header(file, Format.from_config(dataset.config))) if file.is_file() else []

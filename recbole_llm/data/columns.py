@@ -1,19 +1,38 @@
-"""The columns of interactions: what the files hold, and whether it is what the settings ask for."""
+"""The columns of a data set's files: what the headers say, and whether it is what the settings ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.data.labels import label_column
 from recbole_llm.errors import InputError
 
+_RANGE = r"[\[(]\s*-?[\d.]+\s*,\s*(inf|-?[\d.]+)\s*[\])]"
+_INTERVAL = re.compile(rf"{_RANGE}(\s*;\s*{_RANGE})*")
+
+
+def inter_columns(config: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name of each file of interactions, and its columns with their types; none where RecBole is yet to download it."""
+    parts = config["benchmark_filename"]
+    names = [config["dataset"]] if parts is None else [f"{config['dataset']}.{part}" for part in parts]
+    for file in (Path(config["data_path"]) / f"{name}.inter" for name in names):
+        if file.is_file():
+            yield file.name, read_header(file, Format.from_config(config))
+
 
 def check_columns(config: Any) -> None:
-    """Refuse names of user, item and time columns that the interactions do not have; RecBole trips over them."""
-    named = ["USER_ID_FIELD", "ITEM_ID_FIELD", *(["TIME_FIELD"] if config["benchmark_filename"] is None else [])]
-    wanted = [(key, config[key]) for key in named]
+    """Refuse columns that the settings name and the files do not have, or have with another type.
+
+    Raises:
+        InputError: which column of which file, and the key that names it.
+    """
+    wanted = [(key, config[key]) for key in ("USER_ID_FIELD", "ITEM_ID_FIELD")]
+    wanted += [("TIME_FIELD", config["TIME_FIELD"])] if config["benchmark_filename"] is None else []
+    _check_loaded(config, wanted)
     if label_column(config):
         wanted += [("threshold", field) for field in config["threshold"] or ()]
     for file, columns in inter_columns(config):
@@ -29,15 +48,57 @@ def check_columns(config: Any) -> None:
                     f"threshold: column '{field}' of {file} has type {columns[field]}, not float; name a column of "
                     "numbers, or change its type in the header"
                 )
+        _check_value_filters(config, columns)
+    _check_features(config)
 
 
-def inter_columns(config: Any) -> Iterator[tuple[str, dict[str, str]]]:
-    """Name of each file of interactions, and its columns with their types; none where RecBole is yet to download it."""
-    parts = config["benchmark_filename"]
-    names = [config["dataset"]] if parts is None else [f"{config['dataset']}.{part}" for part in parts]
-    for file in (Path(config["data_path"]) / f"{name}.inter" for name in names):
-        if file.is_file():
-            with open(file, encoding=config["encoding"] or "utf-8") as lines:
-                header = next(lines, "").rstrip("\n")
-            parted = [column.partition(":") for column in header.split(config["field_separator"])]
-            yield file.name, {name: kind for name, _, kind in parted}
+def _check_loaded(config: Any, wanted: list[tuple[str, str]]) -> None:
+    """Refuse lists of columns to load, or to leave out, that miss one without which there are no rows."""
+    loaded, unloaded = (config[key] or {} for key in ("load_col", "unload_col"))
+    given = loaded.get("inter", "*")
+    for key, field in wanted:
+        if given != "*" and field not in given:
+            raise InputError(
+                "load_col", f"its list for inter lacks '{field}', the {key}; give inter: [{', '.join([*given, field])}]"
+            )
+        if field in unloaded.get("inter", ()):
+            raise InputError("unload_col", f"'{field}', the {key}, cannot be left out; take it off the list for inter")
+
+
+def _check_value_filters(config: Any, columns: Mapping[str, str]) -> None:
+    """Refuse intervals that RecBole trips over, or by which it would keep nothing without a word."""
+    filters = config["val_interval"]
+    if not filters:
+        return
+    if not isinstance(filters, Mapping):
+        raise InputError("val_interval", f"got {filters!r}; {_LIKE}")
+    for field, value in filters.items():
+        kind = columns.get(field, "")
+        if kind.startswith("float") and not _INTERVAL.fullmatch(str(value).strip()):
+            raise InputError("val_interval", f"'{field}' holds numbers, and {value!r} is no interval of them; {_LIKE}")
+        if kind.startswith("token") and not (isinstance(value, list) and all(isinstance(part, str) for part in value)):
+            raise InputError(
+                "val_interval",
+                f"'{field}' holds texts, and {value!r} is no list of texts; give them in quotes: ['a', 'b']",
+            )
+
+
+_LIKE = "write the interval in quotes: --val_interval=\"{'rating': '[3,inf)'}\""
+
+
+def _check_features(config: Any) -> None:
+    """Refuse item features that SASRecF, FDSA and GRU4RecF cannot embed; RecBole fails on them inside its layers."""
+    features = config["selected_features"]
+    file = Path(config["data_path"]) / f"{config['dataset']}.item"
+    if not features or not file.is_file():
+        return
+    columns = read_header(file, Format.from_config(config))
+    for field in features:
+        if field not in columns:
+            raise InputError("selected_features", f"{file.name} has no column '{field}', it has {', '.join(columns)}")
+        if columns[field] not in ("token", "token_seq"):
+            raise InputError(
+                "selected_features",
+                f"{config['model']} takes token and token_seq features only, and '{field}' of {file.name} has type "
+                f"{columns[field]}; choose another, or declare it as token",
+            )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
-from recbole.data.interaction import Interaction, cat_interactions
+from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 from recbole_llm.data.columns import check_columns, inter_columns
+from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows
+from recbole_llm.data.identity import interactions_digest, place_rows, token_keys
 from recbole_llm.data.labels import check_labels, label_column, missing_label, row_labels
+from recbole_llm.data.presplit import log_unseen, prepare_presplit
+from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.windows import with_full_windows
 from recbole_llm.errors import InputError
-from recbole_llm.hashing import hash_arrays
+from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.stages import stage_seed
 
 SAMPLE_ID = "sample_id"
+N_BEFORE = "n_before"  # how many interactions of its user come before a row's target
 log = logging.getLogger(__name__)
 
 
@@ -48,13 +52,19 @@ class Rows:
     whole: Dataset
 
     def judged(self) -> str:
-        """SHA-256 over (user, target), and label, of validation and test rows: equal for all models of one command."""
+        """SHA-256 of what is evaluated, equal for all models of one command.
+
+        It is over users, targets, labels and whole histories of the validation and test rows, by their outside ids;
+        how much of a history a model reads (``MAX_ITEM_LIST_LENGTH``) has no part in it.
+        """
+        users, items = (token_keys(self.whole, name) for name in (self.whole.uid_field, self.whole.iid_field))
         arrays = []
         for part in (self.valid, self.test):
-            arrays.append(row_pairs(part))
+            pairs = row_pairs(part)
+            arrays += [users[pairs[:, 0]], items[pairs[:, 1]], part.inter_feat[N_BEFORE].numpy()]
             if label_column(part.config):
                 arrays.append(row_labels(part))
-        return hash_arrays(*arrays)
+        return hash_json([interactions_digest(self.whole), hash_arrays(*arrays)])
 
 
 class AsSequential:
@@ -108,26 +118,20 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     Raises:
         InputError: no row is left to train on or to judge.
     """
+    prepare_presplit(config)
     check_columns(config)
-    _check_windows(config)
     _check_graph(config)
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    rows_class = _windowed(config, _dataset_class(config) if sequential else SequentialDataset)
-    try:
-        whole = rows_class(config if sequential else AsSequential(config))
-        if config["save_dataset"]:
-            whole.save()
-        built = whole.build()
-    except ValueError as error:  # RecBole's own checks
-        raise InputError(f"dataset '{config['dataset']}': {_in_words(error)}") from error
-    if label_column(config) and whole.label_field not in built[0].inter_feat:
-        columns = {name: kind for _, found in inter_columns(config) for name, kind in found.items()}
-        raise InputError(missing_label(config, columns))
-    parts = [_cut_histories(_with_history(part)) for part in _number_rows(built)]
+    whole, built = _split(config, _dataset_class(config) if sequential else SequentialDataset)
+    parts = [_cut_histories(_with_history(part)) for part in _number_rows(whole, built)]
+    whole.reading.log(log)
     _log_skipped_users(whole, parts)
+    if config["benchmark_filename"] is not None:
+        log_unseen(parts)
+    seeds = {"train": config["seed"], "valid": config["sample_seed"], "test": config["sample_seed"]}
     sampled = [
-        take_sample(part, config[f"{name}_sample_size"], config["seed"], name)
-        for part, name in zip(parts, ("train", "valid", "test"), strict=True)
+        take_sample(part, config[f"{name}_sample_size"], seed, name)
+        for part, (name, seed) in zip(parts, seeds.items(), strict=True)
     ]
     train = sampled[0] if few_shot else parts[0]
     if not len(train) or not len(sampled[2]):
@@ -135,12 +139,34 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
             f"dataset '{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: "
             "a user needs 3 interactions for both; check user_inter_num_interval, item_inter_num_interval, eval_args"
         )
-    if not sequential:
-        train = _interactions_of_rows(config, train) if few_shot else _interactions_before(config, parts)
+    if not sequential and few_shot:
+        train = interactions_of_rows(config, _dataset_class(config), whole, train)
+    elif not sequential:
+        train = interactions_before(config, _dataset_class(config), whole, parts)
+    train.item_counts = whole.item_counts = count_before_split(whole, parts)
     rows = Rows(train, sampled[1], sampled[2], whole)
     if label_column(config):
         check_labels(config, {"train": rows.train, "valid": rows.valid, "test": rows.test})
     return rows
+
+
+def _split(config: Any, rows_class: type[Dataset]) -> tuple[SequentialDataset, list[SequentialDataset]]:
+    """The data set of the evaluated rows, and its training, validation and test rows."""
+    rows_class = with_full_windows(rows_class) if config["windows"] == "full" else rows_class
+    view = config if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else AsSequential(config)
+    try:
+        whole = make_dataset(rows_class, view)
+        if config["save_dataset"]:
+            whole.save()
+        built = whole.build()
+    except InputError:
+        raise
+    except ValueError as error:  # RecBole's own checks
+        raise InputError(f"dataset '{config['dataset']}': {_in_words(error)}") from error
+    if label_column(config) and whole.label_field not in built[0].inter_feat:
+        columns = {name: kind for _, found in inter_columns(config) for name, kind in found.items()}
+        raise InputError(missing_label(config, columns))
+    return whole, built
 
 
 def _in_words(error: ValueError) -> str:
@@ -149,16 +175,6 @@ def _in_words(error: ValueError) -> str:
     if "feat is empty" in said:
         return "no interaction is left; check its .inter file, user_inter_num_interval and item_inter_num_interval"
     return said + ("; it holds text that is no number" if "Unable to convert column" in said else "")
-
-
-def _check_windows(config: Any) -> None:
-    """Refuse to make windows of benchmark files, whose rows are given."""
-    if config["windows"] == "full" and config["benchmark_filename"] is not None:
-        raise InputError("windows: full makes rows of whole sequences; leave out windows or benchmark_filename")
-
-
-def _windowed(config: Any, dataset_class: type[Dataset]) -> type[Dataset]:
-    return with_full_windows(dataset_class) if config["windows"] == "full" else dataset_class
 
 
 def _dataset_class(config: Any) -> type[Dataset]:
@@ -179,10 +195,14 @@ def _check_graph(config: Any) -> None:
                 )
 
 
-def _number_rows(parts: list[SequentialDataset]) -> list[SequentialDataset]:
+def _number_rows(whole: SequentialDataset, parts: list[SequentialDataset]) -> list[SequentialDataset]:
+    """Give every row its number in the order of the split, and how many interactions its user has before it."""
+    presplit = whole.config["benchmark_filename"] is not None
+    lengths = [part.inter_feat[part.item_list_length_field].numpy() for part in parts]
     start = 0
-    for part in parts:
-        part.inter_feat.update(Interaction({SAMPLE_ID: torch.arange(start, start + len(part))}))
+    for part, before in zip(parts, lengths if presplit else place_rows(whole, parts), strict=True):
+        numbers = torch.arange(start, start + len(part))
+        part.inter_feat.update(Interaction({SAMPLE_ID: numbers, N_BEFORE: torch.from_numpy(before)}))
         start += len(part)
     return parts
 
@@ -211,8 +231,10 @@ def _cut_histories(part: SequentialDataset) -> SequentialDataset:
 
 
 def _log_skipped_users(whole: SequentialDataset, parts: list[SequentialDataset]) -> None:
-    users = np.unique(np.concatenate([row_pairs(part)[:, 0] for part in parts]))
-    skipped = whole.user_num - 1 - len(users)
+    if whole.config["benchmark_filename"] is None:
+        skipped = int((np.bincount(whole.in_time.users) == 1).sum())
+    else:
+        skipped = whole.user_num - 1 - len(np.unique(np.concatenate([row_pairs(part)[:, 0] for part in parts])))
     if skipped:
         log.warning("%d users have a single interaction and so no history; they are skipped.", skipped)
 
@@ -223,60 +245,10 @@ def take_sample(part: SequentialDataset, size: int | None, seed: int, name: str)
     Args:
         part: the rows.
         size: how many, or None for all.
-        seed: the run's seed.
+        seed: the run's ``seed`` for training rows, ``sample_seed`` for the others.
         name: name of the part: each draws from a generator of its own.
     """
     if size is None or size >= len(part):
         return part
     chosen = np.random.default_rng(stage_seed(seed, "rows", name)).choice(len(part), size, replace=False)
     return part.copy(part.inter_feat[np.sort(chosen)])
-
-
-def _interactions_before(config: Any, parts: list[SequentialDataset]) -> Dataset:
-    """All interactions but each user's last ones, as many as the user has validation and test rows.
-
-    Under one cut for all users, a user without training rows has nothing before it that a sequential model learns
-    from, and the first interaction, which is never a target, may itself come after the cut.
-    """
-    if config["benchmark_filename"] is not None:
-        return _interactions_of_rows(config, parts[0])
-    general = _windowed(config, _dataset_class(config))(config)
-    built = general.build()
-    interactions = cat_interactions([part.inter_feat for part in built])
-    uid, time = general.uid_field, general.time_field
-    interactions.sort(by=[uid, time])
-    users = interactions[uid].numpy()
-    judged = np.concatenate([row_pairs(part)[:, 0] for part in parts[1:]])
-    held_out = np.bincount(judged, minlength=general.user_num)
-    n_own = np.bincount(users, minlength=general.user_num)
-    if _cuts_once(config["eval_args"]):
-        trains = np.bincount(row_pairs(parts[0])[:, 0], minlength=general.user_num) > 0
-        held_out[~trains] = n_own[~trains]
-    ends = np.cumsum(n_own)
-    return built[0].copy(interactions[np.arange(len(users)) < (ends - held_out)[users]])
-
-
-def _cuts_once(eval_args: Mapping[str, Any]) -> bool:
-    """Whether the split is one cut in time for all users, not a cut inside each user."""
-    grouped = eval_args["group_by"] not in (None, "none")
-    return "TS" in eval_args["split"] or "RS" in eval_args["split"] and not grouped
-
-
-def _interactions_of_rows(config: Any, train: SequentialDataset) -> Dataset:
-    """The distinct (user, item) pairs, and labels, that sequential rows tell of, as targets or in histories."""
-    general = _dataset_class(config)(config)
-    items, lengths = row_histories(train)
-    real = np.arange(items.shape[1]) < lengths[:, None]
-    told = [row_pairs(train)]
-    history = [np.repeat(told[0][:, 0], lengths), items[real]]
-    fields = [general.uid_field, general.iid_field]
-    if label_column(config):
-        told.append(row_labels(train)[:, None].astype(np.int64))
-        likes = train.inter_feat[train.label_field + train.config["LIST_SUFFIX"]].numpy()
-        history.append(likes[real].astype(np.int64))
-        fields.append(general.label_field)
-    distinct = np.unique(np.concatenate([np.hstack(told), np.stack(history, axis=1)]), axis=0)
-    columns = {field: torch.from_numpy(column) for field, column in zip(fields, distinct.T.copy(), strict=True)}
-    if label_column(config):
-        columns[general.label_field] = columns[general.label_field].float()
-    return general.build()[0].copy(Interaction(columns))

@@ -66,13 +66,8 @@ def temporal_cuts(n_rows: int, shares: Sequence[float]) -> list[int]:
 class _FullWindows:
     """What makes full windows of RecBole's data sets; mixed in before one of their classes.
 
-    RecBole holds times in single precision, where the seconds of today are 128 apart. So the interactions are put into
-    the exact order of time first, equal times in the order of the file; RecBole's own sorting is stable and keeps it.
+    The interactions come in the exact order of time (:mod:`recbole_llm.data.recbole_dataset`).
     """
-
-    def build(self) -> list[Dataset]:
-        self.inter_feat = self.inter_feat.sort_values(self.time_field, kind="stable", ignore_index=True)
-        return super().build()
 
     def data_augmentation(self) -> None:
         """RecBole's rows, without those that are no full windows, in the order of their targets."""
@@ -101,7 +96,7 @@ class _FullWindows:
 
 @cache
 def with_full_windows(rows_class: type[Dataset]) -> type[Dataset]:
-    """The data set class whose rows are full windows, or whose interactions, if it has no rows, are in exact order."""
+    """The data set class whose rows are full windows."""
     return type(f"FullWindow{rows_class.__name__}", (_FullWindows, rows_class), {})
 
 

@@ -145,7 +145,8 @@ class Config(RecBoleConfig):
         Args:
             name: a RecBole model.
         """
-        carried = {*general_arguments, *dataset_arguments, "worker", "valid_sample_size", "windows"}
+        ours = ("worker", "valid_sample_size", "sample_seed", "windows", "encoding", "bad_lines")
+        carried = {*general_arguments, *dataset_arguments, *ours}
         if task_of(find_model(name)) == self.task:
             carried.update(evaluation_arguments)
         settings = {key: value for key, value in self.external_config_dict.items() if key in carried}
@@ -236,6 +237,8 @@ class Config(RecBoleConfig):
         if "load_col" not in user:
             final["load_col"] = self._columns(final)
         final["train_neg_sample_args"] = self._negatives(final)
+        if "epochs" in user and "pretrain_epochs" in final and "pretrain_epochs" not in user:
+            final["pretrain_epochs"] = final["epochs"]  # S3Rec's pretraining would go on for its own 500 epochs
         _check_task(self.model, self.task, final)
         if self.is_llm and self.task == "click":
             _check_axes_of_clicks(self.model, final, user)

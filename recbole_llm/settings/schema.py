@@ -258,6 +258,8 @@ TRAINING_KEYS: Mapping[str, Key] = {
     "train_sample_size": OPTIONAL_COUNT,
     "valid_sample_size": OPTIONAL_COUNT,
     "test_sample_size": OPTIONAL_COUNT,
+    "sample_seed": NATURAL,
+    "bad_lines": _one_of("error", "drop"),
     "sample_for": _one_of("both", "llm", "all"),
     "train_neg_sample_args": Key((dict,), null=True),
 }

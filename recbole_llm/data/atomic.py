@@ -1,0 +1,300 @@
+r"""The one reader of atomic files: ``.inter``, ``.item``, ``.user``, ``.kg``, ``.link`` and their like.
+
+A file is a header of ``name:type`` and one line per row, its fields parted by ``field_separator``. There is no quoting:
+what stands between two separators is the value, so ``"Heroes``, ``NA`` and ``null`` are texts like any other. Lines end
+in ``\n`` or ``\r\n``; blank lines are skipped. A line that cannot be read as declared is an error that names file and
+line, or, with ``bad_lines: drop``, left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.data.times import TimeReader, Times
+from recbole_llm.errors import InputError
+
+TYPES = ("token", "token_seq", "float", "float_seq")
+BAD_LINES = ("error", "drop")
+_MISSING_NUMBERS = frozenset("nan na n/a null none <na> #n/a".split())  # in lower case; an empty cell is missing too
+_CHUNK = 200_000  # lines converted at a time
+_DROP_HINT = "correct the line, or leave such lines out with bad_lines: drop"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the atomic files of a data set are written.
+
+    Attributes:
+        separator: what parts the fields of a line.
+        seq_separator: what parts the entries of a sequence; None for any white space.
+        encoding: name of the text encoding; a byte order mark is skipped.
+        bad_lines: ``error`` or ``drop``, what becomes of a line that cannot be read.
+    """
+
+    separator: str = "\t"
+    seq_separator: str | None = " "
+    encoding: str = "utf-8"
+    bad_lines: str = "error"
+
+    @classmethod
+    def from_config(cls, config: Any) -> Format:
+        """The format that a config names; ``config`` is any mapping that answers None for what it lacks."""
+        return cls(
+            config["field_separator"] or "\t",
+            config["seq_separator"],
+            config["encoding"] or "utf-8",
+            config["bad_lines"] or "error",
+        )
+
+
+@dataclass(frozen=True)
+class AtomicFile:
+    """What a file holds.
+
+    Attributes:
+        types: type of each column that was read, by name, in the order of the file.
+        columns: values by name: a list of str for ``token`` ("" where empty), of arrays for the sequences, and float64
+            [rows] for ``float`` (NaN where missing).
+        line_numbers: int64 [rows], where each row stands in the file; the header is line 1.
+        n_lines: lines below the header, blank ones left out.
+        dropped: why lines were left out, and how many.
+        times: the column of times, if one was asked for.
+    """
+
+    types: dict[str, str]
+    columns: dict[str, Any]
+    line_numbers: np.ndarray
+    n_lines: int
+    dropped: Counter[str]
+    times: Times | None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.line_numbers)
+
+
+def read_header(file: str | Path, form: Format) -> dict[str, str]:
+    """Names of a file's columns and their types, in order; a type is "" where the header names none.
+
+    Raises:
+        InputError: the file cannot be read, is empty, or names a column twice.
+    """
+    return _parse_header(Path(file), next(_lines(Path(file), form), ""), form)
+
+
+def read_atomic(
+    file: str | Path,
+    form: Format,
+    wanted: Collection[str] | None = None,
+    required: Collection[str] = (),
+    time: str | None = None,
+) -> AtomicFile:
+    """Read an atomic file.
+
+    Args:
+        file: the file.
+        form: how it is written.
+        wanted: names of the columns to read; None for all. Every line is checked for its number of fields anyway.
+        required: columns in which no value may be missing.
+        time: column of times; a ``token`` column is read as ISO dates, or as numbers if its first value is one.
+
+    Raises:
+        InputError: the file cannot be decoded, its header is wrong, or a line cannot be read (``bad_lines: error``).
+    """
+    return _Reader(Path(file), form, wanted, required, time).read()
+
+
+# ------------------------------------------------------------------------------------------------------- lines
+
+
+def _lines(file: Path, form: Format) -> Iterator[str]:
+    r"""The lines of a file without their ends, ``\n`` or ``\r\n``; the first one without a byte order mark."""
+    try:
+        with open(file, encoding=form.encoding, newline="\n") as stream:
+            for number, line in enumerate(stream):
+                yield (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise _undecodable(file, form.encoding) from error
+    except LookupError as error:
+        raise InputError("encoding", f"there is no encoding '{form.encoding}'; give one like utf-8, latin-1") from error
+    except OSError as error:
+        raise InputError("", f"cannot read {file}: {error.strerror}", kind="file") from error
+
+
+def _undecodable(file: Path, encoding: str) -> InputError:
+    """Where a file stops to be text of an encoding: the stream knows only the place in its buffer."""
+    content = file.read_bytes()
+    try:
+        content.decode(encoding)
+        offset = len(content)
+    except UnicodeDecodeError as error:
+        offset = error.start
+    line, other = content.count(b"\n", 0, offset) + 1, "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+    other = other or ("latin-1" if encoding.lower().replace("-", "") == "utf8" else "utf-8")
+    return InputError(
+        "",
+        f"{file.name}, line {line}: byte {offset} of the file is no {encoding} text; name the file's encoding, for "
+        f"example --encoding={other}",
+        kind="file",
+    )
+
+
+def _parse_header(file: Path, line: str, form: Format) -> dict[str, str]:
+    if not line.strip():
+        raise InputError("", f"{file.name}: line 1 is empty; it must be a header like user_id:token", kind="file")
+    if "\r" in line:
+        raise InputError(
+            "", f"{file.name}: lines end in carriage returns alone; end them in \\n or \\r\\n", kind="file"
+        )
+    if line.startswith("ï»¿"):
+        raise InputError(
+            "encoding", f"{file.name} begins with the mark of UTF-8, and encoding is {form.encoding}; set utf-8"
+        )
+    parted = [column.partition(":") for column in line.split(form.separator)]
+    names = [name for name, _, _ in parted]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError("", f"{file.name}: the header names column '{twice[0]}' twice; rename one", kind="file")
+    return {name: kind for name, _, kind in parted}
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass
+class _Reader:
+    """Reads one file, a chunk of lines at a time."""
+
+    file: Path
+    form: Format
+    wanted: Collection[str] | None
+    required: Collection[str]
+    time: str | None
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def read(self) -> AtomicFile:
+        lines = _lines(self.file, self.form)
+        header = _parse_header(self.file, next(lines, ""), self.form)
+        types = {name: kind for name, kind in header.items() if self.wanted is None or name in self.wanted}
+        self._check_types(types)
+        places = {name: place for place, name in enumerate(header)}
+        times = TimeReader(types[self.time]) if self.time in types else None
+        self._texts: dict[str, str] = {}  # equal texts share one object
+        parts: dict[str, list[Any]] = {name: [] for name in types}
+        kept_numbers, n_lines = [np.empty(0, dtype=np.int64)], 0
+        for numbers, cells, width_errors in self._chunks(lines, len(header)):
+            values = {name: [row[places[name]] for row in cells] for name in types}
+            errors = self._empty_cells(values)
+            converted = {name: self._convert(types[name], name, values[name], errors) for name in types}
+            if times is not None and self.time is not None:
+                errors.update({row: text for row, text in times.check(self.time, values[self.time]).items()})
+            self._refuse(numbers, errors, width_errors)
+            keep = [row for row in range(len(cells)) if row not in errors]
+            for name, column in converted.items():
+                parts[name].append(column if len(keep) == len(cells) else _rows_of(column, keep))
+            if times is not None and self.time is not None:
+                times.add([values[self.time][row] for row in keep])
+            kept_numbers.append(numbers[keep])
+            n_lines += len(cells) + len(width_errors)
+        columns = {name: _joined(types[name], part) for name, part in parts.items()}
+        found = times.finish() if times is not None else None
+        return AtomicFile(types, columns, np.concatenate(kept_numbers), n_lines, self.dropped, found)
+
+    def _check_types(self, types: Mapping[str, str]) -> None:
+        for name, kind in types.items():
+            if not kind:
+                message = f"{self.file.name}: column '{name}' has no type; write {name}:token, or :float for numbers"
+                raise InputError("", message, kind="file")
+            if kind not in TYPES:
+                raise InputError(
+                    "",
+                    f"{self.file.name}: column '{name}' has type '{kind}'; choose from {', '.join(TYPES)}",
+                    kind="file",
+                )
+
+    def _chunks(self, lines: Iterator[str], width: int) -> Iterator[tuple[np.ndarray, list[list[str]], dict[int, str]]]:
+        """Line numbers and fields of the lines that have as many as the header, and what is wrong with the others."""
+        numbered = enumerate(lines, start=2)
+        while chunk := list(islice(numbered, _CHUNK)):
+            numbers, cells, wrong = [], [], {}
+            for number, line in chunk:
+                row = line.split(self.form.separator)
+                if len(row) == width and "\0" not in line and (width > 1 or line):
+                    numbers.append(number)
+                    cells.append(row)
+                elif line.strip(" ") or len(row) > 1:
+                    wrong[number] = "holds a NUL character" if "\0" in line else f"has {len(row)} fields, not {width}"
+            yield np.array(numbers, dtype=np.int64), cells, wrong
+
+    def _empty_cells(self, values: Mapping[str, list[str]]) -> dict[int, str]:
+        """Rows that lack a value they must have, and what is wrong with each."""
+        errors: dict[int, str] = {}
+        for name in self.required:
+            if "" in values.get(name, ()):
+                errors.update({row: f"has no {name}" for row, value in enumerate(values[name]) if not value})
+        return errors
+
+    def _convert(self, kind: str, name: str, values: list[str], errors: dict[int, str]) -> Any:
+        if name == self.time and kind.startswith("token"):
+            return np.zeros(len(values))
+        if kind == "token":
+            return [self._texts.setdefault(value, value) for value in values]
+        if kind == "float":
+            return self._numbers(name, values, errors)
+        split = [[part for part in value.split(self.form.seq_separator) if part] for value in values]
+        if kind == "token_seq":
+            return [np.array(row, dtype=str) if row else np.empty(0, dtype="<U1") for row in split]
+        return [self._sequence(name, row, number, errors) for number, row in enumerate(split)]
+
+    def _numbers(self, name: str, values: list[str], errors: dict[int, str]) -> np.ndarray:
+        try:
+            if any("_" in value for value in values):  # Python's digit groups are no numbers in a file
+                raise ValueError
+            return np.array([float(value) if value else np.nan for value in values], dtype=np.float64)
+        except ValueError:
+            return np.array([self._number(name, value, row, errors) for row, value in enumerate(values)])
+
+    def _number(self, name: str, value: str, row: int, errors: dict[int, str]) -> float:
+        try:
+            if value and "_" not in value:
+                return float(value)
+        except ValueError:
+            pass
+        if value.strip().lower() not in _MISSING_NUMBERS and value:
+            errors.setdefault(row, f"column '{name}' holds '{value}', a text that is no number")
+        return float("nan")
+
+    def _sequence(self, name: str, parts: Sequence[str], row: int, errors: dict[int, str]) -> np.ndarray:
+        return np.array([self._number(name, part, row, errors) for part in parts], dtype=np.float64)
+
+    def _refuse(self, numbers: np.ndarray, errors: Mapping[int, str], width_errors: Mapping[int, str]) -> None:
+        """Raise the first error of a chunk, or count all of them."""
+        wrong = {**width_errors, **{int(numbers[row]): text for row, text in errors.items()}}
+        if wrong and self.form.bad_lines == "error":
+            first = min(wrong)
+            raise InputError("", f"{self.file.name}, line {first}: {wrong[first]}; {_DROP_HINT}", kind="data")
+        self.dropped.update(_reason(text) for text in wrong.values())
+
+
+def _reason(message: str) -> str:
+    """Why lines are dropped, without the value of a single one."""
+    if message.startswith("column"):
+        return message.partition(" holds ")[0].removeprefix("column ") + " not readable"
+    return "wrong number of fields" if "fields" in message else message.replace("has no ", "no ", 1)
+
+
+def _rows_of(column: Any, keep: Sequence[int]) -> Any:
+    return column[list(keep)] if isinstance(column, np.ndarray) else [column[row] for row in keep]
+
+
+def _joined(kind: str, parts: Iterable[Any]) -> Any:
+    parts = list(parts)
+    if kind == "float" or parts and isinstance(parts[0], np.ndarray):
+        return np.concatenate([np.empty(0), *parts])
+    return [value for part in parts for value in part]

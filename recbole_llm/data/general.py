@@ -1,0 +1,150 @@
+"""What a general model learns from: the interactions before the split, or those that few-shot rows tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+
+from recbole_llm.data.identity import check_numbering
+from recbole_llm.data.labels import label_column, row_labels
+from recbole_llm.data.recbole_dataset import make_dataset
+from recbole_llm.errors import InputError
+
+
+def split_point(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> tuple[np.ndarray, np.ndarray]:
+    """Which interactions come before the split, and which are targets of validation and test rows.
+
+    Under one cut for all users, a user without training rows has nothing before it that a sequential model learns
+    from, and the first interaction, which is never a target, may itself come after the cut.
+
+    Args:
+        whole: the data set.
+        parts: its training, validation and test rows, before any is sampled.
+
+    Returns:
+        Two bool [interactions], in the order of ``whole.in_time``.
+    """
+    users = whole.in_time.users
+    by_user = np.argsort(users, kind="stable")
+    n_own = np.bincount(users, minlength=whole.user_num)
+    evaluated = np.concatenate([_column(part, part.uid_field) for part in parts[1:]])
+    n_targets = np.bincount(evaluated, minlength=whole.user_num)
+    held_out = n_targets.copy()
+    if _cuts_once(whole.config["eval_args"]):
+        trains = np.bincount(_column(parts[0], whole.uid_field), minlength=whole.user_num) > 0
+        held_out[~trains] = n_own[~trains]
+    nth, ends = np.empty(len(users), dtype=np.int64), np.cumsum(n_own)
+    nth[by_user] = np.arange(len(users))
+    return nth < (ends - held_out)[users], nth >= (ends - n_targets)[users]
+
+
+def _column(part: Dataset, field: str) -> np.ndarray:
+    column: np.ndarray = part.inter_feat[field].numpy()
+    return column
+
+
+def _cuts_once(eval_args: Mapping[str, Any]) -> bool:
+    """Whether the split is one cut in time for all users, not a cut inside each user."""
+    grouped = eval_args["group_by"] not in (None, "none")
+    return "TS" in eval_args["split"] or "RS" in eval_args["split"] and not grouped
+
+
+def interactions_before(
+    config: Any, dataset_class: type[Dataset], whole: SequentialDataset, parts: Sequence[SequentialDataset]
+) -> Dataset:
+    """The interactions before the split in the model's own data set class, joined by their lines in the file.
+
+    Args:
+        config: the model's config.
+        dataset_class: the class that the model learns from.
+        whole: the data set of the evaluated rows.
+        parts: its training, validation and test rows, before any is sampled.
+
+    Raises:
+        InputError: the class leaves evaluated interactions out, or numbers users or items in its own way.
+    """
+    if whole.config["benchmark_filename"] is not None:
+        return interactions_of_rows(config, dataset_class, whole, parts[0])
+    general = _general(config, dataset_class, whole)
+    before, evaluated = split_point(whole, parts)
+    if lost := int((~np.isin(whole.in_time.lines[evaluated], general.in_time.lines)).sum()):
+        raise InputError(
+            "model",
+            f"{config['model']}'s data set class {dataset_class.__name__} leaves out {lost} of {evaluated.sum()} "
+            "evaluated interactions; it cannot be evaluated on the rows of the other models",
+        )
+    kept = np.flatnonzero(np.isin(general.in_time.lines, whole.in_time.lines[before]))
+    by_user = np.argsort(general.in_time.users[kept], kind="stable")
+    return general.copy(general.inter_feat[kept[by_user]])
+
+
+def interactions_of_rows(
+    config: Any, dataset_class: type[Dataset], whole: SequentialDataset, train: SequentialDataset
+) -> Dataset:
+    """The distinct (user, item) pairs, and labels, that sequential rows tell of, as targets or in histories."""
+    general = _general(config, dataset_class, whole)
+    fields = [general.uid_field, general.iid_field, *([general.label_field] if label_column(config) else [])]
+    distinct = told_interactions(train)
+    columns = {field: torch.from_numpy(column) for field, column in zip(fields, distinct.T.copy(), strict=True)}
+    if label_column(config):
+        columns[general.label_field] = columns[general.label_field].float()
+    return general.copy(Interaction(columns))
+
+
+def told_interactions(rows: SequentialDataset) -> np.ndarray:
+    """Distinct (user, item) of targets and histories, with labels where known. Returns: int64 [pairs, 2 or 3]."""
+    suffix = rows.config["LIST_SUFFIX"]
+    items, lengths = _column(rows, rows.iid_field + suffix), _column(rows, rows.item_list_length_field)
+    real = np.arange(items.shape[1]) < lengths[:, None]
+    users = _column(rows, rows.uid_field)
+    targets, history = [users, _column(rows, rows.iid_field)], [np.repeat(users, lengths), items[real]]
+    if label_column(rows.config):
+        targets.append(row_labels(rows).astype(np.int64))
+        history.append(_column(rows, rows.label_field + suffix)[real].astype(np.int64))
+    distinct: np.ndarray = np.unique(np.concatenate([np.stack(targets, axis=1), np.stack(history, axis=1)]), axis=0)
+    return distinct
+
+
+def _general(config: Any, dataset_class: type[Dataset], whole: SequentialDataset) -> Dataset:
+    general = make_dataset(dataset_class, config, numbered_like=whole)
+    check_numbering(whole, general)
+    general.build()
+    if whole.config["benchmark_filename"] is None and not _same_interactions(whole, general):
+        raise InputError(
+            "model",
+            f"{config['model']}'s data set class {dataset_class.__name__} leaves out {general.reading.unexplained} "
+            "interactions and renumbers the others, so that they cannot be told apart; keep the frame's index there",
+        )
+    return general
+
+
+def _same_interactions(whole: Dataset, general: Dataset) -> bool:
+    """Whether equal lines of the file are interactions of the same user and item in both data sets."""
+    own, theirs = whole.in_time, general.in_time
+    by_line = np.argsort(own.lines)
+    at = by_line[np.minimum(np.searchsorted(own.lines, theirs.lines, sorter=by_line), len(own.lines) - 1)]
+    same = (own.lines[at] == theirs.lines) & (own.users[at] == theirs.users) & (own.items[at] == theirs.items)
+    return bool(same.all()) and len(theirs.lines) == len(general.inter_feat)
+
+
+def count_before_split(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> np.ndarray:
+    """How often each item occurs before the split, the same for every model of a command.
+
+    Args:
+        whole: the data set.
+        parts: its training, validation and test rows, before any is sampled.
+
+    Returns:
+        int64 [items], 0 for padding.
+    """
+    if whole.config["benchmark_filename"] is None:
+        items = whole.in_time.items[split_point(whole, parts)[0]]
+    else:
+        items = told_interactions(parts[0])[:, 1]
+    counts: np.ndarray = np.bincount(items, minlength=whole.item_num)
+    return counts
