@@ -297,7 +297,7 @@ def test_the_same_command_again_computes_nothing_says_so_and_gives_the_same(side
         ("--topk=[10,15]", True),
         ("--micro_batch_tokens=512", True),
         ("--generation_batch_tokens=512", True),
-        ("--faiss_index=HNSW8", True),
+        ("--faiss_index=HNSW8", False),
         ("--seed=7", False),
         ("--BIGRec.learning_rate=0.01", False),
         ("--valid_sample_size=5", False),

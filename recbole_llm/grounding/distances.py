@@ -64,13 +64,13 @@ class Members:
         """All items at the listed points, each with the value of its point.
 
         Args:
-            points: int64 ``[rows, listed]``.
+            points: int64 ``[rows, listed]``; -1 for none.
             values: float64 ``[rows, listed]``.
 
         Returns:
             Items int64 and values float64, both ``[rows, width]``; item 0 and value +inf behind a row's last.
         """
-        sizes = self.extra[points] + 1
+        sizes = np.where(points >= 0, self.extra[points] + 1, 0)
         if (sizes == 1).all():
             return self.items[self.starts[points]], values
         flat, n_items = sizes.ravel(), sizes.sum(axis=1)

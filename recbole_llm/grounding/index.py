@@ -28,6 +28,7 @@ from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
 logger = logging.getLogger(__name__)
 
 _SPARE = 16  # points retrieved beyond k, so that rounding can rarely hide a true neighbour
+_DEPTH = 100  # points that an approximate index lists for ranks, at least, so that topk does not decide what is found
 _SAMPLE = 100  # queries that the recall of an approximate index is measured on, at most
 
 
@@ -131,15 +132,15 @@ class ItemIndex:
             ``(distances, item_ids)``, both ``[queries, min(k, rankable)]`` of the type of ``queries``: L2 distances
             (not squared) in float64, int64 ids. An approximate index may miss items, but its distances are exact.
         """
-        distances, places = self._nearest(checked_queries(queries, self.dimension), k)
+        distances, places = self._nearest(checked_queries(queries, self.dimension), k, k)
         return like(distances, queries), like(self._ids[places], queries)
 
     def rank(self, queries: Any, targets: Any, k: int) -> Ranking:
         """Ranks all items: the rankable ones and those that they represent, at the same distance, in the order of ids.
 
-        An exact index ranks every target. An approximate one lists the items of the ``k`` nearest points that it finds,
-        and the rank of a target is its place in that list; one that is not listed is not ranked (-1), which every
-        metric at ``k`` and below counts as a miss.
+        An exact index ranks every target. An approximate one lists the items of the nearest points that it finds, 100
+        points or ``k`` if that is more, and the rank of a target is its place in that list; one that is not listed is
+        not ranked (-1), which every metric at ``k`` and below counts as a miss.
 
         Args:
             queries: ``[queries, d]``.
@@ -153,7 +154,7 @@ class ItemIndex:
         wanted = None if targets is None else checked_ids(targets, len(points), len(self._rankable))
         if self.exact and not self._ascending:
             return rank_scores(-self._table(points, expand=True), wanted, k)
-        distances, places = self._nearest(points, k)
+        distances, places = self._nearest(points, k, k if self.exact else _DEPTH)
         items, values = self._members.expand(places, distances)
         ranking = rank_listed(items, 0.0 - values, wanted, k)
         if self.exact and wanted is not None:
@@ -183,36 +184,43 @@ class ItemIndex:
             result[:, followers] = result[:, self._representative[followers]]
         return result
 
-    def _nearest(self, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and places among the rankable items, both ``[queries, min(k, rankable)]``; ties by lower id."""
+    def _nearest(self, points: np.ndarray, k: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest ``k`` rankable items, and more up to ``depth`` if they are found; ties by lower id.
+
+        Returns:
+            Distances and places among the rankable items, both ``[queries, max(k, depth)]``, no wider than there are
+            items; +inf and -1 behind the last one found.
+        """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        k = min(k, len(self._ids))
-        distances, places = np.empty((len(points), k)), np.empty((len(points), k), dtype=np.int64)
-        for block in blocks(len(points), k + _SPARE):
-            distances[block], places[block] = self._nearest_by(self._engine, points[block], k)
+        k, depth = min(k, len(self._ids)), min(max(k, depth), len(self._ids))
+        distances, places = np.empty((len(points), depth)), np.empty((len(points), depth), dtype=np.int64)
+        for block in blocks(len(points), depth + _SPARE):
+            distances[block], places[block] = self._nearest_by(self._engine, points[block], k, depth)
         if not self.exact and self.recall is None and len(points):
-            self._measure_recall(points, places)
+            self._measure_recall(points, places[:, :k])
         return distances, places
 
-    def _nearest_by(self, engine: Engine, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`_nearest`; what the engine may have missed by rounding, or did not find, is found otherwise."""
+    def _nearest_by(self, engine: Engine, points: np.ndarray, k: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`_nearest`; where an engine finds less than ``k``, or rounding may hide one, others look again."""
         centred = self._points.centre_queries(points)
-        squared, places = engine.nearest(centred.astype(np.float32), min(k + _SPARE, len(self._ids)))
-        n_found = np.count_nonzero(places >= 0, axis=1)
-        places, direct = self._in_order(points, places)
-        complete = n_found >= k
-        if engine.exact and places.shape[1] < len(self._ids):
+        squared, found = engine.nearest(centred.astype(np.float32), min(depth + _SPARE, len(self._ids)))
+        found, direct = self._in_order(points, found)
+        complete = found[:, k - 1] >= 0
+        if engine.exact and found.shape[1] < len(self._ids):
             # Whatever was not retrieved is farther than the last one retrieved, up to rounding on both sides.
             with np.errstate(invalid="ignore"):
                 complete &= direct[:, k - 1] ** 2 < squared[:, -1] - self._points.search_error(centred)
+        direct, found = direct[:, :depth], found[:, :depth]
         again = np.flatnonzero(~complete)
-        direct, places = direct[:, :k], places[:, :k]
-        if len(again) and engine.exact:
-            direct[again], places[again] = self._nearest_of_table(points[again], k)
-        elif len(again):
-            direct[again], places[again] = self._nearest_by(exact_engine(self._points), points[again], k)
-        return direct, places
+        if len(again):
+            direct[again], found[again] = np.inf, -1
+            if engine.exact:
+                direct[again, :k], found[again, :k] = self._nearest_of_table(points[again], k)
+            else:
+                exact = exact_engine(self._points)
+                direct[again, :k], found[again, :k] = self._nearest_by(exact, points[again], k, k)
+        return direct, found
 
     def _in_order(self, points: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The places of each row and their direct distances, nearest first, equal distances by lower id, -1 last."""
@@ -236,7 +244,7 @@ class ItemIndex:
         """Compare what was found for some queries with what there is, once, and log it."""
         k = places.shape[1]
         sample = np.unique(np.linspace(0, len(points) - 1, _SAMPLE).astype(np.int64))
-        exact = self._nearest_by(exact_engine(self._points), points[sample], k)[1]
+        exact = self._nearest_by(exact_engine(self._points), points[sample], k, k)[1]
         found = [len(np.intersect1d(*rows)) / k for rows in zip(exact, places[sample], strict=True)]
         self.recall = float(np.mean(found))
         logger.info(
