@@ -32,6 +32,8 @@ TYPE_NAMES: Mapping[type, str] = {
     list: "a list",
     dict: "a mapping",
 }
+NO_DEFAULT: Any = object()
+"""The default of a setting whose component has none."""
 _Self = TypeVar("_Self", bound="Declared")
 
 
@@ -53,6 +55,8 @@ class Setting:
         like: what is accepted, in words, where ``pattern`` or ``accept`` decides: ``text like [3,inf)``.
         share: whether the value is an amount: an integer is a count from ``low`` (1 by default), a decimal a share of
             at most 1, above 0 where counts are.
+        scope: axis values under which alone it is read; a selector's and an adapter's own setting has its name.
+        axis: the axis whose values it names: :func:`recbole_llm.registry.choices` says which there are.
         key: the whole name of the setting; by default the component's prefix and the name of the field.
     """
 
@@ -68,6 +72,8 @@ class Setting:
     accept: Callable[[Any], bool] | None = None
     like: str = ""
     share: bool = False
+    scope: str = ""
+    axis: str = ""
     key: str = ""
 
 
@@ -80,7 +86,7 @@ class Key:
         types: accepted Python types; ``float`` takes integers too, ``int`` takes no True and False.
         null: whether ``~`` (None) is accepted.
         setting: meaning and range.
-        default: of the component; :data:`dataclasses.MISSING` where it has none.
+        default: of the component; :data:`NO_DEFAULT` where it has none.
         owner: the component: the class that declares it.
     """
 
@@ -88,7 +94,7 @@ class Key:
     types: tuple[type, ...]
     null: bool
     setting: Setting
-    default: Any = MISSING
+    default: Any = NO_DEFAULT
     owner: type = object
 
     @property
@@ -121,7 +127,7 @@ class Key:
             InputError: with what is allowed.
         """
         if not self.accepts(value):
-            raise InputError(f"{source}{self.name}", f"{value!r} is not allowed; give {self}")
+            raise InputError(f"{source}{self.name}: {value!r} is not allowed; give {self}")
 
     @property
     def _item_types(self) -> tuple[type, ...]:
@@ -281,4 +287,6 @@ def _plain(kind: type) -> type:
 
 
 def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return NO_DEFAULT if field.default is MISSING else field.default

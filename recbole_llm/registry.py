@@ -1,21 +1,21 @@
-"""Names of the four axes and of grounding, and the classes they stand for.
+"""Names of the models and of the axes' values, and the classes they stand for, ours and those of other distributions.
 
-Everything is imported on demand: looking a name up never loads the other entries of its table.
+Everything is imported on demand: looking a name up never loads the other entries of its table. A third party adds a
+value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum`` or
+``grounding``.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import re
+import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import InputError
-from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 
 # A value is "module:Class", or None where the name means that the axis does nothing.
 MODELS: Mapping[str, str | None] = {
@@ -65,7 +65,7 @@ AXES: Mapping[str, Mapping[str, str | None]] = {
     "grounding": GROUNDINGS,
 }
 
-ENTRY_POINT_GROUP = "recbole_llm.models"
+OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
@@ -88,116 +88,63 @@ def load_class(reference: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
+def added_choices(axis: str) -> Mapping[str, EntryPoint]:
+    """Values of an axis, or models, that other installed distributions offer in the group ``recbole_llm.<axis>``.
+
+    Names of our own stay ours.
+    """
+    own = MODELS if axis == "model" else AXES[axis]
+    found = _entries(f"recbole_llm.{axis}", tuple(sys.path))
+    return {entry.name: entry for entry in found if entry.name not in own}
+
+
+@lru_cache(maxsize=16)
+def _entries(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Entry points of a group; what is installed may change with ``sys.path``."""
+    groups = (group, OLD_MODEL_GROUP) if group == "recbole_llm.model" else (group,)
+    return tuple(entry for name in groups for entry in entry_points(group=name))
+
+
+def choices(axis: str) -> tuple[str, ...]:
+    """All names of an axis' values, ours first."""
+    return (*AXES[axis], *added_choices(axis))
+
+
+def load_entry(entry: EntryPoint) -> Any:
+    """Import what another distribution offers.
+
+    Raises:
+        InputError: it does not load, named as theirs.
+    """
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        kind = "model" if entry.group in (OLD_MODEL_GROUP, "recbole_llm.model") else entry.group.rpartition(".")[2]
+        raise InputError(
+            f"{kind} {entry.name} of another package ({entry.value}) does not load: {error}", kind="environment"
+        ) from error
+
+
 def find_choice(axis: str, value: str) -> type | None:
     """The class behind one axis value, such as ``find_choice("adapter", "lora")``.
 
     Args:
         axis: a name in :data:`AXES`.
-        value: a name in that axis' table; what stands behind a colon, as in ``fixed:0.5``, is the class's own affair.
+        value: a name of that axis; what stands behind a colon, as in ``fixed:0.5``, is the class's own affair.
 
     Returns:
         The class, or None where the value means that the axis does nothing.
 
     Raises:
-        InputError: the axis has no such value.
+        InputError: the axis has no such value, or another distribution's does not load.
     """
-    table = AXES[axis]
     name = value.partition(":")[0]
-    if name not in table:
-        raise InputError(f"there is no {axis} named '{value}'; choose from: {', '.join(table)}")
-    reference = table[name]
-    return load_class(reference) if reference else None
-
-
-# ---------------------------------------------------------------------------------------------------------- models
-
-
-def presets() -> dict[str, Path]:
-    """Presets by name: the files ``properties/model/<Preset>.yaml`` that name their ``llm_recommender``."""
-    files = sorted((find_properties() / "model").glob("*.yaml"))
-    return {file.stem: file for file in files if file.stem not in MODELS and load_yaml(file).get("llm_recommender")}
-
-
-def plugin_models() -> dict[str, EntryPoint]:
-    """Models that other installed distributions offer in the entry-point group ``recbole_llm.models``."""
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
-
-@lru_cache(maxsize=1)
-def recbole_models() -> Mapping[str, str]:
-    """RecBole's models: exact class name -> ``"module:Class"``, read from its source files without importing them.
-
-    RecBole finds a model by the lower-case name of its file; the class in it carries the name's real spelling.
-    """
-    models = {}
-    for file in sorted(recbole_folder().glob("model/*_recommender/*.py")):
-        for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), flags=re.MULTILINE):
-            if name.lower() == file.stem:
-                models[name] = f"recbole.model.{file.parent.name}.{file.stem}:{name}"
-    return models
-
-
-def llm_model_names() -> list[str]:
-    """Every LLM-based model: ours, the presets, and those of other distributions."""
-    return sorted({*MODELS, *presets(), *plugin_models()})
-
-
-def model_names() -> list[str]:
-    """Every name that ``--model`` takes."""
-    return sorted({*llm_model_names(), *recbole_models()})
-
-
-def is_llm_model(model: str | type) -> bool:
-    """Whether a model, given by name or class, is one of the LLM-based ones rather than RecBole's own."""
-    if isinstance(model, str):
-        return model in MODELS or model in presets() or model in plugin_models()
-    # By name, so that asking about SASRec does not import the LLM packages.
-    return any(base.__name__ == "LLMRecommender" for base in model.__mro__)
-
-
-def find_model(name: str, llm_recommender: str | None = None) -> type:
-    """The class that ``--model=<name>`` builds.
-
-    Args:
-        name: one of our models, a preset, a model of another distribution, or one of RecBole's, upper and lower
-            case as there.
-        llm_recommender: the class that a preset is built on, when the user sets it; the preset's own choice otherwise.
-
-    Raises:
-        InputError: no such model (with the nearest names), a model whose package is missing, or an ``llm_recommender``
-            that the model has no use for.
-    """
-    preset = presets().get(name)
-    if preset is not None:
-        return _recommender_of(name, llm_recommender or str(load_yaml(preset)["llm_recommender"]))
-    if llm_recommender not in (None, name):
-        raise InputError(f"llm_recommender: '{llm_recommender}' is for presets; {name} is a model of its own")
-    if name in MODELS:
-        return load_class(str(MODELS[name]))
-    if name in plugin_models():
-        return _load_plugin(plugin_models()[name])
-    if name in recbole_models():
-        try:
-            return load_class(recbole_models()[name])
-        except ModuleNotFoundError as error:
-            raise InputError(f"RecBole's {name} needs the package '{error.name}': pip install {error.name}") from error
-    hint = suggestion(name, model_names(), f"; LLM models: {', '.join(llm_model_names())}; the rest are RecBole's")
-    raise InputError(f"there is no model named '{name}'{hint}")
-
-
-def _recommender_of(preset: str, recommender: str) -> type:
-    """The class a preset is built on, which must be an LLM model and not a preset itself."""
-    classes = {*MODELS, *plugin_models()}
-    if recommender not in classes:
-        raise InputError(
-            f"{preset}: there is no llm_recommender named '{recommender}'; choose from: {', '.join(sorted(classes))}"
-        )
-    return find_model(recommender)
-
-
-def _load_plugin(entry: EntryPoint) -> Any:
-    """Import a third party's model; what fails there is named as theirs."""
-    try:
-        return entry.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"model {entry.name} of another package ({entry.value}) does not load: {error}") from error
+    if name in AXES[axis]:
+        reference = AXES[axis][name]
+        return load_class(reference) if reference else None
+    if name in added_choices(axis):
+        found: type = load_entry(added_choices(axis)[name])
+        return found
+    raise InputError(
+        axis, f"there is no {axis} named '{value}'; choose from: {', '.join(choices(axis))}", kind="unknown"
+    )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.quick_start import main
-from recbole_llm.registry import is_llm_model
 from recbole_llm.report import ResultTable
+from recbole_llm.settings.models import is_llm_model
 
 # The smallest LLM; it learns fast enough that one epoch changes its answers.
 TINY = (

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from recbole_llm.classic.by_labels import by_labels
-from recbole_llm.registry import find_model
 from recbole_llm.settings.defaults import CLICK_IF_ASKED, task_of
+from recbole_llm.settings.models import find_model
 from tests.worlds import side_file_settings
 
 LABELLED = ("--eval_args={mode: labeled}", "--valid_metric=AUC")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from recbole_llm.quick_start import main
-from recbole_llm.registry import recbole_models
+from recbole_llm.settings.models import recbole_models
 from tests.processes import fresh_python
 from tests.worlds import make_world, side_file_settings
 

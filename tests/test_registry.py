@@ -1,4 +1,3 @@
-import importlib
 import shutil
 import sys
 from textwrap import dedent
@@ -8,7 +7,9 @@ import pytest
 from recbole_llm import registry
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties
-from recbole_llm.registry import AXES, MODELS, find_choice, find_model, is_llm_model, load_class, model_names, presets
+from recbole_llm.registry import AXES, MODELS, find_choice, load_class
+from recbole_llm.settings.config import Config
+from recbole_llm.settings.models import find_model, is_llm_model, model_names, presets
 from tests.processes import fresh_python
 
 
@@ -17,8 +18,9 @@ def own_properties(tmp_path, monkeypatch):
     """A copy of the property files that a test may add to."""
     folder = tmp_path / "properties"
     shutil.copytree(find_properties(), folder)
-    for module in ("registry", "settings.defaults", "settings.config"):
-        monkeypatch.setattr(importlib.import_module(f"recbole_llm.{module}"), "find_properties", lambda: folder)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("recbole_llm.") and hasattr(module, "find_properties"):
+            monkeypatch.setattr(module, "find_properties", lambda: folder)
     return folder
 
 
@@ -67,7 +69,7 @@ def test_models_of_recbole_are_found_as_recbole_finds_them():
 
 def test_listing_recbole_models_imports_none_of_them():
     code = (
-        "import sys; from recbole_llm.registry import recbole_models; names = recbole_models();"
+        "import sys; from recbole_llm.settings.models import recbole_models; names = recbole_models();"
         "print(len(names), 'SASRec' in names, 'recbole' in sys.modules, 'torch' in sys.modules)"
     )
     found = fresh_python(code=code).stdout.split()
@@ -110,8 +112,6 @@ def test_a_preset_builds_its_recommender(own_properties):
 
 
 def test_another_distribution_can_add_a_model(plugin, own_properties):
-    from recbole_llm.settings.config import Config
-
     assert is_llm_model("OtherRec") and find_model("OtherRec").__mro__[1] is find_model("BIGRec")
     config = Config("OtherRec", "ml-100k", config_dict={"other_weight": 0.7})
     assert (config["other_weight"], config["epochs"], config["stopping_step"]) == (0.7, 2, 2)

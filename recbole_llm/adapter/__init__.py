@@ -1,12 +1,17 @@
 """Adapters: which weights of the LLM learn, and how they are stored."""
 
-from recbole_llm.adapter.base import Adapter
-from recbole_llm.adapter.full import FullAdapter
-from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
-from recbole_llm.adapter.ilora import INSTANCE_GATES, ILoraAdapter
-from recbole_llm.adapter.lora import LoraAdapter
-from recbole_llm.adapter.states import PermutedStates, SequenceStates
-from recbole_llm.adapter.with_modules import AdapterWithModules
+from typing import TYPE_CHECKING
+
+from recbole_llm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recbole_llm.adapter.base import Adapter
+    from recbole_llm.adapter.full import FullAdapter
+    from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
+    from recbole_llm.adapter.ilora import INSTANCE_GATES, ILoraAdapter
+    from recbole_llm.adapter.lora import LoraAdapter
+    from recbole_llm.adapter.states import PermutedStates, SequenceStates
+    from recbole_llm.adapter.with_modules import AdapterWithModules
 
 __all__ = [
     "INSTANCE_GATES",
@@ -21,3 +26,5 @@ __all__ = [
     "gate_statistics",
     "instance_lora",
 ]
+
+__getattr__ = lazy_exports(__name__, __file__)

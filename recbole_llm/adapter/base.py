@@ -8,20 +8,22 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from recbole_llm.adapter.states import Histories, StatesOf
+from recbole_llm.declare import Declared, keys_of
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
 MANIFEST = "recbole_llm.json"
+_Self = TypeVar("_Self", bound="Adapter")
 
 
-class Adapter(ABC):
+class Adapter(Declared, ABC):
     """Decides which weights of an LLM learn.
 
     One adapter serves one model: :meth:`attach` comes first, and every other method takes the module it returned.
@@ -33,11 +35,12 @@ class Adapter(ABC):
     """Whether the weights depend on whose row is computed; then :meth:`with_states` comes before :meth:`attach`."""
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Adapter:
-        """An adapter from a run's settings: field `r` of adapter `lora` is the key `lora_r`, `seed` the run's own."""
-        names = [field.name for field in fields(cls)] if is_dataclass(cls) else []
-        keys = {name: name if name == "seed" else f"{cls.name}_{name}" for name in names}
-        return cls(**{name: settings[key] for name, key in keys.items() if key in settings})
+    def from_settings(cls: type[_Self], settings: Mapping[str, Any]) -> _Self:
+        """An adapter from a run's settings: field ``r`` of adapter ``lora`` is the key ``lora_r``, ``seed`` is."""
+        found = {field: settings[key.name] for field, key in keys_of(cls).items() if key.name in settings}
+        if "seed" in settings and is_dataclass(cls) and any(field.name == "seed" for field in fields(cls)):
+            found["seed"] = settings["seed"]
+        return cls(**found)
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> nn.Module:
@@ -77,6 +80,8 @@ class Adapter(ABC):
         Raises:
             ValueError: names or shapes are not those of the model's trainable weights.
         """
+        import torch
+
         own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if difference := describe_difference(state, own):
             raise ValueError(f"the state does not fit the model: {difference}")

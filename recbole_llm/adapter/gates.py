@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GATES = ("linear", "mlp", "topk", "noisy")
-"""Kinds of :class:`GateNetwork`."""
+from recbole_llm.adapter.ilora import GATES
 
 
 def instance_lora(x: Any, A: Any, B: Any, gates: Any, scaling: float) -> Any:

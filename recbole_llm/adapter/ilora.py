@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from peft import LoraConfig, PeftConfig, PeftModel
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-
-from recbole_llm.adapter.gates import GATES, gate_statistics
-from recbole_llm.adapter.ilora_peft import SCALES, ILoraConfig, ILoraModel, recomputes
 from recbole_llm.adapter.lora import LoraAdapter
 from recbole_llm.adapter.states import Histories, PermutedStates, SequenceStates, StatesOf
+from recbole_llm.declare import Setting
 from recbole_llm.errors import InputError
 
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from recbole_llm.adapter.ilora_peft import ILoraModel
+
+GATES = ("linear", "mlp", "topk", "noisy")
+"""Kinds of :class:`~recbole_llm.adapter.gates.GateNetwork`."""
 INSTANCE_GATES = "instance_gates"
 """The argument of a forward pass, among :meth:`ILoraAdapter.row_inputs`: gates [rows, experts]."""
 _SHOWN_NOWHERE_IN_WEIGHTS = ("num_experts", "gate", "gate_top_k", "scale")
-_OF_LORA = {own.name for own in fields(LoraConfig)}
-_OWN_SETTINGS = [own.name for own in fields(ILoraConfig) if own.name not in _OF_LORA]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class ILoraAdapter(LoraAdapter):
     uniform gates, or K = 1, are LoRA. The gates come from a small network, trained along, that reads a sequence
     representation of a frozen sequential recommender. :meth:`instances` says whose rows a forward pass has.
 
-    The defaults are the authors', but for the gate network: theirs is a convolutional one in the published code, with
-    batch statistics over users; the paper describes a function of the representation alone.
+    The authors' published code has a convolutional gate network, with batch statistics over users; the gates here are a
+    function of the representation alone, as the paper describes them. Rank, scale, dropout and targets are LoRA's, the
+    keys ``lora_*``; the authors' own values are those of the preset iLoRA.
 
     Attributes:
         r: rank of all experts together, a multiple of `num_experts`.
@@ -53,17 +55,22 @@ class ILoraAdapter(LoraAdapter):
         states: the source of sequence representations; :meth:`with_states` sets it.
     """
 
-    alpha: float = 32
-    dropout: float = 0.1
-    target_modules: Any = "all"
-    num_experts: int = 4
-    gate: str = "linear"
-    gate_hidden_size: int = 128
-    gate_top_k: int = 2
-    gate_noise: float = 0.1
-    scale: str = "expert_rank"
+    num_experts: Annotated[int, Setting("experts that the rank is cut into", low=1, note="divides lora_r")] = 4
+    gate: Annotated[str, Setting("gate network from a sequence state to experts", choices=GATES)] = "linear"
+    gate_hidden_size: Annotated[int, Setting("hidden layer of gate mlp", low=1)] = 128
+    gate_top_k: Annotated[int, Setting("experts that gate topk leaves to a row", low=2)] = 2
+    gate_noise: Annotated[
+        float, Setting("standard deviation of the logits' noise in training of gate noisy", low=0)
+    ] = 0.1
+    scale: Annotated[
+        str,
+        Setting(
+            "what lora_alpha is divided by",
+            choices={"expert_rank": "the rank of an expert", "rank": "the rank of all experts"},
+        ),
+    ] = "expert_rank"
     representation_size: int = 64
-    permuted: bool = False
+    permuted: Annotated[bool, Setting("control experiment: gates go by another training row's history")] = False
     states: SequenceStates | None = field(default=None, repr=False, compare=False)
 
     name: ClassVar[str] = "ilora"
@@ -71,31 +78,24 @@ class ILoraAdapter(LoraAdapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_experts", "gate_hidden_size", "representation_size", "gate_top_k"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"iLoRA {name} = {value!r} must be an integer of at least 1")
+        if not isinstance(self.representation_size, int) or self.representation_size < 1:
+            raise InputError(
+                f"iLoRA representation_size = {self.representation_size!r} must be an integer of at least 1"
+            )
         if self.r % self.num_experts:
             raise InputError(
+                "ilora_num_experts",
                 f"iLoRA cannot cut rank r = {self.r} into num_experts = {self.num_experts} equal parts; make lora_r a "
-                "multiple of ilora_num_experts"
+                "multiple of ilora_num_experts",
+                kind="conflict",
             )
-        for name, choices in (("gate", GATES), ("scale", SCALES)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"iLoRA {name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
         if self.gate == "topk" and not min(2, self.num_experts) <= self.gate_top_k <= self.num_experts:
             raise InputError(
+                "ilora_gate_top_k",
                 f"iLoRA gate_top_k = {self.gate_top_k} must lie in 2 ... num_experts = {self.num_experts}: a single "
-                "expert's gate is always 1 and learns nothing"
+                "expert's gate is always 1 and learns nothing",
+                kind="conflict",
             )
-        if not isinstance(self.gate_noise, int | float) or not 0 <= self.gate_noise < float("inf"):
-            raise InputError(f"iLoRA gate_noise = {self.gate_noise!r} must be at least 0")
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> ILoraAdapter:
-        """From a run's settings: rank, alpha, dropout and targets are the keys `lora_*`, the others `ilora_*`."""
-        shared = {f"i{key}": value for key, value in settings.items() if key.startswith("lora_")}
-        return super().from_settings({**shared, **settings})
 
     def with_states(self, compute: StatesOf, width: int) -> ILoraAdapter:
         """This adapter with a source of sequence representations, which gives their size as well."""
@@ -111,6 +111,8 @@ class ILoraAdapter(LoraAdapter):
         Raises:
             InputError: a name of `target_modules` matches no linear map of the model.
         """
+        from recbole_llm.adapter.ilora_peft import recomputes
+
         checkpoints = recomputes(model)
         tuned = super().attach(model)
         if checkpoints:
@@ -118,6 +120,8 @@ class ILoraAdapter(LoraAdapter):
         return tuned
 
     def _peft_config(self, model: PreTrainedModel, targets: str | list[str]) -> PeftConfig:
+        from recbole_llm.adapter.ilora_peft import ILoraConfig
+
         return ILoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
@@ -163,6 +167,8 @@ class ILoraAdapter(LoraAdapter):
 
     def row_facts(self, model: nn.Module, histories: Histories) -> dict[str, Any]:
         """See :func:`gate_statistics`."""
+        from recbole_llm.adapter.gates import gate_statistics
+
         return gate_statistics(self._fixed_gates(model, histories))
 
     def _fixed_gates(self, model: nn.Module, histories: Histories) -> Tensor:
@@ -180,9 +186,12 @@ class ILoraAdapter(LoraAdapter):
 
     def _own_settings(self) -> dict[str, Any]:
         """What LoRA's configuration does not have."""
-        return {name: getattr(self, name) for name in _OWN_SETTINGS}
+        others = {"permuted", "states", *(own.name for own in fields(LoraAdapter))}
+        return {own.name: getattr(self, own.name) for own in fields(self) if own.name not in others}
 
     def _load_weights(self, model: PeftModel, folder: Path) -> None:
+        from peft import PeftConfig
+
         attached = model.peft_config[model.active_adapter]
         super()._load_weights(model, folder)
         saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)

@@ -6,25 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    prepare_model_for_kbit_training,
-    set_peft_model_state_dict,
-)
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, load_peft_weights
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from recbole_llm.adapter.base import Adapter, describe_difference
+from recbole_llm.declare import Setting
 from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 # Names of the query and value projections, alone or fused with the key, in the families transformers knows.
 _QUERY_VALUE = (
@@ -53,25 +44,21 @@ class LoraAdapter(Adapter):
         seed: of A's initial values; the global random state is left as it was.
     """
 
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.05
-    target_modules: str | Sequence[str] = "auto"
+    r: Annotated[int, Setting("rank of LoRA", low=1)] = 8
+    alpha: Annotated[
+        float, Setting("scale of LoRA", above=0, note="its update is multiplied by lora_alpha / lora_r")
+    ] = 16
+    dropout: Annotated[float, Setting("dropout before LoRA", low=0, below=1)] = 0.05
+    target_modules: Annotated[
+        str | Sequence[str],
+        Setting(
+            "names of the linear maps that get LoRA",
+            note="auto takes query and value, all takes every one but the head",
+        ),
+    ] = "auto"
     seed: int = 0
 
     name: ClassVar[str] = "lora"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.r, int) or self.r < 1:
-            raise InputError(f"LoRA rank r = {self.r!r} must be an integer of at least 1")
-        if not isinstance(self.alpha, int | float) or not self.alpha > 0:
-            raise InputError(f"LoRA alpha = {self.alpha!r} must be above 0")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise InputError(f"LoRA dropout = {self.dropout!r} must lie in [0, 1)")
-        if not self.target_modules:
-            raise InputError(
-                "LoRA target_modules is empty; give 'auto', 'all' or module names such as [q_proj, v_proj]"
-            )
 
     def attach(self, model: PreTrainedModel) -> PeftModel:
         """Freeze the LLM and add the low-rank maps, in float32 whatever the LLM's own number type is.
@@ -79,6 +66,9 @@ class LoraAdapter(Adapter):
         Raises:
             InputError: a name of `target_modules` matches no linear map of the model.
         """
+        import torch
+        from peft import get_peft_model, prepare_model_for_kbit_training
+
         targets = find_target_modules(model, self.target_modules)
         if getattr(model, "is_quantized", False):
             model = prepare_model_for_kbit_training(
@@ -94,6 +84,9 @@ class LoraAdapter(Adapter):
                 raise InputError(f"{self.name} cannot be attached to {type(model).__name__}: {reason}") from error
 
     def _peft_config(self, model: PreTrainedModel, targets: str | list[str]) -> PeftConfig:
+        from peft import LoraConfig
+        from transformers.pytorch_utils import Conv1D
+
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
@@ -126,6 +119,10 @@ class LoraAdapter(Adapter):
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def _load_weights(self, model: PeftModel, folder: Path) -> None:
+        import torch
+        from peft import set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+
         _check_settings(model.peft_config[model.active_adapter], folder)
         state = load_peft_weights(str(folder), device="cpu")
         if difference := describe_difference(state, _peft_state(model)):
@@ -149,6 +146,10 @@ def find_target_modules(model: nn.Module, wanted: str | Sequence[str]) -> str | 
     Raises:
         InputError: a name matches no linear map; names some that would.
     """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     endings = {name.rpartition(".")[2] for name in linear}
     if wanted == "all":
@@ -169,6 +170,8 @@ def find_target_modules(model: nn.Module, wanted: str | Sequence[str]) -> str | 
 
 def _peft_state(model: PeftModel) -> dict[str, Tensor]:
     """The adapter's tensors under the names peft gives them in a file."""
+    from peft import get_peft_model_state_dict
+
     return get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
 
 
@@ -180,6 +183,8 @@ def _check_learned(state: Mapping[str, Tensor], folder: Path) -> None:
 
 def _check_settings(attached: PeftConfig, folder: Path) -> None:
     """Rank and targets show in shapes and names; the scale shows nowhere in the weights."""
+    from peft import PeftConfig
+
     try:
         saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from recbole_llm.errors import InputError
 from recbole_llm.stages import stage_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Histories = Sequence[Sequence[int]]
 """Item ids of each row's history, oldest first."""
@@ -33,6 +35,8 @@ class SequenceStates:
 
     def of(self, histories: Histories) -> Tensor:
         """States of rows. Returns: float32 [rows, d]."""
+        import torch
+
         return torch.from_numpy(self._compute(histories))
 
 

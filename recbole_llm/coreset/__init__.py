@@ -1,38 +1,43 @@
 """Which rows to train on: scores, selectors and the draw. Arrays in, row ids out; knows nothing of RecBole."""
 
-from recbole_llm.coreset.ccs import CCSSelector
-from recbole_llm.coreset.d2_pruning import D2PruningSelector
-from recbole_llm.coreset.dealrec import DEALRecSelector
-from recbole_llm.coreset.dsir import DSIRSelector
-from recbole_llm.coreset.effort import effort_scores, effort_weights, losses_per_row
-from recbole_llm.coreset.el2n import EL2NSelector, el2n_scores
-from recbole_llm.coreset.fdmat import FDMatSelector
-from recbole_llm.coreset.goracs.search import GoracsSettings
-from recbole_llm.coreset.goracs.select import GoracsInfo, goracs_select
-from recbole_llm.coreset.goracs.selector import GoracsSelector
-from recbole_llm.coreset.goracs.transport import proxy_objective
-from recbole_llm.coreset.gradient_norms import GradientNorms, row_gradient_norms
-from recbole_llm.coreset.grand import GraNdSelector, grand_scores
-from recbole_llm.coreset.herding import HerdingSelector
-from recbole_llm.coreset.influence.row_losses import MeanLoss, influence_scores, parameter_losses
-from recbole_llm.coreset.influence.rows import Influence, row_influence
-from recbole_llm.coreset.influence.solvers import Solution, extreme_eigenvalues, inverse_hvp, solve
-from recbole_llm.coreset.k_center import KCenterSelector
-from recbole_llm.coreset.moderate import ModerateSelector
-from recbole_llm.coreset.qdit import QDITSelector
-from recbole_llm.coreset.random import RandomSelector
-from recbole_llm.coreset.recranker import RecRankerSelector
-from recbole_llm.coreset.scores import (
-    allocate_budget,
-    combine_scores,
-    join_on_ids,
-    resolve_budget,
-    scale_scores,
-    score_strata,
-    stratified_sample,
-)
-from recbole_llm.coreset.selector import Input, Selection, Selector
-from recbole_llm.coreset.tf_dcon import TFDConSelector
+from typing import TYPE_CHECKING
+
+from recbole_llm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recbole_llm.coreset.ccs import CCSSelector
+    from recbole_llm.coreset.d2_pruning import D2PruningSelector
+    from recbole_llm.coreset.dealrec import DEALRecSelector
+    from recbole_llm.coreset.dsir import DSIRSelector
+    from recbole_llm.coreset.effort import effort_scores, effort_weights, losses_per_row
+    from recbole_llm.coreset.el2n import EL2NSelector, el2n_scores
+    from recbole_llm.coreset.fdmat import FDMatSelector
+    from recbole_llm.coreset.goracs.search import GoracsSettings
+    from recbole_llm.coreset.goracs.select import GoracsInfo, goracs_select
+    from recbole_llm.coreset.goracs.selector import GoracsSelector
+    from recbole_llm.coreset.goracs.transport import proxy_objective
+    from recbole_llm.coreset.gradient_norms import GradientNorms, row_gradient_norms
+    from recbole_llm.coreset.grand import GraNdSelector, grand_scores
+    from recbole_llm.coreset.herding import HerdingSelector
+    from recbole_llm.coreset.influence.row_losses import MeanLoss, influence_scores, parameter_losses
+    from recbole_llm.coreset.influence.rows import Influence, row_influence
+    from recbole_llm.coreset.influence.solvers import Solution, extreme_eigenvalues, inverse_hvp, solve
+    from recbole_llm.coreset.k_center import KCenterSelector
+    from recbole_llm.coreset.moderate import ModerateSelector
+    from recbole_llm.coreset.qdit import QDITSelector
+    from recbole_llm.coreset.random import RandomSelector
+    from recbole_llm.coreset.recranker import RecRankerSelector
+    from recbole_llm.coreset.scores import (
+        allocate_budget,
+        combine_scores,
+        join_on_ids,
+        resolve_budget,
+        scale_scores,
+        score_strata,
+        stratified_sample,
+    )
+    from recbole_llm.coreset.selector import Input, Selection, Selector
+    from recbole_llm.coreset.tf_dcon import TFDConSelector
 
 __all__ = [
     "CCSSelector",
@@ -81,3 +86,5 @@ __all__ = [
     "solve",
     "stratified_sample",
 ]
+
+__getattr__ = lazy_exports(__name__, __file__)

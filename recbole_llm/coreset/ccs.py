@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count, checked_ratio
 from recbole_llm.coreset.scores import stratified_sample
 from recbole_llm.coreset.selector import EL2N, Selector
+from recbole_llm.declare import Setting
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,11 @@ class CCSSelector(Selector):
             the smaller the budget is.
     """
 
-    n_groups: int = 50
-    hard_prune_ratio: float = 0.1
+    n_groups: Annotated[int, Setting("strata of equal width", low=1)] = 50
+    hard_prune_ratio: Annotated[float, Setting("share of the highest scores that is cut first", low=0, below=1)] = 0.1
 
     name = "ccs"
     needs = (EL2N,)
-
-    def __post_init__(self) -> None:
-        checked_count("ccs_n_groups", self.n_groups, low=1)
-        checked_ratio("ccs_hard_prune_ratio", self.hard_prune_ratio)
 
     def _select(self, n_rows: int, budget: int, seed: int, *, el2n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return stratified_sample(el2n, budget, self.n_groups, self.hard_prune_ratio, seed), el2n

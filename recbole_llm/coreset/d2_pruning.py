@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count, checked_number
 from recbole_llm.coreset.selector import EL2N, VECTORS, Selector
 from recbole_llm.coreset.vectors import nearest_neighbours, unit_vectors
+from recbole_llm.declare import Setting
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,12 @@ class D2PruningSelector(Selector):
         gamma_reverse: of the second, >= 0; the larger, the less a selected row takes from its neighbours.
     """
 
-    n_neighbours: int = 5
-    gamma_forward: float = 1.0
-    gamma_reverse: float = 1.0
+    n_neighbours: Annotated[int, Setting("neighbours of a row in its graph", low=1)] = 5
+    gamma_forward: Annotated[float, Setting("how fast a neighbour's score counts less with distance", low=0)] = 1.0
+    gamma_reverse: Annotated[float, Setting("how fast a chosen row takes less from its neighbours", low=0)] = 1.0
 
     name = "d2_pruning"
     needs = (VECTORS, EL2N)
-
-    def __post_init__(self) -> None:
-        checked_count("d2_pruning_n_neighbours", self.n_neighbours, low=1)
-        checked_number("d2_pruning_gamma_forward", self.gamma_forward)
-        checked_number("d2_pruning_gamma_reverse", self.gamma_reverse)
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, el2n: np.ndarray

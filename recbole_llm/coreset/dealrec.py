@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count, checked_number, checked_ratio
 from recbole_llm.coreset.scores import SCALINGS, combine_scores, stratified_sample
 from recbole_llm.coreset.selector import EFFORT, INFLUENCE, Selector
-from recbole_llm.errors import InputError
+from recbole_llm.declare import Setting
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,15 @@ class DEALRecSelector(Selector):
         scaling: how both scores are brought to [0, 1], see :func:`scale_scores`.
     """
 
-    weight: float = 0.5
-    n_groups: int = 50
-    hard_prune_ratio: float = 0.1
-    scaling: str = "minmax"
+    weight: Annotated[float, Setting("weight of effort beside influence", low=0)] = 0.5
+    n_groups: Annotated[int, Setting("strata of equal width", low=1)] = 50
+    hard_prune_ratio: Annotated[
+        float, Setting("share of the highest scores that is cut first", low=0, below=1, note="the paper has none")
+    ] = 0.1
+    scaling: Annotated[str, Setting("how both scores come to [0, 1]", choices=SCALINGS)] = "minmax"
 
     name = "dealrec"
     needs = (INFLUENCE, EFFORT)
-
-    def __post_init__(self) -> None:
-        checked_number("dealrec_weight", self.weight)
-        checked_count("dealrec_n_groups", self.n_groups, low=1)
-        checked_ratio("dealrec_hard_prune_ratio", self.hard_prune_ratio)
-        if self.scaling not in SCALINGS:
-            raise InputError(f"dealrec_scaling: {self.scaling!r} is not allowed; give one of {', '.join(SCALINGS)}")
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, influence: np.ndarray, effort: np.ndarray

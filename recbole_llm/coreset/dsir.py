@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count, checked_number
 from recbole_llm.coreset.selector import TARGET_TEXTS, TEXTS, Selector, gumbel_top
+from recbole_llm.declare import Setting
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,12 @@ class DSIRSelector(Selector):
         smoothing: added to the count of every bucket, > 0, so that a bucket that one side lacks decides nothing alone.
     """
 
-    n_buckets: int = 10_000
-    max_ngram: int = 2
-    smoothing: float = 1.0
+    n_buckets: Annotated[int, Setting("buckets of hashed n-grams", low=1)] = 10_000
+    max_ngram: Annotated[int, Setting("longest n-gram in words", low=1)] = 2
+    smoothing: Annotated[float, Setting("added to every bucket's count", above=0)] = 1.0
 
     name = "dsir"
     needs = (TEXTS, TARGET_TEXTS)
-
-    def __post_init__(self) -> None:
-        checked_count("dsir_n_buckets", self.n_buckets, low=1)
-        checked_count("dsir_max_ngram", self.max_ngram, low=1)
-        checked_number("dsir_smoothing", self.smoothing, positive=True)
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, texts: list[str], target_texts: list[str]

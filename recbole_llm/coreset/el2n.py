@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from recbole_llm.arrays import like
 from recbole_llm.coreset.selector import EL2N, Selector, highest
 from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK_ELEMENTS = 2**22
 
@@ -38,6 +39,8 @@ def el2n_scores(logits: Any, targets: Any) -> Any:
     Raises:
         InputError: a target is no item, or logits hold NaN.
     """
+    import torch
+
     scores = torch.as_tensor(logits).detach()
     answers = torch.as_tensor(targets, device=scores.device).long()
     if scores.ndim != 2 or answers.shape != scores.shape[:1]:
@@ -50,10 +53,12 @@ def el2n_scores(logits: Any, targets: Any) -> Any:
     lengths = torch.cat([_error_length(*block) for block in blocks]) if len(scores) else scores.new_zeros(0).double()
     if not lengths.isfinite().all():
         raise InputError("EL2N: the recommender's scores hold NaN, or none of a row's is finite; check its training")
-    return lengths if isinstance(logits, Tensor) else like(lengths.numpy(), logits)
+    return lengths if isinstance(logits, torch.Tensor) else like(lengths.numpy(), logits)
 
 
 def _error_length(logits: Tensor, targets: Tensor) -> Tensor:
+    import torch
+
     error = logits.double().softmax(dim=1)
     error[torch.arange(len(targets), device=targets.device), targets] -= 1  # sum p^2 - 2 p_y + 1 would cancel
     return error.norm(dim=1)

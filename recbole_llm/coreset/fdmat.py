@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count
 from recbole_llm.coreset.goracs.search import GoracsSettings
 from recbole_llm.coreset.goracs.select import Labels, select_rows
 from recbole_llm.coreset.goracs.selector import outcome_of
 from recbole_llm.coreset.labels import LABELS, with_labels
 from recbole_llm.coreset.selector import VECTORS, Selector
+from recbole_llm.declare import Setting
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,11 @@ class FDMatSelector(Selector):
         max_exchanges: after the greedy start, >= 0.
     """
 
-    n_targets: int = 2000
-    max_exchanges: int = 100
+    n_targets: Annotated[int, Setting("rows drawn by seed that stand for all", low=1)] = 2000
+    max_exchanges: Annotated[int, Setting("exchanges after the greedy start", low=0)] = 100
 
     name = "fdmat"
     needs = (VECTORS, LABELS)
-
-    def __post_init__(self) -> None:
-        checked_count("fdmat_n_targets", self.n_targets, low=1)
-        checked_count("fdmat_max_exchanges", self.max_exchanges)
 
     def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return super()._checked(ids, with_labels(inputs, ids))

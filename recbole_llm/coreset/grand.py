@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from recbole_llm.coreset.selector import GRAND, Selector, highest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ def grand_scores(
     Returns:
         float64 ``[rows]``.
     """
+    import torch
+
     point = params.detach()
 
     def norm(row: Mapping[str, Tensor]) -> Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count, checked_scores
+from recbole_llm.coreset.checks import checked_scores
 from recbole_llm.coreset.lazy import lazy_argmin
 from recbole_llm.coreset.scores import scale_scores
 from recbole_llm.coreset.selector import VECTORS, Input, Selector
 from recbole_llm.coreset.vectors import unit_vectors
-from recbole_llm.errors import InputError
+from recbole_llm.declare import Setting
 
 _BLOCK_ELEMENTS = 2**21
 
@@ -31,16 +32,11 @@ class QDITSelector(Selector):
         n_targets: rows, drawn at random, that stand for all in the first sum, >= 1.
     """
 
-    weight: float = 0.5
-    n_targets: int = 10000
+    weight: Annotated[float, Setting("weight of quality beside diversity", low=0, high=1)] = 0.5
+    n_targets: Annotated[int, Setting("rows drawn by seed that stand for all", low=1)] = 10_000
 
     name = "qdit"
     needs = (VECTORS, QUALITY)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not 0 <= self.weight <= 1:
-            raise InputError(f"qdit_weight: {self.weight!r} is not allowed; give a number in [0, 1]")
-        checked_count("qdit_n_targets", self.n_targets, low=1)
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, quality: np.ndarray

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count
 from recbole_llm.coreset.selector import HISTORY_LENGTHS, RECOMMENDER_VECTORS, Selector, gumbel_top
 from recbole_llm.coreset.vectors import k_means
+from recbole_llm.declare import Setting
 
 _SHARE = 0.6  # of the budget, drawn in each of the two ways
 _REPEAT = 0.95  # what an entry weighs less with every time its row was drawn
@@ -26,13 +27,10 @@ class RecRankerSelector(Selector):
         n_clusters: of users, >= 1; 10 in RecRanker, while DEALRec searches 25, 50 and 75.
     """
 
-    n_clusters: int = 10
+    n_clusters: Annotated[int, Setting("clusters of rows", low=1)] = 10
 
     name = "recranker"
     needs = (RECOMMENDER_VECTORS, HISTORY_LENGTHS)
-
-    def __post_init__(self) -> None:
-        checked_count("recranker_n_clusters", self.n_clusters, low=1)
 
     def _select(
         self,

@@ -9,7 +9,6 @@ import logging
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from recbole_llm.arrays import like, to_numpy
 from recbole_llm.coreset.checks import (
@@ -73,6 +72,8 @@ def scale_scores(scores: Any, scaling: str = "minmax") -> Any:
     if not len(values):
         return like(values, scores)
     if scaling == "rank":
+        from scipy.stats import rankdata
+
         values = rankdata(values)
     elif scaling == "clip":
         values = np.clip(values, *np.percentile(values, _CLIP))

@@ -20,6 +20,7 @@ from recbole_llm.coreset.checks import (
     checked_texts,
     checked_vectors,
 )
+from recbole_llm.declare import Declared
 from recbole_llm.errors import InputError
 
 
@@ -88,19 +89,17 @@ class Selection(_Pair):
         return self
 
 
-class Selector(ABC):
-    """Chooses rows. The result depends on the ids and what belongs to them, not on the order of the rows."""
+class Selector(Declared, ABC):
+    """Chooses rows. The result depends on the ids and what belongs to them, not on the order of the rows.
+
+    The settings of a selector are the fields of its frozen dataclass: field ``n_groups`` of selector ``ccs``, annotated
+    with a :class:`~recbole_llm.declare.Setting`, is the key ``ccs_n_groups``.
+    """
 
     name: ClassVar[str]
     """Value of the config key `coreset`."""
     needs: ClassVar[tuple[Input, ...]] = ()
     """The inputs of :meth:`select`."""
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Selector:
-        """A selector from a run's settings: field `n_groups` of selector `ccs` is the key `ccs_n_groups`."""
-        names = [field.name for field in fields(cls)] if is_dataclass(cls) else []
-        return cls(**{name: settings[f"{cls.name}_{name}"] for name in names if f"{cls.name}_{name}" in settings})
 
     def facts(self) -> dict[str, Any]:
         """Kind and settings, as JSON values: what the result depends on beside ids, budget, seed and inputs."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count
 from recbole_llm.coreset.selector import LLM_VECTORS, RECOMMENDER_VECTORS, Selector
 from recbole_llm.coreset.vectors import k_means, unit_vectors
+from recbole_llm.declare import Setting
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,10 @@ class TFDConSelector(Selector):
         n_clusters: at least 1; DEALRec searches 25, 50 and 75.
     """
 
-    n_clusters: int = 50
+    n_clusters: Annotated[int, Setting("clusters of rows", low=1)] = 50
 
     name = "tf_dcon"
     needs = (RECOMMENDER_VECTORS, LLM_VECTORS)
-
-    def __post_init__(self) -> None:
-        checked_count("tf_dcon_n_clusters", self.n_clusters, low=1)
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, recommender_vectors: np.ndarray, llm_vectors: np.ndarray

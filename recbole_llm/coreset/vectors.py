@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import torch
 
 _BLOCK_ELEMENTS = 2**23  # of one block of distances: 32 MB in float32
 
@@ -26,6 +25,8 @@ def nearest_neighbours(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
     Returns:
         Distances, float64 ``[n, min(k, n - 1)]`` (L2, not squared), nearest first, and the rows' indices.
     """
+    import torch
+
     n_rows = len(vectors)
     k = min(k, n_rows - 1)
     points = torch.from_numpy(np.ascontiguousarray(vectors - vectors.mean(axis=0)))  # centred: fewer digits are lost

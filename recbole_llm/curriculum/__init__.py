@@ -1,15 +1,20 @@
 """Self-distillation and its schedule: how much a model learns from its own easier answers, and for how long."""
 
-from recbole_llm.curriculum.schedule import (
-    DISTILLED,
-    REAL,
-    AdaptiveCurriculum,
-    Curriculum,
-    FixedCurriculum,
-    SelfDistillation,
-    target_weights,
-)
-from recbole_llm.curriculum.weight import adaptive_weight, mean_distance
+from typing import TYPE_CHECKING
+
+from recbole_llm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recbole_llm.curriculum.schedule import (
+        DISTILLED,
+        REAL,
+        AdaptiveCurriculum,
+        Curriculum,
+        FixedCurriculum,
+        SelfDistillation,
+        target_weights,
+    )
+    from recbole_llm.curriculum.weight import adaptive_weight, mean_distance
 
 __all__ = [
     "DISTILLED",
@@ -22,3 +27,5 @@ __all__ = [
     "mean_distance",
     "target_weights",
 ]
+
+__getattr__ = lazy_exports(__name__, __file__)

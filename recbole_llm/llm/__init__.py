@@ -1,14 +1,20 @@
 """Causal language models: loading, loss, text encoding, generation, and a small one made on the spot."""
 
-from recbole_llm.llm.backbone import Backbone, load_backbone, make_backbone
-from recbole_llm.llm.constrained import Assistant, TitleConstraint, beam_item_scores, search_titles
-from recbole_llm.llm.encoder import TextEncoder
-from recbole_llm.llm.generation import Generation, beam_search
-from recbole_llm.llm.likelihood import title_likelihoods, title_scores
-from recbole_llm.llm.loss import answer_log_probs, answer_loss, logits_at, positions_from_mask
-from recbole_llm.llm.text_encoders import EncoderRecipe, SentenceEncoder, find_text_encoder, load_text_encoder
-from recbole_llm.llm.tiny import TinyLLMConfig, build_tiny_llm
-from recbole_llm.llm.trie import TitleTrie
+from typing import TYPE_CHECKING
+
+from recbole_llm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recbole_llm.llm.backbone import Backbone, load_backbone, make_backbone
+    from recbole_llm.llm.constrained import Assistant, TitleConstraint, beam_item_scores, search_titles
+    from recbole_llm.llm.encoder import TextEncoder
+    from recbole_llm.llm.generation import Generation, beam_search
+    from recbole_llm.llm.likelihood import title_likelihoods, title_scores
+    from recbole_llm.llm.loss import answer_log_probs, answer_loss, logits_at, positions_from_mask
+    from recbole_llm.llm.settings import TinyLLMConfig
+    from recbole_llm.llm.text_encoders import EncoderRecipe, SentenceEncoder, find_text_encoder, load_text_encoder
+    from recbole_llm.llm.tiny import build_tiny_llm
+    from recbole_llm.llm.trie import TitleTrie
 
 __all__ = [
     "Assistant",
@@ -35,3 +41,5 @@ __all__ = [
     "title_likelihoods",
     "title_scores",
 ]
+
+__getattr__ = lazy_exports(__name__, __file__)

@@ -11,10 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -24,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.rows import common_prefix, length_batches, pad_batch
+from recbole_llm.llm.settings import TinyLLMConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,72 +43,6 @@ TEMPLATE_REPEATS = 100  # counts of the template's words when merges are learned
 INITIAL_SCALE = 0.06  # standard deviation of fresh weights; so narrow a model learns faster than from the usual 0.02
 WARMUP_SHARE = 0.05
 FINAL_RATE_SHARE = 0.05
-
-# field: (type, smallest, largest)
-_RANGES: dict[str, tuple[type, float, float]] = {
-    "vocab_size": (int, 512, 65536),
-    "hidden_size": (int, 8, 4096),
-    "n_layers": (int, 1, 64),
-    "n_heads": (int, 1, 64),
-    "context_length": (int, 64, 65536),
-    "steps": (int, 1, 10_000_000),
-    "batch_tokens": (int, 64, 10_000_000),
-    "learning_rate": (float, 1e-8, 1.0),
-    "weight_decay": (float, 0.0, 1.0),
-    "seed": (int, 0, 2**63 - 1),
-}
-
-
-@dataclass(frozen=True)
-class TinyLLMConfig:
-    """Sizes and pre-training of the tiny LLM; the configuration key of a field is ``tiny_<field>``.
-
-    Attributes:
-        vocab_size: upper bound on the number of tokens, bytes and special tokens included.
-        hidden_size: width of the states; a multiple of ``2 * n_heads``.
-        n_layers: number of decoder layers.
-        n_heads: number of attention heads.
-        context_length: longest sequence, in tokens.
-        steps: number of optimiser steps.
-        batch_tokens: tokens per optimiser step, padding included.
-        learning_rate: peak learning rate of AdamW (linear warm-up, cosine decay).
-        weight_decay: weight decay of AdamW, on matrices only.
-        seed: seed of the weights and the corpus.
-
-    Raises:
-        InputError: if a value has the wrong type or is out of range.
-    """
-
-    vocab_size: int = 4096
-    hidden_size: int = 192
-    n_layers: int = 2
-    n_heads: int = 4
-    context_length: int = 1024
-    steps: int = 4000
-    batch_tokens: int = 512
-    learning_rate: float = 0.003
-    weight_decay: float = 0.01
-    seed: int = 2020
-
-    def __post_init__(self) -> None:
-        for name, (kind, low, high) in _RANGES.items():
-            value = getattr(self, name)
-            accepted = (int, float) if kind is float else int
-            if isinstance(value, bool) or not isinstance(value, accepted) or not low <= value <= high:
-                noun = "a number" if kind is float else "an integer"
-                raise InputError(f"tiny_{name} is {value!r}; give {noun} from {low:g} to {high:g}.")
-        if self.hidden_size % (2 * self.n_heads):
-            raise InputError(
-                f"tiny_hidden_size {self.hidden_size} is no multiple of twice tiny_n_heads {self.n_heads}; change one."
-            )
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> TinyLLMConfig:
-        """Reads the keys ``tiny_<field>``; a missing key or None keeps the default."""
-        given = {
-            field.name: settings[f"tiny_{field.name}"] for field in fields(cls) if f"tiny_{field.name}" in settings
-        }
-        return cls(**{name: value for name, value in given.items() if value is not None})
 
 
 def build_tiny_llm(

@@ -11,8 +11,9 @@ import yaml
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, load_yaml
-from recbole_llm.registry import AXES, llm_model_names, suggestion
+from recbole_llm.registry import AXES, suggestion
 from recbole_llm.settings.defaults import COMMAND_KEYS, known_keys
+from recbole_llm.settings.models import llm_model_names
 from recbole_llm.settings.schema import check_known, is_text
 
 HELP = """\

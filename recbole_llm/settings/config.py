@@ -19,7 +19,7 @@ from recbole.utils import EvaluatorType, ModelType, dataset_arguments, evaluatio
 from recbole_llm import compat
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml, recbole_folder
-from recbole_llm.registry import AXES, find_model, is_llm_model, model_names, recbole_models, suggestion
+from recbole_llm.registry import AXES, suggestion
 from recbole_llm.settings.command import (
     Command,
     check_prefixes,
@@ -38,6 +38,7 @@ from recbole_llm.settings.defaults import (
     task_of,
     union_columns,
 )
+from recbole_llm.settings.models import find_model, is_llm_model, model_names, recbole_models
 from recbole_llm.settings.schema import check_known, check_value
 
 __all__ = [

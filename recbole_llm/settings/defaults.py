@@ -18,7 +18,7 @@ from recbole.utils import (
 )
 
 from recbole_llm.property_files import PropertyLoader, find_properties, load_yaml
-from recbole_llm.registry import find_model, is_llm_model, presets
+from recbole_llm.settings.models import find_model, is_llm_model, presets
 
 ARGUMENT_LISTS = (general_arguments, training_arguments, evaluation_arguments, dataset_arguments)
 COMMAND_KEYS = ("model", "dataset", "config_files")

@@ -25,6 +25,7 @@ from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.prompt.batches import epoch_steps, micro_batches
+from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 
 LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
@@ -59,42 +60,6 @@ class EarlyStopping:
     def stop(self) -> bool:
         """Whether patience has run out."""
         return 0 < self.patience <= self.waited
-
-
-@dataclass(frozen=True)
-class FineTuneSettings:
-    """What decides the result of fine-tuning, and the memory knob that does not (``micro_batch_tokens``)."""
-
-    epochs: int
-    train_batch_size: int
-    learning_rate: float
-    learner: str
-    weight_decay: float
-    warmup_steps: int | float
-    lr_scheduler: str
-    max_grad_norm: float | None
-    eval_step: int
-    stopping_step: int
-    group_by_length: bool
-    enable_amp: bool
-    micro_batch_tokens: int
-    lr_floor: float = 0.0
-
-    @classmethod
-    def from_config(cls, config: Any) -> FineTuneSettings:
-        """Read the settings under their own names; ``clip_grad_norm`` as RecBole writes it."""
-        names = [name for name in cls.__dataclass_fields__ if name != "max_grad_norm"]
-        clip = config["clip_grad_norm"] or {}
-        return cls(max_grad_norm=clip.get("max_norm"), **{name: config[name] for name in names})
-
-    def facts(self) -> dict[str, Any]:
-        """The settings that decide the result."""
-        return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
-
-    def warmup(self, steps: int) -> int:
-        """Optimiser steps of warm-up in a training of so many; a decimal ``warmup_steps`` is a share of them."""
-        share = self.warmup_steps
-        return share if isinstance(share, int) else math.floor(share * steps + 1e-9)  # 0.29 * 100 is a little less
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: FineTuneSettings, steps: int) -> LambdaLR:

@@ -24,10 +24,11 @@ from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.row_selection import select_rows
+from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import write_json
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, distilled_targets, read_answers
-from recbole_llm.trainer.finetune import FineTuneSettings, FineTuning, Lessons
+from recbole_llm.trainer.finetune import FineTuning, Lessons
 from recbole_llm.trainer.reweighting import Reweighting
 
 # What decides a generated answer besides the weights, and what decides the validation score of an epoch.
@@ -265,7 +266,7 @@ class LLMTrainer(Trainer):
     def _fine_tune(
         self, stage: str, facts: dict[str, Any], fit: _Fit, lessons: Lessons | None = None, group: str = ""
     ) -> Tuned:
-        settings = FineTuneSettings.from_config(self.config)
+        settings = FineTuneSettings.from_settings(self.config.final_config_dict)
         self._valid_evaluation = None
         initial = lessons.distances[0] if lessons and lessons.distances else None
 
@@ -372,7 +373,10 @@ class LLMTrainer(Trainer):
             "valid_metric": self.valid_metric,
             "answering": {name: self.config[name] for name in answering},
             "candidates": self.config["eval_args"]["mode"]["valid"],
-            "settings": {**FineTuneSettings.from_config(self.config).facts(), **self._group_options()},
+            "settings": {
+                **FineTuneSettings.from_settings(self.config.final_config_dict).facts(),
+                **self._group_options(),
+            },
             "seed": self.config["seed"],
         }
 

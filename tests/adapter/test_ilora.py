@@ -23,6 +23,7 @@ from tests.adapter.training import damage
 from tests.families import FAMILIES, make_family, save_family
 from tests.processes import forked_python
 
+AUTHORS = {"alpha": 32, "dropout": 0.1, "target_modules": "all"}
 IDS = torch.randint(5, 200, (3, 7), generator=torch.Generator().manual_seed(0))
 STATES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
 NEW_PROCESS = """
@@ -33,7 +34,7 @@ from recbole_llm.adapter import ILoraAdapter
 folder = sys.argv[1]
 base = lambda: AutoModelForCausalLM.from_pretrained(folder + "/llm")
 ids, states = torch.load(folder + "/input.pt").values()
-adapter = ILoraAdapter(representation_size=6, gate="mlp")
+adapter = ILoraAdapter(representation_size=6, gate="mlp", alpha=32, target_modules="all")
 ours = adapter.attach(base()).eval()
 adapter.load(ours, folder + "/adapter", "f1")
 theirs = PeftModel.from_pretrained(base(), folder + "/adapter", adapter_name="other").eval()
@@ -54,7 +55,7 @@ PeftModel.from_pretrained(model, sys.argv[1] + "/adapter")
 
 def attach(family="llama", learned=True, **options):
     """An adapter and its model; `learned`: with values in place of B's zeros, as after training."""
-    adapter = ILoraAdapter(**{"representation_size": 6, "dropout": 0.0, **options})
+    adapter = ILoraAdapter(**{**AUTHORS, "representation_size": 6, "dropout": 0.0, **options})
     model = adapter.attach(make_family(family)[0]).eval()
     if learned:
         fill_up_projections(model)
@@ -185,7 +186,7 @@ def test_autocast_keeps_gates_in_float32_and_logits_near():
 
 
 def test_weights_are_float32_on_a_bfloat16_model():
-    adapter = ILoraAdapter(representation_size=6)
+    adapter = ILoraAdapter(**AUTHORS, representation_size=6)
     model = adapter.attach(make_family("llama")[0].to(torch.bfloat16))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     fill_up_projections(model)
@@ -253,7 +254,7 @@ def test_checkpointed_forward_passes_of_several_contexts_keep_their_own_gates(en
         bare = make_family("llama")[0]
         bare.gradient_checkpointing_enable({"use_reentrant": True})
         state = model.state_dict()
-        model = ILoraAdapter(representation_size=6, dropout=0.0).attach(bare)
+        model = ILoraAdapter(**{**AUTHORS, "dropout": 0.0}, representation_size=6).attach(bare)
         model.load_state_dict(state)
     else:
         model.gradient_checkpointing_enable()
@@ -535,7 +536,7 @@ def test_parameter_counts_of_the_papers_llm():
     """Llama-2-7B, r = 8, all seven kinds of linear maps: 19,988,480 of LoRA and 4 x 64 of the gate."""
     with torch.device("meta"):
         llm = LlamaForCausalLM(LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008))
-    model = ILoraAdapter().attach(llm)
+    model = ILoraAdapter(**AUTHORS).attach(llm)
     counts = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     assert sum(count for name, count in counts.items() if "lora_gate" not in name) == 19_988_480
     assert counts["base_model.lora_gate.default.weight"] == 256
@@ -570,7 +571,7 @@ def test_facts_name_every_setting():
         ({"gate_noise": -0.1}, "gate_noise"),
         ({"gate_hidden_size": 0}, "gate_hidden_size"),
         ({"representation_size": 0}, "representation_size"),
-        ({"r": 0}, "r = 0"),
+        ({"r": 0}, "lora_r: 0"),
         ({"dropout": 1.0}, "dropout"),
     ],
 )

@@ -13,11 +13,13 @@ from recbole.utils import argument_list
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
-from recbole_llm.registry import AXES, recbole_models
+from recbole_llm.registry import AXES
 from recbole_llm.settings.config import Config, known_keys, union_load_col
+from recbole_llm.settings.models import recbole_models
 from tests.test_registry import own_properties  # noqa: F401
 
 JUDGE = {
+    "filter_inter_by_user_or_item": False,
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
     "repeatable": True,
     "metrics": ["Recall", "NDCG", "MRR", "Hit"],

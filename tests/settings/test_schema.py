@@ -5,7 +5,8 @@ import yaml
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
-from recbole_llm.settings.schema import CLASSIC_SCHEMA, SCHEMA, check_known, check_value
+from recbole_llm.settings.declarations import classic_keys, llm_keys
+from recbole_llm.settings.schema import check_known, check_value
 
 OUR_FILES = sorted(file for file in find_properties().rglob("*.yaml") if file.parent.name != "prompt")
 SETTING_FILES = [file for file in OUR_FILES if file.name != "recbole_keys.yaml"]
@@ -18,7 +19,7 @@ def name_of(file):
 @pytest.mark.parametrize("file", SETTING_FILES, ids=name_of)
 def test_every_key_of_our_property_files_has_a_schema_entry_that_accepts_it(file):
     settings = load_yaml(file)
-    assert set(settings) <= set(SCHEMA)
+    assert set(settings) <= set(llm_keys())
     for key, value in settings.items():
         check_value(key, value)
 
@@ -47,7 +48,7 @@ def test_recbole_own_defaults_pass_the_schema_of_its_models():
 
 def test_a_name_shared_with_a_recbole_model_keeps_that_models_meaning():
     check_value("reweight", False, default=True, is_llm=False)  # DiffRec: a switch
-    assert "reweight" not in CLASSIC_SCHEMA
+    assert "reweight" not in classic_keys()
     with pytest.raises(InputError, match="reweight: False is not allowed; give one of none, popularity, collaborative"):
         check_value("reweight", False)
 

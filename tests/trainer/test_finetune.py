@@ -39,7 +39,7 @@ SETTINGS = {
     "weight_decay": 0.0,
     "warmup_steps": 0,
     "lr_scheduler": "constant",
-    "max_grad_norm": None,
+    "clip_grad_norm": None,
     "eval_step": 1,
     "stopping_step": 2,
     "group_by_length": False,

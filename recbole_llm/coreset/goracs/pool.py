@@ -6,7 +6,6 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from recbole_llm.coreset.goracs.costs import Costs, outer_scores
 from recbole_llm.coreset.goracs.exchange import Kept, promising_pairs, refine_twice
@@ -82,6 +81,8 @@ def nearest_pool(costs: Costs, pool_size: int, rng: np.random.Generator) -> np.n
     if pool_size >= n_rows:
         return np.arange(n_rows)
     per_column = max(1, pool_size // (2 * n_columns))
+    import torch
+
     found = torch.empty(n_columns, 0, dtype=torch.long)
     values = torch.empty(n_columns, 0)
     for block, own in costs.blocks():

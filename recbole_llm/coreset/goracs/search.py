@@ -5,30 +5,24 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_count, checked_number
 from recbole_llm.coreset.goracs.costs import Costs, outer_scores, rows_that_fit, table_bytes
 from recbole_llm.coreset.goracs.exchange import Kept, Refined, promising_pairs, refine, refine_twice
 from recbole_llm.coreset.goracs.pool import refine_in_pools
 from recbole_llm.coreset.goracs.reference import reference_pairs
 from recbole_llm.coreset.goracs.start import fill_by_capacity, greedy_start, relaxed_greedy
 from recbole_llm.coreset.goracs.transport import dual_facts
+from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_CHOICES = {
-    "method": ("auto", "exact", "approximate"),
-    "start": ("greedy", "capacity"),
-    "compat": ("none", "reference"),
-}
-
 
 @dataclass(frozen=True)
-class GoracsSettings:
+class GoracsSettings(Declared):
     """How GORACS searches (arXiv 2506.04015).
 
     Attributes:
@@ -51,31 +45,60 @@ class GoracsSettings:
             fills up with the first rows once none gains.
     """
 
-    gradient_weight: float = 0.1
-    max_exchanges: int = 100
-    n_candidates: int = 30
-    method: str = "auto"
-    pool_size: int = 16384
-    table_gib: float = 1.0
-    start: str = "greedy"
-    scale_distances: bool = True
-    scale_norms: bool = True
-    compat: str = "none"
+    gradient_weight: Annotated[
+        float, Setting("lambda of the gradient norms beside the distances", low=0, note="0 computes none")
+    ] = 0.1
+    max_exchanges: Annotated[
+        int, Setting("exchanges after the greedy start", low=0, note="in each class of a click task")
+    ] = 100
+    n_candidates: Annotated[int, Setting("chosen and other rows that are compared in search of an exchange", low=1)] = (
+        30
+    )
+    method: Annotated[
+        str,
+        Setting(
+            "which rows are searched",
+            choices={
+                "auto": "exact where a table of all costs fits",
+                "exact": "all rows",
+                "approximate": "pools of rows",
+            },
+        ),
+    ] = "auto"
+    pool_size: Annotated[
+        int,
+        Setting(
+            "rows of a pool of the approximate method",
+            low=1,
+            note="fewer where two pools exceed goracs_table_gib, at least twice as many as are chosen",
+        ),
+    ] = 16384
+    table_gib: Annotated[
+        float, Setting("memory that a table of costs may take, in GiB", above=0, note="4 bytes a cost")
+    ] = 1.0
+    start: Annotated[
+        str,
+        Setting(
+            "start of the exact method",
+            choices={"greedy": "the paper's", "capacity": "each row serves its share of validation rows"},
+        ),
+    ] = "greedy"
+    scale_distances: Annotated[bool, Setting("divide the distances by the largest")] = True
+    scale_norms: Annotated[bool, Setting("divide the gradient norms by the largest")] = True
+    compat: Annotated[
+        str,
+        Setting(
+            "whose procedure",
+            choices={"none": "", "reference": "the paper's code: other ranking and order of exchanges"},
+        ),
+    ] = "none"
+
+    prefix: ClassVar[str] = "goracs_"
 
     def __post_init__(self) -> None:
-        checked_number("goracs_gradient_weight", self.gradient_weight)
-        checked_count("goracs_max_exchanges", self.max_exchanges)
-        checked_count("goracs_n_candidates", self.n_candidates, low=1)
-        checked_count("goracs_pool_size", self.pool_size, low=1)
-        checked_number("goracs_table_gib", self.table_gib, positive=True)
-        for name, choices in _CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise InputError(f"goracs_{name}: {value!r} is not allowed; give one of {', '.join(choices)}")
-        for name in ("scale_distances", "scale_norms"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"goracs_{name}: {value!r} is not allowed; give true or false")
+        super().__post_init__()
         if self.compat == "reference" and self.method == "approximate":
-            raise InputError("goracs_method: approximate has no counterpart in the authors' code; use exact")
+            raise InputError("goracs_method", "approximate has no counterpart in the authors' code; use exact")
 
     def fits(self, n_train: int, n_valid: int) -> bool:
         """Whether a table of all costs may be made."""

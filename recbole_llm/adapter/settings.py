@@ -1,0 +1,29 @@
+"""Settings of adapters that no adapter owns: which one, and what learns beside the LLM's own updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from recbole_llm.declare import Declared, Setting
+
+
+@dataclass(frozen=True)
+class AdapterSettings(Declared):
+    """The axis ``adapter``, and training of what stands beside the LLM: gate network and projector."""
+
+    adapter: Annotated[
+        str,
+        Setting(
+            "which weights learn",
+            choices={"lora": "", "ilora": "instance-wise", "full": "all weights"},
+            axis="adapter",
+        ),
+    ] = "lora"
+    gate_lr_ratio: Annotated[
+        float,
+        Setting("learning rate of the gate network, as a share of learning_rate", above=0, scope="ilora"),
+    ] = 0.3
+    side_weight_decay: Annotated[
+        float, Setting("weight decay of what stands beside the LLM, gate network and projector", low=0)
+    ] = 1e-5

@@ -1,0 +1,54 @@
+"""Settings of self-distillation: which answers are distilled, and how fast they lose weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from recbole_llm.declare import Declared, Setting
+
+
+@dataclass(frozen=True)
+class DistillationSettings(Declared):
+    """The axis ``curriculum`` and what belongs to it (SOFT, arXiv 2505.20771)."""
+
+    curriculum: Annotated[
+        str,
+        Setting(
+            "targets: none (the true title), sd_only, adaptive or fixed:<weight in [0, 1]> (self-distilled)",
+            axis="curriculum",
+            pattern=r"none|sd_only|adaptive|fixed:(0|1|[01]?\.\d+)",
+            like="text like none, sd_only, adaptive or fixed:0.5",
+        ),
+    ] = "none"
+    alpha: Annotated[
+        float | list[float],
+        Setting(
+            "how fast distilled answers lose weight",
+            low=0,
+            note="the best of a list on validation",
+            scope="adaptive",
+        ),
+    ] = 1
+    distance_rows: Annotated[
+        int,
+        Setting("training rows whose answers' distance to the true titles is measured", low=1, scope="adaptive"),
+    ] = 256
+    sd_select: Annotated[
+        str,
+        Setting(
+            "distilled answer",
+            choices={"top": "the best beam", "nearest": "the beam nearest to the true title"},
+        ),
+    ] = "top"
+    sd_empty: Annotated[
+        str,
+        Setting(
+            "what an empty distilled answer becomes",
+            choices={"real": "the true title", "keep": "an empty target"},
+        ),
+    ] = "real"
+    sd_file: Annotated[
+        str | None, Setting("file of distilled answers, answers.jsonl of the same rows", null="generates them")
+    ] = None
+    sd_permuted: Annotated[bool, Setting("control experiment: distilled answers are dealt out to other rows")] = False

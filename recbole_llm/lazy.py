@@ -1,0 +1,47 @@
+"""Packages that import their contents on first use (PEP 562), so that reading one name does not load all of them."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` (and ``__dir__``): it imports a name of the package's ``if TYPE_CHECKING:`` block.
+
+    That block is thus the one list of names, for type checkers and at run time::
+
+        if TYPE_CHECKING:
+            from recbole_llm.coreset.ccs import CCSSelector
+
+        __all__ = ["CCSSelector"]
+        __getattr__ = lazy_exports(__name__, __file__)
+
+    Args:
+        package: ``__name__``.
+        file: ``__file__``.
+    """
+    modules = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for block in ast.parse(Path(file).read_text(encoding="utf-8")).body
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+    if clash := [name for name, (module, _) in modules.items() if module == f"{package}.{name}"]:
+        raise ValueError(f"{package}: {clash[0]} is a module of the package too, which would hide what it exports")
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, original = modules[name]
+        return getattr(importlib.import_module(module), original)
+
+    vars(sys.modules[package])["__dir__"] = lambda: sorted({*vars(sys.modules[package]), *modules})
+    return load

@@ -1,0 +1,35 @@
+"""Settings of prompts: which text of an item they show, in which words and layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from recbole_llm.declare import Declared, Setting
+
+
+@dataclass(frozen=True)
+class PromptSettings(Declared):
+    """Item text and the prompt."""
+
+    item_text_fields: Annotated[
+        list[str] | None, Setting("further item fields that describe an item", null="is none")
+    ] = field(default_factory=list)
+    domain: Annotated[
+        str, Setting("words of the prompt: a file in properties/prompt (movie, book, game, product, ...)")
+    ] = "item"
+    prompt_style: Annotated[
+        str,
+        Setting("layout of the prompt", choices={"alpaca": "", "plain": "", "chat": "the LLM's own chat template"}),
+    ] = "alpaca"
+    max_prompt_tokens: Annotated[int, Setting("longest prompt in tokens", low=1, note="the oldest items go first")] = (
+        512
+    )
+    prompt_schedule: Annotated[
+        str,
+        Setting(
+            "hybrid prompts in training",
+            choices={"direct": "always", "two_stage": "after 2/5", "linear": "more and more"},
+            scope="LLaRA",
+        ),
+    ] = "direct"

@@ -1,0 +1,182 @@
+"""Settings of data, rows and evaluation, which all models of a command share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from recbole_llm.declare import Declared, Setting
+
+LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
+_RANGE = r"[\[(]-?[\d.]+,(inf|[\d.]+)[\])]"
+_INTERVAL = rf"{_RANGE}(;{_RANGE})*"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_split(split: Mapping[str, Any]) -> bool:
+    if len(split) != 1:
+        return False
+    ((kind, value),) = split.items()
+    if kind == "LS":
+        return value in LEAVE_ONE_OUT
+    shares = isinstance(value, list) and len(value) == 3 and all(_is_number(share) and share >= 0 for share in value)
+    return kind in ("RS", "TS") and shares
+
+
+def _is_threshold(value: Mapping[str, Any]) -> bool:
+    return len(value) == 1 and all(map(_is_number, value.values()))
+
+
+@dataclass(frozen=True)
+class RowSettings(Declared):
+    """Which rows there are, and how many of them are used."""
+
+    MAX_ITEM_LIST_LENGTH: Annotated[int, Setting("items of history per row", low=1)] = 10
+    windows: Annotated[
+        str,
+        Setting(
+            "which windows of a user are rows",
+            choices={
+                "all": "every prefix",
+                "full": "those with the longest history and, where the whole sequence fits into one window, that one",
+            },
+        ),
+    ] = "all"
+    train_sample_size: Annotated[
+        int | None,
+        Setting("few-shot training: number of training rows drawn by seed", low=1, null="takes all rows"),
+    ] = None
+    sample_for: Annotated[
+        str,
+        Setting(
+            "on which rows RecBole's models train",
+            choices={"both": "once on each, side by side", "llm": "all rows", "all": "the few-shot rows"},
+        ),
+    ] = "both"
+    valid_sample_size: Annotated[
+        int | None,
+        Setting("number of validation rows drawn by sample_seed, the same for all models", low=1, null="takes all"),
+    ] = None
+    test_sample_size: Annotated[
+        int | None,
+        Setting("number of test rows drawn by sample_seed, the same for all models", low=1, null="takes all"),
+    ] = None
+    sample_seed: Annotated[
+        int,
+        Setting("seed that draws validation and test rows", low=0, note="seed draws training rows and trains"),
+    ] = 2020
+    filter_inter_by_user_or_item: Annotated[
+        bool,
+        Setting("leave out interactions whose user or item has no line in the .user or .item file"),
+    ] = False
+    bad_lines: Annotated[
+        str,
+        Setting(
+            "a line that cannot be read as its header says",
+            choices={"error": "refuse the file", "drop": "leave it out and count it"},
+        ),
+    ] = "error"
+
+
+@dataclass(frozen=True)
+class EvalArgs(Declared):
+    """The keys inside ``eval_args``."""
+
+    split: Annotated[
+        dict[str, Any],
+        Setting(
+            "how rows are divided into training, validation and test",
+            accept=_is_split,
+            like=f"{{LS: {' or '.join(LEAVE_ONE_OUT)}}} or {{RS: [0.8, 0.1, 0.1]}}",
+        ),
+    ]
+    order: Annotated[str, Setting("order of the rows", choices={"TO": "time", "RO": "random"})]
+    group_by: Annotated[str | None, Setting("what is split on its own", choices=("user", "none"), null="is none")]
+    mode: Annotated[str | dict[str, Any], Setting("what is ranked: full, uni<n> or pop<n>; clicks are labeled")]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Declared):
+    """How all models of a command are evaluated."""
+
+    eval_args: Annotated[
+        dict[str, Any],
+        Setting("4 keys: split, order, group_by and mode", note="a user's key replaces this one, the rest stay"),
+    ]
+    repeatable: Annotated[bool, Setting("items of the history can be recommended again: nothing is masked")] = True
+    metrics: Annotated[list[str] | str, Setting("evaluation metrics")] = field(
+        default_factory=lambda: ["Recall", "NDCG", "MRR", "Hit"]
+    )
+    topk: Annotated[list[int] | int, Setting("cut-offs of the metrics", low=1)] = field(
+        default_factory=lambda: [1, 5, 10, 20]
+    )
+    category_field: Annotated[
+        str | None,
+        Setting(
+            "item field that states an item's categories, for category_hit: how often one of the first k items "
+            "shares a category with the target",
+            null="leaves it out",
+        ),
+    ] = None
+    valid_metric: Annotated[str, Setting("metric that chooses the epoch", note="one of metrics, at one of topk")] = (
+        "MRR@10"
+    )
+    candidates: Annotated[
+        int | None,
+        Setting(
+            "titles that a prompt lists to choose from, the target's one of them",
+            low=2,
+            note="evaluated by HitRatio@1 and ValidRatio (docs/candidates.md)",
+            null="lists none and ranks the whole catalogue",
+        ),
+    ] = None
+    title_field: Annotated[str, Setting("item field that holds the title")] = "title"
+    title_with: Annotated[
+        str | None,
+        Setting("item field added to the title in brackets, to tell items of one title apart", null="is none"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecBoleSettings(Declared):
+    """Settings of RecBole that are checked here too; their defaults are RecBole's."""
+
+    dataset: Annotated[str, Setting("name of the data set")]
+    data_path: Annotated[str, Setting("folder that holds the folder of the data set, or that folder")]
+    checkpoint_dir: Annotated[str, Setting("folder of runs and stages")]
+    seed: Annotated[int, Setting("seed of samples, initial weights and dropout", low=0, high=2**32 - 1)]
+    eval_batch_size: Annotated[int, Setting("rows per batch of evaluation", low=1)]
+    metric_decimal_place: Annotated[int, Setting("decimals of metrics in RecBole's log", low=0)]
+    loss_decimal_place: Annotated[int, Setting("decimals of losses in RecBole's log", low=0)]
+    USER_ID_FIELD: Annotated[str, Setting("column of the user")]
+    ITEM_ID_FIELD: Annotated[str, Setting("column of the item")]
+    RATING_FIELD: Annotated[str, Setting("column of the rating")]
+    TIME_FIELD: Annotated[str, Setting("column of the time")]
+    load_col: Annotated[
+        dict[str, Any] | None,
+        Setting("columns to load by file suffix", null="loads all", note="{inter: [user_id, item_id], item: '*'}"),
+    ]
+    unload_col: Annotated[dict[str, Any] | None, Setting("columns to leave out by file suffix", null="is none")]
+    threshold: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "value from which an interaction counts as liked, for models of clicks",
+            accept=_is_threshold,
+            like="one column and a number, such as {'rating': 4}",
+            null="is none",
+        ),
+    ]
+    val_interval: Annotated[dict[str, Any] | None, Setting("values to keep by column", null="keeps all")]
+    user_inter_num_interval: Annotated[
+        str | None,
+        Setting("interactions of a user that is kept", pattern=_INTERVAL, like="text like [3,inf)", null="keeps all"),
+    ]
+    item_inter_num_interval: Annotated[
+        str | None,
+        Setting("interactions of an item that is kept", pattern=_INTERVAL, like="text like [3,inf)", null="keeps all"),
+    ]
+    train_neg_sample_args: Annotated[dict[str, Any] | None, Setting("negative samples for training", null="draws none")]

@@ -1,0 +1,195 @@
+"""Writes what is derived from the settings' declarations: comments and defaults of property files, and a docs page.
+
+python -m recbole_llm.settings.generate
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.declare import NO_DEFAULT, Key, keys_by_name
+from recbole_llm.llm.settings import TinyLLMConfig
+from recbole_llm.property_files import find_properties
+from recbole_llm.settings.declarations import groups, llm_keys, with_choices
+from recbole_llm.settings.evaluation import RecBoleSettings
+
+COLUMN = 32  # where comments begin
+WIDTH = 120
+LARGE = 10_000_000  # a largest value beyond this tells a reader nothing
+_LINE = re.compile(r"(\w+):( .*?|)\s*(?:\s#.*)?$")
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+
+
+def types_of(key: Key) -> str:
+    """Types as property files name them: ``int or float``."""
+    return " or ".join(kind.__name__ for kind in key.types)
+
+
+def limits_of(key: Key) -> str:
+    """Range in mathematical notation: ``>= 1``, ``in [0, 1)``."""
+    setting = key.setting
+    if setting.share:
+        least = 1 if setting.low is None else setting.low
+        return f"a count >= {least:g} or a share in {'(' if least else '['}0, 1]"
+    low, high = setting.low, setting.high
+    if high is not None and high >= LARGE:
+        return f">= {low}"
+    if (low, setting.above) != (None, None) and (high, setting.below) != (None, None):
+        begin = f"[{_number(low)}" if low is not None else f"({_number(setting.above)}"
+        end = f"{_number(high)}]" if high is not None else f"{_number(setting.below)})"
+        return f"in {begin}, {end}"
+    return key.bounds
+
+
+def _number(value: float | None) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:.15e}" if 0 < abs(value) < 1e-3 else repr(value)
+    return re.sub(r"\.?0*e-0?", "e-", text) if "e" in text else text
+
+
+def describe(key: Key) -> str:
+    """A setting in one line: when it applies, what it means, what it may be."""
+    setting = key.setting
+    scope = setting.scope or _own_scope(key)
+    meaning = f"{scope}: {setting.meaning}" if scope else setting.meaning[:1].upper() + setting.meaning[1:]
+    if setting.choices:
+        meanings = setting.choices if isinstance(setting.choices, Mapping) else dict.fromkeys(setting.choices, "")
+        meaning += ": " + " | ".join(f"{name} ({text})" if text else name for name, text in meanings.items())
+    parts = [", ".join(filter(None, (meaning, limits_of(key)))), setting.note]
+    if key.null:
+        parts.append(f"~ {setting.null}")
+    return "; ".join(filter(None, parts)) + "."
+
+
+def _own_scope(key: Key) -> str:
+    """The axis value that a setting belongs to; LoRA's serve other adapters too."""
+    name = getattr(key.owner, "name", None) or getattr(key.owner, "prefix", "").strip("_")
+    return name if name not in ("lora", "tiny") else ""
+
+
+def yaml_text(value: Any) -> str:
+    """A value as it stands in a property file."""
+    if value is None:
+        return "~"
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, dict | list | tuple):
+        text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
+        return text.strip()
+    return str(value)
+
+
+# ---------------------------------------------------------------------------------------------------- property files
+
+
+def property_line(name: str, value: str, comment: str) -> str:
+    """``key: value  # (type) meaning``, wrapped."""
+    start = f"{name}: {value}".rstrip()
+    start = f"{start:<{COLUMN}}" if len(start) < COLUMN else f"{start}  "
+    comment = re.sub(r"([<>]=?|~|in) (?=[\w(\[])", "\\1\N{NO-BREAK SPACE}", comment)  # a range is not torn
+    lines = textwrap.wrap(comment, WIDTH - 2 - len(start), break_long_words=False, break_on_hyphens=False)
+    rest = textwrap.wrap(" ".join(lines[1:]), WIDTH - 2 - COLUMN, break_long_words=False, break_on_hyphens=False)
+    found = "\n".join([f"{start}# {lines[0]}", *(f"{'':<{COLUMN}}# {line}" for line in rest)])
+    return found.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def refreshed(text: str, own_defaults: Mapping[str, Any], keys: Mapping[str, Key]) -> str:
+    """A property file with the comments of its declared keys written anew.
+
+    Args:
+        text: the file; headings, order and indented lines stay.
+        own_defaults: values to write, by key; the values of other keys stay.
+        keys: declared settings by name.
+    """
+    return "\n".join(_refreshed_lines(text.splitlines(), own_defaults, keys)) + "\n"
+
+
+def _refreshed_lines(lines: list[str], own_defaults: Mapping[str, Any], keys: Mapping[str, Key]) -> Iterator[str]:
+    in_comment = False
+    for line in lines:
+        if in_comment and re.match(r"\s+#", line):
+            continue
+        found = _LINE.match(line)
+        in_comment = bool(found and found[1] in keys)
+        if found and in_comment:
+            key = keys[found[1]]
+            value = yaml_text(own_defaults[key.name]) if key.name in own_defaults else found[2].strip()
+            yield property_line(key.name, value, f"({types_of(key)}) {describe(key)}")
+        else:
+            yield line
+
+
+def property_texts(folder: Path) -> dict[Path, str]:
+    """What every derived property file should hold."""
+    keys, found = llm_keys(), {}
+    declared = [one for group in groups() for one in group.components]
+    defaults = {key.name: key.default for key in keys_by_name(declared).values() if key.default is not NO_DEFAULT}
+    tiny = {key.name: key.default for key in keys_by_name([TinyLLMConfig]).values()}
+    overall = {name: value for name, value in defaults.items() if name not in (*tiny, "valid_metric")}
+    own = {"overall.yaml": overall, "judge.yaml": defaults}
+    for name, values in {**own, "click.yaml": {}, "llm/tiny.yaml": tiny}.items():
+        found[folder / name] = refreshed((folder / name).read_text(encoding="utf-8"), values, keys)
+    for file in sorted((folder / "model").glob("*.yaml")):
+        found[file] = refreshed(file.read_text(encoding="utf-8"), {}, keys)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- docs page
+
+PAGE = """\
+# Settings
+
+Every declared setting: its key, type and range, default, and meaning. Written by
+`python -m recbole_llm.settings.generate` from the declarations in the code; `recbole-llm --help <word>` prints the
+lines that hold a word. A preset (`properties/model/`), the tiny LLM (`properties/llm/tiny.yaml`) and a data set
+(`properties/dataset/`) have values of their own; RecBole's models have settings of their own, in RecBole's property
+files.
+"""
+
+
+def page() -> str:
+    """The page of settings."""
+    parts = [PAGE]
+    for group in groups():
+        reach = "Of every model, RecBole's own included." if group.every_model else "Of LLM models."
+        keys = keys_by_name(group.components)
+        rows = [
+            f"| `{key.name}` | {types_of(key)} | {_default_text(key)} | {_cell(describe(key))} |"
+            for key in map(with_choices, keys.values())
+        ]
+        table = "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
+        parts.append(f"## {group.title}\n\n{reach}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def _default_text(key: Key) -> str:
+    if key.default is NO_DEFAULT:
+        return "RecBole's" if key.owner is RecBoleSettings else "`judge.yaml`"
+    return f"`{yaml_text(key.default)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def main() -> None:
+    """Write all derived files."""
+    folder = find_properties()
+    for file, text in property_texts(folder).items():
+        file.write_text(text, encoding="utf-8")
+    (folder.parent / "docs" / "settings.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

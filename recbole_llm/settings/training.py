@@ -1,0 +1,101 @@
+"""Settings of a model and its fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from recbole_llm.declare import Declared, Setting
+
+MAX_NORM = "max_norm"  # the one key of clip_grad_norm that is read; RecBole's models take torch's other ones too
+
+
+def _is_clip(value: Mapping[str, Any]) -> bool:
+    """Whether this is a norm to clip at."""
+    limit = value.get(MAX_NORM)
+    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    return not value or (list(value) == [MAX_NORM] and is_number and 0 < limit < math.inf)
+
+
+@dataclass(frozen=True)
+class ModelSettings(Declared):
+    """What a model is built of."""
+
+    llm_recommender: Annotated[str | None, Setting("class that a preset builds", null="outside presets")] = None
+    recommender: Annotated[
+        str, Setting("auxiliary recommender, a RecBole model, trained where another key needs it")
+    ] = "SASRec"
+    recommender_config: Annotated[
+        dict[str, Any] | None, Setting("settings of the auxiliary recommender, under RecBole's names", null="is none")
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FineTuneSettings(Declared):
+    """What decides the result of fine-tuning, and the memory knob that does not (``micro_batch_tokens``)."""
+
+    epochs: Annotated[int, Setting("largest number of epochs", low=0, note="0 ranks with the untuned LLM")] = 7
+    train_batch_size: Annotated[int, Setting("rows per optimiser step", low=1, note="decides the result")] = 128
+    micro_batch_tokens: Annotated[
+        int,
+        Setting("tokens per forward pass, padding included", low=1, note="decides memory, not the result"),
+    ] = 4096
+    group_by_length: Annotated[bool, Setting("put rows of similar length into a step: less padding, other steps")] = (
+        False
+    )
+    learner: Annotated[
+        str,
+        Setting("optimiser", choices=("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")),
+    ] = "adamw"
+    learning_rate: Annotated[float, Setting("largest learning rate", above=0)] = 1e-4
+    weight_decay: Annotated[float, Setting("weight decay", low=0)] = 0.0
+    warmup_steps: Annotated[
+        int | float,
+        Setting("optimiser steps over which the learning rate rises", share=True, low=0),
+    ] = 20
+    lr_scheduler: Annotated[
+        str,
+        Setting(
+            "learning rate after warm-up",
+            choices={"linear": "falls", "constant": "", "cosine": "falls", "cosine_unshifted": "LLaRA's"},
+        ),
+    ] = "linear"
+    lr_floor: Annotated[
+        float,
+        Setting("learning rate at the start and the end, as a share of the largest", low=0, below=1),
+    ] = 0.0
+    clip_grad_norm: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "largest norm of the gradient",
+            accept=_is_clip,
+            like="{'max_norm': <a number > 0>}",
+            null="does not clip",
+        ),
+    ] = field(default_factory=lambda: {MAX_NORM: 1.0})
+    enable_amp: Annotated[bool, Setting("compute in bfloat16 with weights in float32 (autocast)")] = False
+    eval_step: Annotated[int, Setting("epochs between validations", low=0, note="0 never validates")] = 1
+    stopping_step: Annotated[
+        int,
+        Setting(
+            "validations without improvement before training stops",
+            low=0,
+            note="0 never stops (RecBole's models: at the first)",
+        ),
+    ] = 2
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Norm that the gradient is clipped at, or None."""
+        return (self.clip_grad_norm or {}).get(MAX_NORM)
+
+    def facts(self) -> dict[str, Any]:
+        """The settings that decide the result."""
+        return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
+
+    def warmup(self, steps: int) -> int:
+        """Optimiser steps of warm-up in a training of so many; a decimal ``warmup_steps`` is a share of them."""
+        share = self.warmup_steps
+        return share if isinstance(share, int) else math.floor(share * steps + 1e-9)  # 0.29 * 100 is a little less
