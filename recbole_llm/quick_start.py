@@ -173,7 +173,7 @@ def run_one(
                 protocol.write(folder.path, split, evaluation)
         if len(stages) > 1:
             results = [result_of(stage, f"{label} after {stage.name}") for stage in stages]
-            log.info("stages:\n%s", write_stage_table(folder, results))
+            log.info("stages:\n%s", write_stage_table(folder, results, len(rows.valid)))
         log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in result.test.items()))
     return Outcome(result, valid, test, judged, folder.path)
 

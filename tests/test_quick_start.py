@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -204,12 +205,19 @@ def test_topk_above_the_catalogue_counts_every_item(command):
         assert all(len(row["top_items"].split()) == 20 for row in finished.ranks(label))
 
 
-def test_metrics_beyond_accuracy_are_those_of_the_lists(command):
+def test_metrics_beyond_accuracy_are_those_of_the_lists(command, world):
     metrics = "--metrics=[NDCG,ItemCoverage,AveragePopularity,GiniIndex,ShannonEntropy,TailPercentage]"
-    finished = command("Pop,SASRec,BIGRec", metrics, "--BIGRec.epochs=0")
+    finished = command("Pop,SASRec,BIGRec", metrics, "--BIGRec.epochs=0", "--BIGRec.train_sample_size=9")
+    history: dict[str, list[str]] = {}
+    lines = [line.split("\t") for line in (world / "world.inter").read_text().splitlines()[1:]]
+    for user, item, *_ in sorted(lines, key=lambda line: float(line[3])):
+        history.setdefault(user, []).append(item)
+    popularity = Counter(item for items in history.values() for item in items[:-2])
     for label in ("Pop", "SASRec", "BIGRec"):
         shown = {item for row in finished.ranks(label) for item in row["top_items"].split()[:5]}
-        assert finished.result(label).test["itemcoverage@5"] == pytest.approx(len(shown) / 21)  # padding is counted
+        assert finished.result(label).test["itemcoverage@5"] == pytest.approx(len(shown) / 20)
+        popular = [popularity[item] for row in finished.ranks(label) for item in row["top_items"].split()[:5]]
+        assert finished.result(label).test["averagepopularity@5"] == pytest.approx(np.mean(popular))
 
 
 WITH_CLASS = "--load_col={inter: [user_id, item_id, timestamp], item: [item_id, title, class]}"

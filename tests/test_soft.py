@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from recbole_llm.experiment.llm_run import write_stage_table
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt.titles import clean_answer
+from recbole_llm.report import RunResult
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer import distillation, finetune
 from tests.processes import forked_python
@@ -363,6 +366,15 @@ def test_history_and_plot_show_what_the_curriculum_did(both):
     assert not (both.folders["BIGRec"] / "curriculum.png").exists()
     plain = both.json("BIGRec", "history.json")
     assert all("weight" not in record and "distance" not in record for record in plain)
+
+
+def test_the_stage_table_counts_validation_and_test_rows_apart(tmp_path):
+    stage = RunResult(
+        model="SOFT after fine-tune", dataset="world", valid={"hit@5": 0.5}, test={"hit@5": 0.25}, n_rows=12
+    )
+    write_stage_table(SimpleNamespace(path=tmp_path), [stage], n_valid=7)
+    lines = json.loads((tmp_path / "stage_table.json").read_text())["results"]
+    assert [(line["model"].split()[-1], line["n_rows"]) for line in lines] == [("valid", 7), ("test", 12)]
 
 
 def test_the_stage_table_shows_both_stages_on_both_splits(both):

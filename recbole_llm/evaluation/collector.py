@@ -12,6 +12,7 @@ from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
+from recbole_llm.evaluation.beyond_accuracy import count_by_item
 from recbole_llm.grounding.ranking import target_ranks, top_items
 
 COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
@@ -41,6 +42,13 @@ class RowCollector(Collector):
         self._top: list[torch.Tensor] = []
         self._pairs: list[torch.Tensor] = []
         self._clicks: list[torch.Tensor] = []
+
+    def data_collect(self, train_data: Any) -> None:
+        """What metrics read of the data: popularity is that before the split, whatever the model was trained on."""
+        super().data_collect(train_data)
+        counts = getattr(train_data.dataset, "item_counts", None)
+        if counts is not None and self.register.need("data.count_items"):
+            self.data_struct.set("data.count_items", {int(item): int(counts[item]) for item in counts.nonzero()[0]})
 
     def eval_batch_collect(
         self, scores_tensor: torch.Tensor, interaction: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
@@ -84,8 +92,9 @@ class RowCollector(Collector):
         missing = width - ids.shape[1]
         if missing:
             ids, hits, ranked = (torch.nn.functional.pad(part, (0, missing)) for part in (ids, hits, ranked))
+        ids = ids.masked_fill(~ranked, 0)
         self._update(ids, hits, positive.sum(1, keepdim=True))
-        self._top.append(ids.masked_fill(~ranked, 0).cpu())
+        self._top.append(ids.cpu())
 
     def _update(self, items: torch.Tensor, hits: torch.Tensor, n_positive: torch.Tensor) -> None:
         """What RecBole's metrics read: best items [rows, k], which are hits, and positives per row [rows, 1]."""
@@ -163,13 +172,14 @@ class _Unrounded:
 
 def unrounded_evaluator(config: Any) -> Evaluator:
     """RecBole's evaluator of the configured metrics, without rounding."""
-    return Evaluator(_Unrounded(config))
+    return count_by_item(Evaluator(_Unrounded(config)))
 
 
 def install_collector(trainer: Any) -> RowCollector:
     """Give a RecBole trainer the collector of all models, so that its own validation takes any ``topk`` too."""
     collector = RowCollector(trainer.config)
     trainer.eval_collector = collector
+    count_by_item(trainer.evaluator)
     return collector
 
 

@@ -80,15 +80,21 @@ def read_llm_run(folder: Path, config: Any, model: LLMRecommender) -> None:
         model.rescore = Reweighting(config, model, metric).rescorer(gammas.get(metric, 0.0))
 
 
-def write_stage_table(folder: RunFolder, results: Sequence[RunResult]) -> str:
+def write_stage_table(folder: RunFolder, results: Sequence[RunResult], n_valid: int) -> str:
     """Write test and validation metrics after every stage; returns them as text.
 
     ``stage_table.md`` has a line for each stage and split, ``stage_table.json`` and ``.csv`` the unrounded values.
+
+    Args:
+        folder: the run folder.
+        results: the stages; their ``n_rows`` are test rows.
+        n_valid: number of validation rows.
     """
     lines = []
     for result in results:
         for split in ("valid", "test"):
             facts = {"model": f"{result.model}, {split}", "notes": (), "test": getattr(result, split), "valid": {}}
+            facts["n_rows"] = n_valid if split == "valid" else result.n_rows
             lines.append(RunResult(**{**vars(result), **facts}))
     table = ResultTable(tuple(lines), title="Stages")
     table.write(folder.path, "stage_table")
