@@ -45,7 +45,7 @@ def test_no_import_runs_against_the_order_of_the_page():
 
 
 def test_what_can_be_used_alone_imports_no_recbole():
-    for place in ("llm", "adapter", "coreset", "curriculum", "grounding", "report"):
+    for place in ("llm", "adapter", "coreset", "curriculum", "grounding", "prompt", "report"):
         for file in (PACKAGE / place).rglob("*.py"):
             text = file.read_text(encoding="utf-8")
             assert not re.search(r"^\s*(from|import) recbole\b", text, re.MULTILINE), file

@@ -9,19 +9,22 @@ if TYPE_CHECKING:
     from recbole_llm.coreset.d2_pruning import D2PruningSelector
     from recbole_llm.coreset.dealrec import DEALRecSelector
     from recbole_llm.coreset.dsir import DSIRSelector
-    from recbole_llm.coreset.effort import effort_scores, effort_weights, losses_per_row
     from recbole_llm.coreset.el2n import EL2NSelector, el2n_scores
     from recbole_llm.coreset.fdmat import FDMatSelector
     from recbole_llm.coreset.goracs.search import GoracsSettings
     from recbole_llm.coreset.goracs.select import GoracsInfo, goracs_select
     from recbole_llm.coreset.goracs.selector import GoracsSelector
     from recbole_llm.coreset.goracs.transport import proxy_objective
-    from recbole_llm.coreset.gradient_norms import GradientNorms, row_gradient_norms
+    from recbole_llm.coreset.gradients.effort import effort_scores, effort_weights, losses_per_row
+    from recbole_llm.coreset.gradients.norms import GradientNorms, row_gradient_norms
     from recbole_llm.coreset.grand import GraNdSelector, grand_scores
     from recbole_llm.coreset.herding import HerdingSelector
-    from recbole_llm.coreset.influence.row_losses import MeanLoss, influence_scores, parameter_losses
-    from recbole_llm.coreset.influence.rows import Influence, row_influence
-    from recbole_llm.coreset.influence.solvers import Solution, extreme_eigenvalues, inverse_hvp, solve
+    from recbole_llm.coreset.influence.derivative import influence_scores
+    from recbole_llm.coreset.influence.eigenvalues import extreme_eigenvalues
+    from recbole_llm.coreset.influence.influence import Influence, row_influence
+    from recbole_llm.coreset.influence.losses import parameter_losses
+    from recbole_llm.coreset.influence.mean_loss import MeanLoss
+    from recbole_llm.coreset.influence.solvers import Solution, inverse_hvp, solve
     from recbole_llm.coreset.k_center import KCenterSelector
     from recbole_llm.coreset.moderate import ModerateSelector
     from recbole_llm.coreset.qdit import QDITSelector

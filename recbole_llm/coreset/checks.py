@@ -6,12 +6,15 @@ import logging
 import operator
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recbole_llm.arrays import to_float, to_numpy
 from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +130,29 @@ def check_length(name: str, length: int, n_rows: int) -> None:
     """One entry per row."""
     if length != n_rows:
         raise InputError(f"{name}: {length} entries for {n_rows} rows; both must be of the same rows")
+
+
+def check_losses(losses: Tensor, origin: str, advice: str) -> Tensor:
+    """The losses of a batch as they are.
+
+    Args:
+        losses: ``[rows]``.
+        origin: what they are computed for, the first words of the message.
+        advice: what to do where one is not finite, the last words.
+
+    Raises:
+        InputError: a loss is NaN or infinite.
+        ValueError: they are not ``[rows]``.
+    """
+    if losses.ndim != 1:
+        raise ValueError(f"losses must be [rows], got {[*losses.shape]}")
+    wrong = (~losses.detach().isfinite()).nonzero().flatten()
+    if len(wrong):
+        raise InputError(
+            f"{origin}: {len(wrong)} of {len(losses)} rows of a batch have a loss of NaN or infinity (first "
+            f"{int(wrong[0])}); {advice}"
+        )
+    return losses
 
 
 def _check_finite(name: str, finite: np.ndarray, ids: np.ndarray) -> None:

@@ -68,4 +68,5 @@ def log_importance(
         np.log((total + smoothing) / (total + smoothing).sum())
         for total in (np.asarray(table.sum(axis=0)).ravel() for table in (target_counts, counts))
     )
-    return counts @ (log_target - log_raw)
+    weights: np.ndarray = counts @ (log_target - log_raw)
+    return weights

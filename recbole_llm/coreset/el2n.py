@@ -61,4 +61,5 @@ def _error_length(logits: Tensor, targets: Tensor) -> Tensor:
 
     error = logits.double().softmax(dim=1)
     error[torch.arange(len(targets), device=targets.device), targets] -= 1  # sum p^2 - 2 p_y + 1 would cancel
-    return error.norm(dim=1)
+    lengths: Tensor = error.norm(dim=1)
+    return lengths

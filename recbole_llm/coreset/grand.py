@@ -51,7 +51,8 @@ def grand_scores(
 
     def norm(row: Mapping[str, Tensor]) -> Tensor:
         single = {name: values.unsqueeze(0) for name, values in row.items()}
-        return torch.func.grad(lambda weights: losses(weights, single)[0])(point).double().square().sum().sqrt()
+        gradient: Tensor = torch.func.grad(lambda weights: losses(weights, single)[0])(point)
+        return gradient.double().square().sum().sqrt()
 
     try:
         return torch.func.vmap(norm, chunk_size=max(1, _CHUNK_ELEMENTS // params.numel()))(dict(batch))

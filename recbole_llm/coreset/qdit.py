@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from recbole_llm.coreset.checks import checked_scores
-from recbole_llm.coreset.lazy import lazy_argmin
+from recbole_llm.coreset.lazy_greedy import lazy_argmin
 from recbole_llm.coreset.scores import scale_scores
 from recbole_llm.coreset.selector import VECTORS, Input, Selector
 from recbole_llm.coreset.vectors import unit_vectors
@@ -66,14 +66,16 @@ def qdit_select(
     scale = (1 - weight) * len(points) / len(targets)
 
     def similarities(rows: np.ndarray) -> np.ndarray:
-        return (1 + points[rows] @ targets.T) / 2
+        found: np.ndarray = (1 + points[rows] @ targets.T) / 2
+        return found
 
     def costs(rows: np.ndarray) -> np.ndarray:
         gains = [
             np.maximum(similarities(rows[start : start + step]) - near, 0).sum(axis=1, dtype=np.float64)
             for start in range(0, len(rows), step)
         ]
-        return -(scale * np.concatenate(gains) + weight * quality[rows])
+        raised: np.ndarray = scale * np.concatenate(gains) + weight * quality[rows]
+        return -raised
 
     bounds = costs(np.arange(len(points)))
     chosen = np.empty(budget, dtype=np.int64)

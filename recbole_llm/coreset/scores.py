@@ -97,7 +97,8 @@ def join_on_ids(ids: Any, other_ids: Any, other_scores: Any) -> np.ndarray:
         raise InputError(f"coreset: the scores are not of the same rows: {different} ids occur on one side only")
     scores = to_numpy(other_scores)
     check_length("scores", len(scores), len(ids))
-    return scores[np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)]]
+    joined: np.ndarray = scores[np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)]]
+    return joined
 
 
 def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None = None) -> int:

@@ -138,7 +138,7 @@ class Selector(Declared, ABC):
         return frozenset()
 
     @abstractmethod
-    def _select(self, n_rows: int, budget: int, seed: int, **inputs: Any) -> tuple[Any, ...]:
+    def _select(self, n_rows: int, budget: int, seed: int, *args: Any, **inputs: Any) -> tuple[Any, ...]:
         """``budget`` different indices, a score per row, and an outcome if there is one to tell of.
 
         Rows are in the order of their ids, 0 <= budget <= n.
@@ -175,4 +175,5 @@ def gumbel_top(log_weights: np.ndarray, budget: int, rng: np.random.Generator) -
     noise = rng.gumbel(size=len(log_weights))
     possible = np.isfinite(log_weights)
     keys = np.where(possible, log_weights + noise, noise)
-    return np.lexsort((-keys, ~possible))[:budget]
+    drawn: np.ndarray = np.lexsort((-keys, ~possible))[:budget]
+    return drawn

@@ -12,7 +12,8 @@ _BLOCK_ELEMENTS = 2**23  # of one block of distances: 32 MB in float32
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Rows ``[n, d]`` of length 1; a zero row stays zero."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    return vectors / np.where(lengths > 0, lengths, 1).astype(vectors.dtype)[:, None]
+    units: np.ndarray = vectors / np.where(lengths > 0, lengths, 1).astype(vectors.dtype)[:, None]
+    return units
 
 
 def nearest_neighbours(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.arrays import to_numpy
 from recbole_llm.errors import InputError
 
 NO_DISTANCE = 1e-12  # an initial distance this small leaves nothing to approach
@@ -58,13 +59,7 @@ def mean_distance(predicted: Any, target: Any) -> float:
     Raises:
         ValueError: shapes differ, or there are no rows.
     """
-    predicted, target = (_as_float64(vectors) for vectors in (predicted, target))
+    predicted, target = (to_numpy(vectors).astype(np.float64) for vectors in (predicted, target))
     if predicted.shape != target.shape or predicted.ndim != 2 or not len(predicted):
         raise ValueError(f"two arrays [n, d] with n >= 1 are needed, not {predicted.shape} and {target.shape}")
     return float(np.linalg.norm(predicted - target, axis=1).mean())
-
-
-def _as_float64(vectors: Any) -> np.ndarray:
-    if hasattr(vectors, "detach"):  # a tensor, maybe on a GPU, maybe bfloat16, which numpy does not have
-        vectors = vectors.detach().double().cpu().numpy()
-    return np.asarray(vectors, dtype=np.float64)

@@ -2,8 +2,9 @@
 
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, versions
-from recbole_llm.report.goracs_plot import goracs_figure, map_points, plot_goracs
+from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
+from recbole_llm.report.projection import map_points
 from recbole_llm.report.table import NOT_RUN, TINY_LLM_NOTE, ResultTable, RunResult
 
 __all__ = [

@@ -57,13 +57,15 @@ def goracs_figure(
 
 def _draw_traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
     """One line per start; its last point is marked, which is all there is without exchanges."""
+    from matplotlib.ticker import MaxNLocator
+
     for place, (name, trace) in enumerate(traces.items()):
         label = f"{name}: {trace[0]:.4f} to {trace[-1]:.4f}"
         axes.plot(range(len(trace)), trace, color=f"C{place}", marker="o", markevery=[-1], markersize=4, label=label)
     axes.set_xlabel("exchanges")
     axes.set_ylabel("objective")
     axes.set_title("objective by exchange (smaller is better)", fontsize="medium")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))  # the default's
     if traces:
         axes.legend(fontsize="small")
 
@@ -79,34 +81,8 @@ def _draw_map(axes: Axes, points: np.ndarray, selected: np.ndarray, valid_points
             continue
         size = float(np.clip(_AREA / len(own), 2, most))
         label = f"{name} ({len(own):,})"
-        axes.scatter(*own.T, s=size, color=colour, linewidths=0, rasterized=True, label=label)
+        axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0, rasterized=True, label=label)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title("embeddings, first two principal components", fontsize="medium")
     axes.legend(fontsize="small", markerscale=2)
-
-
-def map_points(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides' vectors on the plane along which they differ most: their first two principal components.
-
-    The same vectors give the same map: of each component the entry of the largest size is positive.
-
-    Args:
-        train: ``[n, d]``.
-        valid: ``[m, d]``.
-
-    Returns:
-        float64 ``[n, 2]`` and ``[m, 2]``; 0 in a second component that does not exist.
-    """
-    from scipy.linalg import eigh
-
-    both = np.concatenate([train, valid], dtype=np.result_type(train, valid, np.float32))
-    both -= both.mean(axis=0, dtype=np.float64).astype(both.dtype)
-    width = both.shape[1]
-    moments = (both.T @ both).astype(np.float64)  # d x d, however many rows there are
-    _, axes = eigh(moments, subset_by_index=(max(width - 2, 0), width - 1))
-    axes = axes[:, ::-1]
-    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
-    found = np.zeros((len(both), 2))
-    found[:, : axes.shape[1]] = both @ axes
-    return found[: len(train)], found[len(train) :]

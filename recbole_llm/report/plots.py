@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_llm.report.projection import principal_plane
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -145,29 +147,6 @@ def gate_figure(gates: ArrayLike, title: str = "Gates") -> Figure:
     return figure
 
 
-def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along the first two principal components, and their shares of the variance.
-
-    Of a component's two directions that is taken whose largest coefficient is positive, so that equal vectors give
-    equal pictures.
-
-    Args:
-        vectors: [n, d].
-
-    Returns:
-        [n, 2] and [2]; zeros for a component that is not there.
-    """
-    centred = vectors - vectors.mean(axis=0)
-    _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
-    lengths, directions = lengths[:2], directions[:2]
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    missing = 2 - len(lengths)
-    points = np.pad(centred @ directions.T, ((0, 0), (0, missing)))
-    total = (centred**2).sum()
-    return points, np.pad(lengths**2, (0, missing)) / total if total > 0 else np.zeros(2)
-
-
 def _panel(axes: Axes, title: str, epochs: Sequence[int], lines: Mapping[str, Sequence[float | None]]) -> None:
     """Draw lines over epochs; markers show values between two gaps, which no line reaches."""
     from matplotlib.ticker import MaxNLocator
@@ -178,7 +157,7 @@ def _panel(axes: Axes, title: str, epochs: Sequence[int], lines: Mapping[str, Se
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.3, max([1, *epochs]) + 0.3)
     axes.grid(alpha=0.3)
-    if axes.get_subplotspec().is_last_row():
+    if (cell := axes.get_subplotspec()) is not None and cell.is_last_row():
         axes.set_xlabel("epoch")
     if all(value is None for values in lines.values() for value in values):
         axes.set_yticks([])

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, losses_per_row
-from recbole_llm.coreset.influence.row_losses import frozen
+from recbole_llm.coreset.influence.losses import frozen
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.base import LLMRecommender, TokenPair

@@ -12,7 +12,8 @@ from recbole.data.interaction import Interaction, cat_interactions
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.coreset import MeanLoss, el2n_scores, grand_scores, parameter_losses, row_influence
-from recbole_llm.coreset.influence.row_losses import Losses, StagedLosses, frozen
+from recbole_llm.coreset.influence.derivative import StagedLosses
+from recbole_llm.coreset.influence.losses import Losses, frozen
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.selection.pool import Pool

@@ -174,8 +174,8 @@ def _log_cost(folder: Path, found: bool) -> None:
     )
     if found and "trace" in (outcome := summary.get("outcome", {})):
         log.info(
-            "coreset %s: %s search; objective %.6f at the start, %.6f after %d exchanges and %d transports; a row "
-            "outside the pool promises %.2g more",
+            "coreset %s: %s search; objective %.6f at the start, %.6f after %d exchanges and %d transports; best "
+            "estimated gain outside the pool: %.2g",
             *(summary["coreset"], outcome["method"], outcome["trace"][0], outcome["objective"]),
             *(len(outcome["trace"]) - 1, outcome["n_solves"], outcome["missed_gain"]),
         )

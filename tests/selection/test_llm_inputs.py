@@ -36,7 +36,7 @@ def test_effort_of_gated_weights_counts_all_of_them_in_batches(make, caplog):
     inputs = inputs_of(config, rows, model).llm
     with caplog.at_level("INFO"):
         found = inputs.effort()
-    assert "one pass per row" not in caplog.text
+    assert "one backward pass per row" not in caplog.text
     model.eval()
     adapter = [weight for weight in model.llm.parameters() if weight.requires_grad]
     for row in (0, N_ROWS - 1):

@@ -80,7 +80,8 @@ class Distances:
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """float64 ``[k, n_valid]``."""
         if self.table is not None:
-            return self.table[indices].astype(np.float64)
+            known: np.ndarray = self.table[indices].astype(np.float64)
+            return known
         return self._exact(self.train[indices])
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -107,7 +108,7 @@ class Distances:
 
     def _points(self, rows: np.ndarray) -> np.ndarray:
         """float64 ``[k, d]``: what is computed with."""
-        points = rows - self._centre
+        points: np.ndarray = rows - self._centre
         points /= self._unit
         return points
 
@@ -124,7 +125,7 @@ class Distances:
             place = near[0][start : start + step], near[1][start : start + step]
             difference = points[place[0]] - self._targets[place[1]]
             squared[place] = np.einsum("nd,nd->n", difference, difference)
-        distances = np.sqrt(squared, out=squared)
+        distances: np.ndarray = np.sqrt(squared, out=squared)
         distances *= self.factor * self._unit
         return distances
 
@@ -165,12 +166,14 @@ class Costs:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """float64 ``[k, n_valid]``: what is solved with."""
-        return self.distances.rows(indices) - self.offsets[indices, None]
+        found: np.ndarray = self.distances.rows(indices) - self.offsets[indices, None]
+        return found
 
     def some(self, indices: np.ndarray) -> np.ndarray:
         """``[k, n_valid]``, of the precision of :meth:`blocks`."""
-        found = self.distances.some(indices)
-        return found - self.offsets[indices, None].astype(found.dtype)
+        distances = self.distances.some(indices)
+        found: np.ndarray = distances - self.offsets[indices, None].astype(distances.dtype)
+        return found
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All rows in turn: their slice, and costs that may be written into."""

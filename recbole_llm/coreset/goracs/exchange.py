@@ -16,7 +16,7 @@ from recbole_llm.coreset.goracs.transport import Duals, Transport, dual_facts, m
 _WIDER = 4  # times as many candidates, where the first are of no use; bounds leave few of their pairs to solve
 
 Pairs = Callable[[Costs, np.ndarray, np.ndarray, Transport], Generator[tuple[int, int], Transport, None]]
-"""(costs, members, their costs ``[n, m]``, their transport) -> (place of the member that goes, row that comes); it is
+"""(costs, members, their costs ``[n, m]``, their transport) -> (index of the member that goes, row that comes); it is
 sent the transport after an exchange that was no improvement."""
 
 

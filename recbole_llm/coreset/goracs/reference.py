@@ -24,7 +24,7 @@ def reference_pairs(
     places = np.argsort(scores[members], kind="stable")[-n_candidates:]
     scores[members] = np.inf
     others = np.argsort(scores, kind="stable")[: min(n_candidates, costs.shape[0] - len(members))]
-    return ((int(place), int(row)) for place in places for row in others)
+    yield from ((int(place), int(row)) for place in places for row in others)
 
 
 def upper_tail_scores(reduced: np.ndarray, n_members: int) -> np.ndarray:
@@ -37,4 +37,6 @@ def upper_tail_scores(reduced: np.ndarray, n_members: int) -> np.ndarray:
     n_columns = reduced.shape[1]
     place = n_columns - -(-n_columns // n_members)
     level = np.partition(reduced, place, axis=1)[:, place]
-    return level / n_members + np.minimum(reduced - level[:, None], 0).mean(axis=1, dtype=np.float64)
+    below: np.ndarray = np.minimum(reduced - level[:, None], 0).mean(axis=1, dtype=np.float64)
+    scores: np.ndarray = level / n_members + below
+    return scores

@@ -104,6 +104,12 @@ class GoracsSettings(Declared):
         """Whether a table of all costs may be made."""
         return table_bytes(n_train, n_valid) <= self.table_gib * 2**30
 
+    def why_approximate(self, n_train: int, n_valid: int) -> str:
+        """The reason, for a line of the log, where not every row is considered."""
+        if self.method == "approximate":
+            return "goracs_method is approximate"
+        return f"a {n_train} x {n_valid} cost table exceeds goracs_table_gib ({self.table_gib:g})"
+
     def pool_rows(self, n_train: int, n_valid: int, budget: int) -> int:
         """Rows of a pool; two are searched at once."""
         wanted = min(max(self.pool_size, 2 * budget), n_train)
@@ -216,7 +222,8 @@ def final_scores(costs: Costs, refined: Refined) -> np.ndarray:
     """Minus what each row costs beside the members, and each member beside the others; float64 ``[n_train]``."""
     own = costs.rows(refined.members)
     if len(own) == 1:
-        return -np.concatenate([block.mean(axis=1, dtype=np.float64) for _, block in costs.blocks()])
+        means: np.ndarray = np.concatenate([block.mean(axis=1, dtype=np.float64) for _, block in costs.blocks()])
+        return -means
     potentials = refined.transport.potentials - refined.transport.potentials.mean()
     duals = dual_facts(own, potentials)
     scores = -outer_scores(costs, duals.nearest, len(own))

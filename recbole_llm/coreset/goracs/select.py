@@ -143,7 +143,7 @@ def select_rows(
     started = time.perf_counter()
     exact = settings.is_exact(len(train), len(valid))
     if not exact:
-        log.info("GORACS: approximate, as the costs of %d x %d rows are not tabled.", len(train), len(valid))
+        log.info("GORACS: using the approximate search: %s", settings.why_approximate(len(train), len(valid)))
     distances = Distances(train, valid, dense=exact and settings.fits(len(train), len(valid)))
     if settings.scale_distances and not distances.scale_by_largest():
         log.warning("GORACS: all distances are 0; they are not scaled.")
@@ -180,7 +180,8 @@ def _rest(members: list[np.ndarray], norms: np.ndarray, budget: int) -> np.ndarr
     if missing:
         log.warning("GORACS: %d rows are taken from classes that no validation row has.", missing)
     rest = np.flatnonzero(free)
-    return rest[np.argsort(-norms[rest], kind="stable")[:missing]]
+    largest: np.ndarray = rest[np.argsort(-norms[rest], kind="stable")[:missing]]
+    return largest
 
 
 def _report(
@@ -207,7 +208,7 @@ def _report(
     )
     log.info(
         "GORACS, %s: %d rows of %d considered; objective %.6f at the start, %.6f after %d exchanges, with %d "
-        "transports solved; %.1f s for distances, %.1f s for the search; a row outside the pool promises %.2g more.",
+        "transports solved; %.1f s for distances, %.1f s for the search; best estimated gain outside the pool: %.2g",
         *(method, sum(info.budgets.values()), info.n_considered, trace[0], info.objective, len(trace) - 1),
         *(info.n_solves, seconds["distances"], seconds["search"], info.missed_gain),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from recbole_llm.coreset.goracs.costs import Costs, outer_scores
 from recbole_llm.coreset.goracs.transport import marginal_costs, solve_transport
-from recbole_llm.coreset.lazy import lazy_argmin
+from recbole_llm.coreset.lazy_greedy import lazy_argmin
 
 _BATCHES = 2  # in which rows join by marginal cost; those of one batch are much alike
 
@@ -89,7 +89,8 @@ def relaxed_greedy(costs: Costs, budget: int) -> Greedy:
 def _gains(costs: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     """By how much rows lower the sum over columns, <= 0; summed directly, as a difference of sums would be noise."""
     lowered = costs - nearest
-    return np.minimum(lowered, 0, out=lowered).sum(axis=1, dtype=np.float64)
+    gains: np.ndarray = np.minimum(lowered, 0, out=lowered).sum(axis=1, dtype=np.float64)
+    return gains
 
 
 def _overview(costs: Costs) -> tuple[int, int]:
@@ -184,4 +185,5 @@ def _service_costs(costs: np.ndarray, left: np.ndarray, share: int) -> np.ndarra
     masses = np.take_along_axis(left, order, axis=1)
     before = np.cumsum(masses, axis=1) - masses
     taken = np.clip(share - before, 0, masses)
-    return (np.take_along_axis(costs, order, axis=1) * taken).sum(axis=1)
+    paid: np.ndarray = (np.take_along_axis(costs, order, axis=1) * taken).sum(axis=1)
+    return paid

@@ -162,4 +162,5 @@ def marginal_costs(reduced: np.ndarray, n_members: int) -> np.ndarray:
     count = -(-n_columns // n_members)
     reduced.partition(count - 1, axis=1)
     whole = reduced[:, : count - 1].sum(axis=1, dtype=np.float64)
-    return (whole + (n_columns / n_members - (count - 1)) * reduced[:, count - 1]) / n_columns
+    costs: np.ndarray = (whole + (n_columns / n_members - (count - 1)) * reduced[:, count - 1]) / n_columns
+    return costs

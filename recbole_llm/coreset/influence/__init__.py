@@ -1,1 +1,1 @@
-"""Influence of rows on a loss: per-row losses, solvers of the inverse Hessian, and scores."""
+"""Influence of rows on a mean loss: losses as functions of weights, their derivatives, inverse Hessians, scores."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from recbole_llm.coreset.checks import checked_count, checked_number
+from recbole_llm.coreset.influence.eigenvalues import extreme_eigenvalues, finite, shaped_like
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -121,39 +121,6 @@ def solve(
     return _conjugate_gradients(product, vector, damping, **solver)
 
 
-def extreme_eigenvalues(
-    hvp: Callable[..., Any], like: Any, tolerance: float = 1e-4, steps: int = 100, seed: int = 0
-) -> tuple[float, float]:
-    """The smallest (most negative) and the largest eigenvalue of H, by Lanczos' method with full reorthogonalisation.
-
-    Args:
-        hvp: as for :func:`solve`.
-        like: array or tensor of the shape and type that ``hvp`` takes.
-        tolerance: bound of either error, as a share of the one that is larger in size. Single precision gives no more
-            than the default.
-        steps: most products, each of which keeps a vector.
-        seed: of the first vector.
-    """
-    size = math.prod(like.shape)
-    device = like.device if isinstance(like, Tensor) else "cpu"
-    vector = torch.from_numpy(np.random.default_rng(seed).normal(size=size)).to(device)
-    vector = vector / vector.norm()
-    basis, diagonal, beside = [], [], []
-    for _ in range(min(steps, size)):
-        basis.append(vector)
-        image = torch.as_tensor(_finite(hvp(_like(vector, like)))).detach().double().reshape(-1)
-        diagonal.append(float(vector @ image))
-        for known in (*basis, *basis):  # twice is enough
-            image = image - (known @ image) * known
-        values, vectors = eigh_tridiagonal(diagonal, beside)
-        length = float(image.norm())
-        if length * np.abs(vectors[-1, [0, -1]]).max() <= tolerance * np.abs(values).max():
-            break
-        beside.append(length)
-        vector = image / length
-    return float(values[0]), float(values[-1])
-
-
 def _conjugate_gradients(
     hvp: Callable[..., Any], vector: Any, damping: float, steps: int = 1000, tolerance: float | None = None
 ) -> Solution:
@@ -164,7 +131,7 @@ def _conjugate_gradients(
     square = _dot(residual, residual)
     done = 0
     while done < steps and math.sqrt(square) > goal:
-        image = _finite(hvp(direction)) + damping * direction
+        image = finite(hvp(direction)) + damping * direction
         curvature = _dot(direction, image)
         if not curvature > 0:
             raise InputError(
@@ -201,7 +168,7 @@ def _lissa(
     for repeat in range(repeats):
         estimate, collected = vector, vector * 0
         for step in range(steps):
-            image = _finite(hvp(estimate, step=repeat * steps + step) if sampled else hvp(estimate))
+            image = finite(hvp(estimate, step=repeat * steps + step) if sampled else hvp(estimate))
             estimate = vector + (1 - damping / scale) * estimate - image / scale
             if not _norm(estimate) <= _GROWTH * (step + 2) * _norm(vector):
                 raise InputError(_why_it_diverges(hvp, vector, damping, scale, step + 1))
@@ -209,7 +176,7 @@ def _lissa(
                 collected = collected + estimate
         total = total + (collected / (steps - steps // 2) if average and steps else estimate)
     solution = total / (repeats * scale)
-    residual = None if sampled else _norm(_finite(hvp(solution)) + damping * solution - vector) / _norm(vector)
+    residual = None if sampled else _norm(finite(hvp(solution)) + damping * solution - vector) / _norm(vector)
     if residual is not None and residual > 1 + _SOLVED:  # it begins below 1, and falls where the recursion converges
         raise InputError(_why_it_diverges(hvp, vector, damping, scale, steps))
     if residual is not None and residual > _CONVERGED:
@@ -237,33 +204,24 @@ def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) ->
     if matrix is None:
         steps = len(right)
         log.info("The Hessian of %d weights is built from as many products.", steps)
-        matrix = torch.stack([torch.as_tensor(hvp(_like(unit, vector))).double().reshape(-1) for unit in identity])
-    system = _finite(torch.as_tensor(matrix).detach().to(right))
+        products = [torch.as_tensor(hvp(shaped_like(unit, vector))) for unit in identity]
+        matrix = torch.stack([product.double().reshape(-1) for product in products])
+    system = finite(torch.as_tensor(matrix).detach().to(right))
     if system.shape != identity.shape:
         raise ValueError(f"the matrix must be {[*identity.shape]}, got {[*system.shape]}")
     system = system + damping * identity
     try:
         solution = torch.linalg.solve(system, right)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not say that it exports it
         solution = torch.full_like(right, torch.nan)
     residual = float((system @ solution - right).norm() / right.norm())
     if not residual < _SOLVED:
         raise InputError(f"inverse_hvp: the Hessian plus damping {damping:g} is singular; raise the damping")
-    return Solution(_like(solution, vector), steps, residual)
+    return Solution(shaped_like(solution, vector), steps, residual)
 
 
 def _matrix_product(matrix: Any, vector: Any) -> Any:
     return (matrix @ vector.reshape(-1)).reshape(vector.shape)
-
-
-def _finite(image: Any) -> Any:
-    """A product with the Hessian, or the Hessian, as it is; InputError where it is no number."""
-    if not torch.as_tensor(image).isfinite().all():
-        raise InputError(
-            "inverse_hvp: the Hessian, or its product with a vector, holds NaN or infinity; check the training of the "
-            "recommender"
-        )
-    return image
 
 
 def _takes_step(hvp: Callable[..., Any]) -> bool:
@@ -271,12 +229,6 @@ def _takes_step(hvp: Callable[..., Any]) -> bool:
         return "step" in inspect.signature(hvp).parameters
     except ValueError:  # a builtin that does not tell
         return False
-
-
-def _like(values: Tensor, reference: Any) -> Any:
-    """Values ``[m]`` in the shape and type of the reference."""
-    values = values.reshape(tuple(reference.shape))
-    return values.to(reference) if isinstance(reference, Tensor) else values.numpy().astype(reference.dtype)
 
 
 def _precision(values: Any) -> float:

@@ -167,7 +167,8 @@ def test_like_the_reference():
     assert selected.tolist() == sorted(plain.members) and info.n_solves == plain.n_solves
     np.testing.assert_allclose(info.trace, plain.trace, atol=1e-9)
     start = relaxed_greedy(costs, 11).members
-    assert refine(costs, start, 5, functools.partial(reference_pairs, n_candidates=6)).trace == info.trace
+    found = refine(costs, start, 5, functools.partial(reference_pairs, n_candidates=6))
+    np.testing.assert_allclose(found.trace, info.trace, atol=1e-12)  # the offsets' products are rounded elsewhere
 
 
 def test_the_reference_scores_by_the_wrong_tail():

@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from recbole_llm.coreset import proxy_objective
 from recbole_llm.coreset.goracs.exchange import lower_bounds, raise_bounds
 from recbole_llm.coreset.goracs.transport import dual_facts, marginal_costs, solve_transport
-from recbole_llm.coreset.lazy import lazy_argmin
+from recbole_llm.coreset.lazy_greedy import lazy_argmin
 from recbole_llm.errors import InputError
 from tests.coreset.goracs.data import closed_form
 

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from recbole_llm.adapter import LoraAdapter
 from recbole_llm.coreset import GradientNorms, effort_scores, effort_weights, losses_per_row, row_gradient_norms
-from recbole_llm.coreset.gradient_norms import linear_square_norms
+from recbole_llm.coreset.gradients.recorder import linear_square_norms
 from recbole_llm.errors import InputError
 from recbole_llm.llm import answer_log_probs
 from tests.families import FAMILIES, make_family
@@ -148,7 +148,7 @@ def test_other_weights_are_done_row_by_row_and_the_log_says_so(llm, caplog):
         for _ in range(2):
             found = norms(lambda: answer_losses(model, padded(rows)))
             np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert caplog.text.count("one pass per row") <= 2 and "one pass per row" in caplog.text
+    assert caplog.text.count("one backward pass per row") <= 2 and "one backward pass per row" in caplog.text
 
 
 class Mixed(nn.Module):
@@ -195,7 +195,12 @@ def test_a_layer_that_does_not_see_the_rows_is_done_row_by_row(caplog):
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             np.testing.assert_allclose(norms(lambda: losses(x)), expected, rtol=1e-10)
-    assert caplog.text.count("2 weights are no linear maps over rows (first 0.weight)") == 1
+    assert (
+        caplog.text.count(
+            "2 parameters are not per-row linear layers; using one backward pass per row (first: 0.weight"
+        )
+        == 1
+    )
 
 
 class Routed(nn.Module):
@@ -225,7 +230,7 @@ def test_an_expert_that_sees_as_many_tokens_as_there_are_rows_is_done_row_by_row
         expected = one_by_one(model, [lambda row=row, x=x: model.losses(x[row : row + 1])[0] for row in range(3)])
         with caplog.at_level(logging.INFO):
             np.testing.assert_allclose(norms(lambda x=x: model.losses(x)), expected, rtol=1e-10)
-    assert caplog.text.count("one pass per row") == 1
+    assert caplog.text.count("one backward pass per row") == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -242,7 +247,7 @@ def test_a_layer_that_sees_the_rows_second_is_done_row_by_row(dtype, caplog):
     with caplog.at_level(logging.INFO):
         found = row_gradient_norms(model, lambda: losses(x))
     np.testing.assert_allclose(found, expected, rtol={torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 0.05))
-    assert "2 weights are no linear maps over rows (first 2.weight)" in caplog.text
+    assert "2 parameters are not per-row linear layers" in caplog.text and "(first: 2.weight)" in caplog.text
 
 
 def test_only_the_first_batches_are_run_twice():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recbole_llm.coreset.gradient_norms import GradientNorms
+from recbole_llm.coreset.gradients.norms import GradientNorms
 from recbole_llm.errors import InputError
 
 EFFORT_WEIGHTS = ("all", "last", "reference")
@@ -37,10 +38,8 @@ def effort_scores(
         float64 ``[n]``, in the order of the batches.
     """
     norms = GradientNorms(model, parameters)
-    found = [
-        norms(lambda batch=batch: losses(model, batch)).cpu()
-        for batch in tqdm(batches, "effort", leave=False, disable=not progress)
-    ]
+    bar = tqdm(batches, "effort", leave=False, disable=not progress)
+    found = [norms(partial(losses, model, batch)).cpu() for batch in bar]
     return torch.cat(found).numpy() if found else np.zeros(0)
 
 

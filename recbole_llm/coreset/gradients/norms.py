@@ -9,15 +9,14 @@ linear maps.
 from __future__ import annotations
 
 import logging
-import sys
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.coreset.checks import check_losses
+from recbole_llm.coreset.gradients.recorder import Recorder, linear_layers
 from recbole_llm.errors import InputError
 from recbole_llm.modes import evaluating
 
@@ -55,7 +54,7 @@ class GradientNorms:
         if unknown := [name for name in names if name not in own]:
             raise InputError(f"gradient norms: the model has no weight {unknown[0]!r}; see named_parameters()")
         self._names = {own[name]: name for name in names}
-        self._layers = _linear_layers(model, set(self._names))
+        self._layers = linear_layers(model, set(self._names))
         linear = {weight for layer in self._layers for weight in layer.parameters(recurse=False)}
         self._others: list[nn.Parameter] = []
         self._checked_batches = 0
@@ -76,9 +75,10 @@ class GradientNorms:
             InputError: a loss or a norm is not finite.
         """
         with evaluating(self.model), torch.enable_grad():
-            squares = self._of_linear_maps(row_losses) if self._layers else 0
+            parts = [self._of_linear_maps(row_losses)] if self._layers else []
             if self._others:
-                squares = squares + self._row_by_row(row_losses)
+                parts.append(self._row_by_row(row_losses))
+        squares = torch.stack(parts).sum(dim=0)
         if not squares.isfinite().all():
             raise InputError(
                 "gradient norms: the gradients of a batch hold NaN or infinity; use dtype float32 or bfloat16"
@@ -103,14 +103,14 @@ class GradientNorms:
         self._layers = [layer for layer in self._layers if left & set(layer.parameters(recurse=False))]
         return sum((square for weight, square in squares.items() if weight not in strange), found.total)
 
-    def _recorded(self, row_losses: Callable[[], Tensor], scaled: bool = False) -> _Recorder:
+    def _recorded(self, row_losses: Callable[[], Tensor], scaled: bool = False) -> Recorder:
         """What a backward pass of the summed losses shows, or of their sum with :func:`_row_scales` as factors."""
-        recorder = _Recorder(set(self._names) - set(self._others))
+        recorder = Recorder(set(self._names) - set(self._others))
         with ExitStack() as stack:
             stack.enter_context(_only_trainable(self.model, []))
             for layer in self._layers:
                 stack.callback(layer.register_forward_hook(recorder.watch).remove)
-            losses = _checked_losses(row_losses())
+            losses = check_losses(row_losses(), "gradient norms", "use dtype float32 or bfloat16")
             recorder.start(losses)
             if losses.requires_grad:
                 (losses * _row_scales(len(losses)).to(losses) if scaled else losses).sum().backward()
@@ -119,7 +119,7 @@ class GradientNorms:
     def _row_by_row(self, row_losses: Callable[[], Tensor]) -> Tensor:
         """Squared norms over the other weights."""
         with _only_trainable(self.model, self._others):
-            losses = _checked_losses(row_losses())
+            losses = check_losses(row_losses(), "gradient norms", "use dtype float32 or bfloat16")
             squares = losses.new_zeros(len(losses), dtype=torch.float64)
             for row in range(len(losses) if losses.requires_grad else 0):
                 if row:  # a fresh graph: operations that save memory give theirs away in the backward pass
@@ -132,9 +132,9 @@ class GradientNorms:
         self._others += weights
         if weights:
             log.info(
-                "Gradient norms: %d weights are no linear maps over rows (first %s): one pass per row.",
-                len(weights),
-                self._names[weights[0]],
+                "Gradient norms: %d parameters are not per-row linear layers; using one backward pass per row "
+                "(first: %s)",
+                *(len(weights), self._names[weights[0]]),
             )
 
 
@@ -145,86 +145,6 @@ def row_gradient_norms(
     return GradientNorms(model, parameters)(row_losses)
 
 
-def linear_square_norms(inputs: Tensor, output_gradients: Tensor) -> Tensor:
-    """``||sum_t gradient_t input_t'||^2`` of every row, by whichever of two equal forms costs less.
-
-    Args:
-        inputs: ``[rows, tokens, q]``.
-        output_gradients: ``[rows, tokens, p]``.
-
-    Returns:
-        float64 ``[rows]``.
-    """
-    _, length, q = inputs.shape
-    p = output_gradients.shape[2]
-    if length * (p + q) < p * q:  # sum over pairs of tokens, without the [p, q] gradient
-        pairs = (inputs @ inputs.mT) * (output_gradients @ output_gradients.mT)
-        return pairs.double().sum(dim=(1, 2)).clamp(min=0)
-    return _row_squares(output_gradients.mT @ inputs)
-
-
-class _Recorder:
-    """Collects squared norms while a backward pass goes by.
-
-    A weight that is used more than once in a forward pass has its tokens joined before the norm is taken.
-    """
-
-    def __init__(self, weights: set[nn.Parameter]) -> None:
-        self._weights = weights
-        self._uses: Counter[nn.Parameter] = Counter()
-        self._tokens: dict[nn.Parameter, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        self._not_rows: set[nn.Parameter] = set()
-        self._parts: dict[nn.Parameter, Tensor] = {}
-        self.n_rows, self.total = 0, torch.zeros(0)
-        self.flat = False  # whether a layer saw [rows, q]
-
-    def watch(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Forward hook of a linear layer: asks for the gradient of its output, though all weights are frozen."""
-        if not output.requires_grad:
-            output = output.requires_grad_().clone()  # a clone may be changed in place, the leaf may not
-        self._uses.update(self._of(layer))
-        inputs = args[0].detach()
-        output.register_hook(lambda gradient: self._add(layer, inputs, gradient))
-        return output
-
-    def start(self, losses: Tensor) -> None:
-        """The losses ``[rows]`` whose backward pass follows."""
-        self.n_rows, self.total = len(losses), losses.new_zeros(len(losses), dtype=torch.float64)
-
-    def squares(self) -> dict[nn.Parameter, Tensor]:
-        """Of each weight that has a part in the losses and sees the rows, float64 ``[rows]``."""
-        for weight in [*self._tokens]:  # some of whose uses have no part in the losses
-            self._reduce(weight)
-        return {weight: part for weight, part in self._parts.items() if weight not in self._not_rows}
-
-    def unseen(self) -> set[nn.Parameter]:
-        """Weights whose layer was not called, or not with as many inputs as there are rows."""
-        return (self._weights - set(self._uses)) | self._not_rows
-
-    def _of(self, layer: nn.Module) -> list[nn.Parameter]:
-        return [weight for weight in layer.parameters(recurse=False) if weight in self._weights]
-
-    def _add(self, layer: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
-        if inputs.ndim < 2 or len(inputs) != self.n_rows:
-            self._not_rows.update(self._of(layer))
-            return
-        self.flat |= inputs.ndim == 2
-        inputs = _at_least_single(inputs.reshape(self.n_rows, -1, inputs.shape[-1]))
-        gradient = _at_least_single(gradient.reshape(self.n_rows, -1, gradient.shape[-1]))
-        for weight in self._of(layer):
-            self._tokens[weight].append((inputs, gradient))
-            if len(self._tokens[weight]) == self._uses[weight]:
-                self._reduce(weight)
-
-    def _reduce(self, weight: nn.Parameter) -> None:
-        """The squared norms of one weight, whose tokens need not be kept after that."""
-        inputs, gradients = zip(*self._tokens.pop(weight), strict=True)
-        if weight.ndim == 1:
-            self._parts[weight] = _row_squares(sum(gradient.sum(dim=1) for gradient in gradients))
-        else:
-            self._parts[weight] = linear_square_norms(_joined(inputs), _joined(gradients))
-
-
 def _row_scales(n_rows: int) -> Tensor:
     """Factors ``[rows]`` that differ between neighbours, and by which rounding commutes."""
     return 2.0 ** (torch.arange(n_rows) % 8)
@@ -233,29 +153,6 @@ def _row_scales(n_rows: int) -> Tensor:
 def _differ(found: Tensor, expected: Tensor) -> bool:
     """Whether squares ``[rows]`` differ by more than rounding, which the largest has a part in for the smallest."""
     return bool(((found - expected).abs() > _DEVIATION * expected + _DEVIATION**3 * expected.max()).any())
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _linear_layers(model: nn.Module, weights: set[nn.Parameter]) -> list[nn.Module]:
-    """Linear layers with a weight to look at; not those that share it with a layer of another kind."""
-    kinds = _linear_kinds()
-    linear, elsewhere = [], set()
-    for module in model.modules():
-        own = set(module.parameters(recurse=False))
-        if type(module) not in kinds:
-            elsewhere |= own
-        elif own & weights:
-            linear.append(module)
-    return [layer for layer in linear if not elsewhere & set(layer.parameters(recurse=False))]
-
-
-def _linear_kinds() -> tuple[type[nn.Module], ...]:
-    """Torch's linear map and, where transformers is loaded, its transposed one. A subclass may compute otherwise."""
-    utils = sys.modules.get("transformers.pytorch_utils")
-    return (nn.Linear, utils.Conv1D) if utils else (nn.Linear,)
 
 
 @contextmanager
@@ -270,23 +167,3 @@ def _only_trainable(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterat
     finally:
         for weight, required in before.items():
             weight.requires_grad_(required)
-
-
-def _checked_losses(losses: Tensor) -> Tensor:
-    if losses.ndim != 1:
-        raise ValueError(f"losses must be [rows], got {[*losses.shape]}")
-    wrong = (~losses.detach().isfinite()).nonzero().flatten()
-    if len(wrong):
-        raise InputError(
-            f"gradient norms: {len(wrong)} of {len(losses)} rows of a batch have a loss of NaN or infinity (first "
-            f"{int(wrong[0])}); use dtype float32 or bfloat16"
-        )
-    return losses
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _row_squares(gradients: Tensor) -> Tensor:
-    return gradients.flatten(1).double().square().sum(dim=1)

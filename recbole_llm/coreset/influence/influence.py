@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from recbole_llm.coreset.checks import checked_number
-from recbole_llm.coreset.influence.row_losses import MeanLoss
-from recbole_llm.coreset.influence.solvers import extreme_eigenvalues, solve
+from recbole_llm.coreset.influence.eigenvalues import extreme_eigenvalues
+from recbole_llm.coreset.influence.mean_loss import MeanLoss
+from recbole_llm.coreset.influence.solvers import solve
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)

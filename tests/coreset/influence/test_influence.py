@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_llm.coreset import MeanLoss, influence_scores, inverse_hvp, parameter_losses, row_influence
-from recbole_llm.coreset.influence.row_losses import StagedLosses, frozen
+from recbole_llm.coreset.influence.derivative import StagedLosses
+from recbole_llm.coreset.influence.losses import frozen
 from recbole_llm.errors import InputError
 
 DOUBLE = {"dtype": torch.float64}

@@ -1,0 +1,133 @@
+"""The mean loss of a data set: its gradient, its Hessian, and what each row contributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_llm.coreset.checks import check_losses
+from recbole_llm.coreset.influence.derivative import (
+    ADVICE,
+    ORIGIN,
+    StagedLosses,
+    differentiable_attention,
+    influence_scores,
+)
+from recbole_llm.coreset.influence.losses import Losses
+from recbole_llm.errors import InputError
+
+
+class MeanLoss:
+    """The mean loss of a data set as a function of some weights, with one batch in memory at a time.
+
+    How the rows are cut into batches changes nothing but rounding.
+
+    Args:
+        losses: see :data:`Losses`.
+        params: the weights' values, any shape.
+        batches: all rows; gone through once per product.
+        sample: ``sample(step)`` gives the batch that stands in for all rows in a step of a stochastic recursion. Draw
+            what it gives from a seeded generator in advance.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        losses: Losses,
+        params: Tensor,
+        batches: Sequence[Any],
+        sample: Callable[[int], Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.losses = losses
+        self.params = params.detach()
+        self.batches = batches
+        self.sample = sample
+        self.progress = progress
+
+    def gradient(self) -> Tensor:
+        """Gradient, of the shape of the weights."""
+        return self._mean(self.batches, lambda point, losses: torch.autograd.grad(losses.sum(), point)[0])
+
+    def gradient_size(self) -> float:
+        """Root mean square of the norms of the rows' gradients, estimated with one backward pass per batch.
+
+        The squared norm of a sum of gradients with weights drawn from N(0, 1) is in the mean the sum of the squares.
+        """
+        rng = np.random.default_rng(0)
+
+        def square(point: Tensor, losses: Tensor) -> Tensor:
+            drawn = torch.from_numpy(rng.normal(size=len(losses))).to(losses)
+            return torch.autograd.grad(losses @ drawn, point)[0].double().square().sum()
+
+        return float(self._mean(self.batches, square).sqrt())
+
+    def hvp(self, vector: Tensor, step: int | None = None) -> Tensor:
+        """Hessian times a vector of the shape of the weights; of the sampled batch alone if a step is given."""
+
+        def product(point: Tensor, losses: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(losses.sum(), point, create_graph=True)
+            if not gradient.requires_grad:  # a linear loss
+                return torch.zeros_like(point)
+            return torch.autograd.grad(gradient, point, vector.reshape(point.shape), materialize_grads=True)[0]
+
+        if step is None or self.sample is None:
+            return self._mean(self.batches, product)
+        return self._mean([self.sample(step)], product)
+
+    def hessian(self, chunk_size: int = 64) -> Tensor:
+        """The Hessian ``[m, m]``; ``chunk_size`` columns at once, which decides memory and speed only."""
+        identity = torch.eye(self.params.numel()).to(self.params)
+
+        def columns(point: Tensor, losses: Tensor) -> Tensor:
+            (gradient,) = torch.autograd.grad(losses.sum(), point, create_graph=True)
+            if not gradient.requires_grad:
+                return torch.zeros_like(identity)
+            chunks = [
+                torch.autograd.grad(
+                    gradient,
+                    point,
+                    units.reshape(-1, *point.shape),
+                    retain_graph=True,
+                    is_grads_batched=True,
+                    materialize_grads=True,
+                )[0]
+                for units in identity.split(chunk_size)
+            ]
+            return torch.cat(chunks).reshape(identity.shape)
+
+        return self._mean(self.batches, columns)
+
+    def scores(self, direction: Tensor) -> Tensor:
+        """``<grad L(s), direction>`` of every row, in the order of the batches. Returns: float64 ``[n]``."""
+        return torch.cat([self._scores(batch, direction).double() for batch in self._bar(self.batches)])
+
+    def _scores(self, batch: Any, direction: Tensor) -> Tensor:
+        if isinstance(self.losses, StagedLosses):
+            return self.losses.scores(self.params, batch, direction)
+        return influence_scores(lambda params: self.losses(params, batch), self.params, direction)
+
+    def _mean(self, batches: Iterable[Any], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum of what ``term`` makes of the losses of each batch, divided by the number of rows."""
+        total: Tensor | None = None
+        n_rows = 0
+        for batch in self._bar(batches):
+            point = self.params.clone().requires_grad_()
+            with torch.enable_grad(), differentiable_attention():
+                losses = self.losses(point, batch)
+                check_losses(losses, ORIGIN, ADVICE)
+                part = term(point, losses).detach()
+            total = part if total is None else total + part
+            n_rows += len(losses)
+        if total is None or not n_rows:
+            raise InputError("influence: there are no rows to compute it from")
+        return total / n_rows
+
+    def _bar(self, batches: Iterable[Any]) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(batches, "influence", leave=False, disable=not self.progress)
+        return bar
