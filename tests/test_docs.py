@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.registry import model_names
 from recbole_llm.settings.command import parse_command, settings_for
+from recbole_llm.settings.models import model_names
 from tests.processes import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
