@@ -16,6 +16,7 @@ import numpy as np
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import SAMPLE_ID, Rows, row_histories, row_pairs, rows_digest
 from recbole_llm.errors import InputError

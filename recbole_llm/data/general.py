@@ -10,6 +10,7 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.identity import check_numbering
 from recbole_llm.data.labels import label_column, row_labels
 from recbole_llm.data.recbole_dataset import make_dataset

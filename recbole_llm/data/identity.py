@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
 
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 

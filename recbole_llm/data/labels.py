@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from recbole.data.dataset import Dataset
 
 from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
 

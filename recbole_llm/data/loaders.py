@@ -11,6 +11,7 @@ from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler, Sampler
 from recbole.utils import ModelType
 
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.rows import AsSequential, Rows, row_pairs
 from recbole_llm.errors import InputError
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from recbole.data.dataset import SequentialDataset
 
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.columns import inter_columns
 from recbole_llm.errors import InputError
 

@@ -19,6 +19,7 @@ from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDatas
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.columns import check_columns, inter_columns
 from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows
 from recbole_llm.data.identity import interactions_digest, place_rows, token_keys

@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 _ISO = re.compile(
     r"\d{4}-\d{2}(-\d{2}([T ]\d{2}(:?\d{2}(:?\d{2}([.,]\d{1,9})?)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?)?", re.ASCII
@@ -110,11 +109,16 @@ class TimeReader:
             return {}
         fits = [bool(_ISO.fullmatch(text)) and bool(_OFFSET.search(text)) == self._offset for text in texts]
         parsed = _nanoseconds([text if fit else "" for text, fit in zip(texts, fits, strict=True)])
-        return {row: texts[row] for row in np.flatnonzero(parsed == pd.NaT.value).tolist() if texts[row]}
+        return {row: texts[row] for row in np.flatnonzero(parsed == _NOT_A_TIME).tolist() if texts[row]}
+
+
+_NOT_A_TIME = np.iinfo(np.int64).min  # NaT
 
 
 def _nanoseconds(texts: Sequence[str]) -> np.ndarray:
     """ISO dates as nanoseconds since 1970, UTC; those that are none as ``NaT``. Returns: int64 [texts]."""
+    import pandas as pd
+
     dates = pd.to_datetime(pd.Series(texts, dtype=object), format="ISO8601", utc=True, errors="coerce")
     nanoseconds: np.ndarray = pd.DatetimeIndex(dates).as_unit("ns").asi8
     return nanoseconds

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from recbole.data.dataset import Dataset
 
+import recbole_llm.data.patched  # noqa: F401
+
 
 def count_windows(lengths: np.ndarray, longest: int) -> np.ndarray:
     """How many full windows sequences have.

@@ -16,7 +16,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_types, metrics_dict
 from recbole.utils import EvaluatorType, ModelType, dataset_arguments, evaluation_arguments, general_arguments
 
-from recbole_llm import compat
+import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES, suggestion
@@ -52,7 +52,6 @@ __all__ = [
     "union_load_col",
 ]
 
-compat.apply()
 log = logging.getLogger(__name__)
 
 # What a trained model does not depend on: where it ran, what was printed, and how much memory a batch took.
