@@ -47,7 +47,7 @@ class Format:
     def from_config(cls, config: Any) -> Format:
         """The format that a config names; ``config`` is any mapping that answers None for what it lacks."""
         return cls(
-            config["field_separator"] or "\t",
+            (config["field_separator"] or "\t").replace("\\t", "\t"),  # as a shell hands it over
             config["seq_separator"],
             config["encoding"] or "utf-8",
             config["bad_lines"] or "error",

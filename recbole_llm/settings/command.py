@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
 
 def parse_text(text: str) -> str | None:
     """A word of the command line for a setting that is text whatever it looks like: quotes go, ``~`` is None."""
-    if text.strip() in (*YAML_NULLS, "None"):
+    if text.strip() in (*YAML_NULLS, "None") and not text.isspace():  # a blank is a separator
         return None
     try:
         literal = ast.literal_eval(text.strip())

@@ -156,6 +156,9 @@ class RecBoleSettings(Declared):
     ITEM_ID_FIELD: Annotated[str, Setting("column of the item")]
     RATING_FIELD: Annotated[str, Setting("column of the rating")]
     TIME_FIELD: Annotated[str, Setting("column of the time")]
+    field_separator: Annotated[str, Setting("what parts the fields of a line of the atomic files")]
+    seq_separator: Annotated[str | None, Setting("what parts the entries of a sequence", null="is any white space")]
+    encoding: Annotated[str | None, Setting("text encoding of the atomic files", null="is utf-8")]
     load_col: Annotated[
         dict[str, Any] | None,
         Setting("columns to load by file suffix", null="loads all", note="{inter: [user_id, item_id], item: '*'}"),
