@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.planted import NAME, PlantedRows, World
 from recbole_llm.coreset import resolve_budget
 from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
-from recbole_llm.selection.row_selection import row_hashes
+from recbole_llm.selection.selection_file import row_hashes
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import stage_seed
 

@@ -78,7 +78,7 @@ class Retraining:
         config = make_config(self.config["seed"], settings)
         auxiliary = SimpleNamespace(model=model)  # influence asks for no more of it
         inputs = RecommenderInputs(auxiliary, config, Pool(self.rows.train, self.all))
-        return inputs.influence(), inputs.influence_facts
+        return inputs.influence(), inputs.reported["influence"]
 
 
 def make_config(seed: int, settings: dict[str, Any]) -> Config:

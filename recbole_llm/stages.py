@@ -13,14 +13,16 @@ import logging
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
 from recbole_llm.hashing import hash_file
 
+Result = TypeVar("Result")
 MANIFEST = "stage.json"
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,30 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(aside, path)
 
 
+class Stage(ABC, Generic[Result]):
+    """A result that is computed once: what it depends on, how it is computed, and how it is read back.
+
+    Attributes:
+        name: the first part of the folder's name.
+    """
+
+    name: str
+    is_resumable: ClassVar[bool] = False
+    """Whether :meth:`compute` can go on from what a killed run left in the folder; else the folder is emptied."""
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """Everything the result depends on and nothing later, as plain data."""
+
+    @abstractmethod
+    def compute(self, folder: Path) -> None:
+        """Write the result into a folder."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Result:
+        """Read the result from the folder it was written into, by this run or another."""
+
+
 class StageStore:
     """The folder that holds all stages of all runs, ``saved/stages/`` by default.
 
@@ -62,6 +88,14 @@ class StageStore:
         self.root = Path(root)
         self.used: dict[str, str] = {}
         self.reused: list[str] = []
+
+    def run(self, stage: Stage[Result]) -> Result:
+        """The result of a stage, computed first if it is not there or damaged."""
+        return stage.load(self.get(stage.name, stage.facts(), stage.compute, stage.is_resumable))
+
+    def folder(self, stage: Stage[Any]) -> Path:
+        """Where the result of a stage that has run is kept."""
+        return self.root / self.used[stage.name]
 
     def get(
         self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool = False

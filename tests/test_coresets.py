@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, rows_digest
 from recbole_llm.registry import CORESETS
-from recbole_llm.selection.row_selection import read_selection
+from recbole_llm.selection.selection_file import read_selection
 from recbole_llm.settings.config import Config
 from tests.encoders import save_encoder
 from tests.runs import Finished
@@ -366,10 +366,13 @@ def test_rows_are_chosen_for_clicks(click_coreset, name):
         (["--coreset=dealrec", "--dealrec_weight=-1"], "dealrec_weight: -1 is not allowed; give a number >= 0"),
         (["--coreset=dealrec", "--dealrec_scaling=z"], "dealrec_scaling: 'z' is not allowed; give one of minmax, rank"),
         (["--coreset=dealrec", "--influence_damping=-1"], "influence_damping: -1 is not allowed"),
-        (["--coreset=dealrec", "--influence_scale=25"], "influence_scale: it is of influence_method: lissa, not of cg"),
+        (
+            ["--coreset=dealrec", "--influence_scale=25"],
+            "influence_scale: only applies to influence_method: lissa (got cg)",
+        ),
         (
             ["--coreset=dealrec", "--influence_step_rows=1"],
-            "influence_step_rows: it is of influence_method: lissa, not of cg; leave it out",
+            "influence_step_rows: only applies to influence_method: lissa (got cg); leave it out",
         ),
         (
             ["--coreset=dealrec", "--influence_method=exact", "--influence_steps=9"],

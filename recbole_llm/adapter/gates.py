@@ -39,7 +39,8 @@ def instance_lora(x: Any, A: Any, B: Any, gates: Any, scaling: float) -> Any:
         ValueError: shapes do not fit, k does not divide r, or a gate is not finite.
     """
     if not isinstance(x, Tensor):
-        return instance_lora(*(torch.as_tensor(values) for values in (x, A, B, gates)), scaling).numpy()
+        tensors = [torch.as_tensor(values) for values in (x, A, B, gates)]
+        return instance_lora(tensors[0], tensors[1], tensors[2], tensors[3], scaling).numpy()
     check_gates(gates)
     factors = gates_of_rows(rank_gates(gates, len(A)), x) * scaling
     return F.linear(F.linear(x, A) * factors[:, None].to(x.dtype), B)
@@ -226,7 +227,8 @@ class Replayable(torch.autograd.Function):
             argument = argument.detach().requires_grad_(argument.requires_grad)
             ctx.result = function(argument)
         ctx.inputs = (argument, *parameters)
-        return ctx.result.detach()
+        result: Tensor = ctx.result.detach()
+        return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable

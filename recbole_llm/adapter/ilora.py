@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from recbole_llm.adapter.lora import LoraAdapter
 from recbole_llm.adapter.states import Histories, PermutedStates, SequenceStates, StatesOf
@@ -205,4 +205,5 @@ class ILoraAdapter(LoraAdapter):
 
 def _tuner(model: nn.Module) -> ILoraModel:
     """The part of an attached model, bare or wrapped by DistributedDataParallel, that knows the gates."""
-    return getattr(model, "module", model).base_model
+    tuner: Any = getattr(model, "module", model).base_model
+    return cast("ILoraModel", tuner)

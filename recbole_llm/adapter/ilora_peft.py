@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig, LoraModel
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from recbole_llm.adapter.gates import CurrentGates, GateNetwork, Replayable, check_gates, rank_gates
+from recbole_llm.modes import evaluating
 
 SCALES = ("expert_rank", "rank")
 """What alpha is divided by: r / K, under which uniform gates give plain LoRA, or r."""
@@ -96,7 +97,8 @@ class ILoraVariant(LoraVariant):
         """The layer's output [rows, tokens, o]; see :func:`instance_lora`."""
         low_rank = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
         factors = module.current_gates.of_rows(x) * module.scaling[active_adapter]
-        return result + module.lora_B[active_adapter](low_rank * factors[:, None].to(low_rank))
+        update: Tensor = module.lora_B[active_adapter](low_rank * factors[:, None].to(low_rank))
+        return result + update
 
     def merge_safe(self, module: ILoraLinear, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight with one instance's update."""
@@ -109,6 +111,8 @@ class ILoraVariant(LoraVariant):
 
     def unmerge(self, module: ILoraLinear, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight as it was before it was merged, whatever the gates are now."""
+        if self.merged is None:
+            raise ValueError("nothing is merged")
         update, self.merged = self.merged, None
         return orig_weight.data - update.to(orig_weight.dtype)
 
@@ -131,7 +135,8 @@ class ILoraLinear(Linear):
         """The layer's output; ValueError for a batch of rows of several adapters, which peft would take apart."""
         if adapter_names is not None:
             raise ValueError("instance-wise LoRA takes no batches of mixed adapters")
-        return super().forward(x, *args, **kwargs)
+        output: Tensor = super().forward(x, *args, **kwargs)
+        return output
 
 
 class ILoraModel(LoraModel):
@@ -172,19 +177,15 @@ class ILoraModel(LoraModel):
 
     def instance_gates(self, representations: Tensor) -> Tensor:
         """Gates [b, K] of instances with sequence representations [b, d]."""
-        gate = self.lora_gate[self._active()]
-        return gate(representations.to(gate.weight.device))
+        gate = self._gate()
+        gates: Tensor = gate(representations.to(gate.weight.device))
+        return gates
 
     @torch.no_grad()
     def fixed_gates(self, representations: Tensor) -> Tensor:
         """The same without a gradient, and without the noise of training whatever mode the model is in."""
-        gate = self.lora_gate[self._active()]
-        was_training = gate.training
-        try:
-            gate.eval()
+        with evaluating(self.lora_gate):
             return self.instance_gates(representations)
-        finally:
-            gate.train(was_training)
 
     @contextmanager
     def instances(self, representations: Tensor | None = None, *, gates: Tensor | None = None) -> Iterator[None]:
@@ -204,9 +205,12 @@ class ILoraModel(LoraModel):
         Raises:
             ValueError: shapes do not fit, or a value is not finite.
         """
-        if (representations is None) == (gates is None):
+        if representations is not None and gates is None:
+            factors = self._factors_of(representations)
+        elif gates is not None and representations is None:
+            factors = self._factors(gates)
+        else:
             raise ValueError("give either representations or gates")
-        factors = self._factors(gates) if representations is None else self._factors_of(representations)
         with self.current_gates.use(factors):
             yield
 
@@ -236,7 +240,10 @@ class ILoraModel(LoraModel):
     def _active(self) -> str:
         if len(self.active_adapters) != 1:
             raise ValueError(f"gates are of one adapter, but {len(self.active_adapters)} are active; set one")
-        return self.active_adapters[0]
+        return str(self.active_adapters[0])
+
+    def _gate(self) -> GateNetwork:
+        return cast(GateNetwork, self.lora_gate[self._active()])
 
     def _factors(self, gates: Tensor) -> Tensor:
         """Factors of the rank dimension [b, r]; every layer multiplies them by alpha / r."""
@@ -251,7 +258,8 @@ class ILoraModel(LoraModel):
             return self._factors(self.instance_gates(found))
 
         if torch.is_grad_enabled() and recomputes(self.model):
-            return Replayable.apply(factors, representations, *self.lora_gate[self._active()].parameters())
+            replayed: Tensor = Replayable.apply(factors, representations, *self._gate().parameters())  # type: ignore[no-untyped-call]
+            return replayed
         return factors(representations)
 
 
@@ -276,7 +284,7 @@ def fixed_update(module: ILoraLinear, adapter: str) -> Tensor:
         raise ValueError("instance-wise LoRA cannot be merged into quantised weights")
     with torch.no_grad():
         up, down = module.lora_B[adapter].weight, module.lora_A[adapter].weight
-        update = (up * (factors * module.scaling[adapter]).to(up)) @ down
+        update: Tensor = (up * (factors * module.scaling[adapter]).to(up)) @ down
     return update.T if module.fan_in_fan_out else update
 
 

@@ -136,7 +136,7 @@ class LoraAdapter(Adapter):
                 )
 
 
-def find_target_modules(model: nn.Module, wanted: str | Sequence[str]) -> str | list[str]:
+def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> str | list[str]:
     """Names for peft's `target_modules`.
 
     Args:
@@ -158,21 +158,26 @@ def find_target_modules(model: nn.Module, wanted: str | Sequence[str]) -> str | 
         for names in _QUERY_VALUE:
             if endings.issuperset(names):
                 return list(names)
-        return TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, "all-linear")
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    for name in names:
+        kind: str = model.config.model_type
+        known: list[str] | str = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, "all-linear")
+        return known
+    chosen = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in chosen:
         if not any(full == name or full.endswith(f".{name}") for full in linear):
             raise InputError(
                 f"LoRA target module {name!r} is no linear map of the LLM; choose from {', '.join(sorted(endings))}"
             )
-    return names
+    return chosen
 
 
 def _peft_state(model: PeftModel) -> dict[str, Tensor]:
     """The adapter's tensors under the names peft gives them in a file."""
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+    state: dict[str, Tensor] = get_peft_model_state_dict(
+        model, adapter_name=model.active_adapter, save_embedding_layers=False
+    )
+    return state
 
 
 def _check_learned(state: Mapping[str, Tensor], folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,23 +12,21 @@ from torch.nn.functional import cross_entropy
 
 from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, losses_per_row
 from recbole_llm.coreset.influence.losses import frozen
-from recbole_llm.evaluation import protocol_of
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
+from recbole_llm.selection.provider import Provider, RowInput, row_input
 from recbole_llm.selection.text_vectors import llm_encoder
+from recbole_llm.settings.config import Config
 
-SETTINGS = {
-    "effort": ("effort_weights", "effort_tokens"),
-    "gradient_norms": ("effort_weights",),
-    "quality": ("effort_tokens",),
-}
+if TYPE_CHECKING:
+    from recbole_llm.selection.row_inputs import RowInputs
 
 
-class LLMInputs:
-    """One method per input, of its name.
+class LLMInputs(Provider):
+    """What the untuned LLM says of rows whose answer is a title.
 
     Args:
         model: the recommender, untuned.
@@ -37,35 +35,36 @@ class LLMInputs:
         examples: prompt and response of each row to choose from.
     """
 
-    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[TokenPair]) -> None:
+    def __init__(self, model: LLMRecommender, config: Config, data: DataInputs, examples: Sequence[TokenPair]) -> None:
+        super().__init__()
         self.model, self.config, self.data, self.pool, self.examples = model, config, data, data.pool, examples
 
-    def facts(self, name: str) -> dict[str, Any]:
-        """What an input depends on, as JSON values."""
+    @classmethod
+    def of(cls, rows: RowInputs) -> LLMInputs:
+        """See :class:`Provider`."""
+        return cls(rows.model, rows.config, rows.data, rows.examples)
+
+    def facts(self, declared: RowInput) -> dict[str, Any]:
+        """See :class:`Provider`."""
         return {
             **self.pool.digests,
-            "settings": {key: self.config[key] for key in SETTINGS.get(name, ())},
+            "settings": {key: self.config[key] for key in declared.settings},
             "seed": self.config["seed"],
             "model": self.model.facts(),
             "class": type(self.model).__name__,
         }
 
+    @row_input("gradient_norms", settings=("effort_weights", "effort_tokens"), runs_adapter=True)
     def effort(self) -> np.ndarray:
         """Norms of the gradient of the untuned LLM's loss by the adapter's weights. Returns: [n]."""
         return self._norms(self._answer_losses)
 
-    def gradient_norms(self) -> np.ndarray:
-        """The same; for clicks of the loss of the choice between Yes and No. Returns: [n]."""
-        return self._norms(self._own_losses)
-
+    @row_input(settings=("effort_tokens",), runs_adapter=True)
     def quality(self) -> np.ndarray:
         """Minus the untuned LLM's loss on each row: how likely its answer is. Returns: [n]."""
-        return self._numbers(lambda batch: -self._own_losses(batch))
+        return self._numbers(lambda batch: -self._losses(batch))
 
-    def choice_errors(self) -> np.ndarray:
-        """EL2N of clicks: the length of the error of the probabilities of No and Yes, sqrt(2) |p - y|. Returns: [n]."""
-        return self._numbers(lambda batch: el2n_scores(self._choice_logits(batch), self._labels[batch]))
-
+    @row_input("vectors", chosen_by=("coreset_vectors", "llm"))
     def llm_vectors(self) -> np.ndarray:
         """Embeddings of the histories' titles by the untuned LLM. Returns: float32 [n, d]."""
         texts = [self.data.titles(history) for history in self.pool.histories]
@@ -94,7 +93,7 @@ class LLMInputs:
             return self._by_row(norms)
 
     def _by_row(self, compute: Callable[[Sequence[Sequence[int]]], np.ndarray]) -> np.ndarray:
-        """Numbers in the order of the rows, from a function that gives them in the order of batches of places."""
+        """Numbers in the order of the rows, from a function that gives them in the order of batches of rows."""
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
         batches = micro_batches(lengths, self.config["micro_batch_tokens"], sort=True)
         found = np.empty(len(self.examples))
@@ -102,8 +101,9 @@ class LLMInputs:
             found[np.concatenate(batches).astype(int)] = compute(batches)
         return found
 
-    def _own_losses(self, batch: Sequence[int]) -> torch.Tensor:
-        return self._choice_losses(batch) if protocol_of(self.config).has_labels else self._answer_losses(batch)
+    def _losses(self, batch: Sequence[int]) -> torch.Tensor:
+        """Loss of each row by what the model predicts. Returns: [rows]."""
+        return self._answer_losses(batch)
 
     @cached_property
     def _prefill(self) -> PrefillScorer:
@@ -119,14 +119,34 @@ class LLMInputs:
                 found = self._prefill.log_probs(prompts, answers)
         return losses_per_row(-found.values, found.rows, len(batch))
 
-    def _choice_losses(self, batch: Sequence[int]) -> torch.Tensor:
+    def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
+        """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
+        if self.config["effort_tokens"] == "answer":
+            return prompt, response
+        return prompt[:1], prompt[1:] + response
+
+
+class ClickLLMInputs(LLMInputs):
+    """What the untuned LLM says of rows whose answer is Yes or No; it stands for the recommender of next items too."""
+
+    @row_input("grand", settings=("effort_weights",), runs_adapter=True)
+    def gradient_norms(self) -> np.ndarray:
+        """Norms of the gradient of the loss of the choice between Yes and No. Returns: [n]."""
+        return self._norms(self._losses)
+
+    @row_input("el2n", runs_adapter=True)
+    def choice_errors(self) -> np.ndarray:
+        """EL2N of clicks: the length of the error of the probabilities of No and Yes, sqrt(2) |p - y|. Returns: [n]."""
+        return self._numbers(lambda batch: el2n_scores(self._choice_logits(batch), self._labels[batch]))
+
+    def _losses(self, batch: Sequence[int]) -> torch.Tensor:
         """Cross entropy of each label under the two-way softmax over the tokens of No and Yes. Returns: [rows]."""
         logits = self._choice_logits(batch)
         return cross_entropy(logits, self._labels[batch].to(logits.device), reduction="none")
 
     def _choice_logits(self, batch: Sequence[int]) -> torch.Tensor:
         """Log-probabilities of the tokens of No and Yes after each prompt. Returns: [rows, 2]."""
-        answers = [[token] for token in self.model.prompts.answer_token_ids]
+        answers = [[token] for token in cast(Any, self.model.prompts).answer_token_ids]
         with self.model.conditioned_on([self.pool.histories[row] for row in batch]):
             found = self.model.scorer.log_probs([self.examples[row][0] for row in batch], [answers] * len(batch))
         return found.values.new_zeros(len(batch), len(answers)).index_put((found.rows, found.answers), found.values)
@@ -134,9 +154,3 @@ class LLMInputs:
     @cached_property
     def _labels(self) -> torch.Tensor:
         return torch.from_numpy(self.data.labels())
-
-    def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
-        """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
-        if self.config["effort_tokens"] == "answer":
-            return prompt, response
-        return prompt[:1], prompt[1:] + response

@@ -18,7 +18,7 @@ class Pool:
 
     Args:
         data: the training rows, a RecBole data set.
-        places: int64 [n], where in it the rows to choose from are.
+        indices: int64 [n], the rows to choose from among these.
         valid_data: the validation rows, a RecBole data set, or None.
 
     Attributes:
@@ -26,13 +26,13 @@ class Pool:
         ids: int64 [n], of these.
     """
 
-    def __init__(self, data: Any, places: np.ndarray, valid_data: Any = None) -> None:
-        self.data, self.places, self.valid_data = data, places, valid_data
-        self.rows: Interaction = data.inter_feat[torch.from_numpy(places)]
+    def __init__(self, data: Any, indices: np.ndarray, valid_data: Any = None) -> None:
+        self.data, self.indices, self.valid_data = data, indices, valid_data
+        self.rows: Interaction = data.inter_feat[torch.from_numpy(indices)]
         self.ids: np.ndarray = self.rows[SAMPLE_ID].numpy()
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     @cached_property
     def histories(self) -> list[list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,60 +17,100 @@ from recbole_llm.coreset.influence.losses import Losses, frozen
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.selection.pool import Pool
+from recbole_llm.selection.provider import Provider, RowInput, row_input
 from recbole_llm.selection.tail import TransformerTail, row_losses
+from recbole_llm.settings.config import Config
 from recbole_llm.stages import stage_seed
 
-SETTINGS = {
-    "influence": (
-        "influence_method",
-        "damping_ratio",
-        "influence_damping",
-        "influence_scale",
-        "influence_steps",
-        "influence_step_rows",
-        "influence_target",
-        "influence_weights",
-        "coreset_unit",
-    )
-}
+if TYPE_CHECKING:
+    from recbole_llm.selection.row_inputs import RowInputs
+
+INFLUENCE_SETTINGS = (
+    "influence_method",
+    "damping_ratio",
+    "influence_damping",
+    "influence_scale",
+    "influence_steps",
+    "influence_step_rows",
+    "influence_target",
+    "influence_weights",
+    "coreset_unit",
+)
 WEIGHT = "influence_weight"  # column of a row's part in the mean loss
 _LOGITS = 2**21  # numbers of one batch's scores of all items: 8 MB in float32, near what a CPU's cache holds
 _LARGEST_HESSIAN = 20_000  # weights; the matrix has their square
 log = logging.getLogger(__name__)
 
 
-class RecommenderInputs:
-    """One method per input, of its name.
+def check_solver(config: Config) -> None:
+    """Refuse settings of another solver than the one of influence.
+
+    Raises:
+        InputError: a key has no part in ``influence_method``.
+    """
+    method = config["influence_method"]
+    for key in ("influence_scale", "influence_step_rows"):
+        if config[key] is not None and method != "lissa":
+            raise InputError(key, f"only applies to influence_method: lissa (got {method}); leave it out")
+    if config["influence_steps"] is not None and method == "exact":
+        raise InputError("influence_steps", "influence_method: exact takes no steps; leave it out")
+
+
+def influence_on_validation(config: Config) -> bool:
+    """Whether influence is that on the loss of the validation rows."""
+    return bool(config["influence_target"] == "valid")
+
+
+class RecommenderVectors(Provider):
+    """What the auxiliary recommender says of rows whatever the task is: its states.
 
     Args:
         auxiliary: the recommender, trained.
         config: the resolved config of the LLM recommender.
         pool: the rows to choose from.
-
-    Attributes:
-        influence_facts: what the computation of influence reports, such as the Hessian's eigenvalues.
     """
 
-    def __init__(self, auxiliary: AuxiliaryRecommender, config: Any, pool: Pool) -> None:
+    def __init__(self, auxiliary: AuxiliaryRecommender, config: Config, pool: Pool) -> None:
+        super().__init__()
         self.auxiliary, self.config, self.pool = auxiliary, config, pool
-        self.influence_facts: dict[str, Any] = {}
 
-    def facts(self, name: str) -> dict[str, Any]:
-        """What an input depends on, as JSON values."""
+    @classmethod
+    def of(cls, rows: RowInputs) -> RecommenderVectors:
+        """The surrogate is the model's auxiliary recommender where it has one.
+
+        A new one stays here: what a model has borrowed is among the facts of its fine-tuning, which does not depend on
+        who chose the rows.
+        """
+        name = rows.config["recommender"]
+        found: AuxiliaryRecommender | None = vars(rows.model).get("auxiliary")
+        if found is None:
+            needs_states = cls.recommender_vectors.__name__ in rows.needed
+            found = AuxiliaryRecommender(rows.config, name, rows.model.stages, needs_states=needs_states)
+        rows.note_seconds(name, rows.model.stages.root / found.fingerprint)
+        return cls(found, rows.config, rows.pool)
+
+    def facts(self, declared: RowInput) -> dict[str, Any]:
+        """See :class:`Provider`."""
         facts = {
             **self.pool.digests,
-            "settings": {key: self.config[key] for key in SETTINGS.get(name, ())},
+            "settings": {key: self.config[key] for key in declared.settings},
             "seed": self.config["seed"],
             "recommender": self.auxiliary.fingerprint,
         }
-        if name == "influence" and self.config["influence_target"] == "valid":
+        if declared.reads_valid(self.config):
             facts["valid_rows"] = rows_digest(self.pool.valid_data)
         return facts
 
+    @row_input("vectors", chosen_by=("coreset_vectors", "recommender"))
     def recommender_vectors(self) -> np.ndarray:
         """States after the histories. Returns: [n, d]."""
         return self.auxiliary.sequence_states(self.pool.histories)
 
+
+class RecommenderInputs(RecommenderVectors):
+    """What the auxiliary recommender says of rows of next items: its states, errors, gradients and influence."""
+
+    @row_input()
     def el2n(self) -> np.ndarray:
         """Lengths of the error vectors. Returns: [n]."""
         target = self.pool.data.iid_field
@@ -79,6 +119,7 @@ class RecommenderInputs:
         ]
         return np.concatenate(parts)
 
+    @row_input()
     def grand(self) -> np.ndarray:
         """Norms of the loss's gradient by all of the recommender's weights. Returns: [n]."""
         recommender = self.auxiliary.model
@@ -90,6 +131,7 @@ class RecommenderInputs:
         batches = (self._on_device(batch).interaction for batch in self._batches(self.pool.rows))
         return torch.cat([grand_scores(losses, params, batch).cpu() for batch in batches]).numpy()
 
+    @row_input(settings=INFLUENCE_SETTINGS, reads_valid=influence_on_validation, check=check_solver)
     def influence(self) -> np.ndarray:
         """Influence of each row, or user, on the recommender's mean loss. Returns: [n].
 
@@ -98,8 +140,7 @@ class RecommenderInputs:
         method, steps = self.config["influence_method"], self.config["influence_steps"]
         names = influence_weights(self.auxiliary.model, self.config["influence_weights"])
         rows, owners = self._owned_rows()
-        by_validation = self.config["influence_target"] == "valid"
-        parts = [rows, *([self.pool.valid_data.inter_feat] if by_validation else [])]
+        parts = [rows, *([self.pool.valid_data.inter_feat] if influence_on_validation(self.config) else [])]
         params, losses, (rows, *judged) = self._loss_function(names, parts)
         if method == "exact" and len(params) > _LARGEST_HESSIAN:
             raise InputError(
@@ -107,18 +148,18 @@ class RecommenderInputs:
                 "influence_weights: attention"
             )
         train = self._mean_loss(losses, params, rows, owners, self._step_sample(rows, owners))
-        target = [self._mean_loss(losses, params, part, np.arange(len(part))) for part in judged]
+        targets = [self._mean_loss(losses, params, part, np.arange(len(part))) for part in judged]
         with frozen(self.auxiliary.model.parameters()):
             found = row_influence(
                 train,
-                *target,
+                targets[0] if targets else None,
                 method=method,
                 damping_ratio=self.config["damping_ratio"],
                 damping=self.config["influence_damping"],
                 scale=self.config["influence_scale"],
                 **({} if steps is None else {"steps": steps}),
             )
-        self.influence_facts = {**found.facts(), "weights": names}
+        self.reported["influence"] = {**found.facts(), "weights": names}
         return np.bincount(owners, weights=found.scores.cpu().numpy(), minlength=len(self.pool))
 
     def _loss_function(
@@ -130,19 +171,20 @@ class RecommenderInputs:
         """
         recommender = self.auxiliary.model
         tail = TransformerTail.of(recommender, names)
-        known = [tail and self._before(tail, part) for part in parts]
-        if None not in known:
-            return *tail_losses(tail, names), known
+        if tail is not None:
+            known = [found for part in parts if (found := self._before(tail, part)) is not None]
+            if len(known) == len(parts):
+                return *tail_losses(tail, names), known
         log.info("Influence goes through the whole of %s in every step.", type(recommender).__name__)
         return *parameter_losses(recommender, names, weighted_losses), parts
 
     def _before(self, tail: TransformerTail, rows: Interaction) -> Interaction | None:
         """What the tail needs to know of rows, from one pass; None where it is no tail of this recommender."""
-        parts = [tail.inputs(self._on_device(batch)) for batch in self._batches(rows)]
-        return None if None in parts else cat_interactions([part.cpu() for part in parts])
+        parts = [part for batch in self._batches(rows) if (part := tail.inputs(self._on_device(batch))) is not None]
+        return cat_interactions([part.cpu() for part in parts]) if len(parts) == len(self._batches(rows)) else None
 
     def _owned_rows(self) -> tuple[Interaction, np.ndarray]:
-        """The rows of the mean loss, and the place in the pool of what each belongs to: itself, or its user."""
+        """The rows of the mean loss, and the index in the pool of what each belongs to: itself, or its user."""
         if self.config["coreset_unit"] == "row":
             return self.pool.rows, np.arange(len(self.pool))
         rows, user = self.pool.data.inter_feat, self.pool.data.uid_field
@@ -184,20 +226,6 @@ class RecommenderInputs:
         return batch.to(self.config["device"])
 
 
-def check_solver(config: Any) -> None:
-    """Refuse settings of another solver than the one of influence.
-
-    Raises:
-        InputError: a key has no part in ``influence_method``.
-    """
-    method = config["influence_method"]
-    for key in ("influence_scale", "influence_step_rows"):
-        if config[key] is not None and method != "lissa":
-            raise InputError(f"{key}: it is of influence_method: lissa, not of {method}; leave it out")
-    if config["influence_steps"] is not None and method == "exact":
-        raise InputError("influence_steps: influence_method: exact takes no steps; leave it out")
-
-
 def weighted(rows: Interaction, owners: np.ndarray) -> Interaction:
     """Rows with weights whose mean over rows is the mean over owners of the mean over an owner's rows.
 
@@ -210,19 +238,20 @@ def weighted(rows: Interaction, owners: np.ndarray) -> Interaction:
     return Interaction({**rows.interaction, WEIGHT: torch.from_numpy(weights).float()})
 
 
-def full_losses(recommender: torch.nn.Module, batch: Interaction) -> torch.Tensor:
+def full_losses(recommender: Any, batch: Interaction) -> torch.Tensor:
     """Cross entropy of each row's target under the recommender's full-sort scores. Returns: [rows]."""
     return row_losses(recommender.full_sort_predict(batch), batch[recommender.ITEM_ID])
 
 
-def weighted_losses(recommender: torch.nn.Module, batch: Interaction) -> torch.Tensor:
+def weighted_losses(recommender: Any, batch: Interaction) -> torch.Tensor:
     """The same times the weights of :func:`weighted`. Returns: [rows]."""
-    return full_losses(recommender, batch) * batch[WEIGHT]
+    weights: torch.Tensor = batch[WEIGHT]
+    return full_losses(recommender, batch) * weights
 
 
 def tail_losses(tail: TransformerTail, names: Sequence[str]) -> tuple[torch.Tensor, StagedLosses]:
     """Weights of a recommender that are in its tail, and :func:`weighted_losses` as a function of them."""
-    params, states = parameter_losses(tail, tail.names(names), TransformerTail.states)
+    params, states = parameter_losses(tail, tail.names(names), cast(Any, TransformerTail.states))
     return params, StagedLosses(states, lambda found, batch: tail.losses(found, batch) * batch[WEIGHT])
 
 

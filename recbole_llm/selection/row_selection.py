@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import torch
 
 from recbole_llm.coreset import Selection, Selector, resolve_budget
 from recbole_llm.data.rows import SAMPLE_ID
@@ -22,14 +20,17 @@ from recbole_llm.registry import find_choice
 from recbole_llm.report import map_points, peak_mib
 from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.row_inputs import RowInputs, check_needs
-from recbole_llm.stages import write_json
+from recbole_llm.selection.selection_file import read_selection, write_selection
+from recbole_llm.selection.training_rows import TrainingRows, check_any, read_examples, subset
+from recbole_llm.settings.config import Config
+from recbole_llm.stages import Stage, stage_seed, write_json
 
 STAGE, FILE, SUMMARY, MAP = "coreset", "coreset.csv", "coreset.json", "map.npz"
 MAP_ROWS = 4000  # of each side, at most, unless more are selected
 log = logging.getLogger(__name__)
 
 
-def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) -> tuple[Any, Path | None]:
+def select_rows(model: LLMRecommender, config: Config, rows: Any, valid_rows: Any) -> tuple[TrainingRows, Path | None]:
     """The rows that the config's coreset chooses.
 
     Args:
@@ -47,104 +48,136 @@ def select_rows(model: LLMRecommender, config: Any, rows: Any, valid_rows: Any) 
     if config["coreset_file"] is not None:
         chosen = read_selection(Path(config["coreset_file"]), rows)
         log.info("coreset_file: %d of %d rows, %s", len(chosen), len(rows), config["coreset_file"])
-        return _subset(rows, chosen), None
-    choice = find_choice("coreset", config["coreset"])
+        rows = subset(rows, chosen)
+        return TrainingRows.of(model, rows, read_examples(model, rows)), None
+    choice = cast(type[Selector] | None, find_choice("coreset", config["coreset"]))
     if choice is None:
         if "coreset_size" in config.external_config_dict:
             log.warning("coreset_size is set, but coreset is none: %s learns from all rows.", config["model"])
-        return rows, None
+        return TrainingRows.of(model, rows, read_examples(model, rows)), None
     selector = choice.from_settings(config.final_config_dict)
     check_needs(selector, config, valid_rows)
-    examples = model.token_pairs(rows.inter_feat)
-    pool = Pool(rows, _places(model, config, rows, examples), valid_rows)
-    budget = _amount("coreset_size", config["coreset_size"], len(pool))
-    needs = [need.name for need in selector.needs if need.name not in selector.unused()]
-    inputs = RowInputs(model, config, pool, [examples[place] for place in pool.places], needs)
-    values = {name: value for name in needs if (value := inputs.get(name)) is not None}
-    facts = {
-        "selector": selector.facts(),
-        "budget": budget,
-        "unit": config["coreset_unit"],
-        **pool.digests,
-        "inputs": {
-            name: hash_arrays(value) if isinstance(value, np.ndarray) else hash_json(value)
-            for name, value in values.items()
-        },
-        "seed": config["seed"],
-    }
-
-    def compute(folder: Path) -> None:
-        started = time.perf_counter()
-        selection = selector.select(pool.ids, budget, seed=model.stage_seed("coreset"), **values)
-        seconds = {**inputs.seconds, "selection": time.perf_counter() - started}
-        _write_selection(folder / FILE, pool, selection, _numbers_per_row(selector, values))
-        if "trace" in selection.outcome:
-            _write_map(folder / MAP, pool.ids, selection, values, config["seed"])
-        write_json(folder / SUMMARY, _summary(facts, selection, inputs, seconds))
-
-    folder = model.stages.get(STAGE, facts, compute)
+    examples = read_examples(model, rows)
+    check_any([example for example in examples if example is not None], model)
+    pool = Pool(rows, _choosable(config, rows, examples), valid_rows)
+    stage = CoresetStage(selector, model, config, pool, examples)
+    chosen = model.stages.run(stage)
+    folder = model.stages.folder(stage)
     _log_cost(folder, found=STAGE in model.stages.reused)
-    return _subset(rows, read_selection(folder / FILE, rows)), folder
+    return TrainingRows.of(model, subset(rows, chosen), [examples[index] for index in chosen]), folder
 
 
-def _places(model: LLMRecommender, config: Any, rows: Any, examples: Sequence[TokenPair | None]) -> np.ndarray:
-    """Places of the rows that can be chosen, by ascending id.
+def _choosable(config: Config, rows: Any, examples: Sequence[TokenPair | None]) -> np.ndarray:
+    """Indices of the rows that can be chosen, by ascending id.
 
     These are the rows that can be read; of each user the last one, where users are counted; a draw from them, where
     ``coreset_pool`` says so.
     """
     feat = rows.inter_feat
-    places = np.flatnonzero([example is not None for example in examples])
-    if not len(places):
-        raise InputError(f"no training row has titles in field '{config['title_field']}'")
+    indices = np.flatnonzero([example is not None for example in examples])
     ids = feat[SAMPLE_ID].numpy()
-    places = places[np.argsort(ids[places])]
+    indices = indices[np.argsort(ids[indices])]
     if config["coreset_unit"] == "user":
-        users, lengths = (feat[name].numpy()[places] for name in (rows.uid_field, rows.item_list_length_field))
-        order = np.lexsort((ids[places], lengths, users))
+        users, lengths = (feat[name].numpy()[indices] for name in (rows.uid_field, rows.item_list_length_field))
+        order = np.lexsort((ids[indices], lengths, users))
         last = np.append(users[order][1:] != users[order][:-1], True)
-        places = places[np.sort(order[last])]
+        indices = indices[np.sort(order[last])]
     if config["coreset_pool"] is not None:
-        size = min(_amount("coreset_pool", config["coreset_pool"], len(places)), len(places))
-        drawn = np.random.default_rng(model.stage_seed("coreset-pool")).choice(len(places), size, replace=False)
-        places = places[np.sort(drawn)]
-    log.info("coreset %s: chosen from %d of %d rows", config["coreset"], len(places), len(rows))
-    return places
+        size = min(_amount("coreset_pool", config["coreset_pool"], len(indices)), len(indices))
+        generator = np.random.default_rng(stage_seed(config["seed"], "coreset-pool"))
+        indices = indices[np.sort(generator.choice(len(indices), size, replace=False))]
+    log.info("coreset %s: chosen from %d of %d rows", config["coreset"], len(indices), len(rows))
+    return indices
 
 
 def _amount(key: str, value: int | float, n_rows: int) -> int:
     """Rows that a count or a share means, at least one."""
     amount = resolve_budget(n_rows, **({"budget": value} if isinstance(value, int) else {"ratio": value}))
     if not amount:
-        raise InputError(f"{key}: {value} of {n_rows} rows is less than one; raise it")
+        raise InputError(key, f"{value} of {n_rows} rows is less than one; raise it")
     return amount
 
 
-def _numbers_per_row(selector: Selector, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Inputs that are one number per row."""
-    names = [need.name for need in selector.needs if need.per_row and need.name in values]
-    return {name: values[name] for name in names if isinstance(values[name], np.ndarray) and values[name].ndim == 1}
+class CoresetStage(Stage[np.ndarray]):
+    """A selector's choice among some rows: indices among all training rows, int64, ascending.
 
+    Args:
+        selector: chooses.
+        model: the recommender, untuned.
+        config: the resolved config.
+        pool: the rows to choose from.
+        examples: prompt and response of every training row, None where it cannot be read.
+    """
 
-def _summary(
-    facts: Mapping[str, Any], selection: Selection, inputs: RowInputs, seconds: Mapping[str, float]
-) -> dict[str, Any]:
-    """What is told of a choice, from what it depends on and how it went."""
-    n_pool = len(selection.scores)
-    return {
-        **facts["selector"],
-        "unit": facts["unit"],
-        "seed": facts["seed"],
-        "rows": len(inputs.pool.data),
-        "pool": n_pool,
-        "selected": len(selection.ids),
-        "inputs": facts["inputs"],
-        "seconds": seconds,
-        "seconds_per_1000_rows": {name: 1000 * value / n_pool for name, value in seconds.items()},
-        "peak_mib": max(inputs.peak_mib, peak_mib()),
-        **({"outcome": selection.outcome} if selection.outcome else {}),
-        **inputs.facts,
-    }
+    name = STAGE
+
+    def __init__(
+        self,
+        selector: Selector,
+        model: LLMRecommender,
+        config: Config,
+        pool: Pool,
+        examples: Sequence[TokenPair | None],
+    ) -> None:
+        self.selector, self.config, self.pool = selector, config, pool
+        self.budget = _amount("coreset_size", config["coreset_size"], len(pool))
+        needs = [need.name for need in selector.needs if need.name not in selector.unused()]
+        own = [example for index in pool.indices if (example := examples[index]) is not None]
+        self.inputs = RowInputs(model, config, pool, own, needs)
+        self.values = {name: value for name in needs if (value := self.inputs.get(name)) is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {
+            "selector": self.selector.facts(),
+            "budget": self.budget,
+            "unit": self.config["coreset_unit"],
+            **self.pool.digests,
+            "inputs": {
+                name: hash_arrays(value) if isinstance(value, np.ndarray) else hash_json(value)
+                for name, value in self.values.items()
+            },
+            "seed": self.config["seed"],
+        }
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        started = time.perf_counter()
+        seed = stage_seed(self.config["seed"], "coreset")
+        selection = self.selector.select(self.pool.ids, self.budget, seed=seed, **self.values)
+        seconds = {**self.inputs.seconds, "selection": time.perf_counter() - started}
+        write_selection(folder / FILE, self.pool, selection, self._numbers_per_row())
+        if "trace" in selection.outcome:
+            _write_map(folder / MAP, self.pool.ids, selection, self.values, self.config["seed"])
+        write_json(folder / SUMMARY, self._summary(selection, seconds))
+
+    def load(self, folder: Path) -> np.ndarray:
+        """See :class:`Stage`."""
+        return read_selection(folder / FILE, self.pool.data)
+
+    def _numbers_per_row(self) -> dict[str, np.ndarray]:
+        """Inputs that are one number per row."""
+        names = [need.name for need in self.selector.needs if need.per_row and need.name in self.values]
+        arrays = {name: value for name in names if isinstance(value := self.values[name], np.ndarray)}
+        return {name: value for name, value in arrays.items() if value.ndim == 1}
+
+    def _summary(self, selection: Selection, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """What is told of a choice, from what it depends on and how it went."""
+        facts, n_pool = self.facts(), len(selection.scores)
+        return {
+            **facts["selector"],
+            "unit": facts["unit"],
+            "seed": facts["seed"],
+            "rows": len(self.pool.data),
+            "pool": n_pool,
+            "selected": len(selection.ids),
+            "inputs": facts["inputs"],
+            "seconds": seconds,
+            "seconds_per_1000_rows": {name: 1000 * value / n_pool for name, value in seconds.items()},
+            "peak_mib": max(self.inputs.peak_mib, peak_mib()),
+            **({"outcome": selection.outcome} if selection.outcome else {}),
+            **self.inputs.facts,
+        }
 
 
 def _write_map(file: Path, ids: np.ndarray, selection: Selection, values: Mapping[str, Any], seed: int) -> None:
@@ -160,7 +193,7 @@ def _write_map(file: Path, ids: np.ndarray, selection: Selection, values: Mappin
 
 
 def _log_cost(folder: Path, found: bool) -> None:
-    """What the choice took, and, where it was found, what its search told when it ran."""
+    """Log what the choice took, and, where it was found, what its search told when it ran."""
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     parts = zip(summary["seconds"].items(), summary["seconds_per_1000_rows"].values(), strict=True)
     log.info(
@@ -179,64 +212,3 @@ def _log_cost(folder: Path, found: bool) -> None:
             *(summary["coreset"], outcome["method"], outcome["trace"][0], outcome["objective"]),
             *(len(outcome["trace"]) - 1, outcome["n_solves"], outcome["missed_gain"]),
         )
-
-
-# ---- the file
-
-
-def row_hashes(rows: Any) -> list[str]:
-    """What ties a file of choices to its rows: 16 hex digits over user, history and target of each."""
-    feat = rows.inter_feat
-    items = feat[rows.iid_field + rows.config["LIST_SUFFIX"]].tolist()
-    columns = (feat[name].tolist() for name in (rows.uid_field, rows.item_list_length_field, rows.iid_field))
-    return [
-        hash_json([user, own[:length], target])[:16] for own, user, length, target in zip(items, *columns, strict=True)
-    ]
-
-
-def _write_selection(file: Path, pool: Pool, selection: Selection, inputs: Mapping[str, np.ndarray]) -> None:
-    """One line per row that could be chosen: id, hash, whether it was, score, and what the score is made of."""
-    hashes, selected = row_hashes(pool.data), np.isin(pool.ids, selection.ids).astype(int)
-    columns = [selection.scores.tolist(), *(value.tolist() for value in inputs.values())]
-    with open(file, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([SAMPLE_ID, "row", "selected", "score", *inputs])
-        for place, sample_id, chosen, *values in zip(
-            pool.places.tolist(), pool.ids.tolist(), selected.tolist(), *columns, strict=True
-        ):
-            writer.writerow([sample_id, hashes[place], chosen, *map(repr, values)])
-
-
-def read_selection(file: Path, rows: Any) -> np.ndarray:
-    """Places of the rows that a file says are selected, ascending.
-
-    Raises:
-        InputError: the file cannot be read, selects nothing, a row twice, or rows that are not among these.
-    """
-    try:
-        with open(file, newline="", encoding="utf-8") as stream:
-            lines = [(int(line[SAMPLE_ID]), line["row"], int(line["selected"])) for line in csv.DictReader(stream)]
-    except OSError as error:
-        raise InputError(f"coreset_file: {file} cannot be read ({error.strerror}); set the right one") from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise InputError(f"coreset_file: {file} holds no selection; give the coreset.csv of a run") from error
-    places = {sample_id: place for place, sample_id in enumerate(rows.inter_feat[SAMPLE_ID].tolist())}
-    hashes, chosen = row_hashes(rows), []
-    for sample_id, row, selected in lines:
-        if not selected:
-            continue
-        if sample_id not in places or hashes[places[sample_id]] != row:
-            raise InputError(
-                f"coreset_file: {file} selects row {sample_id}, which is no row of this run; use the data, the split "
-                "and the train_sample_size that it was made with"
-            )
-        chosen.append(places[sample_id])
-    if not chosen:
-        raise InputError(f"coreset_file: {file} selects no row; give the coreset.csv of a run")
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"coreset_file: {file} selects {len(chosen) - len(set(chosen))} rows twice; give each once")
-    return np.sort(np.array(chosen, dtype=np.int64))
-
-
-def _subset(rows: Any, places: np.ndarray) -> Any:
-    return rows.copy(rows.inter_feat[torch.from_numpy(places)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
@@ -26,11 +27,13 @@ class TransformerTail(nn.Module):
         name: of the last transformer layer in it.
     """
 
-    def __init__(self, recommender: nn.Module, name: str) -> None:
+    items: Tensor
+
+    def __init__(self, recommender: Any, name: str) -> None:
         super().__init__()
         self.recommender = [recommender]  # in a list, so that it is no part of this model
         self.prefix = name + "."
-        self.layer = recommender.get_submodule(name)
+        self.layer: Any = recommender.get_submodule(name)  # RecBole's, of which the names below are known
         self.register_buffer("items", recommender.item_embedding.weight.detach(), persistent=False)
         self.eval()
 
@@ -38,12 +41,9 @@ class TransformerTail(nn.Module):
     def of(cls, recommender: nn.Module, names: Sequence[str]) -> TransformerTail | None:
         """The tail that all the named weights are in; None where the recommender has none of this form."""
         found = [re.fullmatch(r"(.+)\.(multi_head_attention\.dense|feed_forward\.\w+)\.\w+", name) for name in names]
-        layers = {match[1] if match else None for match in found}
-        if (
-            len(layers) != 1
-            or None in layers
-            or not isinstance(getattr(recommender, "item_embedding", None), nn.Embedding)
-        ):
+        layers = {match[1] if match else "" for match in found}
+        has_items = isinstance(getattr(recommender, "item_embedding", None), nn.Embedding)
+        if len(layers) != 1 or "" in layers or not has_items:
             return None
         return cls(recommender, layers.pop())
 
@@ -55,7 +55,8 @@ class TransformerTail(nn.Module):
         """States after the histories. Returns: [rows, d]."""
         attention = self.layer.multi_head_attention
         hidden = attention.LayerNorm(attention.out_dropout(attention.dense(batch[CONTEXT])) + batch[RESIDUAL])
-        return self.layer.feed_forward(hidden)
+        states: Tensor = self.layer.feed_forward(hidden)
+        return states
 
     def losses(self, states: Tensor, batch: Interaction) -> Tensor:
         """Cross entropy of each row's target, from its state. Returns: [rows]."""
@@ -64,7 +65,8 @@ class TransformerTail(nn.Module):
     @torch.no_grad()
     def inputs(self, batch: Interaction) -> Interaction | None:
         """What the tail needs to know of rows; None where its losses are not those of the whole recommender."""
-        (recommender,), attention, seen = self.recommender, self.layer.multi_head_attention, {}
+        (recommender,), attention = self.recommender, self.layer.multi_head_attention
+        seen: dict[str, Tensor] = {}
         hooks = [
             attention.register_forward_pre_hook(lambda _, args: seen.update({RESIDUAL: args[0]})),
             attention.dense.register_forward_pre_hook(lambda _, args: seen.update({CONTEXT: args[0]})),

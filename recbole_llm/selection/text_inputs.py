@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_llm.evaluation import protocol_of
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.selection.data_inputs import DataInputs
+from recbole_llm.selection.provider import Provider, RowInput, row_input
 from recbole_llm.selection.text_vectors import TextVectors
+from recbole_llm.settings.config import Config
+
+if TYPE_CHECKING:
+    from recbole_llm.selection.row_inputs import RowInputs
 
 
-class TextInputs:
-    """One method per input, of its name.
+class TextInputs(Provider):
+    """What an encoder of texts makes of rows: of prompt and answer.
 
     Args:
         model: the recommender, untuned.
@@ -25,19 +29,27 @@ class TextInputs:
         examples: prompt and response of each row to choose from.
     """
 
-    def __init__(self, model: LLMRecommender, config: Any, data: DataInputs, examples: Sequence[TokenPair]) -> None:
-        self.model, self.config, self.data, self.examples = model, config, data, examples
+    def __init__(self, model: LLMRecommender, config: Config, data: DataInputs, examples: Sequence[TokenPair]) -> None:
+        super().__init__()
+        self.model, self.data, self.examples = model, data, examples
         self.encoder = TextVectors(model, config)
 
-    def facts(self, name: str) -> dict[str, Any]:
-        """What an input depends on, as JSON values."""
-        texts = self.embedded if name == "embeddings" else self.valid_embedded
+    @classmethod
+    def of(cls, rows: RowInputs) -> TextInputs:
+        """See :class:`Provider`."""
+        return cls(rows.model, rows.config, rows.data, rows.examples)
+
+    def facts(self, declared: RowInput) -> dict[str, Any]:
+        """See :class:`Provider`; the texts themselves, whosever they are."""
+        texts = self.valid_embedded if declared.name == "valid_embeddings" else self.embedded
         return {"texts": hash_json(texts), "encoder": self.encoder.facts()}
 
+    @row_input()
     def embeddings(self) -> np.ndarray:
         """Vectors of the rows' texts. Returns: float32 [n, d]."""
         return self.encoder.embed(self.embedded)
 
+    @row_input(reads_valid=lambda config: True)
     def valid_embeddings(self) -> np.ndarray:
         """Vectors of the texts of the validation rows that can be read. Returns: float32 [n_valid, d]."""
         return self.encoder.embed(self.valid_embedded)
@@ -53,8 +65,17 @@ class TextInputs:
         return self._texts(self.data.valid.examples)
 
     def _texts(self, examples: Sequence[TokenPair]) -> list[str]:
-        """Prompt and answer of each row; the prompt alone for clicks, whose labels are classes instead."""
-        is_click = protocol_of(self.config).has_labels
-        whole = [prompt if is_click else prompt + response for prompt, response in examples]
         # Ids below 0 are slots of vectors.
-        return [self.model.backbone.decode([token for token in tokens if token >= 0]) for tokens in whole]
+        shown = [[token for token in self._shown(*example) if token >= 0] for example in examples]
+        return [self.model.backbone.decode(tokens) for tokens in shown]
+
+    def _shown(self, prompt: list[int], response: list[int]) -> list[int]:
+        """What of a row is embedded, as token ids."""
+        return prompt + response
+
+
+class ClickTextInputs(TextInputs):
+    """What an encoder of texts makes of rows whose labels are classes: of the prompt alone."""
+
+    def _shown(self, prompt: list[int], response: list[int]) -> list[int]:
+        return prompt

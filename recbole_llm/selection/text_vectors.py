@@ -12,6 +12,7 @@ import torch
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.text_encoders import EncoderRecipe, find_text_encoder, load_text_encoder
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.settings.config import Config
 
 LLM = "llm"  # coreset_encoder: the run's own
 MAX_TOKENS = 4096  # longest text that is embedded
@@ -37,7 +38,7 @@ class TextVectors:
         config: the resolved config.
     """
 
-    def __init__(self, model: LLMRecommender, config: Any) -> None:
+    def __init__(self, model: LLMRecommender, config: Config) -> None:
         self.model, self.config = model, config
 
     @cached_property

@@ -168,9 +168,8 @@ class LLMTrainer(Trainer):
             valid_rows = valid_data.dataset if valid_data else None
             rows, self.coreset = select_rows(self.model, self.config, train_data.dataset, valid_rows)
             self.n_train_rows = len(rows)
-            examples, kept = self._examples(rows)
-            histories = self.model.histories(kept)
-            fit = _Fit(rows, kept, examples, histories, valid_data, verbose, show_progress, callback_fn)
+            own = (rows.data, rows.readable, rows.examples, rows.histories)
+            fit = _Fit(*own, valid_data, verbose, show_progress, callback_fn)
             self._tune(fit, curricula)
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
@@ -347,19 +346,6 @@ class LLMTrainer(Trainer):
 
     def _generation(self) -> dict[str, Any]:
         return {name: self.config[name] for name in GENERATION}
-
-    def _examples(self, rows: Any) -> tuple[list[TokenPair], Interaction]:
-        """Prompt and response of every training row that can be read, and those rows."""
-        before = self.model.prompts.n_shortened
-        found = self.model.token_pairs(rows.inter_feat)
-        examples = [example for example in found if example is not None]
-        if len(examples) < len(found):
-            log.warning("%d training rows have no titled history or target; skipped.", len(found) - len(examples))
-        if not examples:
-            raise InputError(f"no training row has titles in field '{self.config['title_field']}'")
-        if shortened := self.model.prompts.n_shortened - before:
-            log.warning("%d prompts exceed max_prompt_tokens and lost their oldest items.", shortened)
-        return examples, rows.inter_feat[torch.tensor([example is not None for example in found])]
 
     def _fine_tune_facts(self, fit: _Fit) -> dict[str, Any]:
         answering: tuple[str, ...] = ()  # a click is told by the weights alone

@@ -11,7 +11,7 @@ from benchmarks import results
 from benchmarks.coresets import marked_shares, oracle_file, read_choice, write_oracle
 from benchmarks.planted import PlantedSettings, make_world, write_world
 from recbole_llm.data.rows import load_rows
-from recbole_llm.selection.row_selection import read_selection
+from recbole_llm.selection.selection_file import read_selection
 from recbole_llm.settings.config import Config
 
 SETTINGS = PlantedSettings(n_users=60, n_categories=4, items_per_category=5, mislabelled=0.3, redundant=0.3)

@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from recbole_llm.errors import InputError
+from recbole_llm.selection import recommender_inputs
 from recbole_llm.selection.recommender_inputs import RecommenderInputs, influence_weights, weighted
 from recbole_llm.selection.tail import TransformerTail
-from recbole_llm.trainer import recommender_inputs
+from tests.selection import rows as shared
 from tests.selection.rows import N_ROWS, Make
-from tests.trainer import rows as shared
 
 
 def inputs_of(config: Any, rows: Any, model: Any, places: np.ndarray | None = None) -> RecommenderInputs:
@@ -85,7 +85,7 @@ def test_influence_is_that_of_dense_algebra(make, unit, target):
     found = inputs.influence()
     recommender = inputs.auxiliary.model
     (name,) = influence_weights(recommender, "attention")
-    facts = inputs.influence_facts
+    facts = inputs.reported["influence"]
     assert facts["weights"] == [name] == ["trm_encoder.layer.1.multi_head_attention.dense.weight"]
 
     units = pool.tolist() if unit == "row" else users[pool].tolist()
@@ -127,7 +127,7 @@ def test_absolute_damping_and_single_row_steps_are_the_recursion_of_the_public_c
         estimate = start + (1 - damp) * estimate - image.reshape(-1) / scale
     expected = own @ estimate / scale / N_ROWS  # that code does not divide by the scale, which changes no order
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
-    assert inputs.influence_facts["damping"] == pytest.approx(0.01 * 0.05)
+    assert inputs.reported["influence"]["damping"] == pytest.approx(0.01 * 0.05)
 
 
 def test_influence_is_the_same_through_the_whole_recommender(make, monkeypatch, caplog):

@@ -16,12 +16,14 @@ from recbole_llm.coreset import MeanLoss
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.errors import InputError
 from recbole_llm.selection import row_selection
-from recbole_llm.selection.row_selection import FILE, read_selection, row_hashes, select_rows
+from recbole_llm.selection.row_selection import FILE, select_rows
+from recbole_llm.selection.selection_file import read_selection, row_hashes
 from tests.selection.rows import N_ROWS
 
 
 def ids_of(rows: Any) -> list[int]:
-    return rows.inter_feat[SAMPLE_ID].tolist()
+    """Of a data set, or of training rows as they were chosen."""
+    return getattr(rows, "data", rows).inter_feat[SAMPLE_ID].tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""Providers of what selectors need to know of rows: how they declare it, and how it becomes a stage.
+
+A provider is a class with one method per input. The decorator :func:`row_input` declares the method: the names it is
+asked for by, and what its values depend on besides the rows. Nothing else routes an input to its provider.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from recbole_llm.report import peak_mib
+from recbole_llm.settings.config import Config
+from recbole_llm.stages import Stage, write_json
+
+if TYPE_CHECKING:
+    from recbole_llm.selection.row_inputs import RowInputs
+
+Compute = TypeVar("Compute", bound=Callable[[Any], Any])
+VALUES, FACTS = "values.npy", "facts.json"
+_MARK = "_row_input"  # attribute of a declared method
+
+
+@dataclass(frozen=True)
+class RowInput:
+    """One input, as its provider declares it.
+
+    Attributes:
+        name: of the method, and of the stage.
+        compute: the method.
+        also: further names of :class:`recbole_llm.coreset.Input` that it stands for.
+        chosen_by: key and value of the setting under which it stands for these; always without.
+        settings: keys that its values depend on.
+        reads_valid: whether it looks at validation rows, under a config.
+        runs_adapter: whether it goes by the LLM with its adapter on.
+        check: refuses settings that do not go together.
+    """
+
+    name: str
+    compute: Callable[[Any], Any]
+    also: tuple[str, ...] = ()
+    chosen_by: tuple[str, str] | None = None
+    settings: tuple[str, ...] = ()
+    reads_valid: Callable[[Config], bool] = field(default=lambda config: False)
+    runs_adapter: bool = False
+    check: Callable[[Config], None] = field(default=lambda config: None)
+
+    def stands_for(self, name: str, config: Config) -> bool:
+        """Whether it is what a config means by a name other than its own."""
+        return name in self.also and (self.chosen_by is None or config[self.chosen_by[0]] == self.chosen_by[1])
+
+
+def row_input(*also: str, **declared: Any) -> Callable[[Compute], Compute]:
+    """Declare a method of a :class:`Provider` as the input of its name; arguments as :class:`RowInput` has them."""
+
+    def declare(method: Compute) -> Compute:
+        setattr(method, _MARK, RowInput(method.__name__, method, also, **declared))
+        return method
+
+    return declare
+
+
+class Provider:
+    """Computes inputs of selectors from one source, such as the LLM."""
+
+    is_kept: ClassVar[bool] = True
+    """Whether its inputs are stages of their own, which selectors, budgets and seeds of the draw share."""
+    declared: ClassVar[Mapping[str, RowInput]] = {}
+    """Its inputs by their own names."""
+
+    def __init__(self) -> None:
+        self.reported: dict[str, dict[str, Any]] = {}  # input to what its computation tells besides the values
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Collect the methods that are declared, inherited ones included."""
+        super().__init_subclass__(**kwargs)
+        methods = (getattr(cls, name) for name in dir(cls))
+        found = [mark for method in methods if isinstance(mark := getattr(method, _MARK, None), RowInput)]
+        cls.declared = {one.name: one for one in found}
+
+    @classmethod
+    def of(cls, rows: RowInputs) -> Provider:
+        """The provider for the rows of a selection."""
+        raise NotImplementedError
+
+    @classmethod
+    def find(cls, name: str, config: Config) -> RowInput | None:
+        """What stands for an input under a config: the method of its name, else one that stands for it too."""
+        standing = [one for one in cls.declared.values() if one.stands_for(name, config)]
+        return cls.declared.get(name) or next(iter(standing), None)
+
+    def facts(self, declared: RowInput) -> dict[str, Any]:
+        """What an input depends on, as JSON values."""
+        raise NotImplementedError
+
+
+Found = tuple[type[Provider], RowInput]
+
+
+def find_input(name: str, providers: Sequence[type[Provider]], config: Config) -> Found | None:
+    """The provider of an input and what it has declared; None where nobody provides it.
+
+    Raises:
+        ValueError: more than one provider does.
+    """
+    found = [(kind, declared) for kind in providers if (declared := kind.find(name, config)) is not None]
+    if len(found) > 1:
+        raise ValueError(f"{name} is provided by {' and by '.join(kind.__name__ for kind, _ in found)}")
+    return found[0] if found else None
+
+
+class RowInputStage(Stage[np.ndarray]):
+    """Values of one input for the rows to choose from, beside what their computation reports.
+
+    Args:
+        provider: computes them.
+        declared: which input.
+
+    Attributes:
+        reported: what the computation told, whenever that was; known after :meth:`load`.
+        peak_mib: the most memory that its process held until it ended.
+    """
+
+    def __init__(self, provider: Provider, declared: RowInput) -> None:
+        self.name = declared.name.replace("_", "-")
+        self._provider, self._declared = provider, declared
+        self.reported: dict[str, Any] = {}
+        self.peak_mib = 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return self._provider.facts(self._declared)
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        np.save(folder / VALUES, self._declared.compute(self._provider))
+        reported = self._provider.reported.get(self._declared.name, {})
+        write_json(folder / FACTS, {**reported, "peak_mib": peak_mib()})
+
+    def load(self, folder: Path) -> np.ndarray:
+        """See :class:`Stage`. Returns: one entry per row."""
+        self.reported = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        self.peak_mib = self.reported.pop("peak_mib")
+        values: np.ndarray = np.load(folder / VALUES)
+        return values

@@ -1,0 +1,75 @@
+"""The rows that a model is trained on, as the model reads them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llm.errors import InputError
+from recbole_llm.model.base import LLMRecommender, TokenPair
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows that a model is trained on.
+
+    Attributes:
+        data: all of them, a RecBole data set; what the result of training depends on.
+        readable: those that have a prompt and a response.
+        examples: token ids of prompt and response of each readable row.
+        histories: item ids of each readable row's history, oldest first.
+    """
+
+    data: Any
+    readable: Interaction
+    examples: list[TokenPair]
+    histories: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @classmethod
+    def of(cls, model: LLMRecommender, rows: Any, examples: Sequence[TokenPair | None]) -> TrainingRows:
+        """The rows with their examples, None for those that cannot be read; the log says how many these are.
+
+        Raises:
+            InputError: no row can be read.
+        """
+        readable = [example for example in examples if example is not None]
+        if len(readable) < len(examples):
+            log.warning("%d training rows have no titled history or target; skipped.", len(examples) - len(readable))
+        check_any(readable, model)
+        kept = rows.inter_feat[torch.tensor([example is not None for example in examples])]
+        return cls(rows, kept, readable, model.histories(kept))
+
+
+def read_examples(model: LLMRecommender, rows: Any) -> list[TokenPair | None]:
+    """Token ids of prompt and response of each row of a data set; the log says how many prompts were cut."""
+    before = model.prompts.n_shortened
+    examples = model.token_pairs(rows.inter_feat)
+    if shortened := model.prompts.n_shortened - before:
+        log.warning("%d prompts exceed max_prompt_tokens and lost their oldest items.", shortened)
+    return examples
+
+
+def check_any(readable: Sequence[object], model: LLMRecommender) -> None:
+    """Refuse training rows of which the model can read none.
+
+    Raises:
+        InputError: with the field whose titles are missing.
+    """
+    if not len(readable):
+        raise InputError(f"no training row has titles in field '{model.config['title_field']}'")
+
+
+def subset(rows: Any, indices: np.ndarray) -> Any:
+    """Some rows of a data set, in the order given."""
+    return rows.copy(rows.inter_feat[torch.from_numpy(indices)])
