@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone
+from recbole_llm.llm.capabilities import FastPath
 
 
 class Settings(Protocol):
@@ -129,6 +130,8 @@ class Grounding(ABC):
     """Keys that decide the ranking, besides those of generation."""
     chooses: ClassVar[bool] = False
     """Whether it scores the candidates that a prompt lists; if not, generated text names one."""
+    fast_paths: ClassVar[frozenset[FastPath]] = frozenset()
+    """Ways of saving forward passes that it takes besides those of generation."""
 
     def __init__(self, model: Answerer, settings: Settings) -> None:
         self.model, self.config = model, settings

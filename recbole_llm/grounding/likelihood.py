@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,9 +13,12 @@ from tqdm import tqdm
 
 from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.titles import TitleGrounding
+from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.constrained import Assistant
-from recbole_llm.llm.likelihood import check_attention, title_likelihoods
+from recbole_llm.llm.likelihood import Way, choose_way, title_likelihoods
 from recbole_llm.llm.trie import TitleTrie
+
+log = logging.getLogger(__name__)
 
 
 class LikelihoodGrounding(TitleGrounding):
@@ -23,14 +28,21 @@ class LikelihoodGrounding(TitleGrounding):
     """
 
     chooses: ClassVar[bool] = True
+    fast_paths: ClassVar[frozenset[FastPath]] = frozenset({FastPath.TREE})
 
     def prepare(self) -> None:
-        """Make sure that the LLM can take a tree of titles."""
-        check_attention(self.model.llm, self.model.longest_prompt + self.trie.max_length)
+        """Make sure that the LLM can score as many titles as there are."""
+        if self._way(n_titles := self.config["candidates"] or self.trie.n_titles) == "rows":
+            log.warning("grounding: likelihood gives each of %d titles per prompt a row of its own.", n_titles)
+
+    def _way(self, n_titles: int, row_inputs: Mapping[str, Tensor] | None = None) -> Way:
+        """All titles of a prompt as one tree, or a row for each where the LLM does not take a tree."""
+        return choose_way(self.model.llm, self.model.longest_prompt + self.trie.max_length, n_titles, row_inputs)
 
     def _title_scores(self, rows: PromptedRows) -> Tensor:
-        progress = self.config["show_progress"]
-        return title_likelihoods(self.model.llm, rows.prompt_ids, self.trie, progress=progress, **self._options(rows))
+        progress, options = self.config["show_progress"], self._options(rows)
+        way = self._way(self.trie.n_titles, options["row_inputs"])
+        return title_likelihoods(self.model.llm, rows.prompt_ids, self.trie, progress=progress, way=way, **options)
 
     def candidate_scores(self, rows: PromptedRows) -> np.ndarray:
         """See :class:`Grounding`; a row without a prompt has no scores."""
@@ -41,10 +53,11 @@ class LikelihoodGrounding(TitleGrounding):
         options = self._options(rows.take(prompted)) if len(prompted) else {}
         bar = tqdm(prompted, desc="score candidates", unit="row", disable=not self.config["show_progress"])
         prompts = rows.prompt_ids
+        way = self._way(rows.candidates.shape[1], options.get("row_inputs"))
         for place, row in enumerate(bar):
             items = rows.candidates[row][rows.candidates[row] > 0].tolist()
             trie = TitleTrie([self.model.response(item) for item in items], self.model.backbone.eos_token_id)
-            own = title_likelihoods(self.model.llm, [prompts[place]], trie, **_of_row(options, place, items))
+            own = title_likelihoods(self.model.llm, [prompts[place]], trie, way=way, **_of_row(options, place, items))
             scores[row, : len(items)] = own[0].cpu().numpy()
         return scores
 

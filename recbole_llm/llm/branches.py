@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.llm.capabilities import FastPath, find, narrow_layers, recall
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
-from recbole_llm.modes import evaluating
+from recbole_llm.llm.sample import MIN_TOKENS, Sample, text_config
 
 Tokens = Sequence[int]
-PROBE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of log-probabilities; half precision: 0.2
+N_FILLERS = 8  # further answers where both ways of computing are compared
 log = logging.getLogger(__name__)
 
 
@@ -171,8 +172,8 @@ class BranchScorer:
     """Log-probabilities of the tokens of k answers to each prompt.
 
     One forward pass where the model takes a mask per pair of tokens; otherwise one per answer. Which of the two is
-    found out once, by comparing both on a few tokens; a model with local attention layers gets one pass per answer,
-    because a ready mask would take the place of the window.
+    found out by comparing both (:mod:`~recbole_llm.llm.capabilities`); a model with local attention layers narrower
+    than the sequences gets one pass per answer, because a ready mask would take the place of the window.
 
     Args:
         model: a causal LM, bare or wrapped.
@@ -181,7 +182,7 @@ class BranchScorer:
 
     def __init__(self, model: nn.Module, pad_token_id: int) -> None:
         self.model, self.pad_token_id = model, pad_token_id
-        self._one_pass: bool | None = None
+        self._has_said_so = False
 
     def log_probs(self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> AnswerLogProbs:
         """Score every answer token given its prompt and the answer before it.
@@ -191,12 +192,12 @@ class BranchScorer:
             answers: the answers to each prompt, as many for each.
         """
         batch = branch_batch(prompts, answers, self.pad_token_id)
-        if batch.attention_mask.ndim == 2 or self.takes_branches():
-            return AnswerLogProbs(self._run(batch), batch.rows.to(self.device), batch.answers.to(self.device))
+        if batch.attention_mask.ndim == 2 or self.takes_branches(batch.input_ids.shape[1]):
+            return AnswerLogProbs(self.run(batch), batch.rows.to(self.device), batch.answers.to(self.device))
         values, rows, places = [], [], []
         for index in range(len(answers[0])):
             alone = branch_batch(prompts, [[own[index]] for own in answers], self.pad_token_id)
-            values.append(self._run(alone))
+            values.append(self.run(alone))
             rows.append(alone.rows.to(self.device))
             places.append(torch.full_like(rows[-1], index))
         return AnswerLogProbs(torch.cat(values), torch.cat(rows), torch.cat(places))
@@ -206,22 +207,26 @@ class BranchScorer:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    @property
-    def is_probed(self) -> bool:
-        """Whether :meth:`takes_branches` knows its answer already."""
-        return self._one_pass is not None
+    def knows(self, n_tokens: int) -> bool:
+        """Whether :meth:`takes_branches` need not be found out any more for sequences of up to `n_tokens`."""
+        return recall(self.model, FastPath.BRANCHES, n_tokens) is not None
 
-    def takes_branches(self) -> bool:
-        """Whether the model computes branches as it computes separate sequences; says once if it does not."""
-        if self._one_pass is None:
-            reason = self._find_obstacle()
-            self._one_pass = reason is None
-            if reason:
-                log.warning("Several answers to a prompt take one forward pass each: %s.", reason)
-        return self._one_pass
+    def takes_branches(self, n_tokens: int = MIN_TOKENS) -> bool:
+        """Whether the model computes branches as it computes separate sequences; says once if it does not.
 
-    def _run(self, batch: BranchBatch) -> Tensor:
-        """Log-probabilities [n] in one forward pass."""
+        Args:
+            n_tokens: of the longest prompt with all its answers; windows may count them all.
+        """
+        finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, narrow_layers)
+        if not finding.works and not self._has_said_so:
+            log.warning(
+                "Several answers to a prompt take one forward pass each: %s.", _OBSTACLES[finding.kind](finding)
+            )
+            self._has_said_so = True
+        return finding.works
+
+    def run(self, batch: BranchBatch) -> Tensor:
+        """Log-probabilities of a batch's answer tokens in one forward pass. Returns: float32 [n]."""
         batch = batch.to(self.device)
         logits = logits_at(
             self.model,
@@ -235,34 +240,43 @@ class BranchScorer:
 
     def _ready(self, mask: Tensor) -> Tensor:
         """The mask as the attention in use takes it: the eager one adds it to its scores."""
-        if mask.ndim == 2 or self._config._attn_implementation != "eager":
+        if mask.ndim == 2 or text_config(self.model)._attn_implementation != "eager":
             return mask
         dtype = next(self.model.parameters()).dtype
         dtype = dtype if dtype.is_floating_point else torch.float32
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
-    @property
-    def _config(self) -> object:
-        inner = getattr(self.model, "module", self.model)
-        return inner.config.get_text_config()
 
-    def _find_obstacle(self) -> str | None:
-        """What keeps the model from computing branches, in words."""
-        config = self._config
-        layers = getattr(config, "layer_types", None) or []
-        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-        if set(layers) - {"full_attention"} or (window and not layers):
-            return "the model has layers that do not attend to the whole context"
-        prompt, answers = [1, 2, 3, 4], [[5, 6, 7, 8], [9, 10, 11]]
-        try:
-            # Under autocast the tolerance of the weights' number type would be too small.
-            exact = torch.autocast(self.device.type, enabled=False)
-            with evaluating(self.model), torch.no_grad(), exact:
-                together = self._run(branch_batch([prompt], [answers], self.pad_token_id))
-                apart = torch.cat([self._run(branch_batch([prompt], [[own]], self.pad_token_id)) for own in answers])
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
-            return f"its attention does not take a mask per pair of tokens ({str(error).splitlines()[0]})"
-        tolerance = PROBE_TOLERANCE.get(next(self.model.parameters()).dtype, 0.2)
-        if not torch.allclose(together, apart, rtol=0, atol=tolerance):
-            return "its attention does not keep to a mask per pair of tokens"
-        return None
+_OBSTACLES = {
+    "layers": lambda finding: "the model has layers that do not attend to the whole context",
+    "error": lambda finding: f"its attention does not take a mask per pair of tokens ({finding.reason})",
+    "differs": lambda finding: f"its attention does not keep to a mask per pair of tokens ({finding.reason})",
+}
+
+
+def branch_scores(model: nn.Module, sample: Sample) -> Tensor:
+    """Log-probabilities of a sample's answers as branches behind its prompts. Returns: float32 [prompts, answers].
+
+    Other branches stand before them, as many as show that they are counted.
+    """
+    n_prompts, n_answers = len(sample.prompts), len(sample.answers)
+    answers = [*sample.answers, *sample.filler(N_FILLERS)]
+    batch = branch_batch(sample.prompts, [answers[::-1]] * n_prompts, sample.pad_token_id)
+    batch = _only(batch, batch.answers >= N_FILLERS)
+    values = BranchScorer(model, sample.pad_token_id).run(batch)
+    places = (batch.rows * n_answers + len(answers) - 1 - batch.answers).to(values.device)
+    return values.new_zeros(n_prompts * n_answers).index_add(0, places, values).view(n_prompts, n_answers)
+
+
+def _only(batch: BranchBatch, asked: Tensor) -> BranchBatch:
+    """The same batch of which only some answer tokens [n] are asked for."""
+    needed, queries = batch.queries[asked].unique(return_inverse=True)
+    return replace(
+        batch,
+        query_rows=batch.query_rows[needed],
+        query_columns=batch.query_columns[needed],
+        queries=queries,
+        targets=batch.targets[asked],
+        rows=batch.rows[asked],
+        answers=batch.answers[asked],
+    )

@@ -12,7 +12,6 @@ row's ``num_beams`` best hypotheses.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import Cache, DynamicCache, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.beam_cache import make_room
-from recbole_llm.llm.loss import positions_from_mask
-from recbole_llm.llm.rows import common_prefix, length_batches, pad_batch
+from recbole_llm.llm.beam_passes import Passes, choose_passes
+from recbole_llm.llm.rows import length_batches
 from recbole_llm.modes import evaluating
 
 
@@ -117,9 +115,7 @@ def beam_search(
     """
     _check_arguments(prompts, num_beams, max_new_tokens)
     search = _Search(
-        model,
         eos_token_id,
-        pad_token_id,
         num_beams,
         max_new_tokens,
         length_penalty,
@@ -127,15 +123,14 @@ def beam_search(
         logits_processor,
         constraint,
         return_beams,
-        row_inputs or {},
     )
     costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
     answers: dict[int, Generation] = {}
     bar = tqdm(total=len(prompts), desc="generate", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
-        prefix = search.compute_prefix(prompts) if share_prefix and not row_inputs else None
+        start = choose_passes(model, prompts, pad_token_id, max_new_tokens, share_prefix, row_inputs)
         for batch in length_batches(costs, max_batch_tokens):
-            answers.update(search.run({i: prompts[i] for i in batch}, prefix))
+            answers.update(search.run({i: prompts[i] for i in batch}, start()))
             bar.update(len(batch))
     generations = [answers[i] for i in range(len(prompts))]
     if logits_processor is None and (broken := [i for i, g in enumerate(generations) if g.score == -math.inf]):
@@ -154,18 +149,31 @@ class _Live:
     tokens: Tensor  # [rows, beams, generated]
     scores: Tensor  # [rows, beams] sums of log-probabilities; -inf: no such beam
     finished_scores: Tensor  # [rows, num_beams] scores of the best hypotheses, the best first; -inf: none yet
-    mask: Tensor  # [rows * beams, prompt + new tokens] attention mask up to the last step
-    positions: Tensor  # [rows * beams, prompt + new tokens]
-    cache: Cache
+    passes: Passes
+
+    @classmethod
+    def start(cls, rows: Tensor, num_beams: int, passes: Passes) -> _Live:
+        """The state before the first selection, of rows [rows]."""
+        n_rows, device = len(rows), rows.device
+        return cls(
+            rows=rows,
+            tokens=torch.empty(n_rows, 1, 0, dtype=torch.long, device=device),
+            scores=torch.zeros(n_rows, 1, device=device),
+            finished_scores=torch.full((n_rows, num_beams), -math.inf, device=device),
+            passes=passes,
+        )
 
     def select(self, keep: Tensor, parents: Tensor, tokens: Tensor, scores: Tensor, finished_scores: Tensor) -> None:
         """Continues with the rows `keep` [kept], whose beams [kept, num_beams] descend from the beams `parents`."""
-        n_sequences, width = len(self.mask), self.tokens.shape[1]
+        n_sequences, width = self.tokens.shape[0] * self.tokens.shape[1], self.tokens.shape[1]
         source = (keep[:, None] * width + parents).flatten()
         self.rows, self.tokens, self.scores, self.finished_scores = self.rows[keep], tokens, scores, finished_scores
         if len(source) != n_sequences or not torch.equal(source, torch.arange(n_sequences, device=source.device)):
-            self.mask, self.positions = self.mask[source], self.positions[source]
-            self.cache.reorder_cache(source)
+            self.passes.select(source)
+
+    def next_logits(self) -> Tensor:
+        """Logits [sequences, vocabulary] behind the last token of each beam."""
+        return self.passes.behind(self.tokens.flatten(0, 1), self.rows.repeat_interleave(self.tokens.shape[1]))
 
 
 @dataclass
@@ -182,9 +190,7 @@ class _Candidates:
 class _Search:
     """Settings of one call, and the steps of the search."""
 
-    model: nn.Module
     eos_token_id: int
-    pad_token_id: int
     num_beams: int
     max_new_tokens: int
     length_penalty: float
@@ -192,15 +198,12 @@ class _Search:
     logits_processor: LogitsProcessorList | None
     constraint: TokenConstraint | None
     return_beams: bool
-    row_inputs: Mapping[str, Tensor]
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def run(self, prompts: Mapping[int, Sequence[int]], prefix: Cache | None) -> dict[int, Generation]:
+    def run(self, prompts: Mapping[int, Sequence[int]], passes: Passes) -> dict[int, Generation]:
         """Searches one batch; prompts and answers by their place in the call."""
-        live, logits = self.prefill(prompts, prefix)
+        rows = torch.tensor(list(prompts), device=passes.llm.device)
+        logits = passes.behind_prompts(list(prompts.values()), rows)
+        live = _Live.start(rows, self.num_beams, passes)
         answers = {place: Generation([], -math.inf, False) for place in prompts}
         for length in range(1, self.max_new_tokens + 1):
             candidates = self.extend(live, logits, is_last=length == self.max_new_tokens)
@@ -210,78 +213,8 @@ class _Search:
             self.proceed(live, candidates, finished_scores, length**self.length_penalty)
             if len(live.rows) == 0:
                 break
-            if length == 1:  # the cache has one copy of its prompt per beam now
-                make_room(live.cache, self.max_new_tokens - 1)
-            logits = self.step(live)
+            logits = live.next_logits()
         return answers
-
-    def compute_prefix(self, prompts: Sequence[Sequence[int]]) -> Cache | None:
-        """Cache of the tokens that all prompts begin with; at least one token of each prompt is left over.
-
-        Padding stands between the prefix and the rest of a prompt. A layer that counts cache slots instead of reading
-        the mask (a sliding window, a recurrent state) would notice, so models with such layers share nothing.
-        """
-        if len(prompts) < 2:
-            return None
-        cache = DynamicCache(config=self.model.config)
-        length = min(len(common_prefix(prompts)), min(map(len, prompts)) - 1)
-        if length == 0 or any(cache.is_sliding) or any(cache.is_linear):
-            return None
-        ids = torch.tensor([list(prompts[0][:length])], device=self.device)
-        positions = torch.arange(length, device=self.device)[None]
-        self.forward(ids, torch.ones_like(ids), positions, cache)
-        return cache
-
-    def prefill(self, prompts: Mapping[int, Sequence[int]], prefix: Cache | None) -> tuple[_Live, Tensor]:
-        """Fills the cache with each prompt once; also returns the logits [rows, vocabulary] of the first new token."""
-        cache, n_shared = DynamicCache(config=self.model.config), 0
-        if prefix is not None:
-            cache, n_shared = copy.deepcopy(prefix), prefix.get_seq_length()
-            cache.batch_repeat_interleave(len(prompts))
-        own = [prompt[n_shared:] for prompt in prompts.values()]
-        ids, mask = pad_batch(own, self.pad_token_id, self.device, left=True)
-        mask = F.pad(mask, (n_shared, self.max_new_tokens), value=1)
-        positions = positions_from_mask(mask)
-        end = n_shared + ids.shape[1]
-        rows = torch.tensor(list(prompts), device=self.device)
-        logits = self.forward(ids, mask[:, :end], positions[:, n_shared:end], cache, rows)
-        return self.start(rows, mask, positions, cache), logits
-
-    def start(self, rows: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> _Live:
-        """The state before the first selection."""
-        n_rows, device = len(mask), mask.device
-        return _Live(
-            rows=rows,
-            tokens=torch.empty(n_rows, 1, 0, dtype=torch.long, device=device),
-            scores=torch.zeros(n_rows, 1, device=device),
-            finished_scores=torch.full((n_rows, self.num_beams), -math.inf, device=device),
-            mask=mask,
-            positions=positions,
-            cache=cache,
-        )
-
-    def step(self, live: _Live) -> Tensor:
-        """Logits [sequences, vocabulary] after the last token of each beam."""
-        past = live.cache.get_seq_length()
-        ids = live.tokens[:, :, -1].reshape(-1, 1)
-        rows = live.rows.repeat_interleave(live.tokens.shape[1])
-        return self.forward(ids, live.mask[:, : past + 1], live.positions[:, past : past + 1], live.cache, rows)
-
-    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, rows: Tensor | None = None) -> Tensor:
-        """Adds `ids` [sequences, new] to the cache; returns logits [sequences, vocabulary] at the last position.
-
-        `rows` [sequences] are their places in the call.
-        """
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **{name: values[rows] for name, values in self.row_inputs.items()},
-        )
-        return output.logits[:, -1].float()
 
     def extend(self, live: _Live, logits: Tensor, is_last: bool) -> _Candidates:
         """Selects the extensions: twice as many as beams, as each beam may offer one that ends in EOS."""

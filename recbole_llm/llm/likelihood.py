@@ -4,36 +4,35 @@ A title's log-probability is a sum over the nodes of its path in the title trie,
 nodes: each different beginning of a title is computed once per prompt, the prompt itself once, and the token that ends
 a title not at all.
 
-The nodes are computed as one sequence under a tree mask, in which a node sees the prompt and its own ancestors, in
-pieces of depth-first order; between pieces the keys and values of the path to the next node are kept, so that nothing
-is computed twice. The other way, level by level with one row per node, needs a copy of the prompt's keys and values per
-node, 2 x layers x prompt x width numbers, and reads it with a single query: memory traffic that exceeds the arithmetic
-of small models and leaves that of large ones waiting. Here all queries of a piece share them in one matrix product.
-The price is that a query is multiplied with the `piece` keys of its own pass instead of its few ancestors, so a piece
-is kept shorter than a prompt.
+How that is done in one sequence per prompt, and in one row per title where an LLM does not take that, is in
+:mod:`~recbole_llm.llm.title_walk`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import Cache, DynamicCache
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
-from recbole_llm.llm.loss import positions_from_mask
-from recbole_llm.llm.rows import length_batches, pad_batch
+from recbole_llm.llm.rows import length_batches
+from recbole_llm.llm.sample import Sample, text_config
+from recbole_llm.llm.title_walk import RowWalk, TreeWalk
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.modes import evaluating
 
 _PIECE = 128  # nodes of one forward pass, per prompt
 _LOGITS = 2**26  # numbers of one forward pass' logits: 256 MB in float32
+MAX_ROW_TITLES = 1000
+"""Largest catalogue of which every title is given a row of its own with the whole prompt."""
+Way = Literal["tree", "rows"]
+"""All titles of a prompt in one sequence, or a row for each."""
 
 
 def title_likelihoods(
@@ -48,13 +47,14 @@ def title_likelihoods(
     max_batch_tokens: int = 8192,
     row_inputs: Mapping[str, Tensor] | None = None,
     progress: bool = False,
+    way: Way = "tree",
 ) -> Tensor:
     """Scores every item by the likelihood of its title; items of one title have equal scores.
 
     The model is run in eval mode without gradients and given back as it was.
 
     Args:
-        model: A decoder of Hugging Face with full attention, bare or wrapped by peft.
+        model: A decoder of Hugging Face, bare or wrapped by peft.
         prompts: Token ids of each prompt, without padding, of any lengths.
         trie: The titles.
         pad_token_id: Any token id: padding is masked.
@@ -65,12 +65,14 @@ def title_likelihoods(
         row_inputs: Further inputs of the model's forward, tensors [prompts, ...], where more than the tokens decides:
             each pass is given those of its rows.
         progress: Shows a progress bar.
+        way: ``tree``, for LLMs that compute a tree of titles as separate sequences, or ``rows``, for all;
+            :func:`choose_way` tells which. Both have the same result.
 
     Returns:
         float64 [prompts, items] on the model's device, larger is better; -inf for an item without a title.
 
     Raises:
-        InputError: The model's attention cannot take a tree mask.
+        InputError: The LLM does not compute a tree of titles as separate sequences.
         ValueError: A prompt is empty, or the assistant has not one row per prompt.
         FloatingPointError: The model's logits are not a number.
     """
@@ -78,11 +80,16 @@ def title_likelihoods(
         raise ValueError(f"prompt {empty[0]} is empty: a decoder needs at least one token to continue")
     if assistant is not None and len(assistant.item_scores) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
-    walk = _Walk(model, trie, pad_token_id, only_choices=renormalize)
-    check_attention(model, max(map(len, prompts), default=0) + trie.max_length)
+    walk: TreeWalk | RowWalk
+    if way == "tree":
+        walk = TreeWalk(model, trie, pad_token_id, only_choices=renormalize, n_at_once=_PIECE)
+        check_tree(model, max(map(len, prompts), default=0) + trie.max_length, row_inputs)
+        n_rows = max(1, min(max_batch_tokens, _LOGITS // walk.vocabulary) // _PIECE)
+        costs = [max(len(prompt), -(-max_batch_tokens // n_rows)) for prompt in prompts]
+    else:
+        walk = RowWalk(model, trie, pad_token_id, max_batch_tokens)
+        costs = [max_batch_tokens] * len(prompts)  # one by one: a prompt's titles fill several batches
     scores = torch.empty(len(prompts), trie.n_items, dtype=torch.float64, device=walk.device)
-    n_rows = max(1, min(max_batch_tokens, _LOGITS // walk.vocabulary) // _PIECE)
-    costs = [max(len(prompt), -(-max_batch_tokens // n_rows)) for prompt in prompts]
     bar = tqdm(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         for batch in length_batches(costs, max_batch_tokens):
@@ -140,140 +147,70 @@ def title_scores(
     return torch.cat((sums, untitled), dim=1)[:, torch.from_numpy(trie.title_of_item).to(device)]
 
 
-@dataclass
-class _Piece:
-    """Nodes that are computed together, and what is read off them."""
-
-    tokens: Tensor  # [nodes]
-    depths: Tensor  # [nodes]
-    kept: Tensor  # [path] places, in the previous piece's path and nodes, of the path to the first node
-    sees: Tensor  # bool [nodes, path + nodes]
-    children: Tensor  # [edges] trie nodes whose log-probability is read off
-    rows: Tensor  # [edges] place of their parent among the nodes
-    child_tokens: Tensor  # [edges]
-
-
-class _Walk:
-    """Computes the log-probabilities of all trie nodes for batches of prompts.
-
-    Args:
-        model: A causal LM.
-        trie: The titles.
-        pad_token_id: Any token id.
-        only_choices: Leave out nodes whose token has no alternative, and whatever need not be computed then.
-    """
-
-    def __init__(self, model: nn.Module, trie: TitleTrie, pad_token_id: int, only_choices: bool) -> None:
-        self.model, self.trie, self.pad_token_id, self.only_choices = model, trie, pad_token_id, only_choices
-        embedding = model.get_input_embeddings().weight
-        self.device, self.dtype = embedding.device, embedding.dtype
-        self.vocabulary = model.config.get_text_config().vocab_size
-        self.root, *self.pieces = self._plan()
-
-    def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor]) -> Tensor:
-        """Log-probabilities float32 [prompts, nodes]; if `only_choices`, logits, and 0 where there is no choice.
-
-        `inputs` of the forward pass, [prompts, ...], are given to each.
-        """
-        ids, mask = pad_batch(prompts, self.pad_token_id, self.device, left=True)
-        width = mask.shape[1]
-        lengths, cache = mask.sum(dim=1, keepdim=True), DynamicCache()
-        found = torch.zeros(len(prompts), self.trie.n_nodes, device=self.device)
-        logits = self._forward(ids, mask, positions_from_mask(mask), cache, 1, inputs)
-        self._read(self.root, logits, found)
-        for piece in self.pieces:
-            _keep(cache, width, piece.kept)
-            positions = lengths + piece.depths - 1
-            ids = piece.tokens.expand(len(prompts), -1)
-            logits = self._forward(ids, self._mask(mask, piece), positions, cache, len(piece.tokens), inputs)
-            self._read(piece, logits, found)
-        return found
-
-    def _forward(
-        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache, n_logits: int, inputs: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Adds `ids` [prompts, tokens] to the cache; returns the logits of the last `n_logits`."""
-        return self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=n_logits,
-            **inputs,
-        ).logits
-
-    def _mask(self, prompt_mask: Tensor, piece: _Piece) -> Tensor:
-        """Additive mask [prompts, 1, nodes, prompt + path + nodes]: every attention but the flash kernels takes it."""
-        n_prompts, n_nodes = len(prompt_mask), len(piece.tokens)
-        prompt = prompt_mask.bool()[:, None, None].expand(-1, -1, n_nodes, -1)
-        sees = torch.cat((prompt, piece.sees.expand(n_prompts, 1, -1, -1)), dim=3)
-        return torch.zeros(sees.shape, dtype=self.dtype, device=self.device).masked_fill_(
-            ~sees, torch.finfo(self.dtype).min
-        )
-
-    def _read(self, piece: _Piece, logits: Tensor, found: Tensor) -> None:
-        """Writes what the piece's logits [prompts, nodes, vocabulary] say about the children of its nodes."""
-        values = logits.float() if self.only_choices else logits.float().log_softmax(dim=2)
-        found[:, piece.children] = values[:, piece.rows, piece.child_tokens]
-
-    def _plan(self) -> Iterator[_Piece]:
-        """The root, which is the end of the prompt, then the nodes that have to be computed, depth first."""
-        trie = self.trie
-        yield self._piece(np.array([0]), np.array([], dtype=np.int64), np.array([], dtype=np.int64))
-        nodes = np.flatnonzero(self._needed())[1:]
-        before = np.array([], dtype=np.int64)  # nodes whose keys and values the cache holds
-        for start in range(0, len(nodes), _PIECE):
-            own = nodes[start : start + _PIECE]
-            path = trie.paths[trie.first_titles[own[0]], : trie.depths[own[0]] - 1]
-            yield self._piece(own, path, np.searchsorted(before, path))
-            before = np.concatenate((path, own))
-
-    def _needed(self) -> np.ndarray:
-        """bool [nodes]: whether what follows the node is asked for, at the node itself or below it."""
-        trie = self.trie
-        asked = trie.n_children > (1 if self.only_choices else 0)
-        n_asked = np.concatenate(([0], asked.cumsum()))
-        return n_asked[trie.ends] > n_asked[:-1]
-
-    def _piece(self, nodes: np.ndarray, path: np.ndarray, kept: np.ndarray) -> _Piece:
-        trie = self.trie
-        keys = np.concatenate((path, nodes))
-        sees = (keys <= nodes[:, None]) & (nodes[:, None] < trie.ends[keys])
-        first, last = trie.child_starts[nodes[0]], trie.child_starts[nodes[-1] + 1]
-        children = trie.children[first:last]
-        if self.only_choices:
-            children = children[trie.n_children[trie.parents[children]] > 1]
-        rows = np.searchsorted(nodes, trie.parents[children])
-        arrays = (trie.tokens[nodes], trie.depths[nodes], kept, sees, children, rows, trie.tokens[children])
-        return _Piece(*(torch.tensor(array, device=self.device) for array in arrays))
-
-
-def _keep(cache: Cache, n_prompt: int, places: Tensor) -> None:
-    """Drops all slots behind the prompt but `places`, counted from its end."""
-    slots = torch.cat((torch.arange(n_prompt, device=places.device), places + n_prompt))
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[:, :, slots], layer.values[:, :, slots]
-
-
-def check_attention(model: nn.Module, n_tokens: int) -> None:
-    """Refuses layers that a tree mask does not reach, or for which it would take the place of a narrower one.
+def choose_way(model: nn.Module, n_tokens: int, n_titles: int, row_inputs: Mapping[str, Tensor] | None = None) -> Way:
+    """How the likelihoods of a catalogue can be computed.
 
     Args:
         model: A causal LM.
         n_tokens: Longest prompt and title together.
+        n_titles: Different titles.
+        row_inputs: Further inputs of the model's forward, [prompts, ...].
 
     Raises:
-        InputError: There are such layers.
+        InputError: Not at all: the LLM takes no tree of titles, and the catalogue is too large for a row per title.
     """
-    config = model.config.get_text_config()
-    kernel = getattr(config, "_attn_implementation", None)
+    finding = _find_tree(model, n_tokens, row_inputs)
+    if finding.works:
+        return "tree"
+    if n_titles <= MAX_ROW_TITLES:
+        return "rows"
+    raise InputError(
+        f"grounding: likelihood needs an LLM that scores {n_titles:,} titles as a tree, and this one does not: "
+        f"{finding.reason}; set --grounding=constrained or embedding, or another llm_path "
+        f"(up to {MAX_ROW_TITLES:,} titles are scored one by one)"
+    )
+
+
+def check_tree(model: nn.Module, n_tokens: int, row_inputs: Mapping[str, Tensor] | None = None) -> None:
+    """Refuse an LLM that does not compute a tree of titles as separate sequences.
+
+    Args:
+        model: A causal LM.
+        n_tokens: Longest prompt and title together.
+        row_inputs: Further inputs of the model's forward, [prompts, ...].
+
+    Raises:
+        InputError: It does not; one line with the reason.
+    """
+    kernel = getattr(text_config(model), "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa"):
         raise InputError(f"attn_implementation: {kernel} cannot score a tree of titles; choose sdpa or eager")
-    layers = DynamicCache(config=config)
-    window = min((layer.get_max_length() for layer in layers.layers if layer.is_sliding), default=n_tokens)
-    if any(layers.is_linear) or window < n_tokens:
+    finding = _find_tree(model, n_tokens, row_inputs)
+    if not finding.works:
         raise InputError(
-            f"this LLM has layers that do not attend to all of {n_tokens} tokens, as scoring a tree of titles needs; "
-            "shorten max_prompt_tokens, or choose another grounding"
+            f"grounding: likelihood cannot score titles as a tree with this LLM: {finding.reason}; shorten "
+            "max_prompt_tokens, or choose another grounding"
         )
+
+
+def tree_scores(model: nn.Module, sample: Sample) -> Tensor:
+    """Log-probabilities of a sample's answers as titles of a tree. Returns: float64 [prompts, answers].
+
+    Other titles fill a piece before them: a window that counts slots is passed by the tree, not by a title.
+    """
+    trie = TitleTrie([*sample.answers, *sample.filler(_PIECE // 2)], sample.answers[0][-1])
+    walk = TreeWalk(model, trie, sample.pad_token_id, n_at_once=_PIECE)
+    scores = title_scores(trie, walk.run(sample.prompts, sample.inputs_of(len(sample.prompts))))
+    return scores[:, : len(sample.answers)]
+
+
+def kernel_obstacle(config: Any, n_tokens: int) -> str | None:
+    """What the config says against a tree of titles, in words; None where it says nothing."""
+    kernel = getattr(config, "_attn_implementation", None)
+    if kernel not in (None, "eager", "sdpa"):
+        return f"attn_implementation {kernel} takes no mask per pair of tokens"
+    return narrow_layers(config, n_tokens)
+
+
+def _find_tree(model: nn.Module, n_tokens: int, row_inputs: Mapping[str, Tensor] | None = None) -> Finding:
+    return find(model, FastPath.TREE, n_tokens, tree_scores, kernel_obstacle, row_inputs)

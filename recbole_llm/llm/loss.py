@@ -6,7 +6,7 @@ vocabulary] of an ordinary forward pass are most of its memory, and nearly all o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -115,6 +115,7 @@ def logits_at(
     input_ids: Tensor,
     attention_mask: Tensor,
     position_ids: Tensor | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Next-token logits at chosen positions, exactly as the model's own forward computes them.
 
@@ -128,6 +129,7 @@ def logits_at(
         input_ids: int64 [b, t].
         attention_mask: [b, t] or [b, 1, t, t].
         position_ids: int64 [b, t] or None.
+        inputs: further arguments of the model's forward, such as a cache of what stands before.
 
     Returns:
         [n, vocabulary] in the model's number type.
@@ -138,8 +140,15 @@ def logits_at(
         position_ids = positions_from_mask(attention_mask)
     inner = getattr(model, "module", model)
     with _output_embedding_sees(inner.get_output_embeddings(), rows, columns):
-        output = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
-    return output.logits[0]
+        output = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **(inputs or {}),
+        )
+    logits: Tensor = output.logits[0]
+    return logits
 
 
 @contextmanager

@@ -8,7 +8,6 @@ part of a forward pass, and of the backward pass behind it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +15,17 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer, Tokens
+from recbole_llm.llm.capabilities import FastPath, find, recall, slot_counting_layers
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
 from recbole_llm.llm.rows import pad_batch
+from recbole_llm.llm.sample import Sample, text_config
 
 
 class PrefillScorer:
     """The log-probabilities of :class:`BranchScorer` for a single answer, at less cost, with the same gradients.
 
-    Models with layers of another kind than attention to the whole context, and rows whose prompt is a single token, are
-    given to that class.
+    Models that do not go on from a cache as in one pass, and rows whose prompt is a single token, are given to that
+    class.
 
     Args:
         model: a causal LM, bare or wrapped, in eval mode when it is asked.
@@ -34,10 +35,7 @@ class PrefillScorer:
     def __init__(self, model: nn.Module, pad_token_id: int) -> None:
         self.model, self.pad_token_id = model, pad_token_id
         self._whole = BranchScorer(model, pad_token_id)
-        self._inner = getattr(model, "module", model)
-        self._config = self._inner.config.get_text_config()
-        layers = DynamicCache(config=self._config)
-        self._full_attention = not any(layers.is_linear) and not any(layers.is_sliding)
+        self._config = text_config(model)
 
     def log_probs(self, prompts: Sequence[Tokens], answers: Sequence[Tokens]) -> AnswerLogProbs:
         """Score every answer token given its prompt and the answer before it.
@@ -51,18 +49,31 @@ class PrefillScorer:
         """
         if not prompts or not all(prompts) or not all(answers):
             raise ValueError("every prompt needs a token, and an answer of at least one token")
-        if not self._full_attention or min(map(len, prompts)) < 2:
+        n_tokens = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+        known = recall(self.model, FastPath.PREFILL, n_tokens)
+        works = not slot_counting_layers(self._config, n_tokens) if known is None else known.works
+        if min(map(len, prompts)) < 2 or not works:
             return self._whole.log_probs(prompts, [[answer] for answer in answers])
+        return self.run(prompts, answers)
+
+    def takes_prompts_first(self, n_tokens: int) -> bool:
+        """Whether the model goes on from a prompt's keys and values as in one pass; :meth:`log_probs` heeds it.
+
+        Args:
+            n_tokens: of the longest prompt and answer together.
+        """
+        return find(self.model, FastPath.PREFILL, n_tokens, prefill_scores, slot_counting_layers).works
+
+    def run(self, prompts: Sequence[Tokens], answers: Sequence[Tokens]) -> AnswerLogProbs:
+        """See :meth:`log_probs`, with prompts of at least two tokens: always the prompts first."""
         first, first_mask = pad_batch([prompt[:-1] for prompt in prompts], self.pad_token_id, self.device, left=True)
         ends = [[prompt[-1], *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
         then, then_mask = pad_batch(ends, self.pad_token_id, self.device, left=False)
         cache = self._prefilled(first, first_mask)
         mask = torch.cat([first_mask, then_mask], dim=1)
         rows, columns = then_mask.nonzero(as_tuple=True)
-        continued: Any = partial(self.model, past_key_values=cache)
-        continued.module = self._inner
         positions = positions_from_mask(mask)[:, first.shape[1] :]
-        logits = logits_at(continued, rows, columns, then, mask, positions)
+        logits = logits_at(self.model, rows, columns, then, mask, positions, inputs={"past_key_values": cache})
         targets = torch.tensor([token for answer in answers for token in answer], device=self.device)
         values = token_log_probs(logits, torch.arange(len(rows), device=self.device), targets)
         return AnswerLogProbs(values, rows, torch.zeros_like(rows))
@@ -86,6 +97,13 @@ class PrefillScorer:
         except _Complete:
             pass
         return cache.close()
+
+
+def prefill_scores(model: nn.Module, sample: Sample) -> Tensor:
+    """Log-probabilities of a sample's first answer, the prompts first. Returns: float32 [prompts, 1]."""
+    n_prompts = len(sample.prompts)
+    found = PrefillScorer(model, sample.pad_token_id).run(sample.prompts, [sample.answers[0]] * n_prompts)
+    return found.values.new_zeros(n_prompts).index_add(0, found.rows, found.values)[:, None]
 
 
 class _Complete(Exception):

@@ -26,7 +26,9 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
+from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
+from recbole_llm.llm.probe import probe
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
 from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.registry import find_choice
@@ -323,9 +325,10 @@ class LLMRecommender(SequentialRecommender):
         Returns:
             float32 [k].
         """
-        if len(answers[0]) > 1 and not self.scorer.is_probed:
-            with self.untuned():  # outside any instance: the probe's rows are nobody's
-                self.scorer.takes_branches()
+        n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+        if len(answers[0]) > 1 and not self.scorer.knows(n_tokens):
+            with self.untuned():  # outside any instance: the compared rows are nobody's
+                self.scorer.takes_branches(n_tokens)
         found = self.scorer.log_probs(prompts, answers)
         return found.values.new_zeros(len(answers[0])).index_add(0, found.answers, -found.values)
 
@@ -342,8 +345,20 @@ class LLMRecommender(SequentialRecommender):
 
     # ---- answering
 
-    def prepare(self) -> None:  # noqa: B027
+    def fast_paths(self) -> set[FastPath]:
+        """Ways of saving forward passes that this run may take; each is compared with plain passes before training."""
+        paths = {FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS}
+        if self.config["curriculum"] != "none":
+            paths.add(FastPath.BRANCHES)
+        if self.config["coreset"] != "none":
+            paths.add(FastPath.PREFILL)
+        return paths
+
+    def prepare(self) -> None:
         """Compute what answering needs besides the weights: called before training, so that mistakes show first."""
+        n_tokens = self.prompts.max_prompt_tokens + self._longest_answer()
+        with self.untuned():  # outside any instance: the compared rows are nobody's
+            probe(self.llm, self.fast_paths(), n_tokens, f"LLM {self.backbone.name}")
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""

@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import EmbeddingGrounding, Grounding, ItemIndex, PromptedRows, Ranking, rank_scores
+from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import TitlePromptEncoder
@@ -64,8 +65,13 @@ class BIGRec(LLMRecommender):
     def _longest_answer(self) -> int:
         return max(super()._longest_answer(), self.grounding.longest_answer)
 
+    def fast_paths(self) -> set[FastPath]:
+        """See :class:`LLMRecommender`."""
+        return super().fast_paths() | self.grounding.fast_paths
+
     def prepare(self) -> None:
         """Compute what ranks and curriculum need besides the weights, such as the catalogue's embeddings."""
+        super().prepare()
         if not self.n_candidates or self.grounding.chooses:
             self.grounding.prepare()
             if self.config["lm_weight"] < 1:

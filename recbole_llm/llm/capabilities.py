@@ -1,0 +1,216 @@
+"""What an LLM can do besides plain forward passes, found out by comparing both.
+
+Several paths of this package compute less than one full pass per sequence: rows padded into one batch, beams that go on
+from a cache, answers under a mask of their own. Attention variants differ in what they make of padding, masks and
+caches, and class names do not tell: a local window is lost under a ready mask, ALiBi counts padding as distance, a
+recurrent state cannot be taken apart. So each path scores a few short answers to a long and a short prompt, and what it
+finds is compared to one unpadded pass per sequence, without cache. Windows show only at the lengths
+that a run reaches, hence ``n_tokens``. An exception inside the comparison counts as "no".
+
+What was found is remembered for as long as the model object lives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from recbole_llm.llm.sample import MIN_TOKENS, Sample, VocabularyError, text_config
+from recbole_llm.modes import evaluating
+
+
+class FastPath(Enum):
+    """A way to compute several sequences at less cost than one pass each; its value says it in the log."""
+
+    ROWS = "batches of rows"
+    PREFIX = "a shared beginning of prompts"
+    BEAMS = "beams from a cache"
+    BRANCHES = "answers as branches"
+    PREFILL = "prompts before answers"
+    TREE = "titles as a tree"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a path computes what plain passes compute.
+
+    Attributes:
+        works: the answer.
+        n_tokens: tokens of the longest sequence compared.
+        kind: why not: ``layers`` (the config names layers for which it cannot work), ``error``, ``differs``.
+        reason: the same in words.
+        deviation: largest difference of an answer's log-probability; NaN where none was computed.
+    """
+
+    works: bool
+    n_tokens: int
+    kind: Literal["", "layers", "error", "differs"] = ""
+    reason: str = ""
+    deviation: float = math.nan
+
+    def holds_for(self, n_tokens: int) -> bool:
+        """Whether it answers the question for sequences of this length."""
+        return n_tokens <= self.n_tokens if self.works else n_tokens >= self.n_tokens
+
+
+Scores = Callable[[nn.Module, Sample], Tensor]
+"""How a path scores a sample: float [prompts, the first answers]."""
+Obstacle = Callable[[Any, int], "str | None"]
+"""What the text config says against a path at this many tokens, in words; None where nothing is known."""
+
+_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[Finding]]] = WeakKeyDictionary()
+
+
+def find(
+    model: nn.Module,
+    path: FastPath,
+    n_tokens: int,
+    scores: Scores,
+    obstacle: Obstacle | None = None,
+    row_inputs: Mapping[str, Tensor] | None = None,
+) -> Finding:
+    """Find out whether a path works for sequences of up to `n_tokens`, or remember it.
+
+    The forward hooks of the model itself do not see these passes.
+
+    Args:
+        model: a causal LM, bare or wrapped.
+        path: which path.
+        n_tokens: of the longest sequence it is asked for.
+        scores: how it scores a sample.
+        obstacle: what the config says against it.
+        row_inputs: further inputs of the model's forward, [rows, ...]; the first row is taken.
+    """
+    n_tokens = at_most(model, n_tokens)
+    if known := recall(model, path, n_tokens):
+        return known
+    inputs = {name: values[:1] for name, values in (row_inputs or {}).items()}
+    quiet = cast(nn.Module, _WithoutHooks(model))
+    # A power of two, so that ever longer prompts are not compared ever again.
+    rounded = at_most(model, 1 << max(n_tokens - 1, MIN_TOKENS - 1).bit_length())
+    finding = Finding(False, rounded)
+    for length in sorted({rounded, n_tokens}, reverse=True):  # what fails there may still work here
+        finding = examine(quiet, path, length, scores, obstacle, inputs)
+        if finding.works:
+            break
+    remember(model, path, finding)
+    return finding
+
+
+def examine(
+    model: nn.Module,
+    path: FastPath,
+    n_tokens: int,
+    scores: Scores,
+    obstacle: Obstacle | None = None,
+    row_inputs: Mapping[str, Tensor] | None = None,
+    sample: Sample | None = None,
+) -> Finding:
+    """Compare a path with plain passes; nothing is remembered.
+
+    Args:
+        model: see :func:`find`, as for the next four.
+        path: which path.
+        n_tokens: of the longest sequence.
+        scores: how it scores a sample.
+        obstacle: what the config says against it.
+        row_inputs: further inputs of the model's forward, [1, ...].
+        sample: to compare on; by default one of `n_tokens` is drawn.
+    """
+    if obstacle and (reason := obstacle(text_config(model), n_tokens)):
+        return Finding(False, n_tokens, "layers", reason)
+    # Under autocast, rounding would exceed what the weights' own number type allows.
+    with evaluating(model), torch.no_grad(), torch.autocast(_device(model).type, enabled=False):
+        try:
+            sample = sample or Sample.draw(model, n_tokens, row_inputs)
+            if not sample.plain.isfinite().all():  # broken weights: the run's own passes will say so
+                return Finding(True, 0)
+            found = scores(model, sample)
+            accepted = sample.accepts_rows(found) if path is FastPath.ROWS else sample.accepts(found)
+        except VocabularyError:
+            return Finding(True, 0)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # attention variants fail in any way they like
+            return Finding(False, n_tokens, "error", first_line(error))
+    deviation = sample.deviation(found)
+    if accepted:
+        return Finding(True, n_tokens, deviation=deviation)
+    reason = f"log-probabilities differ by up to {deviation:.2g} from those of one pass per sequence"
+    return Finding(False, n_tokens, "differs", reason, deviation)
+
+
+def recall(model: nn.Module, path: FastPath, n_tokens: int) -> Finding | None:
+    """What is known already of a path for sequences of up to `n_tokens`."""
+    n_tokens = at_most(model, n_tokens)
+    known = _FOUND.get(model, {}).get(_key(model, path), [])
+    return next((finding for finding in known if finding.holds_for(n_tokens)), None)
+
+
+def remember(model: nn.Module, path: FastPath, finding: Finding) -> None:
+    """Keep a finding; one without comparison (``n_tokens`` 0) is not kept."""
+    if finding.n_tokens:
+        _FOUND.setdefault(model, {}).setdefault(_key(model, path), []).insert(0, finding)
+
+
+def at_most(model: nn.Module, n_tokens: int) -> int:
+    """`n_tokens`, or as many as the model has positions for."""
+    limit = getattr(text_config(model), "max_position_embeddings", None)
+    return min(n_tokens, limit) if isinstance(limit, int) else n_tokens
+
+
+def narrow_layers(config: Any, n_tokens: int) -> str | None:
+    """Layers that do not attend to all of `n_tokens`, in words; None where the config names none."""
+    layers = DynamicCache(config=config).layers
+    windows = [layer.get_max_length() for layer in layers if getattr(layer, "is_sliding", False)]
+    if _has_states(layers) or min(windows, default=n_tokens) < n_tokens:
+        return f"it has layers that do not attend to all of {n_tokens} tokens"
+    return None
+
+
+def slot_counting_layers(config: Any, n_tokens: int) -> str | None:
+    """Layers that count cache slots instead of reading the mask, in words; None where the config names none."""
+    layers = DynamicCache(config=config).layers
+    if _has_states(layers) or any(layer.is_sliding for layer in layers):
+        return "it has layers that count padding as distance"
+    return None
+
+
+def _has_states(layers: Iterable[Any]) -> bool:
+    """Whether some layers keep a state instead of keys and values."""
+    return any(not hasattr(layer, "is_sliding") or getattr(layer, "is_linear", False) for layer in layers)
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's message, its first line; its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
+
+
+class _WithoutHooks:
+    """A model whose own forward hooks stay out: what they count or change are the passes of a run."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model.forward(*args, **kwargs)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _key(model: nn.Module, path: FastPath) -> tuple[Any, ...]:
+    weight = next(model.parameters())
+    return path, getattr(text_config(model), "_attn_implementation", None), weight.dtype, weight.device.type
