@@ -1,8 +1,49 @@
 """LLM-based sequential recommendation as a plugin for RecBole.
 
+    import recbole_llm
+
+    run = recbole_llm.run("BIGRec", "ml-100k", train_sample_size=1024)
+    run.metrics["ndcg@10"]
+    run.recommend(["Toy Story (1995)", "Babe (1995)"], k=5)
+    run = recbole_llm.load_run(run.folder)
+
 Importing this package is light: it neither imports RecBole, torch or transformers nor changes them. The packages
 ``llm``, ``adapter``, ``coreset``, ``curriculum``, ``grounding`` and ``report`` know nothing of RecBole and can be used
 alone.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recbole_llm.errors import InputError
+    from recbole_llm.experiment.compare import compare
+    from recbole_llm.experiment.load import load_run
+    from recbole_llm.experiment.run import Run, run
+    from recbole_llm.report.table import ResultTable
+    from recbole_llm.settings.config import Config
+
 __version__ = "0.1.0"
+_WHERE = {
+    "Config": "settings.config",
+    "InputError": "errors",
+    "ResultTable": "report.table",
+    "Run": "experiment.run",
+    "compare": "experiment.compare",
+    "load_run": "experiment.load",
+    "run": "experiment.run",
+}
+__all__ = ["Config", "InputError", "ResultTable", "Run", "__version__", "compare", "load_run", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for."""
+    if name in _WHERE:
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

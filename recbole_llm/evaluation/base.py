@@ -79,6 +79,16 @@ class Protocol(ABC):
         """What a reader must know of the evaluation beside the metrics' names."""
         return ()
 
+    def check(self, rows: Rows) -> None:  # noqa: B027
+        """Refuse data that lack what rows are evaluated by, before any model is built.
+
+        Args:
+            rows: the rows of the run.
+
+        Raises:
+            InputError: what is missing.
+        """
+
     def prepare(self, rows: Rows, model: Any = None) -> None:  # noqa: B027
         """Read or draw what rows are evaluated by, before anything is trained.
 

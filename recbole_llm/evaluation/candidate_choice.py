@@ -65,6 +65,13 @@ class CandidateChoice(Protocol):
             if self.config[key] != first.config[key]:
                 raise unlike(key, first, self)
 
+    def check(self, rows: Rows) -> None:
+        """Refuse a ``title_field`` or ``title_with`` that is no item field, or not text."""
+        self._titles(rows)
+
+    def _titles(self, rows: Rows) -> ItemCatalog:
+        return ItemCatalog.from_dataset(rows.whole, self.config["title_field"], self.config["title_with"])
+
     def prepare(self, rows: Rows, model: Any = None) -> None:
         """Draw the candidates of the rows: those that prompts list, or those that scores are compared of.
 
@@ -75,10 +82,9 @@ class CandidateChoice(Protocol):
             drawn = row_candidates(self.config, rows, ("train", "valid", "test"), model.catalog, model.stages)
             model.set_candidates(drawn)
             return
-        config = self.config
-        self._catalog = ItemCatalog.from_dataset(rows.whole, config["title_field"], config["title_with"])
-        stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
-        self._candidates = row_candidates(config, rows, ("valid", "test"), self._catalog, stages)
+        self._catalog = self._titles(rows)
+        stages = StageStore(Path(self.config["checkpoint_dir"]) / "stages")
+        self._candidates = row_candidates(self.config, rows, ("valid", "test"), self._catalog, stages)
 
     def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
         """See :class:`Protocol`; candidates must have been drawn by :meth:`prepare`."""

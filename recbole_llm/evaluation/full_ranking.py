@@ -14,7 +14,7 @@ from tqdm import tqdm
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
-from recbole_llm.evaluation.categories import category_hit_ratio, drop_common
+from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
 from recbole_llm.grounding.rank_metrics import ndcg_at
 
@@ -36,19 +36,22 @@ class FullRanking(Protocol):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._categories: list[list[str]] | None = None
+        self._categories: Categories | None = None
+
+    def check(self, rows: Rows) -> None:
+        """Refuse a ``category_field`` that is no item field, or not text."""
+        self._read_categories(rows)
 
     def prepare(self, rows: Rows, model: Any = None) -> None:
-        """Read the categories that items can be told apart by, where the data state some.
-
-        Raises:
-            InputError: ``category_field`` is no item field, or not text.
-        """
-        field = self.config["category_field"]
-        found = read_categories(rows.whole, field) if field else None
+        """Read the categories that items can be told apart by, where the data state some."""
+        field, found = self.config["category_field"], self._read_categories(rows)
         if field and found is None:
             log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
         self._categories = drop_common(found) if found else None
+
+    def _read_categories(self, rows: Rows) -> list[list[str]] | None:
+        field = self.config["category_field"]
+        return read_categories(rows.whole, field) if field else None
 
     def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
         """See :class:`Protocol`."""

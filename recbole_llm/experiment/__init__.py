@@ -1,5 +1,5 @@
-"""What a person asks for: a run, several side by side, and the folders they leave."""
+"""What a person asks for: a run, several side by side, a finished one again, and what it recommends.
 
-from recbole_llm import compat
-
-compat.apply()
+The functions are :func:`recbole_llm.run`, :func:`recbole_llm.compare` and :func:`recbole_llm.load_run`; importing this
+package alone loads nothing, so that a command line is read before RecBole is imported.
+"""

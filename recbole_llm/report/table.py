@@ -8,8 +8,11 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
+
+from tabulate import DataRow, TableFormat, tabulate
 
 NOT_RUN = "not run"
 TINY_LLM_NOTE = "tiny LLM: for trying out, not for quality claims"
@@ -30,6 +33,17 @@ _METRIC_LABELS = {
     "valid_ratio_reference": "ValidRatio (reference)",
     "hit_ratio_valid_reference": "HitRatio@1 of valid (reference)",
 }
+# GitHub's tables without padding: a long name in one row makes no other row longer.
+_MARKDOWN = TableFormat(
+    lineabove=None,
+    linebelowheader=lambda widths, _: "| " + " | ".join(["---"] + ["---:"] * (len(widths) - 1)) + " |",
+    linebetweenrows=None,
+    linebelow=None,
+    headerrow=DataRow("| ", " | ", " |"),
+    datarow=DataRow("| ", " | ", " |"),
+    padding=0,
+    with_header_hide=None,
+)
 _UNKNOWN = "-"  # a fact of the run that does not apply
 _FORMAT = 1
 
@@ -102,17 +116,19 @@ class ResultTable:
         widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
         lines = []
         for columns in _fold(widths, width):
-            for row in [head, *rows]:
-                cells = [row[c].ljust(widths[c]) if c == 0 else row[c].rjust(widths[c]) for c in columns]
-                lines.append("  ".join(cells).rstrip())
-            lines.append("")
+            cells = [[row[column] for column in columns] for row in [head, *rows]]
+            shown = tabulate(
+                cells, tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * (len(columns) - 1))
+            )
+            lines += [*(line.rstrip() for line in shown.splitlines()), ""]
         return "\n".join(lines + self._footnotes(lambda number: f"[{number}] ")).rstrip() + "\n"
 
     def markdown(self) -> str:
         """For GitHub: the table, footnotes, then command, data and versions."""
         head, rows = self._cells()
-        lines = [f"# {self.title}", "", _markdown_row(head), _markdown_row(["---"] + ["---:"] * (len(head) - 1))]
-        lines += [_markdown_row(row) for row in rows] + [""]
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
+        table = tabulate(cells[1:], cells[0], tablefmt=_MARKDOWN, disable_numparse=True, stralign=None)
+        lines = [f"# {self.title}", "", *table.splitlines(), ""]
         lines += self._footnotes(lambda number: f"- [{number}] ") + [""]
         if self.command:
             lines += [f"Command: `{self.command}`", ""]
@@ -122,16 +138,34 @@ class ResultTable:
 
     def csv(self) -> str:
         """One line per run, unrounded; validation metrics carry the prefix ``valid_``; empty cells were not run."""
-        facts = [name for name in RunResult.__dataclass_fields__ if name not in ("test", "valid", "notes")]
-        metrics = self.metrics
         stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*facts, *metrics, *(f"valid_{name}" for name in metrics), "notes"])
-        for result in self.results:
-            values = [getattr(result, name) for name in facts]
-            values += [result.test.get(name) for name in metrics] + [result.valid.get(name) for name in metrics]
-            writer.writerow(["" if value is None else value for value in values] + ["; ".join(result.notes)])
+        writer = csv.DictWriter(stream, self._columns(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._line(result) for result in self.results)
         return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of :meth:`text` with its footnotes."""
+        head, rows = self._cells()
+        shown = str(tabulate(rows, head, tablefmt="html", disable_numparse=True, stralign="right"))
+        notes = "".join(f"<div>{escape(note)}</div>" for note in self._footnotes(lambda number: f"[{number}] "))
+        return shown + notes
+
+    def to_frame(self) -> Any:
+        """A ``pandas.DataFrame`` with a line per run, unrounded: facts, test metrics, and ``valid_<metric>``."""
+        import pandas as pd  # only here: the rest of a table needs no pandas
+
+        return pd.DataFrame([self._line(result) for result in self.results], columns=self._columns())
+
+    def _columns(self) -> list[str]:
+        facts = [name for name in RunResult.__dataclass_fields__ if name not in ("test", "valid", "notes")]
+        return [*facts, *self.metrics, *(f"valid_{name}" for name in self.metrics), "notes"]
+
+    def _line(self, result: RunResult) -> dict[str, Any]:
+        line = {name: value for name, value in vars(result).items() if name not in ("test", "valid", "notes")}
+        line |= {name: result.test.get(name) for name in self.metrics}
+        line |= {f"valid_{name}": result.valid.get(name) for name in self.metrics}
+        return {**line, "notes": "; ".join(result.notes)}
 
     def json(self) -> str:
         """Everything, unrounded; ``from_json`` gives an equal table back."""
@@ -249,7 +283,3 @@ def _fold(widths: Sequence[int], width: int) -> list[list[int]]:
         groups[-1].append(column)
         used += 2 + widths[column]
     return groups
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

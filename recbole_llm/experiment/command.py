@@ -1,0 +1,52 @@
+"""The command: ``recbole-llm --model=SASRec,BIGRec --dataset=ml-100k``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from recbole_llm.errors import InputError
+from recbole_llm.settings.command import help_text, parse_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one table of all models, or one line of error.
+
+    Args:
+        argv: the words of the command line without the program's name; the process's own by default.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake in the input.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    started = time.perf_counter()
+    try:
+        _refuse_several_processes()
+        command = parse_command(words)
+        if command.help:
+            print(help_text())
+            return 0
+        # Imported only now: a refused command line answers before RecBole and the LLM libraries are loaded.
+        from transformers.utils import logging as transformers_logging
+
+        from recbole_llm.experiment.compare import run_models
+        from recbole_llm.logs import console_log
+
+        transformers_logging.disable_progress_bar()
+        with console_log():
+            table, folder = run_models(command, words)
+    except InputError as error:
+        print(f"recbole-llm: error: {error}", file=sys.stderr)
+        return 2
+    print(table.text())
+    print(f"results: {folder}")
+    print(f"time: {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def _refuse_several_processes() -> None:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise InputError(f"WORLD_SIZE: the launcher started {processes} processes, a run is one; use --num_processes=1")

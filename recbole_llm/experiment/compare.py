@@ -1,0 +1,173 @@
+"""Several models side by side, on the same rows, in one table."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole.utils import ModelType
+
+from recbole_llm.data.rows import load_rows
+from recbole_llm.errors import InputError
+from recbole_llm.evaluation import check_together, protocol_of
+from recbole_llm.experiment.run import Run, check_rows, run_one
+from recbole_llm.experiment.run_folder import new_folder
+from recbole_llm.experiment.trained import is_few_shot
+from recbole_llm.logs import console_log
+from recbole_llm.report import ResultTable, data_hash, versions
+from recbole_llm.settings.command import Command, check_prefixes, settings_for, split_by_model, split_names
+from recbole_llm.settings.config import Config, union_load_col
+
+log = logging.getLogger(__name__)
+
+
+class Planned(NamedTuple):
+    """A run that is to come.
+
+    Attributes:
+        config: its settings.
+        label: the model's name in the table.
+        few_shot: whether ``train_sample_size`` applies.
+        beside: whether it shows, on few-shot rows, a model that is shown on all rows as well.
+    """
+
+    config: Config
+    label: str
+    few_shot: bool
+    beside: bool = False
+
+
+def compare(
+    models: str | Sequence[str],
+    dataset: str,
+    seeds: Sequence[int] | None = None,
+    *,
+    config_files: str | Sequence[str | Path] = (),
+    **settings: Any,
+) -> ResultTable:
+    """Train and evaluate several models on the same rows.
+
+    Args:
+        models: names of models, ours and RecBole's: a list, or ``"Pop,SASRec,BIGRec"``.
+        dataset: name of the data set.
+        seeds: each model is run with each of them and has a line for each; by default with the setting ``seed``.
+        config_files: YAML files of settings, later ones win.
+        **settings: settings by name, for every model that knows them; ``**{"BIGRec.epochs": 4}`` is of BIGRec only.
+
+    Returns:
+        The table, which a notebook shows; ``saved/results-<dataset>-<time>`` holds it as Markdown, CSV and JSON.
+
+    Raises:
+        InputError: a wrong setting or file, found before the first model trains.
+
+    Example:
+        >>> import recbole_llm
+        >>> table = recbole_llm.compare("Pop,SASRec", "ml-100k", seeds=[1, 2])  # doctest: +SKIP
+        >>> table.to_frame()[["model", "seed", "ndcg@10"]]  # doctest: +SKIP
+    """
+    files = split_names(config_files) if isinstance(config_files, str) else [str(file) for file in config_files]
+    shared, per_model = split_by_model(settings)
+    names = split_names(models if isinstance(models, str) else list(models))
+    with console_log():
+        return run_models(Command(names, dataset, files, shared, per_model), seeds=seeds)[0]
+
+
+def run_models(
+    command: Command, words: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> tuple[ResultTable, Path]:
+    """Run all models of a command on the same rows and write their table.
+
+    Args:
+        command: what to run.
+        words: the command line, to be written beside the results.
+        seeds: runs of each model; by default one, with the ``seed`` of the settings.
+
+    Returns:
+        The table, and the folder with ``results.md``, ``results.csv`` and ``results.json``.
+
+    Raises:
+        InputError: a wrong setting; or a model's settings give it other rows than the first model's.
+    """
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise InputError("seeds", f"{list(seeds)} is not allowed; give different integers")
+    each_seed: Sequence[int | None] = seeds or [None]
+    by_seed = [_plan(_make_configs(command, seed)) for seed in each_seed]
+    for planned in by_seed:
+        _check_data(planned)
+    runs = [run for planned in by_seed for run in _run(planned)]
+    labels = list(dict.fromkeys(run.result.model for run in runs))
+    config = by_seed[0][0].config
+    table = ResultTable(
+        tuple(sorted((run.result for run in runs), key=lambda result: labels.index(result.model))),
+        environment=versions(),
+        data_hash={command.dataset: data_hash(sorted(Path(config["data_path"]).glob(f"{command.dataset}.*")))},
+        command=shlex.join(["recbole-llm", *words]),
+        title=protocol_of(config).title,
+    )
+    folder = new_folder(Path(config["checkpoint_dir"]), f"results-{command.dataset}")
+    table.write(folder)
+    return table, folder
+
+
+def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
+    if not command.models:
+        raise InputError("no model given; add --model=<name>, such as --model=BIGRec or --model=Pop,SASRec,BIGRec")
+    if not command.dataset:
+        raise InputError("no data set given; add --dataset=<name>, such as --dataset=ml-100k")
+    check_prefixes(command.per_model, command.models)
+    if seed is not None:
+        command = replace(command, shared={**command.shared, "seed": seed})
+    configs = [Config(model, command.dataset, None, settings_for(model, command)) for model in command.models]
+    check_together([protocol_of(config) for config in configs])
+    columns = union_load_col(configs)
+    for config in configs:
+        config["load_col"] = columns
+    return configs
+
+
+def _plan(configs: Sequence[Config]) -> list[Planned]:
+    """The runs of a command: every model once, RecBole's sequential ones also on the LLM's few-shot rows."""
+    sizes = [config["train_sample_size"] for config in configs if config.is_llm]
+    runs: list[Planned] = []
+    for config in configs:
+        runs.append(Planned(config, config["model"], is_few_shot(config)))
+        if config.is_llm or config["sample_for"] == "llm":
+            continue
+        config["train_sample_size"] = config["train_sample_size"] or next(filter(None, sizes), None)
+        learns_rows = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or protocol_of(config).has_labels
+        few_shot = learns_rows and config["train_sample_size"] is not None
+        if few_shot and config["sample_for"] == "both":
+            label = f"{config['model']} ({config['train_sample_size']} rows)"
+            runs.append(Planned(config, label, few_shot=True, beside=True))
+    return runs
+
+
+def _check_data(planned: Sequence[Planned]) -> None:
+    """Read the data of every run once before the first one trains, and compare the rows that are evaluated.
+
+    Raises:
+        InputError: columns or files that a model needs are missing, or its rows would be others than the first one's.
+    """
+    first = ""
+    for config, label, few_shot, beside in planned:
+        if beside:
+            continue
+        rows = load_rows(config, few_shot)
+        protocol_of(config).check(rows)
+        digest = rows.judged()
+        first = first or digest
+        check_rows(label, digest, planned[0].label, first)
+
+
+def _run(planned: Sequence[Planned]) -> list[Run]:
+    runs: list[Run] = []
+    for config, label, few_shot, beside in planned:
+        if beside and (runs[-1].result.train_rows or 0) <= config["train_sample_size"]:
+            log.info("Skipping %s: the training set has no more than train_sample_size rows", label)
+            continue
+        runs.append(run_one(config, label, few_shot, runs[0] if runs else None))
+    return runs

@@ -1,0 +1,216 @@
+"""What a trained model recommends: to users of its data set, or after a history given by item ids or titles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
+
+from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.errors import InputError
+from recbole_llm.evaluation import protocol_of
+from recbole_llm.experiment.trained import Trained
+from recbole_llm.grounding.ranking import Ranking, rank_scores
+from recbole_llm.registry import suggestion
+
+Histories = Sequence[str] | Sequence[Sequence[str]]
+BATCH = 1024  # rows that one of RecBole's models scores at once
+
+
+def recommend(
+    trained: Trained, histories: Histories | None = None, users: str | Sequence[str] | None = None, k: int = 10
+) -> pd.DataFrame:
+    """The best items after some histories, or for some users.
+
+    Args:
+        trained: the model.
+        histories: lists of item ids or titles, the oldest first, or one such list.
+        users: ids of users, or one; each by all the interactions that the data set has, those of the test included.
+        k: items per history or user.
+
+    Returns:
+        A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),
+        ``item_id``, ``title``, ``score`` (the model's own; larger is better). Items of the history are not left out.
+
+    Raises:
+        InputError: the model ranks no items, or a user, an item id or a title is unknown.
+    """
+    _check(trained, histories, users, k)
+    if users is not None:
+        names = [users] if isinstance(users, str) else [str(user) for user in users]
+        asked, column = _rows_of_users(trained, names), ("user_id", np.array(names, dtype=object))
+    else:
+        lists = item_lists(trained, histories or [])
+        asked, column = _rows_of_items(trained, lists), ("query", np.arange(len(lists)))
+    return _as_frame(trained, _rank(trained, asked, k), column)
+
+
+def _check(trained: Trained, histories: Histories | None, users: Any, k: int) -> None:
+    protocol, config = protocol_of(trained.config), trained.config
+    if (histories is None) == (users is None):
+        raise InputError("recommend: give either histories or users")
+    if k < 1:
+        raise InputError("k", f"{k} is not allowed; give an integer >= 1")
+    if protocol.has_labels:
+        raise InputError(f"recommend: {config['model']} predicts clicks on given items and ranks none")
+    if protocol.n_candidates and config.is_llm:
+        raise InputError(
+            f"candidates: this {config['model']} chooses among the titles of its prompt and ranks no others; train it "
+            "without candidates"
+        )
+    if histories is not None and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise InputError(f"histories: {config['model']} knows users, not histories; give users")
+
+
+# ---------------------------------------------------------------------------------------------------------- histories
+
+
+def item_lists(trained: Trained, histories: Histories) -> list[list[int]]:
+    """RecBole's ids of the items of each history.
+
+    Raises:
+        InputError: an unknown item, an empty history, or one that reads as ids and as titles of different items.
+    """
+    if histories and all(isinstance(item, str) for item in histories):
+        histories = [histories]  # type: ignore[list-item]
+    dataset, catalog = trained.rows.whole, trained.catalog
+    ids = {token: item for token, item in dataset.field2token_id[dataset.iid_field].items() if item}
+    return [_items(number, [str(item) for item in own], ids, catalog) for number, own in enumerate(histories)]
+
+
+def _items(number: int, given: Sequence[str], ids: dict[str, int], catalog: ItemCatalog | None) -> list[int]:
+    if not given:
+        raise InputError("histories", f"history {number} is empty; give at least one item")
+    by_id = [ids.get(item) for item in given]
+    by_title = [catalog.lookup(item) if catalog else None for item in given]
+    for found, other in ((by_id, by_title), (by_title, by_id)):
+        if None not in found:
+            if None not in other and other != found:
+                raise InputError(
+                    "histories",
+                    f"history {number} reads as item ids and as titles of other items; name one item the other way",
+                )
+            return [item for item in found if item is not None]
+    items = []
+    for item, own, titled in zip(given, by_id, by_title, strict=True):
+        if own is None and titled is None:
+            known = [*ids, *(title for title in catalog.titles if title)] if catalog else list(ids)
+            kind = "item has this id or title" if catalog else "item has this id, and the data have no titles"
+            raise InputError("histories", f"'{item}': no {kind}{suggestion(item, known)}")
+        if own is not None and titled is not None and own != titled:
+            raise InputError(
+                "histories", f"'{item}' is the id of one item and the title of another; name it the other way"
+            )
+        items.append(own if own is not None else titled)
+    return [item for item in items if item is not None]
+
+
+def _rows_of_items(trained: Trained, lists: Sequence[Sequence[int]]) -> Interaction:
+    """Rows as the model was trained on, of these histories; the newest items stay."""
+    dataset, config = trained.rows.whole, trained.config
+    width = config["MAX_ITEM_LIST_LENGTH"]
+    items, lengths = torch.zeros(len(lists), width, dtype=torch.int64), torch.zeros(len(lists), dtype=torch.int64)
+    for row, own in enumerate(lists):
+        newest = list(own)[-width:]
+        items[row, : len(newest)], lengths[row] = torch.tensor(newest), len(newest)
+    return Interaction(
+        {
+            dataset.uid_field: torch.zeros(len(lists), dtype=torch.int64),
+            dataset.iid_field + config["LIST_SUFFIX"]: items,
+            dataset.item_list_length_field: lengths,
+        }
+    )
+
+
+def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
+    """Rows of users by all they did: each one's last row, whose target goes to the end of the history."""
+    dataset, config = trained.rows.whole, trained.config
+    known = dataset.field2token_id[dataset.uid_field]
+    for name in names:
+        if not known.get(name):
+            raise InputError("users", f"no user has the id '{name}'{suggestion(name, list(known))}")
+    users = np.array([known[name] for name in names], dtype=np.int64)
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return Interaction({dataset.uid_field: torch.from_numpy(users)})
+    rows = dataset.inter_feat
+    of_user = {int(user): row for row, user in enumerate(rows[dataset.uid_field].tolist())}  # the last one stays
+    for name, user in zip(names, users.tolist(), strict=True):
+        if user not in of_user:
+            raise InputError("users", f"user '{name}' has a single interaction and so no row to go by")
+    last = rows[torch.tensor([of_user[user] for user in users.tolist()])]
+    return _with_targets(last, config, dataset.item_list_length_field)
+
+
+def _with_targets(rows: Interaction, config: Any, length_field: str) -> Interaction:
+    """Rows whose histories end in what was their target: in the columns of items and in those beside them."""
+    suffix, width = config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+    lengths = rows[length_field].clamp(max=width)
+    full = lengths == width
+    own = {name: rows[name] for name in rows.columns if not name.endswith(suffix) and name != length_field}
+    for name in (name for name in rows.columns if name.endswith(suffix)):
+        values = rows[name][:, :width].clone()
+        values[full] = values[full].roll(-1, dims=1)  # the oldest goes; what comes round is overwritten
+        place = lengths.clamp(max=width - 1)
+        values[torch.arange(len(rows)), place] = rows[name.removesuffix(suffix)]
+        own[name] = values
+    own[length_field] = (lengths + 1).clamp(max=width)
+    return Interaction(own)
+
+
+# ----------------------------------------------------------------------------------------------------------- ranking
+
+
+@torch.no_grad()
+def _rank(trained: Trained, asked: Interaction, k: int) -> Ranking:
+    """The model's ranking of all items for each row."""
+    model, config = trained.model, trained.config
+    model.eval()
+    if config.is_llm:
+        target = trained.rows.whole.iid_field
+        named = Interaction({name: asked[name] for name in asked.columns if name != target})
+        ranking: Ranking = model.rank(named.to(model.device), k)
+        return ranking
+    parts = [asked[torch.arange(start, min(start + BATCH, len(asked)))] for start in range(0, len(asked), BATCH)]
+    try:
+        return Ranking.join([rank_scores(_scores(trained, part.to(model.device)), None, k) for part in parts])
+    except KeyError as error:
+        raise InputError(
+            "histories", f"{config['model']} reads the column {error} of every interaction; give users instead"
+        ) from error
+
+
+def _scores(trained: Trained, rows: Interaction) -> torch.Tensor:
+    """Scores of one of RecBole's models. Returns: [rows, items]; -inf for the padding item."""
+    dataset, model = trained.rows.whole, trained.model
+    n_items = dataset.item_num
+    try:
+        scores = model.full_sort_predict(rows)
+    except NotImplementedError:
+        pairs = rows.repeat_interleave(n_items)
+        pairs.update(Interaction({dataset.iid_field: torch.arange(n_items, device=model.device).repeat(len(rows))}))
+        scores = model.predict(pairs)
+    scores = torch.as_tensor(scores).view(len(rows), n_items).clone()
+    scores[:, 0] = -torch.inf
+    return scores
+
+
+def _as_frame(trained: Trained, ranking: Ranking, column: tuple[str, np.ndarray]) -> pd.DataFrame:
+    row, place = np.nonzero(ranking.top_items)
+    items = ranking.top_items[row, place]
+    dataset, catalog = trained.rows.whole, trained.catalog
+    titles = [catalog.titles[item] if catalog else None for item in items.tolist()]
+    name, values = column
+    return pd.DataFrame(
+        {
+            name: values[row],
+            "rank": place + 1,
+            "item_id": dataset.field2id_token[dataset.iid_field][items],
+            "title": titles,
+            "score": ranking.top_scores[row, place],
+        }
+    )

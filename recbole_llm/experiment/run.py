@@ -1,0 +1,317 @@
+"""One run: a model is trained and evaluated, and what came out is kept in a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from recbole.utils import init_seed
+
+from recbole_llm.classic.training import fit_classic
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.errors import InputError
+from recbole_llm.evaluation import Evaluation, Protocol, protocol_of
+from recbole_llm.experiment.llm_run import read_llm_run, write_llm_run, write_stage_table
+from recbole_llm.experiment.recommend import Histories, recommend
+from recbole_llm.experiment.run_folder import RunFolder
+from recbole_llm.experiment.trained import Trained, build_llm, is_few_shot, load_trained
+from recbole_llm.logs import console_log, run_log
+from recbole_llm.report import TINY_LLM_NOTE, RunResult
+from recbole_llm.settings.command import split_names
+from recbole_llm.settings.config import Config
+from recbole_llm.trainer.llm_trainer import LLMTrainer
+
+REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
+FACTS = "run.json"
+log = logging.getLogger(__name__)
+
+Evaluations = dict[str, Evaluation]  # by "valid" and "test"; no "valid" where there are no such rows
+Stages = list[tuple[RunResult, Evaluations]]  # the model after each stage of its training, the last one stands
+
+
+class Run:
+    """A finished run: its folder, and what is in it.
+
+    Args:
+        folder: of the run.
+        config: the resolved settings.
+        result: the run's line in a table of results.
+        rows_digest: of the (user, target) pairs of validation and test rows.
+        trained: the model, if it is at hand; else it is read from the folder once it is asked for.
+
+    Attributes:
+        folder: see above.
+        config: see above.
+        result: see above.
+        rows_digest: see above.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, result: RunResult, rows_digest: str = "", trained: Trained | None = None
+    ) -> None:
+        self.folder, self.config, self.result, self.rows_digest = folder, config, result, rows_digest
+        self._trained = trained
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value:.4f}" for name, value in self.metrics.items())
+        return f"<Run {self.folder}: {self.result.model} on {self.result.dataset}, {shown}>"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metric name (``ndcg@10``) to its value on the test rows, unrounded."""
+        return {name: value for name, value in self.result.test.items() if value is not None}
+
+    @property
+    def valid_metrics(self) -> dict[str, float]:
+        """The same on the validation rows; empty without any."""
+        return {name: value for name, value in self.result.valid.items() if value is not None}
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame:
+        """What each test row got, in the data set's own ids.
+
+        ``user_id``, ``item_id`` (the target), ``rank`` (1 is best; missing where the target was not ranked) and
+        ``top_items``. Where clicks are predicted, the columns are ``label`` and ``score`` instead; among candidates,
+        ``answer``, whether it was valid and a hit, and the ``candidates``.
+        """
+        return protocol_of(self.config).read(self.folder, "test")
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One record per epoch of the last training stage; empty for an untuned LLM."""
+        file = self.folder / "history.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+    @property
+    def model(self) -> Any:
+        """The trained model, in eval mode."""
+        return self._asked().model
+
+    def recommend(
+        self, histories: Histories | None = None, *, users: str | Sequence[str] | None = None, k: int = 10
+    ) -> pd.DataFrame:
+        """The best items after some histories, or for some users.
+
+        Args:
+            histories: lists of item ids or titles, the oldest item first, or one such list.
+            users: ids of users, or one; each by all its interactions, those that it was tested on included.
+            k: items per history or user.
+
+        Returns:
+            A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is
+            best), ``item_id``, ``title``, ``score`` (the model's own; larger is better). Items of the history are not
+            left out.
+
+        Raises:
+            InputError: the model ranks no items, or a user, an item id or a title is unknown.
+
+        Example:
+            >>> run.recommend(["Toy Story (1995)", "Babe (1995)"], k=3)  # doctest: +SKIP
+            >>> run.recommend(users=["196", "186"])  # doctest: +SKIP
+        """
+        return recommend(self._asked(), histories, users, k)
+
+    def _asked(self) -> Trained:
+        if self._trained is None:
+            self._trained = load_trained(self.folder, self.config)
+        return self._trained
+
+
+def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | Path] = (), **settings: Any) -> Run:
+    """Train and evaluate one model.
+
+    Args:
+        model: name of a model or preset, ours or RecBole's, or a class.
+        dataset: name of the data set.
+        config_files: YAML files of settings, later ones win.
+        **settings: settings by name, such as ``train_sample_size=1024``; they win over files.
+
+    Returns:
+        The run; its folder is ``saved/<model>-<dataset>-<time>``.
+
+    Raises:
+        InputError: a wrong setting or file.
+
+    Example:
+        >>> import recbole_llm
+        >>> pop = recbole_llm.run("Pop", "ml-100k", show_progress=False)  # doctest: +SKIP
+        >>> pop.metrics["ndcg@10"]  # doctest: +SKIP
+    """
+    files = split_names(config_files) if isinstance(config_files, str) else list(config_files)
+    with console_log():
+        return run_one(Config(model, dataset, files, settings), keep_model=True)
+
+
+def run_one(
+    config: Config,
+    label: str | None = None,
+    few_shot: bool | None = None,
+    beside: Run | None = None,
+    keep_model: bool = False,
+) -> Run:
+    """Train and evaluate one model and leave its run folder.
+
+    Args:
+        config: the resolved config.
+        label: the model's name in the table.
+        few_shot: whether ``train_sample_size`` applies; by default to LLM models, and to all with ``sample_for: all``.
+        beside: another model's run that this one is compared to.
+        keep_model: whether the run holds the model in memory, instead of reading it from the folder when asked.
+
+    Raises:
+        InputError: a setting that shows to be wrong only now; or other rows than those ``beside`` was evaluated on.
+    """
+    label = label or config["model"]
+    folder = RunFolder(config, label)
+    with run_log(folder.log, config["state"]):
+        log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
+        log.info(config)
+        started = time.perf_counter()
+        init_seed(config["seed"], config["reproducibility"])
+        rows = load_rows(config, is_few_shot(config) if few_shot is None else few_shot)
+        log.info(rows.whole)
+        digest = rows.judged()
+        if beside is not None:
+            check_rows(label, digest, beside.result.model, beside.rows_digest)
+        protocol = protocol_of(config)
+        model, stages = (_run_llm if config.is_llm else _run_classic)(config, rows, folder, protocol)
+        last, evaluations = stages[-1]
+        result = replace(last, model=label, wall_seconds=time.perf_counter() - started)
+        folder.write("metrics.json", {"valid": result.valid, "test": result.test})
+        folder.write(FACTS, {"rows": digest, **_facts(result)})
+        for split, evaluation in evaluations.items():
+            protocol.write(folder.path, split, evaluation)
+        if len(stages) > 1:
+            lines = [replace(line, model=f"{label} after {line.model}") for line, _ in stages]
+            lines[-1] = replace(lines[-1], wall_seconds=result.wall_seconds)
+            log.info("stages:\n%s", write_stage_table(folder, lines, len(rows.valid)))
+        log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in result.test.items()))
+        if not keep_model:
+            return Run(folder.path, config, result, digest)
+        if config.is_llm:
+            read_llm_run(folder.path, config, model)  # the state that is evaluated and kept is that of the last stage
+        return Run(folder.path, config, result, digest, Trained(config, model.eval(), rows))
+
+
+def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
+    """Refuse two runs of one table that are evaluated on different rows.
+
+    Args:
+        label: name of a model.
+        digest: of its rows, :meth:`recbole_llm.data.rows.Rows.judged`.
+        other: name of the model before it.
+        other_digest: of that one's rows.
+
+    Raises:
+        InputError: they differ.
+    """
+    if digest != other_digest:
+        raise InputError(
+            f"{label} would be judged on other rows than {other}: give all models the same eval_args, intervals and "
+            "sample sizes"
+        )
+
+
+def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:
+    """A run's line in a table, and the digest of its rows, from its folder."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    known: dict[str, Any] = {"model": config["model"], "dataset": config["dataset"], "seed": config["seed"]}
+    digest = ""
+    if (folder / FACTS).is_file():
+        known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        digest = known.pop("rows")
+    notes = tuple(known.pop("notes", ()))
+    return RunResult(**known, folder=str(folder), test=metrics["test"], valid=metrics["valid"], notes=notes), digest
+
+
+def _facts(result: RunResult) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name not in ("folder", "test", "valid")}
+
+
+def _line(
+    config: Config, rows: Rows, folder: RunFolder, protocol: Protocol, evaluations: Evaluations, **facts: Any
+) -> RunResult:
+    """A line of a table, without its wall time.
+
+    Args:
+        config: the resolved config.
+        rows: the rows of the run.
+        folder: of the run.
+        protocol: that of the evaluations.
+        evaluations: of the model as it stands.
+        **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``.
+    """
+    notes = (*protocol.notes(), *facts.pop("notes", ()))
+    return RunResult(
+        **facts,
+        dataset=config["dataset"],
+        point=config.effective_point() if config.is_llm else "",
+        seed=config["seed"],
+        n_rows=len(rows.test),
+        folder=str(folder.path),
+        test=dict(evaluations["test"].metrics),
+        valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
+        notes=notes,
+    )
+
+
+def _run_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
+    protocol.prepare(rows)
+    trainer = fit_classic(config, rows, folder.path / "model.pth")
+    loaders = {split: loader for split in ("valid", "test") if (loader := eval_loader(config, rows, split))}
+    evaluations = {
+        split: protocol.complete(protocol.evaluate(trainer, loader, config["show_progress"]))
+        for split, loader in loaders.items()
+    }
+    losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
+    folder.write("history.json", losses)
+    epochs, step = len(losses), trainer.eval_step
+    validations = epochs // step if "valid" in evaluations and step > 0 else 0
+    best = (validations - trainer.cur_step) * step if validations else epochs
+    facts = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
+    return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **facts), evaluations)]
+
+
+def _plain(loss: Any) -> Any:
+    """A loss of one of RecBole's trainers as plain data: several models have a tuple of them."""
+    return [float(part) for part in loss] if isinstance(loss, tuple) else float(loss)
+
+
+def _run_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
+    model = build_llm(config, rows)
+    protocol.prepare(rows, model)
+    log.info(model)
+    trainer = LLMTrainer(config, model)
+    valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
+    trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
+    notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
+    if model.stages.reused:
+        notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
+
+    def evaluated(place: int) -> tuple[RunResult, Evaluations]:
+        """The model as it stands, that is after the tuning stage at this place; epochs count from the first one on."""
+        found = {"valid": trainer.judge_valid(valid_data, config["show_progress"])} if valid_data else {}
+        found["test"] = trainer.judge(test_data, config["show_progress"])
+        evaluations = {split: protocol.complete(evaluation) for split, evaluation in found.items()}
+        n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
+        facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
+        if trainer.tuned:
+            stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
+            facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
+            facts |= {"best_epoch": before + stage.best_epoch}
+        return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
+
+    stages = [evaluated(len(trainer.tuned) - 1)]
+    write_llm_run(folder, trainer, rows.test.inter_feat)
+    for place in reversed(range(len(trainer.tuned) - 1)):
+        trainer.restore(trainer.tuned[place], valid_data)
+        stages.insert(0, evaluated(place))
+    return model, stages

@@ -1,0 +1,105 @@
+"""A trained model with the rows it knows: built and trained anew, or read back from a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import init_seed
+
+from recbole_llm.classic.training import load_classic
+from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.errors import InputError
+from recbole_llm.evaluation import protocol_of
+from recbole_llm.experiment.llm_run import read_llm_run
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.settings.config import Config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that can be asked.
+
+    Attributes:
+        config: the resolved config.
+        model: ours or RecBole's, in eval mode.
+        rows: the rows of its run.
+    """
+
+    config: Config
+    model: Any
+    rows: Rows
+
+    @cached_property
+    def catalog(self) -> ItemCatalog | None:
+        """Titles of the items; None where the data have no column ``title_field``."""
+        if isinstance(self.model, LLMRecommender):
+            return self.model.catalog
+        titles = _titles_in_file(self.config, self.rows.whole)
+        return ItemCatalog(titles, tokens=self.rows.whole.field2id_token[self.rows.whole.iid_field]) if titles else None
+
+
+def _titles_in_file(config: Config, dataset: Any) -> list[str]:
+    """The title of every item by RecBole's id, from the ``.item`` file: models without text do not load the column."""
+    file = Path(config["data_path"]) / f"{config['dataset']}.item"
+    if not file.is_file():
+        return []
+    header, *lines = file.read_text(encoding=config["encoding"] or "utf-8").splitlines()
+    names = [column.partition(":")[0] for column in header.split(config["field_separator"])]
+    wanted = [name for name in (config["title_field"], config["title_with"]) if name]
+    if not {config["ITEM_ID_FIELD"], *wanted} <= set(names):
+        return []
+    found = {}
+    for line in lines:
+        cells = dict(zip(names, line.split(config["field_separator"]), strict=False))
+        title, *more = (cells.get(name, "").strip() for name in wanted)
+        found[cells[config["ITEM_ID_FIELD"]]] = f"{title} ({more[0]})" if title and more and more[0] else title
+    ids = dataset.field2id_token[dataset.iid_field]
+    titles = ["", *(found.get(token, "") for token in ids[1:])]
+    return titles if any(titles) else []
+
+
+def is_few_shot(config: Config) -> bool:
+    """Whether ``train_sample_size`` applies where nothing else is said."""
+    return config.is_llm or config["sample_for"] == "all"
+
+
+def build_llm(config: Config, rows: Rows) -> LLMRecommender:
+    """The untuned recommender of a config, on its device."""
+    init_seed(config["seed"], config["reproducibility"])
+    model: LLMRecommender = config.model_class(config, rows.whole).to(config["device"])
+    return model
+
+
+def config_of(folder: Path) -> Config:
+    """The config that a run left in its folder.
+
+    Raises:
+        InputError: no run folder.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder} is no run folder: it holds no config.yaml; give one that a run left")
+    return Config(config_file_list=[folder / "config.yaml"])
+
+
+def load_trained(folder: Path, config: Config) -> Trained:
+    """The model that a run left in its folder.
+
+    Args:
+        folder: of the run.
+        config: :func:`config_of` it.
+
+    Raises:
+        InputError: weights or data are missing, or others.
+    """
+    rows = load_rows(config, is_few_shot(config))
+    if not config.is_llm:
+        return Trained(config, load_classic(config, rows, folder / "model.pth"), rows)
+    model = build_llm(config, rows)
+    protocol_of(config).prepare(rows, model)
+    model.eval()
+    read_llm_run(folder, config, model)
+    return Trained(config, model, rows)

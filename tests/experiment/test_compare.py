@@ -1,0 +1,46 @@
+"""Several models side by side from Python: one row per model and seed, and nothing trains before all is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import recbole_llm
+from recbole_llm import InputError
+from tests.runs import working_in
+
+
+def test_every_model_has_a_row_for_every_seed(small, saved):
+    saved.mkdir(parents=True, exist_ok=True)
+    with working_in(saved.parent):
+        table = recbole_llm.compare("Pop,SASRec", "world", seeds=[1, 2], **small)
+        alone = recbole_llm.run("SASRec", "world", **small, seed=2)
+    frame = table.to_frame()
+    assert frame[["model", "seed"]].values.tolist() == [["Pop", 1], ["Pop", 2], ["SASRec", 1], ["SASRec", 2]]
+    assert frame["ndcg@10"].tolist()[3] == alone.metrics["ndcg@10"]
+    assert frame["valid_ndcg@10"].tolist()[3] == alone.valid_metrics["ndcg@10"]
+    assert frame["ndcg@10"].tolist()[:2] == [frame["ndcg@10"][0]] * 2  # counting has no seed
+    html = table._repr_html_()
+    assert html.count("<tr") == 5 and "SASRec" in html and "Seed" in html
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_are_different_integers(small, seeds):
+    with pytest.raises(InputError, match="seeds: .* is not allowed"):
+        recbole_llm.compare("Pop", "world", seeds=seeds, **small)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"SASRec.test_sample_size": 3}, "SASRec would be judged on other rows than Pop"),
+        ({"SASRec.load_col": {"inter": ["user_id", "item_id", "stars"]}, "SASRec.TIME_FIELD": "stars"}, "stars"),
+        ({"nosuchkey": 3}, "nosuchkey"),
+    ],
+)
+def test_a_mistake_in_the_last_model_is_found_before_the_first_one_trains(small, tmp_path: Path, settings, message):
+    own = {**small, "checkpoint_dir": str(tmp_path / "saved"), **settings}
+    with working_in(tmp_path), pytest.raises(InputError, match=message):
+        recbole_llm.compare(["Pop", "SASRec"], "world", **own)
+    assert not list(tmp_path.glob("saved/Pop*"))

@@ -1,0 +1,184 @@
+"""The front door in Python: a run, what it holds, what it recommends, and the same run again in another process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_llm
+from recbole_llm import InputError, Run
+from recbole_llm.experiment.recommend import item_lists
+from tests.runs import histories_in, metrics_of, working_in
+
+
+@pytest.fixture(scope="module")
+def runs(small: dict[str, Any], small_llm: dict[str, Any], saved: Path) -> dict[str, Run]:
+    """One of a general model, one of a sequential one, one of an LLM."""
+    saved.mkdir(parents=True, exist_ok=True)
+    with working_in(saved.parent):
+        return {
+            "Pop": recbole_llm.run("Pop", "world", **small),
+            "SASRec": recbole_llm.run("SASRec", "world", **small),
+            "BIGRec": recbole_llm.run("BIGRec", "world", **small_llm),
+        }
+
+
+@pytest.fixture(scope="module")
+def titles(world: Path) -> dict[str, str]:
+    lines = (world / f"{world.name}.item").read_text().splitlines()[1:]
+    return {line.split("\t")[0]: line.split("\t")[1] for line in lines}
+
+
+@pytest.mark.parametrize("name", ["Pop", "SASRec", "BIGRec"])
+def test_a_run_has_metrics_ranks_history_and_a_model(runs, name):
+    run = runs[name]
+    assert run.metrics == json.loads((run.folder / "metrics.json").read_text())["test"]
+    assert list(run.ranks) == ["user_id", "item_id", "rank", "top_items"] and len(run.ranks) == 12
+    assert run.metrics == pytest.approx(metrics_of(run.ranks["rank"].tolist(), (1, 5, 10)), abs=1e-14)
+    assert [record["epoch"] for record in run.history] == list(range(1, 1 + run.result.epochs))
+    assert not run.model.training and str(run.folder) in repr(run) and "ndcg@10=" in repr(run)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "BIGRec"])
+def test_recommended_is_what_the_evaluation_ranked_for_the_same_history(runs, world, name):
+    histories = histories_in(world)
+    users = runs[name].ranks["user_id"].tolist()
+    found = runs[name].recommend([histories[user][:-1][-50:] for user in users], k=10)
+    assert list(found) == ["query", "rank", "item_id", "title", "score"]
+    for query, expected in enumerate(runs[name].ranks["top_items"].str.split()):
+        own = found[found["query"] == query]
+        assert own["item_id"].tolist() == expected and own["rank"].tolist() == list(range(1, 11))
+        assert own["score"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("name", ["SASRec", "BIGRec"])
+def test_titles_ids_and_a_mixture_of_both_give_the_same(runs, world, titles, name):
+    own = histories_in(world)["u1"][:3]
+    by_id = runs[name].recommend(own, k=4)
+    assert by_id["title"].tolist() == [titles[item] for item in by_id["item_id"]]
+    for other in ([titles[item] for item in own], [titles[own[0]], *own[1:]]):
+        assert runs[name].recommend([other], k=4).equals(by_id)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "BIGRec"])
+def test_a_user_is_recommended_to_by_all_interactions_those_of_the_test_included(runs, world, name):
+    histories = histories_in(world)
+    users = sorted(histories)[:3]
+    found = runs[name].recommend(users=users, k=5)
+    whole = runs[name].recommend([histories[user] for user in users], k=5)
+    assert found["user_id"].tolist() == np.repeat(users, 5).tolist()
+    assert found.drop(columns="user_id").equals(whole.drop(columns="query"))
+    assert runs[name].recommend(users=users[1], k=5)["item_id"].tolist() == whole["item_id"].tolist()[5:10]
+
+
+def test_a_general_model_recommends_to_users_and_takes_no_histories(runs):
+    run = runs["Pop"]
+    found = run.recommend(users=run.ranks["user_id"], k=10)
+    assert found.groupby("user_id", sort=False)["item_id"].agg(" ".join).tolist() == run.ranks["top_items"].tolist()
+    with pytest.raises(InputError, match="histories: Pop knows users, not histories; give users") as caught:
+        run.recommend(["i1"])
+    assert caught.value.key == "histories"
+
+
+def test_a_history_longer_than_the_model_reads_keeps_its_newest_items(runs, world):
+    own = histories_in(world)["u1"]
+    long = own * 20
+    assert runs["SASRec"].recommend(long, k=5).equals(runs["SASRec"].recommend(long[-50:], k=5))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"histories": [["i1", "Nothing of the kind"]]}, "histories: 'Nothing of the kind': no item has this id or"),
+        ({"histories": [["i1"], []]}, "histories: history 1 is empty"),
+        ({"users": ["u1", "nobody"]}, "users: no user has the id 'nobody'"),
+        ({"users": ["u1"], "histories": ["i1"]}, "recommend: give either histories or users"),
+        ({}, "recommend: give either histories or users"),
+        ({"users": ["u1"], "k": 0}, "k: 0 is not allowed"),
+    ],
+)
+def test_what_cannot_be_recommended_is_one_line(runs, given, message):
+    with pytest.raises(InputError, match=message):
+        runs["SASRec"].recommend(**given)
+
+
+def test_a_title_that_is_the_id_of_another_item_is_read_by_its_neighbours_or_refused():
+    class Catalog:
+        titles = (None, "2", "Heat", "Fargo")
+
+        def lookup(self, title: str) -> int | None:
+            return {"2": 1, "Heat": 2, "Fargo": 3}.get(title)
+
+    class Given:
+        catalog = Catalog()
+
+        class rows:  # noqa: N801
+            class whole:  # noqa: N801
+                iid_field = "item_id"
+                field2token_id = {"item_id": {"[PAD]": 0, "1": 1, "2": 2, "3": 3}}
+
+    assert item_lists(Given, [["2", "1"], ["2", "Heat"]]) == [[2, 1], [1, 2]]
+    with pytest.raises(InputError, match="history 0 reads as item ids and as titles of other items"):
+        item_lists(Given, ["2"])
+    with pytest.raises(InputError, match="'2' is the id of one item and the title of another"):
+        item_lists(Given, ["2", "3", "Heat"])
+
+
+def test_models_that_rank_nothing_recommend_nothing(world, small, small_llm, saved):
+    with working_in(saved.parent):
+        chooses = recbole_llm.run("BIGRec", "world", **{**small_llm, "epochs": 0, "candidates": 4})
+        likes = recbole_llm.run("LR", "world", **{**small, "threshold": {"rating": 4}, "valid_metric": "AUC"})
+    with pytest.raises(InputError, match="candidates: this BIGRec chooses among the titles of its prompt"):
+        chooses.recommend(["i1"])
+    with pytest.raises(InputError, match="LR predicts clicks on given items and ranks none"):
+        likes.recommend(users=["u1"])
+    assert list(likes.ranks)[2:] == ["label", "score"] and set(likes.metrics) == {"auc", "logloss"}
+    assert list(chooses.ranks)[2:4] == ["answer", "valid"]
+
+
+def test_a_run_loaded_in_another_process_is_the_same_run(runs, saved):
+    program = (
+        "import sys, json, recbole_llm\n"
+        "assert not {'torch', 'recbole', 'pandas'} & set(sys.modules)\n"
+        "for name, folder in json.loads(sys.argv[1]).items():\n"
+        "    run = recbole_llm.load_run(folder)\n"
+        "    found = run.recommend(users=['u1', 'u2'], k=4)\n"
+        "    print('FOUND', json.dumps([name, run.metrics, run.history, run.ranks['rank'].tolist(), run.result.model,\n"
+        "        found['item_id'].tolist(), found['score'].tolist()]))\n"
+    )
+    folders = json.dumps({name: str(run.folder) for name, run in runs.items()})
+    done = subprocess.run(
+        [sys.executable, "-c", program, folders], check=True, capture_output=True, text=True, cwd=saved.parent
+    )
+    for line in (line for line in done.stdout.splitlines() if line.startswith("FOUND")):
+        name, metrics, history, ranks, model, items, scores = json.loads(line.removeprefix("FOUND "))
+        run, found = runs[name], runs[name].recommend(users=["u1", "u2"], k=4)
+        assert (metrics, history, model) == (run.metrics, run.history, run.result.model)
+        assert ranks == run.ranks["rank"].tolist() and items == found["item_id"].tolist()
+        assert scores == pytest.approx(found["score"].tolist(), rel=1e-12)
+    assert done.stdout.count("FOUND") == 3
+
+
+def test_after_a_curriculum_the_model_at_hand_is_that_of_the_last_stage(small_llm, saved):
+    """Each stage is evaluated, the last one first; what recommends afterwards is what the folder holds."""
+    settings = {**small_llm, "train_sample_size": 16, "learning_rate": 0.05, "distance_rows": 6}
+    with working_in(saved.parent):
+        run = recbole_llm.run("SOFT", "world", **settings)
+        again = recbole_llm.load_run(run.folder)
+        assert (run.folder / "stage_table.md").is_file()
+        found, expected = run.recommend(users=["u1", "u2"]), again.recommend(users=["u1", "u2"])
+    assert found.equals(expected)
+    for name, weight in again.model.state_dict().items():
+        assert torch.equal(weight, run.model.state_dict()[name]), name
+
+
+def test_a_folder_that_no_run_left_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no run folder"):
+        recbole_llm.load_run(tmp_path)
