@@ -45,7 +45,7 @@ def recommend(
         names = [users] if isinstance(users, str) else [str(user) for user in users]
         asked, column = _rows_of_users(trained, names), ("user_id", np.array(names, dtype=object))
     else:
-        lists = item_lists(trained, histories or [])
+        lists = item_lists(trained, [] if histories is None else histories)
         asked, column = _rows_of_items(trained, lists), ("query", np.arange(len(lists)))
     return _as_frame(trained, _rank(trained, asked, k), column)
 
@@ -76,7 +76,7 @@ def item_lists(trained: Trained, histories: Histories) -> list[list[int]]:
     Raises:
         InputError: an unknown item, an empty history, or one that reads as ids and as titles of different items.
     """
-    if histories and all(isinstance(item, str) for item in histories):
+    if len(histories) and all(isinstance(item, str | int | np.integer) for item in histories):
         histories = [histories]  # type: ignore[list-item]
     dataset, catalog = trained.rows.whole, trained.catalog
     ids = {token: item for token, item in dataset.field2token_id[dataset.iid_field].items() if item}

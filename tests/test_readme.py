@@ -1,0 +1,37 @@
+"""The Python of the README works as it is written: run, look at metrics, recommend for two titles, load again."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recbole_llm
+from tests.runs import TINY, working_in
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+(EXAMPLE,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_with_a_smaller_llm_and_fewer_rows(tmp_path, monkeypatch, capsys):
+    words = dict(word.removeprefix("--").split("=") for word in TINY)
+    fewer = {"epochs": 1, "valid_sample_size": 8, "test_sample_size": 8, "show_progress": False}
+    small = functools.partial(recbole_llm.run, **words, **fewer)
+    monkeypatch.setattr(recbole_llm, "run", lambda *names, **given: small(*names, **{**given, "train_sample_size": 8}))
+    names: dict[str, Any] = {}
+    with working_in(tmp_path):
+        exec(EXAMPLE, names)  # noqa: S102
+        found, again = (run.recommend(users=["196"], k=3) for run in (names["run"], names["again"]))
+    printed = capsys.readouterr().out
+    assert printed.startswith(str(names["run"].metrics["ndcg@10"])) and len(printed.splitlines()) == 1 + 1 + 5
+    assert found.equals(again) and names["again"].metrics == names["run"].metrics
+
+
+@pytest.mark.slow
+def test_the_example_as_it_is_written(tmp_path):
+    subprocess.run([sys.executable, "-c", EXAMPLE], check=True, cwd=tmp_path)
