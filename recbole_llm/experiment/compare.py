@@ -66,6 +66,10 @@ def compare(
 
     Example:
         >>> import recbole_llm
+        >>> recbole_llm.compare("Pop,SASRec", "ml-100k", seeds=[1, 1])
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: seeds: [1, 1] is not allowed; give different integers
         >>> table = recbole_llm.compare("Pop,SASRec", "ml-100k", seeds=[1, 2])  # doctest: +SKIP
         >>> table.to_frame()[["model", "seed", "ndcg@10"]]  # doctest: +SKIP
     """

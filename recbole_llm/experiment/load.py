@@ -18,8 +18,10 @@ def load_run(folder: str | Path) -> Run:
         InputError: no run folder, or its data are missing.
 
     Example:
-        >>> run = load_run("saved/BIGRec-ml-100k-2026-11-29_12-00-00")  # doctest: +SKIP
-        >>> run.metrics["ndcg@10"], len(run.ranks)  # doctest: +SKIP
+        >>> load_run("saved")
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: saved is no run folder: it holds no config.yaml; give one that a run left
     """
     folder = Path(folder)
     config = config_of(folder)

@@ -142,6 +142,10 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
 
     Example:
         >>> import recbole_llm
+        >>> recbole_llm.run("Popp", "ml-100k")
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: ...
         >>> pop = recbole_llm.run("Pop", "ml-100k", show_progress=False)  # doctest: +SKIP
         >>> pop.metrics["ndcg@10"]  # doctest: +SKIP
     """

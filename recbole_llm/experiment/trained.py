@@ -10,6 +10,7 @@ from typing import Any
 from recbole.utils import init_seed
 
 from recbole_llm.classic.training import load_classic
+from recbole_llm.data.atomic import Format, read_atomic, read_header
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
@@ -45,21 +46,22 @@ class Trained:
 def _titles_in_file(config: Config, dataset: Any) -> list[str]:
     """The title of every item by RecBole's id, from the ``.item`` file: models without text do not load the column."""
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
-    if not file.is_file():
+    wanted = [config["ITEM_ID_FIELD"], config["title_field"], *([config["title_with"]] if config["title_with"] else [])]
+    form = Format.from_config(config)
+    if not file.is_file() or not set(wanted) <= set(read_header(file, form)):
         return []
-    header, *lines = file.read_text(encoding=config["encoding"] or "utf-8").splitlines()
-    names = [column.partition(":")[0] for column in header.split(config["field_separator"])]
-    wanted = [name for name in (config["title_field"], config["title_with"]) if name]
-    if not {config["ITEM_ID_FIELD"], *wanted} <= set(names):
-        return []
-    found = {}
-    for line in lines:
-        cells = dict(zip(names, line.split(config["field_separator"]), strict=False))
-        title, *more = (cells.get(name, "").strip() for name in wanted)
-        found[cells[config["ITEM_ID_FIELD"]]] = f"{title} ({more[0]})" if title and more and more[0] else title
-    ids = dataset.field2id_token[dataset.iid_field]
-    titles = ["", *(found.get(token, "") for token in ids[1:])]
-    return titles if any(titles) else []
+    found = read_atomic(file, form, wanted)
+    ids, titles, *more = ([_text(cell) for cell in found.columns[name]] for name in wanted)
+    if more:
+        titles = [f"{title} ({own})" if title and own else title for title, own in zip(titles, more[0], strict=True)]
+    by_id = dict(zip(ids, titles, strict=True))
+    known = ["", *(by_id.get(token, "") for token in dataset.field2id_token[dataset.iid_field][1:])]
+    return known if any(known) else []
+
+
+def _text(cell: Any) -> str:
+    """A cell of a ``token`` or ``token_seq`` column."""
+    return cell if isinstance(cell, str) else " ".join(map(str, cell))
 
 
 def is_few_shot(config: Config) -> bool:
