@@ -197,6 +197,13 @@ class Declared:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def __repr__(self) -> str:
+        """The class and the settings that differ from their defaults; of a dataclass that makes none of its own."""
+        named: list[tuple[Field[Any], Any]]
+        named = [(own, getattr(self, own.name)) for own in fields(self)] if is_dataclass(self) else []
+        changed = [f"{own.name}={value!r}" for own, value in named if value != _default(own)]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
     @classmethod
     def from_settings(cls: type[_Self], settings: Mapping[str, Any]) -> _Self:
         """The component from a run's settings; one that is not set keeps the component's own default."""

@@ -12,7 +12,7 @@ from recbole_llm.coreset.selector import EL2N, Selector
 from recbole_llm.declare import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CCSSelector(Selector):
     """Difficulty is EL2N; its hardest rows, often mislabelled, are cut, and the rest is drawn from stratum by stratum.
 

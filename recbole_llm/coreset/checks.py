@@ -23,16 +23,42 @@ _BLOCK_ELEMENTS = 2**22
 
 
 def checked_ids(ids: Any) -> np.ndarray:
-    """int64 ``[n]``, each id once."""
-    array = to_numpy(ids)
-    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
-        raise ValueError(f"ids must be int [n], got {array.dtype} {list(array.shape)}")
-    array = array.astype(np.int64)
-    values, counts = np.unique(array, return_counts=True)
+    """``[n]``, each id once; int64 where they are integers, else of any type that has an order."""
+    array = _one_dimensional(ids)
+    fits = array.dtype.kind in "iu" and bool((array <= np.iinfo(np.int64).max).all())
+    if fits or not array.size:
+        array = array.astype(np.int64)
+    if missing := np.count_nonzero(array != array):  # NaN and its like
+        raise InputError(f"coreset: {missing} row ids are NaN; give every row an id")
+    try:
+        values, counts = np.unique(array, return_counts=True)
+    except TypeError as error:
+        raise InputError(f"coreset: row ids have no order ({error}); give ids of one type") from error
     twice = values[counts > 1]
     if len(twice):
-        raise InputError(f"coreset: {len(twice)} row ids occur more than once (first {_first(twice)}); give each once")
+        shown = first_of(twice)
+        raise InputError(f"coreset: {len(twice)} row ids occur more than once (first {shown}); give each once")
     return array
+
+
+def _one_dimensional(ids: Any) -> np.ndarray:
+    """Ids as an array; tuples, and a mixture of texts and others, stay what they are."""
+    array = to_numpy(ids)
+    if not hasattr(ids, "shape") and (array.ndim > 1 or array.dtype.kind in "US"):
+        values = list(ids)
+        if array.ndim > 1 or not all(isinstance(value, str | bytes) for value in values):
+            array = np.fromiter(values, dtype=object, count=len(values))
+    if array.ndim != 1:
+        raise ValueError(f"ids must be [n], got {array.dtype} {list(array.shape)}")
+    return array
+
+
+def checked_indices(name: str, values: Any, n_rows: int) -> np.ndarray:
+    """int64 ``[n]``, n >= 1: indices of rows, each once."""
+    rows = checked_ids(values)
+    if rows.dtype != np.int64 or not len(rows) or rows.min() < 0 or rows.max() >= n_rows:
+        raise InputError(f"{name} must hold indices of the {n_rows} training rows, at least one")
+    return rows
 
 
 def checked_count(name: str, value: Any, low: int = 0) -> int:
@@ -52,6 +78,25 @@ def checked_budget(budget: Any, available: int) -> int:
     if wanted > available:
         log.warning("The coreset budget of %d exceeds the %d rows there are to select: all are.", wanted, available)
     return min(wanted, available)
+
+
+def checked_size(name: str, size: Any, n_rows: int) -> int:
+    """Rows that a size means: an integer is a count, a decimal a share of the rows there are, rounded down.
+
+    Raises:
+        InputError: it is neither, or the share is less than one row.
+    """
+    is_share = isinstance(size, float | np.floating)
+    if is_share and 0 < size <= 1:
+        rows = share_of(size, n_rows)
+        if n_rows and not rows:
+            raise InputError(f"{name}: {size} of {n_rows} rows is less than one; raise it")
+        return rows
+    try:
+        return checked_count(name, size)
+    except InputError:
+        allowed = "an integer >= 0 (a count) or a decimal in (0, 1] (a share)"
+        raise InputError(f"{name}: {size!r} is not allowed; give {allowed}") from None
 
 
 def checked_ratio(name: str, value: Any) -> float:
@@ -112,7 +157,7 @@ def checked_counts(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     counts = checked_scores(name, values, ids)
     negative = ids[counts < 0]
     if len(negative):
-        raise InputError(f"{name}: {len(negative)} rows have a negative value (first {_first(negative)})")
+        raise InputError(f"{name}: {len(negative)} rows have a negative value (first {first_of(negative)})")
     return counts
 
 
@@ -155,15 +200,16 @@ def check_losses(losses: Tensor, origin: str, advice: str) -> Tensor:
     return losses
 
 
+def first_of(ids: np.ndarray) -> str:
+    """The first ids as text, for a message."""
+    return ", ".join(map(str, ids[:_SHOWN].tolist())) + (", ..." if len(ids) > _SHOWN else "")
+
+
 def _check_finite(name: str, finite: np.ndarray, ids: np.ndarray) -> None:
     check_length(name, len(finite), len(ids))
     wrong = ids[~finite]
     if len(wrong):
         raise InputError(
-            f"{name}: {len(wrong)} of {len(ids)} rows hold NaN or infinity (first ids {_first(wrong)}); "
+            f"{name}: {len(wrong)} of {len(ids)} rows hold NaN or infinity (first ids {first_of(wrong)}); "
             "check the model that gave them and its number type"
         )
-
-
-def _first(ids: np.ndarray) -> str:
-    return ", ".join(map(str, ids[:_SHOWN].tolist())) + (", ..." if len(ids) > _SHOWN else "")

@@ -12,7 +12,7 @@ from recbole_llm.coreset.vectors import nearest_neighbours, unit_vectors
 from recbole_llm.declare import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class D2PruningSelector(Selector):
     """Messages on the graph of nearest neighbours, with distances d between unit vectors.
 

@@ -12,7 +12,7 @@ from recbole_llm.coreset.selector import EFFORT, INFLUENCE, Selector
 from recbole_llm.declare import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DEALRecSelector(Selector):
     """Influence plus weighted effort, drawn from stratum by stratum.
 

@@ -12,7 +12,7 @@ from recbole_llm.coreset.selector import TARGET_TEXTS, TEXTS, Selector, gumbel_t
 from recbole_llm.declare import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DSIRSelector(Selector):
     """Importance resampling on hashed n-grams: drawn without replacement in proportion to p(row) / q(row).
 

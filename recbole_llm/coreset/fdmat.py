@@ -16,7 +16,7 @@ from recbole_llm.coreset.selector import VECTORS, Selector
 from recbole_llm.declare import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FDMatSelector(Selector):
     """Feature-distribution matching, class by class.
 

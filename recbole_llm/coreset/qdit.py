@@ -20,7 +20,7 @@ _BLOCK_ELEMENTS = 2**21
 QUALITY = Input("quality", "[n]: how good a row is, larger is better", partial(checked_scores, "quality"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QDITSelector(Selector):
     """Greedy on ``(1 - weight) * sum over rows of the similarity to the nearest selected row + weight * quality``.
 

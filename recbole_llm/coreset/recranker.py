@@ -15,7 +15,7 @@ _SHARE = 0.6  # of the budget, drawn in each of the two ways
 _REPEAT = 0.95  # what an entry weighs less with every time its row was drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RecRankerSelector(Selector):
     """Two draws with replacement, then one without from what they gave.
 

@@ -47,6 +47,10 @@ def combine_scores(influence: Any, effort: Any, weight: float, *, scaling: str =
 
     Raises:
         InputError: lengths differ, a score is NaN or infinite, or a setting is out of range.
+
+    Example:
+        >>> combine_scores([0.0, 0.001, 0.002], [5.0, 3.0, 1.0], weight=0.5).tolist()
+        [0.5, 0.75, 1.0]
     """
     weight = checked_number("coreset weight", weight)
     first, second = checked_scores("influence", influence), checked_scores("effort", effort)
@@ -162,6 +166,16 @@ def allocate_budget(group_sizes: Any, budget: int) -> list[int]:
     Args:
         group_sizes: int ``[groups]``, >= 0.
         budget: rows to give, >= 0.
+
+    Returns:
+        Rows of each group, in the order of the groups.
+
+    Raises:
+        InputError: a size or the budget is no integer >= 0.
+
+    Example:
+        >>> allocate_budget([1, 100, 8, 0], budget=20)
+        [1, 11, 8, 0]
     """
     sizes = [checked_count("coreset group size", size) for size in list(group_sizes)]
     left = checked_count("coreset budget", budget)
@@ -187,6 +201,13 @@ def stratified_sample(scores: Any, budget: int, n_groups: int, hard_prune_ratio:
 
     Returns:
         int64, sorted indices of the chosen rows, of the type of ``scores``.
+
+    Raises:
+        InputError: a score is not finite, or a setting is out of range.
+
+    Example:
+        >>> stratified_sample(np.linspace(0, 1, 10), budget=4, n_groups=2, hard_prune_ratio=0.2)
+        array([2, 3, 4, 5])
     """
     values = checked_scores("scores", scores)
     strata = score_strata(values, n_groups, hard_prune_ratio)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,11 +17,16 @@ from recbole_llm.coreset.checks import (
     checked_ids,
     checked_repeats,
     checked_scores,
+    checked_size,
     checked_texts,
     checked_vectors,
+    first_of,
 )
 from recbole_llm.declare import Declared
 from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -66,34 +71,46 @@ TARGET_TEXTS = Input(
 )
 
 
-class _Pair(NamedTuple):
-    ids: np.ndarray
-    scores: np.ndarray
-
-
-class Selection(_Pair):
-    """What a selector gives: a pair, and what else is known of it.
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a selector gives; it unpacks as a pair, ``ids, scores = selection``.
 
     Attributes:
-        ids: int64 ``[budget]``, ids of the selected rows, ascending.
+        ids: ``[budget]``, ids of the selected rows, ascending; int64 where they are integers.
         scores: float64 ``[n]``, what the selector ranked the rows by, in the order of the ids it was given.
         outcome: how the choice came about, as JSON values, where the selector tells; no part of the pair.
     """
 
-    outcome: Mapping[str, Any]
+    ids: np.ndarray
+    scores: np.ndarray
+    outcome: Mapping[str, Any] = field(default_factory=dict)
 
-    def __new__(cls, ids: np.ndarray, scores: np.ndarray, outcome: Mapping[str, Any] | None = None) -> Selection:
-        """The pair, with the outcome beside it."""
-        self = super().__new__(cls, ids, scores)
-        self.outcome = dict(outcome or {})
-        return self
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Ids and scores."""
+        return iter((self.ids, self.scores))
+
+    def __repr__(self) -> str:
+        """One line, however many rows there are."""
+        scores = f"; scores {self.scores.min():.4g} to {self.scores.max():.4g}" if len(self.scores) else ""
+        shown = f": {first_of(self.ids)}" if len(self.ids) else ""
+        return f"Selection({len(self.ids):,} of {len(self.scores):,} rows{shown}{scores})"
 
 
+@dataclass(frozen=True, repr=False)
 class Selector(Declared, ABC):
     """Chooses rows. The result depends on the ids and what belongs to them, not on the order of the rows.
 
     The settings of a selector are the fields of its frozen dataclass: field ``n_groups`` of selector ``ccs``, annotated
     with a :class:`~recbole_llm.declare.Setting`, is the key ``ccs_n_groups``.
+
+    Example:
+        >>> from recbole_llm.coreset import CCSSelector
+        >>> selector, difficulty = CCSSelector(n_groups=5), np.linspace(0, 1, 40)
+        >>> selector.select(np.arange(40), 0.1, el2n=difficulty)
+        Selection(4 of 40 rows: 12, 18, 24, 30; scores 0 to 1)
+        >>> ids, scores = selector.select([f"row {i}" for i in range(40)], 3, el2n=difficulty)
+        >>> len(ids), len(scores), selector
+        (3, 40, CCSSelector(n_groups=5))
     """
 
     name: ClassVar[str]
@@ -103,35 +120,37 @@ class Selector(Declared, ABC):
 
     def facts(self) -> dict[str, Any]:
         """Kind and settings, as JSON values: what the result depends on beside ids, budget, seed and inputs."""
-        settings = {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}
-        return {"coreset": self.name, **settings}
+        return {"coreset": self.name, **{own.name: getattr(self, own.name) for own in fields(self)}}
 
-    def select(self, ids: Any, budget: int, seed: int = 0, **inputs: Any) -> Selection:
+    def select(self, ids: ArrayLike, budget: int | float, seed: int = 0, **inputs: Any) -> Selection:
         """Choose rows.
 
         Args:
-            ids: int ``[n]``, each once: the rows that can be selected.
-            budget: how many, >= 0; where there are fewer rows all of them are selected, with a warning.
+            ids: ``[n]``, each once: the rows that can be selected; integers, texts or anything else that has an order.
+                Rows are looked at in that order, texts in the order of their characters' code points.
+            budget: how many: an integer >= 0 is a count, a decimal a share of at most 1.0, rounded down. Where there
+                are fewer rows all of them are selected, with a warning.
             seed: of everything drawn; no other random state has a part in it.
             **inputs: what :attr:`needs` names, one entry per row in the order of ``ids`` where it says so.
 
         Raises:
-            InputError: an input is missing, unknown, of other rows, or holds NaN.
+            InputError: an input is missing, unknown, of other rows, or holds NaN; an id occurs twice; or a share is
+                less than one row.
         """
-        ids = checked_ids(ids)
-        budget = checked_budget(budget, len(ids))
-        ready = self._checked(ids, inputs)
-        if not len(ids):
-            return Selection(ids, np.zeros(0))
-        order = np.argsort(ids)
+        known = checked_ids(ids)
+        wanted = checked_budget(checked_size("budget", budget, len(known)), len(known))
+        ready = self._checked(known, inputs)
+        if not len(known):
+            return Selection(known, np.zeros(0))
+        order = np.argsort(known)
         if (np.diff(order) != 1).any():  # tables may be large: no copy where the rows are in order
             for need in self.needs:
                 if need.per_row:
                     ready[need.name] = _take(ready[need.name], order)
-        found = Selection(*self._select(len(ids), budget, seed, **ready))
-        scores = np.empty(len(ids))
+        found = Selection(*self._select(len(known), wanted, seed, **ready))
+        scores = np.empty(len(known))
         scores[order] = found.scores
-        return Selection(np.sort(ids[order[found.ids]]), scores, found.outcome)
+        return Selection(np.sort(known[order[found.ids]]), scores, found.outcome)
 
     def unused(self) -> frozenset[str]:
         """Names of inputs that have no part in the choice under these settings, and may be left out."""

@@ -12,7 +12,7 @@ from recbole_llm.coreset.vectors import k_means, unit_vectors
 from recbole_llm.declare import Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TFDConSelector(Selector):
     """K-means on the recommender's and the LLM's view of a row, each of length 1, side by side.
 

@@ -34,6 +34,10 @@ def adaptive_weight(distance: float, initial_distance: float, alpha: float, epoc
     Raises:
         InputError: alpha is negative or not finite; or a distance is negative or not finite, as after a training that
             diverged.
+
+    Example:
+        >>> [round(adaptive_weight(distance, 2.0, alpha=5.0), 3) for distance in (2.0, 1.8, 1.0)]
+        [1.0, 0.607, 0.082]
     """
     if not (math.isfinite(alpha) and alpha >= 0):
         raise InputError(f"alpha: {alpha!r} is not allowed; give a finite number >= 0")
@@ -56,8 +60,15 @@ def mean_distance(predicted: Any, target: Any) -> float:
         predicted: array or tensor [n, d], one embedding per generated text.
         target: [n, d], of the true titles, in the same order.
 
+    Returns:
+        The mean of n distances.
+
     Raises:
         ValueError: shapes differ, or there are no rows.
+
+    Example:
+        >>> mean_distance([[0.0, 0.0], [1.0, 1.0]], [[3.0, 4.0], [1.0, 1.0]])
+        2.5
     """
     predicted, target = (to_numpy(vectors).astype(np.float64) for vectors in (predicted, target))
     if predicted.shape != target.shape or predicted.ndim != 2 or not len(predicted):

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from recbole_llm.coreset import Selection, Selector, resolve_budget
+from recbole_llm.coreset import Selection, Selector
+from recbole_llm.coreset.checks import checked_size
 from recbole_llm.data.rows import SAMPLE_ID
-from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.registry import find_choice
@@ -83,19 +83,11 @@ def _choosable(config: Config, rows: Any, examples: Sequence[TokenPair | None]) 
         last = np.append(users[order][1:] != users[order][:-1], True)
         indices = indices[np.sort(order[last])]
     if config["coreset_pool"] is not None:
-        size = min(_amount("coreset_pool", config["coreset_pool"], len(indices)), len(indices))
+        size = min(checked_size("coreset_pool", config["coreset_pool"], len(indices)), len(indices))
         generator = np.random.default_rng(stage_seed(config["seed"], "coreset-pool"))
         indices = indices[np.sort(generator.choice(len(indices), size, replace=False))]
     log.info("coreset %s: chosen from %d of %d rows", config["coreset"], len(indices), len(rows))
     return indices
-
-
-def _amount(key: str, value: int | float, n_rows: int) -> int:
-    """Rows that a count or a share means, at least one."""
-    amount = resolve_budget(n_rows, **({"budget": value} if isinstance(value, int) else {"ratio": value}))
-    if not amount:
-        raise InputError(key, f"{value} of {n_rows} rows is less than one; raise it")
-    return amount
 
 
 class CoresetStage(Stage[np.ndarray]):
@@ -120,7 +112,7 @@ class CoresetStage(Stage[np.ndarray]):
         examples: Sequence[TokenPair | None],
     ) -> None:
         self.selector, self.config, self.pool = selector, config, pool
-        self.budget = _amount("coreset_size", config["coreset_size"], len(pool))
+        self.budget = checked_size("coreset_size", config["coreset_size"], len(pool))
         needs = [need.name for need in selector.needs if need.name not in selector.unused()]
         own = [example for index in pool.indices if (example := examples[index]) is not None]
         self.inputs = RowInputs(model, config, pool, own, needs)

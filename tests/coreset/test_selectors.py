@@ -30,6 +30,7 @@ from recbole_llm.coreset import (
     stratified_sample,
 )
 from recbole_llm.coreset import vectors as vectors_module
+from recbole_llm.coreset.checks import checked_ids
 from recbole_llm.coreset.d2_pruning import d2_select
 from recbole_llm.coreset.dsir import log_importance
 from recbole_llm.coreset.selector import gumbel_top
@@ -145,6 +146,79 @@ def test_one_row_and_rows_that_are_all_alike(selector, n):
     inputs = needed(selector, values | {"target_texts": ["alpha"]})
     chosen, scores = selector.select(np.arange(n), 1, **inputs)
     assert len(chosen) == 1 and np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, np.float32(0.5), 1 / N])
+def test_a_decimal_is_a_share_and_an_integer_a_count(selector, share):
+    inputs = needed(selector, world())
+    found = selector.select(np.arange(N), share, seed=2, **inputs)
+    expected = selector.select(np.arange(N), int(share * N + 1e-4), seed=2, **inputs)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_share_is_of_the_decimal_as_it_is_written_and_of_at_least_one_row():
+    assert len(RandomSelector().select(np.arange(100), 0.29).ids) == 29  # 28.999... in floating point
+    with pytest.raises(InputError, match="budget: 0.001 of 90 rows is less than one; raise it"):
+        RandomSelector().select(np.arange(90), 0.001)
+    for wrong in (0.0, 1.01, -0.1, np.nan, True, "0.5", None):
+        with pytest.raises(InputError, match="budget: .* give an integer >= 0 .a count. or a decimal in"):
+            RandomSelector().select(np.arange(90), wrong)
+
+
+def test_ids_may_be_texts_in_any_order(selector):
+    """Rows count in the order of their ids; what the ids are changes nothing else."""
+    inputs, rng = needed(selector, world()), np.random.default_rng(3)
+    texts = np.array([f"row {number:03}" for number in range(N)])  # in the order of the numbers
+    expected = selector.select(np.arange(N), 20, seed=4, **inputs)
+    order = rng.permutation(N)
+    for ids in (texts[order], texts[order].tolist(), texts[order].astype(object)):
+        found = selector.select(ids, 20, seed=4, **take(selector, inputs, order))
+        assert found.ids.tolist() == texts[expected.ids].tolist()
+        np.testing.assert_array_equal(found.scores, expected.scores[order])
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [("b", 1), ("a", 2), ("a", 1)],
+        np.array(["2020-01-03", "2020-01-02", "2020-01-01"], dtype="datetime64[D]"),
+        [2.5, 1.5, 0.5],
+        [2**70, 5, 3],
+        np.array([2**64 - 1, 5, 3], dtype=np.uint64),
+        ["10", "9", "1"],
+    ],
+)
+def test_ids_of_any_type_that_has_an_order(ids):
+    selection = RandomSelector().select(ids, 2, seed=0)
+    expected = RandomSelector().select(np.argsort(np.argsort(checked_ids(ids))), 2, seed=0)
+    assert selection.ids.tolist() == [sorted(checked_ids(ids).tolist())[place] for place in expected.ids]
+    np.testing.assert_array_equal(selection.scores, expected.scores)
+
+
+def test_ids_without_an_order_or_twice_are_refused():
+    for ids, words in (
+        (["a", 1], "row ids have no order .*give ids of one type"),
+        (["b", "a", "b"], "1 row ids occur more than once .first b."),
+        ([1.0, np.nan], "1 row ids are NaN"),
+    ):
+        with pytest.raises(InputError, match=words):
+            RandomSelector().select(ids, 1)
+    with pytest.raises(ValueError, match="ids must be .n."):
+        RandomSelector().select(np.zeros((2, 2), dtype=int), 1)
+
+
+def test_what_is_printed_is_one_short_line(selector):
+    assert repr(selector).startswith(type(selector).__name__ + "(") and len(repr(selector)) < 80
+    assert repr(type(selector)()) == f"{type(selector).__name__}()"
+    assert eval(repr(selector), {type(selector).__name__: type(selector)}) == selector
+
+
+def test_a_large_selection_is_printed_in_one_line():
+    selection = RandomSelector().select(np.arange(100_000), 0.9)
+    assert len(repr(selection)) < 120 and "\n" not in repr(selection)
+    assert repr(selection).startswith("Selection(90,000 of 100,000 rows: ")
+    assert repr(RandomSelector().select([], 0)) == "Selection(0 of 0 rows)"
 
 
 def test_no_row_gives_none(selector):
@@ -439,6 +513,13 @@ def test_the_room_stands_alone():
     rooms = {f"recbole_llm.{room}" for room in ("data", "model", "trainer", "config", "registry", "llm", "adapter")}
     assert not {"recbole", "ray", "sklearn", "transformers"} & set(modules) and not rooms & set(modules)
     assert set(coreset.__all__) <= set(dir(coreset))
+
+
+def test_settings_of_all_selectors_are_read_without_torch():
+    names = [*(type(selector).__name__ for selector in SELECTORS), "GoracsSettings"]
+    code = f"import sys; from recbole_llm.coreset import {', '.join(names)}; print(' '.join(sys.modules))"
+    modules = fresh_python(code=code).stdout.split()
+    assert not {"torch", "scipy", "sklearn", "ot", "faiss", "pandas"} & set(modules)
 
 
 def test_seeds_may_be_as_long_as_those_of_stages():

@@ -21,7 +21,7 @@ from recbole_llm.errors import InputError
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GoracsSettings(Declared):
     """How GORACS searches (arXiv 2506.04015).
 

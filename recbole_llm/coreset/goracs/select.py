@@ -99,6 +99,11 @@ def goracs_select(
 
     Raises:
         InputError: shapes do not fit, a value is not finite, or a setting is out of range.
+
+    Example:
+        >>> train, valid = np.array([[0.0], [0.1], [5.0], [5.1], [9.0]]), np.array([[0.0], [5.0]])
+        >>> goracs_select(train, valid, gradient_norms=[1, 1, 1, 1, 1], budget=2, gradient_weight=0.1)
+        array([0, 2])
     """
     options = GoracsSettings(
         gradient_weight,

@@ -48,7 +48,7 @@ def outcome_of(info: GoracsInfo) -> dict[str, Any]:
     return {name: plain(value) for name, value in vars(info).items() if name != "scores"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GoracsSelector(GoracsSettings, Selector):
     """:func:`goracs_select` as a selector; its scores are minus the marginal costs of the rows in the end.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_llm.coreset.checks import checked_ids, checked_number, checked_scores, checked_vectors
+from recbole_llm.coreset.checks import checked_indices, checked_number, checked_scores, checked_vectors
 from recbole_llm.errors import InputError
 
 _MAX_PIVOTS = 10**9  # of the simplex, which ends by itself; a limit that is met would give a wrong value
@@ -32,17 +32,23 @@ def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient
         selected: int ``[n]``, different row indices, at least one.
         gradient_weight: lambda, >= 0.
 
+    Returns:
+        The objective, of the distances' unit.
+
     Raises:
         InputError: a row is selected twice or does not exist, or a number is not finite.
+
+    Example:
+        >>> distances = np.array([[0.0, 4.0], [1.0, 1.0], [4.0, 0.0]])
+        >>> proxy_objective(distances, [2.0, 1.0, 2.0], selected=[0, 2], gradient_weight=0.5)
+        -1.0
     """
     weight = checked_number("gradient_weight", gradient_weight)
     if gradient_norms is None and weight:
         raise InputError("gradient_norms are missing; give them, or gradient_weight 0")
     norms = np.zeros(len(distances)) if gradient_norms is None else checked_scores("gradient_norms", gradient_norms)
     table = checked_vectors("distances", distances, np.arange(len(norms)))
-    rows = checked_ids(selected)
-    if not len(rows) or rows.min() < 0 or rows.max() >= len(table):
-        raise InputError(f"selected must hold indices of the {len(table)} training rows, at least one")
+    rows = checked_indices("selected", selected, len(table))
     return solve_transport(table[rows].astype(np.float64)).value - weight * float(norms[rows].mean())
 
 

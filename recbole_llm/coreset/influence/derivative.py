@@ -38,6 +38,11 @@ def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Any, d
     Raises:
         InputError: the direction, or a loss, is not finite.
         ValueError: shapes do not fit.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> influence_scores(lambda weights: (x @ weights) ** 2 / 2, torch.tensor([1.0, 0.0]), [0.0, 1.0])
+        tensor([ 2., 12.])
     """
     losses, scores = _along(per_sample_loss, params, direction)
     check_losses(losses, ORIGIN, ADVICE)

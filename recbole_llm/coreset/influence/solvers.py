@@ -55,6 +55,13 @@ def inverse_hvp(
 
     Returns:
         h, of the shape and type of ``vector``.
+
+    Example:
+        >>> hessian = np.array([[3.0, 1.0], [1.0, 2.0]])
+        >>> inverse_hvp(lambda v: hessian @ v, np.array([5.0, 5.0]), damping=1.0).round(6)
+        array([0.909091, 1.363636])
+        >>> inverse_hvp(None, np.array([5.0, 5.0]), "exact", damping=1.0, matrix=hessian).round(6)
+        array([0.909091, 1.363636])
     """
     return solve(hvp, vector, method, damping, matrix, scale, rescale, **solver).vector
 
