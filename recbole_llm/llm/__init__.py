@@ -1,16 +1,20 @@
 """Causal language models: loading, loss, text encoding, generation, and a small one made on the spot."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recbole_llm.llm.backbone import Backbone, load_backbone, make_backbone
+    from recbole_llm.llm.capabilities import FastPath, Finding
     from recbole_llm.llm.constrained import Assistant, TitleConstraint, beam_item_scores, search_titles
     from recbole_llm.llm.encoder import TextEncoder
     from recbole_llm.llm.generation import Generation, beam_search
-    from recbole_llm.llm.likelihood import title_likelihoods, title_scores
+    from recbole_llm.llm.likelihood import choose_way, title_likelihoods, title_scores
     from recbole_llm.llm.loss import answer_log_probs, answer_loss, logits_at, positions_from_mask
+    from recbole_llm.llm.probe import probe_llm
     from recbole_llm.llm.settings import TinyLLMConfig
     from recbole_llm.llm.text_encoders import EncoderRecipe, SentenceEncoder, find_text_encoder, load_text_encoder
     from recbole_llm.llm.tiny import build_tiny_llm
@@ -20,6 +24,8 @@ __all__ = [
     "Assistant",
     "Backbone",
     "EncoderRecipe",
+    "FastPath",
+    "Finding",
     "Generation",
     "SentenceEncoder",
     "TextEncoder",
@@ -31,12 +37,14 @@ __all__ = [
     "beam_item_scores",
     "beam_search",
     "build_tiny_llm",
+    "choose_way",
     "find_text_encoder",
     "load_backbone",
     "load_text_encoder",
     "logits_at",
     "make_backbone",
     "positions_from_mask",
+    "probe_llm",
     "search_titles",
     "title_likelihoods",
     "title_scores",

@@ -68,7 +68,8 @@ class Backbone:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids` without special tokens, every blank as generated ("Foo !" stays "Foo !")."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
 
 def load_backbone(
@@ -145,13 +146,13 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, n_embeddings: int) -> int
     The tokenizer's own padding token, else a reserved or unused token of the vocabulary, else EOS.
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < n_embeddings:
-        return tokenizer.pad_token_id
+        return int(tokenizer.pad_token_id)
     taken = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
     free = {token: i for token, i in tokenizer.get_vocab().items() if i < n_embeddings and i not in taken}
     for pattern in (_PAD_LIKE, _UNUSED):
         if matches := [token_id for token, token_id in free.items() if pattern.fullmatch(token)]:
-            return min(matches)
-    return tokenizer.eos_token_id
+            return int(min(matches))
+    return int(tokenizer.eos_token_id)
 
 
 def folder_fingerprint(folder: Path) -> str:

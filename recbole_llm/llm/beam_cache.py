@@ -14,7 +14,7 @@ def make_room(cache: Cache, n_tokens: int) -> None:
     cache.layers = [BeamLayer(layer, n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
 
 
-class BeamLayer(DynamicLayer):
+class BeamLayer(DynamicLayer):  # type: ignore[misc]  # transformers declares no types
     """A cache layer that grows within its room, where the library's layer copies itself at every step.
 
     The beams of a prompt share the keys and values of that prompt, so those need not move when the beams change.

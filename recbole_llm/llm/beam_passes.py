@@ -15,6 +15,7 @@ from transformers import Cache, DynamicCache
 from recbole_llm.llm.beam_cache import make_room
 from recbole_llm.llm.capabilities import FastPath, Finding, find, slot_counting_layers
 from recbole_llm.llm.loss import positions_from_mask
+from recbole_llm.llm.parts import device_of, text_config
 from recbole_llm.llm.rows import common_prefix, pad_batch
 from recbole_llm.llm.sample import Sample
 
@@ -36,11 +37,11 @@ class LastLogits:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     def new_cache(self) -> DynamicCache:
         """An empty cache with the layers that the model has."""
-        return DynamicCache(config=self.model.config)
+        return DynamicCache(config=text_config(self.model))
 
     def __call__(
         self, ids: Tensor, mask: Tensor, positions: Tensor, rows: Tensor | None = None, cache: Cache | None = None

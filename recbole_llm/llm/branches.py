@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_llm.llm.capabilities import FastPath, find, narrow_layers, recall
+from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers, recall
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
-from recbole_llm.llm.sample import MIN_TOKENS, Sample, text_config
+from recbole_llm.llm.parts import text_config
+from recbole_llm.llm.sample import MIN_TOKENS, Sample
 
 Tokens = Sequence[int]
 N_FILLERS = 8  # further answers where both ways of computing are compared
@@ -132,7 +133,7 @@ def branch_batch(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]],
 def _seen(mask: np.ndarray, start: int, tree: AnswerTree) -> np.ndarray:
     """Which tokens each token of a row sees. Returns: bool [tokens, tokens]; padding sees itself, never nothing."""
     width = len(mask)
-    seen = np.tri(width, dtype=bool) & (mask == 1)
+    seen: np.ndarray = np.tri(width, dtype=bool) & (mask == 1)
     np.fill_diagonal(seen, True)
     for place, parent in enumerate(tree.parents):
         column = start + place
@@ -219,9 +220,7 @@ class BranchScorer:
         """
         finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, narrow_layers)
         if not finding.works and not self._has_said_so:
-            log.warning(
-                "Several answers to a prompt take one forward pass each: %s.", _OBSTACLES[finding.kind](finding)
-            )
+            log.warning("Several answers to a prompt take one forward pass each: %s.", _obstacle(finding))
             self._has_said_so = True
         return finding.works
 
@@ -247,11 +246,12 @@ class BranchScorer:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-_OBSTACLES = {
-    "layers": lambda finding: "the model has layers that do not attend to the whole context",
-    "error": lambda finding: f"its attention does not take a mask per pair of tokens ({finding.reason})",
-    "differs": lambda finding: f"its attention does not keep to a mask per pair of tokens ({finding.reason})",
-}
+def _obstacle(finding: Finding) -> str:
+    """What keeps a model from computing branches, in words."""
+    if finding.kind == "layers":
+        return "the model has layers that do not attend to the whole context"
+    verb = "does not take" if finding.kind == "error" else "does not keep to"
+    return f"its attention {verb} a mask per pair of tokens ({finding.reason})"
 
 
 def branch_scores(model: nn.Module, sample: Sample) -> Tensor:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from recbole_llm.llm.sample import MIN_TOKENS, Sample, VocabularyError, text_config
+from recbole_llm.llm.parts import device_of, text_config
+from recbole_llm.llm.sample import MIN_TOKENS, Sample, VocabularyError
 from recbole_llm.modes import evaluating
 
 
@@ -128,7 +129,7 @@ def examine(
     if obstacle and (reason := obstacle(text_config(model), n_tokens)):
         return Finding(False, n_tokens, "layers", reason)
     # Under autocast, rounding would exceed what the weights' own number type allows.
-    with evaluating(model), torch.no_grad(), torch.autocast(_device(model).type, enabled=False):
+    with evaluating(model), torch.no_grad(), torch.autocast(device_of(model).type, enabled=False):
         try:
             sample = sample or Sample.draw(model, n_tokens, row_inputs)
             if not sample.plain.isfinite().all():  # broken weights: the run's own passes will say so
@@ -205,10 +206,6 @@ class _WithoutHooks:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._model.forward(*args, **kwargs)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _key(model: nn.Module, path: FastPath) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from transformers import LogitsProcessor
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.generation import Generation, beam_search
+from recbole_llm.llm.parts import input_embedding
 from recbole_llm.llm.trie import PrefixIndex, TitleTrie
 
 _ASSISTED = 64  # prompts whose assistant is computed at once, in float64
@@ -149,7 +150,7 @@ def search_titles(
     """
     if assistant is not None and len(assistant.item_scores) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
-    device = model.get_input_embeddings().weight.device
+    device = input_embedding(model).weight.device
     found = beam_search(
         model,
         prompts,
@@ -180,7 +181,7 @@ def beam_item_scores(trie: TitleTrie, beams: Sequence[Sequence[Generation]]) -> 
     return scores
 
 
-class TitleConstraint(LogitsProcessor):
+class TitleConstraint(LogitsProcessor):  # type: ignore[misc]  # transformers declares no types
     """Lets a search generate titles of the catalogue only, whatever the tokenizer.
 
     It remembers nothing between steps: the generated tokens say where in the trie a row is. All rows are looked up at

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.loss import positions_from_mask
+from recbole_llm.llm.parts import input_embedding, unwrapped
 from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.modes import evaluating
 
@@ -76,7 +77,7 @@ class TextEncoder:
         Raises:
             InputError: a text's vector is not finite; names the text.
         """
-        width = self.model.get_input_embeddings().embedding_dim
+        width = input_embedding(self.model).embedding_dim
         with self.untuned() as untuned:
             model = self.model if untuned is None else untuned
             with evaluating(model):
@@ -109,10 +110,10 @@ class TextEncoder:
 
     def _pool(self, model: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Vectors of one batch, float32 [texts, d]."""
-        device = model.get_input_embeddings().weight.device
+        device = input_embedding(model).weight.device
         # Any id of the vocabulary will do for padding: the mask hides it.
         padded, mask = pad_batch(token_ids, self.tokenizer.eos_token_id, device, left=True)
-        output = model.get_decoder()(
+        output = unwrapped(model).get_decoder()(
             input_ids=padded, attention_mask=mask, position_ids=positions_from_mask(mask), use_cache=False
         )
         hidden = output.last_hidden_state.float()

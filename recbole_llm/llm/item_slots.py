@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.llm.parts import input_embedding
+
 
 class ItemProjector(nn.Module):
     """Item vectors to the LLM's width: Linear, GELU, Linear (LLaRA, arXiv 2312.02445).
@@ -20,6 +22,8 @@ class ItemProjector(nn.Module):
         item_vectors: [items, d], frozen; a row of zeros, such as that of padding, says that nothing is known.
         width: of the LLM's input embedding.
     """
+
+    item_vectors: Tensor
 
     def __init__(self, item_vectors: Tensor, width: int) -> None:
         super().__init__()
@@ -30,7 +34,8 @@ class ItemProjector(nn.Module):
     def forward(self, items: Tensor) -> Tensor:
         """Projected vectors of items [n]. Returns: float32 [n, width]; zeros where nothing is known of an item."""
         vectors = self.item_vectors[items]
-        return self.layers(vectors) * vectors.any(dim=-1, keepdim=True)
+        projected: Tensor = self.layers(vectors)
+        return projected * vectors.any(dim=-1, keepdim=True)
 
 
 class ItemSlots:
@@ -49,7 +54,7 @@ class ItemSlots:
     def __init__(self, llm: nn.Module, projector: ItemProjector, neutral_token_id: int) -> None:
         self.projector, self.neutral_token_id, self.hybrid = projector, neutral_token_id, True
         self._items: Tensor | None = None
-        embedding = llm.get_input_embeddings()
+        embedding = input_embedding(llm)
         embedding.register_forward_pre_hook(self._read)
         # First of the hooks: those of gradient checkpointing ask the final embeddings for gradients.
         embedding.register_forward_hook(self._fill, prepend=True)
@@ -63,6 +68,8 @@ class ItemSlots:
     def _fill(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         """Put projected vectors where slots are."""
         items, self._items = self._items, None
+        if items is None:  # _read did not see this call
+            return embedded
         slots = items > 0
         if not self.hybrid or not slots.any():
             return embedded

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from recbole_llm.errors import InputError
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
+from recbole_llm.llm.parts import text_config
 from recbole_llm.llm.rows import length_batches
-from recbole_llm.llm.sample import Sample, text_config
+from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.title_walk import RowWalk, TreeWalk
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.modes import evaluating

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recbole_llm.llm.parts import output_embedding
+
 IGNORE_INDEX = -100
 """Label of a token that is not part of an answer."""
 LOGSUMEXP_ROWS = 16  # at a time: torch.logsumexp makes a copy of what it is given
@@ -89,7 +91,8 @@ def token_log_probs(logits: Tensor, queries: Tensor, targets: Tensor) -> Tensor:
     Returns:
         float32 [n].
     """
-    return _TokenLogProbs.apply(logits.float(), queries, targets)
+    found: Tensor = _TokenLogProbs.apply(logits.float(), queries, targets)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -138,8 +141,7 @@ def logits_at(
         if attention_mask.ndim != 2:
             raise ValueError("a 4-D attention mask does not say where padding is: pass position_ids with it")
         position_ids = positions_from_mask(attention_mask)
-    inner = getattr(model, "module", model)
-    with _output_embedding_sees(inner.get_output_embeddings(), rows, columns):
+    with _output_embedding_sees(output_embedding(model), rows, columns):
         output = model(
             input_ids=input_ids,
             attention_mask=attention_mask,

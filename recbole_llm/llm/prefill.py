@@ -17,8 +17,9 @@ from transformers import DynamicCache
 from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer, Tokens
 from recbole_llm.llm.capabilities import FastPath, find, recall, slot_counting_layers
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
+from recbole_llm.llm.parts import device_of, text_config
 from recbole_llm.llm.rows import pad_batch
-from recbole_llm.llm.sample import Sample, text_config
+from recbole_llm.llm.sample import Sample
 
 
 class PrefillScorer:
@@ -81,7 +82,7 @@ class PrefillScorer:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     def _prefilled(self, input_ids: Tensor, mask: Tensor) -> DynamicCache:
         """Keys and values of all layers for tokens [b, t]."""
@@ -110,7 +111,7 @@ class _Complete(Exception):
     """All keys and values are there; nobody asks for what the pass would compute next."""
 
 
-class _Prefill(DynamicCache):
+class _Prefill(DynamicCache):  # type: ignore[misc]  # transformers declares no types
     """A cache that ends the forward pass once the last layer has written to it, until it is closed."""
 
     def __init__(self, n_layers: int) -> None:

@@ -49,7 +49,9 @@ PATHS: Mapping[FastPath, _Path] = {
 }
 
 
-def probe(model: nn.Module, paths: Iterable[FastPath], n_tokens: int, name: str = "the LLM") -> dict[FastPath, Finding]:
+def probe_llm(
+    model: nn.Module, paths: Iterable[FastPath], n_tokens: int, name: str = "the LLM"
+) -> dict[FastPath, Finding]:
     """Find out which fast paths an LLM takes; remember it and say it in one line.
 
     A path that fails is left alone from then on: results stay right, at more cost.

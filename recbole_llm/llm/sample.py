@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recbole_llm.llm.loss import logits_at
+from recbole_llm.llm.parts import device_of, input_embedding, text_config, unwrapped
 from recbole_llm.llm.rows import pad_batch
 
 EXACT_TOLERANCE = 1e-3
@@ -84,7 +84,7 @@ class Sample:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     def filler(self, n_titles: int) -> list[list[int]]:
         """Titles that stand before the answers in a trie of both, as long as the longest answer."""
@@ -193,18 +193,11 @@ def row_scores(model: nn.Module, sample: Sample) -> Tensor:
 
 def ordinary_tokens(model: nn.Module) -> list[int]:
     """Token ids of the vocabulary without those that the config gives a meaning, such as EOS or an image's token."""
-    inner = getattr(model, "module", model)
     config = text_config(model)
-    size = min(int(config.vocab_size), len(inner.get_input_embeddings().weight))
-    settings = {**inner.config.to_dict(), **config.to_dict()}
+    size = min(int(config.vocab_size), input_embedding(model).num_embeddings)
+    settings = {**unwrapped(model).config.to_dict(), **config.to_dict()}
     special: set[int] = set()
     for name, value in settings.items():
         if name.endswith(("token_id", "token_index", "token_ids")):
             special.update(number for number in (value if isinstance(value, list) else [value]) if number is not None)
     return [token for token in range(size) if token not in special]
-
-
-def text_config(model: nn.Module) -> Any:
-    """The config of a model's language part; also of a model inside a wrapper."""
-    config = getattr(model, "config", None)
-    return (getattr(model, "module", model).config if config is None else config).get_text_config()

@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import folder_fingerprint
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
+from recbole_llm.llm.parts import unwrapped
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.modes import evaluating
 
@@ -160,7 +161,7 @@ class SentenceEncoder:
         max_batch_tokens: int = 8192,
         max_tokens: int = 512,
     ) -> None:
-        self.model = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.model: nn.Module = unwrapped(model).get_encoder() if unwrapped(model).config.is_encoder_decoder else model
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
         self.max_batch_tokens = max_batch_tokens
         self.max_tokens = min(max_tokens, tokenizer.model_max_length, _positions(self.model) or max_tokens)
@@ -168,7 +169,7 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Vectors of texts, in their order. Returns: float32 [texts, d]."""
         with evaluating(self.model):
-            width = self.model.config.hidden_size
+            width = int(unwrapped(self.model).config.hidden_size)
             return encode_in_batches(texts, self.tokenize, self._pool, width, self.max_batch_tokens, progress)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

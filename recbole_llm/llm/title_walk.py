@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from recbole_llm.llm.loss import logits_at, positions_from_mask
+from recbole_llm.llm.parts import input_embedding, text_config
 from recbole_llm.llm.rows import length_batches, pad_batch
-from recbole_llm.llm.sample import text_config
 from recbole_llm.llm.trie import TitleTrie
 
 
@@ -54,7 +54,7 @@ class TreeWalk:
     ) -> None:
         self.model, self.trie, self.pad_token_id, self.only_choices = model, trie, pad_token_id, only_choices
         self.n_at_once = n_at_once
-        embedding = model.get_input_embeddings().weight
+        embedding = input_embedding(model).weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.vocabulary: int = text_config(model).vocab_size
         self.root, *self.pieces = self._plan()
@@ -125,7 +125,8 @@ class TreeWalk:
         trie = self.trie
         asked = trie.n_children > (1 if self.only_choices else 0)
         n_asked = np.concatenate(([0], asked.cumsum()))
-        return n_asked[trie.ends] > n_asked[:-1]
+        needed: np.ndarray = n_asked[trie.ends] > n_asked[:-1]
+        return needed
 
     def _piece(self, nodes: np.ndarray, path: np.ndarray, kept: np.ndarray) -> Piece:
         trie = self.trie
@@ -159,7 +160,7 @@ class RowWalk:
 
     def __init__(self, model: nn.Module, trie: TitleTrie, pad_token_id: int, max_batch_tokens: int) -> None:
         self.model, self.trie, self.pad_token_id, self.max_batch_tokens = model, trie, pad_token_id, max_batch_tokens
-        self.device = model.get_input_embeddings().weight.device
+        self.device = input_embedding(model).weight.device
         self._titles = [trie.tokens[path[:n]].tolist() for path, n in zip(trie.paths, trie.lengths, strict=True)]
 
     def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor]) -> Tensor:

@@ -77,14 +77,15 @@ class TitleTrie:
         node = int(self.find(np.array(prefix_ids, dtype=np.int64)[None])[0])
         if node < 0:
             return []
-        return self.tokens[self.children[self.child_starts[node] : self.child_starts[node + 1]]].tolist()
+        children = self.children[self.child_starts[node] : self.child_starts[node + 1]]
+        return [int(token) for token in self.tokens[children]]
 
     def items(self, token_ids: Sequence[int]) -> list[int]:
         """The items that a finished sequence names, ascending; EOS may be left out. Empty if it is no title."""
         title = self.title(token_ids)
         if title is None:
             return []
-        return self._items[self._item_starts[title] : self._item_starts[title + 1]].tolist()
+        return [int(item) for item in self._items[self._item_starts[title] : self._item_starts[title + 1]]]
 
     def title(self, token_ids: Sequence[int]) -> int | None:
         """The title that a finished sequence is, EOS may be left out; None if it is none."""

@@ -28,7 +28,7 @@ from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
-from recbole_llm.llm.probe import probe
+from recbole_llm.llm.probe import probe_llm
 from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
 from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.registry import find_choice
@@ -358,7 +358,7 @@ class LLMRecommender(SequentialRecommender):
         """Compute what answering needs besides the weights: called before training, so that mistakes show first."""
         n_tokens = self.prompts.max_prompt_tokens + self._longest_answer()
         with self.untuned():  # outside any instance: the compared rows are nobody's
-            probe(self.llm, self.fast_paths(), n_tokens, f"LLM {self.backbone.name}")
+            probe_llm(self.llm, self.fast_paths(), n_tokens, f"LLM {self.backbone.name}")
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""

@@ -20,7 +20,7 @@ from recbole_llm.llm.constrained import beam_item_scores, search_titles
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.likelihood import choose_way, title_likelihoods, tree_scores
 from recbole_llm.llm.prefill import PrefillScorer
-from recbole_llm.llm.probe import PATHS, probe
+from recbole_llm.llm.probe import PATHS, probe_llm
 from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.trie import TitleTrie
 from tests.architectures import ARCHITECTURES, VOCABULARY, WINDOW, make_architecture
@@ -83,7 +83,7 @@ def close(found: Tensor, name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_each_architecture_can_do(name):
     model = make_architecture(name)
-    found = probe(model, FastPath, N_TOKENS)
+    found = probe_llm(model, FastPath, N_TOKENS)
     assert {path for path, finding in found.items() if not finding.works} == FAILS.get(name, set())
     assert all("\n" not in finding.reason for finding in found.values())
 
@@ -174,7 +174,7 @@ def test_a_mask_that_is_ignored_is_found(fault, dtype, caplog):
     model, _ = make_family("llama")
     faulty = Faulty(model.to(dtype), fault)
     with caplog.at_level(logging.WARNING):
-        found = probe(faulty, ALL, N_TOKENS, "LLM planted")
+        found = probe_llm(faulty, ALL, N_TOKENS, "LLM planted")
     assert {path for path, finding in found.items() if not finding.works} == {BRANCHES, TREE}
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("LLM planted, compared at 48 tokens: batches of rows, ") and "\n" not in line
@@ -184,13 +184,13 @@ def test_a_mask_that_is_ignored_is_found(fault, dtype, caplog):
 def test_padding_that_is_not_hidden_is_refused():
     model, _ = make_family("llama")
     with pytest.raises(InputError, match="^llm_path: LLM planted computes a row differently") as caught:
-        probe(Faulty(model, "padding"), {ROWS}, N_TOKENS, "LLM planted")
+        probe_llm(Faulty(model, "padding"), {ROWS}, N_TOKENS, "LLM planted")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "gpt2", "gpt_neo", "mpt", "lfm2"])
 def test_half_precision_tells_rounding_from_faults(name):
-    found = probe(make_architecture(name).to(torch.bfloat16), ALL, N_TOKENS)
+    found = probe_llm(make_architecture(name).to(torch.bfloat16), ALL, N_TOKENS)
     assert {path for path, finding in found.items() if not finding.works} == FAILS.get(name, set())
 
 
@@ -208,14 +208,14 @@ def test_a_path_is_compared_once_per_llm_and_length(caplog):
     passes = []
     model.register_forward_pre_hook(lambda *args: passes.append(1))
     with caplog.at_level(logging.INFO):
-        probe(model, ALL, N_TOKENS, "LLM small")
+        probe_llm(model, ALL, N_TOKENS, "LLM small")
         first = len(passes)
-        probe(model, ALL, N_TOKENS - 5, "LLM small")
+        probe_llm(model, ALL, N_TOKENS - 5, "LLM small")
     assert first and len(passes) == first
     (line,) = [record.getMessage() for record in caplog.records]
     words = ", ".join(path.value for path in FastPath)
     assert line == f"LLM small, compared at 48 tokens: {words} as in separate passes"
-    probe(model, {TREE}, N_TOKENS + 1)
+    probe_llm(model, {TREE}, N_TOKENS + 1)
     assert len(passes) > first
 
 
