@@ -58,6 +58,8 @@ benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed_dealrec --json benchmarks/results/speed_dealrec.json
 	$(VENV)/bin/python -m benchmarks.speed_goracs --repeats 0 --json benchmarks/results/speed_goracs.json
 	$(VENV)/bin/python -m benchmarks.scale_coresets
+	$(VENV)/bin/python -m benchmarks.scale_faiss
+	$(VENV)/bin/python -m benchmarks.scale_faiss --items 50000 --way torch --way Flat --way "HNSW32;efSearch=64"
 	$(VENV)/bin/python -m benchmarks.scale_goracs --rows 1000000 --valid 10000
 	$(VENV)/bin/python -m benchmarks.scale_goracs --rows 20000 --valid 5000 --pool 8192 --compare
 	$(VENV)/bin/python -m benchmarks.validity_goracs

@@ -214,9 +214,10 @@ class ItemIndex:
         direct, found = direct[:, :depth], found[:, :depth]
         again = np.flatnonzero(~complete)
         if len(again):
+            reach = direct[again, k - 1]
             direct[again], found[again] = np.inf, -1
             if engine.exact:
-                direct[again, :k], found[again, :k] = self._nearest_of_table(points[again], k)
+                direct[again, :k], found[again, :k] = self._points.nearest_within(points[again], reach, k)
             else:
                 exact = exact_engine(self._points)
                 direct[again, :k], found[again, :k] = self._nearest_by(exact, points[again], k, k)
@@ -230,15 +231,6 @@ class ItemIndex:
         direct = self._points.direct_table(points, places)
         order = np.argsort(direct, axis=1, kind="stable")
         return np.take_along_axis(places, order, axis=1), np.take_along_axis(direct, order, axis=1)
-
-    def _nearest_of_table(self, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and places ``[queries, k]`` by sorting the distances to the whole catalogue."""
-        distances, places = np.empty((len(points), k)), np.empty((len(points), k), dtype=np.int64)
-        for block in blocks(len(points), len(self._ids)):
-            table = self._points.table(points[block])
-            places[block] = np.argsort(table, axis=1, kind="stable")[:, :k]
-            distances[block] = self._points.direct_table(points[block], places[block])
-        return distances, places
 
     def _measure_recall(self, points: np.ndarray, places: np.ndarray) -> None:
         """Compare what was found for some queries with what there is, once, and log it."""

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from recbole_llm.grounding import ItemIndex, Ranking, rank_scores
 from recbole_llm.grounding import engines as engines_module
+from recbole_llm.grounding.distances import Points
 from recbole_llm.grounding.engines import KnnEngine, TorchEngine
 
 faiss = pytest.importorskip("faiss")
@@ -77,6 +78,20 @@ def test_large_catalogues_are_ranked_block_by_block_as_by_the_dense_table(monkey
         table = -index.distances(queries, expand=True)
         assert_equal(index.rank(queries, targets, k), rank_scores(table, targets, k))
     assert (index.rank(queries, targets, 3).top_scores[40:, 0] == 0).all()
+
+
+def test_neighbours_that_rounding_may_have_hidden_are_looked_for_again(monkeypatch):
+    """Distances that differ by less than single precision tells, all in one crowd far larger than what is retrieved."""
+    rng = np.random.default_rng(0)
+    embeddings = (1 + 1e-6 * rng.normal(size=(600, 8))).astype(np.float32)
+    queries = (1 + rng.normal(size=(20, 8))).astype(np.float32)
+    index, targets = ItemIndex(embeddings), rng.integers(1, 600, 20)
+    asked = []
+    within = Points.nearest_within
+    monkeypatch.setattr(Points, "nearest_within", lambda *of: asked.append(len(of[1])) or within(*of))
+    expected = rank_scores(-index.distances(queries, expand=True), targets, 30)
+    assert_equal(index.rank(queries, targets, 30), expected)
+    assert asked == [20]
 
 
 def test_an_item_may_have_a_lower_id_than_the_one_that_represents_it():
