@@ -13,7 +13,7 @@ _BLOCK = 2**20  # bytes of a file in memory at once
 
 
 def hash_json(value: Any) -> str:
-    """Of plain data as JSON; the order of a mapping's keys has no part in it.
+    """SHA-256 of JSON data, independent of key order.
 
     Raises:
         TypeError: a value is not plain data (str, number, bool, None, list or dict of these).

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from recbole_llm.coreset.dsir import DSIRSelector
     from recbole_llm.coreset.el2n import EL2NSelector, el2n_scores
     from recbole_llm.coreset.fdmat import FDMatSelector
-    from recbole_llm.coreset.goracs.search import GoracsSettings
     from recbole_llm.coreset.goracs.select import GoracsInfo, goracs_select
     from recbole_llm.coreset.goracs.selector import GoracsSelector
+    from recbole_llm.coreset.goracs.settings import GoracsSettings
     from recbole_llm.coreset.goracs.transport import proxy_objective
     from recbole_llm.coreset.gradients.effort import effort_scores, effort_weights, losses_per_row
     from recbole_llm.coreset.gradients.norms import GradientNorms, row_gradient_norms

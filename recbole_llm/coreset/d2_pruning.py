@@ -66,9 +66,9 @@ def d2_select(
     taken_away = np.exp(-gamma_reverse * squares)
     scores = values.copy()
     chosen = np.empty(budget, dtype=np.int64)
-    for place in range(budget):
+    for turn in range(budget):
         row = int(values.argmax())
-        chosen[place], scores[row] = row, values[row]
+        chosen[turn], scores[row] = row, values[row]
         values[neighbours[row]] -= taken_away[row] * values[row]
         values[row] = -np.inf
     free = np.isfinite(values)

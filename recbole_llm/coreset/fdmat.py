@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
-from recbole_llm.coreset.goracs.search import GoracsSettings
 from recbole_llm.coreset.goracs.select import Labels, select_rows
 from recbole_llm.coreset.goracs.selector import outcome_of
-from recbole_llm.coreset.labels import LABELS, with_labels
+from recbole_llm.coreset.goracs.settings import GoracsSettings
+from recbole_llm.coreset.labels import LABELS
 from recbole_llm.coreset.selector import VECTORS, Selector
 from recbole_llm.declare import Setting
 
@@ -35,9 +34,6 @@ class FDMatSelector(Selector):
 
     name = "fdmat"
     needs = (VECTORS, LABELS)
-
-    def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return super()._checked(ids, with_labels(inputs, ids))
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, labels: np.ndarray

@@ -23,11 +23,11 @@ class HerdingSelector(Selector):
         missing = mean.copy()  # t times the mean of all, less the sum of the t - 1 rows selected so far
         chosen = np.empty(budget, dtype=np.int64)
         at_selection = np.empty(budget)
-        for place in range(budget):
+        for turn in range(budget):
             gains = vectors @ missing.astype(vectors.dtype) - half_squares
-            gains[chosen[:place]] = -np.inf
+            gains[chosen[:turn]] = -np.inf
             row = int(gains.argmax())
-            chosen[place], at_selection[place] = row, gains[row]
+            chosen[turn], at_selection[turn] = row, gains[row]
             missing += mean - vectors[row]
         scores = vectors @ missing.astype(vectors.dtype) - half_squares
         scores[chosen] = at_selection

@@ -24,11 +24,11 @@ class KCenterSelector(Selector):
         chosen = np.empty(budget, dtype=np.int64)
         at_selection = np.empty(budget)
         nearest = -squares  # squared distance from the nearest selected row; before the first: from the mean, reversed
-        for place in range(budget):
+        for turn in range(budget):
             row = int(nearest.argmax())
-            chosen[place], at_selection[place] = row, nearest[row]
+            chosen[turn], at_selection[turn] = row, nearest[row]
             distances = np.maximum(squares - 2 * (points @ points[row]) + squares[row], 0)
-            if place == 0:
+            if turn == 0:
                 at_selection[0], nearest = distances.max(), distances
             nearest = np.minimum(nearest, distances)
             nearest[row] = -np.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -23,12 +22,11 @@ def checked_labels(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     return labels
 
 
-LABELS = Input("labels", "[n]: classes of the rows, of a click task", partial(checked_labels, "labels"))
+def one_class(ids: np.ndarray) -> np.ndarray:
+    """Labels of rows that are all of one class: what stands in where none are given."""
+    return np.zeros(len(ids), dtype=np.int64)
 
 
-def with_labels(inputs: Mapping[str, Any], ids: np.ndarray) -> dict[str, Any]:
-    """The inputs of a selection; all rows are of one class where no labels are given."""
-    given = dict(inputs)
-    if given.get("labels") is None:
-        given["labels"] = np.zeros(len(ids), dtype=np.int64)
-    return given
+LABELS = Input(
+    "labels", "[n]: classes of the rows, of a click task", partial(checked_labels, "labels"), default=one_class
+)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from recbole_llm.coreset.labels import LABELS, with_labels
+from recbole_llm.coreset.labels import LABELS
 from recbole_llm.coreset.selector import VECTORS, Selector, highest
 from recbole_llm.coreset.tf_dcon import proportional_quotas
 
@@ -21,9 +18,6 @@ class ModerateSelector(Selector):
 
     name = "moderate"
     needs = (VECTORS, LABELS)
-
-    def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return super()._checked(ids, with_labels(inputs, ids))
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray, labels: np.ndarray

@@ -80,9 +80,9 @@ def qdit_select(
     bounds = costs(np.arange(len(points)))
     chosen = np.empty(budget, dtype=np.int64)
     at_selection = np.empty(budget)
-    for place in range(budget):
+    for turn in range(budget):
         row = lazy_argmin(bounds, costs)
-        chosen[place], at_selection[place] = row, -bounds[row]
+        chosen[turn], at_selection[turn] = row, -bounds[row]
         bounds[row] = np.inf
         near = np.maximum(near, similarities(np.array([row]))[0])
     scores = -costs(np.arange(len(points)))

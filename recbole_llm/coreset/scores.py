@@ -64,7 +64,7 @@ def scale_scores(scores: Any, scaling: str = "minmax") -> Any:
 
     Args:
         scores: ``[n]``.
-        scaling: ``minmax``; ``rank`` (mean ranks, on which an outlier has no effect beyond its place); or ``clip``,
+        scaling: ``minmax``; ``rank`` (mean ranks, on which an outlier has no effect beyond its rank); or ``clip``,
             min-max after what lies outside the 1st to 99th percentile is moved there.
 
     Returns:
@@ -181,8 +181,8 @@ def allocate_budget(group_sizes: Any, budget: int) -> list[int]:
     left = checked_count("coreset budget", budget)
     taken = [0] * len(sizes)
     order = sorted((group for group, size in enumerate(sizes) if size), key=lambda group: sizes[group])
-    for place, group in enumerate(order):
-        taken[group] = min(sizes[group], left // (len(order) - place))
+    for done, group in enumerate(order):
+        taken[group] = min(sizes[group], left // (len(order) - done))
         left -= taken[group]
     return taken
 

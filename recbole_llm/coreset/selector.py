@@ -38,12 +38,14 @@ class Input:
         meaning: shape and contents, in words.
         check: called with the value and the ids; gives the value to compute with, or raises InputError.
         per_row: whether there is one entry per row to select from.
+        default: gives the value where none is given; called with the ids. None where one is needed.
     """
 
     name: str
     meaning: str
     check: Callable[[Any, np.ndarray], Any]
     per_row: bool = True
+    default: Callable[[np.ndarray], Any] | None = None
 
 
 def _input(name: str, meaning: str, check: Callable[[str, Any, np.ndarray], Any]) -> Input:
@@ -169,9 +171,12 @@ class Selector(Declared, ABC):
             raise InputError(f"coreset {self.name} takes no {', '.join(unknown)}")
         ready = {}
         for need in self.needs:
-            if inputs.get(need.name) is None:
+            value = inputs.get(need.name)
+            if value is None and need.default is not None:
+                value = need.default(ids)
+            if value is None:
                 raise InputError(f"coreset {self.name} needs {need.name}, {need.meaning}")
-            ready[need.name] = need.check(inputs[need.name], ids)
+            ready[need.name] = need.check(value, ids)
             if need.per_row:
                 check_length(need.name, len(ready[need.name]), len(ids))
         return ready

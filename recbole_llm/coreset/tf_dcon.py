@@ -38,8 +38,8 @@ class TFDConSelector(Selector):
         scores = -np.sqrt(np.einsum("nd,nd->n", points, points, dtype=np.float64))
         quotas = proportional_quotas(np.bincount(labels, minlength=len(centres)), budget)
         by_cluster = np.lexsort((-scores, labels))
-        place = np.arange(n_rows) - np.searchsorted(labels[by_cluster], labels[by_cluster])  # within the own cluster
-        return by_cluster[place < quotas[labels[by_cluster]]], scores
+        rank = np.arange(n_rows) - np.searchsorted(labels[by_cluster], labels[by_cluster])  # within the own cluster
+        return by_cluster[rank < quotas[labels[by_cluster]]], scores
 
 
 def proportional_quotas(sizes: np.ndarray, budget: int) -> np.ndarray:

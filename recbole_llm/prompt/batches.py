@@ -71,5 +71,5 @@ def epoch_steps(
     if length_window > 0:
         for start in range(0, len(steps), length_window):
             block = steps[start : start + length_window]
-            steps[start : start + length_window] = [block[place] for place in generator.permutation(len(block))]
+            steps[start : start + length_window] = [block[index] for index in generator.permutation(len(block))]
     return steps

@@ -182,14 +182,14 @@ class PromptEncoder(ABC):
 
     def _shown(self, example: Example) -> Example:
         """The example without items that have no title."""
-        kept = [place for place, item in enumerate(example.history) if self.titles[item] is not None]
+        kept = [index for index, item in enumerate(example.history) if self.titles[item] is not None]
         candidates = self._titled(example.candidates)
         if bool(candidates) != self.lists_candidates:
             raise ValueError("candidates are listed where the layout has a place for them, and only there")
         return replace(
             example,
-            history=[example.history[place] for place in kept],
-            likes=None if example.likes is None else [example.likes[place] for place in kept],
+            history=[example.history[index] for index in kept],
+            likes=None if example.likes is None else [example.likes[index] for index in kept],
             candidates=candidates,
         )
 

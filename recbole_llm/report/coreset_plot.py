@@ -88,13 +88,13 @@ def _draw_costs(axes: Axes, seconds: Mapping[str, float], n_selection: int) -> N
     """One bar per part, the first at the top."""
     names = list(seconds)
     colours = ["C1"] * n_selection + ["C2"] * (len(names) - n_selection)
-    places = np.arange(len(names))[::-1]
-    bars = axes.barh(places, list(seconds.values()), color=colours)
+    heights = np.arange(len(names))[::-1]
+    bars = axes.barh(heights, list(seconds.values()), color=colours)
     for name, bar in zip(names, bars, strict=True):
         if name == ESTIMATE:
             bar.set(alpha=0.4, hatch="//")
     axes.bar_label(bars, [f"{value:,.1f} s" for value in seconds.values()], padding=3, fontsize="small")
-    axes.set_yticks(places, names, parse_math=False)
+    axes.set_yticks(heights, names, parse_math=False)
     axes.set_xlim(0, 1.25 * max([*seconds.values(), 1e-3]))
     axes.set_xlabel("seconds")
     axes.set_title("cost: selection, and fine-tuning", fontsize="medium")

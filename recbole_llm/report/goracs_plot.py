@@ -59,9 +59,9 @@ def _draw_traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
     """One line per start; its last point is marked, which is all there is without exchanges."""
     from matplotlib.ticker import MaxNLocator
 
-    for place, (name, trace) in enumerate(traces.items()):
+    for number, (name, trace) in enumerate(traces.items()):
         label = f"{name}: {trace[0]:.4f} to {trace[-1]:.4f}"
-        axes.plot(range(len(trace)), trace, color=f"C{place}", marker="o", markevery=[-1], markersize=4, label=label)
+        axes.plot(range(len(trace)), trace, color=f"C{number}", marker="o", markevery=[-1], markersize=4, label=label)
     axes.set_xlabel("exchanges")
     axes.set_ylabel("objective")
     axes.set_title("objective by exchange (smaller is better)", fontsize="medium")

@@ -34,10 +34,10 @@ def class_budgets(train_labels: np.ndarray, valid_labels: np.ndarray, budget: in
     else:
         budgets = proportional_quotas(sizes, budget)
     available = np.array([np.count_nonzero(train_labels == label) for label in classes])
-    for place in np.flatnonzero(budgets > available):
+    for index in np.flatnonzero(budgets > available):
         log.warning(
             "GORACS: class %s has %d training rows for a budget of %d; other classes give the rest.",
-            *(classes[place], available[place], budgets[place]),
+            *(classes[index], available[index], budgets[index]),
         )
     budgets = np.minimum(budgets, available)
     while (missing := min(budget, available.sum()) - budgets.sum()) > 0:

@@ -122,9 +122,9 @@ class Distances:
         near = np.nonzero(squared <= _CANCELLED * sizes)
         step = max(1, _BLOCK_ELEMENTS // points.shape[1])
         for start in range(0, len(near[0]), step):
-            place = near[0][start : start + step], near[1][start : start + step]
-            difference = points[place[0]] - self._targets[place[1]]
-            squared[place] = np.einsum("nd,nd->n", difference, difference)
+            pairs = near[0][start : start + step], near[1][start : start + step]
+            difference = points[pairs[0]] - self._targets[pairs[1]]
+            squared[pairs] = np.einsum("nd,nd->n", difference, difference)
         distances: np.ndarray = np.sqrt(squared, out=squared)
         distances *= self.factor * self._unit
         return distances

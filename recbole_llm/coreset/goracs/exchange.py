@@ -61,10 +61,10 @@ def refine(
     stuck = len(members) in (1, costs.shape[0])  # the start is then the best there is
     while len(trace) <= max_exchanges and not stuck:
         stuck = True
-        for place, row, trial in itertools.islice(_attempts(costs, members, own, transport, pairs), max_attempts):
+        for index, row, trial in itertools.islice(_attempts(costs, members, own, transport, pairs), max_attempts):
             n_solves += 1
             if trial.value < transport.value - smallest_gain(own):
-                members[place], own[place], transport = row, costs.rows(np.array([row]))[0], trial
+                members[index], own[index], transport = row, costs.rows(np.array([row]))[0], trial
                 trace.append(trial.value)
                 stuck = False
                 break
@@ -77,11 +77,11 @@ def _attempts(
     """Every pair with the transport after its exchange."""
     search = pairs(costs, members, own, transport)
     with contextlib.suppress(StopIteration):
-        place, row = next(search)
+        index, row = next(search)
         while True:
-            trial = exchanged(costs, own, transport, place, row)
-            yield place, row, trial
-            place, row = search.send(trial)
+            trial = exchanged(costs, own, transport, index, row)
+            yield index, row, trial
+            index, row = search.send(trial)
 
 
 class Kept(NamedTuple):
@@ -118,12 +118,12 @@ def smallest_gain(own: np.ndarray) -> float:
     return 1e-12 * float(np.ptp(own))
 
 
-def exchanged(costs: Costs, own: np.ndarray, transport: Transport, place: int, row: int) -> Transport:
-    """Transport after the member at ``place`` gave way to ``row``, from the potentials before."""
+def exchanged(costs: Costs, own: np.ndarray, transport: Transport, index: int, row: int) -> Transport:
+    """Transport after the member at ``index`` gave way to ``row``, from the potentials before."""
     trial, potentials = own.copy(), transport.potentials.copy()
-    trial[place] = costs.rows(np.array([row]))[0]
-    columns = np.delete(own - potentials[:, None], place, axis=0).min(axis=0)
-    potentials[place] = (trial[place] - columns).min()
+    trial[index] = costs.rows(np.array([row]))[0]
+    columns = np.delete(own - potentials[:, None], index, axis=0).min(axis=0)
+    potentials[index] = (trial[index] - columns).min()
     return solve_transport(trial, potentials)
 
 
@@ -141,41 +141,41 @@ def promising_pairs(
     n_others = min(_WIDER * n_candidates, costs.shape[0] - len(members))
     others = np.argpartition(scores, n_others - 1)[:n_others]
     others = others[np.argsort(scores[others], kind="stable")]
-    places = np.argsort(duals.removal, kind="stable")[: _WIDER * n_candidates]
+    leaving = np.argsort(duals.removal, kind="stable")[: _WIDER * n_candidates]
     known = 0
     for size in (n_candidates, _WIDER * n_candidates):
-        if known >= max(len(places), len(others)):
+        if known >= max(len(leaving), len(others)):
             return
         rows = costs.rows(others[:size])
-        bounds = lower_bounds(rows, duals, places[:size], len(members))
+        bounds = lower_bounds(rows, duals, leaving[:size], len(members))
         bounds[:known, :known] = np.inf
         while bounds.min() < transport.value - smallest_gain(own):
             member, other = divmod(int(bounds.argmin()), len(rows))
-            trial = yield int(places[member]), int(others[other])
-            raise_bounds(bounds, own, rows, places[:size], member, other, trial.potentials)
+            trial = yield int(leaving[member]), int(others[other])
+            raise_bounds(bounds, own, rows, leaving[:size], member, other, trial.potentials)
         known = size
 
 
-def lower_bounds(rows: np.ndarray, duals: Duals, places: np.ndarray, n_members: int) -> np.ndarray:
+def lower_bounds(rows: np.ndarray, duals: Duals, leaving: np.ndarray, n_members: int) -> np.ndarray:
     """K_i + F(o; f without i): at most the transport after the exchange, exact where a row returns to its own place.
 
     Args:
         rows: float64 ``[k, m]``, costs of the rows that come in.
         duals: of the selection.
-        places: int ``[p]``, of the members that go.
+        leaving: int ``[p]``, of the members that go.
         n_members: n.
 
     Returns:
         float64 ``[p, k]``.
     """
-    return np.stack([duals.removal[i] + marginal_costs(rows - duals.without(i), n_members) for i in places])
+    return np.stack([duals.removal[i] + marginal_costs(rows - duals.without(i), n_members) for i in leaving])
 
 
 def raise_bounds(
     bounds: np.ndarray,
     own: np.ndarray,
     rows: np.ndarray,
-    places: np.ndarray,
+    leaving: np.ndarray,
     member: int,
     other: int,
     potentials: np.ndarray,
@@ -189,17 +189,17 @@ def raise_bounds(
         bounds: float64 ``[p, k]``, of all pairs; raised in place, that of the pair that was tried to infinity.
         own: float64 ``[n, m]``, costs of the selection.
         rows: float64 ``[k, m]``, costs of the rows that come in.
-        places: int ``[p]``, of the members that go.
-        member: index into ``places`` of the one that was tried.
+        leaving: int ``[p]``, of the members that go.
+        member: index into ``leaving`` of the one that was tried.
         other: index into ``rows``.
         potentials: ``[n]``, after that exchange.
     """
     tried = own.copy()
-    tried[places[member]] = rows[other]
+    tried[leaving[member]] = rows[other]
     duals = dual_facts(tried, potentials)
-    same_member = lower_bounds(rows, duals, places[member : member + 1], len(own))[0]
-    back = np.stack([own[places[member]] - duals.without(place) for place in places])
-    same_other = duals.removal[places] + marginal_costs(back, len(own))
+    same_member = lower_bounds(rows, duals, leaving[member : member + 1], len(own))[0]
+    back = np.stack([own[leaving[member]] - duals.without(index) for index in leaving])
+    same_other = duals.removal[leaving] + marginal_costs(back, len(own))
     bounds[member] = np.maximum(bounds[member], same_member)
     bounds[:, other] = np.maximum(bounds[:, other], same_other)
     bounds[member, other] = np.inf

@@ -92,7 +92,7 @@ def nearest_pool(costs: Costs, pool_size: int, rng: np.random.Generator) -> np.n
         kept = values.topk(min(per_column, values.shape[1]), dim=1, largest=False)
         values, found = kept.values, found.gather(1, kept.indices)
     near = np.unique(found.numpy())
-    if len(near) > pool_size // 2:  # more columns than places
+    if len(near) > pool_size // 2:  # more columns than there is room for
         near = np.sort(rng.choice(near, pool_size // 2, replace=False))
     others = np.ones(n_rows, dtype=bool)
     others[near] = False

@@ -21,10 +21,10 @@ def reference_pairs(
     """
     nearest = (own - transport.potentials[:, None]).min(axis=0)
     scores = np.concatenate([upper_tail_scores(block - nearest, len(members)) for _, block in costs.blocks()])
-    places = np.argsort(scores[members], kind="stable")[-n_candidates:]
+    leaving = np.argsort(scores[members], kind="stable")[-n_candidates:]
     scores[members] = np.inf
     others = np.argsort(scores, kind="stable")[: min(n_candidates, costs.shape[0] - len(members))]
-    yield from ((int(place), int(row)) for place in places for row in others)
+    yield from ((int(index), int(row)) for index in leaving for row in others)
 
 
 def upper_tail_scores(reduced: np.ndarray, n_members: int) -> np.ndarray:
@@ -35,8 +35,8 @@ def upper_tail_scores(reduced: np.ndarray, n_members: int) -> np.ndarray:
         n_members: n, of the selection with the row.
     """
     n_columns = reduced.shape[1]
-    place = n_columns - -(-n_columns // n_members)
-    level = np.partition(reduced, place, axis=1)[:, place]
+    rank = n_columns - -(-n_columns // n_members)
+    level = np.partition(reduced, rank, axis=1)[:, rank]
     below: np.ndarray = np.minimum(reduced - level[:, None], 0).mean(axis=1, dtype=np.float64)
     scores: np.ndarray = level / n_members + below
     return scores

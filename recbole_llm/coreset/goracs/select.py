@@ -14,7 +14,8 @@ from recbole_llm.arrays import like
 from recbole_llm.coreset.checks import checked_count, checked_counts, checked_vectors
 from recbole_llm.coreset.goracs.classes import class_budgets
 from recbole_llm.coreset.goracs.costs import Costs, Distances
-from recbole_llm.coreset.goracs.search import GoracsSettings, Search, search
+from recbole_llm.coreset.goracs.search import Search, search
+from recbole_llm.coreset.goracs.settings import GoracsSettings
 from recbole_llm.coreset.labels import checked_labels
 from recbole_llm.errors import InputError
 
@@ -34,7 +35,7 @@ class GoracsInfo:
         n_solves: transports solved.
         n_nearest: per class, training rows that are the nearest of at least one validation row.
         n_considered: rows that could be selected.
-        missed_gain: by how much, as the potentials judge it, a row outside the pool would have been better to exchange
+        missed_gain: by how much, by the potentials, a row outside the pool would have been better to exchange
             for than any inside; 0 for the exact way.
         budgets: rows selected per class.
         scores: float64 ``[n_train]``, minus the marginal cost of each row in the end: larger is better.

@@ -11,9 +11,9 @@ import numpy as np
 
 from recbole_llm.arrays import to_numpy
 from recbole_llm.coreset.checks import checked_counts, checked_vectors
-from recbole_llm.coreset.goracs.search import GoracsSettings
 from recbole_llm.coreset.goracs.select import GoracsInfo, Labels, checked_norms, checked_pair, select_rows
-from recbole_llm.coreset.labels import LABELS, checked_labels, with_labels
+from recbole_llm.coreset.goracs.settings import GoracsSettings
+from recbole_llm.coreset.labels import LABELS, checked_labels
 from recbole_llm.coreset.selector import Input, Selector
 from recbole_llm.errors import InputError
 
@@ -65,7 +65,7 @@ class GoracsSelector(GoracsSettings, Selector):
     def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if (inputs.get("labels") is None) != (inputs.get("valid_labels") is None):
             raise InputError("coreset goracs needs labels and valid_labels, or neither")
-        given = with_labels(inputs, ids)
+        given = dict(inputs)
         if given.get("valid_labels") is None and given.get("valid_embeddings") is not None:
             given["valid_labels"] = np.zeros(len(given["valid_embeddings"]), dtype=np.int64)
         if given.get("gradient_norms") is None and self.unused():

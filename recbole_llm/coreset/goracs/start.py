@@ -58,7 +58,7 @@ def relaxed_greedy(costs: Costs, budget: int) -> Greedy:
     first, n_nearest = _overview(costs)
     members = [first]
     nearest = costs.some(np.array([first]))[0]
-    owner = np.zeros(len(nearest), dtype=np.int64)  # place of the nearest member
+    owner = np.zeros(len(nearest), dtype=np.int64)  # index of the nearest member
     gains = np.concatenate([_gains(block, nearest) for _, block in costs.blocks()])
     gains[first] = np.inf
     n_evaluated, serving = 0, 1

@@ -117,7 +117,7 @@ class Duals(NamedTuple):
     Attributes:
         nearest: ``[m]``, f_j, of all members.
         second: ``[m]``, f_j where the nearest member is gone.
-        owner: int ``[m]``, place of the nearest member.
+        owner: int ``[m]``, index of the nearest member.
         removal: ``[n]``, K_i: dual value of the selection without member i, masses as they were.
     """
 
@@ -126,9 +126,9 @@ class Duals(NamedTuple):
     owner: np.ndarray
     removal: np.ndarray
 
-    def without(self, place: int) -> np.ndarray:
-        """``[m]``: column potentials without the member at ``place``."""
-        return np.where(self.owner == place, self.second, self.nearest)
+    def without(self, index: int) -> np.ndarray:
+        """``[m]``: column potentials without the member at ``index``."""
+        return np.where(self.owner == index, self.second, self.nearest)
 
 
 def dual_facts(costs: np.ndarray, potentials: np.ndarray) -> Duals:

@@ -90,10 +90,10 @@ def row_influence(
         InputError: see :func:`solve`; no eigenvalue is positive, of which ``damping_ratio`` could be a share; or the
             damping leaves one below 0, where LiSSA diverges however slowly.
     """
-    judged = target or train
-    gradient = judged.gradient()
+    looked_at = target or train
+    gradient = looked_at.gradient()
     length = float(gradient.double().norm())
-    if length <= torch.finfo(gradient.dtype).eps ** _ROUNDING * judged.gradient_size():
+    if length <= torch.finfo(gradient.dtype).eps ** _ROUNDING * looked_at.gradient_size():
         gradient = gradient * 0  # solve says so
     smallest, largest = extreme_eigenvalues(train.hvp, train.params)
     if damping is None:
