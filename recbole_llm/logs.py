@@ -53,6 +53,17 @@ def run_log(path: Path, level: str = "INFO") -> Iterator[None]:
 
 
 @contextmanager
+def silent() -> Iterator[None]:
+    """Log nothing but errors for the duration of the context."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _handled_by(handler: logging.Handler, level: str) -> Iterator[None]:
     """Add a handler to the root logger and set its level; the end of the context undoes both."""
     root = logging.getLogger()

@@ -249,7 +249,7 @@ def test_categories_that_are_not_loaded_are_left_out_and_those_that_are_not_ther
     assert not any(name.startswith("category_hit") for name in finished.result("Pop").test)
     assert "category_hit is left out: load_col does not load the item field 'class'" in finished.log("Pop")
     finished = command("Pop", "--category_field=clas", WITH_CLASS)
-    assert finished.status == 2 and not finished.folders
+    assert finished.status == 2 and not (finished.folders["Pop"] / "model.pth").exists()
     assert "category_field: data set 'world' has no item field 'clas'" in capsys.readouterr().err
 
 

@@ -6,22 +6,30 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole.utils import ModelType
+from recbole.utils import ModelType, dataset_arguments, init_seed
 
+from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.run import Run, check_rows, run_one
 from recbole_llm.experiment.run_folder import new_folder
 from recbole_llm.experiment.trained import is_few_shot
-from recbole_llm.logs import console_log
+from recbole_llm.hashing import hash_json
+from recbole_llm.logs import console_log, silent
 from recbole_llm.report import ResultTable, data_hash, versions
 from recbole_llm.settings.command import Command, check_prefixes, settings_for, split_by_model, split_names
 from recbole_llm.settings.config import Config, union_load_col
 
+# Beside those that RecBole lists as of the data set.
+DATA_SETTINGS = (
+    *("eval_args", "windows", "bad_lines", "valid_sample_size", "test_sample_size", "sample_seed"),
+    *("category_field", "title_field", "title_with"),
+)
 log = logging.getLogger(__name__)
 
 
@@ -100,8 +108,7 @@ def run_models(
         raise InputError("seeds", f"{list(seeds)} is not allowed; give different integers")
     each_seed: Sequence[int | None] = seeds or [None]
     by_seed = [_plan(_make_configs(command, seed)) for seed in each_seed]
-    for planned in by_seed:
-        _check_data(planned)
+    _check(by_seed[0])
     runs = [run for planned in by_seed for run in _run(planned)]
     labels = list(dict.fromkeys(run.result.model for run in runs))
     config = by_seed[0][0].config
@@ -150,21 +157,41 @@ def _plan(configs: Sequence[Config]) -> list[Planned]:
     return runs
 
 
-def _check_data(planned: Sequence[Planned]) -> None:
-    """Read the data of every run once before the first one trains, and compare the rows that are evaluated.
+def _check(planned: Sequence[Planned]) -> None:
+    """Refuse, before the first run trains, what would show in a later one: settings, columns and files, other rows.
+
+    Runs that read the same data in the same way stand for each other, and if all do, the first run is check enough.
 
     Raises:
-        InputError: columns or files that a model needs are missing, or its rows would be others than the first one's.
+        InputError: what is wrong.
     """
-    first = ""
-    for config, label, few_shot, beside in planned:
-        if beside:
-            continue
-        rows = load_rows(config, few_shot)
+    for config in (one.config for one in planned if one.config.is_llm):
+        config.model_class.check(config)
+    different: dict[str, Planned] = {}
+    for one in planned:
+        before = different.setdefault(_data_facts(one.config), one)
+        if one.config.is_llm and not before.config.is_llm:  # it asks for more: titles
+            different[_data_facts(one.config)] = one
+    digests: dict[str, str] = {}
+    for config, label, few_shot, _ in different.values() if len(different) > 1 else ():
+        with silent():  # each run will say it in its own log
+            init_seed(config["seed"], config["reproducibility"])
+            rows = load_rows(config, few_shot)
+            if config.is_llm:
+                texts = tuple(config["item_text_fields"] or ())
+                ItemCatalog.from_dataset(rows.whole, config["title_field"], config["title_with"], texts)
         protocol_of(config).check(rows)
-        digest = rows.judged()
-        first = first or digest
-        check_rows(label, digest, planned[0].label, first)
+        digests[label] = rows.judged()
+        first = next(iter(digests))
+        check_rows(label, digests[label], first, digests[first])
+
+
+def _data_facts(config: Config) -> str:
+    """What decides how a run reads its data; a setting that is forgotten here is checked when the run begins."""
+    names = {*dataset_arguments, *DATA_SETTINGS}
+    facts = {name: value for name, value in config.to_dict().items() if name in names}
+    own_class = hasattr(import_module("recbole.data.dataset"), f"{config['model']}Dataset")
+    return hash_json([facts, str(config["MODEL_TYPE"]), config["model"] if own_class else ""])
 
 
 def _run(planned: Sequence[Planned]) -> list[Run]:

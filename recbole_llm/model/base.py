@@ -84,6 +84,14 @@ class LLMRecommender(SequentialRecommender):
         self.llm = self.adapter.attach(self.backbone.model)
         self.scorer = BranchScorer(self.llm, self.backbone.pad_token_id)
 
+    @classmethod
+    def check(cls, config: Any) -> None:  # noqa: B027
+        """Refuse settings that do not go together, before anything is loaded.
+
+        Raises:
+            InputError: which ones.
+        """
+
     @property
     def n_candidates(self) -> int:
         """Titles that a prompt lists to choose from; 0 where it lists none."""

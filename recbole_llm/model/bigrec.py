@@ -39,10 +39,15 @@ class BIGRec(LLMRecommender):
     prompts: TitlePromptEncoder
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        find_grounding(config["grounding"]).check(config)
+        self.check(config)
         super().__init__(config, dataset)
         self.rescore: Rescore | None = None
         self._kept: dict[tuple[int, ...], np.ndarray] | None = None
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """See :class:`LLMRecommender`."""
+        find_grounding(config["grounding"]).check(config)
 
     # ---- grounding
 

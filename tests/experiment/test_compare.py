@@ -37,10 +37,12 @@ def test_seeds_are_different_integers(small, seeds):
         ({"SASRec.test_sample_size": 3}, "SASRec would be judged on other rows than Pop"),
         ({"SASRec.load_col": {"inter": ["user_id", "item_id", "stars"]}, "SASRec.TIME_FIELD": "stars"}, "stars"),
         ({"nosuchkey": 3}, "nosuchkey"),
+        ({"models": "Pop,BIGRec", "grounding": "constrained", "num_beams": 2}, "topk: 2 constrained beams"),
+        ({"models": "Pop,SASRec,BIGRec", "BIGRec.title_with": "colour"}, "title_with: .* 'colour'"),
     ],
 )
 def test_a_mistake_in_the_last_model_is_found_before_the_first_one_trains(small, tmp_path: Path, settings, message):
-    own = {**small, "checkpoint_dir": str(tmp_path / "saved"), **settings}
+    own = {"models": ["Pop", "SASRec"], **small, "checkpoint_dir": str(tmp_path / "saved"), **settings}
     with working_in(tmp_path), pytest.raises(InputError, match=message):
-        recbole_llm.compare(["Pop", "SASRec"], "world", **own)
+        recbole_llm.compare(dataset="world", **own)
     assert not list(tmp_path.glob("saved/Pop*"))

@@ -15,6 +15,8 @@ import torch
 import recbole_llm
 from recbole_llm import InputError, Run
 from recbole_llm.experiment.recommend import item_lists
+from recbole_llm.grounding.embedding import EmbeddingGrounding
+from recbole_llm.grounding.ranking import Ranking
 from tests.runs import histories_in, metrics_of, working_in
 
 
@@ -177,6 +179,38 @@ def test_after_a_curriculum_the_model_at_hand_is_that_of_the_last_stage(small_ll
     assert found.equals(expected)
     for name, weight in again.model.state_dict().items():
         assert torch.equal(weight, run.model.state_dict()[name]), name
+
+
+class StubIndex:
+    """Ranks every row's items by their number, and knows how often it was asked."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, bool, int]] = []
+
+    def rank(self, queries: np.ndarray, targets: np.ndarray | None, k: int) -> Ranking:
+        self.asked.append((len(queries), targets is not None, k))
+        ranking = Ranking.nothing(len(queries), k)
+        ranking.top_items[:], ranking.top_scores[:] = np.arange(1, k + 1), -np.arange(k)
+        if targets is not None:
+            ranking.ranks[:] = targets - 1
+        return ranking
+
+
+def test_evaluation_and_recommendation_ask_the_index(small_llm, saved, monkeypatch):
+    stub = StubIndex()
+    monkeypatch.setattr(EmbeddingGrounding, "index", property(lambda self: stub))
+    with working_in(saved.parent):
+        run = recbole_llm.run("BIGRec", "world", **{**small_llm, "epochs": 0})
+    assert stub.asked == [(12, True, 10)] * 2  # validation and test
+    ids = run.model.catalog.tokens
+    assert run.ranks["top_items"].tolist() == [" ".join(ids[1:11])] * 12
+    assert run.ranks["rank"].tolist() == [ids.index(item) for item in run.ranks["item_id"]]
+    assert run.metrics == pytest.approx(metrics_of(run.ranks["rank"].tolist(), (1, 5, 10)), abs=1e-14)
+    found = run.recommend([["i1", "i2"], ["i3"]], k=3)
+    assert stub.asked[2:] == [(2, False, 3)]
+    assert found["item_id"].tolist() == ids[1:4] * 2 and found["score"].tolist() == [0, -1, -2] * 2
 
 
 def test_a_folder_that_no_run_left_is_refused(tmp_path):
