@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.adapter import Adapter
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
-from recbole_llm.data.candidates import CandidatePool, Candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
@@ -29,23 +25,23 @@ from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
-from recbole_llm.llm.tiny import PromptMaker, TinyLLMConfig, build_tiny_llm
-from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
+from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
+from recbole_llm.model.tiny_llm import TINY, Inventor, TinyLLMStage, invent_titles
+from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
 from recbole_llm.registry import find_choice
+from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore, stage_seed
 
-TINY = "tiny"
-TokenPair = tuple[list[int], list[int]]
-"""Token ids of a prompt and of its response."""
-ComposeWith = Callable[[PreTrainedTokenizerBase], PromptMaker]
+__all__ = ["LLMRecommender", "TokenPair"]
 log = logging.getLogger(__name__)
 
 
-class LLMRecommender(SequentialRecommender):
+class LLMRecommender(RowReader, SequentialRecommender):
     """A causal language model that reads a history as text and answers with an item.
 
     A subclass says how an answer becomes scores (:meth:`full_sort_predict`) and, where they differ, which prompts it
-    has (:attr:`prompt_encoder`) and what they show of a row (:meth:`examples`).
+    has (:attr:`prompt_encoder`) and what they show of a row (:meth:`examples`). How a row becomes a prompt is
+    :class:`RowReader`'s; what differs between rows besides their prompts is the adapter's.
 
     Args:
         config: the resolved config of the run.
@@ -65,8 +61,10 @@ class LLMRecommender(SequentialRecommender):
     """Whether a slot for the item's vector follows each title of a prompt."""
     prompt_encoder: ClassVar[type[PromptEncoder]] = TitlePromptEncoder
     """How examples become token ids."""
+    inventor: ClassVar[Inventor] = staticmethod(invent_titles)
+    """Makes the examples that the tiny LLM reads."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.config = config
         self.show_progress = bool(config["show_progress"])
@@ -74,7 +72,6 @@ class LLMRecommender(SequentialRecommender):
         self.catalog = ItemCatalog.from_dataset(
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
-        self.candidates: Candidates | None = None
         self.wording = Wording.of_domain(config["domain"])
         self.backbone = self._load_backbone()
         self.prompts = self._make_prompts(config["max_prompt_tokens"])
@@ -101,7 +98,12 @@ class LLMRecommender(SequentialRecommender):
 
     def _load_backbone(self) -> Backbone:
         config = self.config
-        path = str(self._tiny_llm()) if config["llm_path"] == TINY else config["llm_path"]
+        path = config["llm_path"]
+        if path == TINY:
+            log.warning(
+                "llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims."
+            )
+            path = str(self.stages.run(self._tiny_llm()))
         return load_backbone(
             path,
             dtype=config["llm_dtype"],
@@ -113,119 +115,54 @@ class LLMRecommender(SequentialRecommender):
             revision=config["llm_revision"],
         )
 
+    def _tiny_llm(self) -> TinyLLMStage:
+        return TinyLLMStage(
+            self.config, self.catalog, self.prompt_kind, type(self).inventor, self.max_seq_length, self.device
+        )
+
+    @property
+    def prompt_kind(self) -> PromptKind:
+        """The prompts of this model before there is a tokenizer."""
+        return PromptKind(self.prompt_encoder, self.wording, self.config["prompt_style"], self.n_candidates)
+
     def _make_prompts(self, max_prompt_tokens: int) -> PromptEncoder:
         backbone = self.backbone
-        return self._prompts_for(
+        return self.prompt_kind.encode_with(
             backbone.tokenizer,
+            self.catalog,
             bos_token_id=backbone.bos_token_id,
             eos_token_id=backbone.eos_token_id,
             max_prompt_tokens=max_prompt_tokens,
             item_slots=self.item_slots,
         )
 
-    def _prompts_for(self, tokenizer: PreTrainedTokenizerBase, **options: Any) -> PromptEncoder:
-        """The prompts of this model for a tokenizer."""
-        return self.prompt_encoder(
-            self.wording,
-            text_encoder(tokenizer),
-            self.catalog.titles,
-            style=self.config["prompt_style"],
-            chat_template=tokenizer,
-            candidates=self.n_candidates > 0,
-            outside_ids=self.catalog.tokens,
-            **options,
-        )
-
     def _longest_answer(self) -> int:
-        """Tokens for which there is to be room behind a prompt."""
-        return self.config["max_new_tokens"]
+        """Tokens reserved after the prompt for the answer."""
+        return int(self.config["max_new_tokens"])
 
     def _prompt_limit(self) -> int:
         """``max_prompt_tokens``, or fewer where the LLM has no positions for so many and an answer."""
-        wanted, answer = self.config["max_prompt_tokens"], self._longest_answer()
-        positions = getattr(self.backbone.model.config.get_text_config(), "max_position_embeddings", None)
+        wanted, answer = int(self.config["max_prompt_tokens"]), self._longest_answer()
+        text_config = self.backbone.model.config.get_text_config()
+        positions: int | None = getattr(text_config, "max_position_embeddings", None)
         if positions is None or wanted + answer <= positions:
             return wanted
         log.warning("Prompts are cut to %d tokens: the LLM has %d positions.", positions - answer, positions)
         return positions - answer
 
-    def _tiny_llm(self) -> Path:
-        """The offline LLM of this catalogue and these prompts, built on first use."""
-        log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
-        settings = TinyLLMConfig.from_settings(self.config.final_config_dict)
-        titles = [title or "" for title in self.catalog.titles]
-        prompt_facts, texts, compose = self._tiny_prompts()
-        facts = {
-            "settings": asdict(settings),
-            "titles": titles,
-            "attributes": self.catalog.attributes,
-            **prompt_facts,
-            "history_length": self.max_seq_length,
-        }
-
-        def compute(folder: Path) -> None:
-            build_tiny_llm(
-                folder,
-                titles=titles,
-                attributes=self.catalog.attributes,
-                template_texts=texts,
-                compose=compose,
-                history_length=self.max_seq_length,
-                config=settings,
-                device=self.device,
-                progress=self.show_progress,
-            )
-
-        return self.stages.get("tiny-llm", facts, compute)
-
-    def _tiny_prompts(self) -> tuple[dict[str, Any], list[str], ComposeWith]:
-        """What the tiny LLM is to read besides item text: facts of the prompts, their texts, and how they are made."""
-        n_candidates = self.n_candidates
-        layout = self.prompt_encoder.make_layout(self.wording, self.config["prompt_style"], candidates=n_candidates > 0)
-        facts = {"layout": layout.facts(), **({"candidates": n_candidates} if n_candidates else {})}
-
-        def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
-            encoder = self._prompts_for(
-                tokenizer,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                max_prompt_tokens=self.config["max_prompt_tokens"],
-            )
-            invent = self._example_inventor(np.random.default_rng(self.config["tiny_seed"]))
-
-            def make(history: list[int], answer: int) -> TokenPair:
-                example = invent(history, answer)
-                return encoder.prompt(example), encoder.response(example)
-
-            return make
-
-        return facts, list(layout.texts), compose
-
-    def _example_inventor(self, generator: np.random.Generator) -> Callable[[list[int], int], Example]:
-        """How the tiny LLM's items, drawn at random, become examples: whatever else an example needs is random too."""
-        n_candidates, draw = self.n_candidates, CandidatePool(self.catalog).draw
-
-        def invent(history: list[int], answer: int) -> Example:
-            listed = draw(answer, history, n_candidates, generator) if n_candidates else ()
-            return Example(history, answer, candidates=listed)
-
-        return invent
-
     def _make_adapter(self) -> Adapter:
-        adapter: Adapter = self._adapter_kind.from_settings(self.config.final_config_dict)
+        adapter = _adapter_kind(self.config).from_settings(self.config.final_config_dict)
         if adapter.needs_states:
             adapter = adapter.with_states(self.auxiliary.sequence_states, self.auxiliary.state_width)
         return adapter
-
-    @property
-    def _adapter_kind(self) -> type[Adapter]:
-        return find_choice("adapter", self.config["adapter"])
 
     @cached_property
     def auxiliary(self) -> AuxiliaryRecommender:
         """The auxiliary recommender (key ``recommender``), trained on first use."""
         name = self.config["recommender"]
-        return AuxiliaryRecommender(self.config, name, self.stages, needs_states=self._adapter_kind.needs_states)
+        return AuxiliaryRecommender(
+            self.config, name, self.stages, needs_states=_adapter_kind(self.config).needs_states
+        )
 
     def conditioned_on(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
         """A context whose forward passes are for rows of these histories, in this order; iLoRA's gates read them."""
@@ -261,65 +198,6 @@ class LLMRecommender(SequentialRecommender):
             **({"candidates": self.n_candidates} if self.n_candidates else {}),
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
-
-    # ---- rows to prompts
-
-    def histories(self, interaction: Interaction) -> list[list[int]]:
-        """Item ids of each row's history, oldest first, without padding."""
-        lengths = interaction[self.ITEM_SEQ_LEN].tolist()
-        return [items[:n] for items, n in zip(interaction[self.ITEM_SEQ].tolist(), lengths, strict=True)]
-
-    def readable(self, history: Sequence[int]) -> bool:
-        """Whether a history holds at least one item with a title."""
-        return bool(self.catalog.has_title[list(history)].any())
-
-    def readable_rows(self, histories: Sequence[Sequence[int]]) -> list[int]:
-        """The rows that can be answered; the log says how many cannot."""
-        rows = [row for row, history in enumerate(histories) if self.readable(history)]
-        if unreadable := len(histories) - len(rows):
-            log.warning("%d rows have no titled item in their history; they count as misses.", unreadable)
-        return rows
-
-    def set_candidates(self, candidates: Candidates) -> None:
-        """Let the prompts of these rows list their candidates.
-
-        Raises:
-            InputError: a list leaves no room in ``max_prompt_tokens`` for a history.
-        """
-        for listed in candidates.items[candidates.items.any(axis=1)].tolist():
-            self.prompts.check_candidates(listed)
-        self.candidates = candidates
-
-    def examples(self, interaction: Interaction) -> list[Example]:
-        """What prompts and responses may show of each row.
-
-        Raises:
-            ValueError: the prompts list candidates, and none were drawn.
-        """
-        histories = self.histories(interaction)
-        targets = interaction[self.ITEM_ID].tolist() if self.ITEM_ID in interaction else [0] * len(histories)
-        listed: list[list[int]] = [[]] * len(histories)
-        if self.prompts.lists_candidates:
-            if self.candidates is None:
-                raise ValueError("prompts list candidates, and none were drawn: call set_candidates first")
-            listed = self.candidates.of(interaction).tolist()
-        rows = zip(histories, targets, listed, strict=True)
-        return [Example(history, target, candidates=own) for history, target, own in rows]
-
-    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
-        """Prompt token ids of each row; None where the titles that a prompt needs are missing."""
-        return [self._prompt(example) for example in self.examples(interaction)]
-
-    def token_pairs(self, interaction: Interaction) -> list[TokenPair | None]:
-        """Prompt and response token ids of each row; None where there is no prompt or no response."""
-        pairs: list[TokenPair | None] = []
-        for example in self.examples(interaction):
-            prompt, is_answered = self._prompt(example), self.prompts.has_response(example)
-            pairs.append((prompt, self.prompts.response(example)) if prompt is not None and is_answered else None)
-        return pairs
-
-    def _prompt(self, example: Example) -> list[int] | None:
-        return self.prompts.prompt(example) if self.prompts.has_prompt(example) else None
 
     # ---- training
 
@@ -364,29 +242,27 @@ class LLMRecommender(SequentialRecommender):
 
     def prepare(self) -> None:
         """Compute what answering needs besides the weights: called before training, so that mistakes show first."""
-        n_tokens = self.prompts.max_prompt_tokens + self._longest_answer()
+        n_tokens = (self.prompts.max_prompt_tokens or 0) + self._longest_answer()
         with self.untuned():  # outside any instance: the compared rows are nobody's
             probe_llm(self.llm, self.fast_paths(), n_tokens, f"LLM {self.backbone.name}")
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""
-        return [texts[0] for texts in self._generate(interaction, all_beams=False)]
+        found = self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams=False)
+        return [texts[0] for texts in found]
 
     def generate_beams(self, interaction: Interaction) -> list[list[str]]:
         """The texts of all beams of each row, raw, the best first; an empty string where the history has no title."""
-        return self._generate(interaction, all_beams=True)
-
-    def _generate(self, interaction: Interaction, all_beams: bool) -> list[list[str]]:
-        return self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams)
+        return self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams=True)
 
     def _texts(
         self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]], all_beams: bool
     ) -> list[list[str]]:
         """Raw texts of the beams of each row, all of them or the best; an empty one where there is no prompt."""
-        rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
+        asked = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None}
         texts = [[""] for _ in histories]
-        found = self._search([prompts[row] for row in rows], [histories[row] for row in rows], all_beams)
-        for row, answer in zip(rows, found, strict=True):
+        found = self._search(list(asked.values()), [histories[row] for row in asked], all_beams)
+        for row, answer in zip(asked, found, strict=True):
             texts[row] = [self._text_of(beam) for beam in (answer.beams if all_beams else [answer])]
         return texts
 
@@ -439,12 +315,16 @@ class LLMRecommender(SequentialRecommender):
         histories = [tuple(history) for history in self.histories(interaction)]
         first = {history: row for row, history in reversed(list(enumerate(histories)))}
         rows = sorted(first.values())
-        place = {histories[row]: i for i, row in enumerate(rows)}
+        answer_of = {histories[row]: index for index, row in enumerate(rows)}
         scores = self.full_sort_predict(interaction[torch.tensor(rows)])
-        line = torch.tensor([place[history] for history in histories], device=scores.device)
+        answers = torch.tensor([answer_of[history] for history in histories], device=scores.device)
         # RecBole's sampled evaluation puts the scores into a float32 table.
-        return scores[line, interaction[self.ITEM_ID].to(scores.device)].float()
+        return scores[answers, interaction[self.ITEM_ID].to(scores.device)].float()
 
     def stage_seed(self, *names: str | int) -> int:
         """Seed of a stage's own generator."""
         return stage_seed(self.config["seed"], *names)
+
+
+def _adapter_kind(config: Config) -> type[Adapter]:
+    return cast(type[Adapter], find_choice("adapter", config["adapter"]))

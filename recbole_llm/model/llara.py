@@ -12,6 +12,7 @@ import torch
 from recbole_llm.adapter import Adapter, AdapterWithModules
 from recbole_llm.llm.item_slots import ItemProjector, ItemSlots
 from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.settings.config import Config
 
 TWO_STAGE_SHARE = 2 / 5  # of the steps are on text alone: 2 epochs of the paper's 5
 
@@ -27,7 +28,7 @@ class LLaRA(BIGRec):
 
     item_slots: ClassVar[bool] = True
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Any) -> None:
         super().__init__(config, dataset)
         tokenizer, backbone = self.backbone.tokenizer, self.backbone
         unknown = tokenizer.unk_token_id

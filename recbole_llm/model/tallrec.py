@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
@@ -15,9 +14,11 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.loss import logits_at
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.tiny_llm import Inventor, invent_clicks
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt import ClickPromptEncoder, Example, PromptEncoder
 from recbole_llm.prompt.batches import micro_batches
+from recbole_llm.settings.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,10 @@ class TALLRec(LLMRecommender):
 
     task: ClassVar[str] = "click"
     prompt_encoder: ClassVar[type[PromptEncoder]] = ClickPromptEncoder
+    inventor: ClassVar[Inventor] = staticmethod(invent_clicks)
     prompts: ClickPromptEncoder
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.LABEL_SEQ = self.LABEL + config["LIST_SUFFIX"]
@@ -41,15 +43,6 @@ class TALLRec(LLMRecommender):
     def _longest_answer(self) -> int:
         """Yes or No, a full stop, EOS."""
         return 3
-
-    def _example_inventor(self, generator: np.random.Generator) -> Callable[[list[int], int], Example]:
-        """Titles liked or not at random: the form of an answer, and nothing else."""
-
-        def invent(history: list[int], answer: int) -> Example:
-            *likes, liked = (generator.random(len(history) + 1) < 0.5).tolist()
-            return Example(history, answer, likes=likes, liked=liked)
-
-        return invent
 
     # ---- rows to prompts
 
@@ -77,15 +70,15 @@ class TALLRec(LLMRecommender):
     def log_ratios(self, interaction: Interaction) -> torch.Tensor:
         """Logit of Yes minus logit of No after each row's prompt. Returns: float64 [rows]."""
         prompts, histories = self.row_prompts(interaction), self.histories(interaction)
-        rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
-        if len(rows) < len(prompts):
-            log.warning("%d rows ask about an item without a title; their score is 0.", len(prompts) - len(rows))
+        asked = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None}
+        if len(asked) < len(prompts):
+            log.warning("%d rows ask about an item without a title; their score is 0.", len(prompts) - len(asked))
         ratios = torch.zeros(len(prompts), dtype=torch.float64, device=self.device)
-        lengths = [len(prompts[row]) for row in rows]
+        rows, lengths = list(asked), list(map(len, asked.values()))
         for batch in micro_batches(lengths, self.config["generation_batch_tokens"], sort=True):
-            chosen = [rows[place] for place in batch]
+            chosen = [rows[index] for index in batch]
             with evaluating(self.llm), self.conditioned_on([histories[row] for row in chosen]):
-                logits = self._last_logits([prompts[row] for row in chosen])
+                logits = self._last_logits([asked[row] for row in chosen])
             no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
             ratios[torch.tensor(chosen, device=self.device)] = yes - no
         return ratios

@@ -1,0 +1,127 @@
+"""Rows of RecBole as an LLM reads them: histories, examples, and token ids of prompts and responses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.data.interaction import Interaction
+from transformers import PreTrainedTokenizerBase
+
+from recbole_llm.data.candidates import Candidates
+from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.prompt import Example, PromptEncoder, Wording, text_encoder
+from recbole_llm.prompt.layout import Layout
+
+TokenPair = tuple[list[int], list[int]]
+"""Token ids of a prompt and of its response."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PromptKind:
+    """The prompts of a recommender before there is a tokenizer.
+
+    Attributes:
+        encoder: how examples become token ids.
+        wording: the words and sentences.
+        style: ``alpaca``, ``plain`` or ``chat``.
+        n_candidates: titles that a prompt lists to choose from; 0 where it lists none.
+    """
+
+    encoder: type[PromptEncoder]
+    wording: Wording
+    style: str
+    n_candidates: int
+
+    @property
+    def layout(self) -> Layout:
+        """Fixed texts and the slots between them, without a chat template."""
+        return self.encoder.make_layout(self.wording, self.style, candidates=self.n_candidates > 0)
+
+    def encode_with(self, tokenizer: PreTrainedTokenizerBase, catalog: ItemCatalog, **options: Any) -> PromptEncoder:
+        """The prompts in the tokens of a tokenizer; further options are those of :class:`PromptEncoder`."""
+        return self.encoder(
+            self.wording,
+            text_encoder(tokenizer),
+            catalog.titles,
+            style=self.style,
+            chat_template=tokenizer,
+            candidates=self.n_candidates > 0,
+            outside_ids=catalog.tokens,
+            **options,
+        )
+
+
+class RowReader:
+    """The part of a recommender that turns rows into prompts and responses.
+
+    Attributes:
+        catalog: item id to title and back.
+        prompts: examples to token ids.
+        candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
+    """
+
+    # Names of the columns, by RecBole.
+    ITEM_ID: str
+    ITEM_SEQ: str
+    ITEM_SEQ_LEN: str
+    catalog: ItemCatalog
+    prompts: PromptEncoder
+    candidates: Candidates | None = None
+
+    def histories(self, interaction: Interaction) -> list[list[int]]:
+        """Item ids of each row's history, oldest first, without padding."""
+        lengths = interaction[self.ITEM_SEQ_LEN].tolist()
+        return [items[:n] for items, n in zip(interaction[self.ITEM_SEQ].tolist(), lengths, strict=True)]
+
+    def readable_rows(self, histories: Sequence[Sequence[int]]) -> list[int]:
+        """The rows that can be answered; the log says how many cannot."""
+        has_title = self.catalog.has_title
+        rows = [row for row, history in enumerate(histories) if has_title[list(history)].any()]
+        if unreadable := len(histories) - len(rows):
+            log.warning("%d rows have no titled item in their history; they count as misses.", unreadable)
+        return rows
+
+    def set_candidates(self, candidates: Candidates) -> None:
+        """Let the prompts of these rows list their candidates.
+
+        Raises:
+            InputError: a list leaves no room in ``max_prompt_tokens`` for a history.
+        """
+        for listed in candidates.items[candidates.items.any(axis=1)].tolist():
+            self.prompts.check_candidates(listed)
+        self.candidates = candidates
+
+    def examples(self, interaction: Interaction) -> list[Example]:
+        """What prompts and responses may show of each row.
+
+        Raises:
+            ValueError: the prompts list candidates, and none were drawn.
+        """
+        histories = self.histories(interaction)
+        targets = interaction[self.ITEM_ID].tolist() if self.ITEM_ID in interaction else [0] * len(histories)
+        listed: list[list[int]] = [[]] * len(histories)
+        if self.prompts.lists_candidates:
+            if self.candidates is None:
+                raise ValueError("prompts list candidates, and none were drawn: call set_candidates first")
+            listed = self.candidates.of(interaction).tolist()
+        rows = zip(histories, targets, listed, strict=True)
+        return [Example(history, target, candidates=own) for history, target, own in rows]
+
+    def row_prompts(self, interaction: Interaction) -> list[list[int] | None]:
+        """Prompt token ids of each row; None where the titles that a prompt needs are missing."""
+        return [self._prompt(example) for example in self.examples(interaction)]
+
+    def token_pairs(self, interaction: Interaction) -> list[TokenPair | None]:
+        """Prompt and response token ids of each row; None where there is no prompt or no response."""
+        pairs: list[TokenPair | None] = []
+        for example in self.examples(interaction):
+            prompt, is_answered = self._prompt(example), self.prompts.has_response(example)
+            pairs.append((prompt, self.prompts.response(example)) if prompt is not None and is_answered else None)
+        return pairs
+
+    def _prompt(self, example: Example) -> list[int] | None:
+        return self.prompts.prompt(example) if self.prompts.has_prompt(example) else None
