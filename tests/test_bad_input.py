@@ -89,6 +89,7 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
             "reweight: needs distances, which grounding=likelihood does not compute; set --reweight=none, or "
             "--grounding=embedding",
         ),
+        ("BIGRec", ["--faiss_search=nprobe=8"], "faiss_search: 'nprobe=8' is of an approximate index, .*; leave"),
         ("BIGRec", ["--lm_weight=0.5"], "lm_weight: .*titles; set --grounding=constrained or likelihood"),
         ("BIGRec", ["--lm_weight=1.5"], "lm_weight: 1.5 is not allowed; give a number >= 0 and <= 1"),
         ("SOFT", ["--alpha=-1"], "alpha: -1 is not allowed; give a number >= 0 or a list of them"),

@@ -25,7 +25,7 @@ class EmbeddingGrounding(Grounding):
     Ranks come from the index (``faiss_index``); all distances are computed for re-weighting and :meth:`scores` alone.
     """
 
-    settings: ClassVar[tuple[str, ...]] = ("faiss_index",)
+    settings: ClassVar[tuple[str, ...]] = ("faiss_index", "faiss_search")
 
     @classmethod
     def check(cls, settings: Settings) -> None:
@@ -34,6 +34,13 @@ class EmbeddingGrounding(Grounding):
             raise InputError(
                 "lm_weight",
                 "grounding=embedding uses no probabilities of titles; set --grounding=constrained or likelihood",
+                kind="conflict",
+            )
+        if settings["faiss_search"] and settings["faiss_index"] == "Flat":
+            raise InputError(
+                "faiss_search",
+                f"'{settings['faiss_search']}' is of an approximate index, and faiss_index is Flat; leave faiss_search "
+                "out, or set --faiss_index=IVF64,Flat or the like",
                 kind="conflict",
             )
 
@@ -46,6 +53,7 @@ class EmbeddingGrounding(Grounding):
             rankable=catalog.rankable,
             representative=catalog.representative,
             factory=self.config["faiss_index"],
+            search_parameters=self.config["faiss_search"] or "",
             device=str(self.model.backbone.model.device),
         )
 

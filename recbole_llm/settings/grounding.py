@@ -51,6 +51,12 @@ class GroundingSettings(Declared):
         str,
         Setting("factory string of the FAISS index", note="Flat is exact, IVF and HNSW are approximate"),
     ] = "Flat"
+    faiss_search: Annotated[
+        str | None,
+        Setting(
+            "search parameters of an approximate index", note="such as nprobe=16 or efSearch=64", null="FAISS's own"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,9 @@ def test_an_approximate_index_decides_ranks_and_stages(gaps, place, plain, caplo
     listed = found.ranks >= 0  # one of four cells is looked into: what it lacks can only have stood before
     assert (found.ranks[listed] <= exact.ranks[listed]).all() and (~listed & (exact.ranks >= 0)).any()
     assert trainer.model.index.recall == pytest.approx((found.top_items == exact.top_items).mean())
-    assert "faiss_index" in type(trainer.model.grounding).settings
+    everywhere = trainer_of(gaps, place, "--faiss_index=IVF4,Flat", "--faiss_search=nprobe=4")[0].model
+    np.testing.assert_array_equal(everywhere.rank(batch, 1).ranks, exact.ranks)
+    assert {"faiss_index", "faiss_search"} <= set(type(trainer.model.grounding).settings)
 
 
 def test_a_title_that_was_generated_exactly_is_at_distance_zero(plain):
