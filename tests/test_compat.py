@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -329,3 +330,11 @@ def test_a_third_party_model_in_the_configuration_is_no_obstacle(tmp_path: Path)
     config = compat.load_checkpoint(tmp_path / "own.pth")["config"]
 
     assert config == {"model_class": compat.Inert, "device": torch.device("cpu")}
+
+
+def test_a_missing_wandb_is_one_line(monkeypatch):
+    from recbole.utils import wandblogger
+
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="log_wandb: it needs the package wandb: pip install wandb"):
+        wandblogger.WandbLogger(SimpleNamespace(log_wandb=True))

@@ -59,6 +59,10 @@ def make_dataset(dataset_class: type[Dataset], config: Any, numbered_like: Datas
     if numbered_like is not None:
         fields = (numbered_like.uid_field, numbered_like.iid_field)
         dataset.numbering = {field: numbered_like.field2id_token[field] for field in fields}
+    if (
+        config["benchmark_filename"] is not None
+    ):  # RecBole looks for the histories under this name, whatever the field's
+        dataset.item_id_list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
     dataset.__init__(config)
     dataset.reading.kept = len(dataset.inter_feat)
     return dataset
@@ -73,14 +77,15 @@ def _load_feat(self: Dataset, filepath: str, source: FeatureSource | str) -> pd.
     if load_col == set():
         return None
     form, file = Format.from_config(self.config), Path(filepath)
-    wanted = [name for name in read_header(file, form) if load_col is None or name in load_col]
+    header = read_header(file, form)
+    wanted = [name for name in header if load_col is None or name in load_col]
     wanted = [name for name in wanted if unload_col is None or name not in unload_col]
     if not wanted:
         self.logger.warning(f"No columns has been loaded from [{source}]")
         return None
+    _check_types(self, file, {name: header[name] for name in wanted})
     is_inter = source == FeatureSource.INTERACTION
     found = read_atomic(file, form, wanted, _required(self, source), self.time_field if is_inter else None)
-    _check_types(self, file, found.types)
     _register(self, found, source)
     frame = pd.DataFrame({name: _column(found, name) for name in found.types})
     for name in [name for name, kind in found.types.items() if kind.endswith("seq")]:

@@ -1,0 +1,117 @@
+"""One line for columns that the settings name and the files do not have, or have otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.data.rows import load_rows
+from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
+from tests.worlds import make_world
+
+INTER = ["user_id", "item_id", "rating", "timestamp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_world(tmp_path_factory.mktemp("columns") / "world", n_users=6, n_items=8)
+    lines = (folder / "world.item").read_text().splitlines()
+    lines = [
+        f"{line}\t{'price:float' if n == 0 else n}\t{'vector:float_seq' if n == 0 else '1 2'}"
+        for n, line in enumerate(lines)
+    ]
+    (folder / "world.item").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def refused(folder: Path, model: str, **settings: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        load_rows(Config(model, folder.name, config_dict={"data_path": str(folder.parent), **settings}), False)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["SASRecF", "FDSA", "GRU4RecF"])
+@pytest.mark.parametrize(("field", "kind"), [("price", "float"), ("vector", "float_seq")])
+def test_models_with_item_features_take_tokens_only(folder, model, field, kind):
+    load_col = {"inter": INTER, "item": ["item_id", field]}
+    said = refused(folder, model, selected_features=[field], load_col=load_col)
+    assert said.startswith(f"selected_features: {model} takes token and token_seq features only, and '{field}' of")
+    assert f"has type {kind}" in said
+    assert "world.item has no column 'colour'" in refused(folder, model, selected_features=["colour"])
+
+
+@pytest.mark.parametrize("model", ["SASRec", "Pop"])
+def test_load_col_must_hold_user_item_and_time(folder, model):
+    said = refused(folder, model, load_col={"inter": ["user_id", "item_id", "rating"]})
+    assert said.startswith(
+        "load_col: its list for inter lacks 'timestamp', the TIME_FIELD; give inter: [user_id, item_id,"
+    )
+    assert "lacks 'user_id', the USER_ID_FIELD" in refused(folder, model, load_col={"inter": ["item_id", "timestamp"]})
+    assert "unload_col: 'timestamp', the TIME_FIELD" in refused(
+        folder, model, unload_col={"inter": ["timestamp"]}, load_col=None
+    )
+
+
+@pytest.mark.parametrize("suffix", ["inter", "item"])
+@pytest.mark.parametrize("kind", ["float", "token_seq"])
+def test_ids_are_text(tmp_path, suffix, kind):
+    folder = make_world(tmp_path / "ids", n_users=6, n_items=8)
+    file = folder / f"ids.{suffix}"
+    file.write_text(file.read_text().replace("item_id:token", f"item_id:{kind}", 1))
+    assert f"ids.{suffix}: column 'item_id' has type {kind}; ids are text: write item_id:token" in refused(
+        folder, "BIGRec"
+    )
+
+
+def test_the_time_is_one_number(tmp_path):
+    folder = make_world(tmp_path / "times", n_users=6, n_items=8)
+    file = folder / "times.inter"
+    file.write_text(file.read_text().replace("timestamp:float", "timestamp:float_seq", 1))
+    assert "TIME_FIELD: column 'timestamp' of times.inter is a sequence" in refused(folder, "SASRec")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"rating": "3 to 5"},
+            "val_interval: 'rating' holds numbers, and '3 to 5' is no interval of them; write the interval in",
+        ),
+        ({"rating": 3}, "val_interval: 'rating' holds numbers"),
+        ({"item_id": "i1"}, "val_interval: 'item_id' holds texts, and 'i1' is no list of texts"),
+        ({"item_id": [1, 2]}, "val_interval: 'item_id' holds texts"),
+        ("{rating: [3,inf)}", "val_interval"),
+    ],
+)
+def test_intervals_of_values_are_in_quotes(folder, value, message):
+    with pytest.raises(InputError, match="val_interval") as caught:
+        settings = {"data_path": str(folder.parent), "load_col": {"inter": INTER}, "val_interval": value}
+        load_rows(Config("SASRec", "world", config_dict=settings), False)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    kept = {"data_path": str(folder.parent), "load_col": {"inter": INTER}, "val_interval": {"rating": "[2,inf)"}}
+    reading = load_rows(Config("SASRec", "world", config_dict=kept), False).whole.reading
+    assert reading.dropped["outside val_interval"] > 0 and reading.unexplained == 0
+
+
+def test_links_of_several_items_to_one_entity_are_refused(tmp_path):
+    folder = make_world(tmp_path / "links", n_users=6, n_items=8)
+    header, *lines = (folder / "links.link").read_text().splitlines()
+    entity = lines[0].split("\t")[1]
+    lines[1] = "\t".join([lines[1].split("\t")[0], entity])
+    (folder / "links.link").write_text("\n".join([header, *lines]) + "\n")
+    graph = {"inter": INTER, "kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+    assert f"links.link links several items to entity '{entity}'" in refused(folder, "CKE", load_col=graph)
+
+
+def test_epochs_reach_the_pretraining_of_s3rec(folder):
+    def epochs(**settings: Any) -> tuple[int, int]:
+        config = Config("S3Rec", "world", config_dict={"data_path": str(folder.parent), **settings})
+        return config["epochs"], config["pretrain_epochs"]
+
+    assert epochs(epochs=1) == (1, 1)
+    assert epochs(epochs=1, pretrain_epochs=3) == (1, 3)
+    assert epochs()[1] == 500

@@ -1,0 +1,110 @@
+"""Files that are split already: whose items the histories name, and one line for what is missing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs
+from recbole_llm.errors import InputError
+from recbole_llm.settings.config import Config
+
+HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token"
+PARTS = {
+    "train": ["u1\tc b\ta", "u2\ta\tb", "u2\ta b\tc"],
+    "valid": ["u1\tc b a\td", "u2\ta b c\te"],
+    "test": ["u1\tc b a d\te", "u2\ta b c e\tNA", "u3\te\ta"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "ready"
+    folder.mkdir()
+    for part, lines in PARTS.items():
+        (folder / f"ready.{part}.inter").write_text("\n".join([HEADER, *lines]) + "\n")
+    (folder / "ready.item").write_text("item_id:token\ttitle:token\n" + "".join(f"{i}\tTitle {i}\n" for i in "edcba"))
+    return folder
+
+
+def load(folder: Path, model: str, **settings: Any) -> Rows:
+    where = {"data_path": str(folder.parent), "benchmark_filename": ["train", "valid", "test"]}
+    return load_rows(Config(model, folder.name, config_dict={**where, **settings}), False)
+
+
+def read(rows: Rows, part: Any) -> list[str]:
+    """The lines of a file, from the rows."""
+    users, items = rows.whole.field2id_token["user_id"], rows.whole.field2id_token["item_id"]
+    histories, lengths = row_histories(part)
+    lists = [" ".join(items[row[:length]]) for row, length in zip(histories, lengths, strict=True)]
+    pairs = row_pairs(part)
+    return [f"{users[user]}\t{history}\t{items[item]}" for (user, item), history in zip(pairs, lists, strict=True)]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "Pop", "BIGRec"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"load_col": {"inter": ["user_id", "item_id"], "item": ["item_id", "title"]}}]
+)
+def test_histories_are_of_the_items_without_a_setting(folder, model, settings):
+    rows = load(folder, model, **settings)
+    assert {"valid": read(rows, rows.valid), "test": read(rows, rows.test)} == {
+        part: PARTS[part] for part in ("valid", "test")
+    }
+    if model != "Pop":
+        assert read(rows, rows.train) == PARTS["train"]
+    assert rows.judged() == load(folder, "SASRec").judged()
+
+
+def test_an_alias_of_its_own_is_kept_and_the_histories_added(folder):
+    rows = load(folder, "SASRec", alias_of_item_id=["item_id_list"])
+    assert read(rows, rows.test) == PARTS["test"]
+
+
+def test_other_names_of_the_columns_work_as_well(folder):
+    for file in folder.glob("*.inter"):
+        file.write_text(file.read_text().replace("item_id", "product").replace("user_id", "who"))
+    (folder / "ready.item").unlink()
+    rows = load(folder, "SASRec", USER_ID_FIELD="who", ITEM_ID_FIELD="product")
+    assert len(rows.test) == 3 and row_histories(rows.test)[1].tolist() == [4, 4, 1]
+
+
+def test_what_only_a_later_file_has_is_counted(folder, caplog):
+    with caplog.at_level(logging.INFO):
+        load(folder, "SASRec")
+    assert "0 users and 2 items of the validation file are in no training row." in caplog.text
+    assert "1 users and 3 items of the test file are in no training row." in caplog.text
+    assert "ready.test.inter: 3 lines, 3 read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train", "test"], "benchmark_filename: .* does not name three files"),
+        (["train", "valid", "tset"], "benchmark_filename: .* has no file ready.tset.inter"),
+        (["a", "b", "c"], "has no file ready.a.inter, ready.b.inter, ready.c.inter"),
+    ],
+)
+def test_three_files_or_a_clear_line(folder, names, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(folder, "SASRec", benchmark_filename=names)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user_id:token\thistory:token_seq\titem_id:token", "must hold each row's history as item_id_list:token_seq"),
+        ("user_id:token\titem_id_list:token\titem_id:token", "the column has type token"),
+        ("who:token\titem_id_list:token_seq\titem_id:token", "USER_ID_FIELD: ready.test.inter has no column 'user_id'"),
+        ("user_id:token\titem_id_list:token_seq\titem_id:float", "column 'item_id' has type float; ids are text"),
+    ],
+)
+def test_the_columns_needed_are_named(folder, header, message):
+    file = folder / "ready.test.inter"
+    file.write_text(file.read_text().replace(HEADER, header))
+    with pytest.raises(InputError, match=message) as caught:
+        load(folder, "SASRec")
+    assert "ready.test.inter" in str(caught.value)
