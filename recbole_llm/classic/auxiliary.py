@@ -26,6 +26,12 @@ from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
 
 CHECKPOINT = "model.pth"
+# Settings under which the recommender would know other users, items or histories than the model that asks it.
+DATA_KEYS = frozenset(
+    "field_separator encoding bad_lines USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD rm_dup_inter val_interval "
+    "filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval benchmark_filename eval_args "
+    "data_path dataset sample_seed windows".split()
+)
 
 
 class AuxiliaryRecommender:
@@ -47,6 +53,12 @@ class AuxiliaryRecommender:
     """
 
     def __init__(self, config: Config, name: str, stages: StageStore, needs_states: bool = False) -> None:
+        if changed := sorted(DATA_KEYS & set(config["recommender_config"] or ())):
+            raise InputError(
+                "recommender_config",
+                f"'{changed[0]}' would give {name} other data than {config['model']} has; set it for the run, outside "
+                "recommender_config",
+            )
         self.config = config.for_auxiliary(name)
         if needs_states:
             self._check_inputs()

@@ -178,3 +178,10 @@ def test_a_state_that_is_no_number_names_the_history(make):
     broken._encoder.item_embedding.weight.data[item] = torch.nan
     with pytest.raises(InputError, match=rf"SASRec's state of the history \[{item}\] is not finite; train it"):
         broken.sequence_states([[item]])
+
+
+@pytest.mark.parametrize("setting", ["item_inter_num_interval: '[2,inf)'", "rm_dup_inter: first", "val_interval: {}"])
+def test_a_recommender_learns_from_the_data_of_the_run(make, setting):
+    key = setting.partition(":")[0]
+    with pytest.raises(InputError, match=f"recommender_config: '{key}' would give SASRec other data than BIGRec has"):
+        make("SASRec", f"--recommender_config={{{setting}}}")

@@ -155,6 +155,19 @@ def test_single_precision_would_have_changed_the_rows_of_this_test(tmp_path):
     assert wrong > 6
 
 
+def test_a_split_at_one_time_is_at_that_time_exactly(tmp_path):
+    """Single precision would round all of these times to the same number, so that nothing came after the cut."""
+    rng = np.random.default_rng(5)
+    table = [(f"u{rng.integers(6)}", f"i{rng.integers(9)}", 1_700_000_000 + second) for second in rng.permutation(60)]
+    world = write(tmp_path / "cut", table)
+    rows = load(world, "SASRec", eval_args={"split": {"TS": [0.6, 0.2, 0.2]}})
+    first = {user: min(time for other, _, time in table if other == user) for user, _, _ in table}
+    times = [time for user, _, time in table if time > first[user]]  # of the targets
+    cut = np.percentile(times, 80)
+    expected = sorted((user, item) for user, item, time in table if time > first[user] and time > cut)
+    assert sorted((user, item) for user, _, item in judged_by(rows)["test"]) == expected and expected
+
+
 # ------------------------------------------------------------------------------------------------- one id map
 
 
