@@ -41,6 +41,8 @@ RECBOLE_WITHOUT_RAY = [
     "thop>=0.1.1.post2207130030",
 ]
 
+TEXT_ENCODERS = ["sentence-transformers>=5.0"]
+
 setup(
     name="recbole-llm",
     version=VERSION,
@@ -65,7 +67,8 @@ setup(
         "cpu": ["faiss-cpu>=1.8"],  # cpu and gpu own the same module: choose one
         "gpu": ["faiss-gpu-cu12>=1.8"],
         "quant": ["bitsandbytes>=0.43"],
-        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML"],
+        "text-encoders": TEXT_ENCODERS,
+        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML", *TEXT_ENCODERS],
     },
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},  # at the top of the repository, inside the package in a wheel

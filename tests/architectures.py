@@ -52,14 +52,14 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_architecture(name: str, seed: int = 0) -> PreTrainedModel:
-    """A randomly initialised float32 model in eval mode, its answers far from uniform."""
+def make_architecture(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A randomly initialised float32 model in eval mode, its answers far from uniform; `changes` are of its config."""
     family, settings = ARCHITECTURES[name]
     config_name = "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config"
     model_name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
     make: Callable[[Any], PreTrainedModel] = getattr(transformers, model_name)
     torch.manual_seed(seed)
-    model = make(getattr(transformers, config_name)(**settings))
+    model = make(getattr(transformers, config_name)(**{**settings, **changes}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8.0) if parameter.ndim == 2 else None

@@ -9,20 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm import text_encoders
 from recbole_llm.llm.text_encoders import SentenceEncoder, find_text_encoder, load_text_encoder
 from tests.encoders import WORDS, save_encoder
-from tests.families import make_family
+from tests.families import save_family
 
 TEXTS = ["a b c", "b", "c c c a b a b", "a b c"]
 MODULES = "sentence_transformers.models"
+SIZE = {"word_embedding_dimension": 16}
 
 
-def modules(*kinds: str) -> list[dict[str, str]]:
+def modules(*kinds: str) -> list[dict[str, object]]:
+    """As sentence-transformers writes them."""
     paths = {"Transformer": "", "Pooling": "1_Pooling"}
-    return [{"type": f"{MODULES}.{kind}", "path": paths.get(kind, kind)} for kind in kinds]
+    return [
+        {"idx": place, "name": str(place), "type": f"{MODULES}.{kind}", "path": paths.get(kind, f"{place}_{kind}")}
+        for place, kind in enumerate(kinds)
+    ]
 
 
 @torch.no_grad()
@@ -37,24 +44,35 @@ def states(folder: Path, text: str) -> torch.Tensor:
     ("files", "expected"),
     [
         ({}, lambda own: own.mean(dim=0)),
-        ({"modules": modules("Transformer", "Pooling")}, lambda own: own.mean(dim=0)),
+        ({"modules": modules("Transformer")}, lambda own: own.mean(dim=0)),
+        ({"modules": modules("Transformer", "Pooling"), "1_Pooling__config": SIZE}, lambda own: own.mean(dim=0)),
         (
             {
                 "modules": modules("Transformer", "Pooling", "Normalize"),
-                "1_Pooling__config": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+                "1_Pooling__config": {**SIZE, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
             },
             lambda own: own[0] / own[0].norm(),
         ),
         (
-            {"modules": modules("Transformer", "Pooling"), "1_Pooling__config": {"pooling_mode_lasttoken": True}},
+            {
+                "modules": modules("Transformer", "Pooling"),
+                "1_Pooling__config": {**SIZE, "pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False},
+            },
             lambda own: own[-1],
         ),
         (
-            {"modules": modules("Transformer", "Pooling"), "1_Pooling__config": {"pooling_mode": "max"}},
+            {"modules": modules("Transformer", "Pooling"), "1_Pooling__config": {**SIZE, "pooling_mode": "max"}},
             lambda own: own.amax(dim=0),
         ),
+        (
+            {
+                "modules": modules("Transformer", "Pooling"),
+                "1_Pooling__config": {**SIZE, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+            },
+            lambda own: torch.cat([own[0], own.mean(dim=0)]),
+        ),
     ],
-    ids=["plain", "nothing said", "cls, normalised", "last", "max"],
+    ids=["plain", "no pooling", "nothing said", "cls, normalised", "last", "max", "two ways"],
 )
 def test_vectors_are_those_of_each_text_alone_pooled_as_the_files_say(tmp_path, kind, files, expected):
     folder = save_encoder(tmp_path / "encoder", kind, **files)
@@ -76,9 +94,13 @@ def test_a_long_text_loses_its_beginning(tmp_path, caplog, kind, places):
     np.testing.assert_allclose(vector, states(folder, kept).mean(dim=0), atol=1e-5)
 
 
-def test_a_causal_model_may_be_an_encoder():
-    model, tokenizer = make_family("llama")
-    encoder = SentenceEncoder(model.model, tokenizer, pooling="lasttoken")
+def test_a_causal_model_may_be_an_encoder(tmp_path):
+    folder = save_family("llama", tmp_path / "encoder")
+    (folder / "modules.json").write_text(json.dumps(modules("Transformer", "Pooling")))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 32, "pooling_mode": "lasttoken"}')
+    encoder = load_text_encoder(find_text_encoder(folder))
+    assert isinstance(encoder, SentenceEncoder)
     alone = [encoder.encode([text])[0] for text in TEXTS]
     np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
     assert encoder.encode([]).shape == (0, 32)
@@ -89,7 +111,7 @@ def test_a_recipe_depends_on_contents_and_use_not_on_the_place(tmp_path):
     facts = find_text_encoder(one).facts()
     assert find_text_encoder(other).facts() == facts
     (other / "modules.json").write_text(json.dumps(modules("Transformer", "Normalize")))
-    assert find_text_encoder(other).facts() == facts | {"normalize": True}
+    assert find_text_encoder(other).facts() == facts | {"modules": [["Transformer", ""], ["Normalize", "{}"]]}
     (other / "sentence_bert_config.json").write_text('{"max_seq_length": 5}')
     assert find_text_encoder(other).max_tokens == 5 == load_text_encoder(find_text_encoder(other)).max_tokens
     config = json.loads((other / "config.json").read_text())
@@ -100,7 +122,9 @@ def test_a_recipe_depends_on_contents_and_use_not_on_the_place(tmp_path):
 def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
     folder = tmp_path / "encoder"
     save_encoder(folder / "0_Transformer")
-    (folder / "modules.json").write_text(json.dumps([{"type": f"{MODULES}.Transformer", "path": "0_Transformer"}]))
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "type": f"{MODULES}.Transformer", "path": "0_Transformer"}])
+    )
     vectors = load_text_encoder(find_text_encoder(folder)).encode(TEXTS)
     expected = [states(folder / "0_Transformer", text).mean(dim=0).numpy() for text in TEXTS]
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
@@ -109,22 +133,6 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"modules": modules("Transformer", "Pooling", "Dense")}, "has a module 'Dense', which is not known"),
-        (
-            {
-                "modules": modules("Pooling"),
-                "1_Pooling__config": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
-            },
-            "pools by cls and mean; choose one that pools by one of mean, cls, lasttoken, max",
-        ),
-        (
-            {"modules": modules("Pooling"), "1_Pooling__config": {"pooling_mode_weightedmean_tokens": True}},
-            "pools by pooling_mode_weightedmean_tokens",
-        ),
-        (
-            {"modules": modules("Pooling"), "1_Pooling__config": {"pooling_mode": ["cls", "mean"]}},
-            "pools by cls and mean",
-        ),
         ({"modules": "{"}, "modules.json of .* cannot be read"),
         ({"modules": [{"path": ""}]}, "modules.json of .* is not as sentence-transformers writes it .KeyError"),
         ({"config": "{"}, "is neither a folder with a model nor one that the Hugging Face hub gave"),
@@ -143,5 +151,24 @@ def test_files_that_do_not_load_are_told_in_one_line(tmp_path):
     with pytest.raises(InputError, match="^coreset_encoder: .* cannot be loaded: .*; fetch or save it again") as caught:
         load_text_encoder(recipe)
     assert "\n" not in str(caught.value)
+    (other := tmp_path / "other").mkdir()
+    save_encoder(other, modules=modules("Transformer", "Pooling", "Dense"))  # without the files of the last two
+    with pytest.raises(InputError, match="^coreset_encoder: .* cannot be loaded: .*; fetch or save it again"):
+        load_text_encoder(find_text_encoder(other))
     with pytest.raises(InputError, match="^coreset_encoder: there is no folder .*absent; give an existing"):
         find_text_encoder(tmp_path / "absent")
+
+
+def test_missing_weights_are_told(tmp_path):
+    folder = save_encoder(tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="lacks 1 weights, first encoder.layer.1.output.dense.weight; fetch or save"):
+        load_text_encoder(find_text_encoder(folder))
+
+
+def test_without_the_extra_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_encoders, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^coreset_encoder: .* run `pip install 'recbole-llm\[text-encoders\]'`"):
+        find_text_encoder(save_encoder(tmp_path / "encoder"))

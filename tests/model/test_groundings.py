@@ -14,6 +14,7 @@ import torch
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows
+from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
 from recbole_llm.grounding import rank_scores
@@ -21,6 +22,8 @@ from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from tests.architectures import make_architecture
+from tests.families import make_tokenizer
 from tests.model.test_bigrec import CUTOFFS, batch_of, ids_of, ranks_of, trainer_of
 from tests.runs import Finished, metrics_of
 
@@ -66,6 +69,33 @@ def test_likelihoods_are_those_of_the_training_loss_title_by_title(likelihood):
     assert np.isneginf(scores[:, [0, *ids_of(rows, "i3")]]).all()
     assert all(len(set(row)) == 1 for row in scores[:, ids_of(rows, "i5", "i8", "i9")])
     assert np.ptp(scores[:, 1], axis=0) > 0.01  # the history counts
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "mpt", "mamba"])
+def test_likelihoods_are_right_where_the_llm_takes_no_tree(name, gaps, place, monkeypatch):
+    tokenizer = make_tokenizer("gpt2")
+    special = {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
+    model = make_architecture(name, vocab_size=len(tokenizer), **special)
+    model.save_pretrained(place / name)
+    tokenizer.save_pretrained(place / name)
+    targets = "[x_proj]" if name == "mamba" else "all"  # peft leaves Mamba's other maps alone
+    words = (f"--llm_path={place / name}", "--max_prompt_tokens=200", f"--lora_target_modules={targets}")
+    trainer, rows = trainer_of(gaps, place, "--grounding=likelihood", *words)
+    trainer.model.prepare()
+    batch = batch_of(trainer, rows, "test")[:4]
+    found = trainer.model.full_sort_predict(batch).numpy()
+    titled = np.flatnonzero(trainer.model.catalog.has_title)
+    for row, history in enumerate(trainer.model.histories(batch)):
+        prompt = trainer.model.prompts.prompt(Example(history))
+        for item in titled:
+            title = trainer.model.prompts.item_response(item)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + title]), use_cache=False).logits[0]
+            own = logits[len(prompt) - 1 : -1].double().log_softmax(-1).gather(1, torch.tensor(title)[:, None]).sum()
+            assert found[row, item] == pytest.approx(own.item(), abs=1e-3)
+    monkeypatch.setattr("recbole_llm.llm.likelihood.MAX_ROW_TITLES", TITLES - 1)
+    with pytest.raises(InputError, match="^grounding: likelihood needs an LLM that scores 17 titles as a tree"):
+        trainer.model.prepare()
 
 
 def test_the_judges_ranks_are_those_of_sorting_the_likelihoods(likelihood):
