@@ -73,5 +73,5 @@ setup(
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},  # at the top of the repository, inside the package in a wheel
     package_data={"recbole_llm": ["py.typed"], "recbole_llm.properties": ["**/*"]},
-    entry_points={"console_scripts": ["recbole-llm=recbole_llm.quick_start:main"]},
+    entry_points={"console_scripts": ["recbole-llm=recbole_llm.experiment.command:main"]},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from recbole_llm.errors import InputError
 
 
-class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # by libyaml where it is there
     """Safe YAML in which ``1e-4`` is a number, as it is in RecBole.
 
     RecBole gets there by adding a resolver to ``yaml.FullLoader`` itself, which changes YAML for the whole process;
@@ -21,9 +22,14 @@ class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """
 
 
-PropertyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _PropertyDumper(yaml.SafeDumper):
+    """Writes what :class:`PropertyLoader` reads back as it was: the text ``1e5`` in quotes, as it would be a number."""
+
+
+for _yaml in (PropertyLoader, _PropertyDumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def find_properties() -> Path:
@@ -70,6 +76,11 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"the config file {file} must hold `key: value` pairs")
     return content
+
+
+def dump_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as a config file that :func:`load_yaml` reads back as they are, sorted by name."""
+    return yaml.dump(dict(settings), Dumper=_PropertyDumper, sort_keys=True, allow_unicode=True)
 
 
 def find_config_file(name: str | Path) -> Path:

@@ -85,7 +85,8 @@ def suggestion(name: str, names: Iterable[str], otherwise: str = "") -> str:
 def load_class(reference: str) -> type:
     """Import the class that ``"module:Class"`` stands for."""
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    found: type = getattr(importlib.import_module(module), name)
+    return found
 
 
 def added_choices(axis: str) -> Mapping[str, EntryPoint]:

@@ -64,7 +64,7 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
         ("BIGRec", ["--metrics=[NDGC]"], "metrics: there is no metric named 'NDGC'; did you mean NDCG"),
         ("BIGRec", ["--learner=sparse_adam"], "learner: .*choose adamw"),
         ("BIGRec", ["--state=LOUD"], "state: there is no log level 'LOUD'; choose one of DEBUG, INFO"),
-        ("BIGRec", ["--tiny_hidden_size=30"], "tiny_hidden_size 30 .* multiple .*tiny_n_heads.*; change one"),
+        ("BIGRec", ["--tiny_hidden_size=30"], "tiny_hidden_size: 30 .* multiple .*tiny_n_heads.*; change one"),
         ("BIGRec", ["--eval_args={split: {LS: test_only}}"], "stopping_step: .*no validation rows.*--stopping_step=0"),
         (
             "BIGRec",

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from recbole_llm.classic.by_labels import by_labels
-from recbole_llm.settings.defaults import CLICK_IF_ASKED, task_of
-from recbole_llm.settings.models import find_model
+from recbole_llm.settings.models import CLICK_IF_ASKED, find_model, task_of
 from tests.worlds import side_file_settings
 
 LABELLED = ("--eval_args={mode: labeled}", "--valid_metric=AUC")
@@ -83,7 +82,7 @@ def test_a_sequential_models_own_score_is_the_logit_of_a_like():
         (
             "Pop",
             LABELLED,
-            "mode: Pop ranks items, so 'labeled' does not apply; .*by labels are judged: TALLRec, FM, LR",
+            "mode: Pop ranks items, so 'labeled' does not apply; .*by labels are evaluated: TALLRec, FM, LR",
         ),
         ("BPR,TALLRec", [*LABELLED, THRESHOLD], "mode: BPR ranks items, so 'labeled' does not apply"),
         ("BIGRec", LABELLED, "mode: BIGRec ranks items, so 'labeled' does not apply"),
@@ -97,7 +96,7 @@ def test_a_sequential_models_own_score_is_the_logit_of_a_like():
         ("TALLRec", ["--threshold={'user_id': 4}"], "threshold: column 'user_id' .* has type token, not float"),
         ("TALLRec", ["--threshold={'rating': high}"], "threshold: {'rating': 'high'} is not allowed; give one column"),
         ("TALLRec", ["--threshold={}"], "threshold: {} is not allowed; give one column and a number"),
-        ("TALLRec", ["--threshold=4"], "threshold: 4 is not allowed; give a mapping"),
+        ("TALLRec", ["--threshold=4"], "threshold: 4 is not allowed; give one column and a number"),
         ("TALLRec", ["--threshold={'rating': 0}"], "threshold: with rating >= 0 all 12 valid rows have the label 1"),
         ("TALLRec", [THRESHOLD, "--curriculum=adaptive"], "curriculum: TALLRec .*'adaptive' does not apply; leave cur"),
         ("TALLRec", [THRESHOLD, "--grounding=likelihood"], "grounding: TALLRec .*does not apply; leave grounding out"),

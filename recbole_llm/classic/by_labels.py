@@ -9,7 +9,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
-from recbole_llm.settings.defaults import CLICK_BY_DESIGN, task_of
+from recbole_llm.settings.models import CLICK_BY_DESIGN, task_of
 
 
 class _LearnsLabels:
@@ -37,7 +37,7 @@ def by_labels(model_class: type) -> type:
     """The class that learns from labels: itself where RecBole made it for clicks, else one with the same layers.
 
     Args:
-        model_class: a RecBole model that can be judged by labels (:func:`recbole_llm.settings.defaults.task_of`).
+        model_class: a RecBole model that can be judged by labels (:func:`recbole_llm.settings.models.task_of`).
     """
     if task_of(model_class) == "click" or model_class.__name__ in CLICK_BY_DESIGN:
         return model_class

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from recbole_llm.data.labels import label_column
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation.base import Protocol
 from recbole_llm.evaluation.candidate_choice import CandidateChoice, unlike
 from recbole_llm.evaluation.click_prediction import ClickPrediction
 from recbole_llm.evaluation.full_ranking import FullRanking
+from recbole_llm.settings.task_checks import mixed_tasks
 
 PROTOCOLS: Mapping[str, type[Protocol]] = MappingProxyType(
     {protocol.name: protocol for protocol in (FullRanking, CandidateChoice, ClickPrediction)}
@@ -40,10 +40,7 @@ def check_together(protocols: Sequence[Protocol]) -> None:
     """
     clicks, others = ([one for one in protocols if one.has_labels is wanted] for wanted in (True, False))
     if clicks and others:
-        raise InputError(
-            f"model: {clicks[-1].config['model']} predicts clicks and {others[-1].config['model']} ranks items: they "
-            'share no table; run them apart, or evaluate all by labels: --eval_args="{mode: labeled}"'
-        )
+        raise mixed_tasks(clicks[-1].config["model"], others[-1].config["model"])
     for protocol in protocols[1:]:
         if protocol.n_candidates != protocols[0].n_candidates:
             raise unlike("candidates", protocols[0], protocol)

@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 
 from recbole_llm.errors import InputError
-from recbole_llm.settings.command import help_text, parse_command
+from recbole_llm.settings.check import check_command
+from recbole_llm.settings.command import parse_command
+from recbole_llm.settings.help import help_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,9 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_several_processes()
         command = parse_command(words)
         if command.help:
-            print(help_text())
+            print(help_text(command.help_word))
             return 0
-        # Imported only now: a refused command line answers before RecBole and the LLM libraries are loaded.
+        check_command(command)
+        # Imported only now: a refused command answers before RecBole and the LLM libraries are loaded.
         from transformers.utils import logging as transformers_logging
 
         from recbole_llm.experiment.compare import run_models

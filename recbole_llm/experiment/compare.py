@@ -22,8 +22,9 @@ from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import console_log, silent
 from recbole_llm.report import ResultTable, data_hash, versions
-from recbole_llm.settings.command import Command, check_prefixes, settings_for, split_by_model, split_names
+from recbole_llm.settings.command import Command, check_prefixes, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
+from recbole_llm.settings.values import parse_texts, split_names
 
 # Beside those that RecBole lists as of the data set.
 DATA_SETTINGS = (
@@ -82,7 +83,7 @@ def compare(
         >>> table.to_frame()[["model", "seed", "ndcg@10"]]  # doctest: +SKIP
     """
     files = split_names(config_files) if isinstance(config_files, str) else [str(file) for file in config_files]
-    shared, per_model = split_by_model(settings)
+    shared, per_model = split_by_model(parse_texts(settings))
     names = split_names(models if isinstance(models, str) else list(models))
     with console_log():
         return run_models(Command(names, dataset, files, shared, per_model), seeds=seeds)[0]
@@ -132,7 +133,7 @@ def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
     check_prefixes(command.per_model, command.models)
     if seed is not None:
         command = replace(command, shared={**command.shared, "seed": seed})
-    configs = [Config(model, command.dataset, None, settings_for(model, command)) for model in command.models]
+    configs = [Config(model, command.dataset, settings=settings_for(model, command)) for model in command.models]
     check_together([protocol_of(config) for config in configs])
     columns = union_load_col(configs)
     for config in configs:

@@ -25,8 +25,8 @@ from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import Trained, build_llm, is_few_shot, load_trained
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
-from recbole_llm.settings.command import split_names
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.values import split_names
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 
 REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "

@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_llm.errors import InputError
+from recbole_llm.property_files import dump_yaml
 from recbole_llm.stages import write_json
 
 
@@ -30,7 +29,7 @@ class RunFolder:
     def __init__(self, config: Any, label: str) -> None:
         self.path = new_folder(Path(config["checkpoint_dir"]), f"{label}-{config['dataset']}")
         self.log = self.path / f"{self.path.name}.log"
-        text = yaml.safe_dump(config.settings(), sort_keys=True, allow_unicode=True)
+        text = dump_yaml(config.settings())
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def write(self, name: str, value: Any) -> None:

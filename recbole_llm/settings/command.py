@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from recbole_llm.errors import InputError
-from recbole_llm.property_files import PropertyLoader, find_config_file, load_yaml
-from recbole_llm.registry import AXES, suggestion
-from recbole_llm.settings.defaults import COMMAND_KEYS, known_keys
-from recbole_llm.settings.models import llm_model_names
-from recbole_llm.settings.schema import check_known, is_text
-
-HELP = """\
-usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
-
-  --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
-  --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)
-  --config_files="a.yaml b.yaml"  settings from files, later ones win; paper/<name>.yaml names a setting of ours
-  --<key>=<value>                 a setting, for every model that knows it; it wins over files
-  --<Model>.<key>=<value>         a setting for one of the models only
-
---key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
-All settings, with types and ranges: the files in properties/, and docs/configuration.md.
-
-LLM models: {models}; all others are RecBole's. Their axes:
-{axes}
-"""
-
-
-def help_text() -> str:
-    """What ``--help`` prints."""
-    axes = (f"  --{axis:<12}{', '.join(values)}" for axis, values in AXES.items())
-    return HELP.format(models=", ".join(llm_model_names()), axes="\n".join(axes))
-
-
-PLAIN = (bool, int, float, str, list, dict, type(None))
-YAML_NULLS = ("", "~", "null", "Null", "NULL")
+from recbole_llm.property_files import find_config_file, load_yaml
+from recbole_llm.registry import suggestion
+from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, known_keys
+from recbole_llm.settings.schema import check_known
+from recbole_llm.settings.values import parse_setting, split_names
 
 
 @dataclass
@@ -53,7 +24,8 @@ class Command:
         config_files: config files in order of reading.
         shared: bare settings, for every model that knows them.
         per_model: settings of one model only, by its name.
-        help: whether the user asked for :func:`help_text`; the rest is empty then.
+        help: whether the user asked for help; the rest is empty then.
+        help_word: what the user asked about, ``--help lora``; empty for all.
     """
 
     models: list[str] = field(default_factory=list)
@@ -62,52 +34,7 @@ class Command:
     shared: dict[str, Any] = field(default_factory=dict)
     per_model: dict[str, dict[str, Any]] = field(default_factory=dict)
     help: bool = False
-
-
-def parse_value(text: str) -> Any:
-    """A word of the command line as a value: a Python literal, else YAML, else the text itself; never evaluated.
-
-    Example:
-        >>> [parse_value(word) for word in ("1e-4", "[1, 5]", "[Recall, NDCG]", "true", "~", "a=b")]
-        [0.0001, [1, 5], ['Recall', 'NDCG'], True, None, 'a=b']
-    """
-    try:
-        return _plain(ast.literal_eval(text.strip()))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass
-    try:
-        value = _plain(yaml.load(text, Loader=PropertyLoader))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        return text
-    # YAML drops what it takes for a comment, so text is better kept as it was typed.
-    return text if isinstance(value, str) or value is None and text.strip() not in YAML_NULLS else value
-
-
-def _plain(value: Any) -> Any:
-    """The value with tuples as lists; a ValueError for what no setting can be (bytes, sets, dates)."""
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if not isinstance(value, PLAIN):
-        raise ValueError(f"not a setting: {value!r}")
-    return value
-
-
-def parse_text(text: str) -> str | None:
-    """A word of the command line for a setting that is text whatever it looks like: quotes go, ``~`` is None."""
-    if text.strip() in (*YAML_NULLS, "None") and not text.isspace():  # a blank is a separator
-        return None
-    try:
-        literal = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-    return literal if isinstance(literal, str) else text
-
-
-def parse_setting(key: str, text: str) -> Any:
-    """The value of one setting; ``key`` may carry a model's name before a dot."""
-    return parse_text(text) if is_text(key.rpartition(".")[2]) else parse_value(text)
+    help_word: str = ""
 
 
 def parse_words(argv: Sequence[str]) -> dict[str, str]:
@@ -135,12 +62,6 @@ def parse_words(argv: Sequence[str]) -> dict[str, str]:
 def parse_argv(argv: Sequence[str]) -> dict[str, Any]:
     """The settings of a command line by key, dotted keys as they are (see :func:`parse_words` for errors)."""
     return {key: parse_setting(key, word) for key, word in parse_words(argv).items()}
-
-
-def split_names(value: Any) -> list[str]:
-    """Names from ``"A,B"``, ``"A B"`` or a list."""
-    parts = value if isinstance(value, list) else [value or ""]
-    return [name for part in parts for name in str(part).replace(",", " ").split()]
 
 
 def split_by_model(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -172,8 +93,10 @@ def parse_command(argv: Sequence[str]) -> Command:
         InputError: see :func:`parse_words`; no model or data set, a model named twice, an unreadable config file, or a
             setting of a model that is not run.
     """
-    if any(word in ("--help", "-h") for word in argv):
-        return Command(help=True)
+    for place, word in enumerate(argv):
+        if word.partition("=")[0] in ("--help", "-h"):
+            following = argv[place + 1] if len(argv) > place + 1 and not argv[place + 1].startswith("-") else ""
+            return Command(help=True, help_word=word.partition("=")[2] or following)
     settings = parse_argv(argv)
     files = split_names(settings.pop("config_files", None))
     in_files: dict[str, Any] = {}
@@ -215,6 +138,7 @@ def settings_for(model: str, command: Command) -> dict[str, Any]:
     layers.append(_Layer("--", command.shared, command.per_model))
     known = {name: known_keys(name, command.dataset, _recommender_in(layers, name)) for name in command.models}
     settings: dict[str, Any] = {}
+    given: list[str] = []
     for layer in layers:
         check_prefixes(layer.per_model, command.models)
         for key in layer.shared:
@@ -222,8 +146,12 @@ def settings_for(model: str, command: Command) -> dict[str, Any]:
         for name, own in layer.per_model.items():
             for key in own:
                 check_known(key, known[name], name, f"{layer.source}{name}.")
-        settings.update({key: value for key, value in layer.shared.items() if key in known[model]})
-        settings.update(layer.per_model.get(model, {}))
+        own = {key: value for key, value in layer.shared.items() if key in known[model]}
+        own.update(layer.per_model.get(model, {}))
+        given = [*given, *own.get(GIVEN, own)]
+        settings.update(own)
+    if GIVEN in settings:
+        settings[GIVEN] = sorted(set(given) - {GIVEN})
     return {key: value for key, value in settings.items() if key not in COMMAND_KEYS}
 
 

@@ -82,9 +82,10 @@ def _keys(every_model: bool, added: tuple[EntryPoint, ...]) -> Mapping[str, Key]
 def _component(entry: EntryPoint) -> type | None:
     """A third party's class; None where it does not load, which is an error only where it is chosen."""
     try:
-        return load_entry(entry)
+        found: type = load_entry(entry)
     except ValueError:
         return None
+    return found
 
 
 def with_choices(key: Key) -> Key:

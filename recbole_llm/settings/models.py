@@ -1,21 +1,128 @@
-"""Models by name: ours, the presets, those of other distributions, and RecBole's."""
+"""Models by name, ours, presets, those of other distributions and RecBole's, and what settings need to know of them.
+
+Nothing is imported before :func:`find_model`: facts come from source files.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import MODELS, added_choices, load_class, load_entry, suggestion
+from recbole_llm.settings.source import read_class
+
+LLM_BASE = "LLMRecommender"
+
+# RecBole's sequential models that can be judged by clicks as well: the first two are made for it, the others score a
+# history and an item by one differentiable number.
+CLICK_BY_DESIGN = ("DIN", "DIEN")
+CLICK_IF_ASKED = (*CLICK_BY_DESIGN, "Caser", "GRU4Rec", "NARM", "NextItNet", "SASRec", "STAMP")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What settings need to know of the class that a model builds.
+
+    Attributes:
+        class_name: name of the class; a preset's is that of its recommender.
+        type: name of RecBole's ``ModelType``, such as ``SEQUENTIAL``.
+        has_input_type: whether the class states its ``input_type``; else the loss does.
+        own_task: ``"click"`` or ``"next-item"`` where an LLM model says so.
+        is_llm: whether the model is LLM-based.
+        property_files: of an LLM model, those of the classes it derives from first.
+    """
+
+    class_name: str
+    type: str
+    has_input_type: bool
+    own_task: str | None
+    is_llm: bool
+    property_files: tuple[Path, ...] = ()
+
+    def task(self, by_labels: bool = False) -> str:
+        """What the model predicts: ``"next-item"`` or ``"click"``.
+
+        An LLM model says so in its class attribute ``task``; of RecBole's models the context-aware ones and the
+        decision trees predict clicks, and some sequential ones if asked.
+
+        Args:
+            by_labels: whether it is asked to, with ``eval_args: {mode: labeled}``.
+        """
+        if by_labels and self.class_name in CLICK_IF_ASKED and not self.is_llm:
+            return "click"
+        return self.own_task or ("click" if self.type in ("CONTEXT", "DECISIONTREE") else "next-item")
+
+
+def facts_of(model_class: type) -> ModelFacts:
+    """The facts of a class that is there already."""
+    is_llm = is_llm_model(model_class)
+    files = []
+    for base in reversed(model_class.__mro__):
+        if is_llm and is_llm_model(base):
+            module = getattr(sys.modules.get(base.__module__), "__file__", None) or __file__
+            files += _files_of(base.__name__, Path(module).parent)
+    kind: Any = getattr(model_class, "type", None)
+    return ModelFacts(
+        model_class.__name__,
+        getattr(kind, "name", "GENERAL"),
+        hasattr(model_class, "input_type"),
+        getattr(model_class, "task", None),
+        is_llm,
+        tuple(files),
+    )
+
+
+def task_of(model_class: type, by_labels: bool = False) -> str:
+    """What a model predicts; see :meth:`ModelFacts.task`."""
+    return facts_of(model_class).task(by_labels)
+
+
+def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
+    """The facts of the class that ``--model=<name>`` builds, without importing it.
+
+    Args:
+        name: see :func:`find_model`.
+        llm_recommender: see there.
+
+    Raises:
+        InputError: see there.
+    """
+    source = read_class(find_reference(name, llm_recommender))
+    kind = source.attribute("type") if source else None
+    if source is None or kind is None:  # made by other means than a plain class statement
+        return facts_of(find_model(name, llm_recommender))
+    ancestors = list(source.ancestry())
+    is_llm = any(one.name == LLM_BASE for one in ancestors)
+    own = [one for one in reversed(ancestors) if is_llm and any(base.name == LLM_BASE for base in one.ancestry())]
+    files = [file for one in own for file in _files_of(one.name, one.file.parent)]
+    inputs = source.attribute("input_type") is not None
+    return ModelFacts(source.name, kind, inputs, source.attribute("task"), is_llm, tuple(dict.fromkeys(files)))
+
+
+def _files_of(class_name: str, folder: Path) -> list[Path]:
+    """Property files of one class: ours, and a third party's, which lies beside the class's module."""
+    places = (find_properties() / "model", folder)
+    return [place / f"{class_name}.yaml" for place in places if (place / f"{class_name}.yaml").is_file()]
+
+
+# ------------------------------------------------------------------------------------------------------------- names
 
 
 def presets() -> dict[str, Path]:
     """Presets by name: the files ``properties/model/<Preset>.yaml`` that name their ``llm_recommender``."""
     files = sorted((find_properties() / "model").glob("*.yaml"))
-    return {file.stem: file for file in files if file.stem not in MODELS and load_yaml(file).get("llm_recommender")}
+    return {file.stem: file for file in files if file.stem not in MODELS and _is_preset(file)}
+
+
+def _is_preset(file: Path) -> bool:
+    return re.search(r"^llm_recommender: *\w", file.read_text(encoding="utf-8"), flags=re.MULTILINE) is not None
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +154,41 @@ def is_llm_model(model: str | type) -> bool:
     if isinstance(model, str):
         return model in MODELS or model in presets() or model in added_choices("model")
     # By name, so that asking about SASRec does not import the LLM packages.
-    return any(base.__name__ == "LLMRecommender" for base in model.__mro__)
+    return any(base.__name__ == LLM_BASE for base in model.__mro__)
+
+
+def find_reference(name: str, llm_recommender: str | None = None) -> str:
+    """``"module:Class"`` of the class that ``--model=<name>`` builds (see :func:`find_model`).
+
+    Raises:
+        InputError: no such model, with the nearest names; or an ``llm_recommender`` that the model has no use for.
+    """
+    preset = presets().get(name)
+    if preset is not None:
+        return _recommender_of(name, llm_recommender or str(load_yaml(preset)["llm_recommender"]))
+    if llm_recommender not in (None, name):
+        raise InputError(
+            "llm_recommender", f"'{llm_recommender}' is for presets; {name} is a model of its own", kind="conflict"
+        )
+    if name in MODELS:
+        return str(MODELS[name])
+    if name in added_choices("model"):
+        return added_choices("model")[name].value
+    if name in recbole_models():
+        return recbole_models()[name]
+    hint = suggestion(name, model_names(), f"; LLM models: {', '.join(llm_model_names())}; the rest are RecBole's")
+    raise InputError("", f"there is no model named '{name}'{hint}", kind="unknown")
+
+
+def _recommender_of(preset: str, recommender: str) -> str:
+    """The class a preset is built on, which must be an LLM model and not a preset itself."""
+    classes = {*MODELS, *added_choices("model")}
+    if recommender not in classes:
+        raise InputError(
+            f"{preset}: there is no llm_recommender named '{recommender}'; choose from: {', '.join(sorted(classes))}",
+            kind="unknown",
+        )
+    return find_reference(recommender)
 
 
 def find_model(name: str, llm_recommender: str | None = None) -> type:
@@ -62,29 +203,16 @@ def find_model(name: str, llm_recommender: str | None = None) -> type:
         InputError: no such model (with the nearest names), a model whose package is missing, or an ``llm_recommender``
             that the model has no use for.
     """
-    preset = presets().get(name)
-    if preset is not None:
-        return _recommender_of(name, llm_recommender or str(load_yaml(preset)["llm_recommender"]))
-    if llm_recommender not in (None, name):
-        raise InputError(f"llm_recommender: '{llm_recommender}' is for presets; {name} is a model of its own")
-    if name in MODELS:
-        return load_class(str(MODELS[name]))
-    if name in added_choices("model"):
-        return load_entry(added_choices("model")[name])
-    if name in recbole_models():
-        try:
-            return load_class(recbole_models()[name])
-        except ModuleNotFoundError as error:
-            raise InputError(f"RecBole's {name} needs the package '{error.name}': pip install {error.name}") from error
-    hint = suggestion(name, model_names(), f"; LLM models: {', '.join(llm_model_names())}; the rest are RecBole's")
-    raise InputError(f"there is no model named '{name}'{hint}")
-
-
-def _recommender_of(preset: str, recommender: str) -> type:
-    """The class a preset is built on, which must be an LLM model and not a preset itself."""
-    classes = {*MODELS, *added_choices("model")}
-    if recommender not in classes:
+    reference = find_reference(name, llm_recommender)
+    for entry in added_choices("model").values():
+        if entry.value == reference:
+            found: type = load_entry(entry)
+            return found
+    try:
+        return load_class(reference)
+    except ModuleNotFoundError as error:
+        if name not in recbole_models():
+            raise
         raise InputError(
-            f"{preset}: there is no llm_recommender named '{recommender}'; choose from: {', '.join(sorted(classes))}"
-        )
-    return find_model(recommender)
+            f"RecBole's {name} needs the package '{error.name}': pip install {error.name}", kind="environment"
+        ) from error

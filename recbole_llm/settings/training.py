@@ -14,9 +14,12 @@ MAX_NORM = "max_norm"  # the one key of clip_grad_norm that is read; RecBole's m
 
 def _is_clip(value: Mapping[str, Any]) -> bool:
     """Whether this is a norm to clip at."""
+    if not value:
+        return True
     limit = value.get(MAX_NORM)
-    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    return not value or (list(value) == [MAX_NORM] and is_number and 0 < limit < math.inf)
+    if list(value) != [MAX_NORM] or isinstance(limit, bool) or not isinstance(limit, int | float):
+        return False
+    return 0 < limit < math.inf
 
 
 @dataclass(frozen=True)

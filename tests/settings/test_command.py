@@ -1,7 +1,8 @@
 import pytest
 
 from recbole_llm.errors import InputError
-from recbole_llm.settings.command import Command, parse_argv, parse_command, parse_value, settings_for
+from recbole_llm.settings.command import Command, parse_argv, parse_command, settings_for
+from recbole_llm.settings.values import parse_value
 
 BOTH = ["--model=Pop,BIGRec", "--dataset=ml-100k"]
 

@@ -12,9 +12,10 @@ from recbole.model.sequential_recommender import SASRec
 from recbole.utils import argument_list
 
 from recbole_llm.errors import InputError
-from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
+from recbole_llm.property_files import dump_yaml, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES
-from recbole_llm.settings.config import Config, known_keys, union_load_col
+from recbole_llm.settings.config import PLACES, Config, union_load_col
+from recbole_llm.settings.defaults import known_keys
 from recbole_llm.settings.models import recbole_models
 from tests.test_registry import own_properties  # noqa: F401
 
@@ -331,9 +332,10 @@ def test_a_config_can_be_pickled_and_written_as_yaml():
 )
 def test_the_settings_of_a_run_are_a_config_file_for_the_same_run(model, settings, tmp_path):
     config, file = Config(model, "ml-100k", config_dict=settings), tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(config.settings()))
+    file.write_text(dump_yaml(config.settings()))
     assert settings.items() <= config.settings().items()
-    assert Config(model, "ml-100k", [file]).to_dict() == config.to_dict()
+    again, places = Config(model, "ml-100k", [file]), {key: os.path.abspath(config[key]) for key in PLACES}
+    assert again.to_dict() | places == config.to_dict() | places and again.settings() == config.settings()
 
 
 def test_an_auxiliary_recommender_shares_data_and_evaluation_but_no_training():

@@ -1,0 +1,102 @@
+"""All models of a command checked from files alone, before RecBole, torch or the LLM libraries are imported."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from recbole_llm.data.atomic import Format, read_header
+from recbole_llm.data.columns import check_columns
+from recbole_llm.errors import InputError
+from recbole_llm.prompt.wording import Wording
+from recbole_llm.settings.command import Command, settings_for
+from recbole_llm.settings.data_folder import has_data
+from recbole_llm.settings.defaults import union_columns
+from recbole_llm.settings.resolve import Resolution, resolve
+from recbole_llm.settings.task_checks import mixed_tasks
+
+
+def check_command(command: Command) -> list[Resolution]:
+    """The settings of every model of a command, checked alone, side by side and against the headers of the data files.
+
+    Raises:
+        InputError: the first mistake.
+    """
+    resolved = [resolve(model, command.dataset, settings_for(model, command)) for model in command.models]
+    by_task = {one.task: one.model for one in resolved}
+    if len(by_task) > 1:
+        raise mixed_tasks(by_task["click"], by_task["next-item"])
+    for one in resolved:
+        if has_data(Path(one["data_path"]), one.dataset):  # else RecBole downloads it
+            _check_load_col(one)
+    columns = union_columns([one["load_col"] for one in resolved])
+    for one in resolved:
+        if one.facts.is_llm:
+            Wording.of_domain(one["domain"])
+        if has_data(Path(one["data_path"]), one.dataset):
+            together = dataclasses.replace(one, final={**one.final, "load_col": columns})
+            check_columns(together)
+            _check_item_fields(together)
+    return resolved
+
+
+def _files(resolved: Resolution, suffix: str) -> Iterator[Path]:
+    """The files of a suffix, whole or split."""
+    folder, name = Path(resolved["data_path"]), resolved.dataset
+    parts = resolved["benchmark_filename"] if suffix == "inter" else None
+    names = [name] if parts is None else [f"{name}.{part}" for part in parts]
+    yield from (file for file in (folder / f"{stem}.{suffix}" for stem in names) if file.is_file())
+
+
+def _check_load_col(resolved: Resolution) -> None:
+    """Refuse columns of the user's own ``load_col`` that the files do not have; RecBole leaves them out in silence."""
+    for suffix, wanted in (resolved.user.get("load_col") or {}).items():
+        for file in _files(resolved, suffix):
+            columns = read_header(file, Format.from_config(resolved))
+            for field in [] if wanted == "*" else wanted:
+                if field not in columns:
+                    raise InputError(
+                        "load_col", f"{file.name} has no column '{field}', it has {', '.join(columns)}", kind="data"
+                    )
+
+
+def _check_item_fields(resolved: Resolution) -> None:
+    """Refuse item fields for titles and texts that the .item file does not have, or that are no text."""
+    asked: list[tuple[str, str]] = []
+    if resolved.facts.is_llm or resolved["candidates"]:
+        asked += [(key, resolved[key]) for key in ("title_field", "title_with") if resolved[key]]
+    if resolved.facts.is_llm:
+        asked += [("item_text_fields", field) for field in resolved["item_text_fields"] or ()]
+    if not asked:
+        return
+    files = list(_files(resolved, "item"))
+    columns = read_header(files[0], Format.from_config(resolved)) if files else {}
+    for key, field in asked:
+        _check_item_field(resolved, key, field, columns)
+
+
+def _check_item_field(resolved: Resolution, key: str, field: str, columns: dict[str, str]) -> None:
+    name = resolved.dataset
+    if field not in columns:
+        there = ", ".join(columns) or "none"
+        raise InputError(
+            key,
+            f"data set {name!r} has no item field {field!r} (its item fields: {there}); name one of them, or add the "
+            "field to the .item file",
+            kind="data",
+        )
+    loaded: Sequence[str] = (resolved["load_col"] or {"item": "*"}).get("item", ())
+    if loaded != "*" and field not in loaded:
+        raise InputError(
+            key,
+            f"item field {field!r} exists in {name}.item but load_col does not load it; add it to load_col",
+            kind="data",
+        )
+    if columns[field] not in ("token", "token_seq"):
+        raise InputError(
+            key,
+            f"item field {field!r} of data set {name!r} has type {columns[field]}, not text; declare it as token or "
+            "token_seq in the header of the .item file",
+            kind="data",
+        )

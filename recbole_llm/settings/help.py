@@ -1,0 +1,51 @@
+"""What ``--help`` prints."""
+
+from __future__ import annotations
+
+import textwrap
+
+from recbole_llm.declare import NO_DEFAULT, Key
+from recbole_llm.registry import AXES, choices, suggestion
+from recbole_llm.settings.declarations import classic_keys, llm_keys
+from recbole_llm.settings.describe import describe, types_of, yaml_text
+from recbole_llm.settings.models import llm_model_names
+
+HELP = """\
+usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
+
+  --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
+  --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)
+  --config_files="a.yaml b.yaml"  settings from files, later ones win; paper/<name>.yaml names a setting of ours
+  --<key>=<value>                 a setting, for every model that knows it; it wins over files
+  --<Model>.<key>=<value>         a setting for one of the models only
+  --help <word>                   the settings whose name or meaning holds a word
+
+--key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
+All settings, with types and ranges: the files in properties/, and docs/settings.md.
+
+LLM models: {models}; all others are RecBole's. Their axes:
+{axes}
+"""
+
+
+def help_text(word: str = "") -> str:
+    """How to write a command; or the settings whose name or meaning holds a word."""
+    if word:
+        return _settings_with(word)
+    axes = (f"  --{axis:<12}{', '.join(choices(axis))}" for axis in AXES)
+    return HELP.format(models=", ".join(llm_model_names()), axes="\n".join(axes))
+
+
+def _settings_with(word: str) -> str:
+    keys, wanted = llm_keys(), word.lower().lstrip("-")
+    found = [key for key in keys.values() if wanted in key.name.lower() or wanted in describe(key).lower()]
+    if not found:
+        return f"No setting's name or meaning holds '{word}'{suggestion(wanted, keys)}"
+    return "\n".join(map(_paragraph, found))
+
+
+def _paragraph(key: Key) -> str:
+    default = "RecBole's" if key.default is NO_DEFAULT else yaml_text(key.default)
+    reach = "every model" if key.name in classic_keys() else "LLM models"
+    text = textwrap.fill(describe(key), 100, initial_indent="    ", subsequent_indent="    ")
+    return f"--{key.name} ({types_of(key)}; default {default}; {reach})\n{text}"

@@ -1,0 +1,234 @@
+"""The settings of one run, resolved and checked from files alone: neither RecBole nor torch is imported.
+
+:class:`~recbole_llm.settings.config.Config` is RecBole's config of what is resolved here, so both accept and refuse the
+same.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.settings import TinyLLMConfig
+from recbole_llm.registry import find_choice, suggestion
+from recbole_llm.settings.data_folder import find_data
+from recbole_llm.settings.defaults import GIVEN, read_properties, settings_of, union_columns
+from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
+from recbole_llm.settings.schema import check_known, check_value
+from recbole_llm.settings.task_checks import (
+    as_list,
+    check_axes_of_clicks,
+    check_candidates,
+    check_task,
+    computed_valid_metric,
+)
+from recbole_llm.settings.values import split_names
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a run uses, before RecBole's config adds what only it knows. Answers None for a setting it lacks.
+
+    Attributes:
+        model: name of the model or preset.
+        facts: of the class that is built.
+        dataset: name of the data set.
+        user: what the user set, by name.
+        defaults: the property files'.
+        final: the settings of the run.
+    """
+
+    model: str
+    facts: ModelFacts
+    dataset: str
+    user: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    final: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.final.get(key)
+
+    @property
+    def task(self) -> str:
+        """What the model predicts: ``"next-item"`` or ``"click"``."""
+        return _task(self.facts, self.user)
+
+
+def _task(facts: ModelFacts, user: Mapping[str, Any]) -> str:
+    eval_args = user.get("eval_args")
+    mode = eval_args.get("mode") if isinstance(eval_args, Mapping) else None
+    return facts.task("labeled" in (mode.values() if isinstance(mode, Mapping) else [mode]))
+
+
+def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, Any]) -> Resolution:
+    """Resolve the settings of one model on one data set.
+
+    Args:
+        model: name of a model or preset, or a class; the user's key ``model`` if None.
+        dataset: name of the data set; the user's key ``dataset`` if None.
+        user: what the user set, values parsed; later places have already won. With a key ``given``, as the config.yaml
+            of a run has it, only the settings it names are the user's, the others defaults as they were resolved then.
+
+    Raises:
+        InputError: no such model or data set, an unknown key, or a value that its key does not take.
+    """
+    everything = {key: _listed(key, value) for key, value in user.items()}
+    given = everything.pop(GIVEN, everything)
+    user = {key: value for key, value in everything.items() if key in given}
+    model = everything.get("model") if model is None else model
+    dataset = everything.get("dataset") if dataset is None else dataset
+    if not model or not dataset:
+        missing = "dataset" if model else "model"
+        raise InputError("", f"no {missing} is given; set it by name, for example BIGRec, ml-100k", kind="missing")
+    if isinstance(model, type):
+        name, facts = model.__name__, facts_of(model)
+    elif len(split_names(model)) > 1:
+        raise InputError("model", f"'{model}' names several models; a config is for one, see recbole_llm.quick_start")
+    else:
+        name, facts = model, facts_by_name(model, everything.get("llm_recommender"))
+    task = _task(facts, user)
+    defaults = read_properties(name, facts, dataset, everything.get("llm_path"), task)
+    _check_settings(name, facts, everything, defaults)
+    defaults.update({key: value for key, value in everything.items() if key not in given})
+    final = _finish(name, facts, dataset, task, user, defaults)
+    return Resolution(name, facts, dataset, user, defaults, final)
+
+
+def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Names and values, each for itself."""
+    known = settings_of(model, facts.is_llm, defaults)
+    if model not in model_names():  # a class from elsewhere: no property file lists its settings
+        known |= set(user)
+    for key, value in user.items():
+        check_known(key, known, model)
+        check_value(key, value, defaults.get(key), facts.is_llm)
+    recommender = user.get("recommender", "SASRec")
+    if recommender not in recbole_models():
+        hint = suggestion(recommender, recbole_models())
+        raise InputError("recommender", f"RecBole has no model named '{recommender}'{hint}", kind="unknown")
+
+
+def _finish(
+    model: str, facts: ModelFacts, dataset: str, task: str, user: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the run uses, checked as a whole."""
+    final = copy.deepcopy({**defaults, **user})
+    final["eval_args"] = copy.deepcopy({**defaults["eval_args"], **user.get("eval_args", {})})
+    if facts.is_llm:
+        final["llm_recommender"] = facts.class_name
+    if task != "click" and "threshold" not in user:
+        final["threshold"] = None  # a data set's own is for models of clicks
+    if "load_col" not in user:
+        final["load_col"] = _columns(facts, task, final)
+    final["train_neg_sample_args"] = _negatives(model, facts, task, final, user.get("train_neg_sample_args"))
+    if "epochs" in user and "pretrain_epochs" in final and "pretrain_epochs" not in user:
+        final["pretrain_epochs"] = final["epochs"]  # S3Rec's pretraining would go on for its own 500 epochs
+    check_task(model, task, final)
+    final["eval_args"]["mode"] = _mode(final["eval_args"]["mode"])
+    if facts.is_llm and task == "click":
+        check_axes_of_clicks(model, final, user)
+    if final["candidates"]:
+        check_candidates(model, facts.is_llm, task, final)
+    if facts.is_llm and final["candidates"]:
+        final["valid_metric"] = "hit_ratio"
+    else:
+        final["valid_metric"] = computed_valid_metric(final, "valid_metric" in user)
+    if facts.type == "SEQUENTIAL" and not final["repeatable"]:
+        raise InputError(
+            "repeatable",
+            "Sequential models currently only support repeatable recommendation; set it True",
+            kind="conflict",
+        )
+    final["model"], final["dataset"] = model, dataset
+    final["data_path"] = find_data(dataset, str(final["data_path"]), "data_path" in user)
+    if facts.is_llm:
+        _check_components(final, task)
+    return final
+
+
+def _mode(mode: Any) -> dict[str, Any]:
+    """The evaluation mode of validation and of test; one that is given serves both."""
+    if not isinstance(mode, Mapping):
+        return {"valid": mode, "test": mode}
+    default = mode.get("valid", mode.get("test", "full"))
+    return {"valid": mode.get("valid", default), "test": mode.get("test", default)}
+
+
+def _columns(facts: ModelFacts, task: str, final: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Columns to load: the property files', and those that the settings name."""
+    inter = [final[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
+    if task == "click":  # what says whether it was a click, if there is such a column
+        inter += [final["LABEL_FIELD"], *(final["threshold"] or ())]
+    named = {"inter": [column for column in inter if column]}
+    item = [final["category_field"]]
+    if facts.is_llm or final["candidates"]:
+        item += [final["title_field"], final["title_with"]]
+    if facts.is_llm:
+        item += final["item_text_fields"] or ()
+    if any(item):
+        named["item"] = [final["ITEM_ID_FIELD"], *(column for column in item if column)]
+    # RecBole does not take both lists of one file: what a user leaves out is left out of everything.
+    everything = dict.fromkeys(final["unload_col"] or (), "*")
+    return union_columns([final["load_col"], named, everything])
+
+
+def _negatives(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any], given: Any) -> Any:
+    """Negative samples for training: none where the loss is over the whole catalogue or the text."""
+    if isinstance(given, Mapping) and given.get("distribution") == "none":  # what RecBole resolves None to
+        given = None
+    if facts.type == "TRADITIONAL":  # they learn by counting: Pop would count negatives as well
+        return None
+    if task == "click":
+        if given is not None:
+            raise InputError(
+                "train_neg_sample_args",
+                f"{model} learns from labels, which RecBole's negative samples would replace; leave it out",
+                kind="conflict",
+            )
+        return None
+    by_loss = not facts.has_input_type and final.get("loss_type") == "CE"
+    if not facts.is_llm and not (by_loss and facts.type == "SEQUENTIAL"):
+        return _checked_negatives(final.get("train_neg_sample_args"))
+    if given is not None:
+        raise InputError(
+            "train_neg_sample_args",
+            f"{model} trains without negative samples; leave it out, or set it for another model alone "
+            "(--BPR.train_neg_sample_args=...)",
+            kind="conflict",
+        )
+    return None
+
+
+def _checked_negatives(negatives: Any) -> Any:
+    distribution = negatives.get("distribution", "uniform") if isinstance(negatives, Mapping) else None
+    if distribution not in (None, "None", "none", "uniform", "popularity"):
+        raise InputError(
+            "train_neg_sample_args", f"distribution: {distribution!r} is not allowed; give one of uniform, popularity"
+        )
+    return None if distribution in (None, "None", "none") else negatives
+
+
+def _check_components(final: Mapping[str, Any], task: str) -> None:
+    """Settings of one component that exclude one another; building it finds them."""
+    for axis in ("adapter", "coreset"):
+        component = find_choice(axis, final[axis])
+        if component is not None and hasattr(component, "from_settings"):
+            component.from_settings(final)
+    if final["llm_path"] == "tiny":
+        TinyLLMConfig.from_settings(final)
+    curriculum = find_choice("curriculum", final["curriculum"])
+    if curriculum is not None and hasattr(curriculum, "from_value"):
+        curriculum.from_value(final["curriculum"], {"alpha": as_list(final["alpha"])[0]})
+
+
+def _listed(key: str, value: Any) -> Any:
+    """Tuples as lists, and ``NDCG,Hit`` as the list that ``metrics`` wants."""
+    if key == "metrics" and isinstance(value, str):
+        return split_names(value)
+    return list(value) if isinstance(value, tuple) and key != "gpu_id" else value

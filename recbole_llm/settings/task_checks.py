@@ -1,0 +1,150 @@
+"""Checks of what a model predicts against how it is to be evaluated: metrics, modes, candidates."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from recbole_llm.errors import InputError
+from recbole_llm.registry import suggestion
+from recbole_llm.settings.models import CLICK_IF_ASKED
+from recbole_llm.settings.source import classes_in
+
+NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generated text
+RANKING, VALUE = "RANKING", "VALUE"
+log = logging.getLogger(__name__)
+
+
+@cache
+def metric_kinds() -> Mapping[str, str]:
+    """RecBole's metrics by name: ``RANKING``, of lists of items, or ``VALUE``, of scores of single rows."""
+    found = {metric.name: metric.attribute("metric_type") for metric in classes_in("recbole.evaluator.metrics")}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list, of one entry where the value is none."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def modes_of(eval_args: Mapping[str, Any]) -> list[Any]:
+    """The evaluation modes, of validation and test where they differ."""
+    mode = eval_args["mode"]
+    return list(mode.values()) if isinstance(mode, Mapping) else [mode]
+
+
+def check_task(model: str, task: str, final: Mapping[str, Any]) -> None:
+    """Refuse metrics and evaluation modes that do not belong to what the model predicts.
+
+    Raises:
+        InputError: an unknown metric, or one or a mode of the other task.
+    """
+    click = task == "click"
+    kind, words = (VALUE, "predicts clicks") if click else (RANKING, "ranks items")
+    kinds = {name.lower(): of for name, of in metric_kinds().items()}
+    for metric in as_list(final["metrics"]):
+        if metric.lower() not in kinds:
+            hint = suggestion(metric, metric_kinds())
+            raise InputError("metrics", f"there is no metric named '{metric}'{hint}", kind="unknown")
+        if kinds[metric.lower()] != kind:
+            fitting = ", ".join(sorted(name for name, of in metric_kinds().items() if of == kind))
+            raise InputError(
+                "metrics", f"{model} {words}, so '{metric}' does not apply; choose from: {fitting}", kind="conflict"
+            )
+    for value in modes_of(final["eval_args"]):
+        if not re.fullmatch("labeled" if click else r"full|(uni|pop)[1-9]\d*", str(value)):
+            allowed = "labeled" if click else "full, uni<n> or pop<n>"
+            if value == "labeled":
+                allowed += f"; by labels are evaluated: TALLRec, FM, LR and their like, {', '.join(CLICK_IF_ASKED)}"
+            raise InputError(
+                "eval_args", f"mode: {model} {words}, so '{value}' does not apply; give {allowed}", kind="conflict"
+            )
+
+
+def check_candidates(model: str, is_llm: bool, task: str, final: Mapping[str, Any]) -> None:
+    """Refuse what would rank items by a prompt that lists candidates, the target among them.
+
+    Raises:
+        InputError: the setting that does not go with ``candidates``.
+    """
+    if task == "click":
+        raise InputError(
+            "candidates", f"{model} predicts clicks and chooses among no titles; leave candidates out", kind="conflict"
+        )
+    for value in modes_of(final["eval_args"]):
+        if value != "full":
+            raise InputError(
+                "eval_args",
+                f"mode: '{value}' samples items to rank, and candidates samples titles to choose from; set mode: full, "
+                "or leave candidates out",
+                kind="conflict",
+            )
+    for key, allowed in (("grounding", ("embedding", "likelihood")), ("reweight", ("none",))):
+        if is_llm and final[key] not in allowed:
+            raise InputError(
+                key,
+                f"'{final[key]}' ranks the catalogue, and a prompt that lists candidates ranks nothing; set "
+                f"--{key}={' or '.join(allowed)}, or leave candidates out",
+                kind="conflict",
+            )
+
+
+def check_axes_of_clicks(model: str, final: Mapping[str, Any], user: Mapping[str, Any]) -> None:
+    """Refuse what is made of generated text: the answer to a question of Yes or No has none.
+
+    Raises:
+        InputError: the axis that does not apply.
+    """
+    for key in NOT_FOR_CLICKS:
+        if key in user if key == "grounding" else final[key] != "none":
+            raise InputError(
+                key, f"{model} answers Yes or No, so '{final[key]}' does not apply; leave {key} out", kind="conflict"
+            )
+
+
+def mixed_tasks(click_model: str, ranking_model: str) -> InputError:
+    """The error of models that predict clicks beside models that rank items: they share no metric."""
+    return InputError(
+        "model",
+        f"{click_model} predicts clicks and {ranking_model} ranks items: they share no table; run them apart, or "
+        'evaluate all by labels: --eval_args="{mode: labeled}"',
+        kind="conflict",
+    )
+
+
+def computed_valid_metric(final: Mapping[str, Any], is_given: bool) -> str:
+    """The metric that chooses the epoch, which must be among those that are computed.
+
+    Args:
+        final: resolved settings.
+        is_given: whether the user set ``valid_metric``; the nearest one that is computed takes its place otherwise.
+
+    Raises:
+        InputError: the user's is not computed.
+    """
+    metric, cutoffs = final["valid_metric"], as_list(final["topk"])
+    computed = [name for of in as_list(final["metrics"]) for name in _computed(of, cutoffs)]
+    if metric.lower() in (name.lower() for name in computed):
+        return str(metric)
+    if is_given:
+        hint = suggestion(metric, computed, f"; choose from: {', '.join(computed)}")
+        raise InputError("valid_metric", f"'{metric}' is not computed by metrics and topk{hint}", kind="conflict")
+    wanted, _, cutoff = metric.lower().partition("@")
+    near = min(computed, key=lambda name: (not name.lower().startswith(wanted + "@"), _distance(name, cutoff)))
+    log.info("valid_metric is %s: metrics and topk do not compute %s.", near, metric)
+    return near
+
+
+def _computed(metric: str, cutoffs: Sequence[int]) -> list[str]:
+    """Names of a metric's results: one per cut-off, except for those over the whole ranking."""
+    kinds = {name.lower(): of for name, of in metric_kinds().items()}
+    whole = kinds[metric.lower()] == VALUE or metric.lower() == "gauc"
+    return [metric] if whole else [f"{metric}@{cutoff}" for cutoff in cutoffs]
+
+
+def _distance(name: str, cutoff: str) -> int:
+    own = name.partition("@")[2]
+    return abs(int(own) - int(cutoff)) if own and cutoff.isdigit() else 0

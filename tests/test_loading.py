@@ -1,0 +1,68 @@
+"""Finished runs loaded in a new process and another working folder: the same scores, and nothing is trained again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import forked_python
+
+SCORES = """
+import json, sys
+import torch
+from recbole_llm.quick_start import load_data_and_model
+config, model, dataset, _, _, test_data = load_data_and_model(sys.argv[1])
+rows = next(iter(test_data))
+rows = rows[0] if isinstance(rows, tuple | list) else rows
+with torch.no_grad():
+    scores = model.full_sort_predict(rows.to(model.device)) if config.task != "click" else model.predict(rows)
+print(json.dumps([config.effective_point(), torch.nan_to_num(scores.double().flatten()).tolist()]))
+"""
+
+
+def stages_in(saved: Path) -> set[str]:
+    return {path.name for path in (saved / "stages").iterdir() if not path.name.startswith(".")}
+
+
+def loads_again(finished: Any, label: str, saved: Path, elsewhere: Path) -> None:
+    """Load a run in two processes, each from a folder of its own."""
+    before = stages_in(saved)
+    found = []
+    for name in ("a", "b"):
+        (elsewhere / name).mkdir()
+        output = forked_python(SCORES, finished.folders[label], cwd=elsewhere / name).stdout
+        found.append(json.loads(output.splitlines()[-1]))
+    assert found[0] == found[1] and any(found[0][1])
+    assert stages_in(saved) == before
+
+
+@pytest.mark.parametrize("model", ["LLaRA", "iLoRA"])
+def test_a_run_that_borrows_from_a_recommender_loads_without_training_one(command, saved, tmp_path, model):
+    finished = command(model, "--epochs=1", "--recommender_config={epochs: 1}")
+    loads_again(finished, model, saved, tmp_path)
+
+
+COMBINATIONS = [
+    (model, adapter, coreset, curriculum, grounding)
+    for model, grounding in (
+        ("BIGRec", "embedding"),
+        ("BIGRec", "constrained"),
+        ("BIGRec", "likelihood"),
+        ("LLaRA", "embedding"),
+        ("LLaRA", "likelihood"),
+    )
+    for adapter in ("lora", "ilora", "full")
+    for coreset in ("none", "random", "goracs")
+    for curriculum in ("none", "adaptive")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "adapter", "coreset", "curriculum", "grounding"), COMBINATIONS)
+def test_every_point_of_the_axes_loads(command, saved, tmp_path, model, adapter, coreset, curriculum, grounding):
+    axes = (f"--adapter={adapter}", f"--coreset={coreset}", f"--curriculum={curriculum}", f"--grounding={grounding}")
+    few = ("--epochs=1", "--num_beams=10", "--coreset_size=8", "--recommender_config={epochs: 1}")
+    loads_again(command(model, *axes, *few), model, saved, tmp_path)
