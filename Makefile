@@ -4,6 +4,8 @@ VENV := .venv
 NEWEST := .venv-newest
 RECBOLE := recbole==1.2.1
 TORCH := $(shell sed -n 's/^\(torch==[^;]*\).*/\1/p' constraints.txt)
+# Two workers; a file's tests stay together, as they share models and stages that take longer than the tests.
+PYTEST := pytest --numprocesses=2 --dist=loadfile
 DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo.yaml
 
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
@@ -35,17 +37,17 @@ demo: install
 	$(VENV)/bin/python run_recbole_llm.py $(DEMO)
 
 test: install
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m $(PYTEST) -m "not slow"
 
 # The same with the last digits of another processor: what asks two different computations for equal bits fails.
 test-rounding: install
-	$(VENV)/bin/python -m pytest -m "not slow" --rounding=1
+	$(VENV)/bin/python -m $(PYTEST) -m "not slow" --rounding=1
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m $(PYTEST) -m slow
 
 test-newest: $(NEWEST)/.installed
-	$(NEWEST)/bin/python -m pytest -m "not slow"
+	$(NEWEST)/bin/python -m $(PYTEST) -m "not slow"
 
 results: install
 	$(VENV)/bin/python -m benchmarks.results
