@@ -9,7 +9,7 @@ PYTEST := pytest --numprocesses=2 --dist=loadfile
 DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo.yaml
 
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
-test test-rounding test-slow test-newest: export OMP_NUM_THREADS := 1
+test test-rounding test-slow test-newest: export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test test-rounding test-slow test-newest results benchmark lint clean
 

@@ -1,0 +1,22 @@
+"""Every example runs from its first line to its last, in an empty folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.processes import REPOSITORY, forked_python
+
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+PROGRAM = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+
+
+def case(example):
+    """Those that train a model are slow."""
+    trains = "import recbole_llm\n" in example.read_text(encoding="utf-8")
+    return pytest.param(example, id=example.stem, marks=[pytest.mark.slow] if trains else [])
+
+
+@pytest.mark.parametrize("example", map(case, EXAMPLES))
+def test_an_example(example, tmp_path):
+    done = forked_python(PROGRAM, example, cwd=tmp_path)
+    assert done.stdout
