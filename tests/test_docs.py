@@ -31,9 +31,12 @@ def case(page: Path) -> Any:
     return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if trains else [])
 
 
-@pytest.mark.parametrize("page", [case(page) for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize("page", [case(page) for page in PAGES[1:] if blocks(page, "python")])
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
-    """In a folder that holds the page's YAML files; an expression with a value in its comment has that value."""
+    """In a folder that holds the page's YAML files; an expression with a value in its comment has that value.
+
+    The README has a test of its own (``tests/test_readme.py``).
+    """
     monkeypatch.chdir(tmp_path)
     for text in blocks(page, "yaml"):
         if name := re.match(r"# (\S+\.yaml)\n", text):
