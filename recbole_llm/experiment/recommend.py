@@ -111,7 +111,10 @@ def _items(number: int, given: Sequence[str], ids: dict[str, int], catalog: Item
 
 
 def _rows_of_items(trained: Trained, lists: Sequence[Sequence[int]]) -> Interaction:
-    """Rows as the model was trained on, of these histories; the newest items stay."""
+    """Rows as the model was trained on, of these histories; the newest items stay.
+
+    They have no user: a model that reads the user of a row (Caser, NPE) shows by asking for the column.
+    """
     dataset, config = trained.rows.whole, trained.config
     width = config["MAX_ITEM_LIST_LENGTH"]
     items, lengths = torch.zeros(len(lists), width, dtype=torch.int64), torch.zeros(len(lists), dtype=torch.int64)
@@ -120,7 +123,6 @@ def _rows_of_items(trained: Trained, lists: Sequence[Sequence[int]]) -> Interact
         items[row, : len(newest)], lengths[row] = torch.tensor(newest), len(newest)
     return Interaction(
         {
-            dataset.uid_field: torch.zeros(len(lists), dtype=torch.int64),
             dataset.iid_field + config["LIST_SUFFIX"]: items,
             dataset.item_list_length_field: lengths,
         }

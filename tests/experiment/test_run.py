@@ -89,6 +89,14 @@ def test_a_general_model_recommends_to_users_and_takes_no_histories(runs):
     assert caught.value.key == "histories"
 
 
+def test_a_sequential_model_that_reads_the_user_takes_no_histories(small, saved):
+    with working_in(saved.parent):
+        run = recbole_llm.run("Caser", "world", **{**small, "epochs": 1})
+    with pytest.raises(InputError, match="histories: Caser reads the column 'user_id' of every interaction; give use"):
+        run.recommend(["i1", "i2"])
+    assert len(run.recommend(users=["u1", "u2"], k=3)) == 6
+
+
 def test_a_history_longer_than_the_model_reads_keeps_its_newest_items(runs, world):
     own = histories_in(world)["u1"]
     long = own * 20
