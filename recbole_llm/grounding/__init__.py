@@ -1,9 +1,8 @@
 """From an LLM's answers to ranked items: groundings, the catalogue's index, re-weighting. Knows nothing of RecBole."""
 
-from recbole_llm.grounding.base import Answerer, Grounding, PromptedRows
-from recbole_llm.grounding.embedding import EmbeddingGrounding
-from recbole_llm.grounding.index import ItemIndex
-from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
+from typing import TYPE_CHECKING
+
+# At once, since a module of the package has the name of the function.
 from recbole_llm.grounding.reweight import (
     COLLABORATIVE_GAMMAS,
     POPULARITY_GAMMAS,
@@ -13,6 +12,13 @@ from recbole_llm.grounding.reweight import (
     reweight,
     search_gamma,
 )
+from recbole_llm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recbole_llm.grounding.base import Answerer, Grounding, PromptedRows
+    from recbole_llm.grounding.embedding import EmbeddingGrounding
+    from recbole_llm.grounding.index import ItemIndex
+    from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
 
 __all__ = [
     "COLLABORATIVE_GAMMAS",
@@ -31,3 +37,5 @@ __all__ = [
     "reweight",
     "search_gamma",
 ]
+
+__getattr__ = lazy_exports(__name__, __file__)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.interaction import Interaction
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.rows import load_rows, row_pairs
@@ -21,10 +22,11 @@ from recbole_llm.grounding import (
     search_gamma,
 )
 from recbole_llm.grounding.rank_metrics import RANK_METRICS
-from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.model.bigrec import BIGRec, Rescore
+from recbole_llm.settings.config import Config
 
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
-Weights = Callable[[Any], np.ndarray]  # of an interaction: [items] or [rows, items]
+Weights = Callable[[Interaction], np.ndarray]  # of an interaction: [items] or [rows, items]
 log = logging.getLogger(__name__)
 
 
@@ -40,13 +42,13 @@ class Reweighting:
         gammas: metric name to gamma, once :meth:`search` has run.
     """
 
-    def __init__(self, config: Any, model: BIGRec, valid_metric: str) -> None:
+    def __init__(self, config: Config, model: BIGRec, valid_metric: str) -> None:
         self.config, self.model, self.valid_metric = config, model, valid_metric
         self.gammas: dict[str, float] = {}
         self._weights = self._popularity() if config["reweight"] == "popularity" else self._collaboration()
 
     @staticmethod
-    def check(config: Any, valid_data: Any) -> None:
+    def check(config: Config, valid_data: Any) -> None:
         """Refuse, before anything is computed, a search without the rows it needs."""
         search = config["reweight"] != "none" and config["gamma"] is None
         if search and (not valid_data or config["eval_args"]["mode"]["valid"] != "full"):
@@ -60,7 +62,7 @@ class Reweighting:
             self.gammas = self._best_gammas(GRIDS[self.config["reweight"]], valid_data)
         log.info("re-weighting by %s: gamma %s", self.config["reweight"], self.gammas)
 
-    def rescorer(self, gamma: float) -> Callable[[np.ndarray, Any], np.ndarray]:
+    def rescorer(self, gamma: float) -> Rescore:
         """What turns distances [rows, items] of an interaction into re-weighted ones."""
         return lambda distances, interaction: reweight(distances, self._weights(interaction), gamma)
 
