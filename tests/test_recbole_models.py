@@ -158,6 +158,43 @@ def test_a_model_of_two_stages_is_finetuned_by_the_command_that_pretrains_it(wor
 
 # ---------------------------------------------------------------------------------------------- RecBole's quick start
 
+
+def test_a_knowledge_model_stands_beside_others_when_links_cover_a_part(tmp_path, monkeypatch) -> None:
+    """Under RecBole's own ids its scores would be of other items, with half of the interactions missing."""
+    folder = make_world(tmp_path / "half", n_users=20, n_items=N_ITEMS)
+    links = (folder / "half.link").read_text().splitlines()
+    (folder / "half.link").write_text("\n".join(links[: len(links) // 2]) + "\n")
+    # One item is everybody's last but two, so that a model that learns of it ranks it first.
+    header, *lines = (folder / "half.inter").read_text().splitlines()
+    lines += [f"u{n}\ti29\t5\t{100 * k}" for n in range(1, 21) for k in range(6)]
+    (folder / "half.inter").write_text("\n".join([header, *lines]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    columns = "inter: [user_id, item_id, timestamp], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]"
+    words = [
+        "--model=Pop,CKE",
+        "--dataset=half",
+        f"--data_path={tmp_path}",
+        f"--load_col={{{columns}}}",
+        "--topk=[1,5]",
+    ]
+    words += [
+        "--CKE.epochs=30",
+        "--CKE.learning_rate=0.01",
+        "--CKE.eval_step=0",
+        "--valid_metric=MRR@5",
+        "--show_progress=False",
+    ]
+    assert main([*words, "--metrics=[MRR,AveragePopularity]"]) == 0
+    shown = {}
+    for model in ("Pop", "CKE"):
+        (run,) = Path("saved").glob(f"{model}-half-*")
+        with open(run / "test_ranks.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        shown[model] = {(row["user_id"], row["item_id"]): row["top_items"].split()[0] for row in rows}
+    assert shown["Pop"].keys() == shown["CKE"].keys()
+    assert set(shown["Pop"].values()) == set(shown["CKE"].values()) == {"i29"}
+
+
 QUICK_START = """
 import json, sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from recbole_llm.data.identity import check_numbering
 from recbole_llm.data.labels import label_column, row_labels
 from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def split_point(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +117,9 @@ def told_interactions(rows: SequentialDataset) -> np.ndarray:
 def _general(config: Any, dataset_class: type[Dataset], whole: SequentialDataset) -> Dataset:
     general = make_dataset(dataset_class, config, numbered_like=whole)
     check_numbering(whole, general)
+    for level, note in general.reading.notes:
+        if (level, note) not in whole.reading.notes:
+            log.log(level, note)
     general.build()
     if whole.config["benchmark_filename"] is None and not _same_interactions(whole, general):
         raise InputError(

@@ -45,10 +45,12 @@ class RowCollector(Collector):
 
     def data_collect(self, train_data: Any) -> None:
         """What metrics read of the data: popularity is that before the split, whatever the model was trained on."""
-        super().data_collect(train_data)
+        # The loader of knowledge models holds two: one of interactions, one of facts.
+        loader = getattr(train_data, "general_dataloader", train_data)
+        super().data_collect(loader)
         if not self.register.need("data.count_items"):
             return
-        counts = getattr(train_data.dataset, "item_counts", None)
+        counts = getattr(loader.dataset, "item_counts", None)
         if counts is not None:
             self.data_struct.set("data.count_items", {int(item): int(counts[item]) for item in counts.nonzero()[0]})
 
