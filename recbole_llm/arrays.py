@@ -16,7 +16,8 @@ def to_numpy(values: Any) -> np.ndarray:
     if not _is_tensor(values):
         return np.asarray(values)
     values = values.detach().cpu()
-    return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    array: np.ndarray = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    return array
 
 
 def to_float(values: Any) -> np.ndarray:

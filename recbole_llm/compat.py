@@ -96,12 +96,9 @@ def restore_numpy_names() -> None:
 
 
 def _give_old_numpy_names(config: Any = None) -> None:
-    np.bool = np.bool_
-    np.int = np.long = np.int_
-    np.float = np.float64
-    np.complex = np.complex128
-    np.object = np.object_
-    np.str = np.unicode = np.str_
+    names = {"bool": np.bool_, "int": np.int_, "long": np.int_, "float": np.float64, "complex": np.complex128}
+    for name, kind in {**names, "object": np.object_, "str": np.str_, "unicode": np.str_}.items():
+        setattr(np, name, kind)
 
 
 def leave_anomaly_mode_alone() -> None:
@@ -154,7 +151,8 @@ def read_ksr_vectors_in_single_precision() -> None:
     from recbole.data.dataset import Dataset, KSRDataset
 
     def get_preload_weight(self: Dataset, field: str) -> np.ndarray:
-        return Dataset.get_preload_weight(self, field).astype(np.float32)
+        vectors: np.ndarray = Dataset.get_preload_weight(self, field)
+        return vectors.astype(np.float32)
 
     KSRDataset.get_preload_weight = get_preload_weight
 

@@ -25,7 +25,7 @@ def hash_arrays(*arrays: np.ndarray) -> str:
     """Of the values of arrays, one after the other in row-major order; shapes and types have no part in it."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ravel(array))
+        digest.update(np.ravel(array).data)
     return digest.hexdigest()
 
 

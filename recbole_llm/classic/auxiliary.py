@@ -88,7 +88,8 @@ class AuxiliaryRecommender:
         rows = interaction.to(self.config["device"])
         scores = self.model.full_sort_predict(rows).view(len(interaction), -1).double()
         scores[:, 0] = -torch.inf
-        return scores.cpu().numpy()
+        table: np.ndarray = scores.cpu().numpy()
+        return table
 
     def item_vectors(self) -> np.ndarray:
         """The model's item embeddings. Returns: float32 [items, d]; zeros for items it knows nothing of."""
@@ -125,7 +126,8 @@ class AuxiliaryRecommender:
     @cached_property
     def _encoder(self) -> torch.nn.Module:
         """The model in double precision: a state is the same float32 whichever rows it is computed with."""
-        return copy.deepcopy(self.model).double()
+        encoder: torch.nn.Module = copy.deepcopy(self.model)
+        return encoder.double()
 
     @torch.no_grad()
     def _forward(self, histories: Sequence[tuple[int, ...]]) -> np.ndarray:
@@ -135,7 +137,7 @@ class AuxiliaryRecommender:
             items[row, : len(history)] = torch.tensor(history, device=device)
         lengths = torch.tensor([len(history) for history in histories], device=device)
         given = {"item_seq": items, "item_seq_len": lengths}
-        states = self._encoder(*(given[name] for name in self._check_inputs())).float()
+        states: torch.Tensor = self._encoder(*(given[name] for name in self._check_inputs())).float()
         if states.ndim != 2:
             raise InputError(f"recommender: {self._no_state}")
         if not (finite := torch.isfinite(states).all(dim=1)).all():

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from recbole_llm.settings.models import CLICK_BY_DESIGN, task_of
 
+_Model: Any = object  # a mixin before a model, whose methods it calls: untyped, as RecBole is
 
-class _LearnsLabels:
+
+class _LearnsLabels(_Model):
     """Mixed in before a sequential model: its score of (history, item) is the logit of a like.
 
     So TALLRec's authors train the sequential models beside theirs (arXiv 2305.00447, section 4.1). The rows are the

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -241,7 +241,7 @@ def _opened(file: str | Path, progress: bool) -> Iterator[tuple[IO[bytes], Calla
             bar.update(raw.tell() - bar.n)
 
         try:
-            yield gzip.GzipFile(fileobj=raw) if gzipped else raw, move_bar
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if gzipped else raw, move_bar
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{file}: damaged or cut off: {error}; download it again") from error
         move_bar()

@@ -50,7 +50,8 @@ class Candidates:
         places = np.minimum(np.searchsorted(self.sample_ids, wanted), len(self.sample_ids) - 1)
         if (missing := self.sample_ids[places] != wanted).any():
             raise ValueError(f"no candidates were drawn for row {wanted[missing][0]}")
-        return self.items[places]
+        found: np.ndarray = self.items[places]
+        return found
 
 
 def row_candidates(
@@ -88,7 +89,7 @@ def _phase_candidates(
         drawn = draw_candidates(pairs, histories, catalog, n, stage_seed(config["seed"], "candidates"))
         np.save(folder / FILE, drawn)
 
-    drawn = np.load(stages.get(f"candidates-{phase}", facts, compute) / FILE)
+    drawn: np.ndarray = np.load(stages.get(f"candidates-{phase}", facts, compute) / FILE)
     sizes = (drawn > 0).sum(axis=1)
     lacks = (sizes > 0) & (drawn != pairs[:, 1:]).all(axis=1)
     if lacks.any():

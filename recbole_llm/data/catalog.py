@@ -79,7 +79,8 @@ class ItemCatalog:
             raise InputError(f"every title of {source} is empty; set title_field to an item field that holds text")
 
         self.has_title = np.array([title is not None for title in self.titles])
-        self.representative = np.array([self._id_of_title.get(title, 0) for title in self.titles], dtype=np.int64)
+        first = [0 if title is None else self._id_of_title[title] for title in self.titles]
+        self.representative = np.array(first, dtype=np.int64)
         self.rankable = self.has_title & (self.representative == np.arange(len(self.titles)))
         self.n_duplicates = int(self.has_title.sum() - self.rankable.sum())
         self._log_gaps(source)

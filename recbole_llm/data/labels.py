@@ -23,7 +23,8 @@ def label_column(config: Any) -> str | None:
 
 def row_labels(dataset: Dataset) -> np.ndarray:
     """The label of each row: 1 for a like, 0 for none. Returns: float32 [rows]."""
-    return dataset.inter_feat[dataset.label_field].numpy().astype(np.float32)
+    labels: np.ndarray = dataset.inter_feat[dataset.label_field].numpy()
+    return labels.astype(np.float32)
 
 
 def label_rule(config: Any) -> str:

@@ -151,7 +151,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     return rows
 
 
-def _split(config: Any, rows_class: type[Dataset]) -> tuple[SequentialDataset, list[SequentialDataset]]:
+def _split(config: Any, rows_class: Any) -> tuple[SequentialDataset, list[SequentialDataset]]:
     """The data set of the evaluated rows, and its training, validation and test rows."""
     rows_class = with_full_windows(rows_class) if config["windows"] == "full" else rows_class
     view = config if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else AsSequential(config)
@@ -181,7 +181,9 @@ def _in_words(error: ValueError) -> str:
 def _dataset_class(config: Any) -> type[Dataset]:
     module = importlib.import_module("recbole.data.dataset")
     by_type = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
-    return getattr(module, config["model"] + "Dataset", getattr(module, by_type.get(config["MODEL_TYPE"], "Dataset")))
+    usual: type[Dataset] = getattr(module, by_type.get(config["MODEL_TYPE"], "Dataset"))
+    own: type[Dataset] = getattr(module, config["model"] + "Dataset", usual)
+    return own
 
 
 def _check_graph(config: Any) -> None:

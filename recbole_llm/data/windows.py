@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 
 import recbole_llm.data.patched  # noqa: F401
 
@@ -46,7 +47,7 @@ def is_full_window(users: np.ndarray, histories: np.ndarray, longest: int) -> np
     """
     is_last = np.ones(len(users), dtype=bool)
     is_last[:-1] = users[1:] != users[:-1]
-    return is_last | (histories == longest)
+    return np.logical_or(is_last, histories == longest)
 
 
 def temporal_cuts(n_rows: int, shares: Sequence[float]) -> list[int]:
@@ -65,7 +66,10 @@ def temporal_cuts(n_rows: int, shares: Sequence[float]) -> list[int]:
     return [math.floor(n_rows * sum(exact[: part + 1]) / sum(exact)) for part in range(len(exact))]
 
 
-class _FullWindows:
+_Rows: Any = object  # a mixin before a data set, whose fields it reads: untyped, as RecBole is
+
+
+class _FullWindows(_Rows):
     """What makes full windows of RecBole's data sets; mixed in before one of their classes.
 
     The interactions come in the exact order of time (:mod:`recbole_llm.data.recbole_dataset`).
@@ -73,6 +77,7 @@ class _FullWindows:
 
     def data_augmentation(self) -> None:
         """RecBole's rows, without those that are no full windows, in the order of their targets."""
+        self.inter_feat: Interaction
         users = self.inter_feat[self.uid_field].numpy()
         by_user = np.argsort(users, kind="stable")
         is_target = np.zeros(len(users), dtype=bool)
@@ -87,7 +92,7 @@ class _FullWindows:
     def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list[Dataset]:
         """One cut for all users is at the floor of the cumulative shares; RecBole rounds otherwise."""
         if group_by is not None:
-            return super().split_by_ratio(ratios, group_by)
+            return list(super().split_by_ratio(ratios, group_by))
         self._drop_unused_col()
         ends = temporal_cuts(len(self), ratios)
         return [self.copy(self.inter_feat[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
@@ -97,12 +102,12 @@ class _FullWindows:
 
 
 @cache
-def with_full_windows(rows_class: type[Dataset]) -> type[Dataset]:
-    """The data set class whose rows are full windows."""
+def with_full_windows(rows_class: type) -> Any:
+    """The class of data sets like the given one whose rows are full windows."""
     return type(f"FullWindow{rows_class.__name__}", (_FullWindows, rows_class), {})
 
 
-def _restore(rows_class: type[Dataset], state: dict[str, Any]) -> Dataset:
+def _restore(rows_class: Any, state: dict[str, Any]) -> Dataset:
     restored = object.__new__(with_full_windows(rows_class))
     restored.__dict__.update(state)
     return restored
