@@ -180,7 +180,7 @@ class Key:
     def bounds(self) -> str:
         """Limits of numbers: ``>= 0 and < 1``."""
         setting = self.setting
-        limits = {">=": setting.low, "<=": setting.high, ">": setting.above, "<": setting.below}
+        limits = {">": setting.above, ">=": setting.low, "<": setting.below, "<=": setting.high}
         return " and ".join(
             f"{sign} {limit if isinstance(limit, int) else f'{limit:g}'}"
             for sign, limit in limits.items()

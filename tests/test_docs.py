@@ -46,7 +46,7 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, mon
         for statement in ast.parse(text).body:
             source = ast.get_source_segment(text, statement)
             if not isinstance(statement, ast.Expr):
-                exec(compile(source, page.name, "exec"), names)
+                exec(compile(ast.Module([statement], []), page.name, "exec", dont_inherit=True), names)
                 continue
             value = eval(compile(source, page.name, "eval"), names)
             comment = text.splitlines()[statement.end_lineno - 1].partition("  # ")[2]

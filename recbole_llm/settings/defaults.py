@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -117,13 +118,18 @@ def settings_of(model: str, is_llm: bool, defaults: Mapping[str, Any]) -> frozen
     return frozenset(names)
 
 
-@lru_cache(maxsize=256)
 def known_keys(model: str, dataset: str, llm_recommender: str | None = None) -> frozenset[str]:
     """Names of every setting that a model knows on a data set.
 
     Raises:
         InputError: no such model.
     """
+    return _known_keys(model, dataset, llm_recommender, tuple(sys.path))
+
+
+@lru_cache(maxsize=256)
+def _known_keys(model: str, dataset: str, llm_recommender: str | None, path: tuple[str, ...]) -> frozenset[str]:
+    """See :func:`known_keys`; other distributions, found by ``sys.path``, may add keys."""
     facts = facts_by_name(model, llm_recommender if model in presets() else None)
     return settings_of(model, facts.is_llm, read_properties(model, facts, dataset))
 

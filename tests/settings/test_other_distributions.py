@@ -1,0 +1,134 @@
+"""Other distributions add values of every axis by entry points; their settings are declared and checked as ours are."""
+
+from __future__ import annotations
+
+import sys
+from textwrap import dedent
+
+import pytest
+
+from recbole_llm.errors import InputError
+from recbole_llm.registry import AXES, added_choices, choices, find_choice
+from recbole_llm.settings.check import check_command
+from recbole_llm.settings.command import parse_command
+from recbole_llm.settings.config import Config
+from recbole_llm.settings.declarations import classic_keys, llm_keys
+from recbole_llm.settings.help import help_text
+from recbole_llm.settings.models import llm_model_names
+
+MODULE = """
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from recbole_llm.adapter.lora import LoraAdapter
+from recbole_llm.coreset.selector import Selector
+from recbole_llm.curriculum.schedule import FixedCurriculum
+from recbole_llm.declare import Setting
+
+
+@dataclass(frozen=True)
+class FirstRows(Selector):
+    step: Annotated[int, Setting("rows that are passed over", low=0)] = 0
+
+    name = "first"
+
+    def _select(self, n_rows, budget, seed):
+        return np.arange(n_rows)[self.step :][:budget], np.zeros(n_rows)
+
+
+@dataclass(frozen=True)
+class RankedLora(LoraAdapter):
+    decay: Annotated[float, Setting("how fast ranks fall", above=0, high=1)] = 0.5
+
+    name: ClassVar[str] = "ranked"
+
+
+class Half(FixedCurriculum):
+    @classmethod
+    def from_value(cls, value, settings):
+        return cls(0.5)
+
+
+class Grounding:
+    settings = ()
+"""
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """An installed distribution with a value for each axis, one of which does not load."""
+    info = tmp_path / "other_axes-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-axes\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        dedent("""
+            [recbole_llm.adapter]
+            ranked = other_axes:RankedLora
+            lora = other_axes:Missing
+            [recbole_llm.coreset]
+            first = other_axes:FirstRows
+            broken = other_axes:Missing
+            [recbole_llm.curriculum]
+            half = other_axes:Half
+            [recbole_llm.grounding]
+            theirs = other_axes:Grounding
+            [recbole_llm.model]
+            TheirRec = their_rec:TheirRec
+            """)
+    )
+    (tmp_path / "other_axes.py").write_text(MODULE)
+    (tmp_path / "their_rec.py").write_text(
+        "from recbole_llm.model.bigrec import BIGRec\n\n\nclass TheirRec(BIGRec):\n    task = 'next-item'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in ("other_axes", "their_rec"):
+        sys.modules.pop(name, None)
+
+
+def words(*more: str) -> list[str]:
+    return ["--model=BIGRec", "--dataset=ml-100k", *more]
+
+
+def test_every_axis_takes_values_of_others(other):
+    names = {"adapter": "ranked", "coreset": "first", "curriculum": "half", "grounding": "theirs"}
+    assert all(name in choices(axis) for axis, name in names.items()) and set(names) == set(AXES)
+    assert find_choice("coreset", "first").__name__ == "FirstRows"
+    assert find_choice("adapter", "lora").__module__ == "recbole_llm.adapter.lora"  # ours stay ours
+    assert "lora" not in added_choices("adapter")
+    assert "TheirRec" in llm_model_names()
+
+
+def test_their_settings_are_known_checked_and_told(other):
+    keys = llm_keys()
+    assert (str(keys["first_step"]), str(keys["ranked_decay"])) == ("an integer >= 0", "a number > 0 and <= 1")
+    assert "first_step" not in classic_keys() and "--first_step" in help_text("passed over")
+    (resolved,) = check_command(parse_command(words("--coreset=first", "--first_step=2", "--adapter=ranked")))
+    assert (resolved["first_step"], resolved["ranked_decay"], resolved["lora_r"]) == (2, 0.5, 16)
+    config = Config("BIGRec", "ml-100k", argv=["--coreset=first", "--curriculum=half"])
+    assert (config["coreset"], config["first_step"], config["curriculum"]) == ("first", 0, "half")
+    selector = find_choice("coreset", "first").from_settings(config.final_config_dict)
+    assert selector.select([3, 1, 2], 2).ids.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--first_step=-1", "first_step: -1 is not allowed; give an integer >= 0"),
+        ("--ranked_decay=2", "ranked_decay: 2 is not allowed; give a number > 0 and <= 1"),
+        ("--first_stop=1", "--first_stop is no setting of BIGRec; did you mean first_step"),
+        ("--coreset=firts", "coreset: 'firts' is not allowed; give one of none, random, .*, first, broken"),
+        ("--coreset=broken", r"coreset broken of another package \(other_axes:Missing\) does not load: "),
+    ],
+)
+def test_their_mistakes_and_the_users_are_named(other, word, message):
+    with pytest.raises(InputError, match=message):
+        check_command(parse_command(words(word)))
+
+
+def test_a_model_of_another_distribution_is_checked_without_being_imported(other):
+    (resolved,) = check_command(parse_command(["--model=TheirRec", "--dataset=ml-100k"]))
+    assert (resolved.facts.class_name, resolved.task, resolved["stopping_step"]) == ("TheirRec", "next-item", 2)
+    assert "their_rec" not in sys.modules
