@@ -1,4 +1,4 @@
-"""Train and judge recommenders side by side: ``python run_recbole_llm.py --model=SASRec,BIGRec --dataset=ml-100k``."""
+"""Train and evaluate models side by side: ``python run_recbole_llm.py --model=SASRec,BIGRec --dataset=ml-100k``."""
 
 import sys
 

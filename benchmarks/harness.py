@@ -1,7 +1,7 @@
 """What the speed benchmarks share: procedures that take turns, peak memory in a process of its own, a table.
 
 The procedures of a section take turns, so that a busy machine slows all of them; but where threads have to wait for a
-core, waiting hides the work: judge ratios at a load below the number of cores, or with ``--threads 1``. A ratio is the
+core, waiting hides the work: read ratios at a load below the number of cores, or with ``--threads 1``. A ratio is the
 median, over the turns, of (time of one procedure / time of another). Peak memory is that of a process of its own which
 runs one procedure once, less that of a process which only builds model and data. Where a procedure takes minutes,
 ``--repeats 0`` runs each once in all, and leaves memory out.

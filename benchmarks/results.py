@@ -5,7 +5,7 @@
     python -m benchmarks.results --only=ml-100k-bigrec
 
 The tables are declared in ``benchmarks/grids.py``. A cell's file is ``benchmarks/results/<cell>-<seed>.json``: the
-command, the table of the command, and what every judged row got. Delete a file to run its cell again.
+command, the table of the command, and what every evaluated row got. Delete a file to run its cell again.
 """
 
 from __future__ import annotations

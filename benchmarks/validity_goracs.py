@@ -53,7 +53,7 @@ TUNING = {"train_batch_size": 16, "epochs": 8, "learning_rate": 1e-3, "warmup_st
 
 @dataclass(frozen=True)
 class Measured:
-    """What subsets are drawn from and judged by.
+    """What subsets are drawn from and evaluated by.
 
     Attributes:
         vectors: float32 ``[N, d]``, of the training rows that a subset may hold.

@@ -1,11 +1,11 @@
 """What RecBole 1.2.1 needs to live on today's stack: the only file that knows.
 
-:func:`apply` does all mends; the rooms that join to RecBole call it on import. Each mend is one function with its cause
-and the upstream report, does nothing on a stack that does not need it, and nothing the second time. Mends reach into
-RecBole's own modules and classes only: torch, scipy and warnings of other packages stay as they are. (numpy gets the
-old names that RecBole's ``Config`` has always given it.)
+:func:`apply` installs every patch; packages that use RecBole call it on import. Each patch is one function with its
+cause and the upstream report, does nothing on a stack that does not need it, and nothing the second time. Patches
+reach into RecBole's own modules and classes only: torch, scipy and warnings of other packages stay as they are. (numpy
+gets the old names that RecBole's ``Config`` has always given it.)
 
-What cannot be mended is avoided: ``recbole.quick_start`` is the one module that imports ray (``ray<=2.6.3`` needs
+What cannot be patched is avoided: ``recbole.quick_start`` is the one module that imports ray (``ray<=2.6.3`` needs
 ``pkg_resources`` and numpy 1, and has no build for Python 3.12; https://github.com/RUCAIBox/RecBole/pull/2078), and
 nothing here imports it.
 """

@@ -64,7 +64,7 @@ class Finished:
         return json.loads((self.folders[label] / name).read_text(encoding="utf-8"))
 
     def ranks(self, label: str, phase: str = "test") -> list[dict[str, str]]:
-        """What each judged row got."""
+        """What each evaluated row got."""
         with open(self.folders[label] / f"{phase}_ranks.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 

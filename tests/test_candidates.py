@@ -59,7 +59,7 @@ def test_one_table_of_models_that_choose(side_by_side):
     assert side_by_side.table.title == "Results among 5 candidates"
     for result in side_by_side.table.results:
         assert set(result.test) == set(result.valid) == NAMES
-        assert "judged among 5 candidates per row, the target one of them" in result.notes
+        assert "evaluated among 5 candidates per row, the target one of them" in result.notes
         assert list(side_by_side.folders[result.model].glob("*ranks*")) == []
     assert "candidates=5" in side_by_side.result("LLaRA").point
     head = side_by_side.table.text().splitlines()[0]

@@ -115,7 +115,7 @@ def test_a_sequential_models_own_score_is_the_logit_of_a_like():
             [THRESHOLD, "--train_neg_sample_args={distribution: uniform}"],
             "train_neg_sample_args: FM learns from lab",
         ),
-        ("FM,LR", [THRESHOLD, "--LR.threshold={'rating': 3}"], "LR would be judged on other rows than FM"),
+        ("FM,LR", [THRESHOLD, "--LR.threshold={'rating': 3}"], "LR would be evaluated on other rows than FM"),
         ("TALLRec", [THRESHOLD, "--prompt_style=chat"], "prompt_style: .*no chat template; choose alpaca or plain"),
         ("TALLRec", [THRESHOLD, "--max_prompt_tokens=20"], "max_prompt_tokens: 20 is too short .*; raise it"),
     ],

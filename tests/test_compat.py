@@ -1,4 +1,4 @@
-"""The mends of RecBole: each works, is still needed on the stack that it is for, and runs nothing from a checkpoint."""
+"""The patches of RecBole: each works, is still needed on the stack it is for, and runs nothing from a checkpoint."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_s3rec_finetunes_its_own_pretrained_model(world: Path) -> None:
         assert torch.equal(weight, pretrained.model.state_dict()[name])
 
 
-def run_without(mend: str, model_name: str, world: Path, strict: bool = False) -> Done:
-    """Trains and reloads a model in a new process that does all mends but one.
+def run_without(patch: str, model_name: str, world: Path, strict: bool = False) -> Done:
+    """Trains and reloads a model in a new process that does all patches but one.
 
     `strict`: a FutureWarning of RecBole's data set is an error.
     """
@@ -116,7 +116,7 @@ def run_without(mend: str, model_name: str, world: Path, strict: bool = False) -
         "import warnings\n"
         f"if {strict}: warnings.filterwarnings('error', '', FutureWarning, 'recbole.data.dataset.dataset')\n"
         "from recbole_llm import compat\n"
-        f"compat.{mend} = lambda: None\n"
+        f"compat.{patch} = lambda: None\n"
         "compat.apply()\n"
         "from pathlib import Path\n"
         "from tests.test_compat import MODELS, train\n"
@@ -134,7 +134,7 @@ def version(module: Any) -> tuple[int, int]:
 
 
 NEEDED = [
-    # mend, the stack that needs it, a model that breaks without it, what the error says
+    # patch, the stack that needs it, a model that breaks without it, what the error says
     ("restore_numpy_names", version(np) >= (2, 0), "BPR", "np.float_"),
     ("read_checkpoints_by_allow_list", version(torch) >= (2, 6), "BPR", "weights_only"),
     ("restore_dok_update", version(scipy) >= (1, 13), "LightGCN", "_update"),
@@ -143,12 +143,14 @@ NEEDED = [
 ]
 
 
-@pytest.mark.parametrize(("mend", "needed_here", "model_name", "message"), NEEDED, ids=[row[0] for row in NEEDED])
-def test_recbole_still_breaks_without(mend: str, needed_here: bool, model_name: str, message: str, world: Path) -> None:
+@pytest.mark.parametrize(("patch", "needed_here", "model_name", "message"), NEEDED, ids=[row[0] for row in NEEDED])
+def test_recbole_still_breaks_without(
+    patch: str, needed_here: bool, model_name: str, message: str, world: Path
+) -> None:
     if not needed_here:
-        pytest.skip("this stack does not need the mend")
-    done = run_without(mend, model_name, world, strict=mend == "silence_deprecations")
-    assert done.status != 0, f"RecBole runs without {mend}: remove it"
+        pytest.skip("this stack does not need the patch")
+    done = run_without(patch, model_name, world, strict=patch == "silence_deprecations")
+    assert done.status != 0, f"RecBole runs without {patch}: remove it"
     assert message in done.stderr[-2000:]
 
 
@@ -181,9 +183,9 @@ def test_pop_still_counts_an_item_once_per_batch_and_ours_counts_interactions() 
             Pop.calculate_loss(pop, {"item": torch.tensor(batch)})
         print(pop.item_cnt.flatten().tolist(), pop.max_cnt.tolist())
     """
-    plain, mended = (forked_python(code, *words) for words in ([], ["mended"]))
+    plain, patched = (forked_python(code, *words) for words in ([], ["patched"]))
     assert plain.stdout.strip() == "[0, 2, 1, 1] [2]"
-    assert mended.stdout.strip() == "[0, 4, 1, 1] [4]"
+    assert patched.stdout.strip() == "[0, 4, 1, 1] [4]"
 
 
 def test_pandas_3_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

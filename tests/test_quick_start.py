@@ -189,11 +189,11 @@ def test_sampled_candidates_are_the_same_for_all_models(command, monkeypatch):
 
     monkeypatch.setattr(RowCollector, "eval_batch_collect", watch)
     finished = command("Pop,SASRec,BIGRec", "--eval_args={mode: uni5}", "--BIGRec.epochs=0")
-    judged = {name: [mask for model, mask in seen if model == name][-2:] for name in finished.folders}
-    assert len(judged) == 3 and len(judged["Pop"]) == 2  # validation and test
-    assert all(2 <= n <= 6 for n in judged["Pop"][1].sum(dim=1).tolist())  # five draws, which may repeat an item
-    for name, masks in judged.items():
-        assert all(torch.equal(mask, pops) for mask, pops in zip(masks, judged["Pop"], strict=True)), name
+    evaluated = {name: [mask for model, mask in seen if model == name][-2:] for name in finished.folders}
+    assert len(evaluated) == 3 and len(evaluated["Pop"]) == 2  # validation and test
+    assert all(2 <= n <= 6 for n in evaluated["Pop"][1].sum(dim=1).tolist())  # five draws, which may repeat an item
+    for name, masks in evaluated.items():
+        assert all(torch.equal(mask, pops) for mask, pops in zip(masks, evaluated["Pop"], strict=True)), name
         assert finished.result(name).test["hit@10"] == 1.0
 
 
@@ -256,7 +256,7 @@ def test_categories_that_are_not_loaded_are_left_out_and_those_that_are_not_ther
 def test_models_that_would_be_judged_on_other_rows_are_refused_before_they_train(command, capsys):
     finished = command("Pop,SASRec", "--SASRec.test_sample_size=3")
     assert finished.status == 2 and finished.results is None
-    assert "SASRec would be judged on other rows than Pop" in capsys.readouterr().err
+    assert "SASRec would be evaluated on other rows than Pop" in capsys.readouterr().err
     assert not finished.folders
 
 

@@ -1,4 +1,4 @@
-"""RecBole's own models through our command: each trains and is judged, and SASRec is the one that RecBole trains."""
+"""RecBole's own models through our command: each trains and is evaluated, and SASRec is the one that RecBole trains."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class CurrentGates:
 
     @contextmanager
     def use(self, factors: Tensor | None) -> Iterator[None]:
-        """Inside, layers multiply their rank dimension by `factors` [instances, r]; None: nobody said."""
+        """Inside, layers multiply their rank dimension by `factors` [instances, r]; None means no gates are set."""
         before, self.factors = self.factors, factors
         try:
             yield
@@ -203,7 +203,7 @@ class CurrentGates:
         return nullcontext(), self.use(self.factors)
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """Factors [rows, r] of an input [rows, tokens, m]; RuntimeError where nobody said whose rows they are."""
+        """Factors [rows, r] of an input [rows, tokens, m]; RuntimeError where it is not set whose rows they are."""
         if self.factors is None:
             raise RuntimeError(
                 "instance-wise LoRA does not know whose rows these are: run the forward pass, and the backward pass "

@@ -39,7 +39,7 @@ def by_labels(model_class: type) -> type:
     """The class that learns from labels: itself where RecBole made it for clicks, else one with the same layers.
 
     Args:
-        model_class: a RecBole model that can be judged by labels (:func:`recbole_llm.settings.models.task_of`).
+        model_class: a RecBole model that can be evaluated by labels (:func:`recbole_llm.settings.models.task_of`).
     """
     if task_of(model_class) == "click" or model_class.__name__ in CLICK_BY_DESIGN:
         return model_class

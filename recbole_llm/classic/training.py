@@ -22,7 +22,7 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
-# the judge with a model that was never trained for what it is judged on; here a command goes on to the last stage.
+# a model to evaluate that was never trained for that task; here a command goes on to the last stage.
 TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune")}
 log = logging.getLogger(__name__)
 

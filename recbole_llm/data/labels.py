@@ -49,7 +49,7 @@ def missing_label(config: Any, columns: Mapping[str, str]) -> str:
 
 
 def check_labels(config: Any, parts: Mapping[str, Dataset]) -> None:
-    """Refuse labels that are not 0 and 1, and judged rows that AUC has no value for; the log says how many are 1.
+    """Refuse labels that are not 0 and 1, and evaluated rows that AUC has no value for; the log says how many are 1.
 
     Args:
         config: the model's config.
@@ -71,7 +71,7 @@ def check_labels(config: Any, parts: Mapping[str, Dataset]) -> None:
         if name != "train" and len(found) == 1 and "auc" in map(str.lower, config["metrics"]):
             raise InputError(
                 f"threshold: with {label_rule(config)} all {len(labels)} {name} rows have the label {found[0]:g}, for "
-                "which AUC has no value; set another threshold, or judge more rows"
+                "which AUC has no value; set another threshold, or evaluate more rows"
             )
         if found:
             shares.append(f"{labels.mean():.1%} of {len(labels):,} {name} rows")

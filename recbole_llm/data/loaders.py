@@ -1,4 +1,4 @@
-"""RecBole's own loaders of the rows that are trained on and judged."""
+"""RecBole's own loaders of the rows that are trained on and evaluated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_loader(config: Any, rows: Rows) -> Any:
         return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
     sampler = None
     if negatives["distribution"] != "none":
-        # The judge's `repeatable` is about evaluation; a general model never learns against its user's own items.
+        # `repeatable` is about evaluation; a general model never learns against its user's own items.
         sampler = Sampler(["train"], [rows.train], negatives["distribution"], negatives["alpha"]).set_phase("train")
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         kg_sampler = KGSampler(rows.train, negatives["distribution"], negatives["alpha"])
@@ -34,7 +34,7 @@ def train_loader(config: Any, rows: Rows) -> Any:
 
 
 def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
-    """The loader of the judged rows of ``phase`` ("valid" or "test"); None if there are none."""
+    """The loader of the evaluated rows of ``phase`` ("valid" or "test"); None if there are none."""
     part = getattr(rows, phase)
     if not len(part):
         return None

@@ -1,6 +1,6 @@
-"""The rows that are trained on and judged: one target per row, the same rows for every model of a command.
+"""The rows that are trained on and evaluated: one target per row, the same rows for every model of a command.
 
-RecBole judges its general models on other rows than its sequential ones. Here the rows are always those of the
+RecBole evaluates its general models on other rows than its sequential ones. Here the rows are always those of the
 sequential split; a general model (Pop, BPR, LightGCN, ...) learns from the interactions before the split and scores the
 same rows.
 """
@@ -117,7 +117,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
         few_shot: whether ``train_sample_size`` applies to this model; the evaluation sizes apply to all models alike.
 
     Raises:
-        InputError: no row is left to train on or to judge.
+        InputError: no row is left to train on or to evaluate.
     """
     prepare_presplit(config)
     check_columns(config)
@@ -187,7 +187,7 @@ def _dataset_class(config: Any) -> type[Dataset]:
 
 
 def _check_graph(config: Any) -> None:
-    """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails without a word of it."""
+    """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails with an unrelated error."""
     if issubclass(_dataset_class(config), KnowledgeBasedDataset):
         for suffix in ("kg", "link"):
             file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"

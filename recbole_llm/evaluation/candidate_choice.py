@@ -57,7 +57,7 @@ class CandidateChoice(Protocol):
 
     def notes(self) -> tuple[str, ...]:
         """Among how many candidates a row's answer is chosen."""
-        return (f"judged among {self.n_candidates} candidates per row, the target one of them",)
+        return (f"evaluated among {self.n_candidates} candidates per row, the target one of them",)
 
     def check_beside(self, first: Protocol) -> None:
         """Refuse models that would choose among other candidates."""
@@ -112,7 +112,7 @@ def unlike(key: str, first: Protocol, other: Protocol) -> InputError:
     names = first.config["model"], other.config["model"]
     return InputError(
         f"{key}: {names[0]} has {first.config[key]} and {names[1]} {other.config[key]}; models that share a table are "
-        "judged among the same candidates, or all without: give both the same"
+        "evaluated among the same candidates, or all without: give both the same"
     )
 
 

@@ -43,7 +43,7 @@ def category_ranks(top_items: Any, targets: Any, categories: Categories) -> np.n
 def category_hit_ratio(top_items: Any, targets: Any, categories: Categories, topk: Iterable[int]) -> dict[str, float]:
     """Share of rows where one of the first k items shares a category with the target (SOFT, figure 2: "HC").
 
-    Rows whose target has no category cannot be judged: they are left out, and the log says how many.
+    Rows whose target has no category cannot be evaluated: they are left out, and the log says how many.
 
     Args:
         top_items: item ids ``[rows, at least max(topk)]``, best first; 0 is padding and never a hit.
@@ -60,11 +60,11 @@ def category_hit_ratio(top_items: Any, targets: Any, categories: Categories, top
     ranks, cutoffs, width = category_ranks(top_items, targets, categories), tuple(topk), np.shape(top_items)[1]
     if not all(1 <= k <= width for k in cutoffs):
         raise ValueError(f"cut-offs must lie in 1..{width}, the number of recommended items; got {list(cutoffs)}")
-    judged = ranks[ranks >= 0]
-    if len(judged) < len(ranks):
-        n_missing = len(ranks) - len(judged)
+    evaluated = ranks[ranks >= 0]
+    if len(evaluated) < len(ranks):
+        n_missing = len(ranks) - len(evaluated)
         log.info("%d of %d targets have no category; category_hit is without them", n_missing, len(ranks))
-    return {f"category_hit@{k}": float((judged < k).mean()) for k in cutoffs} if len(judged) else {}
+    return {f"category_hit@{k}": float((evaluated < k).mean()) for k in cutoffs} if len(evaluated) else {}
 
 
 def drop_common(categories: Categories, share: float = COMMON_SHARE) -> list[list[Hashable]]:

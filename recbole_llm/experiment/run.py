@@ -219,7 +219,7 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
     """
     if digest != other_digest:
         raise InputError(
-            f"{label} would be judged on other rows than {other}: give all models the same eval_args, intervals and "
+            f"{label} would be evaluated on other rows than {other}: give all models the same eval_args, intervals and "
             "sample sizes"
         )
 

@@ -22,7 +22,7 @@ class LLaRA(BIGRec):
 
     Vectors are the item embeddings of the auxiliary recommender, frozen; the projector learns with the adapter and is
     kept in its folder. Training may begin with text-only prompts, in which every slot holds one neutral token
-    (``prompt_schedule``); outside training steps, where answers are generated, distilled and judged, all prompts are
+    (``prompt_schedule``); outside training steps, where answers are generated, distilled and evaluated, all prompts are
     hybrid. Without ``candidates`` no prompt depends on the target.
     """
 

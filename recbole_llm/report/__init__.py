@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """``answer_metrics`` is public here; it is one of the rules by which answers are judged."""
+    """``answer_metrics`` is public here; it is one of the rules by which answers are evaluated."""
     if name == "answer_metrics":
         from importlib import import_module
 

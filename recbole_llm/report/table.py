@@ -59,9 +59,9 @@ class RunResult:
         seed: of the run.
         train_rows: rows trained on.
         epochs: epochs trained.
-        best_epoch: epoch judged, counted from 1.
+        best_epoch: epoch evaluated, counted from 1.
         wall_seconds: wall time of the run.
-        n_rows: rows judged.
+        n_rows: rows evaluated.
         folder: the run's own folder.
         test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``), and ``category_hit@10``, or those
             of answers among candidates (``hit_ratio``); None or missing: not run.

@@ -141,14 +141,14 @@ class RecommenderInputs(RecommenderVectors):
         names = influence_weights(self.auxiliary.model, self.config["influence_weights"])
         rows, owners = self._owned_rows()
         parts = [rows, *([self.pool.valid_data.inter_feat] if influence_on_validation(self.config) else [])]
-        params, losses, (rows, *judged) = self._loss_function(names, parts)
+        params, losses, (rows, *evaluated) = self._loss_function(names, parts)
         if method == "exact" and len(params) > _LARGEST_HESSIAN:
             raise InputError(
                 f"influence_method: exact needs a matrix of {len(params):,} x {len(params):,}; choose cg, or "
                 "influence_weights: attention"
             )
         train = self._mean_loss(losses, params, rows, owners, self._step_sample(rows, owners))
-        targets = [self._mean_loss(losses, params, part, np.arange(len(part))) for part in judged]
+        targets = [self._mean_loss(losses, params, part, np.arange(len(part))) for part in evaluated]
         with frozen(self.auxiliary.model.parameters()):
             found = row_influence(
                 train,

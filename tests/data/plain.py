@@ -72,13 +72,13 @@ def judged_by_hand(world: World, longest: int = 10) -> Judged:
     sequences: dict[str, list[str]] = {}
     for user, item in in_time(world):
         sequences.setdefault(user, []).append(item)
-    judged: Judged = {"valid": [], "test": []}
+    evaluated: Judged = {"valid": [], "test": []}
     for user, items in sequences.items():
         for part, back in (("test", 1), ("valid", 2)):
             place = len(items) - back
             if place >= back and place > 1 - (back == 1 and len(items) > 2):
-                judged[part].append((user, tuple(items[max(0, place - longest) : place]), items[place]))
-    return {part: sorted(rows) for part, rows in judged.items()}
+                evaluated[part].append((user, tuple(items[max(0, place - longest) : place]), items[place]))
+    return {part: sorted(rows) for part, rows in evaluated.items()}
 
 
 def in_time(world: World) -> list[tuple[str, str]]:
@@ -151,5 +151,5 @@ def _time(tick: int, unit: str) -> str:
 
 def before_the_split(world: World) -> Counter[tuple[str, str]]:
     """Interactions that no row of validation or test has as its target."""
-    judged = Counter((user, target) for rows in judged_by_hand(world).values() for user, _, target in rows)
-    return Counter(in_time(world)) - judged
+    evaluated = Counter((user, target) for rows in judged_by_hand(world).values() for user, _, target in rows)
+    return Counter(in_time(world)) - evaluated

@@ -1,4 +1,4 @@
-"""What the files say is what is judged: rows of every kind of model against plain Python over the same files."""
+"""What the files say is what is evaluated: rows of every kind of model against plain Python over the same files."""
 
 from __future__ import annotations
 

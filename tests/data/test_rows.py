@@ -1,4 +1,4 @@
-"""The judged rows and what each kind of model learns from, against the raw files."""
+"""The evaluated rows and what each kind of model learns from, against the raw files."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def test_leave_one_out_takes_the_last_items_in_time_then_file_order(shop):
     expected: dict[str, list[tuple[str, str, str]]] = {"train": [], "valid": [], "test": []}
     for user, items in raw(shop).items():
         own = [(user, " ".join(items[:place][-10:]), items[place]) for place in range(1, len(items))]
-        n_judged = min(2, max(0, len(own) - 1))  # one row at least is for training
-        expected["train"] += own[: len(own) - n_judged]
-        for part, row in zip(("test", "valid"), reversed(own[len(own) - n_judged :]), strict=False):
+        n_evaluated = min(2, max(0, len(own) - 1))  # one row at least is for training
+        expected["train"] += own[: len(own) - n_evaluated]
+        for part, row in zip(("test", "valid"), reversed(own[len(own) - n_evaluated :]), strict=False):
             expected[part].append(row)
     assert {part: described(rows, getattr(rows, part)) for part in expected} == {
         part: sorted(own) for part, own in expected.items()
@@ -108,9 +108,9 @@ def test_every_model_is_judged_on_the_same_pairs(shop, model):
 )
 def test_a_general_model_learns_exactly_what_lies_before_the_split(shop, eval_args):
     rows = load(shop, "Pop", eval_args=eval_args)
-    judged: dict[str, list[str]] = {}
+    evaluated: dict[str, list[str]] = {}
     for user, item in [*tokens(rows, rows.valid), *tokens(rows, rows.test)]:
-        judged.setdefault(user, []).append(item)
+        evaluated.setdefault(user, []).append(item)
     learned: dict[str, list[str]] = {}
     for user, item in tokens(rows, rows.train):
         learned.setdefault(user, []).append(item)
@@ -118,11 +118,11 @@ def test_a_general_model_learns_exactly_what_lies_before_the_split(shop, eval_ar
     trains = {user for user, _ in tokens(sequential, sequential.train)}
     one_cut = "group_by" in eval_args
     for user, items in raw(shop).items():
-        n_judged = len(judged.get(user, []))
-        assert sorted(judged.get(user, [])) == sorted(items[len(items) - n_judged :])
-        before = items[: len(items) - n_judged] if user in trains or not one_cut else []
+        n_evaluated = len(evaluated.get(user, []))
+        assert sorted(evaluated.get(user, [])) == sorted(items[len(items) - n_evaluated :])
+        before = items[: len(items) - n_evaluated] if user in trains or not one_cut else []
         assert sorted(learned.get(user, [])) == sorted(before)
-    assert sum(map(len, judged.values())) > 0
+    assert sum(map(len, evaluated.values())) > 0
 
 
 def test_leave_one_out_counts_of_users_with_few_interactions(shop):
@@ -197,7 +197,7 @@ def test_samples_are_seeded_subsets_and_the_same_for_all_models(shop):
     assert len(load(shop, "SASRec", **sizes).train) == len(whole.train)  # training rows only where few_shot says so
     other = load(shop, "SASRec", few_shot=True, seed=7, **sizes)
     assert rows_digest(other.train) != rows_digest(rows.train)
-    # Each part draws on its own: another training size leaves the judged rows as they are.
+    # Each part draws on its own: another training size leaves the evaluated rows as they are.
     assert load(shop, "SASRec", few_shot=True, **{**sizes, "train_sample_size": 6}).judged() == rows.judged()
 
 

@@ -34,7 +34,7 @@ def test_seeds_are_different_integers(small, seeds):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"SASRec.test_sample_size": 3}, "SASRec would be judged on other rows than Pop"),
+        ({"SASRec.test_sample_size": 3}, "SASRec would be evaluated on other rows than Pop"),
         ({"SASRec.load_col": {"inter": ["user_id", "item_id", "stars"]}, "SASRec.TIME_FIELD": "stars"}, "stars"),
         ({"nosuchkey": 3}, "nosuchkey"),
         ({"models": "Pop,BIGRec", "grounding": "constrained", "num_beams": 2}, "topk: 2 constrained beams"),

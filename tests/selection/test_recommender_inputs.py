@@ -96,9 +96,9 @@ def test_influence_is_that_of_dense_algebra(make, unit, target):
     matrix = hessian(recommender, rows.train.inter_feat, name, mean.mean(axis=0))
     eigenvalues = torch.linalg.eigvalsh(matrix)
     assert facts["largest_eigenvalue"] == pytest.approx(float(eigenvalues[-1]), rel=1e-3)
-    judged = gradients(recommender, rows.valid.inter_feat, [name]) if target == "valid" else own
+    evaluated = gradients(recommender, rows.valid.inter_feat, [name]) if target == "valid" else own
     damped = matrix + facts["damping"] * torch.eye(len(matrix))
-    expected = own @ torch.linalg.solve(damped, judged.mean(dim=0)) / len(pool)
+    expected = own @ torch.linalg.solve(damped, evaluated.mean(dim=0)) / len(pool)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7 * float(expected.abs().max()))
 
 
