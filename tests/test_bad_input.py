@@ -132,9 +132,9 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
         (
             "SOFT",
             ["--eval_step=0", "--alpha=[10, 1]"],
-            "alpha: there are no validated epochs to choose one .*; give one",
+            "alpha: a list of values, but no epoch is validated; give one value or set eval_step",
         ),
-        ("SOFT", ["--eval_step=3", "--alpha=[10, 1]"], "alpha: there are no validated epochs to choose one"),
+        ("SOFT", ["--eval_step=3", "--alpha=[10, 1]"], "alpha: a list of values, but no epoch is validated"),
         ("iLoRA", ["--lora_r=6"], "rank r = 6 into num_experts = 4 equal parts; make lora_r a multiple of il"),
         ("iLoRA", ["--ilora_num_experts=0"], "ilora_num_experts: 0 is not allowed; give an integer >= 1"),
         ("iLoRA", ["--ilora_gate=conv"], "ilora_gate: 'conv' is not allowed; give one of linear, mlp, topk, noisy"),

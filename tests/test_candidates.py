@@ -16,11 +16,10 @@ from recbole.data.interaction import Interaction
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation.answers import answer_metrics
-from recbole_llm.evaluation.candidate_choice import Picks
+from recbole_llm.evaluation.candidate_choice import CandidateChoice, Picks
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
-from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import Finished, histories_in
 
 RATIOS = ("hit_ratio", "hit_ratio_valid", "valid_ratio")
@@ -194,13 +193,13 @@ def test_soft_distils_prompts_with_candidates(command, words):
 
 def test_nothing_can_be_ranked_by_prompts_with_candidates(command, words, monkeypatch):
     seen: list[Any] = []
-    original = LLMTrainer.judge
+    original = CandidateChoice.evaluate
 
-    def spy(self: Any, data: Any, show_progress: bool = False) -> Any:
-        seen.append((self, data))
-        return original(self, data, show_progress)
+    def spy(self: Any, trainer: Any, data: Any, show_progress: bool = False) -> Any:
+        seen.append((trainer, data))
+        return original(self, trainer, data, show_progress)
 
-    monkeypatch.setattr(LLMTrainer, "judge", spy)
+    monkeypatch.setattr(CandidateChoice, "evaluate", spy)
     assert command("BIGRec", *words, "--epochs=0").status == 0
     trainer, data = seen[-1]
     rows = data.dataset.inter_feat

@@ -143,7 +143,7 @@ def test_a_second_run_finds_every_stage(both, soft):
     again = soft()
     check_equal_runs(both, again)
     assert again.json("SOFT", "history.json") == both.json("SOFT", "history.json")
-    (note,) = [note for note in again.result("SOFT").notes if note.startswith("the time is without")]
+    (note,) = [note for note in again.result("SOFT").notes if note.startswith("Wall time excludes stages")]
     assert all(stage in note for stage in STAGES)
 
 
@@ -460,7 +460,7 @@ def plant(place: str, stop: Callable[[], None], patch: Callable[[Any, str, Any],
         return measure(self)
 
     def step_or_stop(self: finetune.FineTuning, *arguments: Any) -> np.ndarray:
-        counts["step"] += self.lessons is not None
+        counts["step"] += self.distilled is not None
         if counts["step"] == 4:
             stop()
         return step(self, *arguments)

@@ -35,7 +35,7 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         trainer: it has fitted the model.
         test_rows: the rows whose gates are drawn, where weights depend on the row.
     """
-    folder.write("history.json", trainer.history)
+    folder.write("history.json", trainer.tuned[-1].history if trainer.tuned else [])
     folder.write("stages.json", trainer.model.stages.used)
     if trainer.gammas:
         folder.write("gammas.json", trainer.gammas)

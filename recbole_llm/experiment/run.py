@@ -300,10 +300,10 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) 
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
 
-    def evaluated(place: int) -> tuple[RunResult, Evaluations]:
+    def evaluated(place: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
         """The model as it stands, that is after the tuning stage at this place; epochs count from the first one on."""
-        found = {"valid": trainer.judge_valid(valid_data, config["show_progress"])} if valid_data else {}
-        found["test"] = trainer.judge(test_data, config["show_progress"])
+        found = {} if valid is None else {"valid": valid}
+        found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
         evaluations = {split: protocol.complete(evaluation) for split, evaluation in found.items()}
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
@@ -313,9 +313,9 @@ def _run_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) 
             facts |= {"best_epoch": before + stage.best_epoch}
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
-    stages = [evaluated(len(trainer.tuned) - 1)]
+    stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     write_llm_run(folder, trainer, rows.test.inter_feat)
     for place in reversed(range(len(trainer.tuned) - 1)):
-        trainer.restore(trainer.tuned[place], valid_data)
-        stages.insert(0, evaluated(place))
+        valid = trainer.restore(trainer.tuned[place], valid_data, config["show_progress"])
+        stages.insert(0, evaluated(place, valid))
     return model, stages

@@ -6,7 +6,8 @@ import json
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,12 @@ from torch import nn
 
 from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
 from recbole_llm.errors import InputError
+from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
-from recbole_llm.trainer.finetune import (
-    EarlyStopping,
-    FineTuneSettings,
-    FineTuning,
-    Lessons,
-    make_schedule,
-    rate_share,
-)
+from recbole_llm.trainer.early_stopping import EarlyStopping
+from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
+from recbole_llm.trainer.schedules import make_schedule, share_of_step
 from tests.processes import forked_python
 from tests.runs import ranked_alike, words_for
 
@@ -47,6 +44,7 @@ SETTINGS = {
     "micro_batch_tokens": 16,
 }
 EXAMPLES = [([1] * (1 + row % 3), [2] * (1 + row % 2)) for row in range(10)]
+HISTORIES = [[row + 1] for row in range(10)]
 DISTILLED = [[5] * (1 + row % 4) for row in range(10)]  # other lengths and other last tokens
 
 
@@ -59,19 +57,39 @@ class Weights:
     def load_trainable_state(self, model: nn.Module, state: dict[str, torch.Tensor]) -> None:
         model.load_state_dict(state)
 
+    def row_facts(self, model: nn.Module, histories: list[Any]) -> dict[str, Any]:
+        return {}
 
-class Toy(nn.Module):
-    """What fine-tuning asks of a recommender, with one weight and dropout."""
+
+@dataclass
+class Scored:
+    """What a validation found."""
+
+    metrics: dict[str, float]
+
+
+class Trained(nn.Module):
+    """What fine-tuning asks of a recommender whose rows differ in their prompts alone."""
 
     device = torch.device("cpu")
+
+    def stage_seed(self, name: str, epoch: int) -> int:
+        return epoch
+
+    def training_step(self, step: int, n_steps: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def conditioned_on(self, histories: list[Any]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class Toy(Trained):
+    """One weight and dropout."""
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         self.llm, self.adapter, self.dropout = nn.Linear(1, 1, bias=False), Weights(), dropout
         nn.init.zeros_(self.llm.weight)
-
-    def stage_seed(self, name: str, epoch: int) -> int:
-        return epoch
 
     def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
         """(w - length of the prompt - last token + 2)^2 for every token, summed by the kind of answer."""
@@ -88,15 +106,15 @@ def tuning(
     model: Toy,
     scores: list[float] | None,
     optimizer: torch.optim.Optimizer | None = None,
-    lessons: Lessons | None = None,
+    distilled: DistilledTargets | None = None,
     **settings: Any,
 ) -> FineTuning:
     """Fine-tuning whose validation gives planted scores, one per validated epoch."""
     planted = iter(scores or ())
-    validate = (lambda: {"hit@10": next(planted)}) if scores is not None else None
+    validation = Validation(lambda: Scored({"hit@10": next(planted)}), "hit@10") if scores is not None else None
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
     whole = FineTuneSettings(**{**SETTINGS, **settings})
-    return FineTuning(model, EXAMPLES, whole, optimizer, validate, "hit@10", bigger=True, lessons=lessons)
+    return FineTuning(model, EXAMPLES, HISTORIES, whole, optimizer, validation, distilled)
 
 
 CASES = [
@@ -135,7 +153,7 @@ def test_the_model_ends_in_the_state_of_the_best_epoch(tmp_path, scores, expecte
     n_epochs, best, _ = expected
     model, after = Toy(), []
     run = tuning(model, scores)
-    run.on_epoch = lambda record, is_best: after.append(model.llm.weight.item())
+    run.on_epoch = lambda record: after.append(model.llm.weight.item())
     history = run.run(tmp_path)
     assert [record["epoch"] for record in history] == list(range(1, n_epochs + 1))
     assert len(set(after)) == n_epochs and model.llm.weight.item() == after[best - 1]
@@ -154,9 +172,20 @@ def test_the_model_ends_in_the_state_of_the_best_epoch(tmp_path, scores, expecte
 def test_only_validated_epochs_can_be_best_and_without_any_it_is_the_last(tmp_path, settings, scores, best):
     model, after = Toy(), []
     run = tuning(model, scores, stopping_step=0, **settings)
-    run.on_epoch = lambda record, is_best: after.append(model.llm.weight.item())
+    run.on_epoch = lambda record: after.append(model.llm.weight.item())
     run.run(tmp_path)
     assert len(after) == settings["epochs"] and model.llm.weight.item() == after[best - 1]
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.1, 0.3, 0.3, 0.2], 0.3), ([0.4, 0.1], 0.4), (None, None)])
+def test_the_evaluation_of_the_best_epoch_is_kept(tmp_path, scores, best):
+    run = tuning(Toy(), scores, epochs=len(scores or [0]), stopping_step=0)
+    assert run.best_evaluation is None
+    run.run(tmp_path / "whole")
+    assert (run.best_evaluation and run.best_evaluation.metrics["hit@10"]) == best
+    again = tuning(Toy(), [], epochs=len(scores or [0]), stopping_step=0)  # every epoch is found
+    again.run(tmp_path / "whole")
+    assert again.best_evaluation is None and len(again.history) == len(run.history)
 
 
 def test_a_score_of_zero_in_every_epoch_is_warned_about(tmp_path, caplog):
@@ -201,7 +230,8 @@ RATES = [  # step, cosine, cosine without shift
 def test_the_rates_of_llara_and_ilora(step, shifted, unshifted):
     """5 epochs of 47,872 rows in steps of 128, a twentieth of them warm-up, from and to a hundredth of the peak."""
     for name, expected in (("cosine", shifted), ("cosine_unshifted", unshifted)):
-        assert PEAK * rate_share(step, STEPS, WARMUP, name, FLOOR) == pytest.approx(expected, rel=1e-7)
+        share = FLOOR + (1 - FLOOR) * share_of_step(name, WARMUP, STEPS)(step)
+        assert PEAK * share == pytest.approx(expected, rel=1e-7)
         settings = {"warmup_steps": 0.05, "lr_scheduler": name, "lr_floor": FLOOR, "learning_rate": PEAK}
         optimizer = torch.optim.SGD([{"params": nn.Linear(1, 1).parameters()}], lr=PEAK)
         optimizer.add_param_group({"params": nn.Linear(1, 1).parameters(), "lr": 0.3 * PEAK})
@@ -276,15 +306,14 @@ def tuning_of_rows(model: Rows, scores: list[float], **settings: Any) -> FineTun
     """Fine-tuning in which a row's history is its number, and so is its prompt."""
     planted = iter(scores)
 
-    def validate() -> dict[str, float]:
+    def validate() -> Scored:
         assert model.step is None  # what a training step changes is over
-        return {"hit@10": next(planted)}
+        return Scored({"hit@10": next(planted)})
 
     examples = [([1] * (row + 1), [2]) for row in range(10)]
     whole = FineTuneSettings(**{**SETTINGS, "stopping_step": 0, **settings})
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    histories = [[row + 1] for row in range(10)]
-    return FineTuning(model, examples, whole, optimizer, validate, "hit@10", True, histories=histories)
+    return FineTuning(model, examples, HISTORIES, whole, optimizer, Validation(validate, "hit@10"))
 
 
 @pytest.mark.parametrize("budget", [1, 20, 1000])
@@ -330,11 +359,11 @@ def test_a_loss_that_is_not_a_number_names_the_learning_rate(tmp_path):
 
 
 def test_weights_that_went_astray_in_the_last_step_name_the_learning_rate(tmp_path):
-    def fail() -> dict[str, float]:
+    def fail() -> Scored:
         raise FloatingPointError("no continuation has a finite score")
 
     run = tuning(Toy(), [])
-    run.validate = fail
+    run.validation = Validation(fail, "hit@10")
     with pytest.raises(
         InputError, match="learning_rate: after epoch 1, no continuation has a finite score; set a lower"
     ):
@@ -373,22 +402,17 @@ def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k not in ("seconds", "tokens_per_second")} for record in history]
 
 
-# ---------------------------------------------------------------------------------------------------------- lessons
+# ------------------------------------------------------------------------------------------------- distilled targets
 
 
-class Logits(nn.Module):
+class Logits(Trained):
     """One row of learnable logits per answer token, chosen by how long the answer is."""
-
-    device = torch.device("cpu")
 
     def __init__(self) -> None:
         super().__init__()
         self.llm, self.adapter = nn.Module(), Weights()
         self.llm.real = nn.Parameter(torch.tensor([[2.0, 0, 0], [0, 1, 0]]))
         self.llm.distilled = nn.Parameter(torch.tensor([[0, 0, 3.0], [1, 0, 0], [0, 2, 0]]))
-
-    def stage_seed(self, name: str, epoch: int) -> int:
-        return epoch
 
     def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
         logits = {2: self.llm.real, 3: self.llm.distilled}
@@ -411,10 +435,10 @@ class Logits(nn.Module):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_loss_of_an_epoch_of_a_worked_example(tmp_path, weight, loss, real, distilled, rows):
     model, examples = Logits(), [([1], [0, 1])] * rows
-    lessons = Lessons(FixedCurriculum(weight), [[2, 0, 0]] * rows)
+    targets = DistilledTargets(FixedCurriculum(weight), [[2, 0, 0]] * rows)
     settings = FineTuneSettings(**{**SETTINGS, "epochs": 1, "micro_batch_tokens": 6})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    run = FineTuning(model, examples, settings, optimizer, None, "hit@10", bigger=True, lessons=lessons)
+    run = FineTuning(model, examples, [[1]] * rows, settings, optimizer, None, targets)
     (record,) = run.run(tmp_path)
     assert record["train_loss"] == pytest.approx(loss, abs=1e-6) and record["weight"] == weight
     assert record["distance"] is None
@@ -432,8 +456,8 @@ def mean_over_tokens(answers: list[list[int]]) -> tuple[float, float]:
 def test_each_target_is_averaged_over_its_own_tokens_however_rows_are_cut(tmp_path, weight):
     found = []
     for budget in (1, 12, 25, 1000):
-        model, lessons = Toy(dropout=0), Lessons(FixedCurriculum(weight), DISTILLED)
-        run = tuning(model, None, lessons=lessons, epochs=1, train_batch_size=10, micro_batch_tokens=budget)
+        model, distilled = Toy(dropout=0), DistilledTargets(FixedCurriculum(weight), DISTILLED)
+        run = tuning(model, None, distilled=distilled, epochs=1, train_batch_size=10, micro_batch_tokens=budget)
         (record,) = run.run(tmp_path / str(budget))
         found.append((record["train_loss"], model.llm.weight.item()))
     (real, real_slope), (distilled, slope) = (
@@ -450,9 +474,9 @@ def test_distilled_answers_equal_to_the_true_ones_make_no_difference(tmp_path, c
     plain, model = Toy(dropout=0), Toy(dropout=0)
     history = tuning(plain, [0.1, 0.3, 0.2, 0.4], epochs=4).run(tmp_path / "plain")
     planted = iter([3.0, 1.0, 2.5])
-    lessons = Lessons(curriculum, [answer for _, answer in EXAMPLES], [4.0], lambda: next(planted))
-    run = tuning(model, [0.1, 0.3, 0.2, 0.4], lessons=lessons, epochs=4, micro_batch_tokens=budget)
-    found = run.run(tmp_path / "lessons")
+    distilled = DistilledTargets(curriculum, [answer for _, answer in EXAMPLES], [4.0], lambda: next(planted))
+    run = tuning(model, [0.1, 0.3, 0.2, 0.4], distilled=distilled, epochs=4, micro_batch_tokens=budget)
+    found = run.run(tmp_path / "distilled")
     assert model.llm.weight.item() == pytest.approx(plain.llm.weight.item(), rel=1e-5)
     losses = [[record["train_loss"] for record in records] for records in (found, history)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -463,14 +487,14 @@ def test_distilled_answers_equal_to_the_true_ones_make_no_difference(tmp_path, c
 def test_each_epoch_learns_what_the_distance_before_it_says(tmp_path, distances, alpha):
     """And only the targets that count are computed."""
     model, kinds, planted = Toy(dropout=0), [], iter(distances[1:])
-    lessons = Lessons(AdaptiveCurriculum(alpha), DISTILLED, distances[:1], lambda: next(planted))
-    run, compute = tuning(model, None, lessons=lessons, epochs=4), model.answer_loss
+    distilled = DistilledTargets(AdaptiveCurriculum(alpha), DISTILLED, distances[:1], lambda: next(planted))
+    run, compute = tuning(model, None, distilled=distilled, epochs=4), model.answer_loss
     model.answer_loss = lambda prompts, answers: kinds.append((run.epoch, len(answers[0]))) or compute(prompts, answers)
     history = run.run(tmp_path)
     weights = [adaptive_weight(d, distances[0], alpha) for d in distances]
     assert [record["weight"] for record in history] == weights
     assert [record["distance"] for record in history] == [*distances[1:], None]  # the last one would not be asked for
-    assert next(planted, None) is None and run.lessons.distances == distances
+    assert next(planted, None) is None and run.distilled.distances == distances
     for record, weight in zip(history, weights, strict=True):
         computed = [weight < 1, weight >= 1e-12]
         assert [record[name] is not None for name in ("real_loss", "distilled_loss")] == computed
@@ -482,17 +506,17 @@ def test_each_epoch_learns_what_the_distance_before_it_says(tmp_path, distances,
 
 def test_no_distance_is_measured_after_the_decision_to_stop(tmp_path):
     planted = iter([3.0, 3.0])
-    lessons = Lessons(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda: next(planted))
-    history = tuning(Toy(), [0.2, 0.1, 0.1, 0.9], lessons=lessons).run(tmp_path)
+    distilled = DistilledTargets(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda: next(planted))
+    history = tuning(Toy(), [0.2, 0.1, 0.1, 0.9], distilled=distilled).run(tmp_path)
     assert [record["distance"] for record in history] == [3.0, 3.0, None]
 
 
 def test_a_distance_that_is_no_number_names_the_epoch_also_when_run_again(tmp_path):
     for measured in (1, 0):
         planted = iter([math.nan])
-        lessons = Lessons(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda planted=planted: next(planted))
+        distilled = DistilledTargets(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda planted=planted: next(planted))
         with pytest.raises(InputError, match="distance of generated and true titles is nan after epoch 1; check"):
-            tuning(Toy(), None, lessons=lessons).run(tmp_path)
+            tuning(Toy(), None, distilled=distilled).run(tmp_path)
         assert len(list(planted)) == 1 - measured
 
 
@@ -514,11 +538,11 @@ def test_a_broken_curriculum_goes_on_as_if_nothing_had_been(tmp_path, monkeypatc
                 raise KeyboardInterrupt
             return next(planted)
 
-        lessons = Lessons(AdaptiveCurriculum(2.0), DISTILLED, distances[:1], measure)
+        distilled = DistilledTargets(AdaptiveCurriculum(2.0), DISTILLED, distances[:1], measure)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-        run = tuning(model, scores[done:], optimizer, lessons, epochs=5, stopping_step=0, train_batch_size=3)
+        run = tuning(model, scores[done:], optimizer, distilled, epochs=5, stopping_step=0, train_batch_size=3)
         take_step, run._step = run._step, step
-        return model, run.run(folder), lessons.distances
+        return model, run.run(folder), distilled.distances
 
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)

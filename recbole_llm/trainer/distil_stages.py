@@ -1,0 +1,80 @@
+"""The stages between the two tunings: the fine-tuned model's answers, and the untuned LLM's distance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from recbole_llm.data.rows import rows_digest
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.stages import Stage, write_json
+from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, read_answers
+from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
+
+
+class DistilStage(Stage[list[str]]):
+    """The fine-tuned model's raw answers to its training prompts.
+
+    Args:
+        tuning: its model and rows.
+        fine_tuned: the result of the fine-tuning.
+    """
+
+    name = "distil"
+    is_resumable = True
+
+    def __init__(self, tuning: Tuning, fine_tuned: TuningResult) -> None:
+        self._tuning, self._fine_tuned = tuning, fine_tuned
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        select = self._tuning.config["sd_select"]
+        return {"fine-tuned": self._tuning.facts, "generation": self._tuning.generation, "select": select}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the model gets the fine-tuned weights."""
+        model, rows = cast(BIGRec, self._tuning.model), self._tuning.rows
+        load_adapter(model, self._fine_tuned.folder / "adapter")
+        select = self._tuning.config["sd_select"]
+        distil(model, rows.readable, rows.examples, select, folder, self._tuning.show_progress)
+
+    def load(self, folder: Path) -> list[str]:
+        """See :class:`Stage`."""
+        return read_answers(folder / ANSWERS, self._tuning.rows.examples)
+
+
+class DistanceStage(Stage[float]):
+    """Distance of the untuned LLM's answers from the true titles: the same for every curriculum.
+
+    Args:
+        tuning: its model and rows.
+        meter: measures.
+        untuned: the adapter's weights before any tuning.
+    """
+
+    name = "initial-distance"
+
+    def __init__(self, tuning: Tuning, meter: DistanceMeter, untuned: State) -> None:
+        self._tuning, self._meter, self._untuned = tuning, meter, untuned
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        tuning = self._tuning
+        return {
+            "model": tuning.model.facts(),
+            "recommender": type(tuning.model).__name__,
+            "rows": rows_digest(tuning.rows.data),
+            "distance_rows": tuning.config["distance_rows"],
+            "generation": tuning.generation,
+            "seed": tuning.config["seed"],
+        }
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the model gets the untuned weights."""
+        self._tuning.model.adapter.load_trainable_state(self._tuning.model.llm, self._untuned)
+        write_json(folder / "distance.json", {"distance": self._meter.measure()})
+
+    def load(self, folder: Path) -> float:
+        """See :class:`Stage`."""
+        return float(json.loads((folder / "distance.json").read_text(encoding="utf-8"))["distance"])

@@ -1,0 +1,48 @@
+"""What is told of every epoch: a line in the log, and scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+SCALARS = {
+    "Loss/Train": "train_loss",
+    "Loss/Real": "real_loss",
+    "Loss/Distilled": "distilled_loss",
+    "Weight": "weight",
+    "Distance": "distance",
+    "Gate/Entropy": "gate_entropy",
+}
+"""TensorBoard's name to that in the record of an epoch."""
+log = logging.getLogger(__name__)
+
+
+def write_scalars(writer: Any, group: str, record: Mapping[str, Any]) -> None:
+    """Write an epoch's numbers to TensorBoard.
+
+    Args:
+        writer: a ``SummaryWriter``.
+        group: what stands before every name, such as ``Curriculum/``.
+        record: see :meth:`FineTuning.run`.
+    """
+    scalars = {label: record.get(name) for label, name in SCALARS.items()}
+    scalars.update({f"Gate/Expert {k}": share for k, share in enumerate(record.get("gate_usage", ()), start=1)})
+    scalars.update({f"Valid/{name}": value for name, value in record.get("valid", {}).items()})
+    for label, value in scalars.items():
+        if value is not None:
+            writer.add_scalar(group + label, value, record["epoch"])
+
+
+def log_epoch(record: Mapping[str, Any]) -> None:
+    """Log an epoch: its losses and its speed, and what validation found."""
+    shown = {"loss": record["train_loss"], **{name: record.get(name) for name in ("weight", "distance")}}
+    facts = ", ".join(f"{name}: {value:.4f}" for name, value in shown.items() if value is not None)
+    if "gate_usage" in record:
+        usage = " ".join(f"{share:.3f}" for share in record["gate_usage"])
+        facts += f", gates: {usage} (entropy {record['gate_entropy']:.4f})"
+    speed = f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
+    log.info("epoch %d training [%s, %s]", record["epoch"], facts, speed)
+    if "valid" in record:
+        values = "    ".join(f"{name} : {value:.4f}" for name, value in record["valid"].items())
+        log.info("epoch %d validation: %s", record["epoch"], values)

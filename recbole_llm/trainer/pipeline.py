@@ -1,0 +1,127 @@
+"""The stages of a run in their order: fine-tune, distil, distance, curriculum, each only where another needs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from recbole_llm.curriculum import Curriculum
+from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_file
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.registry import find_choice
+from recbole_llm.settings.config import Config
+from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
+from recbole_llm.trainer.distillation import DistanceMeter, distilled_targets, read_answers
+from recbole_llm.trainer.tuning import CurriculumStage, FineTuneStage, State, Tuning, TuningResult, load_adapter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Pipeline:
+    """Runs the tuning stages; afterwards the model has the weights of the last one.
+
+    Args:
+        tuning: what the stages share.
+        curricula: one for each value of ``alpha``; none where every row is trained towards its true title alone.
+
+    Attributes:
+        tuned: results of the tuning stages, in their order.
+        distilled: folder of the distilled answers, if the curriculum used some that were generated.
+    """
+
+    tuning: Tuning
+    curricula: Sequence[Curriculum]
+    tuned: list[TuningResult] = field(default_factory=list)
+    distilled: Path | None = None
+
+    def run(self) -> None:
+        """Run what the curricula need, or fine-tune alone."""
+        tuning, stages = self.tuning, self.tuning.model.stages
+        tuning.model.adapter.prepare_rows(tuning.rows.histories)
+        untuned = tuning.model.adapter.trainable_state(tuning.model.llm)
+        if not self.curricula or tuning.config["sd_file"] is None:
+            self.tuned.append(stages.run(FineTuneStage(tuning)))
+        if not self.curricula:
+            return
+        texts, source = self._distilled_answers()
+        answers = distilled_targets(cast(BIGRec, tuning.model), texts, tuning.rows.examples, tuning.config)
+        found = [stages.run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
+        self.tuned.append(self._best(found))
+
+    def _distilled_answers(self) -> tuple[list[str], Any]:
+        """Distilled answers of the fine-tuned model, or those of ``sd_file``; and what they depend on."""
+        tuning, stages = self.tuning, self.tuning.model.stages
+        given = tuning.config["sd_file"]
+        if given is not None:
+            return read_answers(Path(given), tuning.rows.examples), hash_file(Path(given))
+        distil = DistilStage(tuning, self.tuned[-1])
+        texts = stages.run(distil)
+        self.distilled = stages.folder(distil)
+        return texts, distil.facts()
+
+    def _stage(
+        self, curriculum: Curriculum, answers: Sequence[list[int]], source: Any, untuned: State
+    ) -> CurriculumStage:
+        """The stage of one curriculum, the distance at its start measured where it is used."""
+        tuning, meter, distance = self.tuning, None, None
+        if curriculum.uses_distance:
+            model, rows = cast(BIGRec, tuning.model), tuning.rows.readable
+            meter = DistanceMeter(model, rows, tuning.config["distance_rows"])
+            distance = model.stages.run(DistanceStage(tuning, meter, untuned))
+        group = "Curriculum/" + (f"alpha {curriculum.facts()['alpha']:g}/" if len(self.curricula) > 1 else "")
+        return CurriculumStage(tuning, curriculum, answers, source, untuned, meter, distance, group)
+
+    def _best(self, found: Sequence[TuningResult]) -> TuningResult:
+        """The best curriculum on validation, whose weights the model gets."""
+        validation = self.tuning.validation
+        if len(found) == 1 or validation is None:
+            return found[0]
+        best = max(found, key=lambda tuned: tuned.best_score(validation))
+        log.info("curriculum: %s is the best on validation.", best.settings)
+        load_adapter(self.tuning.model, best.folder / "adapter")
+        self.tuning.model.stages.used[best.stage] = best.folder.name
+        return best
+
+
+def make_curricula(config: Config, model: LLMRecommender) -> list[Curriculum]:
+    """One curriculum per value of ``alpha``; none where every row is trained towards its true title alone.
+
+    Raises:
+        InputError: the model has no answers to learn from.
+    """
+    value = config["curriculum"]
+    choice = cast("type[Curriculum] | None", find_choice("curriculum", value))
+    if choice is None:
+        return []
+    if not isinstance(model, BIGRec):
+        raise InputError("curriculum", f"{config['model']} has no answers to learn from; set curriculum: none")
+    alphas = config["alpha"] if isinstance(config["alpha"], list) else [config["alpha"]]
+    made = [choice.from_value(value, {"alpha": alpha}) for alpha in alphas]
+    different = {str(curriculum.facts()): curriculum for curriculum in made}
+    return [curriculum for curriculum in different.values() if curriculum.needs_distilled]
+
+
+def check_validation(config: Config, has_rows: bool, curricula: Sequence[Curriculum]) -> None:
+    """Refuse, before anything is computed, settings that need validation rows that are not there.
+
+    Args:
+        config: the resolved config.
+        has_rows: whether there are validation rows.
+        curricula: of the run.
+
+    Raises:
+        InputError: which setting needs them.
+    """
+    epochs, step = config["epochs"], config["eval_step"]
+    if not has_rows and epochs and step and config["stopping_step"]:
+        raise InputError("stopping_step", "there are no validation rows to stop by; set --stopping_step=0")
+    if epochs and len(curricula) > 1 and not (has_rows and 0 < step <= epochs):
+        if has_rows:
+            raise InputError("alpha", "a list of values, but no epoch is validated; give one value or set eval_step")
+        raise InputError("alpha", "there are no validation rows to choose one of several by; give one")

@@ -1,0 +1,242 @@
+"""The two stages that tune the adapter: fine-tuning on true answers, and a curriculum that adds distilled ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from recbole_llm.curriculum import Curriculum
+from recbole_llm.data.rows import rows_digest
+from recbole_llm.evaluation import Evaluation, Protocol
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.registry import find_choice
+from recbole_llm.selection.training_rows import TrainingRows
+from recbole_llm.settings.config import Config
+from recbole_llm.settings.training import FineTuneSettings
+from recbole_llm.stages import Stage, write_json
+from recbole_llm.trainer.checkpoint import clear_states
+from recbole_llm.trainer.distillation import DistanceMeter
+from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
+from recbole_llm.trainer.optimizer import group_options
+
+# What decides a generated answer besides the weights, and what decides the validation score of an epoch.
+GENERATION = ("num_beams", "max_new_tokens", "length_penalty", "first_line")
+ANSWERING = (*GENERATION, "grounding", "repeatable")
+State = Mapping[str, Tensor]
+"""All trainable weights (:meth:`Adapter.trainable_state`)."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the tuning stages of one run share.
+
+    Attributes:
+        model: the recommender, its adapter attached.
+        config: the resolved config.
+        protocol: how rows are evaluated.
+        rows: the training rows.
+        valid_rows: the validation rows, a RecBole data set; None without.
+        validation: how epochs are evaluated; None without.
+        make_optimizer: gives a fresh optimiser over the adapter's weights.
+        on_epoch: called with the group of the stage, such as ``Curriculum/``, and the record of every epoch.
+        show_progress: whether to show progress bars.
+    """
+
+    model: LLMRecommender
+    config: Config
+    protocol: Protocol
+    rows: TrainingRows
+    valid_rows: Any
+    validation: Validation | None
+    make_optimizer: Callable[[], torch.optim.Optimizer]
+    on_epoch: Callable[[str, dict[str, Any]], None]
+    show_progress: bool = False
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What fine-tuning depends on, as plain data."""
+        config, model = self.config, self.model
+        answering: tuple[str, ...] = ()  # a click is told by the weights alone
+        if not self.protocol.has_labels:
+            grounding = cast(Any, find_choice("grounding", config["grounding"]))
+            answering = (*ANSWERING, *grounding.settings)
+        settings = FineTuneSettings.from_settings(config.final_config_dict).facts()
+        return {
+            "model": model.facts(),
+            "recommender": type(model).__name__,
+            "rows": rows_digest(self.rows.data),
+            "valid_rows": None if self.valid_rows is None else rows_digest(self.valid_rows),
+            "valid_metric": self.protocol.valid_metric,
+            "answering": {name: config[name] for name in answering},
+            "candidates": config["eval_args"]["mode"]["valid"],
+            "settings": {**settings, **group_options(config, model)},
+            "seed": config["seed"],
+        }
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What decides a generated answer besides the weights."""
+        return {name: self.config[name] for name in GENERATION}
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The result of a tuning stage, whose weights the model has.
+
+    Attributes:
+        stage: its name.
+        folder: where it is kept; ``adapter/`` holds the weights of the best epoch.
+        history: one record per epoch.
+        best_epoch: the epoch (1-based) whose weights were kept.
+        evaluation: of the validation rows under these weights, where training has just evaluated them.
+        initial_distance: of the untuned LLM's answers, where the curriculum uses it.
+        settings: of the curriculum, such as ``{"alpha": 1.0}``.
+    """
+
+    stage: str
+    folder: Path
+    history: list[dict[str, Any]]
+    best_epoch: int
+    evaluation: Evaluation | None = None
+    initial_distance: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def best_score(self, validation: Validation) -> float:
+        """Validation score of the best epoch, larger is better."""
+        return _score(self.history[self.best_epoch - 1], validation)
+
+
+class FineTuneStage(Stage[TuningResult]):
+    """The adapter, tuned on true answers.
+
+    Args:
+        tuning: what it is tuned on, and how it is evaluated.
+    """
+
+    name = "fine-tune"
+    group = ""
+    is_resumable = True
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning = tuning
+        self._evaluation: Evaluation | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return self.tuning.facts
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the weights are trained from what they are now."""
+        tuning, model = self.tuning, self.tuning.model
+        run = FineTuning(
+            model,
+            tuning.rows.examples,
+            tuning.rows.histories,
+            FineTuneSettings.from_settings(tuning.config.final_config_dict),
+            tuning.make_optimizer(),
+            tuning.validation,
+            self.distilled(),
+            lambda record: tuning.on_epoch(self.group, record),
+            tuning.show_progress,
+        )
+        write_json(folder / "history.json", run.run(folder))
+        model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
+        clear_states(folder)
+        self._evaluation = cast("Evaluation | None", run.best_evaluation)
+
+    def load(self, folder: Path) -> TuningResult:
+        """See :class:`Stage`; the model gets the weights."""
+        load_adapter(self.tuning.model, folder / "adapter")
+        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        best = best_epoch(history, self.tuning.validation)
+        return TuningResult(self.name, folder, history, best, self._evaluation, **self.told())
+
+    def distilled(self) -> DistilledTargets | None:
+        """The second targets of the rows, if there are some."""
+        return None
+
+    def told(self) -> dict[str, Any]:
+        """What else is told of the result."""
+        return {}
+
+
+class CurriculumStage(FineTuneStage):
+    """A fresh adapter, tuned on true and distilled answers under one curriculum.
+
+    Args:
+        tuning: what it is tuned on, and how it is evaluated.
+        curriculum: gives the weights of the targets.
+        answers: token ids of the distilled answer to each row.
+        source: what the distilled answers depend on, as plain data.
+        untuned: the adapter's weights before any tuning.
+        meter: measures the distance between epochs, where the curriculum uses it.
+        initial_distance: of the untuned LLM's answers, where the curriculum uses it.
+        group: what stands before TensorBoard's names.
+    """
+
+    name = "curriculum"
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        curriculum: Curriculum,
+        answers: Sequence[list[int]],
+        source: Any,
+        untuned: State,
+        meter: DistanceMeter | None = None,
+        initial_distance: float | None = None,
+        group: str = "Curriculum/",
+    ) -> None:
+        super().__init__(tuning)
+        self.curriculum, self.answers, self.source, self.untuned = curriculum, answers, source, untuned
+        self.meter, self.initial_distance, self.group = meter, initial_distance, group
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        names = ("sd_empty", "sd_permuted", *(("distance_rows",) if self.meter else ()))
+        return {
+            **super().facts(),
+            "distilled": self.source,
+            **{name: self.tuning.config[name] for name in names},
+            "curriculum": self.curriculum.facts(),
+        }
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the weights are trained from the untuned ones."""
+        self.tuning.model.adapter.load_trainable_state(self.tuning.model.llm, self.untuned)
+        super().compute(folder)
+
+    def distilled(self) -> DistilledTargets:
+        """The distilled answers of the rows."""
+        distances = [] if self.initial_distance is None else [self.initial_distance]
+        return DistilledTargets(self.curriculum, self.answers, distances, self.meter.measure if self.meter else None)
+
+    def told(self) -> dict[str, Any]:
+        """Settings and distance at the start."""
+        return {"initial_distance": self.initial_distance, "settings": self.curriculum.facts()}
+
+
+def load_adapter(model: LLMRecommender, folder: Path) -> None:
+    """Load a saved adapter, checked against its own manifest."""
+    model.adapter.load(model.llm, folder, model.adapter_owner)
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]], validation: Validation | None) -> int:
+    """The first epoch (1-based) with the best validation score; the last one without validation."""
+    validated = [record for record in history if "valid" in record]
+    if not validated or validation is None:
+        return len(history)
+    return int(max(validated, key=lambda record: _score(record, validation))["epoch"])
+
+
+def _score(record: Mapping[str, Any], validation: Validation) -> float:
+    """Validation score of an epoch, larger is better."""
+    score: float = record["valid"][validation.metric]
+    return score if validation.bigger else -score
