@@ -52,7 +52,7 @@ class Rows:
     test: SequentialDataset
     whole: Dataset
 
-    def judged(self) -> str:
+    def evaluated(self) -> str:
         """SHA-256 of what is evaluated, equal for all models of one command.
 
         It is over users, targets, labels and whole histories of the validation and test rows, by their outside ids;

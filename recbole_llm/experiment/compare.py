@@ -182,7 +182,7 @@ def _check(planned: Sequence[Planned]) -> None:
                 texts = tuple(config["item_text_fields"] or ())
                 ItemCatalog.from_dataset(rows.whole, config["title_field"], config["title_with"], texts)
         protocol_of(config).check(rows)
-        digests[label] = rows.judged()
+        digests[label] = rows.evaluated()
         first = next(iter(digests))
         check_rows(label, digests[label], first, digests[first])
 

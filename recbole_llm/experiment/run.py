@@ -182,7 +182,7 @@ def run_one(
         init_seed(config["seed"], config["reproducibility"])
         rows = load_rows(config, is_few_shot(config) if few_shot is None else few_shot)
         log.info(rows.whole)
-        digest = rows.judged()
+        digest = rows.evaluated()
         if beside is not None:
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
@@ -210,7 +210,7 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
 
     Args:
         label: name of a model.
-        digest: of its rows, :meth:`recbole_llm.data.rows.Rows.judged`.
+        digest: of its rows, :meth:`recbole_llm.data.rows.Rows.evaluated`.
         other: name of the model before it.
         other_digest: of that one's rows.
 

@@ -53,7 +53,7 @@ def read_properties(
 ) -> dict[str, Any]:
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
-    RecBole's files; judge.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
+    RecBole's files; evaluation.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
     preset's; llm/tiny.yaml where the LLM is the tiny one; the data set's.
 
     Args:
@@ -69,7 +69,7 @@ def read_properties(
         settings.update(load_if_there(recbole_folder() / "properties" / f"{name}.yaml"))
     asked = settings["load_col"]
     folder = find_properties()
-    files = [folder / "judge.yaml"]
+    files = [folder / "evaluation.yaml"]
     files += [folder / "overall.yaml"] if facts.is_llm else []
     files += [folder / "click.yaml"] if click else []
     files += facts.property_files

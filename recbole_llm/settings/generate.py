@@ -70,7 +70,7 @@ def property_texts(folder: Path) -> dict[Path, str]:
     defaults = {key.name: key.default for key in keys_by_name(declared).values() if key.default is not NO_DEFAULT}
     tiny = {key.name: key.default for key in keys_by_name([TinyLLMConfig]).values()}
     overall = {name: value for name, value in defaults.items() if name not in (*tiny, "valid_metric")}
-    own = {"overall.yaml": overall, "judge.yaml": defaults}
+    own = {"overall.yaml": overall, "evaluation.yaml": defaults}
     for name, values in {**own, "click.yaml": {}, "llm/tiny.yaml": tiny}.items():
         found[folder / name] = refreshed((folder / name).read_text(encoding="utf-8"), values, keys)
     for file in sorted((folder / "model").glob("*.yaml")):
@@ -108,7 +108,7 @@ def page() -> str:
 
 def _default_text(key: Key) -> str:
     if key.default is NO_DEFAULT:
-        return "RecBole's" if key.owner is RecBoleSettings else "`judge.yaml`"
+        return "RecBole's" if key.owner is RecBoleSettings else "`evaluation.yaml`"
     return f"`{yaml_text(key.default)}`"
 
 

@@ -20,7 +20,7 @@ from recbole_llm.settings.source import read_class
 
 LLM_BASE = "LLMRecommender"
 
-# RecBole's sequential models that can be judged by clicks as well: the first two are made for it, the others score a
+# RecBole's sequential models that can be evaluated by clicks as well: the first two are made for it, the others score a
 # history and an item by one differentiable number.
 CLICK_BY_DESIGN = ("DIN", "DIEN")
 CLICK_IF_ASKED = (*CLICK_BY_DESIGN, "Caser", "GRU4Rec", "NARM", "NextItNet", "SASRec", "STAMP")

@@ -47,7 +47,7 @@ def check_value(key: str, value: Any, default: Any = None, is_llm: bool = True) 
 
 
 def _like(key: str, default: Any) -> Key | None:
-    """What a RecBole key takes, judged by its default: only numbers and switches mean the same throughout RecBole."""
+    """What a RecBole key takes, read off its default: only numbers and switches mean the same throughout RecBole."""
     if isinstance(default, bool):
         return Key(key, (bool, int), True, Setting("", low=0, high=1))
     return Key(key, (float,), True, Setting("")) if isinstance(default, int | float) else None

@@ -64,7 +64,7 @@ def check(world: World) -> None:
     for model in MODELS:
         rows = load(world, model)
         assert judged_by(rows) == expected, model
-        digests.add(rows.judged())
+        digests.add(rows.evaluated())
         assert (rows.train.field2id_token["item_id"] == rows.whole.field2id_token["item_id"]).all()
         if model in ("Pop", "CKE"):
             assert learned_pairs(rows) == before_the_split(world), model
@@ -243,13 +243,13 @@ def test_the_digest_sees_histories_by_outside_ids_whole_as_they_are(tmp_path):
     for name, items in (("one", "abcdef"), ("two", "bacdef"), ("three", "abcdfe")):
         world = write(tmp_path / name, [("u", item, n) for n, item in enumerate(items)])
         loaded = load(world, "SASRec")
-        digests.append(loaded.judged())
+        digests.append(loaded.evaluated())
         # How much of a history a model reads is its own affair.
-        assert load(world, "SASRec", MAX_ITEM_LIST_LENGTH=1).judged() == digests[-1]
+        assert load(world, "SASRec", MAX_ITEM_LIST_LENGTH=1).evaluated() == digests[-1]
     assert len(set(digests)) == 3
     world = write(tmp_path / "more", rows)
     (world.folder / "more.item").write_text("item_id:token\ttitle:token\nz\tZ\na\tA\n")
-    assert load(world, "BIGRec").judged() == load(world, "Pop").judged() == digests[0]
+    assert load(world, "BIGRec").evaluated() == load(world, "Pop").evaluated() == digests[0]
 
 
 def write(
@@ -333,9 +333,9 @@ def test_titles_are_those_of_the_file_and_items_without_a_line_have_none(tmp_pat
 def test_seeds_draw_training_rows_and_sample_seed_draws_the_others(world):
     sizes = {"train_sample_size": 5, "valid_sample_size": 3, "test_sample_size": 3}
     first, other = (load(world, "BIGRec", few_shot=True, seed=seed, **sizes) for seed in (1, 2))
-    assert first.judged() == other.judged()
+    assert first.evaluated() == other.evaluated()
     assert row_pairs(first.train).tolist() != row_pairs(other.train).tolist()
-    drawn = {load(world, "BIGRec", sample_seed=seed, **sizes).judged() for seed in range(4)}
+    drawn = {load(world, "BIGRec", sample_seed=seed, **sizes).evaluated() for seed in range(4)}
     assert len(drawn) > 1
 
 

@@ -77,12 +77,12 @@ def test_every_model_of_clicks_is_judged_on_the_same_rows_and_labels(rated, mode
     for name in ("valid", "test"):
         assert (row_pairs(getattr(rows, name)) == row_pairs(getattr(reference, name))).all()
         assert (row_labels(getattr(rows, name)) == row_labels(getattr(reference, name))).all()
-    assert rows.judged() == reference.judged()
+    assert rows.evaluated() == reference.evaluated()
 
 
 def test_what_rows_depend_on_includes_their_labels(rated):
     four, three = load(rated, "TALLRec"), load(rated, "TALLRec", threshold=3)
-    assert four.judged() != three.judged() and rows_digest(four.train) != rows_digest(three.train)
+    assert four.evaluated() != three.evaluated() and rows_digest(four.train) != rows_digest(three.train)
     assert rows_digest(four.train) == rows_digest(load(rated, "TALLRec").train)
 
 

@@ -55,7 +55,7 @@ def test_histories_are_of_the_items_without_a_setting(folder, model, settings):
     }
     if model != "Pop":
         assert read(rows, rows.train) == PARTS["train"]
-    assert rows.judged() == load(folder, "SASRec").judged()
+    assert rows.evaluated() == load(folder, "SASRec").evaluated()
 
 
 def test_an_alias_of_its_own_is_kept_and_the_histories_added(folder):

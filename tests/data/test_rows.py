@@ -92,7 +92,7 @@ def test_leave_one_out_takes_the_last_items_in_time_then_file_order(shop):
 
 @pytest.mark.parametrize("model", ["Pop", "BPR", "SASRec", "BIGRec"])
 def test_every_model_is_judged_on_the_same_pairs(shop, model):
-    assert load(shop, model).judged() == load(shop, "SASRec").judged()
+    assert load(shop, model).evaluated() == load(shop, "SASRec").evaluated()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_rows_of_benchmark_files_without_history_are_skipped_and_counted(tmp_pat
     assert described(rows, rows.train) == [("u1", "i1", "i2"), ("u1", "i1 i2", "i3"), ("u2", "i1", "i3")]
     assert described(rows, rows.test) == [("u1", "i1 i2 i3 i4", "i5"), ("u2", "i1 i3", "i5")]
     general = load(folder, "Pop", **settings)
-    assert general.judged() == rows.judged()
+    assert general.evaluated() == rows.evaluated()
     told = "u1 i1, u1 i2, u1 i3, u2 i1, u2 i3"  # what the training rows tell of, each once
     assert ", ".join(sorted(" ".join(pair) for pair in tokens(general, general.train))) == told
 
@@ -192,13 +192,13 @@ def test_samples_are_seeded_subsets_and_the_same_for_all_models(shop):
         places = [row_pairs(everything).tolist().index(pair) for pair in row_pairs(chosen).tolist()]
         assert places == sorted(set(places))  # in the order of the split, none twice
     again = load(shop, "SASRec", few_shot=True, **sizes)
-    assert again.judged() == rows.judged() and rows_digest(again.train) == rows_digest(rows.train)
-    assert load(shop, "Pop", **sizes).judged() == rows.judged()
+    assert again.evaluated() == rows.evaluated() and rows_digest(again.train) == rows_digest(rows.train)
+    assert load(shop, "Pop", **sizes).evaluated() == rows.evaluated()
     assert len(load(shop, "SASRec", **sizes).train) == len(whole.train)  # training rows only where few_shot says so
     other = load(shop, "SASRec", few_shot=True, seed=7, **sizes)
     assert rows_digest(other.train) != rows_digest(rows.train)
     # Each part draws on its own: another training size leaves the evaluated rows as they are.
-    assert load(shop, "SASRec", few_shot=True, **{**sizes, "train_sample_size": 6}).judged() == rows.judged()
+    assert load(shop, "SASRec", few_shot=True, **{**sizes, "train_sample_size": 6}).evaluated() == rows.evaluated()
 
 
 def test_a_sample_of_more_rows_than_there_are_is_all_of_them(shop):

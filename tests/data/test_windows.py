@@ -191,7 +191,9 @@ SPLITS = [
 @pytest.mark.parametrize("eval_args", SPLITS)
 def test_every_model_is_judged_on_the_same_rows(tmp_path, model, eval_args):
     folder = write_events(tmp_path / "world", make_events(0, step=300_000))
-    assert load(folder, model, eval_args=eval_args).judged() == load(folder, "SASRec", eval_args=eval_args).judged()
+    assert (
+        load(folder, model, eval_args=eval_args).evaluated() == load(folder, "SASRec", eval_args=eval_args).evaluated()
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -136,7 +136,7 @@ def test_later_places_win(own_properties, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(sys, "argv", ["pytest"])
     ours = own_properties
     places = [
-        ours / "judge.yaml",
+        ours / "evaluation.yaml",
         ours / "overall.yaml",
         ours / "model" / "BIGRec.yaml",
         ours / "model" / "Preset.yaml",

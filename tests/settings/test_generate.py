@@ -19,9 +19,9 @@ def test_property_files_and_the_page_of_settings_are_as_generated():
 
 
 def test_every_component_default_stands_in_a_property_file_and_is_accepted():
-    files = ("overall.yaml", "judge.yaml", "llm/tiny.yaml")
+    files = ("overall.yaml", "evaluation.yaml", "llm/tiny.yaml")
     found = {key: value for file in reversed(files) for key, value in load_yaml(FOLDER / file).items()}
-    llm = {**found, **load_yaml(FOLDER / "judge.yaml"), **load_yaml(FOLDER / "overall.yaml")}
+    llm = {**found, **load_yaml(FOLDER / "evaluation.yaml"), **load_yaml(FOLDER / "overall.yaml")}
     for key in llm_keys().values():
         if key.default is not NO_DEFAULT and key.name != "valid_metric":
             assert key.name in llm and llm[key.name] == key.default and key.accepts(key.default), key.name
