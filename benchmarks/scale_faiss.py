@@ -6,7 +6,7 @@
 A way is ``torch`` (``cdist`` and ``topk``, item block by item block) or a factory string of :class:`ItemIndex`, with
 its search parameters behind a semicolon. Each runs in a process of its own; its memory is the peak of that process less
 that of one which only reads the data. Items are a mixture: clusters in a subspace of 64 dimensions, and noise; queries
-are items with noise, their targets those items. What was measured is written beside what is there, by size.
+are items with noise, their targets those items. What was measured is written beside what is there, by size and way.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def measured(way: str, folder: Path, k: int) -> dict[str, float]:
         clock.append(time.perf_counter())
         ranking = index.rank(queries, targets, k)
     clock.append(time.perf_counter())
-    np.savez(folder / "ranking.npz", ranks=ranking.ranks, top_items=ranking.top_items)
+    np.savez(ranking_file(folder, way), ranks=ranking.ranks, top_items=ranking.top_items)
     return dict(zip(("build", "top_k", "top_k_and_ranks"), np.diff(clock).tolist(), strict=True))
 
 
@@ -108,19 +108,24 @@ def compare(folder: Path, ways: tuple[str, ...], k: int, threads: int) -> dict[s
     """Every way's seconds, MiB beyond the data, and how much of the exact ranking (``Flat``) it gives."""
     data = in_process("data", folder, k, threads)["peak_mib"]
     found: dict[str, dict[str, float]] = {}
-    rankings = {}
     for way in ways:
         found[way] = in_process(way, folder, k, threads)
         found[way]["peak_mib"] -= data
-        with np.load(folder / "ranking.npz") as saved:
-            rankings[way] = {name: saved[name] for name in saved}
         print(way, json.dumps(found[way]), flush=True)
-    if exact := rankings.get("Flat"):
-        for way, ranking in rankings.items():
-            rows = zip(ranking["top_items"], exact["top_items"], strict=True)
-            found[way]["recall"] = float(np.mean([np.isin(best, own).mean() for own, best in rows]))
-            found[way]["equal_ranks"] = float((ranking["ranks"] == exact["ranks"]).mean())
+    if ranking_file(folder, "Flat").exists():
+        with np.load(ranking_file(folder, "Flat")) as saved:
+            exact_items, exact_ranks = saved["top_items"], saved["ranks"]
+        for way in ways:
+            with np.load(ranking_file(folder, way)) as saved:
+                rows = zip(saved["top_items"], exact_items, strict=True)
+                found[way]["recall"] = float(np.mean([np.isin(best, own).mean() for own, best in rows]))
+                found[way]["equal_ranks"] = float((saved["ranks"] == exact_ranks).mean())
     return found
+
+
+def ranking_file(folder: Path, way: str) -> Path:
+    """Where the ranking of a way is left."""
+    return folder / f"ranking {way}.npz"
 
 
 def render(file: Path = FILE) -> Iterator[str]:
@@ -142,7 +147,7 @@ def _lines(reports: Mapping[str, Any]) -> Iterator[str]:
                 f"{setting['queries']:,}",
                 f"`{way}`",
                 str(setting["threads"]),
-                f"{report['load average before']:.1f}",
+                f"{found['load average before']:.1f}",
                 *(f"{found[name]:.1f}" for name in ("build", "top_k", "top_k_and_ranks")),
                 f"{found['peak_mib']:,.0f}",
                 *(f"{found[name]:.4f}" if name in found else "" for name in ("recall", "equal_ranks")),
@@ -160,6 +165,7 @@ def main() -> None:
     parser.add_argument("--way", action="append", help=f"repeatable; by default {', '.join(WAYS)}")
     parser.add_argument("--seed", type=int, default=0, help="of the data (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="default %(default)s")
+    parser.add_argument("--data", type=Path, help="folder to keep the data in, and to find them again")
     parser.add_argument("--json", type=Path, default=FILE, help="file to write to (default: %(default)s)")
     parser.add_argument("--run", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -169,12 +175,19 @@ def main() -> None:
         return
     ways = tuple(arguments.way or WAYS)
     setting = {name: getattr(arguments, name) for name in ("items", "width", "queries", "k", "seed", "threads")}
-    report: dict[str, Any] = {"setting": setting, "load average before": os.getloadavg()[0], "environment": versions()}
-    with tempfile.TemporaryDirectory() as folder:
-        make_data(Path(folder), arguments.items, arguments.width, arguments.queries, arguments.seed)
-        report["ways"] = compare(Path(folder), ways, arguments.k, arguments.threads)
+    facts = {"load average before": os.getloadavg()[0], "git_revision": versions()["git_revision"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.data or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        if not (folder / "queries.npz").exists():
+            make_data(folder, arguments.items, arguments.width, arguments.queries, arguments.seed)
+        found = compare(folder, ways, arguments.k, arguments.threads)
     known = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
-    known[f"{arguments.items} x {arguments.width}"] = report
+    report = known.setdefault(f"{arguments.items} x {arguments.width}", {"setting": setting, "ways": {}})
+    if report["setting"] != setting:
+        report.update(setting=setting, ways={})
+    report["environment"] = versions()
+    report["ways"].update({way: {**own, **facts} for way, own in found.items()})
     arguments.json.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     print("\n".join(_lines(known)))
 

@@ -102,7 +102,8 @@ class Points:
         self.centre = np.zeros(self.dimension)
         for block in blocks(len(rows), self.dimension):
             self.centre += embeddings[rows[block]].sum(axis=0, dtype=np.float64)
-        self.centre /= len(rows)
+        # In the type of the embeddings, so that subtracting it in that type rounds once.
+        self.centre = (self.centre / len(rows)).astype(embeddings.dtype)
         self._kept = np.empty((len(rows), self.dimension), dtype=np.float32) if keep else None
         squares = np.empty(len(rows))
         for block in blocks(len(rows), self.dimension):
@@ -119,12 +120,18 @@ class Points:
 
     def _centre(self, block: slice) -> np.ndarray:
         with np.errstate(over="ignore"):
-            centred: np.ndarray = (self.embeddings[self.rows[block]] - self.centre).astype(np.float32)
-        return centred
+            centred: np.ndarray = self.embeddings[self.rows[block]]
+            centred -= self.centre
+            return centred.astype(np.float32, copy=False)
 
     def centred(self, block: slice) -> np.ndarray:
         """float32 ``[points, d]``: some of the points minus the mean of all."""
         return self._centre(block) if self._kept is None else self._kept[block]
+
+    @property
+    def _width(self) -> int:
+        """Points that a block of queries meets at a time; fewer, and more queries, where points are not kept."""
+        return _BLOCK_POINTS if self.kept else max(1, _BLOCK_POINTS // 4)
 
     @property
     def kept(self) -> bool:
@@ -190,7 +197,7 @@ class Points:
             int64 ``[queries]``.
         """
         ranks = np.zeros(len(queries), dtype=np.int64)
-        for block in blocks(len(queries), min(len(self), _BLOCK_POINTS)):
+        for block in blocks(len(queries), min(len(self), self._width)):
             own = queries[block]
             centred = self.centre_queries(own)
             target = self.embeddings[target_rows[block]].astype(np.float64) - self.centre
@@ -200,7 +207,7 @@ class Points:
                 limits = (of_target - bound).astype(np.float32), (of_target + bound).astype(np.float32)
                 single = centred.astype(np.float32)
             distances = self.direct(own, np.arange(len(own)), target_rows[block])
-            for points in blocks(len(self), 1, _BLOCK_POINTS):
+            for points in blocks(len(self), 1, self._width):
                 before, places, columns = self._settle(single, points, *limits, members.extra)
                 ranks[block] += before
                 other = self.direct(own, places, self.rows[columns])
@@ -252,7 +259,7 @@ class Points:
             Direct distances float64 and points int64, both ``[queries, k]``.
         """
         distances, points = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
-        for block in blocks(len(queries), min(len(self), _BLOCK_POINTS)):
+        for block in blocks(len(queries), min(len(self), self._width)):
             own = queries[block]
             places, found = self._candidates(own, reach[block])
             direct = self.direct(own, places, self.rows[found])
@@ -270,7 +277,7 @@ class Points:
             single = centred.astype(np.float32)
             parts = [
                 (*np.nonzero(~(self.half_scores(single, points) < low)), points.start)
-                for points in blocks(len(self), 1, _BLOCK_POINTS)
+                for points in blocks(len(self), 1, self._width)
             ]
         places, columns = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
         starts = np.repeat([part[2] for part in parts], [len(part[0]) for part in parts])
