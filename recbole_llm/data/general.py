@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from recbole.data.interaction import Interaction
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.identity import check_numbering
 from recbole_llm.data.labels import label_column, row_labels
-from recbole_llm.data.recbole_dataset import make_dataset
+from recbole_llm.data.recbole_dataset import cuts_once, make_dataset
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def split_point(whole: SequentialDataset, parts: Sequence[SequentialDataset]) ->
     evaluated = np.concatenate([_column(part, part.uid_field) for part in parts[1:]])
     n_targets = np.bincount(evaluated, minlength=whole.user_num)
     held_out = n_targets.copy()
-    if _cuts_once(whole.config["eval_args"]):
+    if cuts_once(whole.config["eval_args"]):
         trains = np.bincount(_column(parts[0], whole.uid_field), minlength=whole.user_num) > 0
         held_out[~trains] = n_own[~trains]
     nth, ends = np.empty(len(users), dtype=np.int64), np.cumsum(n_own)
@@ -50,12 +50,6 @@ def split_point(whole: SequentialDataset, parts: Sequence[SequentialDataset]) ->
 def _column(part: Dataset, field: str) -> np.ndarray:
     column: np.ndarray = part.inter_feat[field].numpy()
     return column
-
-
-def _cuts_once(eval_args: Mapping[str, Any]) -> bool:
-    """Whether the split is one cut in time for all users, not a cut inside each user."""
-    grouped = eval_args["group_by"] not in (None, "none")
-    return "TS" in eval_args["split"] or "RS" in eval_args["split"] and not grouped
 
 
 def interactions_before(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -287,16 +287,27 @@ def _change_feat_format(self: Dataset) -> None:
     _change_format_by_recbole(self)
 
 
+def cuts_once(eval_args: Mapping[str, Any]) -> bool:
+    """Whether the split is one cut in time for all users, not a cut inside each user."""
+    split, grouped = eval_args["split"] or {}, eval_args["group_by"] not in (None, "none")
+    return "TS" in split or "RS" in split and not grouped
+
+
 def _dataframe_to_interaction(self: Dataset, data: pd.DataFrame) -> Any:
-    """RecBole's tensors, times in double precision until :func:`_build` has sorted and split by them."""
+    """RecBole's tensors; where one cut in time is for all users, times are in double precision until it is made.
+
+    RecBole sorts by single precision, stably: inside each user that keeps the order in which interactions come here,
+    but not between users. Cuts inside each user need no more, and a file in order of time gives RecBole's own rows.
+    """
     converted = _convert_by_recbole(self, data)
-    if data is self.inter_feat and self.time_field in data and converted[self.time_field].ndim == 1:
+    has_times = data is self.inter_feat and self.time_field in data and converted[self.time_field].ndim == 1
+    if has_times and cuts_once(self.config["eval_args"]):
         converted[self.time_field] = torch.from_numpy(data[self.time_field].to_numpy(np.float64, copy=True))
     return converted
 
 
 def _build(self: Dataset) -> list[Dataset]:
-    """RecBole's parts; times are cast to single precision at the end, where RecBole does so before it sorts."""
+    """RecBole's parts; times in double precision are cast to single, RecBole's own, once they are split by."""
     parts: list[Dataset] = _build_by_recbole(self)
     for feat in [self.inter_feat, *(part.inter_feat for part in parts)]:
         for name in (self.time_field, f"{self.time_field}{self.config['LIST_SUFFIX']}"):

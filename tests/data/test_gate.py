@@ -126,7 +126,7 @@ def test_recboles_own_tensors_stay_bit_equal_on_a_file_in_order_of_time(tmp_path
     folder = tmp_path / "sorted"
     folder.mkdir()
     lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
-    times = 1_700_000_000 + np.cumsum(rng.integers(0, 300, 400))  # nearer than single precision tells apart
+    times = 1_700_000_000 + np.cumsum(rng.integers(0, 20, 400))  # nearer than single precision tells apart
     lines += [f"u{rng.integers(20)}\ti{rng.integers(30)}\t{rng.integers(1, 6)}\t{time}" for time in times]
     (folder / "sorted.inter").write_text("\n".join(lines) + "\n")
     fresh_python(tmp_path, "sorted", tmp_path, code=RECBOLE_ALONE)
@@ -166,6 +166,19 @@ def test_a_split_at_one_time_is_at_that_time_exactly(tmp_path):
     cut = np.percentile(times, 80)
     expected = sorted((user, item) for user, item, time in table if time > first[user] and time > cut)
     assert sorted((user, item) for user, _, item in judged_by(rows)["test"]) == expected and expected
+
+
+def test_shares_of_all_rows_in_time_are_cut_exactly(tmp_path):
+    rng = np.random.default_rng(6)
+    table = [(f"u{rng.integers(6)}", f"i{rng.integers(9)}", 1_700_000_000 + second) for second in rng.permutation(60)]
+    rows = load(
+        write(tmp_path / "shares", table), "SASRec", eval_args={"split": {"RS": [0.6, 0.2, 0.2]}, "group_by": None}
+    )
+    first = {user: min(time for other, _, time in table if other == user) for user, _, _ in table}
+    targets = sorted((time, user, item) for user, item, time in table if time > first[user])
+    expected = [(user, item) for _, user, item in targets[len(targets) - len(rows.test) :]]
+    assert sorted((user, item) for user, _, item in judged_by(rows)["test"]) == sorted(expected)
+    assert len(rows.test) == len(targets) // 5
 
 
 # ------------------------------------------------------------------------------------------------- one id map
