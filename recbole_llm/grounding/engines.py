@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _KEPT_ELEMENTS = 2**28  # of the centred copy of all points, at most: 1 GB
 _BLOCK_ELEMENTS = 2**24  # of one block of points that are not kept: 64 MB
 _TABLE_ELEMENTS = 2**24  # of one table of queries x points of the torch fallback: 64 MB
-_TRAINING_ROWS = 2**18  # that an index learns its cells and codes from, at most
+_TRAINING_ROWS = 2**17  # that an index learns its cells and codes from, at most
 _CORE = "OPENBLAS_CORETYPE"
 _CORES = {"AVX512": "SkylakeX", "AVX2": "Haswell"}  # torch's name of what a CPU can do, OpenBLAS's name of such a CPU
 _GPU_NEIGHBOURS = 2048  # more than these FAISS does not search for on a GPU
@@ -165,9 +165,12 @@ class FaissEngine(Engine):
 
     def _training_rows(self) -> np.ndarray:
         """Points to learn cells and codes from: all, or so many at even distances."""
-        step = -(-len(self.points) // _TRAINING_ROWS)
-        parts = blocks(len(self.points), self.points.dimension, _BLOCK_ELEMENTS)
-        return np.concatenate([self.points.centred(block)[-block.start % step :: step] for block in parts])
+        chosen = np.arange(0, len(self.points), -(-len(self.points) // _TRAINING_ROWS))
+        rows = np.empty((len(chosen), self.points.dimension), dtype=np.float32)
+        for block in blocks(len(self.points), self.points.dimension, _BLOCK_ELEMENTS):
+            own = slice(*np.searchsorted(chosen, (block.start, block.stop)))
+            rows[own] = self.points.centred(block)[chosen[own] - block.start]
+        return rows
 
     def nearest(self, centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Engine`."""

@@ -160,6 +160,15 @@ def test_an_approximate_index_that_looks_everywhere_ranks_as_the_exact_one(rando
     assert index.recall == 1
 
 
+def test_an_index_learns_from_items_at_even_distances(monkeypatch):
+    monkeypatch.setattr(engines_module, "_TRAINING_ROWS", 150)
+    monkeypatch.setattr(engines_module, "_BLOCK_ELEMENTS", 5 * 70)
+    embeddings = np.random.default_rng(0).normal(size=(401, 5)).astype(np.float32)
+    engine = ItemIndex(embeddings, factory="IVF2,Flat")._engine
+    expected = (embeddings[1:] - embeddings[1:].mean(axis=0, dtype=np.float64).astype(np.float32))[::3]
+    np.testing.assert_array_equal(engine._training_rows(), expected)
+
+
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW8"])
 def test_on_a_cuda_device_faiss_searches_on_the_gpu_where_it_can(monkeypatch, caplog, factory):
     """There is no GPU here: what would move an index there is replaced, the order of the calls is what is tested."""
