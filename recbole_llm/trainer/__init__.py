@@ -1,4 +1,4 @@
-"""Training in stages, evaluation by one judge, and the folder a run leaves behind."""
+"""Training in stages: selection, fine-tuning, distance, distillation, curriculum."""
 
 from recbole_llm import compat
 
