@@ -77,10 +77,10 @@ class ReadSummary:
         return [*map(str, self.files), text, *(note for _, note in self.notes)]
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as plain data."""
+        """The summary as plain data, and as the lines that a report shows (``lines``)."""
         files = [{**vars(file), "dropped": dict(file.dropped)} for file in self.files]
         counts = {"interactions": self.interactions, "kept": self.kept, "dropped": dict(self.dropped)}
-        return {"files": files, **counts, "notes": [note for _, note in self.notes]}
+        return {"files": files, **counts, "notes": [note for _, note in self.notes], "lines": self.lines()}
 
     def log(self, logger: logging.Logger) -> None:
         """Write the summary, notes at their own level."""

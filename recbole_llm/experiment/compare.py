@@ -119,6 +119,7 @@ def run_models(
         data_hash={command.dataset: data_hash(sorted(Path(config["data_path"]).glob(f"{command.dataset}.*")))},
         command=shlex.join(["recbole-llm", *words]),
         title=protocol_of(config).title,
+        reading=runs[0].data["lines"],
     )
     folder = new_folder(Path(config["checkpoint_dir"]), f"results-{command.dataset}")
     table.write(folder)

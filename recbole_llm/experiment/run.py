@@ -30,7 +30,7 @@ from recbole_llm.settings.values import split_names
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 
 REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
-FACTS = "run.json"
+FACTS, DATA = "run.json", "data.json"
 log = logging.getLogger(__name__)
 
 Evaluations = dict[str, Evaluation]  # by "valid" and "test"; no "valid" where there are no such rows
@@ -89,6 +89,11 @@ class Run:
         """One record per epoch of the last training stage; empty for an untuned LLM."""
         file = self.folder / "history.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What became of every line of the data set's files (:class:`recbole_llm.data.summary.ReadSummary`)."""
+        return json.loads((self.folder / DATA).read_text(encoding="utf-8"))
 
     @property
     def model(self) -> Any:
@@ -191,6 +196,7 @@ def run_one(
         result = replace(last, model=label, wall_seconds=time.perf_counter() - started)
         folder.write("metrics.json", {"valid": result.valid, "test": result.test})
         folder.write(FACTS, {"rows": digest, **_facts(result)})
+        folder.write(DATA, rows.whole.reading.to_dict())
         for split, evaluation in evaluations.items():
             protocol.write(folder.path, split, evaluation)
         if len(stages) > 1:

@@ -94,6 +94,7 @@ class ResultTable:
         data_hash: data set name -> see ``recbole_llm.report.data_hash``.
         command: the command line that gave the results.
         title: heading of the Markdown.
+        reading: what became of the lines of the data set's files, in words.
     """
 
     results: tuple[RunResult, ...]
@@ -101,9 +102,11 @@ class ResultTable:
     data_hash: dict[str, str] = field(default_factory=dict)
     command: str = ""
     title: str = "Results"
+    reading: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", tuple(self.results))
+        object.__setattr__(self, "reading", tuple(self.reading))
 
     @property
     def metrics(self) -> list[str]:
@@ -133,6 +136,7 @@ class ResultTable:
         if self.command:
             lines += [f"Command: `{self.command}`", ""]
         lines += [f"- data {name}: sha256 `{value}`" for name, value in self.data_hash.items()]
+        lines += [f"- {line}" for line in self.reading]
         lines += [f"- {name}: {value}" for name, value in self.environment.items()]
         return "\n".join(lines).rstrip() + "\n"
 

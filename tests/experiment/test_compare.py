@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import recbole_llm
-from recbole_llm import InputError
+from recbole_llm import InputError, ResultTable
 from tests.runs import working_in
 
 
@@ -23,6 +24,24 @@ def test_every_model_has_a_row_for_every_seed(small, saved):
     assert frame["ndcg@10"].tolist()[:2] == [frame["ndcg@10"][0]] * 2  # counting has no seed
     html = table._repr_html_()
     assert html.count("<tr") == 5 and "SASRec" in html and "Seed" in html
+
+
+def test_the_table_says_what_became_of_the_lines_of_the_files(small, saved, tmp_path):
+    source = Path(small["data_path"]) / "world"
+    world = shutil.copytree(source, tmp_path / "world")
+    inter = world / "world.inter"
+    header, *lines = inter.read_text().splitlines()
+    missing = [line for line in lines if line.split("\t")[1] == "i1"]
+    item = world / "world.item"
+    item.write_text("\n".join(line for line in item.read_text().splitlines() if not line.startswith("i1\t")) + "\n")
+    saved.mkdir(parents=True, exist_ok=True)
+    with working_in(saved.parent):
+        table = recbole_llm.compare("Pop", "world", **{**small, "data_path": str(tmp_path)}, load_col=None)
+    shown = table.markdown()
+    assert f"- world.inter: {len(lines):,} lines, {len(lines):,} read" in shown
+    assert f"- interactions: {len(lines):,} read, {len(lines):,} kept" in shown
+    assert missing and "i1" in next(line for line in table.reading if "world.item" in line and "no line" in line)
+    assert ResultTable.from_json(table.json()) == table
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
