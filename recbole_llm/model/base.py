@@ -20,13 +20,13 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
-from recbole_llm.llm.backbone import Backbone, load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
+from recbole_llm.model.backbones import load_llm, prompt_limit
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
-from recbole_llm.model.tiny_llm import TINY, Inventor, TinyLLMStage, invent_titles
+from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
 from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
@@ -73,9 +73,10 @@ class LLMRecommender(RowReader, SequentialRecommender):
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
         self.wording = Wording.of_domain(config["domain"])
-        self.backbone = self._load_backbone()
-        self.prompts = self._make_prompts(config["max_prompt_tokens"])
-        if (limit := self._prompt_limit()) < config["max_prompt_tokens"]:
+        self.backbone = load_llm(config, self.device, self._build_tiny)
+        wanted = int(config["max_prompt_tokens"])
+        self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
+        if (limit := prompt_limit(self.backbone, wanted, self._longest_answer())) < wanted:
             self.prompts = self._make_prompts(limit)
         self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)
@@ -96,29 +97,10 @@ class LLMRecommender(RowReader, SequentialRecommender):
 
     # ---- the LLM
 
-    def _load_backbone(self) -> Backbone:
-        config = self.config
-        path = config["llm_path"]
-        if path == TINY:
-            log.warning(
-                "llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims."
-            )
-            path = str(self.stages.run(self._tiny_llm()))
-        return load_backbone(
-            path,
-            dtype=config["llm_dtype"],
-            quant=config["quant"],
-            device=self.device,
-            gradient_checkpointing=config["gradient_checkpointing"],
-            attn_implementation=config["attn_implementation"],
-            trust_remote_code=config["trust_remote_code"],
-            revision=config["llm_revision"],
-        )
-
-    def _tiny_llm(self) -> TinyLLMStage:
-        return TinyLLMStage(
-            self.config, self.catalog, self.prompt_kind, type(self).inventor, self.max_seq_length, self.device
-        )
+    def _build_tiny(self) -> Path:
+        kind, inventor = self.prompt_kind, type(self).inventor
+        stage = TinyLLMStage(self.config, self.catalog, kind, inventor, self.max_seq_length, self.device)
+        return self.stages.run(stage)
 
     @property
     def prompt_kind(self) -> PromptKind:
@@ -139,16 +121,6 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def _longest_answer(self) -> int:
         """Tokens reserved after the prompt for the answer."""
         return int(self.config["max_new_tokens"])
-
-    def _prompt_limit(self) -> int:
-        """``max_prompt_tokens``, or fewer where the LLM has no positions for so many and an answer."""
-        wanted, answer = int(self.config["max_prompt_tokens"]), self._longest_answer()
-        text_config = self.backbone.model.config.get_text_config()
-        positions: int | None = getattr(text_config, "max_position_embeddings", None)
-        if positions is None or wanted + answer <= positions:
-            return wanted
-        log.warning("Prompts are cut to %d tokens: the LLM has %d positions.", positions - answer, positions)
-        return positions - answer
 
     def _make_adapter(self) -> Adapter:
         adapter = _adapter_kind(self.config).from_settings(self.config.final_config_dict)

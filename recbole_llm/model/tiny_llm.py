@@ -20,7 +20,6 @@ from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import Stage
 
-TINY = "tiny"  # value of llm_path
 Invent = Callable[[Sequence[int], int], Example]
 """Makes an example of a history and an answer that were drawn at random: whatever else it needs is random too."""
 Inventor = Callable[[ItemCatalog, int, np.random.Generator], Invent]

@@ -59,33 +59,33 @@ def save_state(folder: Path, state: TrainingState) -> None:
 
     The JSON is written last: a folder without it is a write that was cut short.
     """
-    place = folder / f"epoch-{state.epoch:04d}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    own = folder / f"epoch-{state.epoch:04d}"
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
     for name in ("trainable", "best", "optimizer"):
         tensors = {key: value.contiguous() for key, value in getattr(state, name).items()}
-        save_file(tensors, place / f"{name}.safetensors")
-    write_json(place / "progress.json", state.progress)
+        save_file(tensors, own / f"{name}.safetensors")
+    write_json(own / "progress.json", state.progress)
     for older in _whole_states(folder)[:-1]:
         shutil.rmtree(older)
 
 
 def load_state(folder: Path) -> TrainingState | None:
     """The newest whole state in the folder, or None."""
-    places = _whole_states(folder)
-    if not places:
+    states = _whole_states(folder)
+    if not states:
         return None
-    place = places[-1]
-    tensors = {name: load_file(place / f"{name}.safetensors") for name in ("trainable", "best", "optimizer")}
-    progress = json.loads((place / "progress.json").read_text(encoding="utf-8"))
-    return TrainingState(epoch=int(place.name.split("-")[1]), progress=progress, **tensors)
+    newest = states[-1]
+    tensors = {name: load_file(newest / f"{name}.safetensors") for name in ("trainable", "best", "optimizer")}
+    progress = json.loads((newest / "progress.json").read_text(encoding="utf-8"))
+    return TrainingState(epoch=int(newest.name.split("-")[1]), progress=progress, **tensors)
 
 
 def clear_states(folder: Path) -> None:
     """Remove all states: the stage is whole and needs none."""
-    for place in folder.glob("epoch-*"):
-        shutil.rmtree(place)
+    for state in folder.glob("epoch-*"):
+        shutil.rmtree(state)
 
 
 def _whole_states(folder: Path) -> list[Path]:
-    return sorted(place for place in folder.glob("epoch-*") if (place / "progress.json").exists())
+    return sorted(state for state in folder.glob("epoch-*") if (state / "progress.json").exists())

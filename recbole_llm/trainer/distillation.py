@@ -104,9 +104,9 @@ def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:
         raise InputError(f"sd_file: {file} holds no distilled answers; give the answers.jsonl of a run") from error
     if len(found) != len(examples):
         raise InputError(f"sd_file: {file} has {len(found)} answers for {len(examples)} training rows; distil these")
-    for place, ((row, _), example) in enumerate(zip(found, examples, strict=True), start=1):
+    for number, ((row, _), example) in enumerate(zip(found, examples, strict=True), start=1):
         if row != row_hash(example):
-            raise InputError(f"sd_file: line {place} of {file} belongs to another row, prompt or order; distil these")
+            raise InputError(f"sd_file: line {number} of {file} belongs to another row, prompt or order; distil these")
     return [answer for _, answer in found]
 
 
@@ -135,7 +135,7 @@ def distilled_targets(
         order = np.random.default_rng(model.stage_seed("permuted")).permutation(len(targets))
         source = np.empty_like(order)
         source[order] = np.roll(order, 1)  # one cycle through all rows: none keeps its own
-        targets = [targets[place] for place in source]
+        targets = [targets[index] for index in source]
     return targets
 
 

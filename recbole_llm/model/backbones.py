@@ -1,0 +1,57 @@
+"""The LLM of a run: loaded as its settings say, or built offline, and how long its prompts may be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from recbole_llm.llm.backbone import Backbone, load_backbone
+from recbole_llm.settings.config import Config
+
+TINY = "tiny"  # value of llm_path
+log = logging.getLogger(__name__)
+
+
+def load_llm(config: Config, device: torch.device, build_tiny: Callable[[], Path]) -> Backbone:
+    """The LLM that a config names, without an adapter.
+
+    Args:
+        config: the resolved config.
+        device: where it computes.
+        build_tiny: gives the folder of the tiny LLM, where ``llm_path`` asks for that.
+    """
+    path = config["llm_path"]
+    if path == TINY:
+        log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
+        path = str(build_tiny())
+    return load_backbone(
+        path,
+        dtype=config["llm_dtype"],
+        quant=config["quant"],
+        device=device,
+        gradient_checkpointing=config["gradient_checkpointing"],
+        attn_implementation=config["attn_implementation"],
+        trust_remote_code=config["trust_remote_code"],
+        revision=config["llm_revision"],
+    )
+
+
+def prompt_limit(backbone: Backbone, wanted: int, answer: int) -> int:
+    """Tokens of a prompt, at most.
+
+    Args:
+        backbone: the LLM.
+        wanted: ``max_prompt_tokens``.
+        answer: tokens reserved after the prompt.
+
+    Returns:
+        ``wanted``, or fewer where the LLM has no positions for so many and an answer.
+    """
+    positions: int | None = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or wanted + answer <= positions:
+        return wanted
+    log.warning("Prompts are cut to %d tokens: the LLM has %d positions.", positions - answer, positions)
+    return positions - answer
