@@ -12,10 +12,9 @@ Importing this package is light: it neither imports RecBole, torch or transforme
 alone.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recbole_llm.errors import InputError
@@ -26,24 +25,6 @@ if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
 
 __version__ = "0.1.0"
-_WHERE = {
-    "Config": "settings.config",
-    "InputError": "errors",
-    "ResultTable": "report.table",
-    "Run": "experiment.run",
-    "compare": "experiment.compare",
-    "load_run": "experiment.load",
-    "run": "experiment.run",
-}
 __all__ = ["Config", "InputError", "ResultTable", "Run", "__version__", "compare", "load_run", "run"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for."""
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+__getattr__ = lazy_exports(__name__, __file__)

@@ -20,7 +20,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from recbole_llm.errors import InputError
 
@@ -35,6 +35,12 @@ TYPE_NAMES: Mapping[type, str] = {
 NO_DEFAULT: Any = object()
 """The default of a setting whose component has none."""
 _Self = TypeVar("_Self", bound="Declared")
+
+
+class Settings(Protocol):
+    """A run's settings by their names: a mapping, or RecBole's ``Config``."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Logging of a run: one console handler for the process, one file per run."""
+"""Logging of a run: one console handler for the process, one file per run. What it logs with is imported on use."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from colorlog import ColoredFormatter
-from recbole.utils.logger import RemoveColorFilter
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_llm.errors import InputError
 
@@ -24,12 +20,28 @@ QUIET = ("httpx", "httpcore", "urllib3", "matplotlib", "faiss", "filelock", "fss
 @contextmanager
 def console_log() -> Iterator[None]:
     """Log to standard error, above any progress bar, for the duration of the context."""
+    from colorlog import ColoredFormatter
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ColoredFormatter(CONSOLE, "%d %b %H:%M:%S", reset=True))
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _handled_by(handler, "INFO"), logging_redirect_tqdm():
         yield
+
+
+def check_level(level: str) -> None:
+    """Refuse what is no log level.
+
+    Args:
+        level: the config key ``state``, upper and lower case alike.
+
+    Raises:
+        InputError: there is no such level.
+    """
+    if str(level).upper() not in LEVELS:
+        raise InputError("state", f"there is no log level '{level}'; choose one of {', '.join(LEVELS)}", kind="unknown")
 
 
 @contextmanager
@@ -43,8 +55,9 @@ def run_log(path: Path, level: str = "INFO") -> Iterator[None]:
     Raises:
         InputError: there is no such level.
     """
-    if level.upper() not in LEVELS:
-        raise InputError(f"state: there is no log level '{level}'; choose one of {', '.join(LEVELS)}")
+    from recbole.utils.logger import RemoveColorFilter
+
+    check_level(level)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FILE))
     handler.addFilter(RemoveColorFilter())

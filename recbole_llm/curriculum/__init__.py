@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from recbole_llm.curriculum.choice import make_curricula
     from recbole_llm.curriculum.schedule import (
         DISTILLED,
         REAL,
@@ -24,6 +25,7 @@ __all__ = [
     "FixedCurriculum",
     "SelfDistillation",
     "adaptive_weight",
+    "make_curricula",
     "mean_distance",
     "target_weights",
 ]

@@ -4,10 +4,9 @@
 chosen, or clicks are predicted.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recbole_llm.evaluation.answers import answer_metrics
@@ -19,20 +18,6 @@ if TYPE_CHECKING:
     from recbole_llm.evaluation.protocols import PROTOCOLS, check_together, protocol_of
     from recbole_llm.evaluation.statistics import minimal_detectable_difference, paired_bootstrap
 
-_WHERE = {
-    "Evaluation": "base",
-    "Protocol": "base",
-    "FullRanking": "full_ranking",
-    "CandidateChoice": "candidate_choice",
-    "ClickPrediction": "click_prediction",
-    "PROTOCOLS": "protocols",
-    "protocol_of": "protocols",
-    "check_together": "protocols",
-    "answer_metrics": "answers",
-    "category_hit_ratio": "categories",
-    "paired_bootstrap": "statistics",
-    "minimal_detectable_difference": "statistics",
-}
 __all__ = [
     "PROTOCOLS",
     "CandidateChoice",
@@ -48,13 +33,4 @@ __all__ = [
     "protocol_of",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for, so that importing the package loads neither torch nor RecBole."""
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+__getattr__ = lazy_exports(__name__, __file__)

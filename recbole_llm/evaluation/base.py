@@ -117,16 +117,6 @@ class Protocol(ABC):
         """The evaluation of a trained model with what is not computed at every validation."""
         return evaluation
 
-    def check_beside(self, first: Protocol) -> None:  # noqa: B027
-        """Refuse to stand in one table with the models of another run, because the rows would not be the same.
-
-        Args:
-            first: the protocol of the table's first run, of the same class.
-
-        Raises:
-            InputError: which setting differs.
-        """
-
     @staticmethod
     @abstractmethod
     def gains(rows: pd.DataFrame) -> np.ndarray:

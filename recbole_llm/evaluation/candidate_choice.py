@@ -14,14 +14,12 @@ from recbole.data.interaction import Interaction
 from recbole_llm.data.candidates import Candidates, row_candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import Rows, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation.answers import answer_outcomes, outcome_metrics
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
 from recbole_llm.stages import StageStore
 
 HIT_RATIO = "hit_ratio"
 RATIOS = (HIT_RATIO, "hit_ratio_valid", "valid_ratio")
-SAME = ("candidates", "seed", "title_field", "title_with")  # settings that decide which candidates are drawn
 
 
 class CandidateChoice(Protocol):
@@ -58,12 +56,6 @@ class CandidateChoice(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Among how many candidates a row's answer is chosen."""
         return (f"evaluated among {self.n_candidates} candidates per row, the target one of them",)
-
-    def check_beside(self, first: Protocol) -> None:
-        """Refuse models that would choose among other candidates."""
-        for key in SAME:
-            if self.config[key] != first.config[key]:
-                raise unlike(key, first, self)
 
     def check(self, rows: Rows) -> None:
         """Refuse a ``title_field`` or ``title_with`` that is no item field, or not text."""
@@ -105,15 +97,6 @@ class CandidateChoice(Protocol):
         """1 for a hit under the strict rule, else 0."""
         hits: np.ndarray = rows["hit"].to_numpy(dtype=np.float64)
         return hits
-
-
-def unlike(key: str, first: Protocol, other: Protocol) -> InputError:
-    """What to say of two runs of one table that have different candidates."""
-    names = first.config["model"], other.config["model"]
-    return InputError(
-        f"{key}: {names[0]} has {first.config[key]} and {names[1]} {other.config[key]}; models that share a table are "
-        "evaluated among the same candidates, or all without: give both the same"
-    )
 
 
 def _let_answer(model: Any, loader: Any) -> Evaluation:

@@ -8,10 +8,10 @@ from typing import Any
 
 from recbole_llm.data.labels import label_column
 from recbole_llm.evaluation.base import Protocol
-from recbole_llm.evaluation.candidate_choice import CandidateChoice, unlike
+from recbole_llm.evaluation.candidate_choice import CandidateChoice
 from recbole_llm.evaluation.click_prediction import ClickPrediction
 from recbole_llm.evaluation.full_ranking import FullRanking
-from recbole_llm.settings.task_checks import mixed_tasks
+from recbole_llm.settings.task_checks import check_same_candidates, mixed_tasks
 
 PROTOCOLS: Mapping[str, type[Protocol]] = MappingProxyType(
     {protocol.name: protocol for protocol in (FullRanking, CandidateChoice, ClickPrediction)}
@@ -41,7 +41,4 @@ def check_together(protocols: Sequence[Protocol]) -> None:
     clicks, others = ([one for one in protocols if one.has_labels is wanted] for wanted in (True, False))
     if clicks and others:
         raise mixed_tasks(clicks[-1].config["model"], others[-1].config["model"])
-    for protocol in protocols[1:]:
-        if protocol.n_candidates != protocols[0].n_candidates:
-            raise unlike("candidates", protocols[0], protocol)
-        protocol.check_beside(protocols[0])
+    check_same_candidates([protocol.config for protocol in protocols])

@@ -10,15 +10,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from recbole_llm.declare import Settings
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.capabilities import FastPath
-
-
-class Settings(Protocol):
-    """A run's settings by their names: a mapping, or RecBole's ``Config``."""
-
-    def __getitem__(self, key: str, /) -> Any: ...
 
 
 class Catalog(Protocol):

@@ -9,9 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from recbole_llm.arrays import to_numpy
-from recbole_llm.errors import InputError
-from recbole_llm.grounding.base import PromptedRows, Settings
+from recbole_llm.declare import Settings
+from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.ranking import Ranking, rank_listed
+from recbole_llm.grounding.rules import check_by_beam
 from recbole_llm.grounding.titles import TitleGrounding
 from recbole_llm.llm.constrained import beam_item_scores, search_titles
 from recbole_llm.llm.generation import Generation
@@ -27,19 +28,7 @@ class ConstrainedGrounding(TitleGrounding):
     @classmethod
     def check(cls, settings: Settings) -> None:
         """See :class:`Grounding`."""
-        super().check(settings)
-        longest, beams = max(settings["topk"]), settings["num_beams"]
-        if longest > beams:
-            raise InputError(
-                "topk", f"{beams} constrained beams do not rank {longest} items; set --num_beams={longest}"
-            )
-        if sampled := [mode for mode in settings["eval_args"]["mode"].values() if mode != "full"]:
-            raise InputError(
-                "eval_args",
-                f"mode: {sampled[0]}: constrained beams search the whole catalogue, not sampled candidates; "
-                "set mode: full, or --grounding=likelihood",
-                kind="conflict",
-            )
+        check_by_beam(settings)
 
     def rank(self, rows: PromptedRows, targets: Any, k: int) -> Ranking:
         """See :class:`Grounding`; the items that beams name are ranked, and no others."""

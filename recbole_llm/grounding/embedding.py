@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from recbole_llm.arrays import to_numpy
-from recbole_llm.errors import InputError
-from recbole_llm.grounding.base import Grounding, PromptedRows, Settings
+from recbole_llm.declare import Settings
+from recbole_llm.grounding.base import Grounding, PromptedRows
 from recbole_llm.grounding.index import ItemIndex
 from recbole_llm.grounding.ranking import Ranking
+from recbole_llm.grounding.rules import check_by_distance
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,7 @@ class EmbeddingGrounding(Grounding):
     @classmethod
     def check(cls, settings: Settings) -> None:
         """See :class:`Grounding`."""
-        if settings["lm_weight"] < 1:
-            raise InputError(
-                "lm_weight",
-                "grounding=embedding uses no probabilities of titles; set --grounding=constrained or likelihood",
-                kind="conflict",
-            )
-        if settings["faiss_search"] and settings["faiss_index"] == "Flat":
-            raise InputError(
-                "faiss_search",
-                f"'{settings['faiss_search']}' is of an approximate index, and faiss_index is Flat; leave faiss_search "
-                "out, or set --faiss_index=IVF64,Flat or the like",
-                kind="conflict",
-            )
+        check_by_distance(settings)
 
     @cached_property
     def index(self) -> ItemIndex:

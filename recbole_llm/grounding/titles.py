@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recbole_llm.errors import InputError
-from recbole_llm.grounding.base import Grounding, PromptedRows, Settings
+from recbole_llm.declare import Settings
+from recbole_llm.grounding.base import Grounding, PromptedRows
+from recbole_llm.grounding.rules import check_by_title
 from recbole_llm.llm.constrained import Assistant
 from recbole_llm.llm.trie import TitleTrie
 
@@ -24,13 +25,7 @@ class TitleGrounding(Grounding):
     @classmethod
     def check(cls, settings: Settings) -> None:
         """See :class:`Grounding`."""
-        if settings["reweight"] != "none":
-            raise InputError(
-                "reweight",
-                f"needs distances, which grounding={settings['grounding']} does not compute; set --reweight=none, or "
-                "--grounding=embedding",
-                kind="conflict",
-            )
+        check_by_title(settings)
 
     @cached_property
     def trie(self) -> TitleTrie:

@@ -67,7 +67,7 @@ class DataInputs(Provider):
         """Titles of each row's history and target; the words of the prompt, which all rows share, tell none apart."""
         return self._texts(self.pool.histories, self.pool.rows)
 
-    @row_input(reads_valid=lambda config: True)
+    @row_input()
     def target_texts(self) -> list[str]:
         """The same of the validation rows."""
         rows = self.pool.valid_data.inter_feat

@@ -54,12 +54,12 @@ class LLMInputs(Provider):
             "class": type(self.model).__name__,
         }
 
-    @row_input("gradient_norms", settings=("effort_weights", "effort_tokens"), runs_adapter=True)
+    @row_input("gradient_norms", settings=("effort_weights", "effort_tokens"))
     def effort(self) -> np.ndarray:
         """Norms of the gradient of the untuned LLM's loss by the adapter's weights. Returns: [n]."""
         return self._norms(self._answer_losses)
 
-    @row_input(settings=("effort_tokens",), runs_adapter=True)
+    @row_input(settings=("effort_tokens",))
     def quality(self) -> np.ndarray:
         """Minus the untuned LLM's loss on each row: how likely its answer is. Returns: [n]."""
         return self._numbers(lambda batch: -self._losses(batch))
@@ -129,12 +129,12 @@ class LLMInputs(Provider):
 class ClickLLMInputs(LLMInputs):
     """What the untuned LLM says of rows whose answer is Yes or No; it stands for the recommender of next items too."""
 
-    @row_input("grand", settings=("effort_weights",), runs_adapter=True)
+    @row_input("grand", settings=("effort_weights",))
     def gradient_norms(self) -> np.ndarray:
         """Norms of the gradient of the loss of the choice between Yes and No. Returns: [n]."""
         return self._norms(self._losses)
 
-    @row_input("el2n", runs_adapter=True)
+    @row_input("el2n")
     def choice_errors(self) -> np.ndarray:
         """EL2N of clicks: the length of the error of the probabilities of No and Yes, sqrt(2) |p - y|. Returns: [n]."""
         return self._numbers(lambda batch: el2n_scores(self._choice_logits(batch), self._labels[batch]))

@@ -1,14 +1,15 @@
 """Providers of what selectors need to know of rows: how they declare it, and how it becomes a stage.
 
 A provider is a class with one method per input. The decorator :func:`row_input` declares the method: the names it is
-asked for by, and what its values depend on besides the rows. Nothing else routes an input to its provider.
+asked for by, and what its values depend on besides the rows. Nothing else routes an input to its provider. Which runs
+can give an input is said in :mod:`recbole_llm.settings.stage_checks`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -36,9 +37,6 @@ class RowInput:
         also: further names of :class:`recbole_llm.coreset.Input` that it stands for.
         chosen_by: key and value of the setting under which it stands for these; always without.
         settings: keys that its values depend on.
-        reads_valid: whether it looks at validation rows, under a config.
-        runs_adapter: whether it goes by the LLM with its adapter on.
-        check: refuses settings that do not go together.
     """
 
     name: str
@@ -46,9 +44,6 @@ class RowInput:
     also: tuple[str, ...] = ()
     chosen_by: tuple[str, str] | None = None
     settings: tuple[str, ...] = ()
-    reads_valid: Callable[[Config], bool] = field(default=lambda config: False)
-    runs_adapter: bool = False
-    check: Callable[[Config], None] = field(default=lambda config: None)
 
     def stands_for(self, name: str, config: Config) -> bool:
         """Whether it is what a config means by a name other than its own."""

@@ -20,6 +20,7 @@ from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.provider import Provider, RowInput, row_input
 from recbole_llm.selection.tail import TransformerTail, row_losses
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.stage_checks import on_validation
 from recbole_llm.stages import stage_seed
 
 if TYPE_CHECKING:
@@ -40,25 +41,6 @@ WEIGHT = "influence_weight"  # column of a row's part in the mean loss
 _LOGITS = 2**21  # numbers of one batch's scores of all items: 8 MB in float32, near what a CPU's cache holds
 _LARGEST_HESSIAN = 20_000  # weights; the matrix has their square
 log = logging.getLogger(__name__)
-
-
-def check_solver(config: Config) -> None:
-    """Refuse settings of another solver than the one of influence.
-
-    Raises:
-        InputError: a key has no part in ``influence_method``.
-    """
-    method = config["influence_method"]
-    for key in ("influence_scale", "influence_step_rows"):
-        if config[key] is not None and method != "lissa":
-            raise InputError(key, f"only applies to influence_method: lissa (got {method}); leave it out")
-    if config["influence_steps"] is not None and method == "exact":
-        raise InputError("influence_steps", "influence_method: exact takes no steps; leave it out")
-
-
-def influence_on_validation(config: Config) -> bool:
-    """Whether influence is that on the loss of the validation rows."""
-    return bool(config["influence_target"] == "valid")
 
 
 class RecommenderVectors(Provider):
@@ -97,7 +79,7 @@ class RecommenderVectors(Provider):
             "seed": self.config["seed"],
             "recommender": self.auxiliary.fingerprint,
         }
-        if declared.reads_valid(self.config):
+        if on_validation(declared.name, self.config):
             facts["valid_rows"] = rows_digest(self.pool.valid_data)
         return facts
 
@@ -131,7 +113,7 @@ class RecommenderInputs(RecommenderVectors):
         batches = (self._on_device(batch).interaction for batch in self._batches(self.pool.rows))
         return torch.cat([grand_scores(losses, params, batch).cpu() for batch in batches]).numpy()
 
-    @row_input(settings=INFLUENCE_SETTINGS, reads_valid=influence_on_validation, check=check_solver)
+    @row_input(settings=INFLUENCE_SETTINGS)
     def influence(self) -> np.ndarray:
         """Influence of each row, or user, on the recommender's mean loss. Returns: [n].
 
@@ -140,7 +122,7 @@ class RecommenderInputs(RecommenderVectors):
         method, steps = self.config["influence_method"], self.config["influence_steps"]
         names = influence_weights(self.auxiliary.model, self.config["influence_weights"])
         rows, owners = self._owned_rows()
-        parts = [rows, *([self.pool.valid_data.inter_feat] if influence_on_validation(self.config) else [])]
+        parts = [rows, *([self.pool.valid_data.inter_feat] if on_validation("influence", self.config) else [])]
         params, losses, (rows, *evaluated) = self._loss_function(names, parts)
         if method == "exact" and len(params) > _LARGEST_HESSIAN:
             raise InputError(

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_llm.coreset import Selector
-from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.selection.data_inputs import ClickDataInputs, DataInputs
 from recbole_llm.selection.llm_inputs import ClickLLMInputs, LLMInputs
@@ -34,41 +32,6 @@ PROVIDERS: Mapping[str, Providers] = {
     # The recommender is one of next items: of clicks it gives vectors, but no loss.
     "click": Providers(ClickDataInputs, ClickTextInputs, ClickLLMInputs, RecommenderVectors),
 }
-
-
-def check_needs(selector: Selector, config: Config, valid_rows: Any) -> None:
-    """Refuse, before anything is computed, a selector whose inputs this run cannot give.
-
-    Raises:
-        InputError: it looks at validation rows and there are none, needs an input that the task has none of, looks at
-            gates that are not there yet, or settings of the computation do not go together.
-    """
-    declared = []
-    for need in selector.needs:
-        found = find_input(need.name, PROVIDERS[config.task], config)
-        if found is None:
-            raise InputError(
-                "coreset",
-                f"{selector.name} goes by {need.name} on a recommender of next items, and {config['model']} predicts "
-                "clicks; choose another, such as goracs or grand",
-                kind="conflict",
-            )
-        declared.append(found[1])
-    if valid_rows is None and any(one.reads_valid(config) for one in declared):
-        raise InputError(
-            "coreset",
-            f"{selector.name} looks at validation rows, and there are none; change eval_args",
-            kind="missing",
-        )
-    if config["ilora_permuted"] and any(one.runs_adapter for one in declared):
-        raise InputError(
-            "ilora_permuted",
-            f"coreset {selector.name} goes by the LLM before training, when there are no other rows' gates to use; "
-            "choose another coreset, or set ilora_permuted: False",
-            kind="conflict",
-        )
-    for one in declared:
-        one.check(config)
 
 
 class RowInputs:

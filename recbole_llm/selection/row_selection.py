@@ -19,10 +19,11 @@ from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.registry import find_choice
 from recbole_llm.report import map_points, peak_mib
 from recbole_llm.selection.pool import Pool
-from recbole_llm.selection.row_inputs import RowInputs, check_needs
+from recbole_llm.selection.row_inputs import RowInputs
 from recbole_llm.selection.selection_file import read_selection, write_selection
 from recbole_llm.selection.training_rows import TrainingRows, check_any, read_examples, subset
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.stage_checks import check_needs
 from recbole_llm.stages import Stage, stage_seed, write_json
 
 STAGE, FILE, SUMMARY, MAP = "coreset", "coreset.csv", "coreset.json", "map.npz"
@@ -56,7 +57,7 @@ def select_rows(model: LLMRecommender, config: Config, rows: Any, valid_rows: An
             log.warning("coreset_size is set, but coreset is none: %s learns from all rows.", config["model"])
         return TrainingRows.of(model, rows, read_examples(model, rows)), None
     selector = choice.from_settings(config.final_config_dict)
-    check_needs(selector, config, valid_rows)
+    check_needs(selector, config["model"], config.task, config, valid_rows is not None)
     examples = read_examples(model, rows)
     check_any([example for example in examples if example is not None], model)
     pool = Pool(rows, _choosable(config, rows, examples), valid_rows)

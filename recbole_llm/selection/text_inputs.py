@@ -49,7 +49,7 @@ class TextInputs(Provider):
         """Vectors of the rows' texts. Returns: float32 [n, d]."""
         return self.encoder.embed(self.embedded)
 
-    @row_input(reads_valid=lambda config: True)
+    @row_input()
     def valid_embeddings(self) -> np.ndarray:
         """Vectors of the texts of the validation rows that can be read. Returns: float32 [n_valid, d]."""
         return self.encoder.embed(self.valid_embedded)

@@ -14,7 +14,7 @@ from recbole_llm.settings.command import Command, settings_for
 from recbole_llm.settings.data_folder import has_data
 from recbole_llm.settings.defaults import union_columns
 from recbole_llm.settings.resolve import Resolution, resolve
-from recbole_llm.settings.task_checks import mixed_tasks
+from recbole_llm.settings.task_checks import check_same_candidates, mixed_tasks
 
 
 def check_command(command: Command) -> list[Resolution]:
@@ -27,6 +27,7 @@ def check_command(command: Command) -> list[Resolution]:
     by_task = {one.task: one.model for one in resolved}
     if len(by_task) > 1:
         raise mixed_tasks(by_task["click"], by_task["next-item"])
+    check_same_candidates(resolved)
     for one in resolved:
         if has_data(Path(one["data_path"]), one.dataset):  # else RecBole downloads it
             _check_load_col(one)

@@ -19,6 +19,7 @@ from recbole_llm.registry import MODELS, added_choices, load_class, load_entry, 
 from recbole_llm.settings.source import read_class
 
 LLM_BASE = "LLMRecommender"
+ANSWERING = "BIGRec"  # the base of the models that write titles
 
 # RecBole's sequential models that can be evaluated by clicks as well: the first two are made for it, the others score a
 # history and an item by one differentiable number.
@@ -36,6 +37,7 @@ class ModelFacts:
         has_input_type: whether the class states its ``input_type``; else the loss does.
         own_task: ``"click"`` or ``"next-item"`` where an LLM model says so.
         is_llm: whether the model is LLM-based.
+        has_answers: whether it is an LLM model that writes titles, as BIGRec and what derives from it.
         property_files: of an LLM model, those of the classes it derives from first.
     """
 
@@ -44,6 +46,7 @@ class ModelFacts:
     has_input_type: bool
     own_task: str | None
     is_llm: bool
+    has_answers: bool = False
     property_files: tuple[Path, ...] = ()
 
     def task(self, by_labels: bool = False) -> str:
@@ -75,6 +78,7 @@ def facts_of(model_class: type) -> ModelFacts:
         hasattr(model_class, "input_type"),
         getattr(model_class, "task", None),
         is_llm,
+        is_llm and any(base.__name__ == ANSWERING for base in model_class.__mro__),
         tuple(files),
     )
 
@@ -103,7 +107,9 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     own = [one for one in reversed(ancestors) if is_llm and any(base.name == LLM_BASE for base in one.ancestry())]
     files = [file for one in own for file in _files_of(one.name, one.file.parent)]
     inputs = source.attribute("input_type") is not None
-    return ModelFacts(source.name, kind, inputs, source.attribute("task"), is_llm, tuple(dict.fromkeys(files)))
+    answers = is_llm and any(one.name == ANSWERING for one in ancestors)
+    property_files = tuple(dict.fromkeys(files))
+    return ModelFacts(source.name, kind, inputs, source.attribute("task"), is_llm, answers, property_files)
 
 
 def _files_of(class_name: str, folder: Path) -> list[Path]:

@@ -10,23 +10,36 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from recbole_llm.curriculum import make_curricula
 from recbole_llm.errors import InputError
+from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.llm.settings import TinyLLMConfig
+from recbole_llm.logs import check_level
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.data_folder import find_data
 from recbole_llm.settings.defaults import GIVEN, read_properties, settings_of, union_columns
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
 from recbole_llm.settings.schema import check_known, check_value
+from recbole_llm.settings.stage_checks import (
+    check_answers,
+    check_gamma,
+    check_needs,
+    check_test_rows,
+    check_validation,
+    has_rows,
+)
 from recbole_llm.settings.task_checks import (
-    as_list,
     check_axes_of_clicks,
     check_candidates,
     check_task,
     computed_valid_metric,
 )
 from recbole_llm.settings.values import split_names
+
+if TYPE_CHECKING:
+    from recbole_llm.coreset import Selector
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +142,7 @@ def _finish(
     final["train_neg_sample_args"] = _negatives(model, facts, task, final, user.get("train_neg_sample_args"))
     if "epochs" in user and "pretrain_epochs" in final and "pretrain_epochs" not in user:
         final["pretrain_epochs"] = final["epochs"]  # S3Rec's pretraining would go on for its own 500 epochs
+    check_level(final["state"])
     check_task(model, task, final)
     final["eval_args"]["mode"] = _mode(final["eval_args"]["mode"])
     if facts.is_llm and task == "click":
@@ -147,8 +161,10 @@ def _finish(
         )
     final["model"], final["dataset"] = model, dataset
     final["data_path"] = find_data(dataset, str(final["data_path"]), "data_path" in user)
+    check_test_rows(final)
     if facts.is_llm:
-        _check_components(final, task)
+        _check_components(final)
+        _check_stages(model, facts, task, final)
     return final
 
 
@@ -214,7 +230,7 @@ def _checked_negatives(negatives: Any) -> Any:
     return None if distribution in (None, "None", "none") else negatives
 
 
-def _check_components(final: Mapping[str, Any], task: str) -> None:
+def _check_components(final: Mapping[str, Any]) -> None:
     """Settings of one component that exclude one another; building it finds them."""
     for axis in ("adapter", "coreset"):
         component = find_choice(axis, final[axis])
@@ -222,9 +238,20 @@ def _check_components(final: Mapping[str, Any], task: str) -> None:
             component.from_settings(final)
     if final["llm_path"] == "tiny":
         TinyLLMConfig.from_settings(final)
-    curriculum = find_choice("curriculum", final["curriculum"])
-    if curriculum is not None and hasattr(curriculum, "from_value"):
-        curriculum.from_value(final["curriculum"], {"alpha": as_list(final["alpha"])[0]})
+    make_curricula(final)
+
+
+def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any]) -> None:
+    """Settings of the stages, as far as they show without the data."""
+    has_valid_rows = has_rows(final, "valid")
+    check_answers(model, facts.has_answers, final)
+    if facts.has_answers:
+        check_grounding(final)
+        check_gamma(final, has_valid_rows)
+    check_validation(final, has_valid_rows)
+    selector = cast("type[Selector] | None", find_choice("coreset", final["coreset"]))
+    if selector is not None and final["epochs"] and final["coreset_file"] is None:
+        check_needs(selector, model, task, final, has_valid_rows)
 
 
 def _listed(key: str, value: Any) -> Any:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.registry import suggestion
 from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
 
 NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generated text
+DRAWS_CANDIDATES = ("candidates", "seed", "title_field", "title_with")  # settings that decide which ones are drawn
 RANKING, VALUE = "RANKING", "VALUE"
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,26 @@ def mixed_tasks(click_model: str, ranking_model: str) -> InputError:
         'evaluate all by labels: --eval_args="{mode: labeled}"',
         kind="conflict",
     )
+
+
+def check_same_candidates(runs: Sequence[Settings]) -> None:
+    """Refuse models of one table that would be evaluated among different candidates.
+
+    Args:
+        runs: the settings of each, resolved.
+
+    Raises:
+        InputError: the first setting that differs.
+    """
+    for other in runs[1:]:
+        for key in DRAWS_CANDIDATES if runs[0]["candidates"] else DRAWS_CANDIDATES[:1]:
+            if other[key] != runs[0][key]:
+                raise InputError(
+                    key,
+                    f"{runs[0]['model']} has {runs[0][key]} and {other['model']} {other[key]}; models that share a "
+                    "table are evaluated among the same candidates, or all without: give both the same",
+                    kind="conflict",
+                )
 
 
 def computed_valid_metric(final: Mapping[str, Any], is_given: bool) -> str:

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from recbole.trainer import Trainer
 
+from recbole_llm.curriculum import make_curricula
 from recbole_llm.evaluation import Evaluation, protocol_of
 from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.stage_checks import check_gamma, check_validation
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.finetune import Validation
 from recbole_llm.trainer.optimizer import parameter_groups
-from recbole_llm.trainer.pipeline import Pipeline, check_validation, make_curricula
+from recbole_llm.trainer.pipeline import Pipeline
 from recbole_llm.trainer.reweighting import Reweighting
 from recbole_llm.trainer.tuning import Tuning, TuningResult, load_adapter
 
@@ -93,14 +95,13 @@ class LLMTrainer(Trainer):
         Returns:
             Best validation score and the validation metrics of that epoch; (None, None) without validation.
         """
-        Reweighting.check(self.config, valid_data)
-        curricula = make_curricula(self.config, self.model)
-        check_validation(self.config, bool(valid_data), curricula)
+        check_gamma(self.config, bool(valid_data))
+        check_validation(self.config, bool(valid_data))
         self.eval_collector.data_collect(train_data)
         self.model.prepare()
         if self.config["epochs"]:
             tuning = self._tuning(train_data, valid_data, verbose, show_progress, callback_fn)
-            pipeline = Pipeline(tuning, curricula)
+            pipeline = Pipeline(tuning, make_curricula(self.config))
             pipeline.run()
             self.tuned, self.distilled = pipeline.tuned, pipeline.distilled
         elif valid_data:

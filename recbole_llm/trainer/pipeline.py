@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from recbole_llm.curriculum import Curriculum
-from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
-from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.bigrec import BIGRec
-from recbole_llm.registry import find_choice
-from recbole_llm.settings.config import Config
 from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
 from recbole_llm.trainer.distillation import DistanceMeter, distilled_targets, read_answers
 from recbole_llm.trainer.tuning import CurriculumStage, FineTuneStage, State, Tuning, TuningResult, load_adapter
@@ -87,41 +83,3 @@ class Pipeline:
         load_adapter(self.tuning.model, best.folder / "adapter")
         self.tuning.model.stages.used[best.stage] = best.folder.name
         return best
-
-
-def make_curricula(config: Config, model: LLMRecommender) -> list[Curriculum]:
-    """One curriculum per value of ``alpha``; none where every row is trained towards its true title alone.
-
-    Raises:
-        InputError: the model has no answers to learn from.
-    """
-    value = config["curriculum"]
-    choice = cast("type[Curriculum] | None", find_choice("curriculum", value))
-    if choice is None:
-        return []
-    if not isinstance(model, BIGRec):
-        raise InputError("curriculum", f"{config['model']} has no answers to learn from; set curriculum: none")
-    alphas = config["alpha"] if isinstance(config["alpha"], list) else [config["alpha"]]
-    made = [choice.from_value(value, {"alpha": alpha}) for alpha in alphas]
-    different = {str(curriculum.facts()): curriculum for curriculum in made}
-    return [curriculum for curriculum in different.values() if curriculum.needs_distilled]
-
-
-def check_validation(config: Config, has_rows: bool, curricula: Sequence[Curriculum]) -> None:
-    """Refuse, before anything is computed, settings that need validation rows that are not there.
-
-    Args:
-        config: the resolved config.
-        has_rows: whether there are validation rows.
-        curricula: of the run.
-
-    Raises:
-        InputError: which setting needs them.
-    """
-    epochs, step = config["epochs"], config["eval_step"]
-    if not has_rows and epochs and step and config["stopping_step"]:
-        raise InputError("stopping_step", "there are no validation rows to stop by; set --stopping_step=0")
-    if epochs and len(curricula) > 1 and not (has_rows and 0 < step <= epochs):
-        if has_rows:
-            raise InputError("alpha", "a list of values, but no epoch is validated; give one value or set eval_step")
-        raise InputError("alpha", "there are no validation rows to choose one of several by; give one")

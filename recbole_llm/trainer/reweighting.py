@@ -12,7 +12,6 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.rows import load_rows, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.grounding import (
     COLLABORATIVE_GAMMAS,
     POPULARITY_GAMMAS,
@@ -46,13 +45,6 @@ class Reweighting:
         self.config, self.model, self.valid_metric = config, model, valid_metric
         self.gammas: dict[str, float] = {}
         self._weights = self._popularity() if config["reweight"] == "popularity" else self._collaboration()
-
-    @staticmethod
-    def check(config: Config, valid_data: Any) -> None:
-        """Refuse, before anything is computed, a search without the rows it needs."""
-        search = config["reweight"] != "none" and config["gamma"] is None
-        if search and (not valid_data or config["eval_args"]["mode"]["valid"] != "full"):
-            raise InputError("gamma: it is searched on the full ranking of validation rows; set --gamma=<number>")
 
     def search(self, valid_data: Any) -> None:
         """Choose gamma per metric on validation for the model as it stands, or take the one that was set."""

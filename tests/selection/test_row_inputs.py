@@ -11,7 +11,8 @@ from recbole_llm.errors import InputError
 from recbole_llm.registry import CORESETS, find_choice
 from recbole_llm.selection.provider import Provider, find_input, row_input
 from recbole_llm.selection.recommender_inputs import RecommenderVectors
-from recbole_llm.selection.row_inputs import PROVIDERS, check_needs
+from recbole_llm.selection.row_inputs import PROVIDERS
+from recbole_llm.settings.stage_checks import BY_ADAPTER, OF_NEXT_ITEMS, check_needs
 from tests.selection.rows import inputs_of
 
 
@@ -43,7 +44,17 @@ def test_of_clicks_influence_alone_is_refused(clicks, name):
         if name == "dealrec"
         else nullcontext()
     ):
-        check_needs(selector, clicks.config, clicks.pool.valid_data)
+        check_needs(selector, clicks.config["model"], "click", clicks.config, has_valid_rows=True)
+
+
+@pytest.mark.parametrize("task", ["next-item", "click"])
+def test_what_is_checked_before_the_providers_load_is_what_they_provide(make, task):
+    config, *_ = make()
+    needs = {need.name for name in CORESETS if name != "none" for need in find_choice("coreset", name).needs}
+    found = {name: find_input(name, PROVIDERS[task], config) for name in needs}
+    assert {name for name, one in found.items() if one is None} == (set(OF_NEXT_ITEMS) if task == "click" else set())
+    by_llm = {name for name, one in found.items() if one is not None and one[0] is PROVIDERS[task].llm}
+    assert by_llm - {"llm_vectors", "vectors"} == set(BY_ADAPTER[task]) & needs  # vectors are of the untuned LLM
 
 
 @pytest.mark.parametrize("name", [name for name in CORESETS if name != "none"])

@@ -33,10 +33,37 @@ REFUSED = [
     "--model=Pop,SASRec,BIGRec --BIGRec.load_col={'inter':['user_id','item_id','timestamp','nope']}",
     "--model=Pop --TIME_FIELD=when",
     "--model=Pop --epochs",
+    "--model=Pop --state=LOUD",
+    "--model=SASRec --eval_args={'split':{'LS':'valid_only'}}",
+    "--model=SASRec --eval_args={'split':{'RS':[0.9,0.1,0]}}",
+    "--model=BIGRec --lm_weight=0.5",
+    "--model=BIGRec --faiss_search=nprobe=8",
+    "--model=BIGRec --faiss_index=Flatt",
+    "--model=BIGRec --grounding=likelihood --reweight=popularity",
+    "--model=BIGRec --grounding=constrained --reweight=popularity",
+    "--model=BIGRec --grounding=constrained --num_beams=4 --topk=[1,10]",
+    "--model=BIGRec --grounding=constrained --num_beams=20 --eval_args={'mode':'uni5'}",
+    "--model=BIGRec --reweight=popularity --epochs=0 --eval_args={'split':{'LS':'test_only'}}",
+    "--model=BIGRec --reweight=popularity --eval_args={'mode':'uni5'}",
+    "--model=BIGRec --eval_args={'split':{'LS':'test_only'}}",
+    "--model=TALLRec --eval_args={'split':{'RS':[0.9,0,0.1]}}",
+    "--model=SOFT --alpha=[10,1] --stopping_step=0 --eval_args={'split':{'LS':'test_only'}}",
+    "--model=SOFT --alpha=[10,1] --eval_step=0",
+    "--model=TALLRec --curriculum=adaptive",
+    "--model=BIGRec --coreset=dsir --stopping_step=0 --eval_args={'split':{'LS':'test_only'}}",
+    "--model=BIGRec --coreset=dealrec --adapter=ilora --ilora_permuted=True",
+    "--model=BIGRec --coreset=dealrec --influence_scale=25",
+    "--model=BIGRec --coreset=dealrec --influence_method=exact --influence_steps=9",
+    "--model=TALLRec --coreset=dealrec",
+    "--model=SASRec,LLaRA --candidates=5 --LLaRA.candidates=~",
+    "--model=LLaRA,SASRec --candidates=5 --SASRec.seed=6",
 ]
 
 # Of the data files, of several models, or of the words themselves: a config does not look there.
-NOT_OF_A_CONFIG = ("_field=", "FIELD=", "load_col", "domain=", "Pop,FM", "--epochs", "dataset=nowhere")
+NOT_OF_A_CONFIG = (
+    *("_field=", "FIELD=", "load_col", "domain=", "Pop,FM", "Pop --epochs", "dataset=nowhere"),
+    *("SASRec,LLaRA", "LLaRA,SASRec"),
+)
 
 
 def words(line: str) -> list[str]:

@@ -1,0 +1,161 @@
+"""Checks of what the stages of an LLM's run need: rows to validate on, answers to learn from, inputs of a coreset.
+
+Each is made of the settings alone before anything is loaded, and by the stage itself, which knows the data as well:
+files may leave no validation row where the settings ask for some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from recbole_llm.curriculum import make_curricula
+from recbole_llm.declare import Settings
+from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from recbole_llm.coreset import Selector
+
+# Inputs of selectors that are of validation rows; influence may be.
+OF_VALIDATION = ("target_texts", "valid_embeddings")
+# Inputs that go by the LLM with its adapter on, by task: of clicks it is the LLM that gives el2n and grand.
+BY_ADAPTER: Mapping[str, Collection[str]] = {
+    "next-item": ("effort", "gradient_norms", "quality"),
+    "click": ("effort", "gradient_norms", "quality", "el2n", "grand"),
+}
+# Inputs that need the loss of a recommender of next items.
+OF_NEXT_ITEMS = ("influence",)
+
+
+def has_rows(settings: Mapping[str, Any], phase: str) -> bool:
+    """Whether the split leaves rows of a phase, as far as the settings tell.
+
+    Args:
+        settings: of the run, resolved.
+        phase: ``"valid"`` or ``"test"``.
+    """
+    if settings.get("benchmark_filename") is not None:
+        return True
+    ((kind, value),) = settings["eval_args"]["split"].items()
+    if kind == "LS":
+        return value in ("valid_and_test", f"{phase}_only")
+    return kind != "RS" or bool(value[("train", "valid", "test").index(phase)] > 0)
+
+
+def check_test_rows(settings: Mapping[str, Any]) -> None:
+    """Refuse a split without test rows.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not has_rows(settings, "test"):
+        raise InputError(
+            "eval_args",
+            f"split: {settings['eval_args']['split']} leaves rows for training and 0 test rows; give {{LS: "
+            "valid_and_test} or {LS: test_only}",
+            kind="conflict",
+        )
+
+
+def check_gamma(settings: Settings, has_valid_rows: bool) -> None:
+    """Refuse a search for gamma without the rows it needs.
+
+    Raises:
+        InputError: there are none, or they are ranked among sampled items.
+    """
+    search = settings["reweight"] != "none" and settings["gamma"] is None
+    if search and not (has_valid_rows and settings["eval_args"]["mode"]["valid"] == "full"):
+        raise InputError(
+            "gamma", "it is searched on the full ranking of validation rows; set --gamma=<number>", kind="missing"
+        )
+
+
+def check_validation(settings: Settings, has_valid_rows: bool) -> None:
+    """Refuse early stopping, or a choice among values of ``alpha``, that nothing is validated for.
+
+    Raises:
+        InputError: which setting needs validation rows.
+    """
+    epochs, step = settings["epochs"], settings["eval_step"]
+    if not epochs:
+        return
+    if not has_valid_rows and step and settings["stopping_step"]:
+        raise InputError(
+            "stopping_step", "there are no validation rows to stop by; set --stopping_step=0", kind="conflict"
+        )
+    if (has_valid_rows and 0 < step <= epochs) or len(make_curricula(settings)) < 2:
+        return
+    if has_valid_rows:
+        raise InputError(
+            "alpha", "a list of values, but no epoch is validated; give one value or set eval_step", kind="conflict"
+        )
+    raise InputError("alpha", "there are no validation rows to choose one of several by; give one", kind="conflict")
+
+
+def check_answers(model: str, has_answers: bool, settings: Settings) -> None:
+    """Refuse a curriculum of a model that writes no titles.
+
+    Raises:
+        InputError: it has no answers to learn from.
+    """
+    if settings["curriculum"] != "none" and not has_answers:
+        raise InputError("curriculum", f"{model} has no answers to learn from; set curriculum: none", kind="conflict")
+
+
+def on_validation(name: str, settings: Settings) -> bool:
+    """Whether an input of selectors, by its name, looks at validation rows."""
+    return name in OF_VALIDATION or (name == "influence" and settings["influence_target"] == "valid")
+
+
+def check_needs(
+    selector: Selector | type[Selector], model: str, task: str, settings: Settings, has_valid_rows: bool
+) -> None:
+    """Refuse a selector whose inputs this run cannot give.
+
+    Args:
+        selector: the selector, or its class.
+        model: name of the model, for the message.
+        task: ``"next-item"`` or ``"click"``.
+        settings: of the run, resolved.
+        has_valid_rows: whether there are validation rows.
+
+    Raises:
+        InputError: it looks at validation rows and there are none, needs an input that the task has none of, looks at
+            gates that are not there yet, or settings of the computation do not go together.
+    """
+    needs = [need.name for need in selector.needs]
+    for name in needs:
+        if task == "click" and name in OF_NEXT_ITEMS:
+            raise InputError(
+                "coreset",
+                f"{selector.name} goes by {name} on a recommender of next items, and {model} predicts clicks; choose "
+                "another, such as goracs or grand",
+                kind="conflict",
+            )
+    if not has_valid_rows and any(on_validation(name, settings) for name in needs):
+        raise InputError(
+            "coreset",
+            f"{selector.name} looks at validation rows, and there are none; change eval_args",
+            kind="missing",
+        )
+    if settings["ilora_permuted"] and any(name in BY_ADAPTER[task] for name in needs):
+        raise InputError(
+            "ilora_permuted",
+            f"coreset {selector.name} goes by the LLM before training, when there are no other rows' gates to use; "
+            "choose another coreset, or set ilora_permuted: False",
+            kind="conflict",
+        )
+    if "influence" in needs:
+        _check_solver(settings)
+
+
+def _check_solver(settings: Settings) -> None:
+    """Refuse settings of another solver than the one of influence."""
+    method = settings["influence_method"]
+    for key in ("influence_scale", "influence_step_rows"):
+        if settings[key] is not None and method != "lissa":
+            raise InputError(
+                key, f"only applies to influence_method: lissa (got {method}); leave it out", kind="conflict"
+            )
+    if settings["influence_steps"] is not None and method == "exact":
+        raise InputError("influence_steps", "influence_method: exact takes no steps; leave it out", kind="conflict")
