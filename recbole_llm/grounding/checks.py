@@ -8,6 +8,7 @@ import numpy as np
 
 from recbole_llm.arrays import to_float, to_numpy
 from recbole_llm.errors import InputError
+from recbole_llm.grounding.distances import blocks
 
 
 def checked_embeddings(embeddings: Any) -> np.ndarray:
@@ -15,7 +16,8 @@ def checked_embeddings(embeddings: Any) -> np.ndarray:
     table = to_float(embeddings)
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"embeddings must be [items, d], got {list(table.shape)}")
-    wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    parts = [table[block] for block in blocks(*table.shape)]  # no table of as many flags as numbers
+    wrong = np.flatnonzero(~np.concatenate([np.isfinite(part).all(axis=1) for part in parts]))
     if len(wrong):
         raise InputError(
             f"the embedding of item {wrong[0]} holds NaN or infinity ({len(wrong)} such items): "
