@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.atomic import Format, read_header
-from recbole_llm.data.labels import label_column
+from recbole_llm.data.labels import label_column, missing_label
 from recbole_llm.errors import InputError
 
 _RANGE = r"[\[(]\s*-?[\d.]+\s*,\s*(inf|-?[\d.]+)\s*[\])]"
@@ -48,6 +48,8 @@ def check_columns(config: Any) -> None:
                     f"threshold: column '{field}' of {file} has type {columns[field]}, not float; name a column of "
                     "numbers, or change its type in the header"
                 )
+        if label_column(config) and not config["threshold"] and config["LABEL_FIELD"] not in columns:
+            raise InputError(missing_label(config, columns))
         _check_value_filters(config, columns)
     _check_features(config)
 

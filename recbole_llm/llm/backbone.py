@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.folders import find_llm
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = (None, "8bit", "4bit")
@@ -98,7 +99,7 @@ def load_backbone(
     Raises:
         InputError: the path, the model, its tokenizer or an option cannot be used; one line that says what to do.
     """
-    source = _locate(llm_path)
+    source = find_llm(llm_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _load_config(source, hub)
     _check_causal(config, source)
@@ -171,19 +172,6 @@ def folder_fingerprint(folder: Path) -> str:
                 file.seek(-_HASHED_END, os.SEEK_END)
             digest.update(file.read())
     return digest.hexdigest()
-
-
-def _locate(llm_path: str | Path) -> Path | str:
-    """The folder, if there is one, else the hub name."""
-    path = Path(llm_path).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"llm_path {path}: the folder has no config.json; give a folder made by save_pretrained")
-        return path
-    text = str(llm_path)
-    if path.is_absolute() or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1:
-        raise InputError(f"llm_path {text}: there is no such folder; give an existing folder, a hub name, or 'tiny'")
-    return text
 
 
 def _load_config(source: Path | str, hub: dict[str, Any]) -> PretrainedConfig:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar
 from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
 
+TINY = "tiny"  # value of llm_path: an LLM that is made on the spot
+
 
 @dataclass(frozen=True)
 class BackboneSettings(Declared):

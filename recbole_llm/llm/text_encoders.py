@@ -24,6 +24,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import folder_fingerprint
 from recbole_llm.llm.capabilities import first_line
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
+from recbole_llm.llm.folders import find_encoder
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.modes import evaluating
 
@@ -65,9 +66,7 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
     Raises:
         InputError: there is no such encoder, its files cannot be read, or sentence-transformers is not installed.
     """
-    source = str(Path(name).expanduser())
-    if not Path(source).is_dir() and (source.count("/") > 1 or source.startswith((".", "/"))):
-        raise InputError(f"coreset_encoder: there is no folder {name}; give an existing one, a hub name, or llm")
+    source = find_encoder(name)
     if find_spec("sentence_transformers") is None:
         raise InputError(
             f"coreset_encoder: {name} needs sentence-transformers, which is not installed; run "

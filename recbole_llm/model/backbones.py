@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from recbole_llm.llm.backbone import Backbone, load_backbone
+from recbole_llm.llm.settings import TINY
 from recbole_llm.settings.config import Config
 
-TINY = "tiny"  # value of llm_path
 log = logging.getLogger(__name__)
 
 

@@ -14,6 +14,7 @@ from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.selection.pool import Pool
+from recbole_llm.settings.stage_checks import check_readable
 
 
 def row_hashes(rows: Any) -> list[str]:
@@ -71,11 +72,10 @@ def read_selection(file: Path, rows: Any) -> np.ndarray:
 
 def _lines(file: Path) -> list[tuple[int, str, int]]:
     """Id, hash, and whether it is selected, of each line."""
+    check_readable("coreset_file", file)
     try:
         with open(file, newline="", encoding="utf-8") as stream:
             return [(int(line[SAMPLE_ID]), line["row"], int(line["selected"])) for line in csv.DictReader(stream)]
-    except OSError as error:
-        raise _error(f"{file} cannot be read ({error.strerror}); set the right one") from error
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise _error(f"{file} holds no selection; give the coreset.csv of a run") from error
 

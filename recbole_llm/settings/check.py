@@ -5,16 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+from recbole_llm.curriculum import make_curricula
 from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.data.columns import check_columns
 from recbole_llm.errors import InputError
+from recbole_llm.llm.folders import find_encoder, find_llm
+from recbole_llm.llm.settings import TINY
 from recbole_llm.prompt.wording import Wording
+from recbole_llm.registry import find_choice
 from recbole_llm.settings.command import Command, settings_for
 from recbole_llm.settings.data_folder import has_data
 from recbole_llm.settings.defaults import union_columns
 from recbole_llm.settings.resolve import Resolution, resolve
+from recbole_llm.settings.stage_checks import check_readable
 from recbole_llm.settings.task_checks import check_same_candidates, mixed_tasks
+
+if TYPE_CHECKING:
+    from recbole_llm.coreset import Selector
 
 
 def check_command(command: Command) -> list[Resolution]:
@@ -35,11 +44,29 @@ def check_command(command: Command) -> list[Resolution]:
     for one in resolved:
         if one.facts.is_llm:
             Wording.of_domain(one["domain"])
+            _check_files(one)
         if has_data(Path(one["data_path"]), one.dataset):
             together = dataclasses.replace(one, final={**one.final, "load_col": columns})
             check_columns(together)
             _check_item_fields(together)
     return resolved
+
+
+def _check_files(resolved: Resolution) -> None:
+    """Refuse files and folders of an LLM's run that are not there; a finished run is loaded without most of them."""
+    if resolved["llm_path"] != TINY:
+        find_llm(resolved["llm_path"])
+    if not resolved["epochs"]:
+        return
+    if resolved["sd_file"] is not None and make_curricula(resolved):
+        check_readable("sd_file", Path(resolved["sd_file"]))
+    if resolved["coreset_file"] is not None:
+        check_readable("coreset_file", Path(resolved["coreset_file"]))
+        return
+    selector = cast("type[Selector] | None", find_choice("coreset", resolved["coreset"]))
+    if selector is not None and resolved["coreset_encoder"] != "llm":
+        if any(need.name in ("embeddings", "valid_embeddings") for need in selector.needs):
+            find_encoder(resolved["coreset_encoder"])
 
 
 def _files(resolved: Resolution, suffix: str) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from recbole_llm.curriculum import make_curricula
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.rules import check_grounding
-from recbole_llm.llm.settings import TinyLLMConfig
+from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.data_folder import find_data
@@ -25,6 +25,7 @@ from recbole_llm.settings.schema import check_known, check_value
 from recbole_llm.settings.stage_checks import (
     check_answers,
     check_gamma,
+    check_learner,
     check_needs,
     check_test_rows,
     check_validation,
@@ -108,6 +109,8 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     task = _task(facts, user)
     defaults = read_properties(name, facts, dataset, everything.get("llm_path"), task)
     _check_settings(name, facts, everything, defaults)
+    if facts.is_llm and user.get("recommender_config"):
+        _check_recommender(everything.get("recommender", defaults["recommender"]), dataset, user["recommender_config"])
     defaults.update({key: value for key, value in everything.items() if key not in given})
     final = _finish(name, facts, dataset, task, user, defaults)
     return Resolution(name, facts, dataset, user, defaults, final)
@@ -125,6 +128,12 @@ def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defa
     if recommender not in recbole_models():
         hint = suggestion(recommender, recbole_models())
         raise InputError("recommender", f"RecBole has no model named '{recommender}'{hint}", kind="unknown")
+
+
+def _check_recommender(name: str, dataset: str, settings: Mapping[str, Any]) -> None:
+    """Settings of the auxiliary recommender."""
+    facts = facts_by_name(name)
+    _check_settings(name, facts, settings, read_properties(name, facts, dataset))
 
 
 def _finish(
@@ -236,7 +245,7 @@ def _check_components(final: Mapping[str, Any]) -> None:
         component = find_choice(axis, final[axis])
         if component is not None and hasattr(component, "from_settings"):
             component.from_settings(final)
-    if final["llm_path"] == "tiny":
+    if final["llm_path"] == TINY:
         TinyLLMConfig.from_settings(final)
     make_curricula(final)
 
@@ -245,6 +254,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     """Settings of the stages, as far as they show without the data."""
     has_valid_rows = has_rows(final, "valid")
     check_answers(model, facts.has_answers, final)
+    check_learner(final)
     if facts.has_answers:
         check_grounding(final)
         check_gamma(final, has_valid_rows)

@@ -7,6 +7,7 @@ files may leave no validation row where the settings ask for some.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.curriculum import make_curricula
@@ -90,6 +91,34 @@ def check_validation(settings: Settings, has_valid_rows: bool) -> None:
             "alpha", "a list of values, but no epoch is validated; give one value or set eval_step", kind="conflict"
         )
     raise InputError("alpha", "there are no validation rows to choose one of several by; give one", kind="conflict")
+
+
+def check_learner(settings: Settings) -> None:
+    """Refuse an optimiser of sparse gradients.
+
+    Raises:
+        InputError: it is one.
+    """
+    if settings["learner"] == "sparse_adam":
+        raise InputError(
+            "learner", "sparse_adam takes sparse gradients, and an LLM's are dense; choose adamw", kind="conflict"
+        )
+
+
+def check_readable(key: str, file: Path) -> None:
+    """Refuse a file that cannot be opened.
+
+    Args:
+        key: the setting that names it.
+        file: its path.
+
+    Raises:
+        InputError: the system's reason.
+    """
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise InputError(key, f"{file} cannot be read ({error.strerror}); set the right one", kind="file") from error
 
 
 def check_answers(model: str, has_answers: bool, settings: Settings) -> None:

@@ -20,6 +20,7 @@ from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt.titles import clean_answer
+from recbole_llm.settings.stage_checks import check_readable
 from recbole_llm.stages import write_json
 
 ANSWERS, SUMMARY, NEAREST = "answers.jsonl", "summary.json", "nearest.npy"
@@ -92,14 +93,13 @@ def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:
     Raises:
         InputError: the file cannot be read, or its rows are others, in another order, or of another number.
     """
+    check_readable("sd_file", file)
     try:
         # Not str.splitlines: an answer may hold any of Unicode's line ends.
         entries = [json.loads(line) for line in file.read_bytes().removesuffix(b"\n").split(b"\n")]
         found = [(entry["row"], entry["answer"]) for entry in entries]
         if not all(isinstance(answer, str) for _, answer in found):
             raise TypeError("an answer is not text")
-    except OSError as error:
-        raise InputError(f"sd_file: {file} cannot be read ({error.strerror}); set the right one") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"sd_file: {file} holds no distilled answers; give the answers.jsonl of a run") from error
     if len(found) != len(examples):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
 
@@ -27,13 +26,7 @@ def group_options(config: Config, model: LLMRecommender) -> dict[str, dict[str, 
 
 
 def parameter_groups(config: Config, model: LLMRecommender) -> list[dict[str, Any]]:
-    """The adapter's weights as the optimiser takes them.
-
-    Raises:
-        InputError: the optimiser is one of sparse gradients.
-    """
-    if config["learner"] == "sparse_adam":
-        raise InputError("learner", "sparse_adam takes sparse gradients, and an LLM's are dense; choose adamw")
+    """The adapter's weights as the optimiser takes them."""
     options = group_options(config, model)
     weights = model.adapter.trainable_groups(model.llm)
     return [{"params": own, **options.get(group, {})} for group, own in weights.items()]

@@ -57,12 +57,19 @@ REFUSED = [
     "--model=TALLRec --coreset=dealrec",
     "--model=SASRec,LLaRA --candidates=5 --LLaRA.candidates=~",
     "--model=LLaRA,SASRec --candidates=5 --SASRec.seed=6",
+    "--model=FM --threshold=~",
+    "--model=BIGRec --learner=sparse_adam",
+    "--model=LLaRA --recommender_config={'hidden_sise':8}",
+    "--model=BIGRec --llm_path=/absent/llm",
+    "--model=SOFT --sd_file=absent.jsonl",
+    "--model=BIGRec --coreset_file=absent.csv",
+    "--model=GORACS --coreset_encoder=/absent/encoder",
 ]
 
 # Of the data files, of several models, or of the words themselves: a config does not look there.
 NOT_OF_A_CONFIG = (
     *("_field=", "FIELD=", "load_col", "domain=", "Pop,FM", "Pop --epochs", "dataset=nowhere"),
-    *("SASRec,LLaRA", "LLaRA,SASRec"),
+    *("SASRec,LLaRA", "LLaRA,SASRec", "/absent/", "_file=", "threshold="),
 )
 
 
