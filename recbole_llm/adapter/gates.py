@@ -183,6 +183,10 @@ def gate_statistics(gates: Tensor) -> dict[str, Any]:
     return {"gate_usage": gates.mean(dim=0).tolist(), "gate_entropy": entropy}
 
 
+class UnknownRowsError(RuntimeError):
+    """A forward pass through instance-wise weights that nobody told whose rows it has."""
+
+
 class CurrentGates:
     """Which gates the forward pass that runs now shall use; one object shared by all layers of a model."""
 
@@ -203,9 +207,9 @@ class CurrentGates:
         return nullcontext(), self.use(self.factors)
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """Factors [rows, r] of an input [rows, tokens, m]; RuntimeError where it is not set whose rows they are."""
+        """Factors [rows, r] of an input [rows, tokens, m]; UnknownRowsError where it is not set whose rows they are."""
         if self.factors is None:
-            raise RuntimeError(
+            raise UnknownRowsError(
                 "instance-wise LoRA does not know whose rows these are: run the forward pass, and the backward pass "
                 "of gradient checkpointing, inside `with model.instances(representations):`, or pass instance_gates= "
                 "to the forward pass, which one with a cache needs"

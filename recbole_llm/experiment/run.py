@@ -93,7 +93,8 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """What became of every line of the data set's files (:class:`recbole_llm.data.summary.ReadSummary`)."""
-        return json.loads((self.folder / DATA).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((self.folder / DATA).read_text(encoding="utf-8"))
+        return found
 
     @property
     def model(self) -> Any:

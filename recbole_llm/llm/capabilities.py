@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from recbole_llm.adapter.gates import UnknownRowsError
 from recbole_llm.llm.parts import device_of, text_config
-from recbole_llm.llm.sample import MIN_TOKENS, Sample, VocabularyError
+from recbole_llm.llm.sample import MIN_TOKENS, Sample
 from recbole_llm.modes import evaluating
 
 
@@ -131,18 +132,22 @@ def examine(
     # Under autocast, rounding would exceed what the weights' own number type allows.
     with evaluating(model), torch.no_grad(), torch.autocast(device_of(model).type, enabled=False):
         try:
-            sample = sample or Sample.draw(model, n_tokens, row_inputs)
-            if not sample.plain.isfinite().all():  # broken weights: the run's own passes will say so
-                return Finding(True, 0)
-            found = scores(model, sample)
-            accepted = sample.accepts_rows(found) if path is FastPath.ROWS else sample.accepts(found)
-        except VocabularyError:
-            return Finding(True, 0)
+            drawn = sample or Sample.draw(model, n_tokens, row_inputs)
+            is_finite = bool(drawn.plain.isfinite().all())
         except torch.OutOfMemoryError:
+            raise
+        except Exception:  # plain passes do not run either: the run's own passes will say why
+            return Finding(True, 0)
+        if not is_finite:  # broken weights: the run's own passes will say so
+            return Finding(True, 0)
+        try:
+            found = scores(model, drawn)
+            accepted = drawn.accepts_rows(found) if path is FastPath.ROWS else drawn.accepts(found)
+        except (torch.OutOfMemoryError, UnknownRowsError):
             raise
         except Exception as error:  # attention variants fail in any way they like
             return Finding(False, n_tokens, "error", first_line(error))
-    deviation = sample.deviation(found)
+    deviation = drawn.deviation(found)
     if accepted:
         return Finding(True, n_tokens, deviation=deviation)
     reason = f"log-probabilities differ by up to {deviation:.2g} from those of one pass per sequence"
