@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.atomic import Format, read_header
+from recbole_llm.data.columns import check_item_field
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.titles import clean_title
@@ -167,23 +168,14 @@ def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
     RecBole gives a missing value id 0 in both types, and pads a `token_seq` with 0 once it is a tensor.
     """
     item_feat = dataset.item_feat
-    if item_feat is None or field not in item_feat.columns:
-        raise InputError(
-            f"{setting}: data set {dataset.dataset_name!r} has no item field {field!r} (its item fields: "
-            f"{', '.join(_item_fields(dataset)) or 'none'}); name one of them, or add the field to the .item file"
-        )
-    field_type = dataset.field2type[field].value
-    if field_type not in ("token", "token_seq"):
-        raise InputError(
-            f"{setting}: item field {field!r} of data set {dataset.dataset_name!r} has type {field_type}, not text; "
-            f"declare it as token or token_seq in the header of the .item file"
-        )
+    loaded = {name: dataset.field2type[name].value for name in (() if item_feat is None else item_feat.columns)}
+    check_item_field(setting, field, dataset.dataset_name, {**_item_fields(dataset), **loaded}, loaded)
     words = dataset.field2id_token[field]
     rows = (np.atleast_1d(row).astype(np.int64) for row in np.asarray(item_feat[field]))
     return [[words[word_id] for word_id in row if word_id] for row in rows]
 
 
-def _item_fields(dataset: Any) -> list[str]:
-    """Names in the header of the data set's `.item` file, loaded or not."""
+def _item_fields(dataset: Any) -> dict[str, str]:
+    """Names and types in the header of the data set's `.item` file, loaded or not."""
     file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
-    return list(read_header(file, Format.from_config(dataset.config))) if file.is_file() else []
+    return read_header(file, Format.from_config(dataset.config)) if file.is_file() else {}

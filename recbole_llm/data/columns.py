@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,39 @@ def check_columns(config: Any) -> None:
             raise InputError(missing_label(config, columns))
         _check_value_filters(config, columns)
     _check_features(config)
+
+
+def check_item_field(
+    key: str, field: str, dataset: str, columns: Mapping[str, str], loaded: Collection[str] | str
+) -> None:
+    """Refuse an item field that does not exist, is not loaded, or holds no text.
+
+    Args:
+        key: the setting that names it.
+        field: the field.
+        dataset: name of the data set.
+        columns: of its ``.item`` file, with their types.
+        loaded: the item fields that are loaded; ``"*"`` for all.
+
+    Raises:
+        InputError: what is wrong, and what to do.
+    """
+    if field not in columns:
+        there = ", ".join(columns) or "none"
+        problem = (
+            f"data set {dataset!r} has no item field {field!r} (its item fields: {there}); name one of them, or add "
+            "the field to the .item file"
+        )
+    elif loaded != "*" and field not in loaded:
+        problem = f"item field {field!r} exists in {dataset}.item but load_col does not load it; add it to load_col"
+    elif columns[field] not in ("token", "token_seq"):
+        problem = (
+            f"item field {field!r} of data set {dataset!r} has type {columns[field]}, not text; declare it as token or "
+            "token_seq in the header of the .item file"
+        )
+    else:
+        return
+    raise InputError(key, problem, kind="data")
 
 
 def _check_loaded(config: Any, wanted: list[tuple[str, str]]) -> None:

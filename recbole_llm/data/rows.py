@@ -56,7 +56,7 @@ class Rows:
         """SHA-256 of what is evaluated, equal for all models of one command.
 
         It is over users, targets, labels and whole histories of the validation and test rows, by their outside ids;
-        how much of a history a model reads (``MAX_ITEM_LIST_LENGTH``) has no part in it.
+        it does not depend on how much of a history a model reads (``MAX_ITEM_LIST_LENGTH``).
         """
         users, items = (token_keys(self.whole, name) for name in (self.whole.uid_field, self.whole.iid_field))
         arrays = []

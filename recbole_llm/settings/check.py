@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from recbole_llm.curriculum import make_curricula
 from recbole_llm.data.atomic import Format, read_header
-from recbole_llm.data.columns import check_columns
+from recbole_llm.data.columns import check_columns, check_item_field
 from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import find_encoder, find_llm
 from recbole_llm.llm.settings import TINY
@@ -100,31 +100,6 @@ def _check_item_fields(resolved: Resolution) -> None:
         return
     files = list(_files(resolved, "item"))
     columns = read_header(files[0], Format.from_config(resolved)) if files else {}
+    loaded = (resolved["load_col"] or {"item": "*"}).get("item", ())
     for key, field in asked:
-        _check_item_field(resolved, key, field, columns)
-
-
-def _check_item_field(resolved: Resolution, key: str, field: str, columns: dict[str, str]) -> None:
-    name = resolved.dataset
-    if field not in columns:
-        there = ", ".join(columns) or "none"
-        raise InputError(
-            key,
-            f"data set {name!r} has no item field {field!r} (its item fields: {there}); name one of them, or add the "
-            "field to the .item file",
-            kind="data",
-        )
-    loaded: Sequence[str] = (resolved["load_col"] or {"item": "*"}).get("item", ())
-    if loaded != "*" and field not in loaded:
-        raise InputError(
-            key,
-            f"item field {field!r} exists in {name}.item but load_col does not load it; add it to load_col",
-            kind="data",
-        )
-    if columns[field] not in ("token", "token_seq"):
-        raise InputError(
-            key,
-            f"item field {field!r} of data set {name!r} has type {columns[field]}, not text; declare it as token or "
-            "token_seq in the header of the .item file",
-            kind="data",
-        )
+        check_item_field(key, field, resolved.dataset, columns, loaded)

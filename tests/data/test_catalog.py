@@ -178,7 +178,7 @@ def test_wrong_fields_are_one_line_errors_that_name_the_fields(monkeypatch, film
         ItemCatalog.from_dataset(dataset, "titel")
     with pytest.raises(InputError, match="title_with: item field 'score' of data set 'films' has type float"):
         ItemCatalog.from_dataset(dataset, "name", title_with="score")
-    with pytest.raises(InputError, match=r"no item field 'name' \(its item fields: item_id, name, words"):
+    with pytest.raises(InputError, match="title_field: item field 'name' exists in films.item but load_col"):
         ItemCatalog.from_dataset(load_dataset(monkeypatch, films, "films", []), "name")
 
 
