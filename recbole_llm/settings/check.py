@@ -18,6 +18,7 @@ from recbole_llm.registry import find_choice
 from recbole_llm.settings.command import Command, settings_for
 from recbole_llm.settings.data_folder import has_data
 from recbole_llm.settings.defaults import union_columns
+from recbole_llm.settings.models import check_packages
 from recbole_llm.settings.resolve import Resolution, resolve
 from recbole_llm.settings.stage_checks import check_readable
 from recbole_llm.settings.task_checks import check_same_candidates, mixed_tasks
@@ -33,6 +34,8 @@ def check_command(command: Command) -> list[Resolution]:
         InputError: the first mistake.
     """
     resolved = [resolve(model, command.dataset, settings_for(model, command)) for model in command.models]
+    for model in command.models:
+        check_packages(model)
     by_task = {one.task: one.model for one in resolved}
     if len(by_task) > 1:
         raise mixed_tasks(by_task["click"], by_task["next-item"])

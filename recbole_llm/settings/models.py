@@ -16,7 +16,7 @@ from typing import Any
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import MODELS, added_choices, load_class, load_entry, suggestion
-from recbole_llm.settings.source import read_class
+from recbole_llm.settings.source import missing_packages, read_class
 
 LLM_BASE = "LLMRecommender"
 ANSWERING = "BIGRec"  # the base of the models that write titles
@@ -219,6 +219,19 @@ def find_model(name: str, llm_recommender: str | None = None) -> type:
     except ModuleNotFoundError as error:
         if name not in recbole_models():
             raise
-        raise InputError(
-            f"RecBole's {name} needs the package '{error.name}': pip install {error.name}", kind="environment"
-        ) from error
+        raise _needs_package(name, str(error.name)) from error
+
+
+def check_packages(name: str) -> None:
+    """Refuse one of RecBole's models whose module imports a package that is not installed; nothing is imported.
+
+    Raises:
+        InputError: naming the package.
+    """
+    reference = recbole_models().get(name)
+    for package in missing_packages(reference.partition(":")[0]) if reference else ():
+        raise _needs_package(name, package)
+
+
+def _needs_package(name: str, package: str) -> InputError:
+    return InputError("", f"RecBole's {name} needs the package '{package}': pip install {package}", kind="environment")

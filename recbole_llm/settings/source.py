@@ -57,6 +57,18 @@ def literals_in(module: str) -> dict[str, Any]:
     return {} if parsed is None else _assigned(parsed.body)
 
 
+def missing_packages(module: str) -> list[str]:
+    """Packages that a module cannot be imported without, and that are not installed."""
+    parsed = _parse(module)
+    names = []
+    for node in parsed.body if parsed else ():
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return [top for top in dict.fromkeys(name.partition(".")[0] for name in names) if find_spec(top) is None]
+
+
 @dataclass(frozen=True)
 class _Module:
     file: Path

@@ -212,7 +212,7 @@ def test_recbole_reads_the_interactions_in_exact_time_order(tmp_path):
     items = [{"parent_asin": f"B{place}", "title": f"Title {place}"} for place in range(6)]
     rows = [("u1", f"B{place}", 5.0, START + 1000 * place) for place in reversed(range(6))]
     folder = import_amazon(*write_files(tmp_path, rows, items), "things", tmp_path / "out", 1, progress=False)
-    loaded = load_rows(config_of(folder, eval_args={"split": {"LS": "test_only"}}), False)
+    loaded = load_rows(config_of(folder, eval_args={"split": {"LS": "test_only"}}, stopping_step=0), False)
     names = loaded.whole.field2id_token["item_id"]
     assert [names[item] for item in row_histories(loaded.test)[0][0][:5]] == [f"B{place}" for place in range(5)]
     assert names[row_pairs(loaded.test)[0, 1]] == "B5"
