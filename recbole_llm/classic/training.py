@@ -20,6 +20,7 @@ from recbole_llm.data.rows import Rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
+from recbole_llm.settings.models import needs_package
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # a model to evaluate that was never trained for that task; here a command goes on to the last stage.
@@ -134,7 +135,7 @@ def _errors_of_recbole(config: Any, record: Path) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0].replace("_", "-")
-        raise InputError(f"RecBole's {config['model']} needs the package '{package}': pip install {package}") from error
+        raise needs_package(config["model"], package) from error
     except Exception as error:
         code = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if _package(frame).startswith("recbole")]
         if _package(code[-1]) != "recbole":
