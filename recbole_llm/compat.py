@@ -78,7 +78,10 @@ def refuse_pandas_3() -> None:
         InputError: pandas 3 or later is installed.
     """
     if int(pd.__version__.split(".")[0]) >= 3:
-        raise InputError(f"pandas {pd.__version__} breaks RecBole 1.2.1: install an older one, pip install 'pandas<3'")
+        raise InputError(
+            f"pandas {pd.__version__} breaks RecBole 1.2.1: install an older one, pip install 'pandas<3'",
+            kind="environment",
+        )
 
 
 def restore_numpy_names() -> None:
@@ -205,7 +208,11 @@ def name_missing_wandb() -> None:
 
     def check_and_setup(logger: Any) -> None:
         if logger.log_wandb and importlib.util.find_spec("wandb") is None:
-            raise InputError("log_wandb", "it needs the package wandb: pip install wandb, or set log_wandb: False")
+            raise InputError(
+                "log_wandb",
+                "it needs the package wandb: pip install wandb, or set log_wandb: False",
+                kind="environment",
+            )
         setup(logger)
 
     check_and_setup.names_missing_package = True  # type: ignore[attr-defined]
@@ -317,16 +324,22 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = None) -> d
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path!r}: no such checkpoint; give the path of a .pth file that RecBole saved")
+        raise InputError(f"{path!r}: no such checkpoint; give the path of a .pth file that RecBole saved", kind="file")
     if not zipfile.is_zipfile(path) or _is_torchscript(path):
-        raise InputError(f"{path}: not a checkpoint that RecBole saved, or an incomplete one; train the model again")
+        raise InputError(
+            f"{path}: not a checkpoint that RecBole saved, or an incomplete one; train the model again", kind="file"
+        )
     allow_list = SimpleNamespace(__name__=__name__, Unpickler=_AllowListUnpickler)
     try:
         checkpoint = torch.load(path, map_location=map_location, pickle_module=allow_list, weights_only=False)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: not loaded, the file {error}; use checkpoints from a source you trust") from error
+        raise InputError(
+            f"{path}: not loaded, the file {error}; use checkpoints from a source you trust", kind="file"
+        ) from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not the dictionary of a checkpoint")
+        raise InputError(
+            f"{path}: holds a {type(checkpoint).__name__}, not the dictionary of a checkpoint", kind="file"
+        )
     if "other_parameter" in checkpoint:
         others = checkpoint["other_parameter"].items()
         checkpoint["other_parameter"] = {key: value for key, value in others if not isinstance(value, Inert)}

@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Kind = Literal["unknown", "value", "missing", "conflict", "file", "data", "environment"]
-"""What is wrong: a name that nothing knows; a value of the wrong type or out of range; something that is not given; two
-settings that exclude each other; a file that cannot be used; data that lack what a setting names; the machine."""
+Kind = Literal["unknown", "value", "missing", "conflict", "file", "data", "numeric", "environment"]
+"""What is wrong; the list is closed:
+
+- ``unknown``: a name that nothing knows: a model, a key, a metric, a user.
+- ``value``: a value of the wrong type or out of range.
+- ``missing``: something that must be given and is not.
+- ``conflict``: two things, each right alone, that exclude each other: two settings, a setting and the model, an adapter
+  and the LLM it is loaded into.
+- ``file``: a file or folder that is not there, cannot be read, or is not what it should be.
+- ``data``: rows, columns or titles of the data set that are not as the run needs them.
+- ``numeric``: a computation that gave NaN or infinity, or does not converge.
+- ``environment``: a package, device or process that is not as the run needs it.
+"""
 
 _KEY = re.compile(r"(?:--)?([A-Za-z_][\w.-]*): ")
 

@@ -52,7 +52,7 @@ def recbole_folder() -> Path:
     """Folder of the installed ``recbole`` package, found without importing it."""
     spec = find_spec("recbole")
     if spec is None or spec.origin is None:
-        raise InputError("RecBole is not installed: pip install recbole==1.2.1")
+        raise InputError("RecBole is not installed: pip install recbole==1.2.1", kind="environment")
     return Path(spec.origin).parent
 
 
@@ -68,13 +68,15 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=PropertyLoader)
     except OSError as error:
-        raise InputError(f"cannot read the config file {file}: {error.strerror}") from error
+        raise InputError(f"cannot read the config file {file}: {error.strerror}", kind="file") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"the config file {file} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"the config file {file} is not valid YAML: {' '.join(str(error).split())}", kind="file"
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"the config file {file} must hold `key: value` pairs")
+        raise InputError(f"the config file {file} must hold `key: value` pairs", kind="file")
     return content
 
 
@@ -94,4 +96,4 @@ def find_config_file(name: str | Path) -> Path:
         if file.is_file():
             return file
     settings = ", ".join(sorted(f"paper/{file.name}" for file in (folder / "paper").glob("*.yaml")))
-    raise InputError(f"config file {name} does not exist; give a path, or a setting of ours: {settings}")
+    raise InputError(f"config file {name} does not exist; give a path, or a setting of ours: {settings}", kind="file")

@@ -150,7 +150,7 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
         ("LLaRA", ["--lr_scheduler=cos"], "lr_scheduler: 'cos' is not allowed; give one of linear, constant, cosine"),
         ("BIGRec", ["--config_files=absent.yaml"], "config file absent.yaml does not exist; give a path"),
         ("BIGRec", ["--epochs"], "--epochs has no value; write --epochs=value"),
-        ("Pop", ["--user_inter_num_interval=[1000,inf)"], "dataset 'world'"),
+        ("Pop", ["--user_inter_num_interval=[1000,inf)"], "dataset: 'world'"),
         ("Pop", ["--TIME_FIELD=when"], "TIME_FIELD: world.inter has no column 'when', it has user_id"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_data_set_whose_titles_are_all_empty(fails, tmp_path):
     text = "\n".join([lines[0], *("\t".join([row[0], "", *row[2:]]) for row in cells[1:])])
     (folder / "blank.item").write_text(text + "\n")
     error = fails("BIGRec", world=folder)
-    assert "every title of item field 'title' of data set 'blank' is empty; set title_field" in error
+    assert "every title of item field 'title' of data set 'blank' is empty; set it to an item field" in error
 
 
 def test_a_data_set_without_item_file(fails, tmp_path):

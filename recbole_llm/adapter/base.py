@@ -153,13 +153,22 @@ class Adapter(Declared, ABC):
             note = json.loads((folder / MANIFEST).read_text())
             adapter, belongs_to, hashes = note["adapter"], note["fingerprint"], note["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"adapter {folder}: no readable {MANIFEST}; give a folder that `save` wrote") from error
+            raise InputError(
+                f"adapter {folder}: no readable {MANIFEST}; give a folder that `save` wrote", kind="file"
+            ) from error
         if adapter != self.name:
-            raise InputError(f"adapter {folder}: it holds '{adapter}', not '{self.name}'; set adapter: {adapter}")
+            raise InputError(
+                f"adapter {folder}: it holds '{adapter}', not '{self.name}'; set adapter: {adapter}", kind="conflict"
+            )
         if belongs_to != fingerprint:
-            raise InputError(f"adapter {folder}: it belongs to LLM {belongs_to}, not to {fingerprint}; use its own LLM")
+            raise InputError(
+                f"adapter {folder}: it belongs to LLM {belongs_to}, not to {fingerprint}; use its own LLM",
+                kind="conflict",
+            )
         if not hashes or hashes != _weight_hashes(folder):
-            raise InputError(f"adapter {folder}: the weight files are not those that were saved; copy them again")
+            raise InputError(
+                f"adapter {folder}: the weight files are not those that were saved; copy them again", kind="file"
+            )
 
 
 def describe_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -31,7 +31,9 @@ class FullAdapter(Adapter):
             InputError: the model is quantised; whole numbers cannot be trained.
         """
         if getattr(model, "is_quantized", False):
-            raise InputError("adapter full cannot train a quantised LLM; leave quant empty or use adapter: lora")
+            raise InputError(
+                "adapter", "full cannot train a quantised LLM; leave quant empty or use adapter: lora", kind="conflict"
+            )
         self._untuned = copy.deepcopy(model).eval().requires_grad_(False)
         return model.requires_grad_(True)
 
@@ -54,9 +56,12 @@ class FullAdapter(Adapter):
             tuned, info = type(model).from_pretrained(str(folder), dtype=model.dtype, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"adapter {folder}: the tuned weights cannot be loaded: {reason}; train again") from error
+            raise InputError(
+                f"adapter {folder}: the tuned weights cannot be loaded: {reason}; train again", kind="file"
+            ) from error
         if lost := sorted(info["missing_keys"] | info["unexpected_keys"]):
             raise InputError(
-                f"adapter {folder}: {len(lost)} weights do not fit the model (first {lost[0]}); train again"
+                f"adapter {folder}: {len(lost)} weights do not fit the model (first {lost[0]}); train again",
+                kind="file",
             )
         model.load_state_dict(tuned.state_dict())

@@ -199,7 +199,8 @@ class ILoraAdapter(LoraAdapter):
             if getattr(saved, key) != getattr(attached, key):
                 raise InputError(
                     f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
-                    "use the same setting"
+                    "use the same setting",
+                    kind="conflict",
                 )
 
 

@@ -81,7 +81,9 @@ class LoraAdapter(Adapter):
                 return get_peft_model(model, config)
             except ValueError as error:
                 reason = str(error).splitlines()[0]
-                raise InputError(f"{self.name} cannot be attached to {type(model).__name__}: {reason}") from error
+                raise InputError(
+                    f"{self.name} cannot be attached to {type(model).__name__}: {reason}", kind="conflict"
+                ) from error
 
     def _peft_config(self, model: PreTrainedModel, targets: str | list[str]) -> PeftConfig:
         from peft import LoraConfig
@@ -126,13 +128,16 @@ class LoraAdapter(Adapter):
         _check_settings(model.peft_config[model.active_adapter], folder)
         state = load_peft_weights(str(folder), device="cpu")
         if difference := describe_difference(state, _peft_state(model)):
-            raise InputError(f"adapter {folder}: its weights do not fit the model: {difference}; train again")
+            raise InputError(
+                f"adapter {folder}: its weights do not fit the model: {difference}; train again", kind="file"
+            )
         _check_learned(state, folder)
         set_peft_model_state_dict(model, state)
         for name, loaded in _peft_state(model).items():
             if not torch.equal(loaded.cpu(), state[name].to(loaded.dtype)):
                 raise InputError(
-                    f"adapter {folder}: {name} did not arrive in the model; report this with your peft version"
+                    f"adapter {folder}: {name} did not arrive in the model; report this with your peft version",
+                    kind="environment",
                 )
 
 
@@ -165,7 +170,9 @@ def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> 
     for name in chosen:
         if not any(full == name or full.endswith(f".{name}") for full in linear):
             raise InputError(
-                f"LoRA target module {name!r} is no linear map of the LLM; choose from {', '.join(sorted(endings))}"
+                "lora_target_modules",
+                f"{name!r} is no linear map of the LLM; choose from {', '.join(sorted(endings))}",
+                kind="unknown",
             )
     return chosen
 
@@ -183,7 +190,7 @@ def _peft_state(model: PeftModel) -> dict[str, Tensor]:
 def _check_learned(state: Mapping[str, Tensor], folder: Path) -> None:
     """B starts at zero: if it still is, nothing was learned, and the LLM would answer untuned without a sign of it."""
     if not any(tensor.any() for name, tensor in state.items() if "lora_B" in name):
-        raise InputError(f"adapter {folder}: it is empty, every B is zero; train it for at least one step")
+        raise InputError(f"adapter {folder}: it is empty, every B is zero; train it for at least one step", kind="file")
 
 
 def _check_settings(attached: PeftConfig, folder: Path) -> None:
@@ -194,11 +201,12 @@ def _check_settings(attached: PeftConfig, folder: Path) -> None:
         saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"adapter {folder}: no readable adapter_config.json; copy the folder again or retrain"
+            f"adapter {folder}: no readable adapter_config.json; copy the folder again or retrain", kind="file"
         ) from error
     for key in ("r", "lora_alpha"):
         if getattr(saved, key) != getattr(attached, key):
             raise InputError(
                 f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
-                "use the same setting"
+                "use the same setting",
+                kind="conflict",
             )

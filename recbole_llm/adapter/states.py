@@ -70,7 +70,8 @@ class PermutedStates(SequenceStates):
         if len(self._trained) < 2:
             raise InputError(
                 "ilora_permuted: needs epochs > 0 and at least two different training histories: before training "
-                "there are no other rows' gates to use"
+                "there are no other rows' gates to use",
+                kind="conflict",
             )
         generator = np.random.default_rng([self._seed, *history])
         while (other := self._trained[generator.integers(len(self._trained))]) == history:

@@ -109,7 +109,9 @@ class AdapterWithModules(Adapter):
             file = folder / f"{name}.safetensors"
             found, own = load_file(file) if file.is_file() else {}, dict(module.named_parameters())
             if difference := describe_difference(found, own):
-                raise InputError(f"adapter {folder}: {name}.safetensors does not fit the model: {difference}")
+                raise InputError(
+                    f"adapter {folder}: {name}.safetensors does not fit the model: {difference}", kind="file"
+                )
             for key, parameter in own.items():
                 parameter.data.copy_(found[key])
 

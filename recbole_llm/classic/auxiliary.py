@@ -58,6 +58,7 @@ class AuxiliaryRecommender:
                 "recommender_config",
                 f"'{changed[0]}' would give {name} other data than {config['model']} has; set it for the run, outside "
                 "recommender_config",
+                kind="conflict",
             )
         self.config = config.for_auxiliary(name)
         if needs_states:
@@ -139,12 +140,13 @@ class AuxiliaryRecommender:
         given = {"item_seq": items, "item_seq_len": lengths}
         states: torch.Tensor = self._encoder(*(given[name] for name in self._check_inputs())).float()
         if states.ndim != 2:
-            raise InputError(f"recommender: {self._no_state}")
+            raise InputError(f"recommender: {self._no_state}", kind="conflict")
         if not (finite := torch.isfinite(states).all(dim=1)).all():
             history = histories[int((~finite).nonzero()[0])]
             raise InputError(
                 f"recommender: {self.config['model']}'s state of the history {list(history)} is not finite; train it "
-                "with a lower learning_rate in recommender_config"
+                "with a lower learning_rate in recommender_config",
+                kind="numeric",
             )
         return states.cpu().numpy()
 
@@ -152,7 +154,7 @@ class AuxiliaryRecommender:
         """Names of the inputs of the model's forward, which must not ask for more than a sequence."""
         wanted = list(inspect.signature(self.config.model_class.forward).parameters)[1:]
         if not wanted or not {"item_seq", "item_seq_len"}.issuperset(wanted):
-            raise InputError(f"recommender: {self._no_state}")
+            raise InputError(f"recommender: {self._no_state}", kind="conflict")
         return wanted
 
     @property
@@ -163,7 +165,9 @@ class AuxiliaryRecommender:
         embedding = getattr(self.model, "item_embedding", None)
         if not isinstance(embedding, torch.nn.Embedding):
             name = self.config["model"]
-            raise InputError(f"recommender: {name} has no item vectors; choose SASRec, GRU4Rec or Caser")
+            raise InputError(
+                f"recommender: {name} has no item vectors; choose SASRec, GRU4Rec or Caser", kind="conflict"
+            )
         return embedding.weight
 
 

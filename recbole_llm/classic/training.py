@@ -45,7 +45,9 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
         InputError: the model ranks nothing, lacks a package, a column or a setting, or failed inside RecBole.
     """
     if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
-        raise InputError(f"model '{config['model']}' ranks no catalogue (a decision tree); leave it out of --model")
+        raise InputError(
+            "model", f"{config['model']} is a decision tree and ranks no catalogue; leave it out", kind="conflict"
+        )
     with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
         *earlier, last = _stages(config, checkpoint.parent)
         for stage in earlier:
@@ -98,11 +100,14 @@ def _stages(config: Any, folder: Path) -> list[Any]:
         return [config]
     model, first = config["model"], config["train_stage"]
     if first not in names:
-        raise InputError(f"train_stage: {model} has no stage '{first}'; choose from: {', '.join(names)}")
+        raise InputError(
+            f"train_stage: {model} has no stage '{first}'; choose from: {', '.join(names)}", kind="unknown"
+        )
     if first != names[0] and not config["pre_model_path"]:
         raise InputError(
             f"pre_model_path: {model}'s stage '{first}' starts from a saved model; set it to the .pth file, or leave "
-            "train_stage out to train all stages in one command"
+            "train_stage out to train all stages in one command",
+            kind="missing",
         )
     stages: list[Any] = []
     for name in names[names.index(first) :]:
@@ -145,7 +150,8 @@ def _errors_of_recbole(config: Any, record: Path) -> Iterator[None]:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
             f"RecBole's {config['model']} failed on dataset '{config['dataset']}' with {what} ({place}; traceback in "
-            f"{record}); check the columns and settings that it needs"
+            f"{record}); check the columns and settings that it needs",
+            kind="data",
         ) from error
 
 

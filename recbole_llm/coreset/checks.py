@@ -174,7 +174,7 @@ def checked_texts(name: str, values: Any, ids: np.ndarray | None = None) -> list
 def check_length(name: str, length: int, n_rows: int) -> None:
     """One entry per row."""
     if length != n_rows:
-        raise InputError(f"{name}: {length} entries for {n_rows} rows; both must be of the same rows")
+        raise InputError(f"{name}: {length} entries for {n_rows} rows; both must be of the same rows", kind="conflict")
 
 
 def check_losses(losses: Tensor, origin: str, advice: str) -> Tensor:
@@ -195,7 +195,8 @@ def check_losses(losses: Tensor, origin: str, advice: str) -> Tensor:
     if len(wrong):
         raise InputError(
             f"{origin}: {len(wrong)} of {len(losses)} rows of a batch have a loss of NaN or infinity (first "
-            f"{int(wrong[0])}); {advice}"
+            f"{int(wrong[0])}); {advice}",
+            kind="numeric",
         )
     return losses
 
@@ -211,5 +212,6 @@ def _check_finite(name: str, finite: np.ndarray, ids: np.ndarray) -> None:
     if len(wrong):
         raise InputError(
             f"{name}: {len(wrong)} of {len(ids)} rows hold NaN or infinity (first ids {first_of(wrong)}); "
-            "check the model that gave them and its number type"
+            "check the model that gave them and its number type",
+            kind="numeric",
         )

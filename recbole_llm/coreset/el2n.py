@@ -52,7 +52,9 @@ def el2n_scores(logits: Any, targets: Any) -> Any:
     blocks = zip(scores.split(step), answers.split(step), strict=True)
     lengths = torch.cat([_error_length(*block) for block in blocks]) if len(scores) else scores.new_zeros(0).double()
     if not lengths.isfinite().all():
-        raise InputError("EL2N: the recommender's scores hold NaN, or none of a row's is finite; check its training")
+        raise InputError(
+            "EL2N: the recommender's scores hold NaN, or none of a row's is finite; check its training", kind="numeric"
+        )
     return lengths if isinstance(logits, torch.Tensor) else like(lengths.numpy(), logits)
 
 

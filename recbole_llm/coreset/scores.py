@@ -55,7 +55,9 @@ def combine_scores(influence: Any, effort: Any, weight: float, *, scaling: str =
     weight = checked_number("coreset weight", weight)
     first, second = checked_scores("influence", influence), checked_scores("effort", effort)
     if len(first) != len(second):
-        raise InputError(f"influence has {len(first)} rows and effort {len(second)}; score the same rows")
+        raise InputError(
+            f"influence has {len(first)} rows and effort {len(second)}; score the same rows", kind="conflict"
+        )
     return like(scale_scores(first, scaling) + weight * scale_scores(second, scaling), influence)
 
 
@@ -71,7 +73,7 @@ def scale_scores(scores: Any, scaling: str = "minmax") -> Any:
         float64 ``[n]`` of the type of ``scores``.
     """
     if scaling not in SCALINGS:
-        raise InputError(f"coreset scaling {scaling!r} is unknown; choose one of {', '.join(SCALINGS)}")
+        raise InputError(f"coreset scaling {scaling!r} is unknown; choose one of {', '.join(SCALINGS)}", kind="unknown")
     values = checked_scores("scores", scores)
     if not len(values):
         return like(values, scores)
@@ -98,7 +100,9 @@ def join_on_ids(ids: Any, other_ids: Any, other_scores: Any) -> np.ndarray:
     """
     ids, other_ids = checked_ids(ids), checked_ids(other_ids)
     if different := len(np.setxor1d(ids, other_ids)):
-        raise InputError(f"coreset: the scores are not of the same rows: {different} ids occur on one side only")
+        raise InputError(
+            f"coreset: the scores are not of the same rows: {different} ids occur on one side only", kind="conflict"
+        )
     scores = to_numpy(other_scores)
     check_length("scores", len(scores), len(ids))
     joined: np.ndarray = scores[np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)]]
@@ -118,7 +122,7 @@ def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None =
     """
     n_rows = checked_count("coreset rows", n_rows)
     if (budget is None) == (ratio is None):
-        raise InputError("coreset: give either a budget (a count) or a ratio (a share)")
+        raise InputError("coreset: give either a budget (a count) or a ratio (a share)", kind="conflict")
     if ratio is None:
         return checked_count("coreset budget", budget)
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number) or not 0 <= ratio <= 1:

@@ -168,14 +168,14 @@ class Selector(Declared, ABC):
     def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs as values to compute with."""
         if unknown := sorted(inputs.keys() - {need.name for need in self.needs}):
-            raise InputError(f"coreset {self.name} takes no {', '.join(unknown)}")
+            raise InputError(f"coreset {self.name} takes no {', '.join(unknown)}", kind="unknown")
         ready = {}
         for need in self.needs:
             value = inputs.get(need.name)
             if value is None and need.default is not None:
                 value = need.default(ids)
             if value is None:
-                raise InputError(f"coreset {self.name} needs {need.name}, {need.meaning}")
+                raise InputError(f"coreset {self.name} needs {need.name}, {need.meaning}", kind="missing")
             ready[need.name] = need.check(value, ids)
             if need.per_row:
                 check_length(need.name, len(ready[need.name]), len(ids))

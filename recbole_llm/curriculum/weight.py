@@ -44,7 +44,9 @@ def adaptive_weight(distance: float, initial_distance: float, alpha: float, epoc
     for name, value in (("distance", distance), ("initial distance", initial_distance)):
         if not (math.isfinite(value) and value >= 0):
             when = "" if epoch is None else f" after epoch {epoch}"
-            raise InputError(f"curriculum: the {name} of generated and true titles is {value}{when}; check the LLM")
+            raise InputError(
+                f"curriculum: the {name} of generated and true titles is {value}{when}; check the LLM", kind="numeric"
+            )
     if epoch == 0 or alpha == 0:
         return 1.0
     if initial_distance <= NO_DISTANCE:

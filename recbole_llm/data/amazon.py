@@ -77,7 +77,7 @@ def import_amazon(
     rows = _with_title(rows, items)
     rows = rows[in_k_core(rows[USER].cat.codes.to_numpy(), rows[ITEM].cat.codes.to_numpy(), k_core)]
     if rows.empty:
-        raise InputError(f"no interaction of {ratings} is left; lower k_core (now {k_core})")
+        raise InputError(f"no interaction of {ratings} is left; lower k_core (now {k_core})", kind="data")
     kept = sorted(rows[ITEM].unique())
     folder = Path(out) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,9 @@ def read_ratings(file: str | Path, progress: bool = True) -> pd.DataFrame:
         header = next(csv.reader([source.readline().decode("utf-8-sig", "replace").rstrip("\r\n")]), [])
         missing = [column for column in RATING_COLUMNS if column not in header]
         if missing:
-            raise InputError(f"{file}: no column {', '.join(missing)}; it has {', '.join(header) or 'no columns'}")
+            raise InputError(
+                f"{file}: no column {', '.join(missing)}; it has {', '.join(header) or 'no columns'}", kind="data"
+            )
         kinds = {USER: "category", ITEM: "category", RATING: np.float64, TIME: np.int64}
         options = {"names": header, "dtype": kinds, "index_col": False}
         chunks = []
@@ -111,12 +113,12 @@ def read_ratings(file: str | Path, progress: bool = True) -> pd.DataFrame:
                     chunks.append(chunk)
                     move_bar()
         except (ValueError, OverflowError) as error:  # pandas' own are ValueErrors
-            raise InputError(f"{file}: not readable as ratings: {' '.join(str(error).split())}") from error
+            raise InputError(f"{file}: not readable as ratings: {' '.join(str(error).split())}", kind="data") from error
     if not sum(map(len, chunks)):
-        raise InputError(f"{file}: holds no ratings")
+        raise InputError(f"{file}: holds no ratings", kind="data")
     rows = pd.DataFrame({column: _joined([chunk[column] for chunk in chunks]) for column in RATING_COLUMNS})
     if (rows[[USER, ITEM]] == "").any(axis=None):
-        raise InputError(f"{file}: some {USER} or {ITEM} is empty; remove these rows")
+        raise InputError(f"{file}: some {USER} or {ITEM} is empty; remove these rows", kind="data")
     rows = rows.sort_values(TIME, kind="stable", ignore_index=True)
     distinct = rows.drop_duplicates(ignore_index=True)
     log.info("%s: %d ratings, %d exact duplicates dropped.", file, len(rows), len(rows) - len(distinct))
@@ -151,9 +153,13 @@ def read_items(file: str | Path, wanted: Collection[str], progress: bool = True)
             try:
                 about = json.loads(line)
             except ValueError as error:
-                raise InputError(f"{file}, line {number}: no valid JSON: {' '.join(str(error).split())}") from error
+                raise InputError(
+                    f"{file}, line {number}: no valid JSON: {' '.join(str(error).split())}", kind="data"
+                ) from error
             if not isinstance(about, dict) or not isinstance(about.get(ITEM), str):
-                raise InputError(f"{file}, line {number}: no JSON object with a {ITEM}; give the metadata of the items")
+                raise InputError(
+                    f"{file}, line {number}: no JSON object with a {ITEM}; give the metadata of the items", kind="data"
+                )
             item = about[ITEM]
             if item in wanted and item not in items and (title := clean_text(about.get("title"))):
                 brand, main = clean_text(about.get("store")), clean_text(about.get("main_category"))
@@ -206,7 +212,9 @@ def _with_title(rows: pd.DataFrame, items: Collection[str]) -> pd.DataFrame:
     ids = rows[ITEM].cat.categories
     has_title = np.fromiter((item in items for item in ids), dtype=bool, count=len(ids))
     if not has_title.any():
-        raise InputError("the metadata has no title of any rated item; give both files of the same category")
+        raise InputError(
+            "the metadata has no title of any rated item; give both files of the same category", kind="data"
+        )
     kept = rows[has_title[rows[ITEM].cat.codes.to_numpy()]]
     lost = (len(ids) - int(has_title.sum()), len(rows) - len(kept))
     log.info("%d items have no title; they and their %d interactions are dropped.", *lost)
@@ -232,7 +240,7 @@ def _opened(file: str | Path, progress: bool) -> Iterator[tuple[IO[bytes], Calla
     try:
         raw = open(file, "rb")
     except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+        raise InputError(f"cannot read {file}: {error.strerror}", kind="file") from error
     size = os.fstat(raw.fileno()).st_size
     with raw, tqdm(total=size, desc=Path(file).name, unit="B", unit_scale=True, disable=not progress) as bar:
         gzipped = raw.peek(2)[:2] == b"\x1f\x8b"
@@ -243,7 +251,7 @@ def _opened(file: str | Path, progress: bool) -> Iterator[tuple[IO[bytes], Calla
         try:
             yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if gzipped else raw, move_bar
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{file}: damaged or cut off: {error}; download it again") from error
+            raise InputError(f"{file}: damaged or cut off: {error}; download it again", kind="file") from error
         move_bar()
 
 

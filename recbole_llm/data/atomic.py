@@ -123,7 +123,9 @@ def _lines(file: Path, form: Format) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise _undecodable(file, form.encoding) from error
     except LookupError as error:
-        raise InputError("encoding", f"there is no encoding '{form.encoding}'; give one like utf-8, latin-1") from error
+        raise InputError(
+            "encoding", f"there is no encoding '{form.encoding}'; give one like utf-8, latin-1", kind="unknown"
+        ) from error
     except OSError as error:
         raise InputError("", f"cannot read {file}: {error.strerror}", kind="file") from error
 
@@ -155,7 +157,9 @@ def _parse_header(file: Path, line: str, form: Format) -> dict[str, str]:
         )
     if line.startswith("ï»¿"):
         raise InputError(
-            "encoding", f"{file.name} begins with the mark of UTF-8, and encoding is {form.encoding}; set utf-8"
+            "encoding",
+            f"{file.name} begins with the mark of UTF-8, and encoding is {form.encoding}; set utf-8",
+            kind="conflict",
         )
     parted = [column.partition(":") for column in line.split(form.separator)]
     names = [name for name, _, _ in parted]

@@ -127,7 +127,8 @@ def draw_candidates(
         if listed == [target]:
             raise InputError(
                 f"candidates: row {row} (target {catalog.tokens[target]!r}) has no other title to choose from, its "
-                "history holds them all; leave candidates out"
+                "history holds them all; leave candidates out",
+                kind="data",
             )
         drawn[row, : len(listed)] = listed
     return drawn

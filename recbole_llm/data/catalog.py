@@ -77,7 +77,9 @@ class ItemCatalog:
             if title is not None:
                 self._id_of_title.setdefault(title, item_id)
         if not self._id_of_title:
-            raise InputError(f"every title of {source} is empty; set title_field to an item field that holds text")
+            raise InputError(
+                "title_field", f"every title of {source} is empty; set it to an item field that holds text", kind="data"
+            )
 
         self.has_title = np.array([title is not None for title in self.titles])
         first = [0 if title is None else self._id_of_title[title] for title in self.titles]

@@ -38,18 +38,23 @@ def check_columns(config: Any) -> None:
     for file, columns in inter_columns(config):
         for name, kind in columns.items():
             if not kind:
-                raise InputError(f"{file}: column '{name}' has no type; write {name}:token, or :float for numbers")
+                raise InputError(
+                    f"{file}: column '{name}' has no type; write {name}:token, or :float for numbers", kind="file"
+                )
         for key, field in wanted:
             if field not in columns:
                 parted = "" if len(columns) > 1 else "; columns are separated by field_separator, a tab by default"
-                raise InputError(f"{key}: {file} has no column '{field}', it has {', '.join(columns)}{parted}")
+                raise InputError(
+                    f"{key}: {file} has no column '{field}', it has {', '.join(columns)}{parted}", kind="data"
+                )
             if key == "threshold" and columns[field] != "float":
                 raise InputError(
                     f"threshold: column '{field}' of {file} has type {columns[field]}, not float; name a column of "
-                    "numbers, or change its type in the header"
+                    "numbers, or change its type in the header",
+                    kind="data",
                 )
         if label_column(config) and not config["threshold"] and config["LABEL_FIELD"] not in columns:
-            raise InputError(missing_label(config, columns))
+            raise InputError(missing_label(config, columns), kind="data")
         _check_value_filters(config, columns)
     _check_features(config)
 
@@ -94,10 +99,16 @@ def _check_loaded(config: Any, wanted: list[tuple[str, str]]) -> None:
     for key, field in wanted:
         if given != "*" and field not in given:
             raise InputError(
-                "load_col", f"its list for inter lacks '{field}', the {key}; give inter: [{', '.join([*given, field])}]"
+                "load_col",
+                f"its list for inter lacks '{field}', the {key}; give inter: [{', '.join([*given, field])}]",
+                kind="missing",
             )
         if field in unloaded.get("inter", ()):
-            raise InputError("unload_col", f"'{field}', the {key}, cannot be left out; take it off the list for inter")
+            raise InputError(
+                "unload_col",
+                f"'{field}', the {key}, cannot be left out; take it off the list for inter",
+                kind="conflict",
+            )
 
 
 def _check_value_filters(config: Any, columns: Mapping[str, str]) -> None:
@@ -130,10 +141,13 @@ def _check_features(config: Any) -> None:
     columns = read_header(file, Format.from_config(config))
     for field in features:
         if field not in columns:
-            raise InputError("selected_features", f"{file.name} has no column '{field}', it has {', '.join(columns)}")
+            raise InputError(
+                "selected_features", f"{file.name} has no column '{field}', it has {', '.join(columns)}", kind="data"
+            )
         if columns[field] not in ("token", "token_seq"):
             raise InputError(
                 "selected_features",
                 f"{config['model']} takes token and token_seq features only, and '{field}' of {file.name} has type "
                 f"{columns[field]}; choose another, or declare it as token",
+                kind="data",
             )

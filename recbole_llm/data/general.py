@@ -75,6 +75,7 @@ def interactions_before(
             "model",
             f"{config['model']}'s data set class {dataset_class.__name__} leaves out {lost} of {evaluated.sum()} "
             "evaluated interactions; it cannot be evaluated on the rows of the other models",
+            kind="conflict",
         )
     kept = np.flatnonzero(np.isin(general.in_time.lines, whole.in_time.lines[before]))
     by_user = np.argsort(general.in_time.users[kept], kind="stable")
@@ -120,6 +121,7 @@ def _general(config: Any, dataset_class: type[Dataset], whole: SequentialDataset
             "model",
             f"{config['model']}'s data set class {dataset_class.__name__} leaves out {general.reading.unexplained} "
             "interactions and renumbers the others, so that they cannot be told apart; keep the frame's index there",
+            kind="conflict",
         )
     return general
 

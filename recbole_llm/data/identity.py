@@ -33,6 +33,7 @@ def check_numbering(whole: Dataset, other: Dataset) -> None:
                 "model",
                 f"{other.config['model']}'s data set class {type(other).__name__} numbers {n} of {len(own) - 1} "
                 f"{field} otherwise than the evaluated rows do; it cannot be evaluated on them",
+                kind="conflict",
             )
 
 
@@ -57,6 +58,7 @@ def place_rows(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> 
             "model",
             f"{whole.config['model']}'s data set class {type(whole).__name__} leaves out {lost} of "
             f"{whole.reading.interactions} interactions; it cannot be evaluated on the rows of the other models",
+            kind="conflict",
         )
     users, items = whole.in_time.users, whole.in_time.items
     by_user = np.argsort(users, kind="stable")
@@ -76,6 +78,7 @@ def place_rows(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> 
             "model",
             f"{wrong} of {len(before)} rows of {whole.config['model']}'s data set class {type(whole).__name__} are not "
             "a user's next interaction after the newest ones before it; it cannot be evaluated beside other models",
+            kind="conflict",
         )
     return placed
 

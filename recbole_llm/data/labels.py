@@ -66,12 +66,14 @@ def check_labels(config: Any, parts: Mapping[str, Dataset]) -> None:
             column = config["LABEL_FIELD"]
             raise InputError(
                 f"LABEL_FIELD: column '{column}' holds {max(other):g}, not only 0 and 1; make labels by a threshold: "
-                f"--threshold=\"{{'{column}': {max(other):g}}}\""
+                f"--threshold=\"{{'{column}': {max(other):g}}}\"",
+                kind="data",
             )
         if name != "train" and len(found) == 1 and "auc" in map(str.lower, config["metrics"]):
             raise InputError(
                 f"threshold: with {label_rule(config)} all {len(labels)} {name} rows have the label {found[0]:g}, for "
-                "which AUC has no value; set another threshold, or evaluate more rows"
+                "which AUC has no value; set another threshold, or evaluate more rows",
+                kind="data",
             )
         if found:
             shares.append(f"{labels.mean():.1%} of {len(labels):,} {name} rows")

@@ -43,6 +43,8 @@ def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
     sampled = config["eval_args"]["mode"][phase].startswith(("uni", "pop"))
     if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
         # RecBole's loader would rank all targets of a user in one list, by scores for different histories.
-        raise InputError("eval_args: mode: sampled candidates need one row per user; set split {LS: valid_and_test}")
+        raise InputError(
+            "eval_args: mode: sampled candidates need one row per user; set split {LS: valid_and_test}", kind="conflict"
+        )
     samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)

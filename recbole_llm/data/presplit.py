@@ -33,7 +33,9 @@ def prepare_presplit(config: Any) -> None:
     if names is None:
         return
     if config["windows"] == "full":
-        raise InputError("windows: full makes rows of whole sequences; leave out windows or benchmark_filename")
+        raise InputError(
+            "windows: full makes rows of whole sequences; leave out windows or benchmark_filename", kind="conflict"
+        )
     if not isinstance(names, list) or len(names) != 3:
         raise InputError(
             "benchmark_filename",
@@ -52,6 +54,7 @@ def prepare_presplit(config: Any) -> None:
             raise InputError(
                 "benchmark_filename",
                 f"{file} must hold each row's history as {history}:token_seq, and the column {found}",
+                kind="data",
             )
     _load(config, history)
     aliases = list(config["alias_of_item_id"] or ())

@@ -117,7 +117,9 @@ def _check_types(self: Dataset, file: Path, types: dict[str, str]) -> None:
                 kind="data",
             )
     if types.get(self.time_field, "float").endswith("seq"):
-        raise InputError("TIME_FIELD", f"column '{self.time_field}' of {file.name} is a sequence; declare it as float")
+        raise InputError(
+            "TIME_FIELD", f"column '{self.time_field}' of {file.name} is a sequence; declare it as float", kind="data"
+        )
 
 
 def _register(self: Dataset, found: AtomicFile, source: FeatureSource | str) -> None:

@@ -137,8 +137,10 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     train = sampled[0] if few_shot else parts[0]
     if not len(train) or not len(sampled[2]):
         raise InputError(
-            f"dataset '{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: "
-            "a user needs 3 interactions for both; check user_inter_num_interval, item_inter_num_interval, eval_args"
+            "dataset",
+            f"'{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: "
+            "a user needs 3 interactions for both; check user_inter_num_interval, item_inter_num_interval, eval_args",
+            kind="data",
         )
     if not sequential and few_shot:
         train = interactions_of_rows(config, _dataset_class(config), whole, train)
@@ -163,10 +165,10 @@ def _split(config: Any, rows_class: Any) -> tuple[SequentialDataset, list[Sequen
     except InputError:
         raise
     except ValueError as error:  # RecBole's own checks
-        raise InputError(f"dataset '{config['dataset']}': {_in_words(error)}") from error
+        raise InputError("dataset", f"'{config['dataset']}': {_in_words(error)}", kind="data") from error
     if label_column(config) and whole.label_field not in built[0].inter_feat:
         columns = {name: kind for _, found in inter_columns(config) for name, kind in found.items()}
-        raise InputError(missing_label(config, columns))
+        raise InputError(missing_label(config, columns), kind="data")
     return whole, built
 
 
@@ -194,7 +196,8 @@ def _check_graph(config: Any) -> None:
             if not file.is_file() or config["load_col"] is not None and suffix not in config["load_col"]:
                 raise InputError(
                     f"load_col: {config['model']} needs a knowledge graph, the file {file} with all its columns named; "
-                    'give --load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"'
+                    'give --load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"',
+                    kind="missing",
                 )
 
 

@@ -52,4 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refuse_several_processes() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
-        raise InputError(f"WORLD_SIZE: the launcher started {processes} processes, a run is one; use --num_processes=1")
+        raise InputError(
+            f"WORLD_SIZE: the launcher started {processes} processes, a run is one; use --num_processes=1",
+            kind="environment",
+        )

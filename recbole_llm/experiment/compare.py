@@ -128,9 +128,15 @@ def run_models(
 
 def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
     if not command.models:
-        raise InputError("no model given; add --model=<name>, such as --model=BIGRec or --model=Pop,SASRec,BIGRec")
+        raise InputError(
+            "model",
+            "no model is given; add --model=<name>, such as --model=BIGRec or --model=Pop,SASRec,BIGRec",
+            kind="missing",
+        )
     if not command.dataset:
-        raise InputError("no data set given; add --dataset=<name>, such as --dataset=ml-100k")
+        raise InputError(
+            "dataset", "no data set is given; add --dataset=<name>, such as --dataset=ml-100k", kind="missing"
+        )
     check_prefixes(command.per_model, command.models)
     if seed is not None:
         command = replace(command, shared={**command.shared, "seed": seed})

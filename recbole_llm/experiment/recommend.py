@@ -53,18 +53,19 @@ def recommend(
 def _check(trained: Trained, histories: Histories | None, users: Any, k: int) -> None:
     protocol, config = protocol_of(trained.config), trained.config
     if (histories is None) == (users is None):
-        raise InputError("recommend: give either histories or users")
+        raise InputError("recommend: give either histories or users", kind="missing")
     if k < 1:
         raise InputError("k", f"{k} is not allowed; give an integer >= 1")
     if protocol.has_labels:
-        raise InputError(f"recommend: {config['model']} predicts clicks on given items and ranks none")
+        raise InputError(f"recommend: {config['model']} predicts clicks on given items and ranks none", kind="conflict")
     if protocol.n_candidates and config.is_llm:
         raise InputError(
             f"candidates: this {config['model']} chooses among the titles of its prompt and ranks no others; train it "
-            "without candidates"
+            "without candidates",
+            kind="conflict",
         )
     if histories is not None and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise InputError(f"histories: {config['model']} knows users, not histories; give users")
+        raise InputError(f"histories: {config['model']} knows users, not histories; give users", kind="conflict")
 
 
 # ---------------------------------------------------------------------------------------------------------- histories
@@ -94,6 +95,7 @@ def _items(number: int, given: Sequence[str], ids: dict[str, int], catalog: Item
                 raise InputError(
                     "histories",
                     f"history {number} reads as item ids and as titles of other items; name one item the other way",
+                    kind="conflict",
                 )
             return [item for item in found if item is not None]
     items = []
@@ -101,10 +103,12 @@ def _items(number: int, given: Sequence[str], ids: dict[str, int], catalog: Item
         if own is None and titled is None:
             known = [*ids, *(title for title in catalog.titles if title)] if catalog else list(ids)
             kind = "item has this id or title" if catalog else "item has this id, and the data have no titles"
-            raise InputError("histories", f"'{item}': no {kind}{suggestion(item, known)}")
+            raise InputError("histories", f"'{item}': no {kind}{suggestion(item, known)}", kind="unknown")
         if own is not None and titled is not None and own != titled:
             raise InputError(
-                "histories", f"'{item}' is the id of one item and the title of another; name it the other way"
+                "histories",
+                f"'{item}' is the id of one item and the title of another; name it the other way",
+                kind="conflict",
             )
         items.append(own if own is not None else titled)
     return [item for item in items if item is not None]
@@ -135,7 +139,7 @@ def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
     known = dataset.field2token_id[dataset.uid_field]
     for name in names:
         if not known.get(name):
-            raise InputError("users", f"no user has the id '{name}'{suggestion(name, list(known))}")
+            raise InputError("users", f"no user has the id '{name}'{suggestion(name, list(known))}", kind="unknown")
     users = np.array([known[name] for name in names], dtype=np.int64)
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         return Interaction({dataset.uid_field: torch.from_numpy(users)})
@@ -143,7 +147,7 @@ def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
     of_user = {int(user): row for row, user in enumerate(rows[dataset.uid_field].tolist())}  # the last one stays
     for name, user in zip(names, users.tolist(), strict=True):
         if user not in of_user:
-            raise InputError("users", f"user '{name}' has a single interaction and so no row to go by")
+            raise InputError("users", f"user '{name}' has a single interaction and so no row to go by", kind="data")
     last = rows[torch.tensor([of_user[user] for user in users.tolist()])]
     return _with_targets(last, config, dataset.item_list_length_field)
 
@@ -182,7 +186,9 @@ def _rank(trained: Trained, asked: Interaction, k: int) -> Ranking:
         return Ranking.join([rank_scores(_scores(trained, part.to(model.device)), None, k) for part in parts])
     except KeyError as error:
         raise InputError(
-            "histories", f"{config['model']} reads the column {error} of every interaction; give users instead"
+            "histories",
+            f"{config['model']} reads the column {error} of every interaction; give users instead",
+            kind="conflict",
         ) from error
 
 

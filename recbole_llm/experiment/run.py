@@ -226,8 +226,10 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
     """
     if digest != other_digest:
         raise InputError(
+            "eval_args",
             f"{label} would be evaluated on other rows than {other}: give all models the same eval_args, intervals and "
-            "sample sizes"
+            "sample sizes",
+            kind="conflict",
         )
 
 

@@ -53,6 +53,8 @@ def new_folder(parent: Path, name: str) -> Path:
         except OSError as error:
             if path.is_dir():
                 continue
-            raise InputError(f"checkpoint_dir: cannot write to {parent} ({error.strerror}); set another one") from error
+            raise InputError(
+                f"checkpoint_dir: cannot write to {parent} ({error.strerror}); set another one", kind="file"
+            ) from error
         return path
-    raise InputError(f"checkpoint_dir: too many folders named {stem} in {parent}; set another one")
+    raise InputError(f"checkpoint_dir: too many folders named {stem} in {parent}; set another one", kind="file")

@@ -83,7 +83,7 @@ def config_of(folder: Path) -> Config:
         InputError: no run folder.
     """
     if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder} is no run folder: it holds no config.yaml; give one that a run left")
+        raise InputError(f"{folder} is no run folder: it holds no config.yaml; give one that a run left", kind="file")
     return Config(config_file_list=[folder / "config.yaml"])
 
 

@@ -21,7 +21,8 @@ def checked_embeddings(embeddings: Any) -> np.ndarray:
     if len(wrong):
         raise InputError(
             f"the embedding of item {wrong[0]} holds NaN or infinity ({len(wrong)} such items): "
-            "check its text and the precision of the LLM (dtype: float32)"
+            "check its text and the precision of the LLM (dtype: float32)",
+            kind="numeric",
         )
     return table
 
@@ -55,7 +56,9 @@ def checked_rankable(rankable: Any, embeddings: np.ndarray, representative: np.n
         mask = mask.copy()
     mask &= embeddings.any(axis=1)[representative]
     if not mask.any():
-        raise InputError("no item can be ranked: every embedding row is zero or excluded; check the item texts")
+        raise InputError(
+            "no item can be ranked: every embedding row is zero or excluded; check the item texts", kind="data"
+        )
     return mask
 
 

@@ -133,7 +133,9 @@ def make_backbone(
     _check_eos(tokenizer, name)
     if max(eos, bos or 0) >= rows:
         raise InputError(
-            f"LLM {name}: BOS {bos} or EOS {eos} is none of its {rows} embeddings; use the tokenizer made for it"
+            "llm_path",
+            f"{name}: BOS {bos} or EOS {eos} is none of its {rows} embeddings; use the tokenizer made for it",
+            kind="file",
         )
     pad = find_pad_token(tokenizer, rows)
     model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, do_sample=False)
@@ -179,10 +181,14 @@ def _load_config(source: Path | str, hub: dict[str, Any]) -> PretrainedConfig:
         return AutoConfig.from_pretrained(source, **hub)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(source, Path):
-            raise InputError(f"llm_path {source}: config.json cannot be used: {_first_line(error)}") from error
+            raise InputError(
+                "llm_path", f"{source}: config.json cannot be used: {_first_line(error)}", kind="file"
+            ) from error
         raise InputError(
-            f"llm_path {source}: neither a folder under {Path.cwd()} nor a model the Hugging Face hub gave "
-            f"({_first_line(error)}); check name and connection, give a folder, or use 'tiny'"
+            "llm_path",
+            f"{source}: neither a folder under {Path.cwd()} nor a model the Hugging Face hub gave "
+            f"({_first_line(error)}); check name and connection, give a folder, or use 'tiny'",
+            kind="file",
         ) from error
 
 
@@ -193,8 +199,10 @@ def _check_causal(config: PretrainedConfig, source: Path | str) -> None:
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if not causal or encoder or config.is_encoder_decoder:
         raise InputError(
-            f"llm_path {source}: model type '{config.model_type}' is not a causal language model; "
-            "give one that AutoModelForCausalLM loads, such as Llama, Qwen or GPT-2"
+            "llm_path",
+            f"{source}: model type '{config.model_type}' is not a causal language model; "
+            "give one that AutoModelForCausalLM loads, such as Llama, Qwen or GPT-2",
+            kind="file",
         )
 
 
@@ -202,32 +210,44 @@ def _load_tokenizer(source: Path | str, hub: dict[str, Any]) -> PreTrainedTokeni
     try:
         return AutoTokenizer.from_pretrained(source, padding_side="left", **hub)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a broken tokenizer.json
-        raise InputError(f"llm_path {source}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise InputError(
+            "llm_path", f"{source}: the tokenizer cannot be loaded: {_first_line(error)}", kind="file"
+        ) from error
 
 
 def _check_eos(tokenizer: PreTrainedTokenizerBase, source: Path | str) -> None:
     if tokenizer.eos_token_id is None:
         raise InputError(
-            f"LLM {source}: the tokenizer has no EOS token, so no answer could end; name one in tokenizer_config.json"
+            "llm_path",
+            f"{source}: the tokenizer has no EOS token, so no answer could end; name one in tokenizer_config.json",
+            kind="file",
         )
 
 
 def _placement(dtype: str, quant: str | None, device: torch.device) -> dict[str, Any]:
     """Arguments of `from_pretrained` for number type, quantisation and device."""
     if dtype not in DTYPES:
-        raise InputError(f"llm_dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        raise InputError("llm_dtype", f"{dtype!r} is unknown; choose one of {', '.join(DTYPES)}", kind="unknown")
     if quant not in QUANTISATIONS:
-        raise InputError(f"quant {quant!r} is unknown; choose 8bit, 4bit, or leave it empty")
+        raise InputError("quant", f"{quant!r} is unknown; choose 8bit, 4bit, or leave it empty", kind="unknown")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device}: torch sees no CUDA device; use cpu or install a CUDA build of torch")
+        raise InputError(
+            "device",
+            f"{device}: torch sees no CUDA device; use cpu or install a CUDA build of torch",
+            kind="environment",
+        )
     if quant is None:
         return {"dtype": dtype}
     if quant == "4bit" and device.type == "cpu":
         # bitsandbytes (seen in 0.50.2) repacks 4-bit weights at the first evaluation on a CPU with AVX512-BF16; after
         # that no gradient passes through them, and training would go on and learn nothing.
-        raise InputError("quant 4bit cannot be trained on a CPU; use quant 8bit or a GPU")
+        raise InputError("quant", "4bit cannot be trained on a CPU; use quant 8bit or a GPU", kind="environment")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"quant {quant}: bitsandbytes is not installed; run `pip install bitsandbytes`")
+        raise InputError(
+            "quant",
+            f"{quant} needs bitsandbytes, which is not installed; run `pip install bitsandbytes`",
+            kind="environment",
+        )
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     settings = (
         BitsAndBytesConfig(load_in_8bit=True)
@@ -247,15 +267,20 @@ def _load_model(source: Path | str, options: dict[str, Any]) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         if "attention" in str(error).lower() and options.get("attn_implementation"):
             raise InputError(
-                f"attn_implementation: {_first_line(error)}; give another one, such as sdpa, or install it"
+                f"attn_implementation: {_first_line(error)}; give another one, such as sdpa, or install it",
+                kind="environment",
             ) from error
         raise InputError(
-            f"llm_path {source}: the weights cannot be loaded: {_first_line(error)}; fetch or save the model again"
+            "llm_path",
+            f"{source}: the weights cannot be loaded: {_first_line(error)}; fetch or save the model again",
+            kind="file",
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise InputError(
-            f"llm_path {source}: {len(missing)} weights are missing from the files, first {missing[0]}; "
-            "fetch or save the whole causal language model again"
+            "llm_path",
+            f"{source}: {len(missing)} weights are missing from the files, first {missing[0]}; "
+            "fetch or save the whole causal language model again",
+            kind="file",
         )
     return model
 

@@ -46,7 +46,7 @@ class Assistant:
 
     def __post_init__(self) -> None:
         if not 0 <= self.lm_weight <= 1:
-            raise InputError(f"the language model's share is {self.lm_weight}, but must lie between 0 and 1")
+            raise InputError("lm_weight", f"{self.lm_weight} is not allowed; give a number >= 0 and <= 1")
 
     def title_log_probs(self, trie: TitleTrie) -> Tensor:
         """log q of each title, summed over the items that share it: float64 [prompts, titles]."""

@@ -52,7 +52,7 @@ class TextEncoder:
         untuned: Callable[[], AbstractContextManager[nn.Module | None]] | None = None,
     ) -> None:
         if pooling not in POOLINGS:
-            raise InputError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
+            raise InputError("pooling", f"{pooling!r} is unknown; choose one of {', '.join(POOLINGS)}", kind="unknown")
         if max_tokens < 1 or max_batch_tokens < 1:
             raise InputError(f"max_tokens {max_tokens} and max_batch_tokens {max_batch_tokens} must be at least 1")
         self.model = model
@@ -157,7 +157,8 @@ def encode_in_batches(
         first = distinct[broken[0]][:_SHOWN]
         raise InputError(
             f"the embedding of {first!r} is not finite ({len(broken)} of {len(distinct)} texts); "
-            "check the weights, or, where the LLM embeds, use llm_dtype float32 or bfloat16"
+            "check the weights, or, where the LLM embeds, use llm_dtype float32 or bfloat16",
+            kind="numeric",
         )
     if len(distinct) == len(texts):  # tables may be large: no copy where none is needed
         return vectors

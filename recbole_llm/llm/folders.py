@@ -17,13 +17,13 @@ def find_llm(llm_path: str | Path) -> Path | str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(
-                f"llm_path {path}: the folder has no config.json; give a folder made by save_pretrained", kind="file"
+                "llm_path", f"{path}: the folder has no config.json; give a folder made by save_pretrained", kind="file"
             )
         return path
     text = str(llm_path)
     if path.is_absolute() or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1:
         raise InputError(
-            f"llm_path {text}: there is no such folder; give an existing folder, a hub name, or 'tiny'", kind="file"
+            "llm_path", f"{text}: there is no such folder; give an existing folder, a hub name, or 'tiny'", kind="file"
         )
     return text
 

@@ -303,7 +303,7 @@ class _Search:
 def _check_arguments(prompts: Sequence[Sequence[int]], num_beams: int, max_new_tokens: int) -> None:
     for name, value in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
         if value < 1:
-            raise InputError(f"{name} = {value}: generation needs at least 1; set {name} to a positive integer")
+            raise InputError(name, f"{value} is not allowed; give an integer >= 1")
     for index, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ValueError(f"prompt {index} is empty: a decoder needs at least one token to continue")

@@ -168,7 +168,8 @@ def choose_way(model: nn.Module, n_tokens: int, n_titles: int, row_inputs: Mappi
     raise InputError(
         f"grounding: likelihood needs an LLM that scores {n_titles:,} titles as a tree, and this one does not: "
         f"{finding.reason}; set --grounding=constrained or embedding, or another llm_path "
-        f"(up to {MAX_ROW_TITLES:,} titles are scored one by one)"
+        f"(up to {MAX_ROW_TITLES:,} titles are scored one by one)",
+        kind="conflict",
     )
 
 
@@ -185,12 +186,15 @@ def check_tree(model: nn.Module, n_tokens: int, row_inputs: Mapping[str, Tensor]
     """
     kernel = getattr(text_config(model), "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa"):
-        raise InputError(f"attn_implementation: {kernel} cannot score a tree of titles; choose sdpa or eager")
+        raise InputError(
+            f"attn_implementation: {kernel} cannot score a tree of titles; choose sdpa or eager", kind="conflict"
+        )
     finding = _find_tree(model, n_tokens, row_inputs)
     if not finding.works:
         raise InputError(
             f"grounding: likelihood cannot score titles as a tree with this LLM: {finding.reason}; shorten "
-            "max_prompt_tokens, or choose another grounding"
+            "max_prompt_tokens, or choose another grounding",
+            kind="conflict",
         )
 
 

@@ -90,7 +90,8 @@ def probe_llm(
     if rows and not rows.works and sample.is_exact:
         raise InputError(
             f"llm_path: {name} computes a row differently where others share its batch ({rows.reason}); "
-            "choose another LLM"
+            "choose another LLM",
+            kind="conflict",
         )
     return found
 

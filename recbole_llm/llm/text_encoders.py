@@ -70,14 +70,16 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
     if find_spec("sentence_transformers") is None:
         raise InputError(
             f"coreset_encoder: {name} needs sentence-transformers, which is not installed; run "
-            "`pip install 'recbole-llm[text-encoders]'`, or give llm"
+            "`pip install 'recbole-llm[text-encoders]'`, or give llm",
+            kind="environment",
         )
     try:
         parts = _read_modules(source)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"coreset_encoder: modules.json of {name}, or a file it names, is not as sentence-transformers writes it "
-            f"({type(error).__name__}: {first_line(error)}); save the encoder again"
+            f"({type(error).__name__}: {first_line(error)}); save the encoder again",
+            kind="file",
         ) from error
     subfolder = parts.get("subfolder", "")
     try:
@@ -85,7 +87,8 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
     except Exception as error:  # OSError, ValueError, KeyError, or what the hub's client raises
         raise InputError(
             f"coreset_encoder: {name} is neither a folder with a model nor one that the Hugging Face hub gave "
-            f"({first_line(error)}); check name and connection, or give llm"
+            f"({first_line(error)}); check name and connection, or give llm",
+            kind="file",
         ) from error
     folder = Path(source) / subfolder
     found = folder_fingerprint(folder) if folder.is_dir() else getattr(config, "_commit_hash", None) or source
@@ -117,7 +120,9 @@ def _read_json(source: str, file: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"coreset_encoder: {file} of {source} cannot be read: {first_line(error)}") from error
+        raise InputError(
+            f"coreset_encoder: {file} of {source} cannot be read: {first_line(error)}", kind="file"
+        ) from error
 
 
 class SentenceEncoder:
@@ -205,11 +210,14 @@ def load_text_encoder(
         raise
     except Exception as error:  # the tokenizers library raises bare Exceptions for a broken tokenizer.json
         raise InputError(
-            f"coreset_encoder: {recipe.source} cannot be loaded: {first_line(error)}; fetch or save it again"
+            f"coreset_encoder: {recipe.source} cannot be loaded: {first_line(error)}; fetch or save it again",
+            kind="file",
         ) from error
     if missing := sorted(name for name in info["missing_keys"] if "pooler" not in name):  # no vector goes through it
         raise InputError(
-            f"coreset_encoder: {recipe.source} lacks {len(missing)} weights, first {missing[0]}; fetch or save it again"
+            "coreset_encoder",
+            f"{recipe.source} lacks {len(missing)} weights, first {missing[0]}; fetch or save it again",
+            kind="file",
         )
     kinds = ", ".join(kind for kind, _ in recipe.modules)
     log.info("coreset_encoder: %s, made of %s", recipe.source, kinds or "Transformer and the mean of its states")

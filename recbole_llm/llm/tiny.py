@@ -85,7 +85,11 @@ def build_tiny_llm(
             f"The tiny LLM got {len(titles)} titles but attributes of {len(attributes)} items; give one each."
         )
     if not any(title.strip() for title in titles):
-        raise InputError("The tiny LLM needs item titles, but all are empty; name the column of titles in title_field.")
+        raise InputError(
+            "title_field",
+            "the tiny LLM needs item titles, and all are empty; name the column that holds them",
+            kind="data",
+        )
     values = [f" {value}" for row in attributes for value in row]  # with the blank that precedes them in documents
     tokenizer = train_tokenizer([*titles, *values], template_texts, config)
     model = init_model(tokenizer, config).to(device)
@@ -240,8 +244,9 @@ def _batches(
         longest = len(documents[-1][0])
         if longest > config.context_length:
             raise InputError(
-                f"A prompt of the tiny LLM has {longest} tokens, more than tiny_context_length "
-                f"{config.context_length}; raise it or shorten the history."
+                "tiny_context_length",
+                f"{config.context_length} is too short for a prompt of {longest} tokens; raise it or shorten histories",
+                kind="conflict",
             )
         batches = length_batches([len(token_ids) for token_ids, _ in documents], config.batch_tokens, "as given")
         for chosen in torch.randperm(len(batches), generator=generator).tolist():

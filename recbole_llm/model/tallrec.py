@@ -51,7 +51,8 @@ class TALLRec(LLMRecommender):
         if self.LABEL_SEQ not in interaction:
             raise InputError(
                 f"benchmark_filename: the files have no column '{self.LABEL_SEQ}' that says what a user liked before; "
-                "add it, or leave benchmark_filename out"
+                "add it, or leave benchmark_filename out",
+                kind="data",
             )
         lengths = interaction[self.ITEM_SEQ_LEN].tolist()
         labels = (interaction[self.LABEL_SEQ] > 0).tolist()
@@ -103,4 +104,6 @@ class TALLRec(LLMRecommender):
 
     def full_sort_predict(self, interaction: Interaction) -> NoReturn:
         """There is none: the score of an item is the answer to a question of its own."""
-        raise InputError("eval_args: mode: TALLRec predicts clicks, so it ranks no catalogue; give labeled")
+        raise InputError(
+            "eval_args: mode: TALLRec predicts clicks, so it ranks no catalogue; give labeled", kind="conflict"
+        )

@@ -94,6 +94,7 @@ class ClickPromptEncoder(PromptEncoder):
             parts = " and ".join(f"'{answer}' {len(ids)}" for answer, ids in zip(ANSWERS, found, strict=True))
             raise InputError(
                 f"llm_path: its tokenizer has no single token for each of Yes and No ({parts}), and clicks are told by "
-                "comparing two tokens; choose another LLM"
+                "comparing two tokens; choose another LLM",
+                kind="conflict",
             )
         return found[0][0], found[1][0]

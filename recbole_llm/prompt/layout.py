@@ -55,7 +55,9 @@ class Layout:
             InputError: The style is unknown, or the tokenizer has no usable chat template.
         """
         if style not in PROMPT_STYLES:
-            raise InputError(f"prompt_style: no style {style!r}; choose one of {', '.join(PROMPT_STYLES)}")
+            raise InputError(
+                f"prompt_style: no style {style!r}; choose one of {', '.join(PROMPT_STYLES)}", kind="unknown"
+            )
         headers = ("", "### Instruction:\n", "### Input:\n") if style == "alpaca" else ("", "", "")
         joined = "\n\n".join(header + block for header, block in zip(headers, blocks, strict=True) if block)
         if style == "chat":
@@ -83,9 +85,13 @@ class Layout:
 def _chat_turn(content: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """The user's turn in the tokenizer's chat template, up to where the answer begins."""
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        raise InputError("prompt_style: the tokenizer of llm_path has no chat template; choose alpaca or plain")
+        raise InputError(
+            "prompt_style: the tokenizer of llm_path has no chat template; choose alpaca or plain", kind="conflict"
+        )
     turns = [{"role": "user", "content": content}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     if text.count(_MARK) != content.count(_MARK):
-        raise InputError("prompt_style: the chat template of llm_path does not print the user's turn; choose alpaca")
+        raise InputError(
+            "prompt_style: the chat template of llm_path does not print the user's turn; choose alpaca", kind="conflict"
+        )
     return text

@@ -67,7 +67,9 @@ class Wording:
             used, own = _slots(getattr(self, name), name), _TITLE_SLOTS.get(name, ())
             allowed = [*_WORDS, *own]
             if unknown := sorted(set(used) - set(allowed)):
-                raise InputError(f"{name} has an unknown slot {{{unknown[0]}}}; slots: {', '.join(allowed)}")
+                raise InputError(
+                    f"{name} has an unknown slot {{{unknown[0]}}}; slots: {', '.join(allowed)}", kind="unknown"
+                )
             for slot in own:
                 if used.count(slot) != 1:
                     raise InputError(f"{name} must hold the slot {{{slot}}} exactly once")
@@ -83,14 +85,14 @@ class Wording:
         wording = source if isinstance(source, Mapping) else _read_yaml(Path(source), where)
         known = [field.name for field in fields(cls)]
         if unknown := [str(key) for key in wording if key not in known]:
-            raise InputError(f"{where}: unknown key {unknown[0]!r}; keys: {', '.join(known)}")
+            raise InputError(f"{where}: unknown key {unknown[0]!r}; keys: {', '.join(known)}", kind="unknown")
         required = [field.name for field in fields(cls) if field.default is MISSING]
         if missing := [key for key in required if key not in wording]:
-            raise InputError(f"{where}: key {missing[0]!r} is missing; it needs {', '.join(required)}")
+            raise InputError(f"{where}: key {missing[0]!r} is missing; it needs {', '.join(required)}", kind="missing")
         try:
             return cls(**wording)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise InputError(f"{where}: {error}", kind=error.kind) from None
 
     @classmethod
     def of_domain(cls, domain: str) -> Wording:
@@ -104,7 +106,9 @@ class Wording:
             if file.suffix == ".yaml" and file.is_file():
                 return cls.load(file)
         domains = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise InputError(f"domain: there are no words for '{domain}'; choose one of {domains}, or give a .yaml file")
+        raise InputError(
+            f"domain: there are no words for '{domain}'; choose one of {domains}, or give a .yaml file", kind="unknown"
+        )
 
     def next_item(
         self, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None, *, candidates: bool = False
@@ -151,9 +155,9 @@ def _read_yaml(path: Path, where: str) -> Mapping[str, Any]:
     try:
         wording = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror}") from error
+        raise InputError(f"{where} cannot be read: {error.strerror}", kind="file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}", kind="file") from error
     if not isinstance(wording, Mapping):
-        raise InputError(f"{where} must map keys to text")
+        raise InputError(f"{where} must map keys to text", kind="file")
     return wording

@@ -71,7 +71,9 @@ def data_hash(paths: Iterable[str | os.PathLike[str]]) -> str:
         try:
             content = hash_file(path)
         except OSError as error:
-            raise InputError(f"cannot read the data file {path}: {error.strerror}; check data_path") from error
+            raise InputError(
+                f"cannot read the data file {path}: {error.strerror}; check data_path", kind="file"
+            ) from error
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(content))
     return digest.hexdigest()
 

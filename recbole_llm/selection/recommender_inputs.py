@@ -127,7 +127,8 @@ class RecommenderInputs(RecommenderVectors):
         if method == "exact" and len(params) > _LARGEST_HESSIAN:
             raise InputError(
                 f"influence_method: exact needs a matrix of {len(params):,} x {len(params):,}; choose cg, or "
-                "influence_weights: attention"
+                "influence_weights: attention",
+                kind="conflict",
             )
         train = self._mean_loss(losses, params, rows, owners, self._step_sample(rows, owners))
         targets = [self._mean_loss(losses, params, part, np.arange(len(part))) for part in evaluated]
@@ -251,11 +252,13 @@ def influence_weights(recommender: torch.nn.Module, which: str) -> list[str]:
     kind = type(recommender).__name__
     names = [name for name, weight in recommender.named_parameters() if weight.requires_grad]
     if not names:
-        raise InputError(f"recommender: {kind} learns no weights, so its loss has no gradient; choose SASRec")
+        raise InputError(
+            f"recommender: {kind} learns no weights, so its loss has no gradient; choose SASRec", kind="conflict"
+        )
     if which == "all":
         return names
     ending = {"attention": "multi_head_attention.dense.weight", "ffn": "feed_forward.dense_2.weight"}[which]
     found = [name for name in names if name.endswith(ending)]
     if not found:
-        raise InputError(f"influence_weights: {kind} has no {which} block; set influence_weights: all")
+        raise InputError(f"influence_weights: {kind} has no {which} block; set influence_weights: all", kind="conflict")
     return found[-1:]

@@ -67,7 +67,7 @@ def check_any(readable: Sequence[object], model: LLMRecommender) -> None:
         InputError: with the field whose titles are missing.
     """
     if not len(readable):
-        raise InputError(f"no training row has titles in field '{model.config['title_field']}'")
+        raise InputError(f"no training row has titles in field '{model.config['title_field']}'", kind="data")
 
 
 def subset(rows: Any, indices: np.ndarray) -> Any:

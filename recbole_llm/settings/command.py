@@ -49,13 +49,18 @@ def parse_words(argv: Sequence[str]) -> dict[str, str]:
         word = waiting.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not key:
-            raise InputError(f"'{word}' belongs to no setting; write --key=value, and quote a value that holds spaces")
+            raise InputError(
+                f"'{word}' belongs to no setting; write --key=value, and quote a value that holds spaces",
+                kind="unknown",
+            )
         if not equals:
             if not waiting or waiting[0].startswith("--"):
-                raise InputError(f"--{key} has no value; write --{key}=value (a switch is --{key}=True)")
+                raise InputError(
+                    f"--{key} has no value; write --{key}=value (a switch is --{key}=True)", kind="missing"
+                )
             value = waiting.pop(0)
         if words.setdefault(key, value) != value:
-            raise InputError(f"--{key} is given twice, as '{words[key]}' and as '{value}'; keep one")
+            raise InputError(f"--{key} is given twice, as '{words[key]}' and as '{value}'; keep one", kind="conflict")
     return words
 
 
@@ -83,7 +88,7 @@ def check_prefixes(per_model: Mapping[str, Mapping[str, Any]], models: Sequence[
     for model, settings in per_model.items():
         if model not in models:
             hint = suggestion(model, models, f"; the models are {', '.join(models)}")
-            raise InputError(f"{model}.{next(iter(settings))}: no model named '{model}' is run{hint}")
+            raise InputError(f"{model}.{next(iter(settings))}: no model named '{model}' is run{hint}", kind="unknown")
 
 
 def parse_command(argv: Sequence[str]) -> Command:
@@ -105,10 +110,12 @@ def parse_command(argv: Sequence[str]) -> Command:
     models = split_names(settings.pop("model", in_files.get("model")))
     dataset = settings.pop("dataset", in_files.get("dataset"))
     if not models or not dataset:
-        missing = "dataset=ml-100k" if models else "model=BIGRec"
-        raise InputError(f"no {missing.partition('=')[0]} is given; add for example --{missing} (--help shows more)")
+        key, example = ("dataset", "ml-100k") if models else ("model", "BIGRec")
+        raise InputError(
+            key, f"no {key} is given; add for example --{key}={example} (--help shows more)", kind="missing"
+        )
     if len(set(models)) < len(models):
-        raise InputError(f"--model={','.join(models)} names a model twice")
+        raise InputError("model", f"'{','.join(models)}' names a model twice; name each once", kind="conflict")
     shared, per_model = split_by_model(settings)
     check_prefixes(per_model, models)
     return Command(models, str(dataset), files, shared, per_model)

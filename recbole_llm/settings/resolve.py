@@ -99,11 +99,15 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     dataset = everything.get("dataset") if dataset is None else dataset
     if not model or not dataset:
         missing = "dataset" if model else "model"
-        raise InputError("", f"no {missing} is given; set it by name, for example BIGRec, ml-100k", kind="missing")
+        raise InputError(missing, f"no {missing} is given; set it by name, for example BIGRec, ml-100k", kind="missing")
     if isinstance(model, type):
         name, facts = model.__name__, facts_of(model)
     elif len(split_names(model)) > 1:
-        raise InputError("model", f"'{model}' names several models; a config is for one, see recbole_llm.quick_start")
+        raise InputError(
+            "model",
+            f"'{model}' names several models; a config is for one, see recbole_llm.quick_start",
+            kind="conflict",
+        )
     else:
         name, facts = model, facts_by_name(model, everything.get("llm_recommender"))
     task = _task(facts, user)

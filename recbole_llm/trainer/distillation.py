@@ -101,12 +101,18 @@ def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:
         if not all(isinstance(answer, str) for _, answer in found):
             raise TypeError("an answer is not text")
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"sd_file: {file} holds no distilled answers; give the answers.jsonl of a run") from error
+        raise InputError(
+            f"sd_file: {file} holds no distilled answers; give the answers.jsonl of a run", kind="file"
+        ) from error
     if len(found) != len(examples):
-        raise InputError(f"sd_file: {file} has {len(found)} answers for {len(examples)} training rows; distil these")
+        raise InputError(
+            f"sd_file: {file} has {len(found)} answers for {len(examples)} training rows; distil these", kind="file"
+        )
     for number, ((row, _), example) in enumerate(zip(found, examples, strict=True), start=1):
         if row != row_hash(example):
-            raise InputError(f"sd_file: line {number} of {file} belongs to another row, prompt or order; distil these")
+            raise InputError(
+                f"sd_file: line {number} of {file} belongs to another row, prompt or order; distil these", kind="file"
+            )
     return [answer for _, answer in found]
 
 

@@ -142,7 +142,9 @@ class FineTuning:
                 self._validate_epoch(record)
                 self._measure_distance(record)
             except FloatingPointError as error:  # the last step went astray, and no later loss can show it
-                raise InputError(f"learning_rate: after epoch {self.epoch}, {error}; set a lower one") from error
+                raise InputError(
+                    f"learning_rate: after epoch {self.epoch}, {error}; set a lower one", kind="numeric"
+                ) from error
             self.history.append(record)
             self.on_epoch(record)
             save_state(folder, self._state())
@@ -213,7 +215,9 @@ class FineTuning:
         totals /= counts
         if not np.isfinite(totals).all():
             loss = float(totals @ list(weights.values()))
-            raise InputError(f"learning_rate: the training loss is {loss} in epoch {self.epoch}; set a lower one")
+            raise InputError(
+                f"learning_rate: the training loss is {loss} in epoch {self.epoch}; set a lower one", kind="numeric"
+            )
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
         self.optimizer.step()

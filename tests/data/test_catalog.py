@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_titles_alone():
 
 
 def test_a_catalogue_without_titles_is_refused():
-    with pytest.raises(InputError, match="every title of the catalogue is empty; set title_field"):
+    with pytest.raises(InputError, match="every title of the catalogue is empty; set it to"):
         ItemCatalog([None, "", "  "])
     with pytest.raises(ValueError, match="padding"):
         ItemCatalog(["Babe", "Heat"])

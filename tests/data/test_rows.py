@@ -250,9 +250,12 @@ def test_sampled_candidates_need_one_row_per_user(shop):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"user_inter_num_interval": "[100,inf)"}, "dataset 'shop': no interaction is left; .*user_inter_num_interval"),
+        (
+            {"user_inter_num_interval": "[100,inf)"},
+            "dataset: 'shop': no interaction is left; .*user_inter_num_interval",
+        ),
         ({"eval_args": {"split": {"LS": "valid_only"}}}, "leaves .* training and 0 test rows"),
-        ({"eval_args": {"order": "RO"}}, "dataset 'shop': .*has to be 'TO'"),
+        ({"eval_args": {"order": "RO"}}, "dataset: 'shop': .*has to be 'TO'"),
         ({"TIME_FIELD": "when"}, "TIME_FIELD: shop.inter has no column 'when', it has user_id, item_id, timestamp"),
         ({"USER_ID_FIELD": "who"}, "USER_ID_FIELD: shop.inter has no column 'who'"),
     ],
@@ -269,7 +272,7 @@ def test_what_leaves_no_rows_is_named(shop, settings, message):
         ("user_id\titem_id\ttimestamp\n1\t1\t1\n", "bad.inter: column 'user_id' has no type; write user_id:token"),
         ("user_id:token,item_id:token,timestamp:float\n1,1,1\n", "bad.inter has no column .*columns are separated by"),
         ("user_id:token\titem_id:token\ttimestamp:float\n1\t1\tyesterday\n", "timestamp.* text that is no number"),
-        ("user_id:token\titem_id:token\ttimestamp:float\n", "dataset 'bad': no interaction is left"),
+        ("user_id:token\titem_id:token\ttimestamp:float\n", "dataset: 'bad': no interaction is left"),
     ],
 )
 def test_a_file_that_is_not_atomic_is_named(tmp_path, text, message):

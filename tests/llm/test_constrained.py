@@ -221,7 +221,7 @@ def test_a_few_rows_at_a_time_give_what_all_at_once_give(monkeypatch, dtype, n_r
 
 def test_mistakes_are_named():
     trie = TitleTrie([[5], [6]], EOS)
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="lm_weight: 1.5 is not allowed"):
         Assistant(torch.zeros(1, 2), 1.5)
     with pytest.raises(ValueError, match=r"\[prompts, 2\]"):
         Assistant(torch.zeros(1, 3), 0.5).title_log_probs(trie)

@@ -346,9 +346,9 @@ def test_length_batches_partition_the_rows_within_the_budget(costs, budget):
 def test_mistakes_are_named():
     model, special = make_model()
     assert beam_search(model, [], **special) == []
-    with pytest.raises(InputError, match="num_beams = 0"):
+    with pytest.raises(InputError, match="num_beams: 0"):
         beam_search(model, [[5]], num_beams=0, **special)
-    with pytest.raises(InputError, match="max_new_tokens = -1"):
+    with pytest.raises(InputError, match="max_new_tokens: -1"):
         beam_search(model, [[5]], max_new_tokens=-1, **special)
     with pytest.raises(ValueError, match="prompt 1 is empty"):
         beam_search(model, [[5], []], **special)

@@ -50,7 +50,9 @@ class Distances:
         self.factor = 1.0
         largest = max(_largest(train), _largest(valid))
         if largest > _LARGEST:
-            raise InputError(f"GORACS: the vectors hold numbers up to {largest:.1e}; scale them below {_LARGEST:g}")
+            raise InputError(
+                f"GORACS: the vectors hold numbers up to {largest:.1e}; scale them below {_LARGEST:g}", kind="numeric"
+            )
         self._unit = math.ldexp(1.0, math.frexp(largest)[1]) if largest else 1.0
         self._centre = valid.mean(axis=0, dtype=np.float64)
         self._targets = self._points(valid)

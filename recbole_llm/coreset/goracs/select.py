@@ -228,10 +228,11 @@ def checked_pair(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray]:
         for name, values in (("train_embeddings", train), ("valid_embeddings", valid))
     )
     if not len(first) or not len(second):
-        raise InputError("GORACS needs at least one training and one validation row")
+        raise InputError("GORACS needs at least one training and one validation row", kind="missing")
     if first.shape[1] != second.shape[1]:
         raise InputError(
-            f"train_embeddings are {first.shape[1]} wide and valid_embeddings {second.shape[1]}; use one encoder"
+            f"train_embeddings are {first.shape[1]} wide and valid_embeddings {second.shape[1]}; use one encoder",
+            kind="conflict",
         )
     return first, second
 
@@ -240,7 +241,7 @@ def checked_norms(norms: Any, n_rows: int, settings: GoracsSettings) -> np.ndarr
     """float64 ``[n_rows]``, scaled where asked for."""
     if norms is None:
         if settings.gradient_weight:
-            raise InputError("gradient_norms are missing; give them, or gradient_weight 0")
+            raise InputError("gradient_norms are missing; give them, or gradient_weight 0", kind="missing")
         return np.zeros(n_rows)
     values = checked_counts("gradient_norms", norms, np.arange(n_rows))
     largest = values.max()
@@ -252,7 +253,7 @@ def checked_norms(norms: Any, n_rows: int, settings: GoracsSettings) -> np.ndarr
 def _both_labels(train: Any, valid: Any, n_train: int, n_valid: int) -> Labels:
     """Labels per row; one class where there are none."""
     if (train is None) != (valid is None):
-        raise InputError("GORACS needs the labels of training and of validation rows, or neither")
+        raise InputError("GORACS needs the labels of training and of validation rows, or neither", kind="missing")
     if train is None:
         return Labels(np.zeros(n_train, dtype=np.int64), np.zeros(n_valid, dtype=np.int64))
     return Labels(

@@ -90,7 +90,9 @@ class GoracsSettings(Declared):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.compat == "reference" and self.method == "approximate":
-            raise InputError("goracs_method", "approximate has no counterpart in the authors' code; use exact")
+            raise InputError(
+                "goracs_method", "approximate has no counterpart in the authors' code; use exact", kind="conflict"
+            )
 
     def fits(self, n_train: int, n_valid: int) -> bool:
         """Whether a table of all costs may be made."""

@@ -80,5 +80,8 @@ def effort_weights(model: nn.Module, which: str = "all") -> list[str]:
         names = [name for name in names if ".lora_B." in name]
         names = [name for name in names if ".v_proj." in name] or names
     if not names:
-        raise InputError(f"effort weights: the model has no trainable ones for '{which}'; use another adapter, or all")
+        raise InputError(
+            f"effort weights: the model has no trainable ones for '{which}'; use another adapter, or all",
+            kind="conflict",
+        )
     return names

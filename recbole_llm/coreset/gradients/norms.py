@@ -50,9 +50,13 @@ class GradientNorms:
         own = dict(model.named_parameters())
         names = [name for name, weight in own.items() if weight.requires_grad] if parameters is None else [*parameters]
         if not names:
-            raise InputError("gradient norms: no weight is trainable; attach an adapter, or name the weights")
+            raise InputError(
+                "gradient norms: no weight is trainable; attach an adapter, or name the weights", kind="missing"
+            )
         if unknown := [name for name in names if name not in own]:
-            raise InputError(f"gradient norms: the model has no weight {unknown[0]!r}; see named_parameters()")
+            raise InputError(
+                f"gradient norms: the model has no weight {unknown[0]!r}; see named_parameters()", kind="unknown"
+            )
         self._names = {own[name]: name for name in names}
         self._layers = linear_layers(model, set(self._names))
         linear = {weight for layer in self._layers for weight in layer.parameters(recurse=False)}
@@ -81,7 +85,8 @@ class GradientNorms:
         squares = torch.stack(parts).sum(dim=0)
         if not squares.isfinite().all():
             raise InputError(
-                "gradient norms: the gradients of a batch hold NaN or infinity; use dtype float32 or bfloat16"
+                "gradient norms: the gradients of a batch hold NaN or infinity; use dtype float32 or bfloat16",
+                kind="numeric",
             )
         return squares.sqrt()
 

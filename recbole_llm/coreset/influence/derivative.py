@@ -86,7 +86,9 @@ def _along(function: Callable[[Tensor], Tensor], params: Any, direction: Any) ->
     if tangent.numel() != point.numel():
         raise ValueError(f"the direction has {tangent.numel()} elements and the weights {point.numel()}")
     if not tangent.isfinite().all():
-        raise InputError("influence: the direction holds NaN or infinity; check the solver that gave it")
+        raise InputError(
+            "influence: the direction holds NaN or infinity; check the solver that gave it", kind="numeric"
+        )
     tangent = tangent.reshape(point.shape)
     with differentiable_attention():
         try:

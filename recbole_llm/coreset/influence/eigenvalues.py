@@ -55,7 +55,8 @@ def finite(image: Any) -> Any:
     if not torch.as_tensor(image).isfinite().all():
         raise InputError(
             "inverse_hvp: the Hessian, or its product with a vector, holds NaN or infinity; check the training of the "
-            "recommender"
+            "recommender",
+            kind="numeric",
         )
     return image
 

@@ -115,7 +115,8 @@ def _enough_steps(scale: float, damping: float, smallest: float) -> int:
     if smallest + damping <= 0:
         raise InputError(
             f"influence: LiSSA diverges where the damping of {damping:g} leaves an eigenvalue of the Hessian below 0 "
-            f"(the smallest is {smallest:.3g}): raise the damping above {-smallest:.3g}, or use method exact"
+            f"(the smallest is {smallest:.3g}): raise the damping above {-smallest:.3g}, or use method exact",
+            kind="numeric",
         )
     slowest = damping + min(smallest, 0.0)
     return min(math.ceil(_DECAYS * scale / slowest), _MOST_STEPS) if slowest else _MOST_STEPS
@@ -123,7 +124,9 @@ def _enough_steps(scale: float, damping: float, smallest: float) -> int:
 
 def _relative_damping(ratio: float, smallest: float, largest: float) -> float:
     if largest <= 0:
-        raise InputError(f"influence: no eigenvalue of the Hessian is above 0 ({largest:.3g}); give a damping")
+        raise InputError(
+            f"influence: no eigenvalue of the Hessian is above 0 ({largest:.3g}); give a damping", kind="numeric"
+        )
     damping = ratio * largest
     if smallest < -_EIGENVALUE_ERROR * largest and smallest + damping <= 0:
         damping -= smallest

@@ -37,7 +37,9 @@ def parameter_losses(
     own = dict(model.named_parameters())
     names = list(names)
     if unknown := [name for name in names if name not in own]:
-        raise InputError(f"{type(model).__name__} has no weight {unknown[0]!r}; it has {', '.join(own)}")
+        raise InputError(
+            f"{type(model).__name__} has no weight {unknown[0]!r}; it has {', '.join(own)}", kind="unknown"
+        )
     shapes = [own[name].shape for name in names]
     sizes = [own[name].numel() for name in names]
     called = _Call(model, losses)

@@ -125,7 +125,7 @@ class MeanLoss:
             total = part if total is None else total + part
             n_rows += len(losses)
         if total is None or not n_rows:
-            raise InputError("influence: there are no rows to compute it from")
+            raise InputError("influence: there are no rows to compute it from", kind="missing")
         return total / n_rows
 
     def _bar(self, batches: Iterable[Any]) -> Iterable[Any]:

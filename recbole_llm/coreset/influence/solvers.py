@@ -106,7 +106,9 @@ def solve(
             not positive definite, or the recursion diverges.
     """
     if method not in METHODS:
-        raise InputError(f"inverse_hvp: there is no method {method!r}; choose one of {', '.join(METHODS)}")
+        raise InputError(
+            f"inverse_hvp: there is no method {method!r}; choose one of {', '.join(METHODS)}", kind="unknown"
+        )
     damping = checked_number("inverse_hvp damping", damping)
     scale = checked_number("inverse_hvp scale", scale, positive=True)
     if hvp is None and matrix is None:
@@ -116,7 +118,9 @@ def solve(
         vector = vector.astype(np.result_type(vector, np.float32))
     length = _norm(vector)
     if not math.isfinite(length):
-        raise InputError("inverse_hvp: the vector holds NaN or infinity; check the training of the recommender")
+        raise InputError(
+            "inverse_hvp: the vector holds NaN or infinity; check the training of the recommender", kind="numeric"
+        )
     if length == 0:
         log.warning("The gradient is zero: the recommender is at a stationary point, and all influence is 0.")
         return Solution(vector * 0, 0, 0.0)
@@ -143,7 +147,8 @@ def _conjugate_gradients(
         if not curvature > 0:
             raise InputError(
                 f"inverse_hvp: the Hessian plus damping {damping:g} is not positive definite (curvature "
-                f"{curvature:.3g} in step {done + 1}); raise the damping, or use method exact"
+                f"{curvature:.3g} in step {done + 1}); raise the damping, or use method exact",
+                kind="numeric",
             )
         length = square / curvature
         estimate = estimate + length * direction
@@ -178,14 +183,14 @@ def _lissa(
             image = finite(hvp(estimate, step=repeat * steps + step) if sampled else hvp(estimate))
             estimate = vector + (1 - damping / scale) * estimate - image / scale
             if not _norm(estimate) <= _GROWTH * (step + 2) * _norm(vector):
-                raise InputError(_why_it_diverges(hvp, vector, damping, scale, step + 1))
+                raise InputError(_why_it_diverges(hvp, vector, damping, scale, step + 1), kind="numeric")
             if average and step >= steps // 2:
                 collected = collected + estimate
         total = total + (collected / (steps - steps // 2) if average and steps else estimate)
     solution = total / (repeats * scale)
     residual = None if sampled else _norm(finite(hvp(solution)) + damping * solution - vector) / _norm(vector)
     if residual is not None and residual > 1 + _SOLVED:  # it begins below 1, and falls where the recursion converges
-        raise InputError(_why_it_diverges(hvp, vector, damping, scale, steps))
+        raise InputError(_why_it_diverges(hvp, vector, damping, scale, steps), kind="numeric")
     if residual is not None and residual > _CONVERGED:
         log.warning("LiSSA stops after %d steps with a relative residual of %.1e: give it more.", steps, residual)
     return Solution(solution if rescale else solution * scale, repeats * steps, residual)
@@ -223,7 +228,9 @@ def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) ->
         solution = torch.full_like(right, torch.nan)
     residual = float((system @ solution - right).norm() / right.norm())
     if not residual < _SOLVED:
-        raise InputError(f"inverse_hvp: the Hessian plus damping {damping:g} is singular; raise the damping")
+        raise InputError(
+            f"inverse_hvp: the Hessian plus damping {damping:g} is singular; raise the damping", kind="numeric"
+        )
     return Solution(shaped_like(solution, vector), steps, residual)
 
 
