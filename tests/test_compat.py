@@ -19,8 +19,9 @@ import pytest
 import scipy.sparse
 import torch
 
-from recbole_llm import compat
+from recbole_llm import compat, recbole_checkpoints
 from recbole_llm.errors import InputError
+from recbole_llm.recbole_checkpoints import Inert, load_checkpoint
 from tests.processes import Done, forked_python
 from tests.worlds import make_world, side_file_settings
 
@@ -202,7 +203,7 @@ def test_applying_twice_changes_nothing_and_other_packages_keep_theirs() -> None
     compat.apply()
 
     assert all(old is new for old, new in zip(before, (trainer.torch, lightgcn.sp, np.float, np.unicode), strict=True))
-    assert trainer.torch.load is compat.load_checkpoint
+    assert trainer.torch.load is load_checkpoint
     assert trainer.torch.Tensor is torch.Tensor
     assert torch.load.__module__ == "torch.serialization"
     assert hasattr(scipy.sparse.dok_matrix, "_update") == (version(scipy) < (1, 13))
@@ -212,7 +213,7 @@ def test_a_checkpoint_yields_what_was_saved(world: Path) -> None:
     trainer, _ = train("SASRec", world, **CE)
     path = trainer.saved_model_file
 
-    checkpoint = compat.load_checkpoint(path, map_location="cpu")
+    checkpoint = load_checkpoint(path, map_location="cpu")
 
     saved = torch.load(path, weights_only=False)
     assert checkpoint.keys() == saved.keys()
@@ -221,7 +222,7 @@ def test_a_checkpoint_yields_what_was_saved(world: Path) -> None:
     for index, state in saved["optimizer"]["state"].items():
         assert all(torch.equal(checkpoint["optimizer"]["state"][index][key], value) for key, value in state.items())
     assert (checkpoint["epoch"], checkpoint["best_valid_score"]) == (saved["epoch"], saved["best_valid_score"])
-    assert isinstance(checkpoint["config"], compat.Inert)
+    assert isinstance(checkpoint["config"], Inert)
     assert checkpoint["config"]["model"] == "SASRec"
     assert checkpoint["config"]["no such key"] is None
 
@@ -242,7 +243,7 @@ def test_arrays_and_containers_are_rebuilt(protocol: int, tmp_path: Path) -> Non
     sparse = scipy.sparse.csr_matrix(np.eye(3))
     torch.save({"values": values, "sparse": sparse}, tmp_path / "values.pth", pickle_protocol=protocol)
 
-    checkpoint = compat.load_checkpoint(tmp_path / "values.pth")
+    checkpoint = load_checkpoint(tmp_path / "values.pth")
 
     assert repr(checkpoint["values"]) == repr(values)
     assert (checkpoint["sparse"] != sparse).nnz == 0
@@ -294,7 +295,7 @@ def test_a_planted_call_is_refused_by_name(kind: str, protocol: int, tmp_path: P
     torch.save(state, tmp_path / "planted.pth", pickle_protocol=protocol)
 
     with pytest.raises(InputError, match=rf"planted\.pth: not loaded, the file asks for \S*{name}"):
-        compat.load_checkpoint(tmp_path / "planted.pth")
+        load_checkpoint(tmp_path / "planted.pth")
     assert not marker.exists()
 
 
@@ -303,9 +304,9 @@ def test_a_call_through_a_package_that_is_kept_inert_does_not_run(tmp_path: Path
     marker = tmp_path / "ran"
     pickled = b"crecbole.utils.utils\nos.system\n(V" + f"touch {marker}".encode() + b"\ntR."
 
-    loaded = compat._AllowListUnpickler(io.BytesIO(pickled)).load()
+    loaded = recbole_checkpoints._AllowListUnpickler(io.BytesIO(pickled)).load()
 
-    assert isinstance(loaded, compat.Inert)
+    assert isinstance(loaded, Inert)
     assert not marker.exists()
 
 
@@ -318,7 +319,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     torch.save(torch.ones(2), tmp_path / "tensor.pth")
     for name in ("missing.pth", "plain.pth", "legacy.pth", "program.pth", "tensor.pth"):
         with pytest.raises(InputError, match=name):
-            compat.load_checkpoint(tmp_path / name)
+            load_checkpoint(tmp_path / name)
     assert not marker.exists()
 
 
@@ -329,9 +330,9 @@ def test_a_third_party_model_in_the_configuration_is_no_obstacle(tmp_path: Path)
     ThirdPartyModel = type("ThirdPartyModel", (BPR,), {"__module__": __name__})
     torch.save({"config": {"model_class": ThirdPartyModel, "device": torch.device("cpu")}}, tmp_path / "own.pth")
 
-    config = compat.load_checkpoint(tmp_path / "own.pth")["config"]
+    config = load_checkpoint(tmp_path / "own.pth")["config"]
 
-    assert config == {"model_class": compat.Inert, "device": torch.device("cpu")}
+    assert config == {"model_class": Inert, "device": torch.device("cpu")}
 
 
 def test_a_missing_wandb_is_one_line(monkeypatch):

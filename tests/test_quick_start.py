@@ -15,13 +15,13 @@ import pytest
 import torch
 import yaml
 
-from recbole_llm import compat
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation.collector import RowCollector
 from recbole_llm.experiment.run import run_one
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.quick_start import load_data_and_model, main, run_recbole_llm
+from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.config import Config
 from tests.families import save_family
 from tests.runs import histories_in, metrics_of, words_for, working_in
@@ -72,7 +72,7 @@ def test_all_models_are_judged_on_each_users_last_item(side_by_side, world):
 
 def test_pop_counted_the_interactions_before_the_split_and_no_other(side_by_side, world):
     counts = Counter(item for items in histories_in(world).values() for item in items[:-2])
-    state = compat.load_checkpoint(side_by_side.folders["Pop"] / "model.pth")
+    state = load_checkpoint(side_by_side.folders["Pop"] / "model.pth")
     names = load_rows(Config("Pop", "world", config_dict={"data_path": str(world.parent)}), False).whole
     found = state["other_parameter"]["item_cnt"].flatten().tolist()
     assert {names.id2token("item_id", item): n for item, n in enumerate(found) if n} == counts
@@ -161,7 +161,7 @@ class Echo(LLMRecommender):
         super().__init__(config, dataset)
         other = Config("SASRec", config["dataset"], config_dict={"data_path": str(Path(config["data_path"]).parent)})
         self.sasrec = other.model_class(other, dataset).eval()
-        self.sasrec.load_state_dict(compat.load_checkpoint(self.checkpoint)["state_dict"])
+        self.sasrec.load_state_dict(load_checkpoint(self.checkpoint)["state_dict"])
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         return self.sasrec.full_sort_predict(interaction)

@@ -13,13 +13,13 @@ from typing import Any
 
 from recbole.utils import ModelType, get_trainer, init_seed
 
-from recbole_llm import compat
 from recbole_llm.classic.by_labels import by_labels
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
+from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.models import needs_package
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
@@ -85,7 +85,7 @@ def load_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
 
 def restore(model: Any, checkpoint: Path) -> None:
     """Give a RecBole model the weights, and what else it learned, of a checkpoint."""
-    state = compat.load_checkpoint(checkpoint, map_location=model.device)
+    state = load_checkpoint(checkpoint, map_location=model.device)
     model.load_state_dict(state["state_dict"])
     model.load_other_parameter(state.get("other_parameter"))
 

@@ -14,7 +14,8 @@ from recbole.data.interaction import Interaction
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.identity import check_numbering
 from recbole_llm.data.labels import label_column, row_labels
-from recbole_llm.data.recbole_dataset import cuts_once, make_dataset
+from recbole_llm.data.recbole_dataset import make_dataset
+from recbole_llm.data.time_order import cuts_once
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -72,7 +72,7 @@ _Rows: Any = object  # a mixin before a data set, whose fields it reads: untyped
 class _FullWindows(_Rows):
     """What makes full windows of RecBole's data sets; mixed in before one of their classes.
 
-    The interactions come in the exact order of time (:mod:`recbole_llm.data.recbole_dataset`).
+    The interactions come in the exact order of time (:mod:`recbole_llm.data.time_order`).
     """
 
     def data_augmentation(self) -> None:

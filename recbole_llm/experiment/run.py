@@ -1,4 +1,4 @@
-"""One run: a model is trained and evaluated, and what came out is kept in a folder."""
+"""One run: its settings, what came out, and the folder that keeps it."""
 
 from __future__ import annotations
 
@@ -14,27 +14,21 @@ from typing import Any
 import pandas as pd
 from recbole.utils import init_seed
 
-from recbole_llm.classic.training import fit_classic
-from recbole_llm.data.loaders import eval_loader, train_loader
-from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation import Evaluation, Protocol, protocol_of
-from recbole_llm.experiment.llm_run import read_llm_run, write_llm_run, write_stage_table
+from recbole_llm.evaluation import protocol_of
+from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.recommend import Histories, recommend
 from recbole_llm.experiment.run_folder import RunFolder
-from recbole_llm.experiment.trained import Trained, build_llm, is_few_shot, load_trained
+from recbole_llm.experiment.train import train_classic, train_llm
+from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
 from recbole_llm.logs import console_log, run_log
-from recbole_llm.report import TINY_LLM_NOTE, RunResult
+from recbole_llm.report import RunResult
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.values import split_names
-from recbole_llm.trainer.llm_trainer import LLMTrainer
 
-REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
 FACTS, DATA = "run.json", "data.json"
 log = logging.getLogger(__name__)
-
-Evaluations = dict[str, Evaluation]  # by "valid" and "test"; no "valid" where there are no such rows
-Stages = list[tuple[RunResult, Evaluations]]  # the model after each stage of its training, the last one stands
 
 
 class Run:
@@ -192,7 +186,7 @@ def run_one(
         if beside is not None:
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
-        model, stages = (_run_llm if config.is_llm else _run_classic)(config, rows, folder, protocol)
+        model, stages = (train_llm if config.is_llm else train_classic)(config, rows, folder, protocol)
         last, evaluations = stages[-1]
         result = replace(last, model=label, wall_seconds=time.perf_counter() - started)
         folder.write("metrics.json", {"valid": result.valid, "test": result.test})
@@ -247,84 +241,3 @@ def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:
 
 def _facts(result: RunResult) -> dict[str, Any]:
     return {name: value for name, value in asdict(result).items() if name not in ("folder", "test", "valid")}
-
-
-def _line(
-    config: Config, rows: Rows, folder: RunFolder, protocol: Protocol, evaluations: Evaluations, **facts: Any
-) -> RunResult:
-    """A line of a table, without its wall time.
-
-    Args:
-        config: the resolved config.
-        rows: the rows of the run.
-        folder: of the run.
-        protocol: that of the evaluations.
-        evaluations: of the model as it stands.
-        **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``.
-    """
-    notes = (*protocol.notes(), *facts.pop("notes", ()))
-    return RunResult(
-        **facts,
-        dataset=config["dataset"],
-        point=config.effective_point() if config.is_llm else "",
-        seed=config["seed"],
-        n_rows=len(rows.test),
-        folder=str(folder.path),
-        test=dict(evaluations["test"].metrics),
-        valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
-        notes=notes,
-    )
-
-
-def _run_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
-    protocol.prepare(rows)
-    trainer = fit_classic(config, rows, folder.path / "model.pth")
-    loaders = {split: loader for split in ("valid", "test") if (loader := eval_loader(config, rows, split))}
-    evaluations = {
-        split: protocol.complete(protocol.evaluate(trainer, loader, config["show_progress"]))
-        for split, loader in loaders.items()
-    }
-    losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
-    folder.write("history.json", losses)
-    epochs, step = len(losses), trainer.eval_step
-    validations = epochs // step if "valid" in evaluations and step > 0 else 0
-    best = (validations - trainer.cur_step) * step if validations else epochs
-    facts = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
-    return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **facts), evaluations)]
-
-
-def _plain(loss: Any) -> Any:
-    """A loss of one of RecBole's trainers as plain data: several models have a tuple of them."""
-    return [float(part) for part in loss] if isinstance(loss, tuple) else float(loss)
-
-
-def _run_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
-    model = build_llm(config, rows)
-    protocol.prepare(rows, model)
-    log.info(model)
-    trainer = LLMTrainer(config, model)
-    valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
-    trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
-    notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
-    if model.stages.reused:
-        notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
-
-    def evaluated(place: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
-        """The model as it stands, that is after the tuning stage at this place; epochs count from the first one on."""
-        found = {} if valid is None else {"valid": valid}
-        found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
-        evaluations = {split: protocol.complete(evaluation) for split, evaluation in found.items()}
-        n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
-        facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
-        if trainer.tuned:
-            stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
-            facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
-            facts |= {"best_epoch": before + stage.best_epoch}
-        return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
-
-    stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
-    write_llm_run(folder, trainer, rows.test.inter_feat)
-    for place in reversed(range(len(trainer.tuned) - 1)):
-        valid = trainer.restore(trainer.tuned[place], valid_data, config["show_progress"])
-        stages.insert(0, evaluated(place, valid))
-    return model, stages

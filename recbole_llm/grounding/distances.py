@@ -8,11 +8,11 @@ are computed directly. Identical rows therefore tie exactly, and an exact match 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
+
+from recbole_llm.grounding.members import Members
 
 _BLOCK_ELEMENTS = 2**22  # of one temporary array: 16 MB in float32, 32 MB in float64
 _BLOCK_POINTS = 2**14  # that one block of queries is compared with at a time
@@ -20,69 +20,6 @@ _GATHER_ELEMENTS = 2**18  # of the gathered rows of direct distances: 2 MB, whic
 _PANEL = 512  # columns multiplied at once in float32
 _SINGLE, _DOUBLE = 2.0**-24, 2.0**-53  # unit roundoff
 _TINY, _HUGE = 2.0**-126, 2.0**123  # float32 underflows below, and may overflow above
-
-
-@dataclass(frozen=True)
-class Members:
-    """Which items stand at which point: those of a shared title at one.
-
-    Attributes:
-        items: int64 ``[members]``, item ids, those of one point side by side and ascending.
-        starts: int64 ``[points + 1]``; the items of point ``p`` are ``items[starts[p] : starts[p + 1]]``, at least one.
-    """
-
-    items: np.ndarray
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, point_of_item: np.ndarray, n_points: int) -> Members:
-        """From int64 ``[items]``, the point of each item; -1 for an item that stands nowhere."""
-        order = np.argsort(point_of_item, kind="stable")
-        items = order[np.count_nonzero(point_of_item < 0) :]
-        return cls(items, np.searchsorted(point_of_item[items], np.arange(n_points + 1)))
-
-    @cached_property
-    def extra(self) -> np.ndarray:
-        """int64 ``[points]``: items at each point beyond the first."""
-        extra: np.ndarray = np.diff(self.starts) - 1
-        return extra
-
-    @cached_property
-    def _keys(self) -> np.ndarray:
-        """int64 ``[members]``: points and items as one ascending number."""
-        points = np.repeat(np.arange(len(self.starts) - 1), self.extra + 1)
-        keys: np.ndarray = points * (self.items.max() + 1) + self.items
-        return keys
-
-    def below(self, points: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """How many items at each of the points have a lower id than the given item. Returns: int64 of their shape."""
-        limit = self.items.max() + 1
-        keys = points * limit + np.minimum(items, limit)
-        found: np.ndarray = np.searchsorted(self._keys, keys) - self.starts[points]
-        return found
-
-    def expand(self, points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All items at the listed points, each with the value of its point.
-
-        Args:
-            points: int64 ``[rows, listed]``; -1 for none.
-            values: float64 ``[rows, listed]``.
-
-        Returns:
-            Items int64 and values float64, both ``[rows, width]``; item 0 and value +inf behind a row's last.
-        """
-        sizes = np.where(points >= 0, self.extra[points] + 1, 0)
-        if (sizes == 1).all():
-            return self.items[self.starts[points]], values
-        flat, n_items = sizes.ravel(), sizes.sum(axis=1)
-        first = np.repeat(self.starts[points].ravel() - (flat.cumsum() - flat), flat)
-        rows = np.repeat(np.arange(len(points)), n_items)
-        columns = np.arange(len(rows)) - np.repeat(n_items.cumsum() - n_items, n_items)
-        items = np.zeros((len(points), int(n_items.max(initial=0))), dtype=np.int64)
-        spread = np.full(items.shape, np.inf)
-        items[rows, columns] = self.items[first + np.arange(len(rows))]
-        spread[rows, columns] = np.repeat(values.ravel(), flat)
-        return items, spread
 
 
 class Points:

@@ -21,8 +21,9 @@ from recbole_llm.grounding.checks import (
     checked_representative,
     checked_targets,
 )
-from recbole_llm.grounding.distances import Members, blocks
+from recbole_llm.grounding.distances import blocks
 from recbole_llm.grounding.engines import Engine, exact_engine, find_engine
+from recbole_llm.grounding.members import Members
 from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
 
 logger = logging.getLogger(__name__)

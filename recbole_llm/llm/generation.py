@@ -25,6 +25,7 @@ from transformers import LogitsProcessorList
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.beam_passes import Passes, choose_passes
+from recbole_llm.llm.beam_state import Extensions, Live, largest
 from recbole_llm.llm.rows import length_batches
 from recbole_llm.modes import evaluating
 
@@ -139,54 +140,6 @@ def beam_search(
 
 
 @dataclass
-class _Live:
-    """The rows of a batch that are still searched, and their beams.
-
-    Before the first selection a row has one beam, its prompt; afterwards `num_beams`, the best first.
-    """
-
-    rows: Tensor  # [rows] place among all prompts of the call
-    tokens: Tensor  # [rows, beams, generated]
-    scores: Tensor  # [rows, beams] sums of log-probabilities; -inf: no such beam
-    finished_scores: Tensor  # [rows, num_beams] scores of the best hypotheses, the best first; -inf: none yet
-    passes: Passes
-
-    @classmethod
-    def start(cls, rows: Tensor, num_beams: int, passes: Passes) -> _Live:
-        """The state before the first selection, of rows [rows]."""
-        n_rows, device = len(rows), rows.device
-        return cls(
-            rows=rows,
-            tokens=torch.empty(n_rows, 1, 0, dtype=torch.long, device=device),
-            scores=torch.zeros(n_rows, 1, device=device),
-            finished_scores=torch.full((n_rows, num_beams), -math.inf, device=device),
-            passes=passes,
-        )
-
-    def select(self, keep: Tensor, parents: Tensor, tokens: Tensor, scores: Tensor, finished_scores: Tensor) -> None:
-        """Continues with the rows `keep` [kept], whose beams [kept, num_beams] descend from the beams `parents`."""
-        n_sequences, width = self.tokens.shape[0] * self.tokens.shape[1], self.tokens.shape[1]
-        source = (keep[:, None] * width + parents).flatten()
-        self.rows, self.tokens, self.scores, self.finished_scores = self.rows[keep], tokens, scores, finished_scores
-        if len(source) != n_sequences or not torch.equal(source, torch.arange(n_sequences, device=source.device)):
-            self.passes.select(source)
-
-    def next_logits(self) -> Tensor:
-        """Logits [sequences, vocabulary] behind the last token of each beam."""
-        return self.passes.behind(self.tokens.flatten(0, 1), self.rows.repeat_interleave(self.tokens.shape[1]))
-
-
-@dataclass
-class _Candidates:
-    """The 2 * num_beams best one-token extensions of each row's beams, the best first."""
-
-    scores: Tensor  # [rows, candidates] sums of log-probabilities
-    parents: Tensor  # [rows, candidates] beam that is extended
-    tokens: Tensor  # [rows, candidates, generated]
-    ended: Tensor  # [rows, candidates] bool: EOS, or the token limit
-
-
-@dataclass
 class _Search:
     """Settings of one call, and the steps of the search."""
 
@@ -203,7 +156,7 @@ class _Search:
         """Searches one batch; prompts and answers by their place in the call."""
         rows = torch.tensor(list(prompts), device=passes.llm.device)
         logits = passes.behind_prompts(list(prompts.values()), rows)
-        live = _Live.start(rows, self.num_beams, passes)
+        live = Live.start(rows, self.num_beams, passes)
         answers = {place: Generation([], -math.inf, False) for place in prompts}
         for length in range(1, self.max_new_tokens + 1):
             candidates = self.extend(live, logits, is_last=length == self.max_new_tokens)
@@ -216,7 +169,7 @@ class _Search:
             logits = live.next_logits()
         return answers
 
-    def extend(self, live: _Live, logits: Tensor, is_last: bool) -> _Candidates:
+    def extend(self, live: Live, logits: Tensor, is_last: bool) -> Extensions:
         """Selects the extensions: twice as many as beams, as each beam may offer one that ends in EOS."""
         n_rows, width, _ = live.tokens.shape
         n_candidates = 2 * self.num_beams
@@ -231,9 +184,9 @@ class _Search:
         last = tokens.view(n_rows, -1).gather(1, order)
         ended = torch.ones_like(last, dtype=torch.bool) if is_last else last == self.eos_token_id
         sequences = torch.cat((live.tokens.take_along_dim(parents[:, :, None], dim=1), last[:, :, None]), dim=2)
-        return _Candidates(scores, parents, sequences, ended)
+        return Extensions(scores, parents, sequences, ended)
 
-    def best_tokens(self, logits: Tensor, live: _Live, k: int) -> tuple[Tensor, Tensor]:
+    def best_tokens(self, logits: Tensor, live: Live, k: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities and ids [sequences, <= k] of the most probable allowed tokens."""
         generated = live.tokens.flatten(0, 1)
         if self.constraint is not None:
@@ -243,7 +196,7 @@ class _Search:
                 values, tokens = F.pad(values, (0, missing), value=-math.inf), F.pad(tokens, (0, missing))
             if values.shape[1] <= k:  # the beams' candidates are sorted together anyway
                 return values, tokens
-            values, index = _largest(values, k)
+            values, index = largest(values, k)
             return values, tokens.gather(1, index)
         # softmax keeps the order of a row's logits, so only the selected ones are normalised
         normaliser = logits.logsumexp(dim=1, keepdim=True)
@@ -251,10 +204,10 @@ class _Search:
             logits = self.logits_processor(generated, logits - normaliser)
             normaliser = torch.zeros_like(normaliser)
         forbidden = torch.tensor(self.forbidden_token_ids, dtype=torch.long, device=logits.device)
-        values, tokens = _largest(logits.index_fill_(1, forbidden, -math.inf), k)
+        values, tokens = largest(logits.index_fill_(1, forbidden, -math.inf), k)
         return values - normaliser, tokens
 
-    def finish(self, live: _Live, candidates: _Candidates, divisor: float, answers: dict[int, Generation]) -> Tensor:
+    def finish(self, live: Live, candidates: Extensions, divisor: float, answers: dict[int, Generation]) -> Tensor:
         """Writes each new best hypothesis into `answers`; returns the new scores of the best hypotheses.
 
         Only a candidate among the first `num_beams` can become a hypothesis; the rest are there to be continued.
@@ -277,7 +230,7 @@ class _Search:
         return Generation(tokens[:-1] if has_eos else tokens, score, has_eos)
 
     def collect_beams(
-        self, live: _Live, candidates: _Candidates, scores: Tensor, order: Tensor, answers: dict[int, Generation]
+        self, live: Live, candidates: Extensions, scores: Tensor, order: Tensor, answers: dict[int, Generation]
     ) -> None:
         """Adds the new hypotheses to each row's best ones; among equal scores the earlier stays first."""
         places, beams = scores.isfinite().nonzero(as_tuple=True)
@@ -288,7 +241,7 @@ class _Search:
             answers[row].beams.sort(key=lambda beam: -beam.score)
             del answers[row].beams[self.num_beams :]
 
-    def proceed(self, live: _Live, candidates: _Candidates, finished_scores: Tensor, divisor: float) -> None:
+    def proceed(self, live: Live, candidates: Extensions, finished_scores: Tensor, divisor: float) -> None:
         """Continues the best candidates that have not ended, in the rows where they can still change the result."""
         order = candidates.ended.long().argsort(dim=1, stable=True)[:, : self.num_beams]
         # A constraint may leave fewer open candidates than beams: what has ended fills up, but is not continued.
@@ -307,18 +260,3 @@ def _check_arguments(prompts: Sequence[Sequence[int]], num_beams: int, max_new_t
     for index, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ValueError(f"prompt {index} is empty: a decoder needs at least one token to continue")
-
-
-def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Like ``values.topk(k)`` for [rows, n], but with equal values by lower index; at most n of them."""
-    k = min(k, values.shape[1])
-    top, index = values.topk(min(k + 1, values.shape[1]), dim=1)
-    if top.shape[1] > k:
-        # topk is free in which of several equal values it takes: that matters only if a tie runs across the cut
-        tied = (top[:, k - 1] == top[:, k]) & top[:, k].isfinite()
-        if tied.any():
-            exact = values[tied].sort(dim=1, descending=True, stable=True)
-            top[tied], index[tied] = exact.values[:, : k + 1], exact.indices[:, : k + 1]
-    index, order = index[:, :k].sort(dim=1)
-    top, order = top.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return top, index.gather(1, order)

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.generation import Generation, _largest, beam_search
+from recbole_llm.llm.beam_state import largest
+from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.rows import length_batches
 from tests.families import FAMILIES, make_family
 
@@ -329,7 +330,7 @@ def test_equal_scores_go_to_the_lowest_token():
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 8))
 def test_largest_orders_ties_by_index(rows, k):
-    values, index = _largest(torch.tensor(rows, dtype=torch.float), k)
+    values, index = largest(torch.tensor(rows, dtype=torch.float), k)
     expected = np.argsort(-np.array(rows), axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(index, expected)
     np.testing.assert_array_equal(values, np.take_along_axis(np.array(rows), expected, axis=1))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.compat import load_checkpoint
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_pairs
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding import ItemIndex, Ranking, rank_scores
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.prompt.titles import clean_answer
+from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.runs import histories_in, metrics_of, words_for, working_in

@@ -1,0 +1,73 @@
+"""The interactions of RecBole's data sets in the exact order of time, which RecBole's single precision loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import Dataset, DIENDataset
+
+_change_format_by_recbole = Dataset._change_feat_format
+_convert_by_recbole = Dataset._dataframe_to_interaction
+_build_by_recbole = Dataset.build
+
+
+@dataclass(frozen=True)
+class InTime:
+    """The interactions of a data set after its filters, in the order of time, equal times in the order of the file.
+
+    Attributes:
+        users: int64 [interactions], internal ids.
+        items: int64 [interactions], internal ids.
+        lines: int64 [interactions], which row of the file of interactions each is.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    lines: np.ndarray
+
+
+def change_feat_format(self: Dataset) -> None:
+    """RecBole's conversion to tensors, after the interactions are put into the exact order of time."""
+    in_order = self.benchmark_filename_list is None and self.config["eval_args"]["order"] == "TO"
+    if in_order and self.time_field in self.inter_feat:
+        lines = self.lines[self.inter_feat.index.to_numpy()]
+        order = np.argsort(self.time_order[lines], kind="stable")
+        self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
+        users, items = (self.inter_feat[name].to_numpy() for name in (self.uid_field, self.iid_field))
+        self.in_time = InTime(users, items, lines[order])
+    _change_format_by_recbole(self)
+
+
+def cuts_once(eval_args: Mapping[str, Any]) -> bool:
+    """Whether the split is one cut in time for all users, not a cut inside each user."""
+    split, grouped = eval_args["split"] or {}, eval_args["group_by"] not in (None, "none")
+    return "TS" in split or "RS" in split and not grouped
+
+
+def dataframe_to_interaction(self: Dataset, data: pd.DataFrame) -> Any:
+    """RecBole's tensors; where one cut in time is for all users, times are in double precision until it is made.
+
+    RecBole sorts by single precision, stably: inside each user that keeps the order in which interactions come here,
+    but not between users. Cuts inside each user need no more, and a file in order of time gives RecBole's own rows.
+    """
+    converted = _convert_by_recbole(self, data)
+    has_times = data is self.inter_feat and self.time_field in data and converted[self.time_field].ndim == 1
+    if has_times and cuts_once(self.config["eval_args"]):
+        converted[self.time_field] = torch.from_numpy(data[self.time_field].to_numpy(np.float64, copy=True))
+    return converted
+
+
+def build(self: Dataset) -> list[Dataset]:
+    """RecBole's parts; times in double precision are cast to single, RecBole's own, once they are split by."""
+    parts: list[Dataset] = _build_by_recbole(self)
+    for feat in [self.inter_feat, *(part.inter_feat for part in parts)]:
+        for name in (self.time_field, f"{self.time_field}{self.config['LIST_SUFFIX']}"):
+            if name in feat and feat[name].dtype == torch.float64:
+                single = feat[name].float()
+                feat[name] = single.double() if isinstance(self, DIENDataset) and name != self.time_field else single
+    return parts

@@ -1,0 +1,126 @@
+"""The training of a run: RecBole's models and ours, evaluated as they come out, ours after every stage."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from recbole_llm.classic.training import fit_classic
+from recbole_llm.data.loaders import eval_loader, train_loader
+from recbole_llm.data.rows import Rows
+from recbole_llm.evaluation import Evaluation, Protocol
+from recbole_llm.experiment.llm_run import write_llm_run
+from recbole_llm.experiment.run_folder import RunFolder
+from recbole_llm.experiment.trained import build_llm
+from recbole_llm.report import TINY_LLM_NOTE, RunResult
+from recbole_llm.settings.config import Config
+from recbole_llm.trainer.llm_trainer import LLMTrainer
+
+REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
+log = logging.getLogger(__name__)
+
+Evaluations = dict[str, Evaluation]  # by "valid" and "test"; no "valid" where there are no such rows
+Stages = list[tuple[RunResult, Evaluations]]  # the model after each stage of its training, the last one stands
+
+
+def train_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
+    """Train one of RecBole's models and evaluate it.
+
+    Args:
+        config: the resolved config.
+        rows: the rows of the run.
+        folder: of the run; the checkpoint and the losses go there.
+        protocol: how rows are evaluated.
+
+    Returns:
+        The model, and the one stage of its training.
+    """
+    protocol.prepare(rows)
+    trainer = fit_classic(config, rows, folder.path / "model.pth")
+    loaders = {split: loader for split in ("valid", "test") if (loader := eval_loader(config, rows, split))}
+    evaluations = {
+        split: protocol.complete(protocol.evaluate(trainer, loader, config["show_progress"]))
+        for split, loader in loaders.items()
+    }
+    losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
+    folder.write("history.json", losses)
+    epochs, step = len(losses), trainer.eval_step
+    validations = epochs // step if "valid" in evaluations and step > 0 else 0
+    best = (validations - trainer.cur_step) * step if validations else epochs
+    facts = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
+    return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **facts), evaluations)]
+
+
+def _plain(loss: Any) -> Any:
+    """A loss of one of RecBole's trainers as plain data: several models have a tuple of them."""
+    return [float(part) for part in loss] if isinstance(loss, tuple) else float(loss)
+
+
+def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
+    """Train an LLM recommender and evaluate it after each stage of its training.
+
+    Args:
+        config: the resolved config.
+        rows: the rows of the run.
+        folder: of the run; it gets what :func:`recbole_llm.experiment.llm_run.write_llm_run` writes.
+        protocol: how rows are evaluated.
+
+    Returns:
+        The model, and the stages; an untuned LLM has one too.
+    """
+    model = build_llm(config, rows)
+    protocol.prepare(rows, model)
+    log.info(model)
+    trainer = LLMTrainer(config, model)
+    valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
+    trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
+    notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
+    if model.stages.reused:
+        notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
+
+    def evaluated(place: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
+        """The model as it stands, that is after the tuning stage at this place; epochs count from the first one on."""
+        found = {} if valid is None else {"valid": valid}
+        found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
+        evaluations = {split: protocol.complete(evaluation) for split, evaluation in found.items()}
+        n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
+        facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
+        if trainer.tuned:
+            stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
+            facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
+            facts |= {"best_epoch": before + stage.best_epoch}
+        return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
+
+    stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
+    write_llm_run(folder, trainer, rows.test.inter_feat)
+    for place in reversed(range(len(trainer.tuned) - 1)):
+        valid = trainer.restore(trainer.tuned[place], valid_data, config["show_progress"])
+        stages.insert(0, evaluated(place, valid))
+    return model, stages
+
+
+def _line(
+    config: Config, rows: Rows, folder: RunFolder, protocol: Protocol, evaluations: Evaluations, **facts: Any
+) -> RunResult:
+    """A line of a table, without its wall time.
+
+    Args:
+        config: the resolved config.
+        rows: the rows of the run.
+        folder: of the run.
+        protocol: that of the evaluations.
+        evaluations: of the model as it stands.
+        **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``.
+    """
+    notes = (*protocol.notes(), *facts.pop("notes", ()))
+    return RunResult(
+        **facts,
+        dataset=config["dataset"],
+        point=config.effective_point() if config.is_llm else "",
+        seed=config["seed"],
+        n_rows=len(rows.test),
+        folder=str(folder.path),
+        test=dict(evaluations["test"].metrics),
+        valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
+        notes=notes,
+    )
