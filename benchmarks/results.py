@@ -15,6 +15,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -30,7 +31,7 @@ from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
 from benchmarks.reports import RESULTS as CELLS
 from benchmarks.reports import rendered
-from recbole_llm.evaluation import PROTOCOLS, minimal_detectable_difference, paired_bootstrap
+from recbole_llm.evaluation import PROTOCOLS, Comparison, compare_two_level, holm
 from recbole_llm.report import NOT_RUN
 from recbole_llm.settings.command import parse_argv
 
@@ -39,7 +40,8 @@ PAGE = ROOT / "docs" / "results.md"
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
 CATEGORY_METRICS = ("category_hit@1",)
 WAY = "way to the oracle"
-CUTOFF = 10  # of the NDCG that is compared user by user
+OTHER, UNKNOWN = "†", "unknown"  # a result of another commit than most of its table
+CUTOFF = 10  # of the NDCG that tells the way to the oracle
 SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs")  # scripts' names
 REPORTS = {
     "validity_goracs": validity_goracs.render_validity,
@@ -136,9 +138,28 @@ def read_line(grid: Grid, line: Line, seed: int) -> Found | None:
     return result, gains_of(grid.protocol, rows)
 
 
+def revision(content: Mapping[str, Any]) -> str:
+    """The commit that a result was measured with; what is not of a checkout tells its version alone."""
+    facts = content.get("table", content).get("environment", {})
+    found = facts.get("git_revision", UNKNOWN)
+    return f"{found}, version {facts.get('recbole-llm', UNKNOWN)}" if found == "not a checkout" else str(found)
+
+
+def revisions(grid: Grid) -> tuple[str, dict[str, list[str]]]:
+    """The commit of most of a table's results, and the other commits by line."""
+    found = {
+        line.title: [revision(one) for seed in grid.seeds if (one := read_cell(line.cell, seed))] for line in grid.lines
+    }
+    counts = Counter(commit for commits in found.values() for commit in commits)
+    most = counts.most_common(1)[0][0] if counts else UNKNOWN
+    others = {title: list(dict.fromkeys(one for one in commits if one != most)) for title, commits in found.items()}
+    return most, {title: commits for title, commits in others.items() if commits}
+
+
 def render(grid: Grid) -> Iterator[str]:
     """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(grid, line, seed))] for line in grid.lines}
+    usual, others = revisions(grid)
     metrics = [*METRICS_OF[grid.protocol], *(CATEGORY_METRICS if grid.floor else ())]
     way = way_to_oracle(grid, read) if grid.world else {}
     extra = [WAY] if way else []
@@ -153,8 +174,14 @@ def render(grid: Grid) -> Iterator[str]:
         seconds = np.mean([result["wall_seconds"] for result in results])
         cells = [f"{results[0]['train_rows']:,}", str(len(found)), epochs, f"{seconds / 60:.1f} min"]
         cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
-        yield f"| {title} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
+        mark = f" {OTHER}" if title in others else ""
+        yield f"| {title}{mark} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
     yield ""
+    if any(read.values()):
+        yield f"Measured with commit {usual}." + "".join(
+            f" {OTHER} {title}: {', '.join(commits)}." for title, commits in others.items()
+        )
+        yield ""
     run = {title: found for title, found in read.items() if found}
     yield from compare(run, grid.compared_with, PROTOCOLS[grid.protocol].gain)
     yield ""
@@ -278,28 +305,41 @@ def _chosen_shares(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]
 
 
 def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], gain: str) -> Iterator[str]:
-    """Pairs of lines: difference of a user's gain, mean over the seeds of both, with an interval over users."""
+    """Pairs of lines: difference of a user's gain on the seeds of both, with intervals over users, and seeds too."""
     gains = {title: {result["seed"]: own for result, own in found} for title, found in read.items()}
     titles = list(gains)
     if len(titles) < 2:
         yield f"Paired comparisons: {NOT_RUN}."
         return
-    yield f"| difference in {gain} over users | mean | 95 % interval | p | smallest detectable |"
-    yield "|---|---:|---:|---:|---:|"
+    pairs: dict[str, Comparison] = {}
     for i, second in enumerate(titles):
         others = titles[i + 1 :]
         if compared_with:
             others = [title for title in titles if title != second] if second in compared_with else []
         for first in others:
             both = sorted(gains[first].keys() & gains[second].keys())
-            if not both:
-                continue
-            own, other = (np.mean([gains[title][seed] for seed in both], axis=0) for title in (first, second))
-            found = paired_bootstrap(own, other)
-            interval = f"{found.low:+.4f} … {found.high:+.4f}"
-            smallest = minimal_detectable_difference(own - other)
-            numbers = f"{found.mean_difference:+.4f} | {interval} | {found.p_value:.3f} | {smallest:.4f}"
-            yield f"| {first} − {second} | {numbers} |"
+            if both:
+                own, other = ([gains[title][seed] for seed in both] for title in (first, second))
+                pairs[f"{first} − {second}"] = compare_two_level(own, other)
+    counted = {name: corrected for name, corrected in zip(pairs, holm([one.p for one in pairs.values()]), strict=True)}
+    yield f"| difference in {gain} | mean | seeds | over users | over seeds and users | p | Holm | detectable |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    for name, found in pairs.items():
+        both = interval(found.seeds_and_users) if found.seeds_and_users else "-"
+        cells = [f"{found.difference:+.4f}", str(found.n_seeds[0]), interval(found.users), both]
+        cells += [f"{found.p:.3f}", f"{counted[name]:.3f}", f"{found.detectable:.4f}"]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield ""
+    once = any(not found.counts_seeds for found in pairs.values())
+    yield (
+        "95 % intervals; p counts seeds and users, Holm corrects it for all comparisons of the table."
+        + (" Where there is one seed, p is over users only." if once else "")
+    )
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """Both ends of an interval."""
+    return f"{ends[0]:+.4f} … {ends[1]:+.4f}"
 
 
 def spread(values: Sequence[float | None]) -> str:

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.reports import RESULTS, rendered
 from recbole_llm.registry import CORESETS, find_choice
-from recbole_llm.report import peak_mib
+from recbole_llm.report import peak_mib, versions
 
 ROWS, BUDGET, WIDTH, VALID_ROWS = 100_000, 1_024, 64, 5_000
 GOAL_MIB = 2_000
@@ -118,6 +118,7 @@ def main() -> None:
     for name in arguments.only.split(",") if arguments.only else [name for name, place in CORESETS.items() if place]:
         known[name] = measured_alone(name, arguments.threads)
         print(name, ", ".join(f"{key} {value:.1f}" for key, value in known[name].items()), flush=True)
+        known[name]["environment"] = versions()
         arguments.json.write_text(json.dumps({**setting, "selectors": known}, indent=2) + "\n", encoding="utf-8")
     print("\n".join(render(arguments.json)))
 

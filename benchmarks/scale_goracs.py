@@ -23,7 +23,7 @@ import torch
 from benchmarks.plain_goracs import World, mixture
 from benchmarks.reports import RESULTS, rendered
 from recbole_llm.coreset import goracs_select
-from recbole_llm.report import peak_mib
+from recbole_llm.report import peak_mib, versions
 
 FILE = RESULTS / "scale_goracs.json"
 
@@ -110,6 +110,7 @@ def main() -> None:
     report = {
         "setting": setting,
         "load average before": load,
+        "environment": versions(),
         "ways": {n: measured(world, n, arguments) for n in names},
     }
     known = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}

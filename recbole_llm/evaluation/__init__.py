@@ -16,18 +16,27 @@ if TYPE_CHECKING:
     from recbole_llm.evaluation.click_prediction import ClickPrediction
     from recbole_llm.evaluation.full_ranking import FullRanking
     from recbole_llm.evaluation.protocols import PROTOCOLS, check_together, protocol_of
-    from recbole_llm.evaluation.statistics import minimal_detectable_difference, paired_bootstrap
+    from recbole_llm.evaluation.statistics import (
+        Comparison,
+        compare_two_level,
+        holm,
+        minimal_detectable_difference,
+        paired_bootstrap,
+    )
 
 __all__ = [
     "PROTOCOLS",
     "CandidateChoice",
     "ClickPrediction",
+    "Comparison",
     "Evaluation",
     "FullRanking",
     "Protocol",
     "answer_metrics",
     "category_hit_ratio",
     "check_together",
+    "compare_two_level",
+    "holm",
     "minimal_detectable_difference",
     "paired_bootstrap",
     "protocol_of",

@@ -59,6 +59,7 @@ def clicks(tmp_path, monkeypatch) -> Grid:
         for seed in (1, 2) if cell == "worse" else (1,):
             row = {"model": "M", "seed": seed, "epochs": 3, "wall_seconds": 60, "train_rows": 5}
             table = {"results": [{**row, "test": {"auc": 0.5 + seed / 10, "logloss": 0.25}}]}
+            table["environment"] = {"git_revision": "abc1234" if cell == "worse" else "def5678"}
             kept = {f"u{place}": [1 - place, score] for place, score in enumerate(scores)}
             content = {"table": table, "clicks": {"M": kept}}
             results.cell_file(cell, seed).write_text(json.dumps(content), encoding="utf-8")
@@ -73,4 +74,29 @@ def test_a_table_of_clicks(clicks):
     assert text[4] == "| missing | " + " | ".join(["not run"] * 6) + " |"
     (line,) = (line for line in text if line.startswith("| better − worse"))
     assert f"| {np.log(0.9 / 0.6):+.4f} |" in line
-    assert any("log-likelihood over users" in line for line in text)
+    assert any(line.startswith("| difference in log-likelihood | mean | seeds |") for line in text)
+    # One seed in common: users alone, and so said. Holm over one comparison changes nothing.
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[2] == "1" and cells[4] == "-" and cells[5] == cells[6]
+    assert any(line.endswith("Where there is one seed, p is over users only.") for line in text)
+
+
+def test_a_table_with_seeds_counts_them(clicks):
+    """Both lines with both seeds: the second seed of the better one is as good as the first."""
+    content = json.loads(results.cell_file("better", 1).read_text(encoding="utf-8"))
+    for place, seed in enumerate((1, 2)):
+        content["table"]["results"][0]["seed"] = seed
+        content["clicks"]["M"] = {"u0": [1, 0.9 - place / 100], "u1": [0, 0.1]}
+        results.cell_file("better", seed).write_text(json.dumps(content), encoding="utf-8")
+    (line,) = (line for line in results.render(clicks) if line.startswith("| better − worse"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    gains = np.log([[0.9 / 0.6, 0.9 / 0.6], [0.89 / 0.6, 0.9 / 0.6]])
+    expected = results.compare_two_level(gains, np.zeros((2, 2)))
+    assert cells[1:3] == [f"{gains.mean():+.4f}", "2"] and cells[4] == results.interval(expected.seeds_and_users)
+    assert cells[5] == f"{expected.p:.3f}"
+
+
+def test_results_of_another_commit_than_their_table_are_marked(clicks):
+    text = list(results.render(clicks))
+    assert text[3].startswith("| better † |") and "†" not in text[2]
+    assert "Measured with commit abc1234. † better: def5678." in text
