@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
+
+P = ParamSpec("P")
 
 
 def to_numpy(values: Any) -> np.ndarray:
@@ -33,6 +38,43 @@ def like(result: np.ndarray, reference: Any) -> Any:
     if not _is_tensor(reference):
         return result
     return sys.modules["torch"].from_numpy(np.ascontiguousarray(result)).to(reference.device)
+
+
+def computes_in_torch(*names: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """For a function written for tensors: it takes arrays and lists too, and then answers with arrays.
+
+    Tensors pass as they are, with their graph; what else is given for the parameters named becomes a tensor on the
+    device of the first tensor among them. Without a tensor among them every tensor of the result, itself or in a tuple,
+    becomes an array. Numbers of Python are float64, as NumPy has them.
+
+    Args:
+        names: Parameters that hold arrays; None is left as it is.
+    """
+
+    def decorate(function: Callable[P, Any]) -> Callable[P, Any]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+            import torch
+
+            bound = signature.bind(*args, **kwargs)
+            given = {name: bound.arguments[name] for name in names if bound.arguments.get(name) is not None}
+            tensors = [value for value in given.values() if _is_tensor(value)]
+            device = tensors[0].device if tensors else None
+            for name, value in given.items():
+                if not _is_tensor(value):
+                    bound.arguments[name] = torch.as_tensor(np.asarray(value), device=device)
+            result = function(*bound.args, **bound.kwargs)
+            if tensors:
+                return result
+            parts = result if isinstance(result, tuple) else (result,)
+            arrays = [to_numpy(part) if _is_tensor(part) else part for part in parts]
+            return tuple(arrays) if isinstance(result, tuple) else arrays[0]
+
+        return wrapped
+
+    return decorate
 
 
 def _is_tensor(values: Any) -> bool:

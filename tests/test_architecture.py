@@ -11,8 +11,10 @@ from pathlib import Path
 from tests.processes import REPOSITORY, fresh_python
 
 PACKAGE = REPOSITORY / "recbole_llm"
-ALONE = ("llm", "adapter", "coreset", "curriculum", "grounding", "report", "prompt")  # know nothing of RecBole
-LIGHT = ("registry", "settings", "curriculum", "evaluation", "report")  # are imported before it is known what is needed
+# Know nothing of RecBole.
+ALONE = ("llm", "adapter", "coreset", "curriculum", "grounding", "objective", "report", "prompt")
+# Are imported before it is known what is needed.
+LIGHT = ("registry", "settings", "curriculum", "objective", "evaluation", "report")
 HEAVY = ("torch", "transformers", "recbole", "pandas", "matplotlib")
 
 

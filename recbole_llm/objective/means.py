@@ -1,0 +1,38 @@
+"""Number types, and weighted means that are 0, with a gradient of 0, where nothing has a weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values in float32 or float64: half precision is too coarse for sums and differences."""
+    if values.is_floating_point():
+        return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return values.double()
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Sum of weights * values over the sum of weights; 0, still part of the graph, where that is 0.
+
+    Args:
+        values: [...].
+        weights: [...], >= 0. Values of weight 0 do not count, even where they are not finite.
+    """
+    counted = torch.where(weights > 0, values, 0.0) * weights
+    total = weights.sum()
+    return counted.sum() / torch.where(total > 0, total, 1.0)
+
+
+def token_weights(like: Tensor, rows: Tensor | None, row_weights: Tensor | None) -> Tensor:
+    """[n], the weight of each token's row; 1 without row weights.
+
+    Raises:
+        ValueError: row weights without the row of each token.
+    """
+    if row_weights is None:
+        return torch.ones_like(like)
+    if rows is None:
+        raise ValueError("row_weights need rows, the row of each token")
+    return row_weights.to(like)[rows.long()]

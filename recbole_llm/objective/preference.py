@@ -1,0 +1,178 @@
+"""Preference losses: the right answer is to gain on wrong ones. One scalar per call; softplus and logsumexp only.
+
+Log-ratios are a = s - s_ref of the right answer and b = s - s_ref of a wrong one, with s the sum of log-probabilities
+over an answer's tokens, EOS included. In the literature a row has one negative (DPO, arXiv 2305.18290) or several
+(S-DPO, 2406.09215; DMPO, 2405.16127, whose form for several is ours). A row whose negatives are all masked counts
+neither above nor below the line.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from recbole_llm.arrays import computes_in_torch
+from recbole_llm.objective.means import weighted_mean, widened
+
+ARRAYS = ("chosen", "rejected", "mask", "row_weights")
+
+
+@computes_in_torch(*ARRAYS, "smoothing")
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    beta: float,
+    mask: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    smoothing: Tensor | float = 0.0,
+) -> Tensor:
+    """DPO: softplus(-beta (a - b)), mean over a row's negatives, then over rows.
+
+    Args:
+        chosen: [m], log-ratios a of the right answers.
+        rejected: [m, k] or [m], log-ratios b of the negatives.
+        beta: strength, > 0.
+        mask: bool [m, k], True where a negative counts.
+        row_weights: [m], >= 0, in numerator and denominator.
+        smoothing: probability, a number or [m], that the preference is the other way round (the form of RosePO,
+            2410.12519); .5 has its minimum at a = b.
+
+    Returns:
+        A scalar; log 2 where policy and reference agree, 0 where no negative counts.
+
+    Example:
+        >>> round(float(dpo_loss([1.0, -0.4], [[0.2, -0.4, 0.1], [0.6, 0.6, -1.0]], beta=0.1)), 6)
+        0.680182
+    """
+    chosen, rejected, kept = _aligned(chosen, rejected, mask)
+    margins = beta * (chosen[:, None] - rejected)
+    flip = torch.as_tensor(smoothing, dtype=margins.dtype, device=margins.device).reshape(-1, 1)
+    losses = (1 - flip) * softplus(-margins) + flip * softplus(margins)
+    return _over_rows(_over_negatives(losses, kept), kept, row_weights)
+
+
+@computes_in_torch(*ARRAYS)
+def sdpo_loss(
+    chosen: Tensor, rejected: Tensor, beta: float, mask: Tensor | None = None, row_weights: Tensor | None = None
+) -> Tensor:
+    """S-DPO: -log softmax of the right answer among itself and its negatives, at beta (arXiv 2406.09215).
+
+    Args:
+        chosen: [m], log-ratios a of the right answers.
+        rejected: [m, k] or [m], log-ratios b of the negatives.
+        beta: strength, > 0.
+        mask: bool [m, k], True where a negative counts.
+        row_weights: [m], >= 0, in numerator and denominator.
+
+    Returns:
+        A scalar; log(1 + k) where policy and reference agree; with one negative it is DPO.
+
+    Example:
+        >>> round(float(sdpo_loss([1.0], [[0.2, -0.4, 0.1]], beta=0.1)), 6)
+        1.310063
+    """
+    chosen, rejected, kept = _aligned(chosen, rejected, mask)
+    gaps = beta * (rejected - chosen[:, None])
+    some = kept.any(dim=1, keepdim=True)
+    gaps = torch.where(
+        kept, gaps, torch.where(some, -torch.inf, 0.0).to(gaps)
+    )  # no row is all -inf: its gradient is nan
+    return _over_rows(softplus(torch.logsumexp(gaps, dim=1)), kept, row_weights)
+
+
+@computes_in_torch(*ARRAYS)
+def dmpo_loss(
+    chosen: Tensor, rejected: Tensor, beta: float, mask: Tensor | None = None, row_weights: Tensor | None = None
+) -> Tensor:
+    """DMPO: softplus(-beta (a - mean of b)) (arXiv 2405.16127; the mean over several negatives is our reading).
+
+    Args:
+        chosen: [m], log-ratios a of the right answers.
+        rejected: [m, k] or [m], log-ratios b of the negatives.
+        beta: strength, > 0.
+        mask: bool [m, k], True where a negative counts.
+        row_weights: [m], >= 0, in numerator and denominator.
+
+    Returns:
+        A scalar; log 2 where policy and reference agree; never above S-DPO.
+
+    Example:
+        >>> round(float(dmpo_loss([1.0, -0.4], [[0.2, -0.4, 0.1], [0.6, 0.6, -1.0]], beta=0.1)), 6)
+        0.679784
+    """
+    chosen, rejected, kept = _aligned(chosen, rejected, mask)
+    return _over_rows(softplus(-beta * (chosen - _over_negatives(rejected, kept))), kept, row_weights)
+
+
+@computes_in_torch(*ARRAYS)
+def simpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    beta: float,
+    gamma: float,
+    mask: Tensor | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """SimPO, without a reference: softplus(-(beta (mean right - mean wrong) - gamma)), mean over negatives, then rows.
+
+    Args:
+        chosen: [m], mean log-probability per token of the right answers.
+        rejected: [m, k] or [m], mean log-probability per token of the negatives.
+        beta: strength, > 0.
+        gamma: margin aimed at.
+        mask: bool [m, k], True where a negative counts.
+        row_weights: [m], >= 0, in numerator and denominator.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> round(float(simpo_loss([-0.8 / 3], [[-0.65]], beta=2.0, gamma=0.5)), 6)
+        0.568677
+    """
+    chosen, rejected, kept = _aligned(chosen, rejected, mask)
+    losses = softplus(gamma - beta * (chosen[:, None] - rejected))
+    return _over_rows(_over_negatives(losses, kept), kept, row_weights)
+
+
+@computes_in_torch("log_probs", "labels", "row_weights")
+def choice_loss(log_probs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+    """-log softmax of the right answer among those offered, by their log-probabilities: no reference, beta 1.
+
+    Args:
+        log_probs: [b, k], log-probability of each answer offered: "Yes." and "No.", or a list of candidates.
+        labels: int64 [b], which of them is right.
+        row_weights: [b], >= 0, in numerator and denominator.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> round(float(choice_loss([[-0.3, -1.9]], [0])), 6)
+        0.183901
+    """
+    losses = -widened(log_probs).log_softmax(dim=1).gather(1, labels.long()[:, None])[:, 0]
+    return weighted_mean(losses, torch.ones_like(losses) if row_weights is None else row_weights.to(losses))
+
+
+def _aligned(chosen: Tensor, rejected: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """[m], [m, k] and the bool mask [m, k]; masked negatives are 0, so that not even an infinite one has a part."""
+    chosen, rejected = widened(chosen), widened(rejected)
+    rejected = rejected[:, None] if rejected.ndim == 1 else rejected
+    if chosen.ndim != 1 or len(rejected) != len(chosen):
+        raise ValueError(
+            f"chosen [m] and rejected [m, k] are needed, not {tuple(chosen.shape)}, {tuple(rejected.shape)}"
+        )
+    kept = torch.ones_like(rejected, dtype=torch.bool) if mask is None else mask.bool().reshape(rejected.shape)
+    return chosen, torch.where(kept, rejected, 0.0), kept
+
+
+def _over_negatives(values: Tensor, kept: Tensor) -> Tensor:
+    """[m], the mean over each row's kept negatives; 0 where there is none."""
+    return torch.where(kept, values, 0.0).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+
+
+def _over_rows(losses: Tensor, kept: Tensor, row_weights: Tensor | None) -> Tensor:
+    weights = kept.any(dim=1).to(losses)
+    return weighted_mean(losses, weights if row_weights is None else weights * row_weights.to(losses))

@@ -1,0 +1,104 @@
+"""RPO: each right answer of a batch against each wrong one, weighted by how alike their prompts are (2402.10958)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from recbole_llm.arrays import computes_in_torch
+from recbole_llm.objective.means import weighted_mean, widened
+
+
+@computes_in_torch("chosen_prompts", "rejected_prompts", "mask")
+def rpo_weights(
+    chosen_prompts: Tensor, rejected_prompts: Tensor, temperature: float, mask: Tensor | None = None
+) -> Tensor:
+    """Weights of the contrasts of each right answer: softmax over wrong ones of minus the prompts' cosine distance.
+
+    Args:
+        chosen_prompts: [m, d], vectors of the right answers' prompts; their length does not matter, zeros are at right
+            angles to all.
+        rejected_prompts: [n, d], of the wrong answers'.
+        temperature: > 0.
+        mask: bool [m, n], True where a contrast counts.
+
+    Returns:
+        [m, n], without a gradient; a row sums to 1, or is 0 where nothing counts.
+
+    Raises:
+        ValueError: the temperature is not positive.
+
+    Example:
+        >>> rpo_weights([[1.0, 0.0]], [[2.0, 0.0], [0.5, 3**0.5 / 2]], temperature=0.5).round(6).tolist()
+        [[0.731059, 0.268941]]
+    """
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be > 0, not {temperature}")
+    cosines = _unit(widened(chosen_prompts.detach())) @ _unit(widened(rejected_prompts.detach())).T
+    logits = (cosines - 1) / temperature
+    kept = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask.bool()
+    weights = torch.where(kept, logits, -torch.inf).softmax(dim=1) if logits.numel() else logits
+    return torch.where(kept, weights, 0.0)
+
+
+@computes_in_torch("chosen", "rejected", "weights", "mask")
+def rpo_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float, mask: Tensor | None = None) -> Tensor:
+    """-log sigmoid(beta w_ij (a_i - b_j)), mean over the pairs that count of a row, then over rows that have any.
+
+    The weight stands inside the logistic, so that beta acts together with the size of the batch. Weights of 1 are the
+    uniform variant; one row is DPO.
+
+    Args:
+        chosen: [m], log-ratios a.
+        rejected: [n], log-ratios b, of their own prompts.
+        weights: [m, n], from ``rpo_weights``.
+        beta: strength, > 0.
+        mask: bool [m, n], True where a contrast counts.
+
+    Returns:
+        A scalar; log 2 where policy and reference agree, 0 where nothing counts.
+
+    Example:
+        >>> weights = [[0.731059, 0.268941], [0.268941, 0.731059]]
+        >>> round(float(rpo_loss([1.0, 0.5], [0.2, -0.4], weights, beta=0.1)), 6)
+        0.672186
+    """
+    kept = torch.ones_like(weights, dtype=torch.bool) if mask is None else mask.bool()
+    gaps = torch.where(kept, widened(chosen)[:, None] - widened(rejected), 0.0)  # a masked answer may be infinite
+    losses = torch.where(kept, softplus(-beta * weights.to(gaps) * gaps), 0.0)
+    counts = kept.sum(dim=1)
+    return weighted_mean(losses.sum(dim=1) / counts.clamp(min=1), (counts > 0).to(losses))
+
+
+@computes_in_torch("chosen", "rejected")
+def rpo_diagonal_loss(chosen: Tensor, rejected: Tensor, beta: float, diagonal: float = 0.8) -> Tensor:
+    """RPO's diagonal variant: a share of each row's own pair, the rest the mean over the other rows' wrong answers.
+
+    Args:
+        chosen: [m], log-ratios a.
+        rejected: [m], log-ratios b of the same prompts.
+        beta: strength, > 0.
+        diagonal: share of the own pair. A single row has no others and is DPO.
+
+    Returns:
+        A scalar; 0 for no rows.
+
+    Example:
+        >>> round(float(rpo_diagonal_loss([1.0, 0.5], [0.2, -0.4], beta=0.1)), 6)
+        0.651628
+    """
+    losses = softplus(-beta * (widened(chosen)[:, None] - widened(rejected)))
+    own, n_others = losses.diagonal(), len(losses) - 1
+    if n_others < 1:
+        return own.sum()
+    others = (losses.sum(dim=1) - own) / n_others
+    return (diagonal * own + (1 - diagonal) * others).mean()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors of length 1, whatever their scale; zeros stay zeros."""
+    largest = vectors.abs().amax(dim=1, keepdim=True)
+    scaled = vectors / torch.where(largest > 0, largest, 1.0)
+    unit: Tensor = scaled / scaled.norm(dim=1, keepdim=True).clamp(min=1.0)
+    return unit
