@@ -63,7 +63,8 @@ def compare_two_level(
     A user's difference is ``d[s, u] = m + S[s] + U[u] + E[s, u]``: seeds and users are both drawn, and crossed. The
     variance of the mean is estimated without bias from the mean squares between seeds, between users and of the rest,
     ``(MS_S + max(0, MS_U - MS_E)) / (seeds users)``, and the mean is compared with a t distribution whose degrees of
-    freedom follow Satterthwaite (1946, Biometrics Bulletin 2). It is the test of two crossed random factors (Clark
+    freedom follow Satterthwaite (1946, Biometrics Bulletin 2), ``seeds - 1`` for the first part and ``users - 1`` for
+    the second. It is the test of two crossed random factors (Clark
     1973, J. Verbal Learning and Verbal Behavior 12). Where seeds matter most, it is the t test of the seeds' means,
     exact for normal ones; where they do not, that over users. A bootstrap that resamples seeds and users (Owen 2007,
     Annals of Applied Statistics 1) estimates the same variance, but five seeds resampled look ``4 / 5`` as variable
@@ -212,7 +213,7 @@ def minimal_detectable_difference(differences: Any, power: float = 0.8, alpha: f
     return float((quantile(1 - alpha / 2) + quantile(power)) * values.std(ddof=1) / np.sqrt(values.size))
 
 
-Parts = list[tuple[float, float]]  # mean squares that a variance is the sum of, each with its degrees of freedom
+Parts = list[tuple[float, float]]  # what a variance is the sum of, each with its degrees of freedom
 
 
 def _variances(gains: Sequence[np.ndarray], between_users: float) -> Parts:
@@ -223,20 +224,18 @@ def _variances(gains: Sequence[np.ndarray], between_users: float) -> Parts:
         between_users: variance of a user's mean over the seeds, over the number of users.
     """
     n_users = gains[0].shape[1]
-    parts: Parts = [(between_users, float(n_users - 1))]
     seeds: Parts = []
+    by_chance = 0.0  # how much users would vary if none of them preferred a model
     for own in gains:
         n_seeds, by_seed = len(own), own.mean(axis=1)
         rest = own - own.mean(axis=0) - by_seed[:, None] + own.mean()
-        degrees = (n_seeds - 1) * (n_users - 1)
-        parts.append((-float((rest**2).sum()) / degrees / (n_seeds * n_users), float(degrees)))
+        by_chance += float((rest**2).sum()) / ((n_seeds - 1) * (n_users - 1)) / (n_seeds * n_users)
         seeds.append((float(by_seed.var(ddof=1)) / n_seeds, float(n_seeds - 1)))
-    # What users add beyond chance: no variance is negative.
-    return seeds + (parts if sum(value for value, _ in parts) > 0 else [])
+    return [*seeds, (max(0.0, between_users - by_chance), float(n_users - 1))]
 
 
 def _satterthwaite(parts: Parts) -> tuple[float, float]:
-    """A sum of mean squares and its degrees of freedom."""
+    """A sum of variances and its degrees of freedom."""
     total = sum(value for value, _ in parts)
     spread = sum(value**2 / degrees for value, degrees in parts)
     return total, total**2 / spread if spread > 0 else 1.0

@@ -160,9 +160,9 @@ def test_the_variance_is_that_of_the_analysis_of_variance():
     ss_seeds = (d.sum(axis=1) ** 2).sum() / n - total**2 / (k * n)
     ss_users = (d.sum(axis=0) ** 2).sum() / k - total**2 / (k * n)
     ss_rest = (d**2).sum() - total**2 / (k * n) - ss_seeds - ss_users
-    ms = np.array([ss_seeds / (k - 1), ss_users / (n - 1), ss_rest / (k - 1) / (n - 1)])
-    variance = (ms[0] + ms[1] - ms[2]) / (k * n)
-    degrees = (ms[0] + ms[1] - ms[2]) ** 2 / (ms**2 / np.array([k - 1, n - 1, (k - 1) * (n - 1)])).sum()
+    seeds, users = ss_seeds / (k - 1), ss_users / (n - 1) - ss_rest / (k - 1) / (n - 1)
+    variance = (seeds + users) / (k * n)
+    degrees = (seeds + users) ** 2 / (seeds**2 / (k - 1) + users**2 / (n - 1))
     outcome = compare_two_level(d, np.zeros_like(d))
     assert outcome.p == pytest.approx(2 * stats.t.sf(abs(d.mean()) / math.sqrt(variance), degrees))
     width = stats.t.ppf(0.975, degrees) * math.sqrt(variance)
