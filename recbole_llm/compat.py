@@ -26,6 +26,7 @@ import scipy.sparse
 import torch
 
 from recbole_llm.errors import InputError
+from recbole_llm.lazy import needs_package
 from recbole_llm.recbole_checkpoints import load_checkpoint
 
 # RecBole's modules that call torch.load, and those that call dok_matrix._update.
@@ -206,11 +207,7 @@ def name_missing_wandb() -> None:
 
     def check_and_setup(logger: Any) -> None:
         if logger.log_wandb and importlib.util.find_spec("wandb") is None:
-            raise InputError(
-                "log_wandb",
-                "it needs the package wandb: pip install wandb, or set log_wandb: False",
-                kind="environment",
-            )
+            raise needs_package("log_wandb", "wandb", "set log_wandb: False")
         setup(logger)
 
     check_and_setup.names_missing_package = True  # type: ignore[attr-defined]

@@ -9,6 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.errors import InputError
+
+
+def needs_package(key: str, package: str, instead: str) -> InputError:
+    """The refusal of a setting whose package is not installed.
+
+    Args:
+        key: the setting.
+        package: its name on PyPI.
+        instead: what else the user can do.
+    """
+    return InputError(key, f"it needs the package {package}: pip install {package}, or {instead}", kind="environment")
+
 
 def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
     """A package's ``__getattr__`` (and ``__dir__``): it imports a name of the package's ``if TYPE_CHECKING:`` block.

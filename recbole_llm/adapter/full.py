@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +24,17 @@ class FullAdapter(Adapter):
     def __init__(self) -> None:
         self._untuned: PreTrainedModel | None = None
 
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> FullAdapter:
+        """See :class:`Adapter`; a quantised LLM is refused before it is loaded.
+
+        Raises:
+            InputError: ``quant`` is set.
+        """
+        if settings.get("quant"):
+            raise _of_quantised()
+        return cls()
+
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
         """Keep a frozen copy and make all weights trainable.
 
@@ -31,9 +42,7 @@ class FullAdapter(Adapter):
             InputError: the model is quantised; whole numbers cannot be trained.
         """
         if getattr(model, "is_quantized", False):
-            raise InputError(
-                "adapter", "full cannot train a quantised LLM; leave quant empty or use adapter: lora", kind="conflict"
-            )
+            raise _of_quantised()
         self._untuned = copy.deepcopy(model).eval().requires_grad_(False)
         return model.requires_grad_(True)
 
@@ -65,3 +74,8 @@ class FullAdapter(Adapter):
                 kind="file",
             )
         model.load_state_dict(tuned.state_dict())
+
+
+def _of_quantised() -> InputError:
+    message = "full cannot train a quantised LLM; leave quant empty or use adapter: lora"
+    return InputError("adapter", message, kind="conflict")

@@ -23,15 +23,10 @@ from recbole_llm.data.rows import Rows, load_rows, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.recommender_checks import check_own_data, is_of_a_sequence, no_state, no_vectors
 from recbole_llm.stages import StageStore
 
 CHECKPOINT = "model.pth"
-# Settings under which the recommender would know other users, items or histories than the model that asks it.
-DATA_KEYS = frozenset(
-    "field_separator encoding bad_lines USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD rm_dup_inter val_interval "
-    "filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval benchmark_filename eval_args "
-    "data_path dataset sample_seed windows".split()
-)
 
 
 class AuxiliaryRecommender:
@@ -53,13 +48,7 @@ class AuxiliaryRecommender:
     """
 
     def __init__(self, config: Config, name: str, stages: StageStore, needs_states: bool = False) -> None:
-        if changed := sorted(DATA_KEYS & set(config["recommender_config"] or ())):
-            raise InputError(
-                "recommender_config",
-                f"'{changed[0]}' would give {name} other data than {config['model']} has; set it for the run, outside "
-                "recommender_config",
-                kind="conflict",
-            )
+        check_own_data(config["model"], name, config["recommender_config"] or ())
         self.config = config.for_auxiliary(name)
         if needs_states:
             self._check_inputs()
@@ -140,7 +129,7 @@ class AuxiliaryRecommender:
         given = {"item_seq": items, "item_seq_len": lengths}
         states: torch.Tensor = self._encoder(*(given[name] for name in self._check_inputs())).float()
         if states.ndim != 2:
-            raise InputError(f"recommender: {self._no_state}", kind="conflict")
+            raise no_state(self.config["model"])
         if not (finite := torch.isfinite(states).all(dim=1)).all():
             history = histories[int((~finite).nonzero()[0])]
             raise InputError(
@@ -153,21 +142,14 @@ class AuxiliaryRecommender:
     def _check_inputs(self) -> list[str]:
         """Names of the inputs of the model's forward, which must not ask for more than a sequence."""
         wanted = list(inspect.signature(self.config.model_class.forward).parameters)[1:]
-        if not wanted or not {"item_seq", "item_seq_len"}.issuperset(wanted):
-            raise InputError(f"recommender: {self._no_state}", kind="conflict")
+        if not is_of_a_sequence(wanted):
+            raise no_state(self.config["model"])
         return wanted
-
-    @property
-    def _no_state(self) -> str:
-        return f"{self.config['model']} gives no state of a sequence alone; choose SASRec or GRU4Rec"
 
     def _item_embedding(self) -> torch.Tensor:
         embedding = getattr(self.model, "item_embedding", None)
         if not isinstance(embedding, torch.nn.Embedding):
-            name = self.config["model"]
-            raise InputError(
-                f"recommender: {name} has no item vectors; choose SASRec, GRU4Rec or Caser", kind="conflict"
-            )
+            raise no_vectors(self.config["model"])
         return embedding.weight
 
 

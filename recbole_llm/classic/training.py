@@ -21,10 +21,10 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
 from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.models import needs_package
+from recbole_llm.settings.recommender_checks import TRAIN_STAGES, check_train_stage, no_catalogue
 
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # a model to evaluate that was never trained for that task; here a command goes on to the last stage.
-TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune")}
 log = logging.getLogger(__name__)
 
 
@@ -45,9 +45,7 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
         InputError: the model ranks nothing, lacks a package, a column or a setting, or failed inside RecBole.
     """
     if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
-        raise InputError(
-            "model", f"{config['model']} is a decision tree and ranks no catalogue; leave it out", kind="conflict"
-        )
+        raise no_catalogue(config["model"])
     with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
         *earlier, last = _stages(config, checkpoint.parent)
         for stage in earlier:
@@ -99,16 +97,7 @@ def _stages(config: Any, folder: Path) -> list[Any]:
     if names is None:
         return [config]
     model, first = config["model"], config["train_stage"]
-    if first not in names:
-        raise InputError(
-            f"train_stage: {model} has no stage '{first}'; choose from: {', '.join(names)}", kind="unknown"
-        )
-    if first != names[0] and not config["pre_model_path"]:
-        raise InputError(
-            f"pre_model_path: {model}'s stage '{first}' starts from a saved model; set it to the .pth file, or leave "
-            "train_stage out to train all stages in one command",
-            kind="missing",
-        )
+    check_train_stage(model, config)
     stages: list[Any] = []
     for name in names[names.index(first) :]:
         stage = copy.copy(config)

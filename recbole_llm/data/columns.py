@@ -59,6 +59,65 @@ def check_columns(config: Any) -> None:
     _check_features(config)
 
 
+def check_presplit(config: Any) -> None:
+    """Refuse a ``benchmark_filename`` whose files are not there or hold no histories.
+
+    Args:
+        config: the model's config, or its resolved settings.
+
+    Raises:
+        InputError: not three names, a missing file or column, or a history that is no ``token_seq``.
+    """
+    names = config["benchmark_filename"]
+    if names is None:
+        return
+    if config["windows"] == "full":
+        raise InputError(
+            "windows", "full makes rows of whole sequences; leave out windows or benchmark_filename", kind="conflict"
+        )
+    if not isinstance(names, list) or len(names) != 3:
+        raise InputError(
+            "benchmark_filename",
+            f"{names!r} does not name three files, of training, validation and test rows in this "
+            "order; give [train, valid, test]",
+        )
+    folder = Path(config["data_path"])
+    missing = [f"{config['dataset']}.{name}.inter" for name in names]
+    missing = [name for name in missing if not (folder / name).is_file()]
+    if missing:
+        raise InputError("benchmark_filename", f"{folder} has no file {', '.join(missing)}", kind="file")
+    history = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    for file, columns in inter_columns(config):
+        if columns.get(history) != "token_seq":
+            found = f"has type {columns[history]}" if history in columns else f"is missing; it has {', '.join(columns)}"
+            raise InputError(
+                "benchmark_filename",
+                f"{file} must hold each row's history as {history}:token_seq, and the column {found}",
+                kind="data",
+            )
+
+
+def check_graph(model: str, config: Any) -> None:
+    """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails with an unrelated error.
+
+    Args:
+        model: one of RecBole's models of knowledge graphs.
+        config: the model's config, or its resolved settings.
+
+    Raises:
+        InputError: a file is not there, or ``load_col`` leaves it out.
+    """
+    for suffix in ("kg", "link"):
+        file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
+        if not file.is_file() or (config["load_col"] is not None and suffix not in config["load_col"]):
+            raise InputError(
+                "load_col",
+                f"{model} needs a knowledge graph, the file {file} with all its columns named; give "
+                '--load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"',
+                kind="missing",
+            )
+
+
 def check_item_field(
     key: str, field: str, dataset: str, columns: Mapping[str, str], loaded: Collection[str] | str
 ) -> None:

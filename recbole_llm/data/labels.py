@@ -34,6 +34,16 @@ def label_rule(config: Any) -> str:
     return f"{config['LABEL_FIELD']} = 1"
 
 
+def missing_likes(column: str) -> InputError:
+    """The refusal of rows whose files do not say what a user liked before."""
+    return InputError(
+        "benchmark_filename",
+        f"the files have no column '{column}' that says what a user liked before; add it, or leave benchmark_filename "
+        "out",
+        kind="data",
+    )
+
+
 def missing_label(config: Any, columns: Mapping[str, str]) -> str:
     """What to do about interactions without labels.
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recbole.data.dataset import SequentialDataset
 
 import recbole_llm.data.patched  # noqa: F401
-from recbole_llm.data.columns import inter_columns
-from recbole_llm.errors import InputError
+from recbole_llm.data.columns import check_presplit
 
 log = logging.getLogger(__name__)
 
@@ -32,30 +30,8 @@ def prepare_presplit(config: Any) -> None:
     names = config["benchmark_filename"]
     if names is None:
         return
-    if config["windows"] == "full":
-        raise InputError(
-            "windows: full makes rows of whole sequences; leave out windows or benchmark_filename", kind="conflict"
-        )
-    if not isinstance(names, list) or len(names) != 3:
-        raise InputError(
-            "benchmark_filename",
-            f"{names!r} does not name three files, of training, validation and test rows in this "
-            "order; give [train, valid, test]",
-        )
-    folder = Path(config["data_path"])
-    missing = [f"{config['dataset']}.{name}.inter" for name in names]
-    missing = [name for name in missing if not (folder / name).is_file()]
-    if missing:
-        raise InputError("benchmark_filename", f"{folder} has no file {', '.join(missing)}", kind="file")
+    check_presplit(config)
     history = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
-    for file, columns in inter_columns(config):
-        if columns.get(history) != "token_seq":
-            found = f"has type {columns[history]}" if history in columns else f"is missing; it has {', '.join(columns)}"
-            raise InputError(
-                "benchmark_filename",
-                f"{file} must hold each row's history as {history}:token_seq, and the column {found}",
-                kind="data",
-            )
     _load(config, history)
     aliases = list(config["alias_of_item_id"] or ())
     if history not in aliases:

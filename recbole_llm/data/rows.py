@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
-from recbole_llm.data.columns import check_columns, inter_columns
+from recbole_llm.data.columns import check_columns, check_graph, inter_columns
 from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows
 from recbole_llm.data.identity import interactions_digest, place_rows, token_keys
 from recbole_llm.data.labels import check_labels, label_column, missing_label, row_labels
@@ -191,14 +190,7 @@ def _dataset_class(config: Any) -> type[Dataset]:
 def _check_graph(config: Any) -> None:
     """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails with an unrelated error."""
     if issubclass(_dataset_class(config), KnowledgeBasedDataset):
-        for suffix in ("kg", "link"):
-            file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
-            if not file.is_file() or config["load_col"] is not None and suffix not in config["load_col"]:
-                raise InputError(
-                    f"load_col: {config['model']} needs a knowledge graph, the file {file} with all its columns named; "
-                    'give --load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"',
-                    kind="missing",
-                )
+        check_graph(config["model"], config)
 
 
 def _number_rows(whole: SequentialDataset, parts: list[SequentialDataset]) -> list[SequentialDataset]:

@@ -21,8 +21,10 @@ from recbole_llm.experiment.run_folder import new_folder
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import console_log, silent
+from recbole_llm.model.backbones import check_backbone
 from recbole_llm.report import ResultTable, data_hash, versions
-from recbole_llm.settings.command import Command, check_prefixes, settings_for, split_by_model
+from recbole_llm.settings.check import check_command
+from recbole_llm.settings.command import Command, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
 from recbole_llm.settings.values import parse_texts, split_names
 
@@ -107,6 +109,7 @@ def run_models(
     """
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
         raise InputError("seeds", f"{list(seeds)} is not allowed; give different integers")
+    check_command(command)
     each_seed: Sequence[int | None] = seeds or [None]
     by_seed = [_plan(_make_configs(command, seed)) for seed in each_seed]
     _check(by_seed[0])
@@ -127,17 +130,6 @@ def run_models(
 
 
 def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
-    if not command.models:
-        raise InputError(
-            "model",
-            "no model is given; add --model=<name>, such as --model=BIGRec or --model=Pop,SASRec,BIGRec",
-            kind="missing",
-        )
-    if not command.dataset:
-        raise InputError(
-            "dataset", "no data set is given; add --dataset=<name>, such as --dataset=ml-100k", kind="missing"
-        )
-    check_prefixes(command.per_model, command.models)
     if seed is not None:
         command = replace(command, shared={**command.shared, "seed": seed})
     configs = [Config(model, command.dataset, settings=settings_for(model, command)) for model in command.models]
@@ -175,6 +167,7 @@ def _check(planned: Sequence[Planned]) -> None:
     """
     for config in (one.config for one in planned if one.config.is_llm):
         config.model_class.check(config)
+        check_backbone(config)
     different: dict[str, Planned] = {}
     for one in planned:
         before = different.setdefault(_data_facts(one.config), one)

@@ -15,7 +15,6 @@ import pandas as pd
 from recbole.utils import init_seed
 
 from recbole_llm.data.rows import load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.recommend import Histories, recommend
@@ -24,7 +23,9 @@ from recbole_llm.experiment.train import train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.report import RunResult
+from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
 
 FACTS, DATA = "run.json", "data.json"
@@ -151,7 +152,9 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
     """
     files = split_names(config_files) if isinstance(config_files, str) else list(config_files)
     with console_log():
-        return run_one(Config(model, dataset, files, settings), keep_model=True)
+        config = Config(model, dataset, files, settings)
+        check_resolved([config.resolution])
+        return run_one(config, keep_model=True)
 
 
 def run_one(
@@ -219,12 +222,7 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
         InputError: they differ.
     """
     if digest != other_digest:
-        raise InputError(
-            "eval_args",
-            f"{label} would be evaluated on other rows than {other}: give all models the same eval_args, intervals and "
-            "sample sizes",
-            kind="conflict",
-        )
+        raise other_rows("eval_args", label, other)
 
 
 def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import dump_yaml
+from recbole_llm.settings.stage_checks import not_writable
 from recbole_llm.stages import write_json
 
 
@@ -53,8 +54,6 @@ def new_folder(parent: Path, name: str) -> Path:
         except OSError as error:
             if path.is_dir():
                 continue
-            raise InputError(
-                f"checkpoint_dir: cannot write to {parent} ({error.strerror}); set another one", kind="file"
-            ) from error
+            raise not_writable(parent, error.strerror) from error
         return path
     raise InputError(f"checkpoint_dir: too many folders named {stem} in {parent}; set another one", kind="file")

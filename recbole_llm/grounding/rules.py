@@ -13,6 +13,7 @@ _PART = re.compile(
     r"R?Flat|FlatDedup|L2[nN]orm|IDMap2?|LSHr?t?"
     r"|(IVF|IMI|HNSW|NSG|NNDescent|PQ|SQ|RQ|LSQ|PRQ|PLSQ|RCQ|LSCQ|RaBitQ|ZnLattice|PCA|OPQ|ITQ|RR|Pad|Refine|Residual)\w*"
 )
+_SEARCH = re.compile(r"[A-Za-z_]\w*=\d+(\.\d+)?")
 
 
 def check_grounding(settings: Settings) -> None:
@@ -24,6 +25,7 @@ def check_grounding(settings: Settings) -> None:
         InputError: settings that do not go together, or a malformed ``faiss_index``.
     """
     check_factory(settings["faiss_index"])
+    check_search(settings["faiss_search"])
     if rule := RULES.get(settings["grounding"]):
         rule(settings)
 
@@ -50,6 +52,23 @@ def check_factory(factory: str) -> None:
         f"faiss refuses the index {factory!r}, which is no factory string; use 'Flat' (exact) or a factory string such "
         "as 'HNSW32'",
     )
+
+
+def check_search(parameters: str | None) -> None:
+    """Refuse what FAISS cannot read as search parameters; whether the index has them shows when it is built.
+
+    Args:
+        parameters: value of ``faiss_search``, such as ``nprobe=16``.
+
+    Raises:
+        InputError: a part that is not ``name=number``.
+
+    Example:
+        >>> check_search("nprobe=16,quantizer_efSearch=64")
+    """
+    wrong = [part for part in (parameters or "").split(",") if parameters and not _SEARCH.fullmatch(part.strip())]
+    if wrong:
+        raise InputError("faiss_search", f"'{wrong[0]}' is no name=number; give for example nprobe=16, or efSearch=64")
 
 
 def check_by_distance(settings: Settings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from transformers import (
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import find_llm
+from recbole_llm.llm.settings import check_quantisation
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = (None, "8bit", "4bit")
@@ -71,6 +71,17 @@ class Backbone:
         """Text of `token_ids` without special tokens, every blank as generated ("Foo !" stays "Foo !")."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def check_llm(llm_path: str | Path, *, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuse what is no causal LM with a tokenizer, before its weights are loaded; see :func:`load_backbone`.
+
+    Raises:
+        InputError: the path, the type of the model or its tokenizer cannot be used.
+    """
+    source, hub = find_llm(llm_path), {"revision": revision, "trust_remote_code": trust_remote_code}
+    _check_causal(_load_config(source, hub), source)
+    _check_eos(_load_tokenizer(source, hub), source)
 
 
 def load_backbone(
@@ -238,16 +249,7 @@ def _placement(dtype: str, quant: str | None, device: torch.device) -> dict[str,
         )
     if quant is None:
         return {"dtype": dtype}
-    if quant == "4bit" and device.type == "cpu":
-        # bitsandbytes (seen in 0.50.2) repacks 4-bit weights at the first evaluation on a CPU with AVX512-BF16; after
-        # that no gradient passes through them, and training would go on and learn nothing.
-        raise InputError("quant", "4bit cannot be trained on a CPU; use quant 8bit or a GPU", kind="environment")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "quant",
-            f"{quant} needs bitsandbytes, which is not installed; run `pip install bitsandbytes`",
-            kind="environment",
-        )
+    check_quantisation(quant, on_cpu=device.type == "cpu")
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     settings = (
         BitsAndBytesConfig(load_in_8bit=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from recbole_llm.errors import InputError
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def find_llm(llm_path: str | Path) -> Path | str:
@@ -21,11 +25,26 @@ def find_llm(llm_path: str | Path) -> Path | str:
             )
         return path
     text = str(llm_path)
-    if path.is_absolute() or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1:
+    if not _HUB_NAME.fullmatch(text):
         raise InputError(
             "llm_path", f"{text}: there is no such folder; give an existing folder, a hub name, or 'tiny'", kind="file"
         )
     return text
+
+
+def check_installed(encoder: str | Path) -> None:
+    """Refuse an encoder of texts while sentence-transformers, which reads it, is not installed.
+
+    Raises:
+        InputError: what to install.
+    """
+    if find_spec("sentence_transformers") is None:
+        raise InputError(
+            "coreset_encoder",
+            f"{encoder} needs sentence-transformers, which is not installed; run "
+            "`pip install 'recbole-llm[text-encoders]'`, or give llm",
+            kind="environment",
+        )
 
 
 def find_encoder(name: str | Path) -> str:
@@ -35,7 +54,7 @@ def find_encoder(name: str | Path) -> str:
         InputError: a folder that does not exist.
     """
     source = str(Path(name).expanduser())
-    if not Path(source).is_dir() and (source.count("/") > 1 or source.startswith((".", "/"))):
+    if not Path(source).is_dir() and not _HUB_NAME.fullmatch(source):
         raise InputError(
             "coreset_encoder", f"there is no folder {name}; give an existing one, a hub name, or llm", kind="file"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
 
 from recbole_llm.declare import Declared, Setting
@@ -125,3 +126,25 @@ class TinyLLMConfig(Declared):
     def from_settings(cls, settings: Mapping[str, Any]) -> TinyLLMConfig:
         """Reads the keys ``tiny_<field>``; a missing key or None keeps the default."""
         return super().from_settings({key: value for key, value in settings.items() if value is not None})
+
+
+def check_quantisation(quant: str | None, on_cpu: bool) -> None:
+    """Refuse a quantisation that cannot be trained, or whose package is not installed.
+
+    Args:
+        quant: ``8bit``, ``4bit`` or None.
+        on_cpu: whether the LLM is to be on a CPU.
+
+    Raises:
+        InputError: which.
+    """
+    if quant == "4bit" and on_cpu:
+        # bitsandbytes (seen in 0.50.2) repacks 4-bit weights at the first evaluation on a CPU with AVX512-BF16; after
+        # that no gradient passes through them, and training would go on and learn nothing.
+        raise InputError("quant", "4bit cannot be trained on a CPU; use quant 8bit or a GPU", kind="environment")
+    if quant is not None and find_spec("bitsandbytes") is None:
+        raise InputError(
+            "quant",
+            f"{quant} needs bitsandbytes, which is not installed; run `pip install bitsandbytes`",
+            kind="environment",
+        )

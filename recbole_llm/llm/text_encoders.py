@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import folder_fingerprint
 from recbole_llm.llm.capabilities import first_line
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
-from recbole_llm.llm.folders import find_encoder
+from recbole_llm.llm.folders import check_installed, find_encoder
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.modes import evaluating
 
@@ -67,12 +66,7 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
         InputError: there is no such encoder, its files cannot be read, or sentence-transformers is not installed.
     """
     source = find_encoder(name)
-    if find_spec("sentence_transformers") is None:
-        raise InputError(
-            f"coreset_encoder: {name} needs sentence-transformers, which is not installed; run "
-            "`pip install 'recbole-llm[text-encoders]'`, or give llm",
-            kind="environment",
-        )
+    check_installed(name)
     try:
         parts = _read_modules(source)
     except (AttributeError, KeyError, TypeError) as error:

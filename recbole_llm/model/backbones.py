@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llm.llm.backbone import Backbone, load_backbone
+from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
 from recbole_llm.llm.settings import TINY
 from recbole_llm.settings.config import Config
 
@@ -37,6 +37,20 @@ def load_llm(config: Config, device: torch.device, build_tiny: Callable[[], Path
         trust_remote_code=config["trust_remote_code"],
         revision=config["llm_revision"],
     )
+
+
+def check_backbone(config: Config) -> None:
+    """Refuse an LLM that is not there, or is no causal LM, before anything is trained.
+
+    Args:
+        config: the resolved config.
+
+    Raises:
+        InputError: what is wrong with ``llm_path``.
+    """
+    if config["llm_path"] != TINY:
+        trusted, revision = bool(config["trust_remote_code"]), config["llm_revision"]
+        check_llm(config["llm_path"], trust_remote_code=trusted, revision=revision)
 
 
 def prompt_limit(backbone: Backbone, wanted: int, answer: int) -> int:

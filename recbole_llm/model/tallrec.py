@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_llm.data.labels import missing_likes
 from recbole_llm.errors import InputError
 from recbole_llm.llm.loss import logits_at
 from recbole_llm.llm.rows import pad_batch
@@ -49,11 +50,7 @@ class TALLRec(LLMRecommender):
     def likes(self, interaction: Interaction) -> list[list[bool]]:
         """Whether the user liked each item of each row's history, oldest first, without padding."""
         if self.LABEL_SEQ not in interaction:
-            raise InputError(
-                f"benchmark_filename: the files have no column '{self.LABEL_SEQ}' that says what a user liked before; "
-                "add it, or leave benchmark_filename out",
-                kind="data",
-            )
+            raise missing_likes(self.LABEL_SEQ)
         lengths = interaction[self.ITEM_SEQ_LEN].tolist()
         labels = (interaction[self.LABEL_SEQ] > 0).tolist()
         return [own[:n] for own, n in zip(labels, lengths, strict=True)]

@@ -20,6 +20,7 @@ from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.provider import Provider, RowInput, row_input
 from recbole_llm.selection.tail import TransformerTail, row_losses
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.recommender_checks import no_block, no_weights
 from recbole_llm.settings.stage_checks import on_validation
 from recbole_llm.stages import stage_seed
 
@@ -252,13 +253,11 @@ def influence_weights(recommender: torch.nn.Module, which: str) -> list[str]:
     kind = type(recommender).__name__
     names = [name for name, weight in recommender.named_parameters() if weight.requires_grad]
     if not names:
-        raise InputError(
-            f"recommender: {kind} learns no weights, so its loss has no gradient; choose SASRec", kind="conflict"
-        )
+        raise no_weights(kind)
     if which == "all":
         return names
     ending = {"attention": "multi_head_attention.dense.weight", "ffn": "feed_forward.dense_2.weight"}[which]
     found = [name for name in names if name.endswith(ending)]
     if not found:
-        raise InputError(f"influence_weights: {kind} has no {which} block; set influence_weights: all", kind="conflict")
+        raise no_block(kind, which)
     return found[-1:]

@@ -38,6 +38,7 @@ class ModelFacts:
         own_task: ``"click"`` or ``"next-item"`` where an LLM model says so.
         is_llm: whether the model is LLM-based.
         has_answers: whether it is an LLM model that writes titles, as BIGRec and what derives from it.
+        reads_vectors: whether its prompts hold item vectors of the auxiliary recommender, as LLaRA's.
         property_files: of an LLM model, those of the classes it derives from first.
     """
 
@@ -47,6 +48,7 @@ class ModelFacts:
     own_task: str | None
     is_llm: bool
     has_answers: bool = False
+    reads_vectors: bool = False
     property_files: tuple[Path, ...] = ()
 
     def task(self, by_labels: bool = False) -> str:
@@ -79,6 +81,7 @@ def facts_of(model_class: type) -> ModelFacts:
         getattr(model_class, "task", None),
         is_llm,
         is_llm and any(base.__name__ == ANSWERING for base in model_class.__mro__),
+        bool(is_llm and getattr(model_class, "item_slots", False)),
         tuple(files),
     )
 
@@ -108,8 +111,9 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     files = [file for one in own for file in _files_of(one.name, one.file.parent)]
     inputs = source.attribute("input_type") is not None
     answers = is_llm and any(one.name == ANSWERING for one in ancestors)
+    vectors = is_llm and bool(source.attribute("item_slots"))
     property_files = tuple(dict.fromkeys(files))
-    return ModelFacts(source.name, kind, inputs, source.attribute("task"), is_llm, answers, property_files)
+    return ModelFacts(source.name, kind, inputs, source.attribute("task"), is_llm, answers, vectors, property_files)
 
 
 def _files_of(class_name: str, folder: Path) -> list[Path]:

@@ -21,12 +21,15 @@ from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.data_folder import find_data
 from recbole_llm.settings.defaults import GIVEN, read_properties, settings_of, union_columns
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
+from recbole_llm.settings.recommender_checks import check_own_data, check_recommender
 from recbole_llm.settings.schema import check_known, check_value
 from recbole_llm.settings.stage_checks import (
     check_answers,
     check_gamma,
     check_learner,
     check_needs,
+    check_order,
+    check_permuted,
     check_test_rows,
     check_validation,
     has_rows,
@@ -114,7 +117,8 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     defaults = read_properties(name, facts, dataset, everything.get("llm_path"), task)
     _check_settings(name, facts, everything, defaults)
     if facts.is_llm and user.get("recommender_config"):
-        _check_recommender(everything.get("recommender", defaults["recommender"]), dataset, user["recommender_config"])
+        recommender = everything.get("recommender", defaults["recommender"])
+        _check_recommender(name, recommender, dataset, user["recommender_config"])
     defaults.update({key: value for key, value in everything.items() if key not in given})
     final = _finish(name, facts, dataset, task, user, defaults)
     return Resolution(name, facts, dataset, user, defaults, final)
@@ -134,10 +138,11 @@ def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defa
         raise InputError("recommender", f"RecBole has no model named '{recommender}'{hint}", kind="unknown")
 
 
-def _check_recommender(name: str, dataset: str, settings: Mapping[str, Any]) -> None:
-    """Settings of the auxiliary recommender."""
+def _check_recommender(model: str, name: str, dataset: str, settings: Mapping[str, Any]) -> None:
+    """Settings of the auxiliary recommender of a model."""
     facts = facts_by_name(name)
     _check_settings(name, facts, settings, read_properties(name, facts, dataset))
+    check_own_data(model, name, settings)
 
 
 def _finish(
@@ -175,6 +180,7 @@ def _finish(
     final["model"], final["dataset"] = model, dataset
     final["data_path"] = find_data(dataset, str(final["data_path"]), "data_path" in user)
     check_test_rows(final)
+    check_order(final)
     if facts.is_llm:
         _check_components(final)
         _check_stages(model, facts, task, final)
@@ -263,9 +269,23 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
         check_grounding(final)
         check_gamma(final, has_valid_rows)
     check_validation(final, has_valid_rows)
+    check_permuted(final)
     selector = cast("type[Selector] | None", find_choice("coreset", final["coreset"]))
-    if selector is not None and final["epochs"] and final["coreset_file"] is None:
+    needs = {need.name for need in selector.needs} if selector is not None and _selects(final) else set()
+    if selector is not None and needs:
         check_needs(selector, model, task, final, has_valid_rows)
+    adapter = find_choice("adapter", final["adapter"])
+    check_recommender(
+        final,
+        states=getattr(adapter, "needs_states", False) is True or "recommender_vectors" in needs,
+        vectors=facts.reads_vectors,
+        influence="influence" in needs,
+    )
+
+
+def _selects(final: Mapping[str, Any]) -> bool:
+    """Whether the run chooses its training rows itself."""
+    return bool(final["epochs"]) and final["coreset_file"] is None
 
 
 def _listed(key: str, value: Any) -> Any:

@@ -20,12 +20,16 @@ class ClassSource:
         file: its module's.
         attributes: what its body assigns: a literal's value, or the last name of ``ModelType.GENERAL``.
         bases: the classes it derives from, as far as their files are found.
+        methods: of its body, to the names of their arguments after ``self``.
+        parts: what its methods assign to ``self``, where that is a call: ``self.<name>`` to the name of what is called.
     """
 
     name: str
     file: Path
     attributes: Mapping[str, Any]
     bases: tuple[ClassSource, ...]
+    methods: Mapping[str, tuple[str, ...]]
+    parts: Mapping[str, str]
 
     def ancestry(self) -> Iterator[ClassSource]:
         """The class and those it derives from, nearest first."""
@@ -36,6 +40,18 @@ class ClassSource:
     def attribute(self, name: str) -> Any:
         """Value of a class attribute, its own or an inherited one; None where no class assigns it."""
         return next((one.attributes[name] for one in self.ancestry() if name in one.attributes), None)
+
+    def method(self, name: str) -> tuple[str, ...] | None:
+        """The arguments of a method, its own or an inherited one; None where no class defines it."""
+        return next((one.methods[name] for one in self.ancestry() if name in one.methods), None)
+
+    def part(self, name: str) -> str | None:
+        """What is called to make ``self.<name>``; None where no class makes it."""
+        return next((one.parts[name] for one in self.ancestry() if name in one.parts), None)
+
+    def text(self) -> str:
+        """The module that defines it."""
+        return self.file.read_text(encoding="utf-8")
 
 
 def read_class(reference: str) -> ClassSource | None:
@@ -91,7 +107,25 @@ def _read_class(module: str, name: str) -> ClassSource | None:
             where = (module, base.id) if base.id in parsed.classes else parsed.imported.get(base.id)
             found = _read_class(*where) if where else None
             bases += [found] if found else []
-    return ClassSource(name, parsed.file, _assigned(node.body), tuple(bases))
+    methods = {one.name: _arguments(one.args) for one in node.body if isinstance(one, ast.FunctionDef)}
+    return ClassSource(name, parsed.file, _assigned(node.body), tuple(bases), methods, _parts(node))
+
+
+def _arguments(given: ast.arguments) -> tuple[str, ...]:
+    """Names of a method's arguments after the first, as :mod:`inspect` lists them."""
+    several = [one for one in (given.vararg, *given.kwonlyargs, given.kwarg) if one is not None]
+    return tuple(one.arg for one in [*given.posonlyargs, *given.args, *several][1:])
+
+
+def _parts(node: ast.ClassDef) -> dict[str, str]:
+    """What the methods of a class assign to ``self``, by the last name of what is called for it."""
+    made = [one for one in ast.walk(node) if isinstance(one, ast.Assign) and isinstance(one.value, ast.Call)]
+    targets = [(target, one.value) for one in made for target in one.targets if isinstance(target, ast.Attribute)]
+    return {
+        target.attr: ast.unparse(value.func).rpartition(".")[2]
+        for target, value in targets
+        if isinstance(value, ast.Call) and isinstance(target.value, ast.Name) and target.value.id == "self"
+    }
 
 
 def _assigned(body: list[ast.stmt]) -> dict[str, Any]:

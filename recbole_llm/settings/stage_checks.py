@@ -58,6 +58,18 @@ def check_test_rows(settings: Mapping[str, Any]) -> None:
         )
 
 
+def check_order(settings: Mapping[str, Any]) -> None:
+    """Refuse rows at random: a row's history is what came before it.
+
+    Raises:
+        InputError: ``order: RO``.
+    """
+    if settings["eval_args"]["order"] != "TO":
+        raise InputError(
+            "eval_args", "order: RO has no history before a row; give order: TO, the order of time", kind="conflict"
+        )
+
+
 def check_gamma(settings: Settings, has_valid_rows: bool) -> None:
     """Refuse a search for gamma without the rows it needs.
 
@@ -93,6 +105,20 @@ def check_validation(settings: Settings, has_valid_rows: bool) -> None:
     raise InputError("alpha", "there are no validation rows to choose one of several by; give one", kind="conflict")
 
 
+def check_permuted(settings: Settings) -> None:
+    """Refuse gates of other training rows where there is no training.
+
+    Raises:
+        InputError: ``ilora_permuted`` with ``epochs: 0``.
+    """
+    if settings["adapter"] == "ilora" and settings["ilora_permuted"] and not settings["epochs"]:
+        raise InputError(
+            "ilora_permuted",
+            "needs epochs > 0: before training there are no other rows' gates to use",
+            kind="conflict",
+        )
+
+
 def check_learner(settings: Settings) -> None:
     """Refuse an optimiser of sparse gradients.
 
@@ -119,6 +145,11 @@ def check_readable(key: str, file: Path) -> None:
         file.open("rb").close()
     except OSError as error:
         raise InputError(key, f"{file} cannot be read ({error.strerror}); set the right one", kind="file") from error
+
+
+def not_writable(folder: Path, reason: str | None) -> InputError:
+    """The refusal of a ``checkpoint_dir``."""
+    return InputError("checkpoint_dir", f"cannot write to {folder} ({reason}); set another one", kind="file")
 
 
 def check_answers(model: str, has_answers: bool, settings: Settings) -> None:

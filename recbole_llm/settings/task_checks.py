@@ -16,6 +16,7 @@ from recbole_llm.settings.source import classes_in
 
 NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generated text
 DRAWS_CANDIDATES = ("candidates", "seed", "title_field", "title_with")  # settings that decide which ones are drawn
+EVALUATED_ROWS = ("eval_args", "valid_sample_size", "test_sample_size")
 RANKING, VALUE = "RANKING", "VALUE"
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,39 @@ def check_same_candidates(runs: Sequence[Settings]) -> None:
                     "table are evaluated among the same candidates, or all without: give both the same",
                     kind="conflict",
                 )
+
+
+def check_same_rows(runs: Sequence[Settings]) -> None:
+    """Refuse models of one table whose settings draw other rows to evaluate.
+
+    What else decides over rows, such as intervals, need not change them: those are compared once they are read.
+
+    Args:
+        runs: the settings of each, resolved.
+
+    Raises:
+        InputError: the first setting that differs.
+    """
+    first, *others = runs
+    for other in others:
+        for key in EVALUATED_ROWS:
+            if _drawn_by(first[key]) != _drawn_by(other[key]):
+                raise other_rows(key, other["model"], first["model"])
+
+
+def _drawn_by(value: Any) -> Any:
+    """What of a setting decides which rows there are: of ``eval_args`` all but what is ranked."""
+    return {key: part for key, part in value.items() if key != "mode"} if isinstance(value, Mapping) else value
+
+
+def other_rows(key: str, label: str, other: str) -> InputError:
+    """The refusal of runs of one table that are evaluated on different rows."""
+    return InputError(
+        key,
+        f"{label} would be evaluated on other rows than {other}: give all models the same eval_args, intervals and "
+        "sample sizes",
+        kind="conflict",
+    )
 
 
 def computed_valid_metric(final: Mapping[str, Any], is_given: bool) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import inspect
 
+import pytest
+from recbole.data.dataset import KnowledgeBasedDataset
+
+from recbole_llm.data.rows import _dataset_class
 from recbole_llm.errors import InputError
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command, settings_for
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.models import facts_by_name, facts_of, find_model, llm_model_names, recbole_models
+from recbole_llm.settings.recommender_checks import is_of_a_sequence, reads_graph
+from recbole_llm.settings.source import read_class
 from recbole_llm.settings.task_checks import metric_kinds
 from tests.processes import fresh_python
 
@@ -64,12 +70,37 @@ REFUSED = [
     "--model=SOFT --sd_file=absent.jsonl",
     "--model=BIGRec --coreset_file=absent.csv",
     "--model=GORACS --coreset_encoder=/absent/encoder",
+    "--model=BIGRec --llm_path=several/levels/deep",
+    "--model=BIGRec --llm_path=a?",
+    "--model=iLoRA --recommender=Caser",
+    "--model=LLaRA --recommender=Pop",
+    "--model=BIGRec --coreset=dealrec --recommender=Pop",
+    "--model=BIGRec --coreset=dealrec --recommender=GRU4Rec",
+    "--model=LLaRA --recommender_config={'eval_args':{'mode':'full'}}",
+    "--model=iLoRA --ilora_permuted=True --epochs=0",
+    "--model=BIGRec --eval_args={'order':'RO'}",
+    "--model=Pop,SASRec --SASRec.eval_args={'split':{'RS':[0.8,0.1,0.1]}}",
+    "--model=Pop,SASRec --SASRec.test_sample_size=3",
+    "--model=BIGRec --faiss_index=IVF8,Flat --faiss_search=nprobe",
+    "--model=BIGRec --adapter=full --quant=8bit --llm_path=some/llm",
+    "--model=BIGRec --quant=4bit --llm_path=some/llm --use_gpu=False",
+    "--model=S3Rec --train_stage=fine",
+    "--model=S3Rec --train_stage=finetune",
+    "--model=S3Rec --train_stage=finetune --pre_model_path=absent.pth",
+    "--model=KSR",
+    "--model=Pop --benchmark_filename=[train,valid]",
+    "--model=Pop --benchmark_filename=[train,valid,test]",
+    "--model=Pop --benchmark_filename=[train,valid,test] --windows=full",
+    "--model=Pop,SASRec --category_field=clas",
+    "--model=Pop --checkpoint_dir=setup.py/saved",
 ]
 
 # Of the data files, of several models, or of the words themselves: a config does not look there.
 NOT_OF_A_CONFIG = (
     *("_field=", "FIELD=", "load_col", "domain=", "Pop,FM", "Pop --epochs", "dataset=nowhere"),
     *("SASRec,LLaRA", "LLaRA,SASRec", "/absent/", "_file=", "threshold="),
+    *("llm_path=several", "llm_path=a?", "SASRec.", "quant=4bit", "train_stage=", "benchmark_filename=", "KSR"),
+    "checkpoint_dir=",
 )
 
 
@@ -108,6 +139,17 @@ def test_facts_read_from_source_are_those_of_the_class(name):
     if name in ("LightGBM", "XGBoost"):
         pytest.skip("their packages may be missing")
     assert facts_by_name(name) == facts_of(find_model(name))
+
+
+@pytest.mark.parametrize("name", [name for name in recbole_models() if name not in ("LightGBM", "XGBoost")])
+def test_what_a_recommender_gives_is_read_from_its_source(name):
+    model = find_model(name)
+    source = read_class(recbole_models()[name])
+    assert source is not None
+    inputs = source.method("forward")
+    assert is_of_a_sequence(inputs) == is_of_a_sequence(list(inspect.signature(model.forward).parameters)[1:])
+    own_class = _dataset_class({"model": name, "MODEL_TYPE": model.type})
+    assert reads_graph(name, facts_by_name(name)) == issubclass(own_class, KnowledgeBasedDataset)
 
 
 def test_kinds_of_metrics_are_recbole_own():
