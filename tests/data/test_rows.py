@@ -255,7 +255,7 @@ def test_sampled_candidates_need_one_row_per_user(shop):
             "dataset: 'shop': no interaction is left; .*user_inter_num_interval",
         ),
         ({"eval_args": {"split": {"LS": "valid_only"}}}, "leaves .* training and 0 test rows"),
-        ({"eval_args": {"order": "RO"}}, "dataset: 'shop': .*has to be 'TO'"),
+        ({"eval_args": {"order": "RO"}}, "eval_args: order: RO has no history before a row; give order: TO"),
         ({"TIME_FIELD": "when"}, "TIME_FIELD: shop.inter has no column 'when', it has user_id, item_id, timestamp"),
         ({"USER_ID_FIELD": "who"}, "USER_ID_FIELD: shop.inter has no column 'who'"),
     ],

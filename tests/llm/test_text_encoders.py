@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm import text_encoders
+from recbole_llm.llm import folders
 from recbole_llm.llm.text_encoders import SentenceEncoder, find_text_encoder, load_text_encoder
 from tests.encoders import WORDS, save_encoder
 from tests.families import save_family
@@ -169,6 +169,6 @@ def test_missing_weights_are_told(tmp_path):
 
 
 def test_without_the_extra_the_line_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_encoders, "find_spec", lambda name: None)
+    monkeypatch.setattr(folders, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^coreset_encoder: .* run `pip install 'recbole-llm\[text-encoders\]'`"):
         find_text_encoder(save_encoder(tmp_path / "encoder"))
