@@ -12,7 +12,10 @@ from tests.processes import REPOSITORY, fresh_python
 
 PACKAGE = REPOSITORY / "recbole_llm"
 # Know nothing of RecBole.
-ALONE = ("llm", "adapter", "coreset", "curriculum", "grounding", "objective", "report", "prompt")
+ALONE = (
+    *("llm", "adapter", "coreset", "curriculum", "grounding", "history", "objective", "prompt", "report", "rerank"),
+    "semantic_ids",
+)
 # Are imported before it is known what is needed.
 LIGHT = ("registry", "settings", "curriculum", "objective", "evaluation", "report")
 HEAVY = ("torch", "transformers", "recbole", "pandas", "matplotlib")

@@ -6,10 +6,12 @@ from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from recbole_llm.adapter.base import Adapter
+    from recbole_llm.adapter.experts import gate_weights, load_balance_loss, mixed_lora, route_experts
     from recbole_llm.adapter.full import FullAdapter
     from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
     from recbole_llm.adapter.ilora import INSTANCE_GATES, ILoraAdapter
     from recbole_llm.adapter.lora import LoraAdapter
+    from recbole_llm.adapter.spectrum import allocate_ranks, mo_sara_branch, rank_from_spectrum
     from recbole_llm.adapter.states import PermutedStates, SequenceStates
     from recbole_llm.adapter.with_modules import AdapterWithModules
 
@@ -23,8 +25,15 @@ __all__ = [
     "LoraAdapter",
     "PermutedStates",
     "SequenceStates",
+    "allocate_ranks",
     "gate_statistics",
+    "gate_weights",
     "instance_lora",
+    "load_balance_loss",
+    "mixed_lora",
+    "mo_sara_branch",
+    "rank_from_spectrum",
+    "route_experts",
 ]
 
 __getattr__ = lazy_exports(__name__, __file__)

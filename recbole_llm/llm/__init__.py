@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from recbole_llm.llm.backbone import Backbone, load_backbone, make_backbone
     from recbole_llm.llm.capabilities import FastPath, Finding
     from recbole_llm.llm.constrained import Assistant, TitleConstraint, beam_item_scores, search_titles
+    from recbole_llm.llm.contrastive import all_item_loss, infonce_loss, soft_target_loss, soft_targets, thin_attributes
     from recbole_llm.llm.encoder import TextEncoder
     from recbole_llm.llm.generation import Generation, beam_search
     from recbole_llm.llm.likelihood import choose_way, title_likelihoods, title_scores
@@ -32,6 +33,7 @@ __all__ = [
     "TinyLLMConfig",
     "TitleConstraint",
     "TitleTrie",
+    "all_item_loss",
     "answer_log_probs",
     "answer_loss",
     "beam_item_scores",
@@ -39,6 +41,7 @@ __all__ = [
     "build_tiny_llm",
     "choose_way",
     "find_text_encoder",
+    "infonce_loss",
     "load_backbone",
     "load_text_encoder",
     "logits_at",
@@ -46,6 +49,9 @@ __all__ = [
     "positions_from_mask",
     "probe_llm",
     "search_titles",
+    "soft_target_loss",
+    "soft_targets",
+    "thin_attributes",
     "title_likelihoods",
     "title_scores",
 ]

@@ -1,6 +1,7 @@
 """Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
 
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
+from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, versions
 from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
@@ -12,13 +13,16 @@ __all__ = [
     "TINY_LLM_NOTE",
     "ResultTable",
     "RunResult",
+    "category_coverage",
     "coreset_figure",
     "curriculum_figure",
     "data_hash",
     "gate_figure",
     "git_revision",
     "goracs_figure",
+    "intra_list_distance",
     "map_points",
+    "novelty",
     "peak_mib",
     "plot_coreset",
     "plot_curriculum",

@@ -1,0 +1,16 @@
+"""How much of a history a model sees: the returns and losses of SAR's actor and critic, and the cut itself.
+
+Arrays or tensors in, the same out; knows nothing of RecBole.
+"""
+
+from typing import TYPE_CHECKING
+
+from recbole_llm.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from recbole_llm.history.actor_critic import actor_critic_losses, discounted_returns
+    from recbole_llm.history.cut import last_items
+
+__all__ = ["actor_critic_losses", "discounted_returns", "last_items"]
+
+__getattr__ = lazy_exports(__name__, __file__)

@@ -1,0 +1,39 @@
+"""The newest items of a history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.arrays import like, to_numpy
+
+
+def last_items(history: Any, length: int, max_length: int, pad: int = 0) -> Any:
+    """The newest ``length`` items, padded on the left to ``max_length``.
+
+    Args:
+        history: int64 [any], oldest first, without padding.
+        length: items to keep; more than there are keeps all.
+        max_length: entries of the result.
+        pad: what fills it.
+
+    Returns:
+        int64 [max_length].
+
+    Raises:
+        ValueError: length < 0, or more items are kept than fit.
+
+    Example:
+        >>> last_items([5, 6, 7, 8], length=2, max_length=4).tolist()
+        [0, 0, 7, 8]
+    """
+    items = to_numpy(history).astype(np.int64)
+    if length < 0:
+        raise ValueError(f"length must be >= 0, not {length}")
+    kept = items[max(len(items) - length, 0) :]
+    if len(kept) > max_length:
+        raise ValueError(f"{len(kept)} items do not fit into {max_length} entries")
+    padded = np.full(max_length, pad, dtype=np.int64)
+    padded[max_length - len(kept) :] = kept
+    return like(padded, history)

@@ -1,0 +1,134 @@
+"""Contrastive losses of item and user vectors: LLMEmb's soft targets, InfoNCE, and Laser's softmax over all items.
+
+LLMEmb: arXiv 2409.19925 (the forms are those of its code); Laser: arXiv 2409.01605.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from recbole_llm.arrays import computes_in_torch
+
+T = TypeVar("T")
+
+
+def thin_attributes(attributes: Sequence[T], ratio: float, order: Sequence[int]) -> list[T]:
+    """One view of an item: its attributes in a given order, without the last share of them (LLMEmb, SCFT).
+
+    Args:
+        attributes: n attributes.
+        ratio: share that is left out, in [0, 1].
+        order: a permutation of 0 ... n - 1.
+
+    Returns:
+        The first ``max(1, n - floor(ratio * n))`` in that order: an item never becomes nothing. [] for no attributes.
+
+    Raises:
+        ValueError: the ratio is out of range, or the order is no permutation.
+
+    Example:
+        >>> thin_attributes(["title", "brand", "genre"], ratio=0.4, order=[2, 0, 1])
+        ['genre', 'title']
+    """
+    n = len(attributes)
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"the ratio must lie in [0, 1], not {ratio}")
+    if sorted(order) != list(range(n)):
+        raise ValueError(f"the order must be a permutation of {n} positions, not {list(order)}")
+    kept = max(1, n - math.floor(ratio * n + 1e-9))  # .2 * 5 is 1, whatever its rounding
+    return [attributes[position] for position in order[:kept]]
+
+
+@computes_in_torch("x", "y")
+def soft_targets(x: Tensor, y: Tensor, tau: float) -> Tensor:
+    """How alike the items of a batch are: rows of softmax(tau / 2 (X X^T + Y Y^T)).
+
+    Args:
+        x: [b, d], one view of each item, not normalised.
+        y: [b, d], the other.
+        tau: temperature; it multiplies here and divides in the loss.
+
+    Returns:
+        [b, b], rows sum to 1.
+
+    Example:
+        >>> soft_targets([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=1.0).round(6).tolist()
+        [[0.668188, 0.331812], [0.331812, 0.668188]]
+    """
+    similarity: Tensor = x @ x.T + y @ y.T
+    return (tau / 2 * similarity).softmax(dim=1)
+
+
+@computes_in_torch("x", "y")
+def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = False) -> Tensor:
+    """Cross-entropy of X Y^T / tau and its transpose with ``soft_targets``, mean over items and directions.
+
+    The transposed targets' rows need not sum to 1, and a gradient flows through the targets, as in the authors' code.
+
+    Args:
+        x: [b, d].
+        y: [b, d].
+        tau: temperature, > 0.
+        detach_targets: no gradient through the targets.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> round(float(soft_target_loss([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=2.0)), 6)
+        0.616752
+    """
+    targets = soft_targets(x, y, tau)
+    targets = targets.detach() if detach_targets else targets
+    logits = x @ y.T / tau
+    rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
+    columns = -(targets.T * logits.T.log_softmax(dim=1)).sum(dim=1)
+    return (rows + columns).mean() / 2
+
+
+@computes_in_torch("x", "y")
+def infonce_loss(x: Tensor, y: Tensor, tau: float) -> Tensor:
+    """InfoNCE of cosines, mean of both directions: each item's other view against the batch's.
+
+    Args:
+        x: [b, d].
+        y: [b, d].
+        tau: temperature, > 0.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> round(float(infonce_loss([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=0.5)), 6)
+        0.298736
+    """
+    logits = normalize(x, dim=1) @ normalize(y, dim=1).T / tau
+    own = torch.arange(len(x), device=x.device)
+    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
+@computes_in_torch("users", "items", "targets")
+def all_item_loss(users: Tensor, items: Tensor, targets: Tensor, tau: float) -> Tensor:
+    """Cross-entropy of the target among all items by cosine, mean over users (Laser, L_iic).
+
+    Args:
+        users: [b, d].
+        items: [n, d].
+        targets: int64 [b].
+        tau: temperature, > 0.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> items = [[1.0, 0], [0.6, 0.8], [0, 1]]
+        >>> [round(float(all_item_loss([[1.0, 0]], items, [target], tau=0.05)), 6) for target in (0, 1)]
+        [0.000335, 8.000335]
+    """
+    return cross_entropy(normalize(users, dim=1) @ normalize(items, dim=1).T / tau, targets.long())

@@ -1,0 +1,83 @@
+"""What lists are like, hit or not: how far apart their items are, what they cover, how unexpected they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.arrays import like, to_numpy
+
+
+def intra_list_distance(items: Any, distances: Any) -> Any:
+    """Mean distance of the pairs of each list.
+
+    Args:
+        items: int64 [q, k], a list per row.
+        distances: [n, n], symmetric.
+
+    Returns:
+        float64 [q]; 0 for lists of one item.
+
+    Example:
+        >>> intra_list_distance([[0, 1, 2]], [[0, 1, 1], [1, 0, 4], [1, 4, 0]]).tolist()
+        [2.0]
+    """
+    lists, table = to_numpy(items).astype(np.int64), to_numpy(distances).astype(np.float64)
+    first, second = np.triu_indices(lists.shape[1], 1)
+    sums = np.zeros(len(lists))
+    for i, j in zip(first, second, strict=True):  # pair by pair: no table [lists, pairs]
+        sums += table[lists[:, i], lists[:, j]]
+    return like(sums / max(len(first), 1), items)
+
+
+def category_coverage(items: Any, categories: Any, n_categories: int) -> Any:
+    """Share of the categories that each list has an item of.
+
+    Args:
+        items: int64 [q, k], a list per row.
+        categories: int64 [n], the category of each item, negative for none; or for each item the list of its
+            categories; or bool [n, n_categories].
+        n_categories: categories there are.
+
+    Returns:
+        float64 [q].
+
+    Example:
+        >>> category_coverage([[0, 1], [0, 2]], [0, 0, 1], 4).tolist()
+        [0.25, 0.5]
+    """
+    lists = to_numpy(items).astype(np.int64)
+    covered = _membership(categories, n_categories)[lists].any(axis=1)
+    return like(covered.sum(axis=1) / n_categories, items)
+
+
+def novelty(items: Any, counts: Any) -> Any:
+    """Mean of ``-log2`` of an item's share of the training interactions, add-one smoothed.
+
+    Args:
+        items: int64 [q, k], a list per row.
+        counts: int64 [n], training interactions of each item of the catalogue.
+
+    Returns:
+        float64 [q], in bits.
+
+    Example:
+        >>> novelty([[0], [1]], [2, 0]).tolist()
+        [0.4150374992788438, 2.0]
+    """
+    lists, smoothed = to_numpy(items).astype(np.int64), to_numpy(counts).astype(np.float64) + 1
+    return like(-np.log2(smoothed / smoothed.sum())[lists].mean(axis=1), items)
+
+
+def _membership(categories: Any, n_categories: int) -> np.ndarray:
+    """bool [n, n_categories] of whatever form categories are given in."""
+    if not isinstance(categories, (list, tuple)):
+        table = to_numpy(categories)
+        if table.dtype == bool:
+            return table
+        categories = table.tolist()
+    members = np.zeros((len(categories), n_categories), dtype=bool)
+    for item, of_item in enumerate(categories):
+        members[item, [one for one in np.atleast_1d(of_item).astype(np.int64) if one >= 0]] = True
+    return members

@@ -1,0 +1,135 @@
+"""Lists chosen item by item: by relevance and distance to what stands in the list already, or by marginal relevance.
+
+The value of a list S is the sum of its items' relevances and of the distances of its pairs,
+``F(S) = sum of r_a + sum of d(a, b)``; what an item adds is its relevance and its distances to the items before it.
+With relevances and a metric that are not negative, a greedy list with relevance halved has at least half of the best
+value (Borodin et al. 2012). Ties go to the lower index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_llm.arrays import like, to_numpy
+
+
+def greedy_list(relevance: Any, distances: Any, length: int, half_relevance: bool = False) -> tuple[Any, Any]:
+    """Adds, one after another, the item that adds most to the value of the list.
+
+    Args:
+        relevance: [n].
+        distances: [n, n], symmetric, in the unit of the relevances.
+        length: items of the list; at most n are returned.
+        half_relevance: choose by half of the relevance, which has the guarantee above.
+
+    Returns:
+        int64 [length], the items in order; float64 [length], what each adds to F, its relevance in full.
+
+    Raises:
+        ValueError: shapes do not match.
+
+    Example:
+        >>> order, gains = greedy_list([1.0, 0.9, 0.2], [[0, 0.1, 1], [0.1, 0, 1], [1, 1, 0]], length=2)
+        >>> order.tolist(), gains.tolist()
+        ([0, 2], [1.0, 1.2])
+    """
+    values, table = _checked(relevance, distances, "distances")
+    weight = 0.5 if half_relevance else 1.0
+    dispersion, left = np.zeros(len(values)), np.ones(len(values), dtype=bool)
+    order: list[int] = []
+    gains: list[float] = []
+    for _ in range(min(length, len(values))):
+        best = int(np.argmax(np.where(left, weight * values + dispersion, -np.inf)))
+        order.append(best)
+        gains.append(float(values[best] + dispersion[best]))
+        left[best] = False
+        dispersion = dispersion + table[best]
+    return like(np.array(order, dtype=np.int64), relevance), like(np.array(gains, dtype=np.float64), relevance)
+
+
+def list_value(items: Any, relevance: Any, distances: Any) -> float:
+    """F of a list: the relevances of its items and the distances of its pairs.
+
+    Args:
+        items: int64 [k], different items; their order does not matter.
+        relevance: [n].
+        distances: [n, n], symmetric.
+
+    Example:
+        >>> list_value([0, 2], [1.0, 0.9, 0.2], [[0, 0.1, 1], [0.1, 0, 1], [1, 1, 0]])
+        2.2
+    """
+    values, table = _checked(relevance, distances, "distances")
+    chosen = to_numpy(items).astype(np.int64)
+    pairs = table[np.ix_(chosen, chosen)]
+    return float(values[chosen].sum() + np.triu(pairs, 1).sum())
+
+
+def mmr_list(relevance: Any, similarity: Any, length: int, trade_off: float) -> Any:
+    """Maximal marginal relevance (Carbonell & Goldstein 1998): relevance less the largest similarity to the list.
+
+    Adds the item with the largest ``trade_off * r_a - (1 - trade_off) * max over b in S of sim(a, b)``; an empty list
+    is similar to nothing.
+
+    Args:
+        relevance: [n], used as given; scale it to the similarities' range.
+        similarity: [n, n].
+        length: items of the list; at most n are returned.
+        trade_off: 1 for relevance alone, which leaves the order as it is; 0 for diversity alone.
+
+    Returns:
+        int64 [length], the items in order.
+
+    Raises:
+        ValueError: shapes do not match, or the trade-off is not in [0, 1].
+
+    Example:
+        >>> mmr_list([1.0, 0.9, 0.2], [[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]], length=3, trade_off=0.5).tolist()
+        [0, 2, 1]
+    """
+    values, table = _checked(relevance, similarity, "similarities")
+    if not 0 <= trade_off <= 1:
+        raise ValueError(f"the trade-off must lie in [0, 1], not {trade_off}")
+    nearest: NDArray[np.float64] | None = None
+    left, order = np.ones(len(values), dtype=bool), []
+    for _ in range(min(length, len(values))):
+        scores = trade_off * values - (0.0 if nearest is None else (1 - trade_off) * nearest)
+        best = int(np.argmax(np.where(left, scores, -np.inf)))
+        order.append(best)
+        left[best] = False
+        nearest = table[best] if nearest is None else np.maximum(nearest, table[best])
+    return like(np.array(order, dtype=np.int64), relevance)
+
+
+def rerank_scores(base: Any, order: Any) -> Any:
+    """Scores that rank the re-ordered items first, in their new order, and leave the scores of others.
+
+    Of the items in ``order`` the last gets ``s + 1`` and the first ``s + n``, with s the lowest base score among them:
+    where they are a model's n best items, they stay above all others.
+
+    Args:
+        base: [items], a model's scores.
+        order: int64 [n], the items whose order is decided anew, best first.
+
+    Returns:
+        float64 [items], as ``base`` is.
+
+    Example:
+        >>> rerank_scores([0.9, 0.1, 0.8, 0.7], [2, 0]).tolist()
+        [1.8, 0.1, 2.8, 0.7]
+    """
+    scores = to_numpy(base).astype(np.float64)  # a copy
+    items = to_numpy(order).astype(np.int64)
+    if len(items):
+        scores[items] = scores[items].min() + np.arange(len(items), 0, -1)
+    return like(scores, base)
+
+
+def _checked(relevance: Any, table: Any, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values, pairs = to_numpy(relevance).astype(np.float64), to_numpy(table).astype(np.float64)
+    if values.ndim != 1 or pairs.shape != (len(values), len(values)):
+        raise ValueError(f"relevance [n] and {name} [n, n] are needed, not {values.shape} and {pairs.shape}")
+    return values, pairs

@@ -1,0 +1,141 @@
+"""Mixtures of LoRAs, routers and ranks from spectra: worked cases, definitions and identities."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_llm.adapter import (
+    allocate_ranks,
+    gate_weights,
+    instance_lora,
+    load_balance_loss,
+    mixed_lora,
+    mo_sara_branch,
+    rank_from_spectrum,
+    route_experts,
+)
+
+seeds = st.integers(0, 10_000)
+spectra = st.lists(st.floats(0.01, 10), min_size=1, max_size=6)
+
+
+def layer(seed, n=3, r=2, m=4, o=5, b=2, t=3):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"x": (b, t, m), "A": (n, r, m), "B": (n, o, r), "weights": (b, n)}
+    return {name: torch.randn(*shape, generator=generator).double() for name, shape in shapes.items()}
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_mixtures_are_their_definitions(seed):
+    parts = layer(seed)
+    x, a, b, w = parts.values()
+    product = [0.7 * sum(w[i, k] * x[i] @ a[k].T @ b[k].T for k in range(3)) for i in range(2)]
+    factors = [
+        0.7 * x[i] @ sum(w[i, k] * a[k] for k in range(3)).T @ sum(w[i, k] * b[k] for k in range(3)).T for i in range(2)
+    ]
+    torch.testing.assert_close(mixed_lora(**parts, scaling=0.7), torch.stack(product))
+    torch.testing.assert_close(mixed_lora(**parts, scaling=0.7, mix="factors"), torch.stack(factors))
+    # The product is iLoRA's layer of rank n * r with an expert for each block of r ranks.
+    stacked = instance_lora(x, a.reshape(6, 4), b.permute(1, 0, 2).reshape(5, 6), w, 0.7)
+    torch.testing.assert_close(mixed_lora(**parts, scaling=0.7), stacked)
+
+
+def test_experts_part_from_the_start_under_products_only():
+    """At B = 0 the gradients of B_1 and B_2 are one matrix times a weight under factors."""
+    parts = layer(1, n=2)
+    for mix, parallel in (("factors", True), ("product", False)):
+        b = torch.zeros_like(parts["B"]).requires_grad_()
+        out = mixed_lora(parts["x"][:1], parts["A"], b, parts["weights"][:1], 1.0, mix)
+        (gradient,) = torch.autograd.grad((out * torch.arange(15).reshape(1, 3, 5)).sum(), b)
+        cosine = torch.cosine_similarity(gradient[0].flatten(), gradient[1].flatten(), dim=0).abs()
+        assert (cosine > 1 - 1e-9) == parallel
+
+
+def test_gates_of_worked_examples():
+    logits = np.array([[1.0, 0.0], [2.0, 2.0]])
+    np.testing.assert_allclose(gate_weights(logits)[0], [0.731059, 0.268941], atol=1e-6)
+    np.testing.assert_allclose(gate_weights(logits, 10.0)[0], [0.524979, 0.475021], atol=1e-6)
+    np.testing.assert_allclose(gate_weights(logits, 1e9), 0.5, atol=1e-8)
+    assert gate_weights(logits, top_k=1).tolist() == [[1, 0], [1, 0]]  # the lower expert of a tie
+    np.testing.assert_allclose(gate_weights(logits, square_root=True) ** 2, gate_weights(logits))
+    with pytest.raises(ValueError, match="top_k"):
+        gate_weights(logits, top_k=3)
+
+
+def test_the_router_of_a_worked_example():
+    states, router = [[2.0, 0], [0, 1], [1, 0]], np.eye(2)
+    votes, scores, expert = route_experts(states, router)
+    np.testing.assert_allclose(scores, [1.880797, 1.119203], atol=1e-6)
+    assert expert == 0
+    assert float(load_balance_loss(votes)) == pytest.approx(1.084622, abs=1e-6)
+    assert float(load_balance_loss(np.full((4, 2), 0.5)[:0])) == 0
+    even = np.array([[0.9, 0.1], [0.1, 0.9]])
+    assert float(load_balance_loss(even)) == pytest.approx(1)
+    padded = route_experts([*states, [9.0, -9.0]], router, [True, True, True, False])
+    np.testing.assert_allclose(padded[1], scores)
+    assert not padded[0][3].any()
+    assert float(load_balance_loss(padded[0], [True, True, True, False])) == pytest.approx(1.084622, abs=1e-6)
+
+
+@given(spectra, st.floats(0, 1), st.integers(1, 3), st.integers(3, 8))
+def test_a_rank_by_counting(values, threshold, low, high):
+    ordered = sorted(values, reverse=True)
+    k = 1
+    while k < len(ordered) and sum(ordered[:k]) < threshold * sum(ordered) * (1 - 1e-6):
+        k += 1
+    high = min(high, len(values))
+    assert (
+        rank_from_spectrum(values, threshold, low, high) == min(max(k, min(low, high)), high) if low <= high else True
+    )
+
+
+@pytest.mark.parametrize("n", [1, 4, 10])
+def test_ranks_of_special_matrices(n):
+    for m in (0.01, 0.3, 0.5, 1.0):
+        assert rank_from_spectrum(np.ones(n), m) == max(1, int(np.ceil(m * n - 1e-6 * n)))
+        assert rank_from_spectrum([7.0] + [0.0] * (n - 1), m) == 1
+
+
+@given(st.lists(spectra, min_size=1, max_size=3), st.integers(0, 12))
+@settings(max_examples=60, deadline=None)
+def test_a_budget_takes_the_largest_share_that_fits(all_values, budget):
+    named = {str(i): values for i, values in enumerate(all_values)}
+    shares = {0.0} | {
+        min(sum(sorted(v, reverse=True)[:k]) / sum(v), 1.0) for v in all_values for k in range(1, len(v) + 1)
+    }
+    options = [allocate_ranks(named, threshold=share) for share in sorted(shares)]
+    fitting = [option for option in options if sum(option.values()) <= budget]
+    if fitting:
+        assert sum(allocate_ranks(named, budget=budget).values()) == sum(fitting[-1].values())
+    else:
+        with pytest.raises(ValueError, match="below r_min"):
+            allocate_ranks(named, budget=budget)
+
+
+def test_budgets_of_a_worked_example():
+    named = {"a": (4, 3, 2, 1), "b": (10, 1, 1, 1)}
+    assert [list(allocate_ranks(named, budget=n).values()) for n in (4, 5, 99)] == [[3, 1], [3, 2], [4, 4]]
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_the_branch_of_diagonals_is_its_matrix_and_the_best_approximation(seed):
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(5, 4))
+    u, s, vt = np.linalg.svd(weight, full_matrices=False)
+    x, lam, gates, v = rng.normal(size=(3, 4)), rng.normal(size=(2, 2)), rng.random((3, 2)), rng.normal(size=5)
+    found = mo_sara_branch(x, u[:, :2], vt[:2], lam, gates, v)
+    for row, g in zip(range(3), gates, strict=True):
+        matrix = np.diag(v) @ u[:, :2] @ sum(g[e] * np.diag(lam[e]) for e in range(2)) @ vt[:2]
+        np.testing.assert_allclose(found[row], matrix @ x[row], atol=1e-10)
+    low = mo_sara_branch(np.eye(4), u[:, :2], vt[:2], s[None, :2], np.ones((4, 1)), np.ones(5)).T
+    others = [u[:, list(ij)] * s[list(ij)] @ vt[list(ij)] for ij in itertools.combinations(range(4), 2)]
+    assert np.linalg.norm(weight - low) == pytest.approx(min(np.linalg.norm(weight - other) for other in others))
+    assert not mo_sara_branch(x, u[:, :2], vt[:2], lam, gates, np.zeros(5)).any()

@@ -1,0 +1,32 @@
+"""What lists are like: by loops over pairs and items."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_llm.report import category_coverage, intra_list_distance, novelty
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5))
+def test_measures_by_loops(seed, k):
+    rng = np.random.default_rng(seed)
+    lists = np.stack([rng.permutation(7)[:k] for _ in range(4)])
+    distances = rng.random((7, 7))
+    distances += distances.T
+    counts, categories = rng.integers(9, size=7), [rng.choice(5, size=2).tolist() for _ in range(7)]
+    spread, covered = intra_list_distance(lists, distances), category_coverage(lists, categories, 5)
+    single = category_coverage(lists, [one[0] for one in categories], 5)
+    members = np.array([[c in one for c in range(5)] for one in categories])
+    np.testing.assert_array_equal(covered, category_coverage(lists, members, 5))
+    for row, items in enumerate(lists):
+        pairs = [distances[a, b] for a, b in combinations(items, 2)]
+        assert spread[row] == pytest.approx(np.mean(pairs) if pairs else 0)
+        assert covered[row] == pytest.approx(len({c for item in items for c in categories[item]}) / 5)
+        assert single[row] == pytest.approx(len({categories[item][0] for item in items}) / 5)
+        shares = [(counts[item] + 1) / (counts.sum() + 7) for item in items]
+        assert novelty(lists, counts)[row] == pytest.approx(-np.mean(np.log2(shares)))

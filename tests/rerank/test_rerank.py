@@ -1,0 +1,163 @@
+"""Lists and the bandit: worked cases, brute force, and the joint ridge regression that its blocks must equal."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_llm.rerank import ModularDispersionBandit, greedy_list, list_value, mmr_list, rerank_scores
+
+seeds = st.integers(0, 10_000)
+RELEVANCE = np.array([1.0, 0.92, 0.2, 0.6])
+GENRES = np.array([[1.0, 0], [1, 0], [0, 1], [1, 1]])
+UNIT = GENRES / np.linalg.norm(GENRES, axis=1, keepdims=True)
+COSINE = 1 - UNIT @ UNIT.T
+
+
+def world(seed, n=7):
+    """Relevances, and distances of points, which are a metric."""
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, 3))
+    return rng.random(n), np.linalg.norm(points[:, None] - points[None], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("beta", "half", "order"),
+    [(0, False, [0, 1, 3]), (0.5, False, [0, 1, 2]), (1.2, False, [0, 2, 1]), (0.5, True, [0, 2, 1])],
+)
+def test_greedy_lists_of_a_worked_example(beta, half, order):
+    assert greedy_list(RELEVANCE, beta * COSINE, 3, half)[0].tolist() == order
+
+
+def test_gains_of_a_worked_example_make_up_the_value():
+    order, gains = greedy_list(RELEVANCE, 0.5 * COSINE, 3)
+    assert gains.tolist() == pytest.approx([1, 0.92, 1.2])
+    best = max(list_value(items, RELEVANCE, 0.5 * COSINE) for items in combinations(range(4), 3))
+    assert list_value(order, RELEVANCE, 0.5 * COSINE) == pytest.approx(3.12) == pytest.approx(best)
+
+
+@given(seeds, st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_a_list_with_half_relevance_has_half_of_the_best_value(seed, length):
+    relevance, distances = world(seed)
+    best = max(list_value(items, relevance, distances) for items in combinations(range(7), length))
+    for half in (True, False):
+        order, gains = greedy_list(relevance, distances, length, half)
+        value = list_value(order, relevance, distances)
+        assert gains.sum() == pytest.approx(value)
+        assert not half or value >= best / 2 - 1e-12
+    assert len(greedy_list(relevance, distances, 99)[0]) == 7
+
+
+@given(seeds, st.floats(0, 1))
+@settings(max_examples=30, deadline=None)
+def test_marginal_relevance_by_a_loop(seed, trade_off):
+    rng = np.random.default_rng(seed)
+    relevance, similarity = rng.integers(4, size=6) / 4, rng.integers(4, size=(6, 6)) / 4
+    chosen: list[int] = []
+    for _ in range(5):
+        left = [item for item in range(6) if item not in chosen]
+        scores = [
+            trade_off * relevance[a] - (1 - trade_off) * max((similarity[b, a] for b in chosen), default=0)
+            for a in left
+        ]
+        chosen.append(left[int(np.argmax(scores))])
+    assert mmr_list(relevance, similarity, 5, trade_off).tolist() == chosen
+
+
+@given(seeds)
+def test_relevance_alone_leaves_the_base_order(seed):
+    scores = np.random.default_rng(seed).integers(5, size=8) / 2
+    base = np.argsort(-scores, kind="stable")
+    assert mmr_list(scores, np.ones((8, 8)), 8, 1.0).tolist() == base.tolist()
+    bandit = ModularDispersionBandit(1, 1, prior={"theta": [1.0], "beta": [0.0]})
+    assert bandit.recommend(scores[:, None], np.ones((1, 8, 8)), 8)[0].tolist() == base.tolist()
+    top = np.random.default_rng(seed).permutation(base[:3])
+    again = rerank_scores(scores, top)
+    assert np.argsort(-again, kind="stable")[:3].tolist() == top.tolist()
+    np.testing.assert_array_equal(np.delete(again, top), np.delete(scores, top))
+
+
+@given(seeds, st.floats(0.1, 5), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_blocks_are_the_joint_ridge_regression(seed, ridge, with_prior):
+    rng = np.random.default_rng(seed)
+    prior = {"theta": rng.normal(size=3), "beta": rng.normal(size=2)} if with_prior else None
+    centre = np.concatenate([prior["theta"], prior["beta"]]) if prior else np.zeros(5)
+    bandit = ModularDispersionBandit(3, 2, ridge, prior)
+    np.testing.assert_allclose(np.concatenate(bandit.weights()), centre)
+    x, z, y = rng.normal(size=(9, 3)), rng.normal(size=(9, 2)), rng.normal(size=9)
+    for start in range(0, 9, 2):  # many small updates
+        bandit.update(x[start : start + 2], z[start : start + 2], y[start : start + 2])
+    joint = np.hstack([x, z])
+    gram = ridge * np.eye(5) + joint.T @ joint
+    np.testing.assert_allclose(
+        np.concatenate(bandit.weights()), centre + np.linalg.solve(gram, joint.T @ (y - joint @ centre)), atol=1e-10
+    )
+    queries = rng.normal(size=(4, 5))
+    widths = np.sqrt(np.einsum("ij,ij->i", queries, np.linalg.solve(gram, queries.T).T))
+    np.testing.assert_allclose(bandit.width(queries[:, :3], queries[:, 3:]), widths, atol=1e-10)
+
+
+def test_the_bandit_of_a_worked_example():
+    bandit = ModularDispersionBandit(1, 1)
+    bandit.update([[1.0], [1], [0]], [[0.0], [1], [2]], [1.0, 0, 1])
+    theta, beta = bandit.weights()
+    assert [*theta, *beta] == pytest.approx([4 / 17, 5 / 17])
+    assert bandit.width([[1.0]], [[1.0]])[0] ** 2 == pytest.approx(7 / 17)
+    assert theta[0] + beta[0] + bandit.width([[1.0]], [[1.0]])[0] == pytest.approx(1.171101, abs=1e-6)
+
+
+@given(seeds, st.floats(0, 2))
+@settings(max_examples=20, deadline=None)
+def test_a_recommended_list_step_by_step(seed, alpha):
+    rng = np.random.default_rng(seed)
+    bandit = ModularDispersionBandit(2, 2)
+    bandit.update(rng.normal(size=(6, 2)), rng.random((6, 2)), rng.normal(size=6))
+    x, distances = rng.normal(size=(6, 2)), rng.random((2, 6, 6))
+    distances = distances + distances.transpose(0, 2, 1)
+    order, scores = bandit.recommend(x, distances, 4, alpha)
+    theta, beta = bandit.weights()
+    for k, item in enumerate(order):
+        z = distances[:, order[:k]].sum(axis=1).T.reshape(6, 2) if k else np.zeros((6, 2))
+        values = x @ theta + z @ beta + alpha * bandit.width(x, z)
+        values[order[:k]] = -np.inf
+        assert item == values.argmax()
+        assert scores[k] == pytest.approx(values[item])
+    if not alpha:
+        table = np.einsum("j,jab->ab", beta, distances)
+        assert order.tolist() == greedy_list(x @ theta, table, 4)[0].tolist()
+
+
+@pytest.mark.slow
+def test_regret_grows_like_a_root_and_relevance_alone_stays_behind():
+    """Lists have a value by relevance and dispersion; regret is against greedy lists of the true weights."""
+    regrets = {name: np.zeros(1200) for name in ("both", "relevance")}
+    for seed in range(2):
+        for name, total in regrets.items():
+            rng = np.random.default_rng(seed)
+            theta = rng.normal(size=5)
+            theta /= np.linalg.norm(theta)
+            beta = np.array([0.3, 0.15]) * 2
+            bandit = ModularDispersionBandit(5, 2)
+            for t in range(len(total)):
+                x = rng.normal(size=(20, 5))
+                x /= np.linalg.norm(x, axis=1, keepdims=True)
+                points = rng.normal(size=(2, 20, 3))
+                points /= np.linalg.norm(points, axis=2, keepdims=True)
+                distances = np.linalg.norm(points[:, :, None] - points[:, None], axis=3) / 2
+                table = np.einsum("j,jab->ab", beta, distances)
+                order, _ = bandit.recommend(x, distances if name == "both" else 0 * distances, 5, alpha=0.5)
+                z = np.stack([distances[:, order[:k], order[k]].sum(axis=1) for k in range(5)])
+                value = x[order] @ theta + z @ beta
+                y = value + 0.5 * rng.normal(size=5)
+                bandit.update(x[order], z if name == "both" else 0 * z, y)
+                best, _ = greedy_list(x @ theta, table, 5)
+                total[t] += list_value(best, x @ theta, table) - list_value(order, x @ theta, table)
+    both, alone = (np.cumsum(regrets[name]) / 2 for name in ("both", "relevance"))
+    assert both[-1] / both[299] < 2.4  # sqrt(4) is 2, linear growth 4
+    assert alone[-1] > 4 * both[-1]
