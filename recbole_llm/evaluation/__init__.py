@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recbole_llm.evaluation.click_prediction import ClickPrediction
     from recbole_llm.evaluation.full_ranking import FullRanking
     from recbole_llm.evaluation.protocols import PROTOCOLS, check_together, protocol_of
+    from recbole_llm.evaluation.spread import answer_spread, spread_warnings
     from recbole_llm.evaluation.statistics import (
         Comparison,
         compare_two_level,
@@ -33,6 +34,7 @@ __all__ = [
     "FullRanking",
     "Protocol",
     "answer_metrics",
+    "answer_spread",
     "category_hit_ratio",
     "check_together",
     "compare_two_level",
@@ -40,6 +42,7 @@ __all__ = [
     "minimal_detectable_difference",
     "paired_bootstrap",
     "protocol_of",
+    "spread_warnings",
 ]
 
 __getattr__ = lazy_exports(__name__, __file__)

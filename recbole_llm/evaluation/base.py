@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.rows import Rows
+from recbole_llm.settings.task_checks import LOSS, computed_valid_metric
 
 OUTSIDE_IDS = {"user_id": str, "item_id": str}
 
@@ -30,6 +31,8 @@ class Evaluation:
         pairs: int64 [rows, 2], user and target by RecBole's ids.
         ranks: int64 [rows], 0-based rank of the target, -1 where it was not ranked; empty where nothing is ranked.
         top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked; empty where nothing is.
+        summary: how different the answers are (:func:`recbole_llm.evaluation.answer_spread`): ``distinct_answers`` and
+            ``top_answer``; empty where a row has no single answer.
     """
 
     metrics: dict[str, float]
@@ -37,6 +40,7 @@ class Evaluation:
     pairs: np.ndarray = _no_ids(0, 2)
     ranks: np.ndarray = _no_ids(0)
     top_items: np.ndarray = _no_ids(0, 0)
+    summary: dict[str, float] = field(default_factory=dict)
 
 
 class Protocol(ABC):
@@ -69,6 +73,14 @@ class Protocol(ABC):
     def valid_metric(self) -> str:
         """The metric that tells how good a model is, as :attr:`Evaluation.metrics` names it."""
         return str(self.config["valid_metric"]).lower()
+
+    @property
+    def usual_metric(self) -> str:
+        """The same, or the computed metric nearest to NDCG@10 where the epoch is chosen by the loss of the answers."""
+        if self.valid_metric != LOSS:
+            return self.valid_metric
+        named = {name: self.config[name] for name in ("metrics", "topk")}
+        return computed_valid_metric({**named, "valid_metric": "NDCG@10"}, is_given=False).lower()
 
     @property
     def title(self) -> str:

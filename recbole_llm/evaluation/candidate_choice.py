@@ -16,6 +16,9 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import Rows, row_pairs
 from recbole_llm.evaluation.answers import answer_outcomes, outcome_metrics
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
+from recbole_llm.evaluation.spread import answer_spread
+from recbole_llm.prompt.titles import clean_answer, normalize_title
+from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.stages import StageStore
 
 HIT_RATIO = "hit_ratio"
@@ -45,6 +48,11 @@ class CandidateChoice(Protocol):
 
     @property
     def valid_metric(self) -> str:
+        """See :class:`Protocol`."""
+        return LOSS if super().valid_metric == LOSS else HIT_RATIO
+
+    @property
+    def usual_metric(self) -> str:
         """See :class:`Protocol`."""
         return HIT_RATIO
 
@@ -194,4 +202,6 @@ def _evaluation(
             "candidates": joined_ids(dataset, candidates),
         }
     )
-    return Evaluation({name + rule: found[name] for rule, found in by_rule.items() for name in RATIOS}, rows, pairs)
+    metrics = {name + rule: found[name] for rule, found in by_rule.items() for name in RATIOS}
+    spread = answer_spread(np.array([normalize_title(clean_answer(answer)) for answer in answers], dtype=object))
+    return Evaluation(metrics, rows, pairs, summary=spread)

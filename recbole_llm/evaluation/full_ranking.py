@@ -16,6 +16,7 @@ from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
 from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
+from recbole_llm.evaluation.spread import answer_spread
 from recbole_llm.grounding.rank_metrics import ndcg_at
 
 CUTOFF = 10  # of the NDCG that rows are compared by
@@ -65,7 +66,8 @@ class FullRanking(Protocol):
         places = pd.array(np.where(ranks < 0, 0, ranks + 1), dtype="Int64")
         places[ranks < 0] = pd.NA
         rows = {**outside_ids(loader.dataset, pairs), "rank": places, "top_items": joined_ids(loader.dataset, best)}
-        return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs, ranks, best)
+        spread = answer_spread(best[:, 0])
+        return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs, ranks, best, spread)
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
         """With the hit ratio of the category, where items have categories."""

@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.adapter import INSTANCE_GATES
 from recbole_llm.coreset import score_strata
+from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.report import ResultTable, RunResult, plot_coreset, plot_curriculum, plot_gates, plot_goracs
@@ -75,7 +76,7 @@ def read_llm_run(folder: Path, config: Any, model: LLMRecommender) -> None:
         model.adapter.load(model.llm, folder / "adapter", model.adapter_owner)
     model.prepare()
     if config["reweight"] != "none":
-        metric = config["valid_metric"].lower()
+        metric = protocol_of(config).usual_metric
         gammas = json.loads((folder / "gammas.json").read_text(encoding="utf-8"))
         model.rescore = Reweighting(config, model, metric).rescorer(gammas.get(metric, 0.0))
 
@@ -95,6 +96,9 @@ def write_stage_table(folder: RunFolder, results: Sequence[RunResult], n_valid: 
         for split in ("valid", "test"):
             facts = {"model": f"{result.model}, {split}", "notes": (), "test": getattr(result, split), "valid": {}}
             facts["n_rows"] = n_valid if split == "valid" else result.n_rows
+            own = ("valid_loss",) if split == "valid" else ("distinct_answers", "top_answer")
+            facts["summary"] = {name: value for name, value in result.summary.items() if name in own}
+            facts["warnings"] = result.warnings if split == "test" else ()
             lines.append(RunResult(**{**vars(result), **facts}))
     table = ResultTable(tuple(lines), title="Stages")
     table.write(folder.path, "stage_table")

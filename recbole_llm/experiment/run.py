@@ -29,6 +29,7 @@ from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
 
 FACTS, DATA = "run.json", "data.json"
+NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.json
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +69,21 @@ class Run:
     def valid_metrics(self) -> dict[str, float]:
         """The same on the validation rows; empty without any."""
         return {name: value for name, value in self.result.valid.items() if value is not None}
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """What the answers and the training look like, beside the metrics.
+
+        ``distinct_answers`` (different answers over test rows) and ``top_answer`` (share of test rows that got the most
+        frequent one), where a row has one answer; ``valid_loss`` (of the validation rows' answers, per token), of LLM
+        models.
+        """
+        return {name: value for name, value in self.result.summary.items() if value is not None}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to doubt of the training and the answers, a line each; the table marks the run."""
+        return self.result.warnings
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -192,7 +208,9 @@ def run_one(
         model, stages = (train_llm if config.is_llm else train_classic)(config, rows, folder, protocol)
         last, evaluations = stages[-1]
         result = replace(last, model=label, wall_seconds=time.perf_counter() - started)
-        folder.write("metrics.json", {"valid": result.valid, "test": result.test})
+        folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
+        for warning in result.warnings:
+            log.warning("%s: %s", label, warning)
         folder.write(FACTS, {"rows": digest, **_facts(result)})
         folder.write(DATA, rows.whole.reading.to_dict())
         for split, evaluation in evaluations.items():
@@ -233,9 +251,10 @@ def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:
     if (folder / FACTS).is_file():
         known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         digest = known.pop("rows")
-    notes = tuple(known.pop("notes", ()))
-    return RunResult(**known, folder=str(folder), test=metrics["test"], valid=metrics["valid"], notes=notes), digest
+    known |= {name: tuple(known.get(name, ())) for name in ("notes", "warnings")}
+    known |= {name: metrics.get(name, {}) for name in NUMBERS}
+    return RunResult(**known, folder=str(folder)), digest
 
 
 def _facts(result: RunResult) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if name not in ("folder", "test", "valid")}
+    return {name: value for name, value in asdict(result).items() if name not in ("folder", *NUMBERS)}

@@ -8,7 +8,7 @@ from typing import Any
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
-from recbole_llm.evaluation import Evaluation, Protocol
+from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
@@ -16,6 +16,7 @@ from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 
+SAME_FOR_ALL = ("Pop",)  # models that give every row one answer by design
 REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
             stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
             facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
             facts |= {"best_epoch": before + stage.best_epoch}
+        facts["warnings"] = tuple(line for tuned in trainer.tuned[: place + 1] for line in tuned.warnings)
+        facts["valid_loss"] = trainer.loss_of(trainer.tuned[place] if trainer.tuned else None)
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
@@ -110,9 +113,14 @@ def _line(
         folder: of the run.
         protocol: that of the evaluations.
         evaluations: of the model as it stands.
-        **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``.
+        **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
+            ``warnings`` of training, ``valid_loss``.
     """
-    notes = (*protocol.notes(), *facts.pop("notes", ()))
+    notes, test = (*protocol.notes(), *facts.pop("notes", ())), evaluations["test"]
+    warnings, n_answers = list(facts.pop("warnings", ())), int(rows.whole.item_num) - 1  # the padding is none
+    if config["model"] not in SAME_FOR_ALL:
+        warnings += spread_warnings(test.summary, len(rows.test), n_answers)
+    summary = {**test.summary, **({} if (loss := facts.pop("valid_loss", None)) is None else {"valid_loss": loss})}
     return RunResult(
         **facts,
         dataset=config["dataset"],
@@ -120,7 +128,9 @@ def _line(
         seed=config["seed"],
         n_rows=len(rows.test),
         folder=str(folder.path),
-        test=dict(evaluations["test"].metrics),
+        test=dict(test.metrics),
         valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
+        summary=summary,
+        warnings=tuple(warnings),
         notes=notes,
     )

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -94,6 +95,11 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def n_candidates(self) -> int:
         """Titles that a prompt lists to choose from; 0 where it lists none."""
         return protocol_of(self.config).n_candidates
+
+    @property
+    def n_answers(self) -> int:
+        """Different answers that a prompt can have: the candidates that it lists, or the catalogue's titles."""
+        return self.n_candidates or len(np.unique(self.catalog.representative[self.catalog.has_title]))
 
     # ---- the LLM
 

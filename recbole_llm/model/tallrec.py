@@ -19,6 +19,7 @@ from recbole_llm.model.tiny_llm import Inventor, invent_clicks
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt import ClickPromptEncoder, Example, PromptEncoder
 from recbole_llm.prompt.batches import micro_batches
+from recbole_llm.prompt.click import ANSWERS
 from recbole_llm.settings.config import Config
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ class TALLRec(LLMRecommender):
     def _longest_answer(self) -> int:
         """Yes or No, a full stop, EOS."""
         return 3
+
+    @property
+    def n_answers(self) -> int:
+        """Yes and No."""
+        return len(ANSWERS)
 
     # ---- rows to prompts
 

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ _MARKDOWN = TableFormat(
     with_header_hide=None,
 )
 _UNKNOWN = "-"  # a fact of the run that does not apply
+DOUBT = "!"  # beside a run whose training or answers give reason to doubt it
+_NOT_FACTS = ("test", "valid", "summary", "notes", "warnings")
+_SUMMARY = {"valid_loss": "Valid loss", "distinct_answers": "Distinct answers", "top_answer": "Top answer"}
 _FORMAT = 1
 
 
@@ -67,6 +71,9 @@ class RunResult:
             of answers among candidates (``hit_ratio``); None or missing: not run.
         valid: the same on the validation rows.
         notes: what a reader must know beside the numbers, such as ``TINY_LLM_NOTE``.
+        summary: ``distinct_answers`` (different answers over rows) and ``top_answer`` (share of rows that got the most
+            frequent one) of the test rows, ``valid_loss`` (per token of the validation rows' answers); those it has.
+        warnings: what there is to doubt of the run, a line each; it is marked in the table.
     """
 
     model: str
@@ -82,6 +89,8 @@ class RunResult:
     test: dict[str, float | None] = field(default_factory=dict)
     valid: dict[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    summary: dict[str, float | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,8 @@ class ResultTable:
                 cells, tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * (len(columns) - 1))
             )
             lines += [*(line.rstrip() for line in shown.splitlines()), ""]
-        return "\n".join(lines + self._footnotes(lambda number: f"[{number}] ")).rstrip() + "\n"
+        lines += [*self._footnotes(lambda number: f"[{number}] "), *self._doubts()]
+        return "\n".join(lines).rstrip() + "\n"
 
     def markdown(self) -> str:
         """For GitHub: the table, footnotes, then command, data and versions."""
@@ -132,7 +142,7 @@ class ResultTable:
         cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
         table = tabulate(cells[1:], cells[0], tablefmt=_MARKDOWN, disable_numparse=True, stralign=None)
         lines = [f"# {self.title}", "", *table.splitlines(), ""]
-        lines += self._footnotes(lambda number: f"- [{number}] ") + [""]
+        lines += [*self._footnotes(lambda number: f"- [{number}] "), *(f"- {line}" for line in self._doubts()), ""]
         if self.command:
             lines += [f"Command: `{self.command}`", ""]
         lines += [f"- data {name}: sha256 `{value}`" for name, value in self.data_hash.items()]
@@ -152,7 +162,8 @@ class ResultTable:
         """What a notebook shows: the table of :meth:`text` with its footnotes."""
         head, rows = self._cells()
         shown = str(tabulate(rows, head, tablefmt="html", disable_numparse=True, stralign="right"))
-        notes = "".join(f"<div>{escape(note)}</div>" for note in self._footnotes(lambda number: f"[{number}] "))
+        below = [*self._footnotes(lambda number: f"[{number}] "), *self._doubts()]
+        notes = "".join(f"<div>{escape(note)}</div>" for note in below)
         return shown + notes
 
     def to_frame(self) -> Any:
@@ -162,14 +173,16 @@ class ResultTable:
         return pd.DataFrame([self._line(result) for result in self.results], columns=self._columns())
 
     def _columns(self) -> list[str]:
-        facts = [name for name in RunResult.__dataclass_fields__ if name not in ("test", "valid", "notes")]
-        return [*facts, *self.metrics, *(f"valid_{name}" for name in self.metrics), "notes"]
+        facts = [name for name in RunResult.__dataclass_fields__ if name not in _NOT_FACTS]
+        metrics = [*self.metrics, *(f"valid_{name}" for name in self.metrics)]
+        return [*facts, *metrics, *_SUMMARY, "notes", "warnings"]
 
     def _line(self, result: RunResult) -> dict[str, Any]:
-        line = {name: value for name, value in vars(result).items() if name not in ("test", "valid", "notes")}
+        line = {name: value for name, value in vars(result).items() if name not in _NOT_FACTS}
         line |= {name: result.test.get(name) for name in self.metrics}
         line |= {f"valid_{name}": result.valid.get(name) for name in self.metrics}
-        return {**line, "notes": "; ".join(result.notes)}
+        line |= {name: result.summary.get(name) for name in _SUMMARY}
+        return {**line, "notes": "; ".join(result.notes), "warnings": "; ".join(result.warnings)}
 
     def json(self) -> str:
         """Everything, unrounded; ``from_json`` gives an equal table back."""
@@ -185,7 +198,11 @@ class ResultTable:
         content = json.loads(text)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise ValueError(f"not a table of results in format {_FORMAT}")
-        results = [RunResult(**{**entry, "notes": tuple(entry["notes"])}) for entry in content.pop("results")]
+        texts = ("notes", "warnings")
+        results = [
+            RunResult(**{**entry, **{name: tuple(entry.get(name, ())) for name in texts}})
+            for entry in content.pop("results")
+        ]
         return cls(results=tuple(results), **content)
 
     @classmethod
@@ -205,11 +222,17 @@ class ResultTable:
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows of the printed table: model, facts that tell runs apart, then the test metrics."""
         facts = [(head, show) for head, show, always in _FACTS if always or self._differ(show)]
+        facts += [
+            (head, partial(_summary_cell, name))
+            for name, head in _SUMMARY.items()
+            if any(result.summary.get(name) is not None for result in self.results)
+        ]
         metrics = _ordered(name for result in self.results for name in result.test)
         head = ["Model", *(head for head, _ in facts), *map(_metric_label, metrics)]
         rows = []
         for result in self.results:
             marks = "".join(f"[{number}]" for number, note in self._numbered() if note in self._notes_of(result))
+            marks = (DOUBT if result.warnings else "") + marks
             cells = [f"{result.model} {marks}".rstrip(), *(show(result) for _, show in facts)]
             rows.append(cells + [_metric_cell(result.test.get(name)) for name in metrics])
         return head, rows
@@ -219,6 +242,15 @@ class ResultTable:
 
     def _footnotes(self, lead: Callable[[int], str]) -> list[str]:
         return [lead(number) + note for number, note in self._numbered()]
+
+    def _doubts(self) -> list[str]:
+        """The warnings of the marked runs."""
+        several = self._differ(lambda result: _count(result.seed))
+        return [
+            f"{DOUBT} {result.model}{f', seed {result.seed}' if several else ''}: {warning}"
+            for result in self.results
+            for warning in result.warnings
+        ]
 
     def _numbered(self) -> list[tuple[int, str]]:
         notes = dict.fromkeys(note for result in self.results for note in self._notes_of(result))
@@ -237,6 +269,11 @@ def _seconds(seconds: float | None) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02d}m{rest:02d}s" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+def _summary_cell(name: str, result: RunResult) -> str:
+    value = result.summary.get(name)
+    return _UNKNOWN if value is None else f"{value:.3f}"
 
 
 def _count(number: int | None) -> str:

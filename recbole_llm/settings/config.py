@@ -20,7 +20,7 @@ from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_mo
 from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of, union_columns
 from recbole_llm.settings.models import find_model, task_of
 from recbole_llm.settings.resolve import Resolution, resolve
-from recbole_llm.settings.task_checks import NOT_FOR_CLICKS
+from recbole_llm.settings.task_checks import LOSS, NOT_FOR_CLICKS
 from recbole_llm.settings.values import parse_texts
 
 __all__ = ["Config", "union_load_col"]
@@ -201,6 +201,8 @@ class Config(RecBoleConfig):
         data_path = self.final_config_dict["data_path"]
         super()._set_default_parameters()
         self.final_config_dict["data_path"] = data_path
+        if self.final_config_dict["valid_metric"] == LOSS:
+            self.final_config_dict["valid_metric_bigger"] = False
 
     def _init_device(self) -> None:
         final, environment = self.final_config_dict, os.environ

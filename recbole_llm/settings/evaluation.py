@@ -122,9 +122,14 @@ class EvaluationSettings(Declared):
             null="leaves it out",
         ),
     ] = None
-    valid_metric: Annotated[str, Setting("metric that chooses the epoch", note="one of metrics, at one of topk")] = (
-        "MRR@10"
-    )
+    valid_metric: Annotated[
+        str,
+        Setting(
+            "metric that chooses the epoch",
+            note="one of metrics, at one of topk; or loss, of LLM models: that of the validation rows' answers per "
+            "token, for which nothing is generated",
+        ),
+    ] = "MRR@10"
     candidates: Annotated[
         int | None,
         Setting(

@@ -38,7 +38,7 @@ from recbole_llm.settings.task_checks import (
     check_axes_of_clicks,
     check_candidates,
     check_task,
-    computed_valid_metric,
+    chosen_valid_metric,
 )
 from recbole_llm.settings.values import split_names
 
@@ -167,10 +167,7 @@ def _finish(
         check_axes_of_clicks(model, final, user)
     if final["candidates"]:
         check_candidates(model, facts.is_llm, task, final)
-    if facts.is_llm and final["candidates"]:
-        final["valid_metric"] = "hit_ratio"
-    else:
-        final["valid_metric"] = computed_valid_metric(final, "valid_metric" in user)
+    final["valid_metric"] = chosen_valid_metric(final, facts.is_llm, user, str(defaults["valid_metric"]))
     if facts.type == "SEQUENTIAL" and not final["repeatable"]:
         raise InputError(
             "repeatable",

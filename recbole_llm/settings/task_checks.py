@@ -18,6 +18,7 @@ NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generat
 DRAWS_CANDIDATES = ("candidates", "seed", "title_field", "title_with")  # settings that decide which ones are drawn
 EVALUATED_ROWS = ("eval_args", "valid_sample_size", "test_sample_size")
 RANKING, VALUE = "RANKING", "VALUE"
+LOSS = "loss"  # the valid_metric of LLM models that is no metric: loss per token of the validation rows' answers
 log = logging.getLogger(__name__)
 
 
@@ -169,6 +170,29 @@ def other_rows(key: str, label: str, other: str) -> InputError:
         "sample sizes",
         kind="conflict",
     )
+
+
+def chosen_valid_metric(final: Mapping[str, Any], is_llm: bool, user: Mapping[str, Any], default: str) -> str:
+    """What chooses the epoch.
+
+    Args:
+        final: resolved settings.
+        is_llm: whether the model is LLM-based; only such a model is validated by its loss.
+        user: what the user set.
+        default: the property files' ``valid_metric``, which RecBole's models keep in place of ``loss``.
+
+    Raises:
+        InputError: see :func:`computed_valid_metric`.
+    """
+    by_loss = str(final["valid_metric"]).lower() == LOSS
+    if is_llm and by_loss:
+        return LOSS
+    if is_llm and final["candidates"]:
+        return "hit_ratio"
+    if not by_loss:
+        return computed_valid_metric(final, "valid_metric" in user)
+    log.info("valid_metric: loss is for LLM models; RecBole's models keep their own.")
+    return computed_valid_metric({**final, "valid_metric": default}, is_given=False)
 
 
 def computed_valid_metric(final: Mapping[str, Any], is_given: bool) -> str:

@@ -98,6 +98,10 @@ class FineTuneSettings(Declared):
         """The settings that decide the result."""
         return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
 
+    def steps(self, n_rows: int) -> int:
+        """Optimiser steps of a training on so many rows that runs through all its epochs."""
+        return math.ceil(n_rows / self.train_batch_size) * self.epochs
+
     def warmup(self, steps: int) -> int:
         """Optimiser steps of warm-up in a training of so many; a decimal ``warmup_steps`` is a share of them."""
         share = self.warmup_steps

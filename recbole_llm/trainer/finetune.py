@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,9 +18,11 @@ from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.prompt.batches import epoch_steps, micro_batches
+from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 from recbole_llm.trainer.early_stopping import EarlyStopping
+from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.schedules import make_schedule
 
 LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
@@ -41,14 +42,16 @@ class Validation:
     """How the weights of an epoch are evaluated.
 
     Attributes:
-        evaluate: evaluates the model as it stands.
-        metric: the metric that chooses the epoch.
+        evaluate: evaluates the model as it stands; None where the loss alone is asked for, and nothing is generated.
+        metric: the metric that chooses the epoch, or ``loss``.
         bigger: whether a larger value of it is better.
+        loss: gives the loss of the validation rows' answers; None where nobody asks, or where no row can be read.
     """
 
-    evaluate: Callable[[], Scored]
+    evaluate: Callable[[], Scored] | None
     metric: str
     bigger: bool = True
+    loss: Callable[[], float | None] | None = None
 
 
 @dataclass
@@ -113,9 +116,9 @@ class FineTuning:
             name: np.array([len(answer) for answer in answers]) for name, answers in self.answers.items()
         }
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
-        steps = math.ceil(len(examples) / settings.train_batch_size) * settings.epochs
-        if settings.warmup(steps) >= steps:
-            log.warning("warmup_steps %d is not shorter than training (%d steps).", settings.warmup(steps), steps)
+        steps = settings.steps(len(examples))
+        for warning in warmup_warning(settings.warmup(steps), steps):
+            log.warning("%s.", warning)
         self.scheduler = make_schedule(optimizer, settings, steps)
         self.stopping = EarlyStopping(settings.stopping_step, validation.bigger) if validation else EarlyStopping(0)
         self.history: list[dict[str, Any]] = []
@@ -232,8 +235,9 @@ class FineTuning:
             if self.stopping.best_score is None:  # nothing has chosen an epoch yet: the last one stands
                 self._keep_best()
             return
-        evaluation = self.validation.evaluate()
-        record["valid"] = dict(evaluation.metrics)
+        evaluation = self.validation.evaluate() if self.validation.evaluate else None
+        loss = self.validation.loss() if self.validation.loss else None
+        record["valid"] = {**(evaluation.metrics if evaluation else {}), **({} if loss is None else {LOSS: loss})}
         if self.stopping.update(self.epoch, record["valid"][self.validation.metric]):
             self._keep_best()
             self.best_evaluation = evaluation

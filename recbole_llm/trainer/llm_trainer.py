@@ -18,12 +18,14 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_gamma, check_validation
+from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.finetune import Validation
 from recbole_llm.trainer.optimizer import parameter_groups
 from recbole_llm.trainer.pipeline import Pipeline
 from recbole_llm.trainer.reweighting import Reweighting
 from recbole_llm.trainer.tuning import Tuning, TuningResult, load_adapter
+from recbole_llm.trainer.valid_loss import ValidLoss
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class LLMTrainer(Trainer):
         coreset: folder of the chosen rows, if a coreset chose some.
         n_train_rows: rows trained on, None before ``fit`` and for the untuned LLM.
         valid_evaluation: of the validation rows after ``fit``; None without such rows.
+        valid_loss: gives the loss of the validation rows' answers; None without such rows and where clicks are
+            predicted, whose LogLoss says the same, unless the epoch is chosen by it.
         gammas: metric name to the gamma of its re-weighting; empty without.
     """
 
@@ -59,6 +63,7 @@ class LLMTrainer(Trainer):
         self.coreset: Path | None = None
         self.n_train_rows: int | None = None
         self.valid_evaluation: Evaluation | None = None
+        self.valid_loss: ValidLoss | None = None
         self._reweighting: Reweighting | None = None
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
@@ -99,6 +104,8 @@ class LLMTrainer(Trainer):
         check_validation(self.config, bool(valid_data))
         self.eval_collector.data_collect(train_data)
         self.model.prepare()
+        if valid_data and (self.valid_metric == LOSS or not self.protocol.has_labels):
+            self.valid_loss = ValidLoss(self.model, valid_data.dataset, self.config["generation_batch_tokens"])
         if self.config["epochs"]:
             tuning = self._tuning(train_data, valid_data, verbose, show_progress, callback_fn)
             pipeline = Pipeline(tuning, make_curricula(self.config))
@@ -110,7 +117,10 @@ class LLMTrainer(Trainer):
         if self.valid_evaluation is None:
             return None, None
         self.best_valid_result = self.valid_evaluation.metrics
-        self.best_valid_score = self.best_valid_result[self.valid_metric]
+        if self.valid_metric == LOSS:
+            self.best_valid_score = self.loss_of(self.tuned[-1] if self.tuned else None)
+        else:
+            self.best_valid_score = self.best_valid_result[self.valid_metric]
         return self.best_valid_score, self.best_valid_result
 
     def _tuning(
@@ -140,11 +150,27 @@ class LLMTrainer(Trainer):
             if callback_fn and "valid" in record:
                 callback_fn(record["epoch"], record["valid"][self.valid_metric])
 
-        validation = Validation(evaluate, self.valid_metric, self.valid_metric_bigger) if valid_data else None
+        validation = self._validation(evaluate) if valid_data else None
         shared = (rows, valid_rows, validation, make_optimizer, on_epoch, show_progress)
         return Tuning(self.model, self.config, self.protocol, *shared)
 
+    def _validation(self, evaluate: Callable[[], Evaluation]) -> Validation:
+        """How epochs are evaluated: by the protocol, or by the loss alone where that chooses."""
+        name, bigger, loss = self.valid_metric, self.valid_metric_bigger, self.valid_loss
+        if loss is not None and name == LOSS:
+            return Validation(None, name, bigger, loss.require)
+        return Validation(evaluate, name, bigger, loss.measure if loss is not None else None)
+
     # ---- evaluate
+
+    def loss_of(self, tuned: TuningResult | None) -> float | None:
+        """Loss of the validation rows' answers under the weights of a tuning stage, which the model has.
+
+        Args:
+            tuned: the stage, whose history knows it where it was validated; None for the untuned LLM.
+        """
+        known = tuned.history[tuned.best_epoch - 1].get("valid", {}).get(LOSS) if tuned is not None else None
+        return known if known is not None or self.valid_loss is None else self.valid_loss.measure()
 
     def restore(self, tuned: TuningResult, valid_data: Any, show_progress: bool = False) -> Evaluation | None:
         """Put the model into the state that a tuning stage ended in, its re-weighting included.
@@ -158,7 +184,7 @@ class LLMTrainer(Trainer):
     def _evaluate_valid(self, tuned: TuningResult | None, valid_data: Any, show_progress: bool) -> Evaluation | None:
         """The validation rows under the weights of a tuning stage, which the model has; gamma is searched on them."""
         if self.config["reweight"] != "none":
-            self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.valid_metric)
+            self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.protocol.usual_metric)
             self._reweighting.search(valid_data)
         elif tuned is not None and tuned.evaluation is not None:
             return tuned.evaluation
@@ -200,7 +226,7 @@ class LLMTrainer(Trainer):
     ) -> OrderedDict[str, float]:
         """Every metric under its own gamma; what the collector remembers of the rows is under the valid metric's."""
         model, gammas = reweighting.model, reweighting.gammas
-        usual = gammas.get(self.valid_metric, 0.0)
+        usual = gammas.get(self.protocol.usual_metric, 0.0)
         found: dict[float, OrderedDict[str, float]] = {}
         with model.answers_kept():
             for gamma in [*sorted(set(gammas.values()) - {usual}), usual]:

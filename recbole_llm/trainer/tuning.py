@@ -19,11 +19,13 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import Stage, write_json
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import DistanceMeter
 from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
+from recbole_llm.trainer.guards import plateau, plateau_warning, warmup_warning, weight_warning
 from recbole_llm.trainer.optimizer import group_options
 
 # What decides a generated answer besides the weights, and what decides the validation score of an epoch.
@@ -63,8 +65,8 @@ class Tuning:
     def facts(self) -> dict[str, Any]:
         """What fine-tuning depends on, as plain data."""
         config, model = self.config, self.model
-        answering: tuple[str, ...] = ()  # a click is told by the weights alone
-        if not self.protocol.has_labels:
+        answering: tuple[str, ...] = ()  # a click, and the loss of an answer, are told by the weights alone
+        if not self.protocol.has_labels and self.protocol.valid_metric != LOSS:
             grounding = cast(Any, find_choice("grounding", config["grounding"]))
             answering = (*ANSWERING, *grounding.settings)
         settings = FineTuneSettings.from_settings(config.final_config_dict).facts()
@@ -98,6 +100,7 @@ class TuningResult:
         evaluation: of the validation rows under these weights, where training has just evaluated them.
         initial_distance: of the untuned LLM's answers, where the curriculum uses it.
         settings: of the curriculum, such as ``{"alpha": 1.0}``.
+        warnings: what there is to doubt (:mod:`recbole_llm.trainer.guards`), each led by the stage's name.
     """
 
     stage: str
@@ -107,6 +110,7 @@ class TuningResult:
     evaluation: Evaluation | None = None
     initial_distance: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def best_score(self, validation: Validation) -> float:
         """Validation score of the best epoch, larger is better."""
@@ -156,7 +160,16 @@ class FineTuneStage(Stage[TuningResult]):
         load_adapter(self.tuning.model, folder / "adapter")
         history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
         best = best_epoch(history, self.tuning.validation)
-        return TuningResult(self.name, folder, history, best, self._evaluation, **self.told())
+        warnings = tuple(f"{self.name}: {warning}" for warning in self.doubts(history))
+        return TuningResult(self.name, folder, history, best, self._evaluation, **self.told(), warnings=warnings)
+
+    def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What there is to doubt of a training with this history, a line each."""
+        tuning = self.tuning
+        settings = FineTuneSettings.from_settings(tuning.config.final_config_dict)
+        steps = settings.steps(len(tuning.rows.examples))
+        level = plateau(tuning.model.n_answers, [len(response) for _, response in tuning.rows.examples])
+        return [*warmup_warning(settings.warmup(steps), steps), *plateau_warning(history, level)]
 
     def distilled(self) -> DistilledTargets | None:
         """The second targets of the rows, if there are some."""
@@ -221,6 +234,10 @@ class CurriculumStage(FineTuneStage):
     def told(self) -> dict[str, Any]:
         """Settings and distance at the start."""
         return {"initial_distance": self.initial_distance, "settings": self.curriculum.facts()}
+
+    def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """See :class:`FineTuneStage`; a weight that is fixed is not expected to fall."""
+        return [*super().doubts(history), *(weight_warning(history) if self.curriculum.uses_distance else ())]
 
 
 def load_adapter(model: LLMRecommender, folder: Path) -> None:

@@ -25,6 +25,7 @@ from recbole_llm.trainer.checkpoint import save_state
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
 from recbole_llm.trainer.schedules import make_schedule, share_of_step
+from recbole_llm.trainer.tuning import best_epoch
 from tests.processes import forked_python
 from tests.runs import ranked_alike, words_for
 
@@ -395,6 +396,32 @@ def test_a_broken_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, lear
     resumed, again = start(tmp_path / "broken", skipped=3)
     assert torch.equal(resumed.llm.weight, whole.llm.weight)
     assert timeless(again) == timeless(history)
+
+
+@pytest.mark.parametrize(("losses", "best"), [([0.5, 0.3, 0.3, 0.4], 2), ([0.1, 0.2, 0.3, 0.4], 1)])
+def test_by_its_loss_the_first_smallest_epoch_is_kept_by_a_broken_run_too(tmp_path, monkeypatch, losses, best):
+    def start(folder: Path, left: list[float]) -> tuple[Toy, FineTuning]:
+        model, planted = Toy(), iter(left)
+        run = tuning(model, None, epochs=4)
+        run.validation = Validation(None, "loss", False, lambda: next(planted))
+        run.stopping = EarlyStopping(0, bigger=False)
+        run.run(folder)
+        return model, run
+
+    def save_and_fail(folder: Path, state: Any) -> None:
+        save_state(folder, state)
+        if state.epoch == 3:
+            raise KeyboardInterrupt
+
+    whole, run = start(tmp_path / "whole", losses)
+    assert [record["valid"] for record in run.history] == [{"loss": loss} for loss in losses]
+    assert (run.stopping.best_epoch, run.best_evaluation) == (best, None)
+    assert best_epoch(run.history, run.validation) == best
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune, "save_state", save_and_fail)
+        start(tmp_path / "broken", losses)
+    resumed, again = start(tmp_path / "broken", losses[3:])
+    assert torch.equal(resumed.llm.weight, whole.llm.weight) and timeless(again.history) == timeless(run.history)
 
 
 def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

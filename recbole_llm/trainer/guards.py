@@ -1,0 +1,74 @@
+"""What a finished tuning stage gives reason to doubt, in words: no loss, schedule or weight goes wrong in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PLATEAU_SHARE = 0.97
+MOST_WARMUP = 1 / 5  # of the optimiser steps
+LEAST_FALL = 0.5
+
+
+def plateau(n_answers: int, answer_lengths: Sequence[int]) -> float:
+    """Loss per token of a model that tells all answers to be equally likely, whatever the history.
+
+    Args:
+        n_answers: different answers, such as the rankable titles.
+        answer_lengths: tokens of the answers trained on, EOS included.
+
+    Returns:
+        ``ln(n_answers)`` over the mean length, in nats per token: as sure as one can be of the tokens behind the first
+        that tells the title from all others.
+
+    Example:
+        >>> round(plateau(1664, [8, 10, 12]), 3)
+        0.742
+    """
+    return math.log(n_answers) * len(answer_lengths) / sum(answer_lengths)
+
+
+def warmup_warning(warmup: int, steps: int) -> list[str]:
+    """A line where the learning rate rises for more than a fifth of the optimiser steps.
+
+    Example:
+        >>> warmup_warning(20, 28)
+        ['warmup_steps takes 20 of 28 optimiser steps, more than a fifth: little is trained at the full learning rate']
+        >>> warmup_warning(20, 100)
+        []
+    """
+    if warmup <= MOST_WARMUP * steps:
+        return []
+    told = f"warmup_steps takes {warmup} of {steps} optimiser steps, more than a fifth"
+    return [told + ": little is trained at the full learning rate"]
+
+
+def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[str]:
+    """A line where the training loss on true answers stayed at the plateau, or above, in every epoch.
+
+    Args:
+        history: one record per epoch; see :meth:`recbole_llm.trainer.finetune.FineTuning.run`.
+        level: of :func:`plateau`.
+    """
+    losses = [record.get("real_loss", record["train_loss"]) for record in history]
+    known = [loss for loss in losses if loss is not None]  # an epoch on distilled answers alone tells nothing
+    if not known or min(known) < PLATEAU_SHARE * level:
+        return []
+    return [
+        f"the training loss never fell below {PLATEAU_SHARE} of ln(answers) / tokens per answer = {level:.4f} (lowest "
+        f"{min(known):.4f}): nothing was learned of who gets which answer"
+    ]
+
+
+def weight_warning(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line where the weight of distilled answers never fell below a half.
+
+    Args:
+        history: of a stage whose curriculum lets the weight fall by itself.
+    """
+    weights = [record["weight"] for record in history]
+    if not weights or min(weights) < LEAST_FALL:
+        return []
+    told = f"the weight of the distilled answers never fell below {LEAST_FALL} (lowest {min(weights):.3f})"
+    return [told + ": the true titles were the smaller part throughout; set a larger alpha"]
