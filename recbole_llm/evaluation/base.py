@@ -52,12 +52,14 @@ class Protocol(ABC):
     Attributes:
         name: of what is written of the rows, ``<split>_<name>.csv``.
         columns: of that file and of :attr:`Evaluation.rows`.
-        gain: by what two models are compared row by row, in words.
+        outcome: those of the columns that say how well a row went.
+        gain: what :meth:`gains` are, in words.
         has_labels: whether rows have a label to be predicted, instead of a target to be found.
     """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
+    outcome: ClassVar[tuple[str, ...]]
     gain: ClassVar[str]
     has_labels: ClassVar[bool] = False
 
@@ -81,6 +83,22 @@ class Protocol(ABC):
             return self.valid_metric
         named = {name: self.config[name] for name in ("metrics", "topk")}
         return computed_valid_metric({**named, "valid_metric": "NDCG@10"}, is_given=False).lower()
+
+    @property
+    @abstractmethod
+    def compared_metric(self) -> str:
+        """The metric by which models are compared: what :meth:`row_gains` are the parts of."""
+
+    def row_gains(self, rows: pd.DataFrame) -> np.ndarray:
+        """How well each row went by :attr:`compared_metric`, larger is better.
+
+        Args:
+            rows: as in :attr:`Evaluation.rows`; the columns of the outcome suffice.
+
+        Returns:
+            float64 [rows]; their mean is the metric, or its negative where smaller is better.
+        """
+        return self.gains(rows)
 
     @property
     def title(self) -> str:
@@ -149,11 +167,11 @@ class Protocol(ABC):
         return file
 
     @classmethod
-    def read(cls, folder: Path, split: str) -> pd.DataFrame:
-        """What :meth:`write` wrote. Ids stay text, whatever they look like."""
+    def read(cls, folder: Path, split: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """What :meth:`write` wrote, or some of its columns. Ids stay text, whatever they look like."""
         texts = {name: str for name in cls.columns if name in {*OUTSIDE_IDS, "top_items", "answer", "candidates"}}
         file = folder / f"{split}_{cls.name}.csv"
-        rows = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values={"rank": ""})
+        rows = pd.read_csv(file, dtype=texts, keep_default_na=False, na_values={"rank": ""}, usecols=columns)
         return rows.astype({"rank": "Int64"}) if "rank" in rows else rows
 
 

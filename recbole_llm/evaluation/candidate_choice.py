@@ -34,7 +34,9 @@ class CandidateChoice(Protocol):
 
     name = "answers"
     columns = ("user_id", "item_id", "answer", "valid", "hit", "valid_reference", "hit_reference", "candidates")
+    outcome = ("hit",)
     gain = "HitRatio@1"
+    compared_metric = HIT_RATIO
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

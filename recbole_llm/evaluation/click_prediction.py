@@ -19,7 +19,9 @@ class ClickPrediction(Protocol):
 
     name = "clicks"
     columns = ("user_id", "item_id", "label", "score")
+    outcome = ("label", "score")
     gain = "log-likelihood"
+    compared_metric = "logloss"
     has_labels = True
 
     def notes(self) -> tuple[str, ...]:

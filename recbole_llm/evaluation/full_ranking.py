@@ -17,7 +17,7 @@ from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outsid
 from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
 from recbole_llm.evaluation.spread import answer_spread
-from recbole_llm.grounding.rank_metrics import ndcg_at
+from recbole_llm.grounding.rank_metrics import RANK_METRICS, ndcg_at
 
 CUTOFF = 10  # of the NDCG that rows are compared by
 NOT_RANKED = 10**9
@@ -33,6 +33,7 @@ class FullRanking(Protocol):
 
     name = "ranks"
     columns = ("user_id", "item_id", "rank", "top_items")
+    outcome = ("rank",)
     gain = f"NDCG@{CUTOFF}"
 
     def __init__(self, config: Any) -> None:
@@ -80,14 +81,30 @@ class FullRanking(Protocol):
     @staticmethod
     def gains(rows: pd.DataFrame) -> np.ndarray:
         """NDCG of each row by the rank of its target, 1 is best; 0 where the target was not ranked."""
-        ranks = pd.to_numeric(rows["rank"]).astype("Int64").fillna(NOT_RANKED + 1).to_numpy(dtype=np.int64)
-        return ndcg_at(ranks - 1, CUTOFF)
+        return ndcg_at(_ranks_of(rows), CUTOFF)
+
+    @property
+    def compared_metric(self) -> str:
+        """The metric of validation where it is one of ranks, else NDCG@10."""
+        family, _, cutoff = self.usual_metric.partition("@")
+        return self.usual_metric if family in RANK_METRICS and cutoff.isdigit() else f"ndcg@{CUTOFF}"
+
+    def row_gains(self, rows: pd.DataFrame) -> np.ndarray:
+        """See :class:`Protocol`."""
+        family, _, cutoff = self.compared_metric.partition("@")
+        return RANK_METRICS[family](_ranks_of(rows), int(cutoff))
 
     def _is_ranked_by_model(self, model: Any, loader: Any, collector: RowCollector) -> bool:
         """Whether the model ranks by itself: not where a metric reads all scores, nor where scores are re-weighted."""
         reweighted = self.config["reweight"] not in (None, "none")
         full = isinstance(loader, FullSortEvalDataLoader)
         return full and not reweighted and not collector.needs_scores and ranks_by_itself(model)
+
+
+def _ranks_of(rows: pd.DataFrame) -> np.ndarray:
+    """0-based ranks int64 [rows]; far behind every cut-off where a target was not ranked."""
+    ranks = pd.to_numeric(rows["rank"]).astype("Int64").fillna(NOT_RANKED + 1).to_numpy(dtype=np.int64)
+    return np.asarray(ranks - 1)
 
 
 def ranks_by_itself(model: Any) -> bool:

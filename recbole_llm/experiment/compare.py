@@ -7,15 +7,19 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
 from recbole.utils import ModelType, dataset_arguments, init_seed
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import check_together, protocol_of
+from recbole_llm.experiment.comparison import check_baseline, compare_runs, find_baseline
+from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.run import Run, check_rows, run_one
 from recbole_llm.experiment.run_folder import new_folder
 from recbole_llm.experiment.trained import is_few_shot
@@ -26,7 +30,9 @@ from recbole_llm.report import ResultTable, data_hash, versions
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
+from recbole_llm.settings.seeds import check_one_seed, check_seeds, seed_list
 from recbole_llm.settings.values import parse_texts, split_names
+from recbole_llm.stages import fingerprint
 
 # Beside those that RecBole lists as of the data set.
 DATA_SETTINGS = (
@@ -55,8 +61,9 @@ class Planned(NamedTuple):
 def compare(
     models: str | Sequence[str],
     dataset: str,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     *,
+    baseline: str = "",
     config_files: str | Sequence[str | Path] = (),
     **settings: Any,
 ) -> ResultTable:
@@ -65,12 +72,16 @@ def compare(
     Args:
         models: names of models, ours and RecBole's: a list, or ``"Pop,SASRec,BIGRec"``.
         dataset: name of the data set.
-        seeds: each model is run with each of them and has a line for each; by default with the setting ``seed``.
+        seeds: each model is run with each of them; a number is that many from the setting ``seed`` on. By default one
+            run, with the setting ``seed``. With ``seeds``, runs that are finished are found again: a comparison that
+            was stopped goes on.
+        baseline: the model in the table that the others are compared with; by default RecBole's first, else the first.
         config_files: YAML files of settings, later ones win.
         **settings: settings by name, for every model that knows them; ``**{"BIGRec.epochs": 4}`` is of BIGRec only.
 
     Returns:
-        The table, which a notebook shows; ``saved/results-<dataset>-<time>`` holds it as Markdown, CSV and JSON.
+        The table, which a notebook shows; ``saved/results-<dataset>-<time>`` (with seeds
+        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, CSV and JSON.
 
     Raises:
         InputError: a wrong setting or file, found before the first model trains.
@@ -80,26 +91,26 @@ def compare(
         >>> recbole_llm.compare("Pop,SASRec", "ml-100k", seeds=[1, 1])
         Traceback (most recent call last):
         ...
-        recbole_llm.errors.InputError: seeds: [1, 1] is not allowed; give different integers
-        >>> table = recbole_llm.compare("Pop,SASRec", "ml-100k", seeds=[1, 2])  # doctest: +SKIP
+        recbole_llm.errors.InputError: seeds: [1, 1] is not allowed; give ...
+        >>> table = recbole_llm.compare("Pop,SASRec", "ml-100k", seeds=5)  # doctest: +SKIP
         >>> table.to_frame()[["model", "seed", "ndcg@10"]]  # doctest: +SKIP
+        >>> table.comparisons[0].p  # doctest: +SKIP
     """
     files = split_names(config_files) if isinstance(config_files, str) else [str(file) for file in config_files]
     shared, per_model = split_by_model(parse_texts(settings))
     names = split_names(models if isinstance(models, str) else list(models))
+    checked = None if seeds is None else check_seeds(seeds)
+    check_one_seed(shared, per_model, checked)
     with console_log():
-        return run_models(Command(names, dataset, files, shared, per_model), seeds=seeds)[0]
+        return run_models(Command(names, dataset, files, shared, per_model, checked, baseline))[0]
 
 
-def run_models(
-    command: Command, words: Sequence[str] = (), seeds: Sequence[int] | None = None
-) -> tuple[ResultTable, Path]:
+def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable, Path]:
     """Run all models of a command on the same rows and write their table.
 
     Args:
         command: what to run.
         words: the command line, to be written beside the results.
-        seeds: runs of each model; by default one, with the ``seed`` of the settings.
 
     Returns:
         The table, and the folder with ``results.md``, ``results.csv`` and ``results.json``.
@@ -107,24 +118,52 @@ def run_models(
     Raises:
         InputError: a wrong setting; or a model's settings give it other rows than the first model's.
     """
-    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-        raise InputError("seeds", f"{list(seeds)} is not allowed; give different integers")
     check_command(command)
-    each_seed: Sequence[int | None] = seeds or [None]
-    by_seed = [_plan(_make_configs(command, seed)) for seed in each_seed]
+    first = _make_configs(command)
+    seeds = None if command.seeds is None else seed_list(command.seeds, first[0]["seed"])
+    by_seed = [_plan(first)] if seeds is None else [_plan(_make_configs(command, seed)) for seed in seeds]
+    check_baseline(command.baseline, [one.label for one in by_seed[0]])
     _check(by_seed[0])
-    runs = [run for planned in by_seed for run in _run(planned)]
-    labels = list(dict.fromkeys(run.result.model for run in runs))
     config = by_seed[0][0].config
+    if seeds is None:
+        runs = _run(by_seed[0])
+        return _write_table(command, words, runs, new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
+    data = _data_hash(config)
+    names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
+    stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
+    finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
+    with FileLock(finished.folder / ".lock"):
+        runs = []
+        for planned in by_seed:
+            runs += _run(planned, finished, [names[id(one)] for one in planned], runs[0] if runs else None)
+        return _write_table(command, words, runs, finished.folder)
+
+
+def _stem(kind: str, command: Command) -> str:
+    name = f"{kind}-{command.dataset}"
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+
+
+def _data_hash(config: Config) -> str:
+    return data_hash(sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")))
+
+
+def _write_table(command: Command, words: Sequence[str], runs: Sequence[Run], folder: Path) -> tuple[ResultTable, Path]:
+    """The table of runs, with its comparisons, and the folder it is written to."""
+    labels = list(dict.fromkeys(run.result.model for run in runs))
+    config = runs[0].config
+    protocol = protocol_of(config)
+    several = len(labels) > 1
     table = ResultTable(
         tuple(sorted((run.result for run in runs), key=lambda result: labels.index(result.model))),
         environment=versions(),
-        data_hash={command.dataset: data_hash(sorted(Path(config["data_path"]).glob(f"{command.dataset}.*")))},
+        data_hash={command.dataset: _data_hash(config)},
         command=shlex.join(["recbole-llm", *words]),
-        title=protocol_of(config).title,
+        title=protocol.title,
         reading=runs[0].data["lines"],
+        metric=protocol.compared_metric,
+        comparisons=compare_runs(runs, find_baseline(command.baseline, runs)) if several else (),
     )
-    folder = new_folder(Path(config["checkpoint_dir"]), f"results-{command.dataset}")
     table.write(folder)
     return table, folder
 
@@ -195,11 +234,34 @@ def _data_facts(config: Config) -> str:
     return hash_json([facts, str(config["MODEL_TYPE"]), config["model"] if own_class else ""])
 
 
-def _run(planned: Sequence[Planned]) -> list[Run]:
+def _run(
+    planned: Sequence[Planned],
+    finished: FinishedRuns | None = None,
+    names: Sequence[str] = (),
+    beside: Run | None = None,
+) -> list[Run]:
+    """Run what is planned with one seed.
+
+    Args:
+        planned: the runs.
+        finished: where finished runs are found and noted; None runs all.
+        names: fingerprints of the runs.
+        beside: a run before these, evaluated on the same rows.
+    """
     runs: list[Run] = []
-    for config, label, few_shot, beside in planned:
-        if beside and (runs[-1].result.train_rows or 0) <= config["train_sample_size"]:
-            log.info("Skipping %s: the training set has no more than train_sample_size rows", label)
+    for one, name in zip_longest(planned, names):
+        if one.beside and (runs[-1].result.train_rows or 0) <= one.config["train_sample_size"]:
+            log.info("Skipping %s: the training set has no more than train_sample_size rows", one.label)
             continue
-        runs.append(run_one(config, label, few_shot, runs[0] if runs else None))
+        first = runs[0] if runs else beside
+        run = finished.find(name, one.config) if finished else None
+        if run is not None:
+            log.info("%s, seed %s: found in %s", one.label, one.config["seed"], run.folder)
+            if first is not None:
+                check_rows(one.label, run.rows_digest, first.result.model, first.rows_digest)
+        else:
+            run = run_one(one.config, one.label, one.few_shot, first)
+            if finished:
+                finished.add(name, run)
+        runs.append(run)
     return runs

@@ -22,7 +22,7 @@ from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.train import train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
 from recbole_llm.logs import console_log, run_log
-from recbole_llm.report import RunResult
+from recbole_llm.report import RunResult, revision, versions
 from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import other_rows
@@ -207,11 +207,11 @@ def run_one(
         protocol = protocol_of(config)
         model, stages = (train_llm if config.is_llm else train_classic)(config, rows, folder, protocol)
         last, evaluations = stages[-1]
-        result = replace(last, model=label, wall_seconds=time.perf_counter() - started)
+        result = replace(last, model=label, wall_seconds=time.perf_counter() - started, revision=revision())
         folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
         for warning in result.warnings:
             log.warning("%s: %s", label, warning)
-        folder.write(FACTS, {"rows": digest, **_facts(result)})
+        folder.write(FACTS, {"rows": digest, "environment": versions(), **_facts(result)})
         folder.write(DATA, rows.whole.reading.to_dict())
         for split, evaluation in evaluations.items():
             protocol.write(folder.path, split, evaluation)
@@ -251,6 +251,7 @@ def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:
     if (folder / FACTS).is_file():
         known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         digest = known.pop("rows")
+        known.pop("environment", None)
     known |= {name: tuple(known.get(name, ())) for name in ("notes", "warnings")}
     known |= {name: metrics.get(name, {}) for name in NUMBERS}
     return RunResult(**known, folder=str(folder)), digest

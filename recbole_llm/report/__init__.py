@@ -1,8 +1,9 @@
 """Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
 
+from recbole_llm.report.compared import Compared
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
-from recbole_llm.report.environment import data_hash, git_revision, peak_mib, versions
+from recbole_llm.report.environment import data_hash, git_revision, peak_mib, revision, versions
 from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.projection import map_points
@@ -11,6 +12,7 @@ from recbole_llm.report.table import NOT_RUN, TINY_LLM_NOTE, ResultTable, RunRes
 __all__ = [
     "NOT_RUN",
     "TINY_LLM_NOTE",
+    "Compared",
     "ResultTable",
     "RunResult",
     "category_coverage",
@@ -28,6 +30,7 @@ __all__ = [
     "plot_curriculum",
     "plot_gates",
     "plot_goracs",
+    "revision",
     "versions",
 ]
 

@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from recbole_llm import __version__
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
 
-NOT_INSTALLED = "not installed"
+NOT_INSTALLED, NO_CHECKOUT = "not installed", "not a checkout"
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 _PACKAGES = {  # name in the report -> distributions that provide it
-    "recbole-llm": ("recbole-llm", "recbole_llm"),
     "recbole": ("recbole",),
     "torch": ("torch",),
     "transformers": ("transformers",),
@@ -38,19 +39,25 @@ def versions() -> dict[str, str]:
         ``python``, one entry per package (``not installed`` where missing), ``platform``, ``cpu_count`` and
         ``git_revision`` (short, ``-dirty`` with uncommitted changes; ``not a checkout`` for an installed package).
     """
-    facts = {"python": platform.python_version()}
+    facts = {"python": platform.python_version(), "recbole-llm": __version__}
     facts.update({name: _version(distributions) for name, distributions in _PACKAGES.items()})
     facts["platform"] = platform.platform()
     facts["cpu_count"] = str(os.cpu_count() or "unknown")
-    facts["git_revision"] = git_revision(Path(__file__).resolve().parents[2])
+    facts["git_revision"] = git_revision(CHECKOUT)
     return facts
+
+
+def revision() -> str:
+    """What tells this code from another: its commit, or the package's version where it is no checkout."""
+    found = git_revision(CHECKOUT)
+    return f"version {__version__}" if found == NO_CHECKOUT else found
 
 
 def git_revision(folder: Path) -> str:
     """Short revision of the checkout whose root is ``folder``; a checkout that merely contains it does not count."""
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != Path(folder).resolve():
-        return "not a checkout"
+        return NO_CHECKOUT
     return _git(folder, "describe", "--always", "--dirty", "--exclude", "*") or "no commit"
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from tabulate import DataRow, TableFormat, tabulate
 
+from recbole_llm.report.compared import Compared
+
 NOT_RUN = "not run"
 TINY_LLM_NOTE = "tiny LLM: for trying out, not for quality claims"
 
@@ -74,6 +76,7 @@ class RunResult:
         summary: ``distinct_answers`` (different answers over rows) and ``top_answer`` (share of rows that got the most
             frequent one) of the test rows, ``valid_loss`` (per token of the validation rows' answers); those it has.
         warnings: what there is to doubt of the run, a line each; it is marked in the table.
+        revision: the commit that gave the result, or the version where the package is no checkout.
     """
 
     model: str
@@ -91,6 +94,7 @@ class RunResult:
     notes: tuple[str, ...] = ()
     summary: dict[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class ResultTable:
         command: the command line that gave the results.
         title: heading of the Markdown.
         reading: what became of the lines of the data set's files, in words.
+        metric: the metric by which models are compared.
+        comparisons: of the models with a baseline.
     """
 
     results: tuple[RunResult, ...]
@@ -112,10 +118,13 @@ class ResultTable:
     command: str = ""
     title: str = "Results"
     reading: tuple[str, ...] = ()
+    metric: str = ""
+    comparisons: tuple[Compared, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", tuple(self.results))
         object.__setattr__(self, "reading", tuple(self.reading))
+        object.__setattr__(self, "comparisons", tuple(self.comparisons))
 
     @property
     def metrics(self) -> list[str]:
@@ -203,6 +212,7 @@ class ResultTable:
             RunResult(**{**entry, **{name: tuple(entry.get(name, ())) for name in texts}})
             for entry in content.pop("results")
         ]
+        content["comparisons"] = [Compared.from_dict(entry) for entry in content.get("comparisons", ())]
         return cls(results=tuple(results), **content)
 
     @classmethod

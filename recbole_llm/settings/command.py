@@ -9,8 +9,9 @@ from typing import Any
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_config_file, load_yaml
 from recbole_llm.registry import suggestion
-from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, known_keys
+from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, SEVERAL_RUNS, known_keys
 from recbole_llm.settings.schema import check_known
+from recbole_llm.settings.seeds import check_one_seed, check_seeds
 from recbole_llm.settings.values import parse_setting, split_names
 
 
@@ -24,6 +25,8 @@ class Command:
         config_files: config files in order of reading.
         shared: bare settings, for every model that knows them.
         per_model: settings of one model only, by its name.
+        seeds: number of runs of each model, or their seeds; None for one run.
+        baseline: name of the model in the table that the others are compared with; empty for the usual one.
         help: whether the user asked for help; the rest is empty then.
         help_word: what the user asked about, ``--help lora``; empty for all.
     """
@@ -33,6 +36,8 @@ class Command:
     config_files: list[str] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
     per_model: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: int | tuple[int, ...] | None = None
+    baseline: str = ""
     help: bool = False
     help_word: str = ""
 
@@ -109,6 +114,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         in_files.update(load_yaml(find_config_file(file)))
     models = split_names(settings.pop("model", in_files.get("model")))
     dataset = settings.pop("dataset", in_files.get("dataset"))
+    seeds, baseline = (settings.pop(key, in_files.get(key)) for key in SEVERAL_RUNS)
     if not models or not dataset:
         key, example = ("dataset", "ml-100k") if models else ("model", "BIGRec")
         raise InputError(
@@ -118,7 +124,9 @@ def parse_command(argv: Sequence[str]) -> Command:
         raise InputError("model", f"'{','.join(models)}' names a model twice; name each once", kind="conflict")
     shared, per_model = split_by_model(settings)
     check_prefixes(per_model, models)
-    return Command(models, str(dataset), files, shared, per_model)
+    seeds = None if seeds is None else check_seeds(seeds)
+    check_one_seed(shared, per_model, seeds)
+    return Command(models, str(dataset), files, shared, per_model, seeds, "" if baseline is None else str(baseline))
 
 
 @dataclass(frozen=True)

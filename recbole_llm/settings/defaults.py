@@ -14,7 +14,8 @@ from recbole_llm.registry import AXES, added_choices, load_entry
 from recbole_llm.settings.models import ModelFacts, facts_by_name, presets
 from recbole_llm.settings.source import literals_in
 
-COMMAND_KEYS = ("model", "dataset", "config_files")
+SEVERAL_RUNS = ("seeds", "baseline")  # settings of a comparison, not of a run
+COMMAND_KEYS = ("model", "dataset", "config_files", *SEVERAL_RUNS)
 GIVEN = "given"  # in a run's config.yaml: names of the settings that were set; the others are defaults as resolved then
 ARGUMENT_LISTS = ("general_arguments", "training_arguments", "evaluation_arguments", "dataset_arguments")
 

@@ -19,7 +19,7 @@ from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.data_folder import find_data
-from recbole_llm.settings.defaults import GIVEN, read_properties, settings_of, union_columns
+from recbole_llm.settings.defaults import GIVEN, SEVERAL_RUNS, read_properties, settings_of, union_columns
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
 from recbole_llm.settings.recommender_checks import check_own_data, check_recommender
 from recbole_llm.settings.schema import check_known, check_value
@@ -130,6 +130,8 @@ def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defa
     if model not in model_names():  # a class from elsewhere: no property file lists its settings
         known |= set(user)
     for key, value in user.items():
+        if key in SEVERAL_RUNS:
+            raise InputError(key, "a run has no such setting; several runs side by side are compared", kind="conflict")
         check_known(key, known, model)
         check_value(key, value, defaults.get(key), facts.is_llm)
     recommender = user.get("recommender", "SASRec")

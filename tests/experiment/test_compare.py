@@ -44,7 +44,7 @@ def test_the_table_says_what_became_of_the_lines_of_the_files(small, saved, tmp_
     assert ResultTable.from_json(table.json()) == table
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1]])
+@pytest.mark.parametrize("seeds", [[], [1, 1], 0, [1, -1], [1, 2.5], True, "many"])
 def test_seeds_are_different_integers(small, seeds):
     with pytest.raises(InputError, match="seeds: .* is not allowed"):
         recbole_llm.compare("Pop", "world", seeds=seeds, **small)

@@ -91,6 +91,9 @@ def test_settings_that_are_text_stay_text():
         (["--model=Pop,Pop", "--dataset=x"], "names a model twice"),
         ([*BOTH, "--BigRec.epochs=1"], "BigRec.epochs: no model named 'BigRec' is run; did you mean BIGRec"),
         ([*BOTH, "--SASRec.epochs=1"], "no model named 'SASRec' is run; the models are Pop, BIGRec"),
+        ([*BOTH, "--seed=1,2,3"], "--seed takes one integer; for several runs use --seeds=1,2,3"),
+        ([*BOTH, "--BIGRec.seed=[1,2]"], "BIGRec.seed: --seed takes one integer"),
+        ([*BOTH, "--seeds=0"], "seeds: 0 is not allowed; give a number of runs"),
         ([*BOTH, "--config_files=absent.yaml"], "config file absent.yaml does not exist; .*paper/bigrec.yaml"),
     ],
 )
@@ -106,6 +109,9 @@ def test_a_command_is_sorted():
         ["Pop", "BIGRec"], "ml-100k", [], {"topk": [5, 10]}, {"BIGRec": {"epochs": 4}}
     )
     assert parse_command(["--model=A", "--help"]).help
+    assert [parse_command([*BOTH, f"--seeds={word}"]).seeds for word in ("5", "1,2", "[7]")] == [5, (1, 2), (7,)]
+    several = parse_command([*BOTH, "--seeds=5", "--seed=7", "--baseline=Pop"])
+    assert (several.shared, several.baseline) == ({"seed": 7}, "Pop")
 
 
 def test_model_and_data_set_may_stand_in_a_config_file(tmp_path):

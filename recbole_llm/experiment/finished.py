@@ -1,0 +1,91 @@
+"""The finished runs of a comparison: what a killed one has left, so that the same command goes on from there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.experiment.run import DATA, FACTS, Run, read_facts
+from recbole_llm.hashing import hash_file
+from recbole_llm.llm.backbone import folder_fingerprint
+from recbole_llm.settings.config import FILES, Config
+from recbole_llm.stages import fingerprint, write_json
+
+PREFIX, RUNS = "compare-", "runs.json"
+# What no metric depends on.
+NO_EFFECT = frozenset(
+    "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
+    "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec "
+    "eval_batch_size loss_decimal_place micro_batch_tokens generation_batch_tokens".split()
+)
+log = logging.getLogger(__name__)
+
+
+def run_fingerprint(config: Config, label: str, few_shot: bool, data: str) -> str:
+    """What tells a run from others that gave other results: its settings, the files they name, and its data.
+
+    The code's revision is not in it: a table marks runs of another one.
+
+    Args:
+        config: the resolved config.
+        label: the model's name in the table.
+        few_shot: whether ``train_sample_size`` applies.
+        data: digest of the data set's files.
+    """
+    settings = {key: value for key, value in config.to_dict().items() if key not in NO_EFFECT}
+    named = {key: _content(Path(settings[key])) for key in FILES if isinstance(settings.get(key), str)}
+    return fingerprint({"settings": settings, "files": named, "label": label, "few_shot": few_shot, "data": data})
+
+
+def _content(path: Path) -> str:
+    if path.is_dir():
+        return folder_fingerprint(path)
+    return hash_file(path) if path.is_file() else ""
+
+
+class FinishedRuns:
+    """The runs that comparisons have finished, in the folders ``<checkpoint_dir>/compare-*``.
+
+    Args:
+        folder: of the comparison that notes its runs here; made if needed. Those of other comparisons beside it are
+            found, too, so that more seeds or models only add runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, name: str, config: Config) -> Run | None:
+        """A finished run by its fingerprint; None where there is none, or its folder is not as the run left it."""
+        places = [self.folder, *sorted(self.folder.parent.glob(f"{PREFIX}*"))]
+        for entry in (found for place in places if (found := _read(place).get(name))):
+            folder = self.folder.parent / entry["folder"]
+            if damage := _find_damage(folder, entry["files"]):
+                log.warning("%s has changed (%s); its run is repeated.", folder, damage)
+                continue
+            return Run(folder, config, *read_facts(folder, config))
+        return None
+
+    def add(self, name: str, run: Run) -> None:
+        """Note that a run is finished."""
+        names = ["metrics.json", FACTS, DATA, *sorted(file.name for file in run.folder.glob("test_*.csv"))]
+        files = {file: hash_file(run.folder / file) for file in names}
+        entry = {"folder": os.path.relpath(run.folder, self.folder.parent), "files": files}
+        write_json(self.folder / RUNS, {**_read(self.folder), name: entry})
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / RUNS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _find_damage(folder: Path, files: dict[str, str]) -> str | None:
+    for name, digest in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if hash_file(folder / name) != digest:
+            return f"{name} differs"
+    return None
