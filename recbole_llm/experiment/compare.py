@@ -16,7 +16,6 @@ from recbole.utils import ModelType, dataset_arguments, init_seed
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.comparison import check_baseline, compare_runs, find_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
