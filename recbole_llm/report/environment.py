@@ -8,10 +8,9 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
-from recbole_llm import __version__
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
 
@@ -39,7 +38,7 @@ def versions() -> dict[str, str]:
         ``python``, one entry per package (``not installed`` where missing), ``platform``, ``cpu_count`` and
         ``git_revision`` (short, ``-dirty`` with uncommitted changes; ``not a checkout`` for an installed package).
     """
-    facts = {"python": platform.python_version(), "recbole-llm": __version__}
+    facts = {"python": platform.python_version(), "recbole-llm": _own_version()}
     facts.update({name: _version(distributions) for name, distributions in _PACKAGES.items()})
     facts["platform"] = platform.platform()
     facts["cpu_count"] = str(os.cpu_count() or "unknown")
@@ -50,7 +49,12 @@ def versions() -> dict[str, str]:
 def revision() -> str:
     """What tells this code from another: its commit, or the package's version where it is no checkout."""
     found = git_revision(CHECKOUT)
-    return f"version {__version__}" if found == NO_CHECKOUT else found
+    return f"version {_own_version()}" if found == NO_CHECKOUT else found
+
+
+def _own_version() -> str:
+    """Of this code, which a checkout on the path runs without being installed."""
+    return str(import_module("recbole_llm").__version__)
 
 
 def git_revision(folder: Path) -> str:
