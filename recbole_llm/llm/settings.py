@@ -11,6 +11,8 @@ from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
 
 TINY = "tiny"  # value of llm_path: an LLM that is made on the spot
+SMOLLM2 = "smollm2"  # value of llm_path: SmolLM2-135M-Instruct, from a package
+MINILM = "minilm"  # value of coreset_encoder: all-MiniLM-L6-v2, from a package
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class BackboneSettings(Declared):
     llm_path: Annotated[
         str,
         Setting(
-            "hub name or folder of a causal LM",
-            note="tiny builds a small one from the item text, offline",
+            "hub name, folder or .gguf file of a causal LM",
+            note="tiny builds a small one from the item text, offline; smollm2 is SmolLM2-135M-Instruct from a package",
         ),
     ] = "tiny"
     llm_revision: Annotated[str | None, Setting("branch, tag or commit on the hub", null="is the newest")] = None

@@ -9,24 +9,30 @@ from pathlib import Path
 import torch
 
 from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
+from recbole_llm.llm.folders import find_llm
+from recbole_llm.llm.gguf import GGUFStage
 from recbole_llm.llm.settings import TINY
 from recbole_llm.settings.config import Config
+from recbole_llm.stages import StageStore
 
 log = logging.getLogger(__name__)
 
 
-def load_llm(config: Config, device: torch.device, build_tiny: Callable[[], Path]) -> Backbone:
+def load_llm(config: Config, device: torch.device, stages: StageStore, build_tiny: Callable[[], Path]) -> Backbone:
     """The LLM that a config names, without an adapter.
 
     Args:
         config: the resolved config.
         device: where it computes.
+        stages: keeps what was read from a GGUF file.
         build_tiny: gives the folder of the tiny LLM, where ``llm_path`` asks for that.
     """
-    path = config["llm_path"]
+    path: str | Path = config["llm_path"]
     if path == TINY:
         log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
-        path = str(build_tiny())
+        path = build_tiny()
+    elif isinstance(found := find_llm(path), Path) and found.is_file():
+        path = stages.run(GGUFStage(found))
     return load_backbone(
         path,
         dtype=config["llm_dtype"],

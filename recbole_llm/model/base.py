@@ -74,7 +74,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
             dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
         )
         self.wording = Wording.of_domain(config["domain"])
-        self.backbone = load_llm(config, self.device, self._build_tiny)
+        self.backbone = load_llm(config, self.device, self.stages, self._build_tiny)
         wanted = int(config["max_prompt_tokens"])
         self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
         if (limit := prompt_limit(self.backbone, wanted, self._longest_answer())) < wanted:

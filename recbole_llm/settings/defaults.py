@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.declare import NO_DEFAULT, keys_of
+from recbole_llm.llm.settings import SMOLLM2, TINY
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES, added_choices, load_entry
 from recbole_llm.settings.models import ModelFacts, facts_by_name, presets
@@ -55,7 +56,7 @@ def read_properties(
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
     RecBole's files; evaluation.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
-    preset's; llm/tiny.yaml where the LLM is the tiny one; the data set's.
+    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM; the data set's.
 
     Args:
         model: name of the model or preset.
@@ -79,9 +80,9 @@ def read_properties(
         settings.update(load_yaml(file))
     if facts.is_llm:
         settings = {**_added_defaults(), **settings}
-        if (llm_path or settings["llm_path"]) == "tiny":
-            tiny = load_if_there(folder / "llm" / "tiny.yaml")
-            settings.update({key: value for key, value in tiny.items() if not (click and key == "valid_metric")})
+        if (name := str(llm_path or settings["llm_path"])) in (TINY, SMOLLM2):
+            own = load_if_there(folder / "llm" / f"{name}.yaml")
+            settings.update({key: value for key, value in own.items() if not (click and key == "valid_metric")})
     settings.update(load_if_there(folder / "dataset" / f"{dataset}.yaml"))
     # RecBole's files name the columns that a model cannot do without (FDSA's genres), so ours only add to them.
     settings["load_col"] = union_columns([asked, settings["load_col"]])

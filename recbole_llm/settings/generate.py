@@ -71,7 +71,7 @@ def property_texts(folder: Path) -> dict[Path, str]:
     tiny = {key.name: key.default for key in keys_by_name([TinyLLMConfig]).values()}
     overall = {name: value for name, value in defaults.items() if name not in (*tiny, "valid_metric")}
     own = {"overall.yaml": overall, "evaluation.yaml": defaults}
-    for name, values in {**own, "click.yaml": {}, "llm/tiny.yaml": tiny}.items():
+    for name, values in {**own, "click.yaml": {}, "llm/tiny.yaml": tiny, "llm/smollm2.yaml": {}}.items():
         found[folder / name] = refreshed((folder / name).read_text(encoding="utf-8"), values, keys)
     for file in sorted((folder / "model").glob("*.yaml")):
         found[file] = refreshed(file.read_text(encoding="utf-8"), {}, keys)
@@ -85,7 +85,7 @@ PAGE = """\
 
 Every declared setting: its key, type and range, default, and meaning. Written by
 `python -m recbole_llm.settings.generate` from the declarations in the code; `recbole-llm --help <word>` prints the
-lines that hold a word. A preset (`properties/model/`), the tiny LLM (`properties/llm/tiny.yaml`) and a data set
+lines that hold a word. A preset (`properties/model/`), an LLM with a name of its own (`properties/llm/`) and a data set
 (`properties/dataset/`) have values of their own; RecBole's models have settings of their own, in RecBole's property
 files.
 """

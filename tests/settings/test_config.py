@@ -161,6 +161,13 @@ def test_later_places_win(own_properties, tmp_path, monkeypatch):  # noqa: F811
     assert classic["llm_path"] is None and classic["llm_recommender"] is None
 
 
+def test_smollm2_has_settings_of_its_own_that_the_user_may_replace():
+    changed = load_yaml(find_properties() / "llm" / "smollm2.yaml")
+    assert not set(changed) & set(AXES)
+    config = Config("SOFT", "ml-100k", config_dict={"llm_path": "smollm2", "lora_r": 4})
+    assert {key: config[key] for key in changed} == {**changed, "lora_r": 4}
+
+
 def test_the_tiny_llm_file_is_read_for_the_tiny_llm_only():
     tiny, real = Config("BIGRec", "ml-100k"), Config("BIGRec", "ml-100k", config_dict={"llm_path": "some/llm"})
     changed = load_yaml(find_properties() / "llm" / "tiny.yaml")
