@@ -1,9 +1,10 @@
 """The offline default LLM: a small tokenizer and Llama made from a catalogue's own text and the prompt template.
 
 It stands in for a downloaded LLM, so that everything can be tried without one; it supports no claim of quality. Its
-corpus is item text and the template's words, with histories and answers drawn uniformly from the catalogue: it never
-sees an interaction. What pre-training gives it is what a large LLM brings along: the titles, what they are about
-(the last state of a bare title predicts the item's attributes), and the form of an answer (a quoted title, then EOS).
+corpus is item text and the template's words (``tiny_corpus.py``): it never sees an interaction. What pre-training gives
+it is what a large LLM brings along: the titles, what they are about (the last state of a bare title predicts the item's
+attributes), the habit of reading a history (an answer shares something with its newest titles), and the form of an
+answer (a quoted title, then EOS).
 """
 
 from __future__ import annotations
@@ -21,24 +22,14 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.rows import common_prefix, length_batches, pad_batch
+from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.llm.settings import TinyLLMConfig
+from recbole_llm.llm.tiny_corpus import Document, PromptMaker, document_rounds, reading_prompts
 
 logger = logging.getLogger(__name__)
 
-PromptMaker = Callable[[list[int], int], tuple[list[int], list[int]]]
-"""``(history, answer) -> (prompt token ids, response token ids)``; items are positions in ``titles``, oldest first.
-
-The prompt starts with BOS and the response ends with EOS, put together from the same pieces as in training and use.
-"""
-
-Document = tuple[list[int], int]
-"""Token ids, and how many of them at the start are given rather than learned."""
-
 SINGLE_TOKENS = ("Yes", "No", " Yes", " No")
-DOCUMENTS_PER_PROMPT = 32  # item documents are short and teach most per token; prompts are then a third of all tokens
-DOCUMENT_TOKENS = 256  # a longer item document (a description, say) is cut here
-ROUND_PROMPTS = 64  # documents are sorted by length and cut into batches within a round of so many prompts
+READING_PROMPTS = 128  # prompts that ask, after pre-training, whether the model reads its history
 TEMPLATE_REPEATS = 100  # counts of the template's words when merges are learned: every prompt contains them
 INITIAL_SCALE = 0.06  # standard deviation of fresh weights; so narrow a model learns faster than from the usual 0.02
 WARMUP_SHARE = 0.05
@@ -99,8 +90,14 @@ def build_tiny_llm(
         f"{len(tokenizer):,}",
     )
     generator = torch.Generator().manual_seed(config.seed)
-    rounds = document_rounds(titles, attributes, tokenizer, compose(tokenizer), history_length, generator)
+    make_prompt = compose(tokenizer)
+    rounds = document_rounds(titles, attributes, tokenizer, make_prompt, history_length, generator)
     pretrain(model, _batches(rounds, tokenizer.pad_token_id, config, generator), config, progress=progress)
+    own, other = (
+        mean_loss(model, documents, tokenizer.pad_token_id, config.batch_tokens)
+        for documents in reading_prompts(titles, attributes, make_prompt, history_length, READING_PROMPTS, generator)
+    )
+    logger.info("Tiny LLM: an answer's loss is %.3f after its own history, %.3f after that of another.", own, other)
     folder = Path(folder)
     model.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -167,74 +164,6 @@ def init_model(tokenizer: PreTrainedTokenizerBase, config: TinyLLMConfig) -> Lla
         return LlamaForCausalLM(shape)
 
 
-def document_rounds(
-    titles: Sequence[str],
-    attributes: Sequence[Sequence[str]],
-    tokenizer: PreTrainedTokenizerBase,
-    make_prompt: PromptMaker,
-    history_length: int,
-    generator: torch.Generator,
-) -> Iterator[list[Document]]:
-    """The corpus without end, in rounds of ``ROUND_PROMPTS`` prompts and ``DOCUMENTS_PER_PROMPT`` times as many items.
-
-    Item documents and the answers of prompts each pass over the catalogue again and again, in a new random order; a
-    prompt's history (1 to ``history_length`` items) is drawn uniformly from the catalogue. The text that opens every
-    prompt is not learned: predicting it teaches nothing and would compete with titles as the start of a text.
-    """
-    items = [item for item, title in enumerate(titles) if title.strip()]
-    describe = _item_documents(titles, attributes, tokenizer, generator)
-    n_given = len(common_prefix([make_prompt([item], item)[0] for item in items[:: 1 + len(items) // 16]]))
-    described, answers = _passes(items, generator), _passes(items, generator)
-    while True:
-        documents = [(describe(next(described)), 1) for _ in range(ROUND_PROMPTS * DOCUMENTS_PER_PROMPT)]
-        for _ in range(ROUND_PROMPTS):
-            length = _randint(1, history_length, generator)
-            history = [items[_randint(0, len(items) - 1, generator)] for _ in range(length)]
-            prompt, response = make_prompt(history, next(answers))
-            documents.append(([*prompt, *response], n_given))
-        yield documents
-
-
-def _passes(items: list[int], generator: torch.Generator) -> Iterator[int]:
-    """The items without end: pass after pass, each in a new random order."""
-    while True:
-        yield from (items[i] for i in torch.randperm(len(items), generator=generator).tolist())
-
-
-def _item_documents(
-    titles: Sequence[str],
-    attributes: Sequence[Sequence[str]],
-    tokenizer: PreTrainedTokenizerBase,
-    generator: torch.Generator,
-) -> Callable[[int], list[int]]:
-    """``item -> token ids`` of BOS, title, attributes in a random order, EOS: "Toy Story Comedy, 1995, Animation".
-
-    Nothing stands between title and attributes, and each attribute may come first: so the state after the title's last
-    token has to predict all of them. That state is the item's embedding.
-    """
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-
-    title_ids = encode(titles)
-    values = sorted({value for row in attributes for value in row if value.strip()})
-    value_ids = dict(zip(values, encode([f" {value}" for value in values]), strict=True))
-    comma = encode([","])[0]
-
-    def describe(item: int) -> list[int]:
-        known = [value_ids[value] for value in attributes[item] if value in value_ids]
-        document = [tokenizer.bos_token_id, *title_ids[item]]
-        for position, chosen in enumerate(torch.randperm(len(known), generator=generator).tolist()):
-            document += (comma if position else []) + known[chosen]
-        return [*document[: DOCUMENT_TOKENS - 1], tokenizer.eos_token_id]
-
-    return describe
-
-
-def _randint(low: int, high: int, generator: torch.Generator) -> int:
-    return int(torch.randint(low, high + 1, (), generator=generator))
-
-
 def _batches(
     rounds: Iterator[list[Document]], pad_token_id: int, config: TinyLLMConfig, generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -294,6 +223,18 @@ def pretrain(
             bar.update()
     model.eval()
     logger.info("Tiny LLM: loss %.3f after %s tokens, %.0f s.", running, f"{n_tokens:,}", time.perf_counter() - started)
+
+
+@torch.no_grad()
+def mean_loss(model: LlamaForCausalLM, documents: list[Document], pad_token_id: int, batch_tokens: int) -> float:
+    """Mean loss of the tokens of documents that are not given, each given the tokens before it."""
+    total, n_tokens = 0.0, 0
+    for chosen in length_batches([len(token_ids) for token_ids, _ in documents], batch_tokens):
+        token_ids, labels = _pad([documents[place] for place in chosen], pad_token_id)
+        learned = int((labels[:, 1:] != -100).sum())
+        total += learned * float(_next_token_loss(model, token_ids.to(model.device), labels.to(model.device)))
+        n_tokens += learned
+    return total / n_tokens
 
 
 def _next_token_loss(model: LlamaForCausalLM, token_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

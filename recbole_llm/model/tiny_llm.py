@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from recbole_llm.data.candidates import CandidatePool
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.llm.settings import TinyLLMConfig
-from recbole_llm.llm.tiny import PromptMaker, build_tiny_llm
+from recbole_llm.llm.tiny import build_tiny_llm
+from recbole_llm.llm.tiny_corpus import PromptMaker
 from recbole_llm.model.rows import PromptKind, TokenPair
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config

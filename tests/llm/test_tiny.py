@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from recbole_llm.errors import InputError
-from recbole_llm.llm.tiny import (
-    ROUND_PROMPTS,
-    PromptMaker,
-    TinyLLMConfig,
-    build_tiny_llm,
-    document_rounds,
-    train_tokenizer,
-)
+from recbole_llm.llm.tiny import TinyLLMConfig, build_tiny_llm, mean_loss, train_tokenizer
+from recbole_llm.llm.tiny_corpus import ROUND_PROMPTS, PromptMaker, SharedText, document_rounds, reading_prompts
 from tests.processes import forked_python
 
 ADJECTIVES = ("Red", "Silent", "Lost", "Golden", "Broken", "Last")
@@ -31,8 +26,9 @@ TITLES = [""] + [f"{adjective} {noun}" for adjective in ADJECTIVES for noun in N
 ATTRIBUTES = [[]] + [[GENRES[j], str(1990 + i)] for i in range(len(ADJECTIVES)) for j in range(len(NOUNS))]
 HEADER = "The user has watched these movies: "
 FOOTER = "\n### Response:\n"
+HISTORY = 6
 SMALL = TinyLLMConfig(
-    vocab_size=600, hidden_size=48, n_layers=2, n_heads=2, context_length=128, steps=250, batch_tokens=768, seed=7
+    vocab_size=600, hidden_size=48, n_layers=2, n_heads=2, context_length=128, steps=300, batch_tokens=768, seed=7
 )
 
 
@@ -54,7 +50,7 @@ def compose(tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
 
 def build(folder: Path, config: TinyLLMConfig = SMALL, **changes: object) -> Path:
     arguments = {"titles": TITLES, "attributes": ATTRIBUTES, "template_texts": [HEADER, FOOTER], "compose": compose}
-    return build_tiny_llm(folder, **{**arguments, "history_length": 3, "config": config, **changes})
+    return build_tiny_llm(folder, **{**arguments, "history_length": HISTORY, "config": config, **changes})
 
 
 def short(**changes: object) -> TinyLLMConfig:
@@ -179,7 +175,7 @@ def test_state_of_a_bare_title_predicts_its_attributes(folder: Path, tokenizer: 
     assert np.mean(hits) > 0.8
 
 
-def test_corpus_draws_history_and_answer_uniformly_and_never_an_untitled_item(
+def test_corpus_takes_every_answer_equally_often_after_a_walk_by_shared_text(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     histories, answers = [], []
@@ -199,9 +195,62 @@ def test_corpus_draws_history_and_answer_uniformly_and_never_an_untitled_item(
     counts = np.bincount(answers, minlength=len(TITLES))
     assert counts[0] == 0 and counts[1:].max() - counts[1:].min() <= 1
     assert {len(history) for history in histories} == {1, 2, 3}
-    seen = np.bincount([item for history in histories for item in history], minlength=len(TITLES))
-    expected = seen[1:].mean()
-    assert seen[0] == 0 and np.abs(seen[1:] - expected).max() < 5 * np.sqrt(expected)
+    known = [{*title.split(), *values} for title, values in zip(TITLES, ATTRIBUTES, strict=True)]
+    for history, answer in zip(histories, answers, strict=True):
+        for before, after in zip(history, [*history[1:], answer], strict=True):
+            assert before != after and known[before] & known[after]
+
+
+@given(
+    rows=st.lists(st.lists(st.sampled_from("abcdefg"), max_size=4), min_size=1, max_size=9),
+    seed=st.integers(0, 99),
+    length=st.integers(1, 6),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_walk_shares_something_at_every_step_where_anything_is_shared(
+    rows: list[list[str]], seed: int, length: int
+) -> None:
+    titles = ["", *(f"only{number}" for number in range(len(rows)))]
+    shared = SharedText(
+        titles, [["a"], *([f" {v.upper()} " if n % 2 else v for n, v in enumerate(row)] for row in rows)]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for answer in range(1, len(titles)):
+        walk = shared.walk(answer, length, generator)
+        assert len(walk) == length and 0 not in walk
+        for before, after in zip(walk, [*walk[1:], answer], strict=True):
+            common = set(rows[before - 1]) & set(rows[after - 1])
+            telling = [value for value in common if any(value not in row for row in rows)]
+            assert (telling and before != after) or not shared.values[after]
+
+
+def test_where_titles_share_nothing_every_other_answer_repeats_the_newest_title() -> None:
+    shared = SharedText(["", *(f"word{number}" for number in range(50))], [[] for _ in range(51)])
+    generator = torch.Generator().manual_seed(0)
+    repeats = [shared.walk(1 + draw % 50, 1, generator) == [1 + draw % 50] for draw in range(1000)]
+    assert 0.45 < np.mean(repeats) < 0.58
+
+
+def test_after_pretraining_the_llm_reads_the_history_of_prompts_it_has_not_seen(
+    folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    draw = torch.Generator().manual_seed(11)
+    own, other = (
+        mean_loss(model, documents, tokenizer.pad_token_id, 512)
+        for documents in reading_prompts(TITLES, ATTRIBUTES, compose(tokenizer), HISTORY, 200, draw)
+    )
+    tokens = np.mean([len(compose(tokenizer)([1], item)[1]) for item in range(1, len(TITLES))])
+    without_reading = np.log(len(TITLES) - 1) / tokens  # all that titles tell when every answer is as likely
+    assert own < 0.97 * without_reading and own < 0.92 * other
+
+
+def test_the_log_tells_how_much_the_llm_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        build(tmp_path, short())
+    (line,) = [message for message in caplog.messages if "after its own history" in message]
+    own, other = map(float, re.findall(r"\d+\.\d+", line))
+    assert own == pytest.approx(other, rel=0.1), "three steps teach nothing"
 
 
 def test_without_attributes_and_with_one_item(tmp_path: Path) -> None:
