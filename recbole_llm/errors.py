@@ -36,6 +36,7 @@ class InputError(ValueError):
         key: the setting; or the whole text, whose first word is then the key where a colon follows it.
         message: what is wrong and what to do; the text is ``<key>: <message>``.
         kind: what is wrong.
+        about: the key of a text that does not begin with it.
 
     Example:
         >>> error = InputError("topk", "0 is not allowed; give an integer >= 1")
@@ -45,12 +46,12 @@ class InputError(ValueError):
         'topk'
     """
 
-    def __init__(self, key: str, message: str | None = None, *, kind: Kind = "value") -> None:
+    def __init__(self, key: str, message: str | None = None, *, kind: Kind = "value", about: str = "") -> None:
         if message is None:
             text, found = key, _KEY.match(key)
             key = found.group(1) if found else ""
         else:
             text = f"{key}: {message}" if key else message
         super().__init__(text)
-        self.key = key
+        self.key = about or key
         self.kind: Kind = kind

@@ -68,15 +68,19 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=PropertyLoader)
     except OSError as error:
-        raise InputError(f"cannot read the config file {file}: {error.strerror}", kind="file") from error
+        raise InputError(
+            f"cannot read the config file {file}: {error.strerror}", kind="file", about="config_files"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InputError(
-            f"the config file {file} is not valid YAML: {' '.join(str(error).split())}", kind="file"
+            f"the config file {file} is not valid YAML: {' '.join(str(error).split())}",
+            kind="file",
+            about="config_files",
         ) from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"the config file {file} must hold `key: value` pairs", kind="file")
+        raise InputError(f"the config file {file} must hold `key: value` pairs", kind="file", about="config_files")
     return content
 
 
@@ -96,4 +100,8 @@ def find_config_file(name: str | Path) -> Path:
         if file.is_file():
             return file
     settings = ", ".join(sorted(f"paper/{file.name}" for file in (folder / "paper").glob("*.yaml")))
-    raise InputError(f"config file {name} does not exist; give a path, or a setting of ours: {settings}", kind="file")
+    raise InputError(
+        f"config file {name} does not exist; give a path, or a setting of ours: {settings}",
+        kind="file",
+        about="config_files",
+    )

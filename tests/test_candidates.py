@@ -14,12 +14,12 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.candidates import Candidates
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation.answers import answer_metrics
 from recbole_llm.evaluation.candidate_choice import CandidateChoice, Picks
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
+from tests.refusals import refused
 from tests.runs import Finished, histories_in
 
 RATIOS = ("hit_ratio", "hit_ratio_valid", "valid_ratio")
@@ -261,7 +261,7 @@ def test_what_does_not_go_together_is_one_line(command, words, capsys, models, m
 
 
 def test_click_models_choose_among_nothing(world):
-    with pytest.raises(InputError, match="candidates: FM predicts clicks and chooses among no titles"):
+    with refused("candidates", "conflict"):
         Config("FM", world.name, None, {"data_path": str(world.parent), "candidates": 5})
 
 

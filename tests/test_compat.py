@@ -20,9 +20,9 @@ import scipy.sparse
 import torch
 
 from recbole_llm import compat, recbole_checkpoints
-from recbole_llm.errors import InputError
 from recbole_llm.recbole_checkpoints import Inert, load_checkpoint
 from tests.processes import Done, forked_python
+from tests.refusals import refused
 from tests.worlds import make_world, side_file_settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -191,7 +191,7 @@ def test_pop_still_counts_an_item_once_per_batch_and_ours_counts_interactions() 
 
 def test_pandas_3_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pd, "__version__", "3.0.1")
-    with pytest.raises(InputError, match=r"pandas 3\.0\.1 .*pip install 'pandas<3'"):
+    with refused("", "environment", r"pandas 3\.0\.1 .*pip install 'pandas<3'"):
         compat.apply()
 
 
@@ -294,7 +294,7 @@ def test_a_planted_call_is_refused_by_name(kind: str, protocol: int, tmp_path: P
     state = {"state_dict": {"weight": torch.ones(2)}, "config": {"deep": [plant(f"touch {marker}", tmp_path)]}}
     torch.save(state, tmp_path / "planted.pth", pickle_protocol=protocol)
 
-    with pytest.raises(InputError, match=rf"planted\.pth: not loaded, the file asks for \S*{name}"):
+    with refused("", "file", rf"planted\.pth: not loaded, the file asks for \S*{name}"):
         load_checkpoint(tmp_path / "planted.pth")
     assert not marker.exists()
 
@@ -318,7 +318,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "program.pth"))
     torch.save(torch.ones(2), tmp_path / "tensor.pth")
     for name in ("missing.pth", "plain.pth", "legacy.pth", "program.pth", "tensor.pth"):
-        with pytest.raises(InputError, match=name):
+        with refused("", "file", name):
             load_checkpoint(tmp_path / name)
     assert not marker.exists()
 
@@ -339,5 +339,5 @@ def test_a_missing_wandb_is_one_line(monkeypatch):
     from recbole.utils import wandblogger
 
     monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="log_wandb: it needs the package wandb: pip install wandb"):
+    with refused("log_wandb", "environment", "log_wandb: it needs the package wandb: pip install wandb"):
         wandblogger.WandbLogger(SimpleNamespace(log_wandb=True))

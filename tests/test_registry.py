@@ -5,12 +5,12 @@ from textwrap import dedent
 import pytest
 
 from recbole_llm import registry
-from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties
 from recbole_llm.registry import AXES, MODELS, find_choice, load_class
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.models import find_model, is_llm_model, model_names, presets
 from tests.processes import fresh_python
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_every_name_stands_for_a_class_that_exists(table):
 def test_an_axis_value_is_found_or_refused_with_the_choices():
     assert find_choice("adapter", "lora").__name__ == "LoraAdapter"
     assert find_choice("coreset", "none") is None
-    with pytest.raises(InputError, match="there is no adapter named 'Lora'; choose from: lora, ilora, full"):
+    with refused("adapter", "unknown", "there is no adapter named 'Lora'; choose from: lora, ilora, full"):
         find_choice("adapter", "Lora")
 
 
@@ -86,7 +86,7 @@ def test_listing_recbole_models_imports_none_of_them():
     ],
 )
 def test_an_unknown_model_is_refused_with_the_nearest(name, message):
-    with pytest.raises(InputError, match=message):
+    with refused("model", "unknown", message):
         find_model(name)
 
 
@@ -95,7 +95,7 @@ def test_a_model_whose_package_is_missing_says_so(monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     for module in [name for name in sys.modules if name.startswith("recbole.model.exlib_recommender")]:
         monkeypatch.delitem(sys.modules, module)
-    with pytest.raises(InputError, match=r"RecBole's XGBoost needs the package '(\w+)': pip install \1"):
+    with refused("model", "environment", r"RecBole's XGBoost needs the package '(\w+)': pip install \1"):
         find_model("XGBoost")
 
 
@@ -105,9 +105,11 @@ def test_a_preset_builds_its_recommender(own_properties):
     assert find_model("Preset") is find_model("Preset", "BIGRec") is find_model("BIGRec")
     assert is_llm_model("Preset")
     for bad in ("BigRec", "Preset", "SASRec"):
-        with pytest.raises(InputError, match=f"Preset: there is no llm_recommender named '{bad}'"):
+        with refused("llm_recommender", "unknown", f"Preset: there is no llm_recommender named '{bad}'"):
             find_model("Preset", bad)
-    with pytest.raises(InputError, match="llm_recommender: 'BIGRec' is for presets; SASRec is a model of its own"):
+    with refused(
+        "llm_recommender", "conflict", "llm_recommender: 'BIGRec' is for presets; SASRec is a model of its own"
+    ):
         find_model("SASRec", "BIGRec")
 
 
@@ -117,7 +119,7 @@ def test_another_distribution_can_add_a_model(plugin, own_properties):
     assert (config["other_weight"], config["epochs"], config["stopping_step"]) == (0.7, 2, 2)
     (own_properties / "model" / "Preset.yaml").write_text("llm_recommender: OtherRec")
     assert find_model("Preset") is find_model("OtherRec")
-    with pytest.raises(InputError, match="model BrokenRec of another package .* does not load"):
+    with refused("", "environment", "model BrokenRec of another package .* does not load"):
         find_model("BrokenRec")
 
 

@@ -57,7 +57,7 @@ def checked_indices(name: str, values: Any, n_rows: int) -> np.ndarray:
     """int64 ``[n]``, n >= 1: indices of rows, each once."""
     rows = checked_ids(values)
     if rows.dtype != np.int64 or not len(rows) or rows.min() < 0 or rows.max() >= n_rows:
-        raise InputError(f"{name} must hold indices of the {n_rows} training rows, at least one")
+        raise InputError(f"{name} must hold indices of the {n_rows} training rows, at least one", about=name)
     return rows
 
 
@@ -129,7 +129,7 @@ def checked_scores(name: str, values: Any, ids: np.ndarray | None = None) -> np.
     """
     scores = to_numpy(values).astype(np.float64)
     if scores.ndim != 1:
-        raise InputError(f"{name} must be [n], one number per row, got {list(scores.shape)}")
+        raise InputError(f"{name} must be [n], one number per row, got {list(scores.shape)}", about=name)
     _check_finite(name, np.isfinite(scores), ids if ids is not None else np.arange(len(scores)))
     return scores
 
@@ -144,7 +144,7 @@ def checked_vectors(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     """Finite float32 or float64 ``[n, d]``, one row each; not copied where it need not be."""
     vectors = to_float(values)
     if vectors.ndim != 2 or not vectors.shape[1]:
-        raise InputError(f"{name} must be [n, d], one vector per row, got {list(vectors.shape)}")
+        raise InputError(f"{name} must be [n, d], one vector per row, got {list(vectors.shape)}", about=name)
     step = max(1, _BLOCK_ELEMENTS // vectors.shape[1])
     starts = range(0, len(vectors), step)
     finite = [np.isfinite(vectors[start : start + step]).all(axis=1) for start in starts]
@@ -165,7 +165,7 @@ def checked_texts(name: str, values: Any, ids: np.ndarray | None = None) -> list
     """A list of texts."""
     texts = [] if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) else list(values)
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{name} must be a list of texts")
+        raise InputError(f"{name} must be a list of texts", about=name)
     if ids is not None:
         check_length(name, len(texts), len(ids))
     return texts

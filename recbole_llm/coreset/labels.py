@@ -17,7 +17,7 @@ def checked_labels(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     """``[n]``, finite, one per row."""
     labels = to_numpy(values)
     if labels.ndim != 1 or (np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all()):
-        raise InputError(f"{name} must be [n], one finite label per row")
+        raise InputError(f"{name} must be [n], one finite label per row", about=name)
     check_length(name, len(labels), len(ids))
     return labels
 

@@ -168,14 +168,16 @@ class Selector(Declared, ABC):
     def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs as values to compute with."""
         if unknown := sorted(inputs.keys() - {need.name for need in self.needs}):
-            raise InputError(f"coreset {self.name} takes no {', '.join(unknown)}", kind="unknown")
+            raise InputError(f"coreset {self.name} takes no {', '.join(unknown)}", kind="unknown", about=unknown[0])
         ready = {}
         for need in self.needs:
             value = inputs.get(need.name)
             if value is None and need.default is not None:
                 value = need.default(ids)
             if value is None:
-                raise InputError(f"coreset {self.name} needs {need.name}, {need.meaning}", kind="missing")
+                raise InputError(
+                    f"coreset {self.name} needs {need.name}, {need.meaning}", kind="missing", about=need.name
+                )
             ready[need.name] = need.check(value, ids)
             if need.per_row:
                 check_length(need.name, len(ready[need.name]), len(ids))

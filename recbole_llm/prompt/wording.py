@@ -62,17 +62,19 @@ class Wording:
     def __post_init__(self) -> None:
         for field in fields(self):
             if not isinstance(getattr(self, field.name), str):
-                raise InputError(f"{field.name} must be text, not {getattr(self, field.name)!r}")
+                raise InputError(f"{field.name} must be text, not {getattr(self, field.name)!r}", about=field.name)
         for name in [field.name for field in fields(self) if field.name not in _WORDS]:
             used, own = _slots(getattr(self, name), name), _TITLE_SLOTS.get(name, ())
             allowed = [*_WORDS, *own]
             if unknown := sorted(set(used) - set(allowed)):
                 raise InputError(
-                    f"{name} has an unknown slot {{{unknown[0]}}}; slots: {', '.join(allowed)}", kind="unknown"
+                    f"{name} has an unknown slot {{{unknown[0]}}}; slots: {', '.join(allowed)}",
+                    kind="unknown",
+                    about=name,
                 )
             for slot in own:
                 if used.count(slot) != 1:
-                    raise InputError(f"{name} must hold the slot {{{slot}}} exactly once")
+                    raise InputError(f"{name} must hold the slot {{{slot}}} exactly once", about=name)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any]) -> Wording:
@@ -85,14 +87,20 @@ class Wording:
         wording = source if isinstance(source, Mapping) else _read_yaml(Path(source), where)
         known = [field.name for field in fields(cls)]
         if unknown := [str(key) for key in wording if key not in known]:
-            raise InputError(f"{where}: unknown key {unknown[0]!r}; keys: {', '.join(known)}", kind="unknown")
+            raise InputError(
+                f"{where}: unknown key {unknown[0]!r}; keys: {', '.join(known)}", kind="unknown", about=unknown[0]
+            )
         required = [field.name for field in fields(cls) if field.default is MISSING]
         if missing := [key for key in required if key not in wording]:
-            raise InputError(f"{where}: key {missing[0]!r} is missing; it needs {', '.join(required)}", kind="missing")
+            raise InputError(
+                f"{where}: key {missing[0]!r} is missing; it needs {', '.join(required)}",
+                kind="missing",
+                about=missing[0],
+            )
         try:
             return cls(**wording)
         except InputError as error:
-            raise InputError(f"{where}: {error}", kind=error.kind) from None
+            raise InputError(f"{where}: {error}", kind=error.kind, about=error.key) from None
 
     @classmethod
     def of_domain(cls, domain: str) -> Wording:
@@ -148,7 +156,9 @@ def _slots(text: str, name: str) -> list[str]:
     try:
         return [slot for _, slot, _, _ in string.Formatter().parse(text) if slot is not None]
     except ValueError as error:
-        raise InputError(f"{name} has a stray brace ({error}); write {{{{ or }}}} for one in the text") from error
+        raise InputError(
+            f"{name} has a stray brace ({error}); write {{{{ or }}}} for one in the text", about=name
+        ) from error
 
 
 def _read_yaml(path: Path, where: str) -> Mapping[str, Any]:

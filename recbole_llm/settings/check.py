@@ -24,7 +24,7 @@ from recbole_llm.settings.defaults import union_columns
 from recbole_llm.settings.models import check_packages
 from recbole_llm.settings.recommender_checks import check_classic, reads_graph
 from recbole_llm.settings.resolve import Resolution, resolve
-from recbole_llm.settings.stage_checks import check_readable, not_writable
+from recbole_llm.settings.stage_checks import check_permuted, check_readable, not_writable
 from recbole_llm.settings.task_checks import check_same_candidates, check_same_rows, mixed_tasks
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def check_resolved(resolved: Sequence[Resolution]) -> None:
             _check_load_col(one)
         if one.facts.is_llm:
             Wording.of_domain(one["domain"])
+            check_permuted(one)
             _check_files(one)
         else:
             check_classic(one.model, one.facts, one)

@@ -61,11 +61,13 @@ def parse_words(argv: Sequence[str]) -> dict[str, str]:
         if not equals:
             if not waiting or waiting[0].startswith("--"):
                 raise InputError(
-                    f"--{key} has no value; write --{key}=value (a switch is --{key}=True)", kind="missing"
+                    f"--{key} has no value; write --{key}=value (a switch is --{key}=True)", kind="missing", about=key
                 )
             value = waiting.pop(0)
         if words.setdefault(key, value) != value:
-            raise InputError(f"--{key} is given twice, as '{words[key]}' and as '{value}'; keep one", kind="conflict")
+            raise InputError(
+                f"--{key} is given twice, as '{words[key]}' and as '{value}'; keep one", kind="conflict", about=key
+            )
     return words
 
 
@@ -93,7 +95,9 @@ def check_prefixes(per_model: Mapping[str, Mapping[str, Any]], models: Sequence[
     for model, settings in per_model.items():
         if model not in models:
             hint = suggestion(model, models, f"; the models are {', '.join(models)}")
-            raise InputError(f"{model}.{next(iter(settings))}: no model named '{model}' is run{hint}", kind="unknown")
+            raise InputError(
+                f"{model}.{next(iter(settings))}: no model named '{model}' is run{hint}", kind="unknown", about="model"
+            )
 
 
 def parse_command(argv: Sequence[str]) -> Command:

@@ -36,11 +36,12 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
     place = Path(data_path)
     if not place.is_dir():
         hint = suggestion(name, [BUILT_IN], "; set data_path to the right one")
-        raise InputError("", f"no data set '{name}': the folder {data_path} does not exist{hint}", kind="file")
+        message = f"no data set '{name}': the folder {data_path} does not exist{hint}"
+        raise InputError(message, kind="file", about="data_path")
     found = sorted(folder.name for folder in place.iterdir() if has_data(folder, folder.name))
     there = f"; found there: {', '.join(found[:20]) or 'none'}"
     hint = suggestion(name, found, "; set data_path")
-    raise InputError("", f"no data set '{name}' in {data_path}{there}{hint}", kind="unknown")
+    raise InputError(f"no data set '{name}' in {data_path}{there}{hint}", kind="unknown", about="dataset")
 
 
 def has_data(folder: Path, name: str) -> bool:

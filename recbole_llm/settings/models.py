@@ -187,7 +187,7 @@ def find_reference(name: str, llm_recommender: str | None = None) -> str:
     if name in recbole_models():
         return recbole_models()[name]
     hint = suggestion(name, model_names(), f"; LLM models: {', '.join(llm_model_names())}; the rest are RecBole's")
-    raise InputError("", f"there is no model named '{name}'{hint}", kind="unknown")
+    raise InputError(f"there is no model named '{name}'{hint}", kind="unknown", about="model")
 
 
 def _recommender_of(preset: str, recommender: str) -> str:
@@ -197,6 +197,7 @@ def _recommender_of(preset: str, recommender: str) -> str:
         raise InputError(
             f"{preset}: there is no llm_recommender named '{recommender}'; choose from: {', '.join(sorted(classes))}",
             kind="unknown",
+            about="llm_recommender",
         )
     return find_reference(recommender)
 
@@ -239,4 +240,5 @@ def check_packages(name: str) -> None:
 
 def needs_package(name: str, package: str) -> InputError:
     """The refusal of one of RecBole's models that a package is missing for."""
-    return InputError("", f"RecBole's {name} needs the package '{package}': pip install {package}", kind="environment")
+    message = f"RecBole's {name} needs the package '{package}': pip install {package}"
+    return InputError(message, kind="environment", about="model")

@@ -29,7 +29,6 @@ from recbole_llm.settings.stage_checks import (
     check_learner,
     check_needs,
     check_order,
-    check_permuted,
     check_test_rows,
     check_validation,
     has_rows,
@@ -268,7 +267,6 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
         check_grounding(final)
         check_gamma(final, has_valid_rows)
     check_validation(final, has_valid_rows)
-    check_permuted(final)
     selector = cast("type[Selector] | None", find_choice("coreset", final["coreset"]))
     needs = {need.name for need in selector.needs} if selector is not None and _selects(final) else set()
     if selector is not None and needs:

@@ -5,10 +5,10 @@ import torch
 
 from recbole_llm.adapter import FullAdapter, LoraAdapter
 from recbole_llm.adapter.base import MANIFEST
-from recbole_llm.errors import InputError
 from tests.adapter.training import IDS, damage, logits, train
 from tests.families import FAMILIES, make_family, save_family
 from tests.processes import forked_python
+from tests.refusals import refused
 
 ADAPTERS = {"lora": lambda: LoraAdapter(target_modules="all"), "full": FullAdapter}
 NEW_PROCESS = """
@@ -120,7 +120,7 @@ def test_tensors_that_do_not_fit_stop_the_run(kind, change, tmp_path):
     trained(kind, tmp_path)
     damage(tmp_path, change)
     adapter, model = fresh(kind)
-    with pytest.raises(InputError, match="do not fit|cannot be loaded"):
+    with refused("", "file", "do not fit|cannot be loaded"):
         adapter.load(model, tmp_path, "f1")
 
 
@@ -128,16 +128,16 @@ def test_tensors_that_do_not_fit_stop_the_run(kind, change, tmp_path):
 def test_changed_files_and_other_llms_stop_the_run(kind, tmp_path):
     trained(kind, tmp_path)
     adapter, model = fresh(kind)
-    with pytest.raises(InputError, match="LLM f1, not to f2"):
+    with refused("", "conflict", "LLM f1, not to f2"):
         adapter.load(model, tmp_path, "f2")
     weights = next(tmp_path.glob("*.safetensors"))
     content = weights.read_bytes()
     for planted in (b"", content[:-4], content[:-4] + b"abcd"):
         weights.write_bytes(planted)
-        with pytest.raises(InputError, match="not those that were saved"):
+        with refused("", "file"):
             adapter.load(model, tmp_path, "f1")
     weights.unlink()
-    with pytest.raises(InputError, match="not those that were saved"):
+    with refused("", "file", "not those that were saved"):
         adapter.load(model, tmp_path, "f1")
 
 
@@ -146,14 +146,14 @@ def test_a_folder_without_a_readable_note_stops_the_run(note, tmp_path):
     trained("lora", tmp_path)
     (tmp_path / MANIFEST).unlink() if note is None else (tmp_path / MANIFEST).write_text(note)
     adapter, model = fresh("lora")
-    with pytest.raises(InputError, match=MANIFEST):
+    with refused("", "file", MANIFEST):
         adapter.load(model, tmp_path, "f1")
 
 
 def test_one_kind_of_adapter_is_not_read_as_another(tmp_path):
     trained("full", tmp_path)
     adapter, model = fresh("lora")
-    with pytest.raises(InputError, match="adapter: full"):
+    with refused("", "conflict", "adapter: full"):
         adapter.load(model, tmp_path, "f1")
 
 

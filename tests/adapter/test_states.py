@@ -11,9 +11,9 @@ import torch
 from recbole_llm.adapter import Adapter, AdapterWithModules, FullAdapter, ILoraAdapter, LoraAdapter
 from recbole_llm.adapter.gates import gate_statistics
 from recbole_llm.adapter.states import PermutedStates, SequenceStates
-from recbole_llm.errors import InputError
 from tests.adapter.test_ilora import IDS, STATES, fill_up_projections
 from tests.families import make_family
+from tests.refusals import refused
 
 WIDTH = STATES.shape[1]
 HISTORIES = [[4], [7, 2], [1, 2, 3]]
@@ -93,7 +93,7 @@ def test_states_have_to_be_there_before_rows_are_named():
 def test_permuted_states_are_those_of_another_trained_row_and_always_the_same():
     own, others = SequenceStates(states_of), PermutedStates(states_of, seed=3)
     trained = [[item, item + 1] for item in range(40)]
-    with pytest.raises(InputError, match="epochs > 0"):
+    with refused("ilora_permuted", "conflict", "epochs > 0"):
         others.of(trained)
     others.prepare([*trained, *trained])
     known, found = own.of(trained), others.of(trained)
@@ -108,7 +108,7 @@ def test_permuted_states_are_those_of_another_trained_row_and_always_the_same():
 def test_one_history_has_no_other():
     others = PermutedStates(states_of, seed=0)
     others.prepare([[1, 2], [1, 2]])
-    with pytest.raises(InputError, match="two different training histories"):
+    with refused("ilora_permuted", "conflict"):
         others.of([[1, 2]])
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recbole_llm.adapter import AdapterWithModules, FullAdapter, ILoraAdapter, LoraAdapter
-from recbole_llm.errors import InputError
 from tests.adapter.training import IDS, logits, train
 from tests.families import make_family, save_family
 from tests.processes import forked_python
+from tests.refusals import refused
 
 NEW_PROCESS = """
 import sys, torch
@@ -141,7 +141,7 @@ def test_another_module_than_was_saved_is_refused(saved, tmp_path, change):
         file.unlink()
     other, again, _ = attach(width=5 if change == "reshaped" else 3)
     message = "are not those that were saved" if change in ("changed", "lost") else "projector.safetensors does not fit"
-    with pytest.raises(InputError, match=message):
+    with refused("", "file", message):
         other.load(again, folder, "f1")
 
 
@@ -150,5 +150,5 @@ def test_the_note_ties_the_module_to_its_owner(saved):
     note = json.loads((folder / "adapter" / "recbole_llm.json").read_text())
     assert set(note["sha256"]) == {"adapter_model.safetensors", "projector.safetensors"}
     adapter, model, _ = attach()
-    with pytest.raises(InputError, match="it belongs to LLM f1, not to f2"):
+    with refused("", "conflict"):
         adapter.load(model, folder / "adapter", "f2")

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from benchmarks import planted
 from benchmarks.planted import PlantedSettings, Rules, World, judge, make_world, oracle_scores
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.grounding.rank_metrics import ndcg_at
 from recbole_llm.settings.config import Config
 from tests.processes import fresh_python
+from tests.refusals import refused
 from tests.runs import run
 
 SMALL = PlantedSettings(n_users=40, n_categories=4, items_per_category=5)
@@ -60,7 +60,7 @@ def test_everything_true_can_be_read_back(tmp_path):
     for name in ("sequences", "mislabelled"):
         assert [row.tolist() for row in getattr(read, name)] == [row.tolist() for row in getattr(world, name)]
     assert files(read, tmp_path / "again") == files(world, tmp_path)
-    with pytest.raises(InputError, match="there is no .*planted.json; write one with"):
+    with refused("", "value", "there is no .*planted.json; write one with"):
         planted.read_world(tmp_path / "absent")
 
 
@@ -443,13 +443,13 @@ def test_the_command_runs_on_it_and_judges_pop_as_we_do(spoiled, tmp_path):
     ],
 )
 def test_bad_settings_give_one_line(change, message):
-    with pytest.raises(InputError, match=message) as raised:
+    with refused("", "value", message) as raised:
         PlantedSettings(**change)
     assert "\n" not in str(raised.value)
 
 
 def test_somebody_must_be_left_to_repeat():
-    with pytest.raises(InputError, match="redundant 0.9 of 4 users leaves nobody"):
+    with refused("", "value", "redundant 0.9 of 4 users leaves nobody"):
         make_world(PlantedSettings(n_users=4, redundant=0.9))
 
 

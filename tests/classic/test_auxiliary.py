@@ -12,9 +12,9 @@ import torch
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.rows import Rows, load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
+from tests.refusals import refused
 from tests.runs import histories_in, words_for, working_in
 from tests.worlds import make_world
 
@@ -154,21 +154,21 @@ def test_few_shot_runs_and_all_kinds_of_use_share_one_training_on_all_rows(make,
 def test_caser_has_vectors_and_no_state(make, root):
     assert make("Caser").item_vectors().any()
     before = set((root / "saved" / "stages").iterdir())
-    with pytest.raises(InputError, match="^recommender: Caser gives no state of a sequence alone; choose SASRec or G"):
+    with refused("recommender", "conflict"):
         make("Caser", "--seed=2", needs_states=True)
     assert set((root / "saved" / "stages").iterdir()) == before  # refused before it was trained
 
 
 @pytest.mark.parametrize("name", ["BPR", "Pop"])
 def test_a_model_without_sequences_has_no_state(make, name):
-    with pytest.raises(InputError, match=f"^recommender: {name} gives no state of a sequence alone"):
+    with refused("recommender", "conflict", f"^recommender: {name} gives no state of a sequence alone"):
         make(name, needs_states=True)
 
 
 def test_a_state_per_position_is_no_state_and_no_vectors_are_no_vectors(make):
-    with pytest.raises(InputError, match="^recommender: BERT4Rec gives no state of a sequence alone"):
+    with refused("recommender", "conflict", "^recommender: BERT4Rec gives no state of a sequence alone"):
         _ = make("BERT4Rec", needs_states=True).state_width
-    with pytest.raises(InputError, match="^recommender: Pop has no item vectors; choose SASRec, GRU4Rec or Caser"):
+    with refused("recommender", "conflict"):
         make("Pop").item_vectors()
 
 
@@ -176,12 +176,14 @@ def test_a_state_that_is_no_number_names_the_history(make):
     broken = make("SASRec", needs_states=True)
     item = int(broken.known.argmax())
     broken._encoder.item_embedding.weight.data[item] = torch.nan
-    with pytest.raises(InputError, match=rf"SASRec's state of the history \[{item}\] is not finite; train it"):
+    with refused("recommender", "numeric", rf"SASRec's state of the history \[{item}\] is not finite; train it"):
         broken.sequence_states([[item]])
 
 
 @pytest.mark.parametrize("setting", ["item_inter_num_interval: '[2,inf)'", "rm_dup_inter: first", "val_interval: {}"])
 def test_a_recommender_learns_from_the_data_of_the_run(make, setting):
     key = setting.partition(":")[0]
-    with pytest.raises(InputError, match=f"recommender_config: '{key}' would give SASRec other data than BIGRec has"):
+    with refused(
+        "recommender_config", "conflict", f"recommender_config: '{key}' would give SASRec other data than BIGRec has"
+    ):
         make("SASRec", f"--recommender_config={{{setting}}}")

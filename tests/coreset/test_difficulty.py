@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from recbole_llm.coreset import el2n as el2n_module
 from recbole_llm.coreset import el2n_scores, grand_scores, parameter_losses
 from recbole_llm.coreset import grand as grand_module
-from recbole_llm.errors import InputError
+from tests.refusals import refused
 
 ITEMS = np.array([[1.0, 0], [0, 1], [-1, 1], [0.5, 0.5]])
 STATES = np.array([[1.0, 0], [0, 2], [1, 1]])
@@ -89,9 +89,9 @@ def test_a_recurrent_network_is_done_row_by_row(caplog):
 
 
 def test_wrong_input_is_named():
-    with pytest.raises(InputError, match="target 4 is no item: ids go from 0 to 3"):
+    with refused("EL2N", "value", "target 4 is no item: ids go from 0 to 3"):
         el2n_scores(STATES @ ITEMS.T, [0, 4, 1])
-    with pytest.raises(InputError, match="hold NaN"):
+    with refused("EL2N", "numeric", "hold NaN"):
         el2n_scores(np.array([[np.nan, 1]]), [0])
     with pytest.raises(ValueError, match="are needed"):
         el2n_scores(np.zeros((2, 3)), [0])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.curriculum import adaptive_weight, mean_distance
-from recbole_llm.errors import InputError
+from tests.refusals import refused
 
 DISTANCES = [100, 80, 60, 60, 110, 0]
 WEIGHTS = {
@@ -78,15 +78,15 @@ def test_nothing_to_approach_is_weight_0_after_the_first_epoch_with_a_warning(ca
 
 @pytest.mark.parametrize("alpha", [-1e-9, -1, math.nan, math.inf, -math.inf])
 def test_an_impossible_alpha_is_refused(alpha):
-    with pytest.raises(InputError, match=r"alpha: .* is not allowed; give a finite number >= 0"):
+    with refused("alpha", "value", r"alpha: .* is not allowed; give a finite number >= 0"):
         adaptive_weight(1, 1, alpha)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_an_impossible_distance_names_the_epoch(value):
-    with pytest.raises(InputError, match=r"the distance of generated and true titles is \S+ after epoch 3; check"):
+    with refused("curriculum", "numeric", r"the distance of generated and true titles is \S+ after epoch 3; check"):
         adaptive_weight(value, 1, 1, epoch=3)
-    with pytest.raises(InputError, match=r"the initial distance of generated and true titles is \S+ after epoch 0"):
+    with refused("curriculum", "numeric", r"the initial distance of generated and true titles is \S+ after epoch 0"):
         adaptive_weight(1, value, 1, epoch=0)
 
 

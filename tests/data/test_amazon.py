@@ -21,9 +21,9 @@ from recbole_llm.data.amazon import category_words, clean_text, import_amazon, i
 from recbole_llm.data.atomic import Format, read_atomic
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 from tests.processes import fresh_python
+from tests.refusals import refused
 
 HEADER = "user_id,parent_asin,rating,timestamp"
 START = 1_549_866_158_000  # milliseconds: single precision tells times two minutes apart, not seconds
@@ -165,7 +165,7 @@ def test_items_without_a_title_go_before_the_k_core(tmp_path, caplog):
     assert f"{len(MISSING)} items have no title; they and their {3 * len(MISSING)} interactions" in caplog.text
     assert list(frame(folder, "item")["title"]) == ["One", "Two"]
     # With the untitled items the users would have had 11 interactions; without them a 3-core is empty.
-    with pytest.raises(InputError, match="no interaction of .*Things.csv is left; lower k_core \\(now 3\\)"):
+    with refused("", "data", "no interaction of .*Things.csv is left; lower k_core \\(now 3\\)"):
         write_titled(tmp_path / "more", [*MISSING, "One", "Two"], k_core=3)
 
 
@@ -239,27 +239,32 @@ META = '{"parent_asin": "B1", "title": "One"}\n'
 
 
 @pytest.mark.parametrize(
-    ("ratings", "metadata", "message"),
+    ("ratings", "metadata", "message", "kind"),
     [
-        (None, META, "cannot read .*r.csv: No such file"),
-        (f"{HEADER}\n{ROWS}", None, "cannot read .*m.jsonl: No such file"),
-        ("", META, "r.csv: no column user_id, parent_asin, rating, timestamp; it has no columns"),
-        (f"user_id,asin,rating\n{ROWS}", META, "r.csv: no column parent_asin, timestamp; it has user_id, asin, rating"),
-        (f"{HEADER}\n", META, "r.csv: holds no ratings"),
-        (f"{HEADER}\nu1,B1,five,1\n", META, "r.csv: not readable as ratings: .*five"),
-        (f"{HEADER}\nu1,B1,5.0,{10**20}\n", META, "r.csv: not readable as ratings: Overflow"),
-        (f"{HEADER}\nu1,B1,5.0,\n", META, "r.csv: not readable as ratings"),
-        (f"{HEADER}\n{ROWS}u1,B1\n", META, "r.csv: not readable as ratings"),
-        (f"{HEADER}\n{ROWS}u1,B1,5.0,1,2\n", META, "r.csv: not readable as ratings"),
-        (f"{HEADER}\n{ROWS},B1,5.0,1\n", META, "r.csv: some user_id or parent_asin is empty"),
-        (f"{HEADER}\n{ROWS}", META + "{broken\n", "m.jsonl, line 2: no valid JSON"),
-        (f"{HEADER}\n{ROWS}", "\n[1, 2]\n", "m.jsonl, line 2: no JSON object with a parent_asin"),
-        (f"{HEADER}\n{ROWS}", '{"asin": "B1"}\n', "m.jsonl, line 1: no JSON object with a parent_asin"),
-        (f"{HEADER}\n{ROWS}", '{"parent_asin": "B2", "title": "Two"}\n', "no title of any rated item"),
-        (f"{HEADER}\n{ROWS}", META, "is left; lower k_core \\(now 10\\)"),
+        (None, META, "cannot read .*r.csv: No such file", "file"),
+        (f"{HEADER}\n{ROWS}", None, "cannot read .*m.jsonl: No such file", "file"),
+        ("", META, "r.csv: no column user_id, parent_asin, rating, timestamp; it has no columns", "data"),
+        (
+            f"user_id,asin,rating\n{ROWS}",
+            META,
+            "r.csv: no column parent_asin, timestamp; it has user_id, asin, rating",
+            "data",
+        ),
+        (f"{HEADER}\n", META, "r.csv: holds no ratings", "data"),
+        (f"{HEADER}\nu1,B1,five,1\n", META, "r.csv: not readable as ratings: .*five", "data"),
+        (f"{HEADER}\nu1,B1,5.0,{10**20}\n", META, "r.csv: not readable as ratings: Overflow", "data"),
+        (f"{HEADER}\nu1,B1,5.0,\n", META, "r.csv: not readable as ratings", "data"),
+        (f"{HEADER}\n{ROWS}u1,B1\n", META, "r.csv: not readable as ratings", "data"),
+        (f"{HEADER}\n{ROWS}u1,B1,5.0,1,2\n", META, "r.csv: not readable as ratings", "data"),
+        (f"{HEADER}\n{ROWS},B1,5.0,1\n", META, "r.csv: some user_id or parent_asin is empty", "data"),
+        (f"{HEADER}\n{ROWS}", META + "{broken\n", "m.jsonl, line 2: no valid JSON", "data"),
+        (f"{HEADER}\n{ROWS}", "\n[1, 2]\n", "m.jsonl, line 2: no JSON object with a parent_asin", "data"),
+        (f"{HEADER}\n{ROWS}", '{"asin": "B1"}\n', "m.jsonl, line 1: no JSON object with a parent_asin", "data"),
+        (f"{HEADER}\n{ROWS}", '{"parent_asin": "B2", "title": "Two"}\n', "no title of any rated item", "data"),
+        (f"{HEADER}\n{ROWS}", META, "is left; lower k_core \\(now 10\\)", "data"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message):
+def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message, kind):
     for name, text in (("r.csv", ratings), ("m.jsonl", metadata)):
         if text is not None:
             (tmp_path / name).write_text(text)
@@ -267,18 +272,22 @@ def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message):
     assert main(words) == 2
     error = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert error.startswith("recbole-llm: error: ")
-    with pytest.raises(InputError, match=message) as caught:
+    with refused("", kind, message) as caught:
         import_amazon(tmp_path / "r.csv", tmp_path / "m.jsonl", "t", tmp_path, progress=False)
     assert "\n" not in str(caught.value) and str(caught.value) in error
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"k_core": 0}, "k_core: 0 is not allowed"), ({"name": "a/b"}, "name: 'a/b'"), ({"name": ""}, "name: ''")],
+    ("options", "message", "key"),
+    [
+        ({"k_core": 0}, "k_core: 0 is not allowed", "k_core"),
+        ({"name": "a/b"}, "name: 'a/b'", "name"),
+        ({"name": ""}, "name: ''", "name"),
+    ],
 )
-def test_bad_options_are_named(tmp_path, options, message):
+def test_bad_options_are_named(tmp_path, options, message, key):
     files = write_files(tmp_path, [("u1", "B1", 5.0, 1)], [{"parent_asin": "B1", "title": "One"}])
-    with pytest.raises(InputError, match=message):
+    with refused(key, "value", message):
         import_amazon(*files, **{"name": "t", "out": tmp_path, **options}, progress=False)
 
 
@@ -286,7 +295,7 @@ def test_a_cut_off_download_is_named(tmp_path):
     rows = [(f"u{place}", f"B{place * 7919 % 1000}", 5.0, START + place) for place in range(1000)]
     ratings, metadata = write_files(tmp_path, rows, [{"parent_asin": "B1", "title": "One"}], packed=True)
     ratings.write_bytes(ratings.read_bytes()[:-20])
-    with pytest.raises(InputError, match="Things.csv.gz: damaged or cut off"):
+    with refused("", "file", "Things.csv.gz: damaged or cut off"):
         read_ratings(ratings, progress=False)
 
 

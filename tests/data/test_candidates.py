@@ -15,11 +15,11 @@ from scipy.stats import chisquare
 
 from recbole_llm.data.candidates import Candidates, draw_candidates
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.errors import InputError
 from recbole_llm.prompt import Example, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.titles import normalize_title
 from tests.families import FAMILIES, make_tokenizer
 from tests.processes import fresh_python
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
 # Items 3 and 5 share a title but for its case, 4 and 9 to the letter; 6 and 7 have none.
@@ -43,7 +43,7 @@ def test_the_target_among_distinct_titles_outside_the_history(target, history, n
     titles = [normalize_title(title or "") for title in TITLES]
     free = {titles[item] for item in TITLED} - {titles[item] for item in history} - {titles[target]}
     if not free:
-        with pytest.raises(InputError, match=r"candidates: row 0 \(target '\d+'\) has no other title to choose from"):
+        with refused("candidates", "data", r"candidates: row 0 \(target '\d+'\) has no other title to choose from"):
             draw(target, history, n, seed=seed)
         return
     drawn = draw(target, history, n, seed=seed)
@@ -133,8 +133,12 @@ def test_a_domain_may_have_words_of_its_own():
         '"Soup" were cooked.\nAmong "Bread", "Pie", which dish is next?\n\n'
     )
     assert "Among" not in wording.next_item("plain").fill({"history": ["Soup"]})
-    for wrong in ("", "{candidates} {candidates}", "Choose {history} {candidates}"):
-        with pytest.raises(InputError, match="candidates "):
+    for wrong, kind in (
+        ("", "value"),
+        ("{candidates} {candidates}", "value"),
+        ("Choose {history} {candidates}", "unknown"),
+    ):
+        with refused("candidates", kind):
             Wording.load({**words, "candidates": wrong})
 
 
@@ -158,9 +162,9 @@ def test_a_long_prompt_loses_its_oldest_items_and_no_candidate(item_slots):
     assert short.n_prompts == short.n_shortened == 1
     short = make_builder(item_slots=item_slots, max_prompt_tokens=least - 1)
     message = f"max_prompt_tokens: {least - 1} is too short for a prompt with its candidates, .* at least {least}"
-    for refused in (lambda: short.prompt(example), lambda: short.check_candidates(candidates)):
-        with pytest.raises(InputError, match=message):
-            refused()
+    for call in (lambda: short.prompt(example), lambda: short.check_candidates(candidates)):
+        with refused("max_prompt_tokens", "value", message):
+            call()
     make_builder(item_slots=item_slots, max_prompt_tokens=least).check_candidates(candidates)
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from recbole_llm import compat
 from recbole_llm.data.catalog import ItemCatalog, read_categories
-from recbole_llm.errors import InputError
 from recbole_llm.prompt.titles import clean_answer, clean_title
+from tests.refusals import refused
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TITLES = [None, "Babe", "Heat", "Babe", "  ", "Heat ", 'Say "Hi"']
@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_titles_alone():
 
 
 def test_a_catalogue_without_titles_is_refused():
-    with pytest.raises(InputError, match="every title of the catalogue is empty; set it to"):
+    with refused("title_field", "data", "every title of the catalogue is empty; set it to"):
         ItemCatalog([None, "", "  "])
     with pytest.raises(ValueError, match="padding"):
         ItemCatalog(["Babe", "Heat"])
@@ -171,14 +171,15 @@ def test_token_and_token_seq_titles_are_read_before_and_after_build(monkeypatch,
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_wrong_fields_are_one_line_errors_that_name_the_fields(monkeypatch, films):
     dataset = load_dataset(monkeypatch, films, "films", ["name", "score"])
-    with pytest.raises(
-        InputError,
-        match=r"title_field: data set 'films' has no item field 'titel' \(its item fields: item_id, name, words",
+    with refused(
+        "title_field",
+        "data",
+        r"title_field: data set 'films' has no item field 'titel' \(its item fields: item_id, name, words",
     ):
         ItemCatalog.from_dataset(dataset, "titel")
-    with pytest.raises(InputError, match="title_with: item field 'score' of data set 'films' has type float"):
+    with refused("title_with", "data", "title_with: item field 'score' of data set 'films' has type float"):
         ItemCatalog.from_dataset(dataset, "name", title_with="score")
-    with pytest.raises(InputError, match="title_field: item field 'name' exists in films.item but load_col"):
+    with refused("title_field", "data", "title_field: item field 'name' exists in films.item but load_col"):
         ItemCatalog.from_dataset(load_dataset(monkeypatch, films, "films", []), "name")
 
 
@@ -192,9 +193,9 @@ def test_categories_are_those_of_the_file_none_if_not_loaded_and_an_error_if_not
     }
     assert dict(zip(tokens, read_categories(dataset, "year"), strict=True))["1"] == ["1995"]
     assert read_categories(dataset, "words") is None
-    with pytest.raises(InputError, match="category_field: data set 'films' has no item field 'clas'"):
+    with refused("category_field", "data", "category_field: data set 'films' has no item field 'clas'"):
         read_categories(dataset, "clas")
-    with pytest.raises(InputError, match="category_field: item field 'score' of data set 'films' has type float"):
+    with refused("category_field", "data", "category_field: item field 'score' of data set 'films' has type float"):
         read_categories(dataset, "score")
     without_items = load_dataset(monkeypatch, films, "films", [])
     assert read_categories(without_items, "class") is None
@@ -208,7 +209,7 @@ def test_an_empty_title_column_is_an_error_that_names_it(monkeypatch, films):
     path.write_text("\n".join("\t".join(row) for row in blank) + "\n")
     dataset = load_dataset(monkeypatch, films, "films", ["name", "words", "year"])
     for field in ("name", "words"):
-        with pytest.raises(InputError, match=f"every title of item field '{field}' of data set 'films' is empty"):
+        with refused("title_field", "data", f"every title of item field '{field}' of data set 'films' is empty"):
             ItemCatalog.from_dataset(dataset, field, title_with="year")
 
 

@@ -18,10 +18,10 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 from tests.data.plain import Judged, World, before_the_split, in_time, judged_by_hand, make
 from tests.processes import fresh_python
+from tests.refusals import refused
 from tests.worlds import make_world, side_file_settings
 
 INTER = ["user_id", "item_id", "timestamp"]
@@ -233,7 +233,7 @@ def test_a_model_whose_data_set_drops_judged_rows_is_refused_with_the_count(worl
 
     for model, base in (("Pop", Dataset), ("SASRec", recbole_datasets.SequentialDataset)):
         use(monkeypatch, model, base, _data_filtering=_data_filtering)
-        with pytest.raises(InputError, match=r"leaves out \d+ ") as caught:
+        with refused("model", "conflict", r"leaves out \d+ ") as caught:
             load(world, model)
         assert "\n" not in str(caught.value)
 
@@ -244,8 +244,8 @@ def test_a_data_set_class_that_makes_other_rows_is_refused(world, monkeypatch):
         self.inter_feat["item_id_list"] = self.inter_feat["item_id_list"].flip(0)
 
     use(monkeypatch, "SASRec", recbole_datasets.SequentialDataset, data_augmentation=data_augmentation)
-    with pytest.raises(
-        InputError, match=r"\d+ of \d+ rows of SASRec's data set class SASRecDataset are not a user's next"
+    with refused(
+        "model", "conflict", r"\d+ of \d+ rows of SASRec's data set class SASRecDataset are not a user's next"
     ):
         load(world, "SASRec")
 

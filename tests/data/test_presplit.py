@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
+from tests.refusals import refused
 
 HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token"
 PARTS = {
@@ -80,31 +80,39 @@ def test_what_only_a_later_file_has_is_counted(folder, caplog):
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("names", "message", "kind"),
     [
-        (["train", "test"], "benchmark_filename: .* does not name three files"),
-        (["train", "valid", "tset"], "benchmark_filename: .* has no file ready.tset.inter"),
-        (["a", "b", "c"], "has no file ready.a.inter, ready.b.inter, ready.c.inter"),
+        (["train", "test"], "benchmark_filename: .* does not name three files", "value"),
+        (["train", "valid", "tset"], "benchmark_filename: .* has no file ready.tset.inter", "file"),
+        (["a", "b", "c"], "has no file ready.a.inter, ready.b.inter, ready.c.inter", "file"),
     ],
 )
-def test_three_files_or_a_clear_line(folder, names, message):
-    with pytest.raises(InputError, match=message) as caught:
+def test_three_files_or_a_clear_line(folder, names, message, kind):
+    with refused("benchmark_filename", kind, message) as caught:
         load(folder, "SASRec", benchmark_filename=names)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("header", "message", "key"),
     [
-        ("user_id:token\thistory:token_seq\titem_id:token", "must hold each row's history as item_id_list:token_seq"),
-        ("user_id:token\titem_id_list:token\titem_id:token", "the column has type token"),
-        ("who:token\titem_id_list:token_seq\titem_id:token", "USER_ID_FIELD: ready.test.inter has no column 'user_id'"),
-        ("user_id:token\titem_id_list:token_seq\titem_id:float", "column 'item_id' has type float; ids are text"),
+        (
+            "user_id:token\thistory:token_seq\titem_id:token",
+            "must hold each row's history as item_id_list:token_seq",
+            "benchmark_filename",
+        ),
+        ("user_id:token\titem_id_list:token\titem_id:token", "the column has type token", "benchmark_filename"),
+        (
+            "who:token\titem_id_list:token_seq\titem_id:token",
+            "USER_ID_FIELD: ready.test.inter has no column 'user_id'",
+            "USER_ID_FIELD",
+        ),
+        ("user_id:token\titem_id_list:token_seq\titem_id:float", "column 'item_id' has type float; ids are text", ""),
     ],
 )
-def test_the_columns_needed_are_named(folder, header, message):
+def test_the_columns_needed_are_named(folder, header, message, key):
     file = folder / "ready.test.inter"
     file.write_text(file.read_text().replace(HEADER, header))
-    with pytest.raises(InputError, match=message) as caught:
+    with refused(key, "data", message) as caught:
         load(folder, "SASRec")
     assert "ready.test.inter" in str(caught.value)

@@ -12,8 +12,8 @@ import pytest
 
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
+from tests.refusals import refused
 
 # One item per day, the oldest first; c repeats an item, d and e have days with several.
 USERS = {
@@ -243,42 +243,74 @@ def test_a_general_model_draws_negatives_that_its_user_never_had(shop):
 def test_sampled_candidates_need_one_row_per_user(shop):
     config = config_of(shop, "SASRec", eval_args={"split": {"RS": [0.4, 0.2, 0.4]}, "mode": "uni3"})
     rows = load_rows(config, False)
-    with pytest.raises(InputError, match="sampled candidates need one row per user"):
+    with refused("eval_args", "conflict", "sampled candidates need one row per user"):
         eval_loader(config, rows, "test")
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "message", "key", "kind"),
     [
         (
             {"user_inter_num_interval": "[100,inf)"},
             "dataset: 'shop': no interaction is left; .*user_inter_num_interval",
+            "dataset",
+            "data",
         ),
-        ({"eval_args": {"split": {"LS": "valid_only"}}}, "leaves .* training and 0 test rows"),
-        ({"eval_args": {"order": "RO"}}, "eval_args: order: RO has no history before a row; give order: TO"),
-        ({"TIME_FIELD": "when"}, "TIME_FIELD: shop.inter has no column 'when', it has user_id, item_id, timestamp"),
-        ({"USER_ID_FIELD": "who"}, "USER_ID_FIELD: shop.inter has no column 'who'"),
+        ({"eval_args": {"split": {"LS": "valid_only"}}}, "leaves .* training and 0 test rows", "eval_args", "conflict"),
+        (
+            {"eval_args": {"order": "RO"}},
+            "eval_args: order: RO has no history before a row; give order: TO",
+            "eval_args",
+            "conflict",
+        ),
+        (
+            {"TIME_FIELD": "when"},
+            "TIME_FIELD: shop.inter has no column 'when', it has user_id, item_id, timestamp",
+            "TIME_FIELD",
+            "data",
+        ),
+        ({"USER_ID_FIELD": "who"}, "USER_ID_FIELD: shop.inter has no column 'who'", "USER_ID_FIELD", "data"),
     ],
 )
-def test_what_leaves_no_rows_is_named(shop, settings, message):
-    with pytest.raises(InputError, match=message) as caught:
+def test_what_leaves_no_rows_is_named(shop, settings, message, key, kind):
+    with refused(key, kind, message) as caught:
         load(shop, "SASRec", **settings)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "message", "key", "kind"),
     [
-        ("user_id\titem_id\ttimestamp\n1\t1\t1\n", "bad.inter: column 'user_id' has no type; write user_id:token"),
-        ("user_id:token,item_id:token,timestamp:float\n1,1,1\n", "bad.inter has no column .*columns are separated by"),
-        ("user_id:token\titem_id:token\ttimestamp:float\n1\t1\tyesterday\n", "timestamp.* text that is no number"),
-        ("user_id:token\titem_id:token\ttimestamp:float\n", "dataset: 'bad': no interaction is left"),
+        (
+            "user_id\titem_id\ttimestamp\n1\t1\t1\n",
+            "bad.inter: column 'user_id' has no type; write user_id:token",
+            "bad.inter",
+            "file",
+        ),
+        (
+            "user_id:token,item_id:token,timestamp:float\n1,1,1\n",
+            "bad.inter has no column .*columns are separated by",
+            "ITEM_ID_FIELD",
+            "data",
+        ),
+        (
+            "user_id:token\titem_id:token\ttimestamp:float\n1\t1\tyesterday\n",
+            "timestamp.* text that is no number",
+            "",
+            "data",
+        ),
+        (
+            "user_id:token\titem_id:token\ttimestamp:float\n",
+            "dataset: 'bad': no interaction is left",
+            "dataset",
+            "data",
+        ),
     ],
 )
-def test_a_file_that_is_not_atomic_is_named(tmp_path, text, message):
+def test_a_file_that_is_not_atomic_is_named(tmp_path, text, message, key, kind):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "bad.inter").write_text(text)
     settings = {"data_path": str(tmp_path), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
-    with pytest.raises(InputError, match=message) as caught:
+    with refused(key, kind, message) as caught:
         load_rows(Config("SASRec", "bad", config_dict=settings), False)
     assert "\n" not in str(caught.value)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
 from recbole_llm.data.windows import count_windows, is_full_window, temporal_cuts
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 from tests.processes import forked_python
+from tests.refusals import refused
 
 ONE_CUT = {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none", "order": "TO"}
 SOON = 1_549_866_158_000  # milliseconds; single precision does not tell apart what is within a minute
@@ -276,14 +276,14 @@ def test_the_loaders_take_them(world, model):
 
 def test_sampled_candidates_stay_refused(world):
     config = config_of(world, "SASRec", eval_args={**ONE_CUT, "mode": "uni3"}, MAX_ITEM_LIST_LENGTH=1)
-    with pytest.raises(InputError, match="sampled candidates need one row per user"):
+    with refused("eval_args", "conflict"):
         eval_loader(config, load_rows(config, False), "test")
 
 
 def test_benchmark_files_have_rows_already(world):
     for part in ("train", "valid", "test"):
         (world / f"world.{part}.inter").write_text("user_id:token\titem_id_list:token_seq\titem_id:token\nu1\ti1\ti2\n")
-    with pytest.raises(InputError, match="leave out windows or benchmark_filename"):
+    with refused("windows", "conflict"):
         load(world, "SASRec", benchmark_filename=["train", "valid", "test"], alias_of_item_id=["item_id_list"])
 
 

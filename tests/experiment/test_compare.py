@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import recbole_llm
-from recbole_llm import InputError, ResultTable
+from recbole_llm import ResultTable
+from tests.refusals import refused
 from tests.runs import working_in
 
 
@@ -46,22 +47,44 @@ def test_the_table_says_what_became_of_the_lines_of_the_files(small, saved, tmp_
 
 @pytest.mark.parametrize("seeds", [[], [1, 1], 0, [1, -1], [1, 2.5], True, "many"])
 def test_seeds_are_different_integers(small, seeds):
-    with pytest.raises(InputError, match="seeds: .* is not allowed"):
+    with refused("seeds", "value", "seeds: .* is not allowed"):
         recbole_llm.compare("Pop", "world", seeds=seeds, **small)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "message", "key", "kind"),
     [
-        ({"SASRec.test_sample_size": 3}, "SASRec would be evaluated on other rows than Pop"),
-        ({"SASRec.load_col": {"inter": ["user_id", "item_id", "stars"]}, "SASRec.TIME_FIELD": "stars"}, "stars"),
-        ({"nosuchkey": 3}, "nosuchkey"),
-        ({"models": "Pop,BIGRec", "grounding": "constrained", "num_beams": 2}, "topk: 2 constrained beams"),
-        ({"models": "Pop,SASRec,BIGRec", "BIGRec.title_with": "colour"}, "title_with: .* 'colour'"),
+        (
+            {"SASRec.test_sample_size": 3},
+            "SASRec would be evaluated on other rows than Pop",
+            "test_sample_size",
+            "conflict",
+        ),
+        (
+            {"SASRec.load_col": {"inter": ["user_id", "item_id", "stars"]}, "SASRec.TIME_FIELD": "stars"},
+            "stars",
+            "load_col",
+            "data",
+        ),
+        ({"nosuchkey": 3}, "nosuchkey", "nosuchkey", "unknown"),
+        (
+            {"models": "Pop,BIGRec", "grounding": "constrained", "num_beams": 2},
+            "topk: 2 constrained beams",
+            "topk",
+            "conflict",
+        ),
+        (
+            {"models": "Pop,SASRec,BIGRec", "BIGRec.title_with": "colour"},
+            "title_with: .* 'colour'",
+            "title_with",
+            "data",
+        ),
     ],
 )
-def test_a_mistake_in_the_last_model_is_found_before_the_first_one_trains(small, tmp_path: Path, settings, message):
+def test_a_mistake_in_the_last_model_is_found_before_the_first_one_trains(
+    small, tmp_path: Path, settings, message, key, kind
+):
     own = {"models": ["Pop", "SASRec"], **small, "checkpoint_dir": str(tmp_path / "saved"), **settings}
-    with working_in(tmp_path), pytest.raises(InputError, match=message):
+    with working_in(tmp_path), refused(key, kind, message):
         recbole_llm.compare(dataset="world", **own)
     assert not list(tmp_path.glob("saved/Pop*"))

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recbole_llm.errors import InputError
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.grounding import distances as distances_module
 from recbole_llm.grounding.distances import Points
 from recbole_llm.grounding.engines import TorchEngine
+from tests.refusals import refused
 
 ROWS = np.array([(0, 0), (3, 4), (0, 5), (5, 0), (0, 0), (-3, 4), (6, 8), (0, 5)], dtype=np.float32)
 RANKABLE = np.isin(np.arange(8), [1, 2, 3, 5, 6])
@@ -88,7 +88,7 @@ def test_equals_brute_force_with_ties(case, k, use_faiss):
     embeddings, queries, rankable = case
     mask = rankable & embeddings.any(axis=1)
     if not mask.any():
-        with pytest.raises(InputError, match="no item can be ranked"):
+        with refused("", "data", "no item can be ranked"):
             ItemIndex(embeddings, rankable)
         return
     index = ItemIndex(embeddings, rankable)
@@ -241,10 +241,10 @@ def test_approximate_indexes_score_exactly_and_rank_exactly(caplog, factory, par
 @pytest.mark.parametrize("factory", ["Fleet", "IVF1000,Flat", ""])
 def test_a_factory_string_that_faiss_refuses_is_the_users_mistake(factory):
     pytest.importorskip("faiss")
-    with pytest.raises(InputError, match="faiss refuses the index") as caught:
+    with refused("faiss_index", "value", "faiss refuses the index") as caught:
         ItemIndex(np.random.default_rng(0).normal(size=(50, 4)), factory=factory)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="nprobes=3"):
+    with refused("faiss_index", "value", "nprobes=3"):
         ItemIndex(np.ones((50, 4)), factory="IVF1,Flat", search_parameters="nprobes=3")
 
 
@@ -260,9 +260,9 @@ def test_without_faiss_the_log_says_so_once(caplog, monkeypatch):
 def test_wrong_input_is_named():
     broken = ROWS.copy()
     broken[5, 1] = np.nan
-    with pytest.raises(InputError, match="item 5 holds NaN"):
+    with refused("", "numeric", "item 5 holds NaN"):
         ItemIndex(broken)
-    with pytest.raises(InputError, match="no item can be ranked"):
+    with refused("", "data"):
         ItemIndex(np.zeros((3, 2)))
     for arguments in ((ROWS[0],), (ROWS, RANKABLE[:3]), (ROWS, RANKABLE.astype(int)), (ROWS, None, np.arange(3))):
         with pytest.raises(ValueError, match="must be"):

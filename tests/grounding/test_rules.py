@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_llm.errors import InputError
 from recbole_llm.grounding.rules import check_factory
+from tests.refusals import refused
 
 FACTORIES = (
     *("Flat", "HNSW32", "HNSW32_SQ8", "HNSW32,Flat", "IVF64,Flat", "IVF64_HNSW8,PQ8", "IVF64(IVF8,Flat),SQ8"),
@@ -26,6 +26,6 @@ def test_what_faiss_takes_is_taken(factory):
     "factory", ["Flatt", "flat", "", "IVF64;Flat", "IVF64,Flatt", "IVF64(IVF8,Flat", "HSNW32", ","]
 )
 def test_what_is_no_factory_string_is_refused(factory):
-    with pytest.raises(InputError, match="use 'Flat' \\(exact\\) or a factory string such as 'HNSW32'") as refused:
+    with refused("faiss_index", "value", "use 'Flat' \\(exact\\) or a factory string such as 'HNSW32'") as caught:
         check_factory(factory)
-    assert (refused.value.key, refused.value.kind) == ("faiss_index", "value")
+    assert (caught.value.key, caught.value.kind) == ("faiss_index", "value")

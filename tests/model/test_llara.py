@@ -17,13 +17,13 @@ import torch
 
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.llara import LLaRA, hybrid_share
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.families import FAMILIES, save_family
+from tests.refusals import refused
 from tests.runs import words_for, working_in
 
 
@@ -232,7 +232,7 @@ def test_gates_of_others_are_those_of_another_trained_history_and_always_the_sam
     trainer, rows = build("BIGRec", "llama", "--adapter=ilora", "--ilora_permuted=True")
     model, own = trainer.model, build("BIGRec", "llama", "--adapter=ilora")[0].model
     trained = [list(history) for history in dict.fromkeys(map(tuple, own.histories(rows.train.inter_feat)))]
-    with pytest.raises(InputError, match="before training there are no other rows' gates"):
+    with refused("ilora_permuted", "conflict", "before training there are no other rows' gates"):
         gates_of(model, trained)
     model.adapter.prepare_rows(trained)
     others, known = gates_of(model, trained), gates_of(own, trained)

@@ -16,11 +16,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows, load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.processes import forked_python
+from tests.refusals import refused
 from tests.runs import Finished, words_for, working_in
 from tests.worlds import make_world
 
@@ -238,5 +238,5 @@ def test_the_papers_setting_is_complete():
 
 def test_a_click_model_ranks_no_catalogue(tuned):
     trainer, rows = tuned
-    with pytest.raises(InputError, match="TALLRec predicts clicks"):
+    with refused("eval_args", "conflict", "TALLRec predicts clicks"):
         trainer.model.full_sort_predict(batch_of(trainer, rows, "test"))

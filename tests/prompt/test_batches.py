@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.errors import InputError
 from recbole_llm.prompt.batches import epoch_steps, micro_batches
+from tests.refusals import refused
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200), st.booleans())
@@ -72,7 +72,7 @@ def test_a_length_window_brings_rows_of_similar_length_together():
 
 
 def test_sizes_that_cannot_work_name_their_key():
-    with pytest.raises(InputError, match="micro_batch_tokens: 0 is not a positive"):
+    with refused("micro_batch_tokens", "value", "micro_batch_tokens: 0 is not a positive"):
         micro_batches([1], 0)
-    with pytest.raises(InputError, match="train_batch_size: 0 is not a positive"):
+    with refused("train_batch_size", "value", "train_batch_size: 0 is not a positive"):
         epoch_steps(3, 0, np.random.default_rng(0))

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.errors import InputError
 from recbole_llm.llm.tiny import TinyLLMConfig, train_tokenizer
 from recbole_llm.prompt import ClickPromptEncoder, Example, Wording, text_encoder
 from recbole_llm.prompt.click import ANSWERS
 from tests.families import FAMILIES, make_tokenizer
+from tests.refusals import refused
 
 MANY_TOKENS = "Qx#7" * 15  # unknown to the tokenizer
 TITLES = [None, "Toy Story (1995)", 'The "Heat"', "Babe", None, "Casino", "Sabrina", MANY_TOKENS]
@@ -78,7 +78,7 @@ def test_the_titles_end_is_cut_where_the_question_alone_is_too_long():
     tail = make()._fixed[-1]
     assert len(cut) == len(whole) - 5 and cut[-len(tail) :] == tail
     assert cut[: -len(tail)] == whole[: -len(tail) - 5]
-    with pytest.raises(InputError, match="max_prompt_tokens: 20 is too short .* at least \\d+; raise it"):
+    with refused("max_prompt_tokens", "value", "max_prompt_tokens: 20 is too short .* at least \\d+; raise it"):
         make(max_prompt_tokens=20)
 
 
@@ -93,15 +93,15 @@ def test_slots_stand_where_the_wording_puts_them():
 
 
 @pytest.mark.parametrize(
-    ("sentence", "message"),
+    ("sentence", "message", "kind"),
     [
-        ("{liked} {disliked}", "click_input must hold the slot {target} exactly once"),
-        ("{liked} {liked} {disliked} {target}", "click_input must hold the slot {liked} exactly once"),
-        ("{liked} {disliked} {target} {history}", "click_input has an unknown slot {history}"),
+        ("{liked} {disliked}", "click_input must hold the slot {target} exactly once", "value"),
+        ("{liked} {liked} {disliked} {target}", "click_input must hold the slot {liked} exactly once", "value"),
+        ("{liked} {disliked} {target} {history}", "click_input has an unknown slot {history}", "unknown"),
     ],
 )
-def test_a_wording_that_cannot_be_filled_is_named(sentence, message):
-    with pytest.raises(InputError, match=message):
+def test_a_wording_that_cannot_be_filled_is_named(sentence, message, kind):
+    with refused("click_input", kind, message):
         Wording.load({"item": "a", "items": "b", "verb": "c", "click_input": sentence})
 
 
@@ -114,7 +114,7 @@ def test_an_item_without_title_is_not_shown_and_cannot_be_asked_about():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tokenizer_that_splits_the_answers_is_refused(family):
-    with pytest.raises(InputError, match="llm_path: its tokenizer has no single token .*; choose another LLM"):
+    with refused("llm_path", "conflict", "llm_path: its tokenizer has no single token .*; choose another LLM"):
         make(tokenizer=make_tokenizer(family))
 
 

@@ -6,10 +6,9 @@ import subprocess
 from importlib import metadata
 
 import numpy as np
-import pytest
 
-from recbole_llm.errors import InputError
 from recbole_llm.report import data_hash, environment, git_revision, versions
+from tests.refusals import refused
 
 
 def test_versions_are_those_installed():
@@ -63,5 +62,5 @@ def test_data_hash(tmp_path):
     assert data_hash(reversed(files("b", x="12", y="3"))) == reference
     others = [files("c", x="1", y="23"), files("d", x="12", z="3"), files("e", x="12"), files("f", x="12", y="4"), []]
     assert len({reference, *map(data_hash, others)}) == len(others) + 1
-    with pytest.raises(InputError, match="missing.inter"):
+    with refused("", "file", "missing.inter"):
         data_hash([tmp_path / "missing.inter"])

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recbole_llm.errors import InputError
 from recbole_llm.selection import recommender_inputs
 from recbole_llm.selection.recommender_inputs import RecommenderInputs, influence_weights, weighted
 from recbole_llm.selection.tail import TransformerTail
+from tests.refusals import refused
 from tests.selection import rows as shared
 from tests.selection.rows import N_ROWS, Make
 
@@ -145,7 +145,7 @@ def test_a_recommender_without_attention_has_no_tail(make):
     inputs = inputs_of(*make(recommender="GRU4Rec", recommender_config={"hidden_size": 8, "epochs": 1}))
     recommender = inputs.auxiliary.model
     assert TransformerTail.of(recommender, ["dense.weight"]) is None
-    with pytest.raises(InputError, match="GRU4Rec has no ffn block; set influence_weights: all"):
+    with refused("influence_weights", "conflict", "GRU4Rec has no ffn block; set influence_weights: all"):
         influence_weights(recommender, "ffn")
 
 

@@ -14,10 +14,10 @@ import torch
 
 from recbole_llm.coreset import MeanLoss
 from recbole_llm.data.rows import SAMPLE_ID
-from recbole_llm.errors import InputError
 from recbole_llm.selection import row_selection
 from recbole_llm.selection.row_selection import FILE, select_rows
 from recbole_llm.selection.selection_file import read_selection, row_hashes
+from tests.refusals import refused
 from tests.selection.rows import N_ROWS
 
 
@@ -151,5 +151,5 @@ def test_a_wrong_file_is_refused(make, tmp_path, lines, message):
     _, rows, _ = make()
     facts = {"id": ids_of(rows.train)[0], "hash": row_hashes(rows.train)[0]}
     file = write(tmp_path / "coreset.csv", [line.format(**facts) for line in lines])
-    with pytest.raises(InputError, match=f"^coreset_file: {file} {message.format(**facts)}"):
+    with refused("coreset_file", "file", f"^coreset_file: {file} {message.format(**facts)}"):
         read_selection(file, rows.train)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from recbole_llm.errors import InputError
 from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
 from recbole_llm.prompt import Example
 from tests.encoders import save_encoder
+from tests.refusals import refused
 from tests.selection.rows import N_ROWS, inputs_of
 
 
@@ -50,7 +49,7 @@ def test_validation_rows_that_cannot_be_read_are_left_out(make):
     assert 0 < readable < len(rows.valid)
     assert len(inputs_of(config, rows, model).text.valid_embeddings()) == readable
     untitle(model, range(model.catalog.n_items))
-    with pytest.raises(InputError, match="^coreset: no validation row has titles in field 'title'"):
+    with refused("coreset", "data", "^coreset: no validation row has titles in field 'title'"):
         inputs_of(config, rows, model, np.zeros(0, dtype=int)).text.valid_embeddings()
 
 

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from recbole_llm.data.rows import load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.checkpoint import (
     TrainingState,
@@ -24,6 +23,7 @@ from recbole_llm.trainer.checkpoint import (
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.families import save_family
 from tests.processes import forked_python
+from tests.refusals import refused
 from tests.runs import words_for, working_in
 
 IDS = [[1, 50, 60, 70, 80, 90]]
@@ -153,8 +153,8 @@ def test_full_fine_tuning_stores_the_tuned_weights_and_grounds_by_the_untuned(co
 
 def test_an_adapter_of_another_kind_or_llm_is_refused(side_by_side, world, saved, tmp_path):
     folder = side_by_side.folders["BIGRec"] / "adapter"
-    with pytest.raises(InputError, match="it holds 'lora', not 'full'; set adapter: lora"):
+    with refused("", "conflict", "it holds 'lora', not 'full'; set adapter: lora"):
         trainer_of(saved, world, "--adapter=full").load_adapter(folder)
     other = save_family("llama", tmp_path / "llama")
-    with pytest.raises(InputError, match="it belongs to LLM .* use its own LLM"):
+    with refused("", "conflict", "it belongs to LLM .* use its own LLM"):
         trainer_of(saved, world, f"--llm_path={other}").load_adapter(folder)

@@ -15,7 +15,6 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.errors import InputError
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import stage_seed
@@ -28,6 +27,7 @@ from recbole_llm.trainer.distillation import (
     row_hash,
     summarise,
 )
+from tests.refusals import refused
 
 TITLES = [None, "Heat", "Babe", "Élan vital", "Heat", "A\u2028B", 'Say "no"']
 N_ROWS = 11
@@ -166,7 +166,7 @@ def test_answers_of_other_rows_are_refused(tmp_path, change, message):
     distilled(tmp_path)
     file = tmp_path / "other.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in change(entries(tmp_path))))
-    with pytest.raises(InputError, match=f"sd_file: .*{message}"):
+    with refused("sd_file", "file", f"sd_file: .*{message}"):
         read_answers(file, EXAMPLES)
 
 
@@ -181,9 +181,9 @@ def test_answers_of_other_rows_are_refused(tmp_path, change, message):
 def test_a_file_of_something_else_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "file").write_bytes(content)
-    with pytest.raises(InputError, match=f"sd_file: .*{message}"):
+    with refused("sd_file", "file", f"sd_file: .*{message}"):
         read_answers(tmp_path / "file", EXAMPLES)
-    with pytest.raises(InputError, match="Is a directory"):
+    with refused("sd_file", "file", "Is a directory"):
         read_answers(tmp_path, EXAMPLES)
 
 

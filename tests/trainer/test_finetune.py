@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
-from recbole_llm.errors import InputError
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
@@ -27,6 +26,7 @@ from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validatio
 from recbole_llm.trainer.schedules import make_schedule, share_of_step
 from recbole_llm.trainer.tuning import best_epoch
 from tests.processes import forked_python
+from tests.refusals import refused
 from tests.runs import ranked_alike, words_for
 
 SETTINGS = {
@@ -355,7 +355,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(tmp_path):
 def test_a_loss_that_is_not_a_number_names_the_learning_rate(tmp_path):
     model = Toy()
     model.answer_loss = lambda prompts, answers: model.llm.weight.sum() * torch.full((1,), math.nan)
-    with pytest.raises(InputError, match="learning_rate: the training loss is nan in epoch 1"):
+    with refused("learning_rate", "numeric", "learning_rate: the training loss is nan in epoch 1"):
         tuning(model, None).run(tmp_path)
 
 
@@ -365,8 +365,8 @@ def test_weights_that_went_astray_in_the_last_step_name_the_learning_rate(tmp_pa
 
     run = tuning(Toy(), [])
     run.validation = Validation(fail, "hit@10")
-    with pytest.raises(
-        InputError, match="learning_rate: after epoch 1, no continuation has a finite score; set a lower"
+    with refused(
+        "learning_rate", "numeric", "learning_rate: after epoch 1, no continuation has a finite score; set a lower"
     ):
         run.run(tmp_path)
 
@@ -542,7 +542,7 @@ def test_a_distance_that_is_no_number_names_the_epoch_also_when_run_again(tmp_pa
     for measured in (1, 0):
         planted = iter([math.nan])
         distilled = DistilledTargets(AdaptiveCurriculum(1.0), DISTILLED, [4.0], lambda planted=planted: next(planted))
-        with pytest.raises(InputError, match="distance of generated and true titles is nan after epoch 1; check"):
+        with refused("curriculum", "numeric", "distance of generated and true titles is nan after epoch 1; check"):
             tuning(Toy(), None, distilled=distilled).run(tmp_path)
         assert len(list(planted)) == 1 - measured
 

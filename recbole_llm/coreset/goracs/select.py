@@ -233,6 +233,7 @@ def checked_pair(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"train_embeddings are {first.shape[1]} wide and valid_embeddings {second.shape[1]}; use one encoder",
             kind="conflict",
+            about="valid_embeddings",
         )
     return first, second
 
@@ -241,7 +242,9 @@ def checked_norms(norms: Any, n_rows: int, settings: GoracsSettings) -> np.ndarr
     """float64 ``[n_rows]``, scaled where asked for."""
     if norms is None:
         if settings.gradient_weight:
-            raise InputError("gradient_norms are missing; give them, or gradient_weight 0", kind="missing")
+            raise InputError(
+                "gradient_norms are missing; give them, or gradient_weight 0", kind="missing", about="gradient_norms"
+            )
         return np.zeros(n_rows)
     values = checked_counts("gradient_norms", norms, np.arange(n_rows))
     largest = values.max()
@@ -253,7 +256,11 @@ def checked_norms(norms: Any, n_rows: int, settings: GoracsSettings) -> np.ndarr
 def _both_labels(train: Any, valid: Any, n_train: int, n_valid: int) -> Labels:
     """Labels per row; one class where there are none."""
     if (train is None) != (valid is None):
-        raise InputError("GORACS needs the labels of training and of validation rows, or neither", kind="missing")
+        raise InputError(
+            "GORACS needs the labels of training and of validation rows, or neither",
+            kind="missing",
+            about="train_labels",
+        )
     if train is None:
         return Labels(np.zeros(n_train, dtype=np.int64), np.zeros(n_valid, dtype=np.int64))
     return Labels(

@@ -64,7 +64,7 @@ class GoracsSelector(GoracsSettings, Selector):
 
     def _checked(self, ids: np.ndarray, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if (inputs.get("labels") is None) != (inputs.get("valid_labels") is None):
-            raise InputError("coreset goracs needs labels and valid_labels, or neither", kind="missing")
+            raise InputError("coreset goracs needs labels and valid_labels, or neither", kind="missing", about="labels")
         given = dict(inputs)
         if given.get("valid_labels") is None and given.get("valid_embeddings") is not None:
             given["valid_labels"] = np.zeros(len(given["valid_embeddings"]), dtype=np.int64)

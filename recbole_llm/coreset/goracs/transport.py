@@ -45,7 +45,9 @@ def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient
     """
     weight = checked_number("gradient_weight", gradient_weight)
     if gradient_norms is None and weight:
-        raise InputError("gradient_norms are missing; give them, or gradient_weight 0", kind="missing")
+        raise InputError(
+            "gradient_norms are missing; give them, or gradient_weight 0", kind="missing", about="gradient_norms"
+        )
     norms = np.zeros(len(distances)) if gradient_norms is None else checked_scores("gradient_norms", gradient_norms)
     table = checked_vectors("distances", distances, np.arange(len(norms)))
     rows = checked_indices("selected", selected, len(table))

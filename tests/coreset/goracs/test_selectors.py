@@ -17,7 +17,7 @@ from recbole_llm.coreset import (
 )
 from recbole_llm.coreset.qdit import qdit_select
 from recbole_llm.coreset.vectors import unit_vectors
-from recbole_llm.errors import InputError
+from tests.refusals import refused
 
 N = 60
 SELECTORS = [GoracsSelector(max_exchanges=3), ModerateSelector(), FDMatSelector(40, 2), QDITSelector()]
@@ -67,15 +67,15 @@ def test_settings_are_read_under_the_name_of_the_selector(selector):
     keys = {f"{selector.name}_{field}": value for field, value in selector.facts().items() if field != "coreset"}
     assert type(selector).from_settings(keys).facts() == selector.facts()
     for key, value in keys.items():
-        with pytest.raises(InputError, match=key):
+        with refused(key, "value"):
             type(selector).from_settings({key: "log" if isinstance(value, str) else -1})
 
 
 def test_bad_input_is_one_line(selector, caplog):
     inputs = needed(selector, world())
-    with pytest.raises(InputError, match="89 entries|59 entries"):
+    with refused(selector.needs[0].name, "conflict", "89 entries|59 entries"):
         selector.select(np.arange(N), 5, **inputs | {selector.needs[0].name: inputs[selector.needs[0].name][:-1]})
-    with pytest.raises(InputError, match=f"coreset {selector.name} needs {selector.needs[0].name}"):
+    with refused(selector.needs[0].name, "missing", f"coreset {selector.name} needs {selector.needs[0].name}"):
         selector.select(np.arange(N), 5, **inputs | {selector.needs[0].name: None})
     with caplog.at_level(logging.WARNING):
         assert len(selector.select(np.arange(N), N + 1, **inputs).ids) == N
@@ -94,11 +94,11 @@ def test_goracs_selector_is_goracs_select():
     labels = {name: values[name] for name in ("labels", "valid_labels")}
     expected = goracs_select(*arguments, train_labels=labels["labels"], valid_labels=labels["valid_labels"])
     np.testing.assert_array_equal(selector.select(np.arange(N), 9, **inputs, **labels).ids, expected)
-    with pytest.raises(InputError, match="or neither"):
+    with refused("labels", "missing", "or neither"):
         selector.select(np.arange(N), 9, **inputs, labels=labels["labels"])
-    with pytest.raises(InputError, match="16 entries for 17 rows"):
+    with refused("valid_labels", "conflict", "16 entries for 17 rows"):
         selector.select(np.arange(N), 9, **inputs, labels=labels["labels"], valid_labels=labels["valid_labels"][:-1])
-    with pytest.raises(InputError, match="needs gradient_norms"):
+    with refused("gradient_norms", "missing", "needs gradient_norms"):
         selector.select(np.arange(N), 9, **inputs | {"gradient_norms": None})
     without = GoracsSelector(gradient_weight=0.0).select(np.arange(N), 9, **inputs | {"gradient_norms": None})
     assert len(without.ids) == 9

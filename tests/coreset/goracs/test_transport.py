@@ -13,8 +13,8 @@ from recbole_llm.coreset import proxy_objective
 from recbole_llm.coreset.goracs.exchange import lower_bounds, raise_bounds
 from recbole_llm.coreset.goracs.transport import dual_facts, marginal_costs, solve_transport
 from recbole_llm.coreset.lazy_greedy import lazy_argmin
-from recbole_llm.errors import InputError
 from tests.coreset.goracs.data import closed_form
+from tests.refusals import refused
 
 SIZES = [(3, 5), (5, 3), (4, 4), (4, 8), (6, 4), (2, 1), (7, 12)]
 
@@ -79,18 +79,23 @@ def test_objective_scales_with_the_unit_of_the_costs(scale):
 def test_norms_may_be_left_out_where_they_have_no_weight():
     distances = np.random.default_rng(0).random((5, 3))
     assert proxy_objective(distances, None, [1, 4], 0.0) == proxy_objective(distances, np.ones(5), [1, 4], 0.0)
-    with pytest.raises(InputError, match="gradient_norms are missing"):
+    with refused("gradient_norms", "missing"):
         proxy_objective(distances, None, [1, 4], 0.1)
 
 
 def test_bad_selections_are_one_line():
     distances, norms = np.ones((3, 2)), np.ones(3)
-    for selected, words in (([0, 0], "more than once"), ([3], "indices of the 3"), ([-1], "indices"), ([], "at least")):
-        with pytest.raises(InputError, match=words):
+    for selected, key, words in (
+        ([0, 0], "coreset", "more than once"),
+        ([3], "selected", "indices of the 3"),
+        ([-1], "selected", "indices"),
+        ([], "selected", "at least"),
+    ):
+        with refused(key, "value", words):
             proxy_objective(distances, norms, selected, 0.0)
-    with pytest.raises(InputError, match="gradient_weight"):
+    with refused("gradient_weight", "value", "gradient_weight"):
         proxy_objective(distances, norms, [0], -1.0)
-    with pytest.raises(InputError, match="1 of 3 rows hold NaN"):
+    with refused("distances", "numeric", "1 of 3 rows hold NaN"):
         proxy_objective(np.array([[1.0], [np.nan], [1.0]]), norms, [0], 0.0)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.coreset import extreme_eigenvalues, inverse_hvp, solve
-from recbole_llm.errors import InputError
+from tests.refusals import refused
 
 # Ridge regression: five rows, two weights, not at the optimum.
 X = np.array([[1.0, 0], [0, 1], [1, 1], [2, -1], [-1, 1]])
@@ -166,20 +166,20 @@ def test_too_few_steps_warn(caplog):
 
 def test_a_diverging_recursion_names_eigenvalue_and_scale():
     big = random_spectrum(0, np.array([0.5, 1, 60]))
-    with pytest.raises(InputError, match=r"Hessian behind it is about 60: raise the scale above 30\.1"):
+    with refused("inverse_hvp", "numeric", r"Hessian behind it is about 60: raise the scale above 30\.1"):
         inverse_hvp(None, np.ones(3), "lissa", 0.2, big, scale=25.0)
     inverse_hvp(None, np.ones(3), "lissa", 0.2, big, scale=30.2, steps=2000)
     negative = random_spectrum(0, np.array([-0.5, 1, 2]))
-    with pytest.raises(InputError, match=r"about -0\.5: raise the damping above 0\.5"):
+    with refused("inverse_hvp", "numeric", r"about -0\.5: raise the damping above 0\.5"):
         inverse_hvp(None, np.ones(3), "lissa", 0.2, negative, scale=2.0)
-    with pytest.raises(InputError, match="diverges"):  # only the samples are too large
+    with refused("inverse_hvp", "numeric", "diverges"):  # only the samples are too large
         inverse_hvp(lambda v, step=None: (1.0 if step is None else 70.0) * v, np.ones(3), "lissa", 0.2, scale=25.0)
 
 
 def test_a_recursion_that_diverges_slowly_is_no_solution(caplog):
     slow = np.diag([-0.3, 1.0])
     for steps in (1000, 2000, 5000):
-        with pytest.raises(InputError, match=r"diverges in step \d+; .* about -0\.3: raise the damping above 0\.3"):
+        with refused("inverse_hvp", "numeric", r"diverges in step \d+; .* about -0\.3: raise the damping above 0\.3"):
             inverse_hvp(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=steps)
     with caplog.at_level(logging.WARNING):
         found = solve(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=10)  # has hardly grown
@@ -193,27 +193,27 @@ def test_a_recursion_that_diverges_slowly_is_no_solution(caplog):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_list_is_a_vector_and_nan_is_named(method):
     np.testing.assert_allclose(inverse_hvp(product, V.tolist(), method, **METHODS[method]), np.linalg.solve(H, V))
-    with pytest.raises(InputError, match="the Hessian, or its product with a vector, holds NaN or infinity"):
+    with refused("inverse_hvp", "numeric", "the Hessian, or its product with a vector, holds NaN or infinity"):
         inverse_hvp(None, V, method, matrix=H * np.nan)
-    with pytest.raises(InputError, match="holds NaN or infinity"):
+    with refused("inverse_hvp", "numeric"):
         extreme_eigenvalues(lambda vector: vector * np.nan, V)
 
 
 def test_indefinite_singular_and_wrong_input():
     indefinite = np.diag([1.0, -0.5])
-    with pytest.raises(InputError, match="not positive definite.*raise the damping"):
+    with refused("inverse_hvp", "numeric", "not positive definite.*raise the damping"):
         inverse_hvp(None, np.ones(2), "cg", 0.1, indefinite)
     np.testing.assert_allclose(inverse_hvp(None, np.ones(2), "exact", 0.1, indefinite), [1 / 1.1, -1 / 0.4])
     np.testing.assert_allclose(inverse_hvp(None, np.ones(2), "cg", 0.6, indefinite), [1 / 1.6, 10])
-    with pytest.raises(InputError, match="singular"):
+    with refused("inverse_hvp", "numeric", "singular"):
         inverse_hvp(None, np.ones(2), "exact", 0.0, np.ones((2, 2)))
-    with pytest.raises(InputError, match="there is no method 'minres'"):
+    with refused("inverse_hvp", "unknown", "there is no method 'minres'"):
         inverse_hvp(product, V, "minres")
-    with pytest.raises(InputError, match="damping: -1"):
+    with refused("", "value", "damping: -1"):
         inverse_hvp(product, V, damping=-1)
-    with pytest.raises(InputError, match="scale: 0"):
+    with refused("", "value", "scale: 0"):
         inverse_hvp(product, V, "lissa", scale=0)
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with refused("inverse_hvp", "numeric", "NaN or infinity"):
         inverse_hvp(product, np.array([np.nan, 1]))
     with pytest.raises(ValueError, match="matrix must be"):
         inverse_hvp(None, V, "exact", matrix=np.eye(3))
