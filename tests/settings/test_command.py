@@ -106,8 +106,8 @@ def test_settings_that_are_text_stay_text():
             "model",
             "unknown",
         ),
-        ([*BOTH, "--seed=1,2,3"], "--seed takes one integer; for several runs use --seeds=1,2,3", "", "value"),
-        ([*BOTH, "--BIGRec.seed=[1,2]"], "BIGRec.seed: --seed takes one integer", "", "value"),
+        ([*BOTH, "--seed=1,2,3"], "--seed takes one integer; for several runs use --seeds=1,2,3", "seed", "value"),
+        ([*BOTH, "--BIGRec.seed=[1,2]"], "BIGRec.seed: --seed takes one integer", "BIGRec.seed", "value"),
         ([*BOTH, "--seeds=0"], "seeds: 0 is not allowed; give a number of runs", "seeds", "value"),
         (
             [*BOTH, "--config_files=absent.yaml"],
