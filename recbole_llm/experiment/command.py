@@ -1,4 +1,4 @@
-"""The command: ``recbole-llm --model=SASRec,BIGRec --dataset=ml-100k``."""
+"""The command: ``recbole-llm --model=SASRec,BIGRec --dataset=ml-100k``, or a verb: ``recbole-llm recommend ...``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 
 from recbole_llm.errors import InputError
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command
 from recbole_llm.settings.help import help_text
 
+# Modules with a function main, imported when asked for.
+VERBS = {
+    "recommend": "recbole_llm.experiment.recommend_command",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table of all models, or one line of error.
+    """Print one table of all models, do what a verb says, or print one line of error.
 
     Args:
         argv: the words of the command line without the program's name; the process's own by default.
@@ -26,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     try:
         _refuse_several_processes()
+        if words and words[0] in VERBS:
+            import_module(VERBS[words[0]]).main(words[1:])
+            return 0
         command = parse_command(words)
         if command.help:
             print(help_text(command.help_word))

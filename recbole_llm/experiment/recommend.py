@@ -14,6 +14,7 @@ from recbole.utils import ModelType
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
+from recbole_llm.experiment.seen import without_seen
 from recbole_llm.experiment.trained import Trained
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.registry import suggestion
@@ -23,7 +24,11 @@ BATCH = 1024  # rows that one of RecBole's models scores at once
 
 
 def recommend(
-    trained: Trained, histories: Histories | None = None, users: str | Sequence[str] | None = None, k: int = 10
+    trained: Trained,
+    histories: Histories | None = None,
+    users: str | Sequence[str] | None = None,
+    k: int = 10,
+    exclude_seen: bool = False,
 ) -> pd.DataFrame:
     """The best items after some histories, or for some users.
 
@@ -32,10 +37,11 @@ def recommend(
         histories: lists of item ids or titles, the oldest first, or one such list.
         users: ids of users, or one; each by all the interactions that the data set has, those of the test included.
         k: items per history or user.
+        exclude_seen: leave out the items of the history, or all that the user has had.
 
     Returns:
         A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),
-        ``item_id``, ``title``, ``score`` (the model's own; larger is better). Items of the history are not left out.
+        ``item_id``, ``title``, ``score`` (the model's own; larger is better).
 
     Raises:
         InputError: the model ranks no items, or a user, an item id or a title is unknown.
@@ -44,10 +50,24 @@ def recommend(
     if users is not None:
         names = [users] if isinstance(users, str) else [str(user) for user in users]
         asked, column = _rows_of_users(trained, names), ("user_id", np.array(names, dtype=object))
+        seen = [trained.seen[user] for user in asked[trained.rows.whole.uid_field].tolist()] if exclude_seen else None
     else:
         lists = item_lists(trained, [] if histories is None else histories)
         asked, column = _rows_of_items(trained, lists), ("query", np.arange(len(lists)))
-    return _as_frame(trained, _rank(trained, asked, k), column)
+        seen = [np.array(own) for own in lists] if exclude_seen else None
+    if seen is None:
+        return _as_frame(trained, _rank(trained, asked, k), column)
+    longest = min(k + max(map(len, seen), default=0), trained.rows.whole.item_num)
+    return _as_frame(trained, without_seen(_rank(trained, asked, longest), seen, k), column)
+
+
+def users_with_rows(trained: Trained) -> list[str]:
+    """Outside ids of the users that a model can be asked for, in the order of the data set."""
+    dataset = trained.rows.whole
+    tokens = dataset.field2id_token[dataset.uid_field]
+    if trained.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return [str(token) for token in tokens[1:]]
+    return [str(token) for token in tokens[trained.last_row >= 0]]
 
 
 def _check(trained: Trained, histories: Histories | None, users: Any, k: int) -> None:
@@ -143,13 +163,11 @@ def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
     users = np.array([known[name] for name in names], dtype=np.int64)
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         return Interaction({dataset.uid_field: torch.from_numpy(users)})
-    rows = dataset.inter_feat
-    of_user = {int(user): row for row, user in enumerate(rows[dataset.uid_field].tolist())}  # the last one stays
-    for name, user in zip(names, users.tolist(), strict=True):
-        if user not in of_user:
-            raise InputError("users", f"user '{name}' has a single interaction and so no row to go by", kind="data")
-    last = rows[torch.tensor([of_user[user] for user in users.tolist()])]
-    return _with_targets(last, config, dataset.item_list_length_field)
+    last = trained.last_row[users]
+    if (last < 0).any():
+        name = names[int(np.flatnonzero(last < 0)[0])]
+        raise InputError("users", f"user '{name}' has a single interaction and so no row to go by", kind="data")
+    return _with_targets(dataset.inter_feat[torch.from_numpy(last)], config, dataset.item_list_length_field)
 
 
 def _with_targets(rows: Interaction, config: Any, length_field: str) -> Interaction:

@@ -17,7 +17,7 @@ from recbole.utils import init_seed
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
-from recbole_llm.experiment.recommend import Histories, recommend
+from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.train import train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
@@ -113,7 +113,12 @@ class Run:
         return self._asked().model
 
     def recommend(
-        self, histories: Histories | None = None, *, users: str | Sequence[str] | None = None, k: int = 10
+        self,
+        histories: Histories | None = None,
+        *,
+        users: str | Sequence[str] | None = None,
+        k: int = 10,
+        exclude_seen: bool = False,
     ) -> pd.DataFrame:
         """The best items after some histories, or for some users.
 
@@ -121,11 +126,11 @@ class Run:
             histories: lists of item ids or titles, the oldest item first, or one such list.
             users: ids of users, or one; each by all its interactions, those that it was tested on included.
             k: items per history or user.
+            exclude_seen: leave out the items of the history, or all that the user has had.
 
         Returns:
             A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is
-            best), ``item_id``, ``title``, ``score`` (the model's own; larger is better). Items of the history are not
-            left out.
+            best), ``item_id``, ``title``, ``score`` (the model's own; larger is better).
 
         Raises:
             InputError: the model ranks no items, or a user, an item id or a title is unknown.
@@ -134,7 +139,12 @@ class Run:
             >>> run.recommend(["Toy Story (1995)", "Babe (1995)"], k=3)  # doctest: +SKIP
             >>> run.recommend(users=["196", "186"])  # doctest: +SKIP
         """
-        return recommend(self._asked(), histories, users, k)
+        return recommend(self._asked(), histories, users, k, exclude_seen)
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of the users that :meth:`recommend` can be asked for."""
+        return users_with_rows(self._asked())
 
     def _asked(self) -> Trained:
         if self._trained is None:

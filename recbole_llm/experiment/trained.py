@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recbole.utils import init_seed
 
 from recbole_llm.classic.training import load_classic
@@ -16,6 +17,7 @@ from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.llm_run import read_llm_run
+from recbole_llm.experiment.seen import SeenItems
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
 
@@ -41,6 +43,19 @@ class Trained:
             return self.model.catalog
         titles = _titles_in_file(self.config, self.rows.whole)
         return ItemCatalog(titles, tokens=self.rows.whole.field2id_token[self.rows.whole.iid_field]) if titles else None
+
+    @cached_property
+    def last_row(self) -> np.ndarray:
+        """int64 [users], the last row of each user in the data set; -1 for a user without one."""
+        users = self.rows.whole.inter_feat[self.rows.whole.uid_field].numpy()
+        rows = np.full(self.rows.whole.user_num, -1, dtype=np.int64)
+        np.maximum.at(rows, users, np.arange(len(users)))
+        return rows
+
+    @cached_property
+    def seen(self) -> SeenItems:
+        """The items that each user has had, those of validation and test included."""
+        return SeenItems.of(self.rows.whole)
 
 
 def _titles_in_file(config: Config, dataset: Any) -> list[str]:

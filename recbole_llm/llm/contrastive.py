@@ -61,8 +61,8 @@ def soft_targets(x: Tensor, y: Tensor, tau: float) -> Tensor:
         >>> soft_targets([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=1.0).round(6).tolist()
         [[0.668188, 0.331812], [0.331812, 0.668188]]
     """
-    similarity: Tensor = x @ x.T + y @ y.T
-    return (tau / 2 * similarity).softmax(dim=1)
+    targets: Tensor = (tau / 2 * (x @ x.T + y @ y.T)).softmax(dim=1)
+    return targets
 
 
 @computes_in_torch("x", "y")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import recbole_llm
 from recbole_llm import Run
+from recbole_llm.experiment.command import main
 from recbole_llm.experiment.recommend import item_lists
 from recbole_llm.grounding.embedding import EmbeddingGrounding
 from recbole_llm.grounding.ranking import Ranking
@@ -79,6 +81,37 @@ def test_a_user_is_recommended_to_by_all_interactions_those_of_the_test_included
     assert found["user_id"].tolist() == np.repeat(users, 5).tolist()
     assert found.drop(columns="user_id").equals(whole.drop(columns="query"))
     assert runs[name].recommend(users=users[1], k=5)["item_id"].tolist() == whole["item_id"].tolist()[5:10]
+
+
+@pytest.mark.parametrize("name", ["Pop", "SASRec", "BIGRec"])
+def test_seen_items_are_left_out_and_the_others_keep_their_order(runs, world, name):
+    histories = histories_in(world)
+    users = sorted(histories)[:3]
+    everything = runs[name].recommend(users=users, k=1000)
+    found = runs[name].recommend(users=users, k=5, exclude_seen=True)
+    for user in users:
+        own = everything[everything["user_id"] == user]
+        left = own[~own["item_id"].isin(histories[user])]["item_id"].tolist()
+        assert found[found["user_id"] == user]["item_id"].tolist() == left[:5]
+    if name != "Pop":
+        asked = [histories[user] for user in users]
+        by_history = runs[name].recommend(asked, k=5, exclude_seen=True)
+        assert by_history["item_id"].tolist() == found["item_id"].tolist()
+
+
+def test_the_command_writes_what_the_run_recommends(runs, saved, titles, tmp_path, capsys):
+    run, out = runs["SASRec"], tmp_path / "recs.csv"
+    words = ["recommend", str(run.folder.resolve()), "--k=4", "--exclude-seen"]
+    with working_in(saved.parent):
+        assert main([*words, "--users=all", f"--out={out}", "--batch-size=5"]) == 0
+        expected = run.recommend(users=run.users, k=4, exclude_seen=True)
+        pd.testing.assert_frame_equal(pd.read_csv(out, dtype={"user_id": str, "item_id": str}), expected)
+        assert main([*words, "--users=all", f"--out={out}"]) == 2
+        assert "recs.csv exists" in capsys.readouterr().err
+        history = run.recommend(["i1", "i2"], k=4, exclude_seen=True)
+        assert main([*words, f"--history={titles['i1']}; {titles['i2']}"]) == 0
+        printed = capsys.readouterr().out
+    assert [line.split()[2] for line in printed.splitlines()[1:5]] == history["item_id"].tolist()
 
 
 def test_a_general_model_recommends_to_users_and_takes_no_histories(runs):

@@ -1,0 +1,105 @@
+"""The command ``recbole-llm recommend``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_llm.errors import InputError
+from recbole_llm.experiment.recommend_file import parse_history, read_queries, write_recommendations
+from recbole_llm.logs import console_log
+from recbole_llm.settings.verbs import VerbParser
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from recbole_llm.experiment.run import Run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words of the command."""
+    found = VerbParser(
+        prog="recbole-llm recommend",
+        description="The best items for users of a finished run, by all they did, or after histories of your own.",
+        allow_abbrev=False,
+    )
+    found.add_argument("run", type=Path, help="folder of the run: saved/<model>-<data set>-<time>")
+    asked = found.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--users", help="all; or ids with commas between them; or a file with an id per line")
+    asked.add_argument(
+        "--history",
+        action="append",
+        help="ids or titles, the oldest first, with ';' between them, or as a JSON list; may be repeated",
+    )
+    asked.add_argument("--histories", type=Path, help="file with a JSON list of ids or titles per line")
+    found.add_argument("--k", type=int, default=10, help="items per user or history (default: 10)")
+    found.add_argument("--exclude-seen", action="store_true", help="leave out the items of the history")
+    found.add_argument("--out", type=Path, help="file ending in .csv, .jsonl or .parquet; printed by default")
+    found.add_argument("--overwrite", action="store_true", help="replace the file")
+    found.add_argument("--batch-size", type=int, default=256, help="users or histories at a time (default: 256)")
+    found.add_argument("--quiet", action="store_true", help="no progress bar")
+    return found
+
+
+def main(words: Sequence[str]) -> None:
+    """Write or print the recommendations that the words of a command line ask for.
+
+    Raises:
+        InputError: a wrong word, run, user or history.
+    """
+    options = parser().parse_args(list(words))
+    if options.k < 1 or options.batch_size < 1:
+        key, value = ("k", options.k) if options.k < 1 else ("batch-size", options.batch_size)
+        raise InputError(key, f"{value} is not allowed; give an integer >= 1")
+    if options.out is not None and options.out.exists() and not options.overwrite:
+        raise InputError("out", f"{options.out} exists; give another file, or --overwrite", kind="file")
+    histories = _histories(options)
+    from recbole_llm.experiment.load import load_run  # RecBole and torch are loaded once the words are right
+
+    with console_log():
+        run = load_run(options.run)
+        _answer(options, run, histories)
+
+
+def _answer(options: argparse.Namespace, run: Run, histories: list[list[str]] | None) -> None:
+    choice: dict[str, Any] = {"k": options.k, "exclude_seen": options.exclude_seen}
+    asked: Sequence[Any] = _users(options.users, run) if histories is None else histories
+
+    def recommend(some: Sequence[Any]) -> pd.DataFrame:
+        return run.recommend(users=some, **choice) if histories is None else run.recommend(some, **choice)
+
+    if options.out is None:
+        print(recommend(asked).to_string(index=False))
+        return
+    kind = "users" if histories is None else "histories"
+    write_recommendations(
+        options.out,
+        asked,
+        recommend,
+        {"run": run.folder.resolve().name, "kind": kind, **choice},
+        batch=options.batch_size,
+        show_progress=not options.quiet and sys.stderr.isatty(),
+    )
+    print(f"recommendations for {len(asked):,} {kind}: {options.out}")
+
+
+def _histories(options: argparse.Namespace) -> list[list[str]] | None:
+    """The histories that are given; None where users are."""
+    if options.histories is not None:
+        try:
+            return list(read_queries(options.histories))
+        except OSError as error:
+            raise InputError("histories", f"{options.histories}: {error.strerror}", kind="file") from error
+    return None if options.history is None else [parse_history(text) for text in options.history]
+
+
+def _users(given: str, run: Run) -> list[str]:
+    if given == "all":
+        return run.users
+    if Path(given).is_file():
+        lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    return [user.strip() for user in given.split(",") if user.strip()]

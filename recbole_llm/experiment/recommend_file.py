@@ -1,0 +1,168 @@
+"""Recommendations for many users as a file, batch by batch: what is written stays written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_json
+from recbole_llm.lazy import needs_package
+from recbole_llm.stages import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+log = logging.getLogger(__name__)
+
+
+def write_recommendations(
+    out: Path,
+    asked: Sequence[Any],
+    recommend: Callable[[Sequence[Any]], pd.DataFrame],
+    facts: dict[str, Any],
+    *,
+    batch: int = 256,
+    show_progress: bool = True,
+) -> int:
+    """Ask for the recommendations of all, a batch at a time, and write them.
+
+    They go into ``<out>.part``, and ``<out>.progress.json`` says how far it is whole; the same call goes on from
+    there. No more than a batch is held in memory.
+
+    Args:
+        out: ``.csv``, ``.jsonl`` or ``.parquet``.
+        asked: ids of users, or histories.
+        recommend: gives the lines of some of them, in their order; a column ``query`` counts from 0 in each call.
+        facts: what decides the lines, as JSON values: a part that other facts decided is not gone on with.
+        batch: how many are asked for at once.
+        show_progress: show a bar.
+
+    Returns:
+        How many of ``asked`` had been written by an earlier call.
+
+    Raises:
+        InputError: the suffix is unknown, or Parquet is asked for and pyarrow is missing.
+    """
+    if out.suffix not in FORMATS:
+        raise InputError("out", f"'{out}' ends in none of {', '.join(FORMATS)}; choose one of them", kind="value")
+    if out.suffix == ".parquet":
+        _pyarrow()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part, note = (out.with_name(out.name + ending) for ending in (".part", ".progress.json"))
+    digest = hash_json([facts, list(asked)])
+    done, size = _progress(part, note, digest)
+    already = done
+    from tqdm import tqdm
+
+    with (
+        part.open("r+b" if done else "wb") as file,
+        tqdm(total=len(asked), initial=done, disable=not show_progress) as bar,
+    ):
+        file.truncate(size)
+        file.seek(size)
+        while done < len(asked):
+            now = asked[done : done + batch]
+            lines = recommend(now)
+            if "query" in lines:
+                lines = lines.assign(query=lines["query"] + done)
+            file.write(_encoded(lines, ".jsonl" if out.suffix == ".jsonl" else ".csv", header=not done))
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(now)
+            bar.update(len(now))
+            write_json(note, {"facts": digest, "done": done, "size": file.tell()})
+    if out.suffix == ".parquet":
+        _to_parquet(part, out)
+        part.unlink()
+    else:
+        part.replace(out)
+    note.unlink(missing_ok=True)
+    return already
+
+
+def _progress(part: Path, note: Path, digest: str) -> tuple[int, int]:
+    """How many are written, and how many bytes of the part they are."""
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+        if found["facts"] == digest and part.stat().st_size >= found["size"]:
+            log.info("Going on after %d that %s holds.", found["done"], part)
+            return int(found["done"]), int(found["size"])
+        log.warning("%s was written by another command; it is written anew.", part)
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError):
+        log.warning("%s cannot be read; %s is written anew.", note, part)
+    return 0, 0
+
+
+def _encoded(lines: pd.DataFrame, suffix: str, header: bool) -> bytes:
+    if suffix == ".csv":
+        text: str = lines.to_csv(index=False, header=header)
+    else:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.to_dict("records"))
+    return text.encode("utf-8")
+
+
+def _to_parquet(part: Path, out: Path) -> None:
+    """The CSV of a part as Parquet, block by block."""
+    pyarrow = _pyarrow()
+    from pyarrow import csv, parquet  # type: ignore[import-not-found,unused-ignore]
+
+    names = part.open(encoding="utf-8").readline().rstrip("\n").split(",")
+    numbers = {"query": pyarrow.int64(), "rank": pyarrow.int64(), "score": pyarrow.float64()}
+    types = {name: numbers.get(name, pyarrow.string()) for name in names}
+    options = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+    parsing = csv.ParseOptions(newlines_in_values=True)
+    writer = None
+    for block in csv.open_csv(part, convert_options=options, parse_options=parsing):
+        writer = writer or parquet.ParquetWriter(out, block.schema)
+        writer.write_batch(block)
+    if writer is not None:
+        writer.close()
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow  # type: ignore[import-not-found,unused-ignore]
+    except ModuleNotFoundError as error:
+        raise needs_package("out", "pyarrow", "write .csv or .jsonl") from error
+    return pyarrow
+
+
+def read_queries(file: Path) -> Iterator[list[str]]:
+    """The histories of a file, a JSON list of ids or titles per line.
+
+    Raises:
+        InputError: a line is something else; with its number.
+    """
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield parse_history(line, f"{file}, line {number}")
+
+
+def parse_history(text: str, where: str = "history") -> list[str]:
+    """A history from text: a JSON list of ids or titles, or ids or titles with ``;`` between them.
+
+    Raises:
+        InputError: it looks like JSON and is none, or holds something else than text and numbers.
+
+    Example:
+        >>> parse_history("Toy Story (1995); Babe (1995)"), parse_history('["Se7en; the film", 12]')
+        (['Toy Story (1995)', 'Babe (1995)'], ['Se7en; the film', '12'])
+    """
+    if not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(";") if item.strip()]
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise InputError("history", f"{where} is no JSON list: {error}", kind="value") from None
+    if not all(isinstance(item, str | int) for item in items):
+        raise InputError("history", f"{where} holds something else than ids or titles", kind="value")
+    return [str(item) for item in items]

@@ -1,0 +1,62 @@
+"""The items that each user has had, and rankings without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.grounding.ranking import Ranking
+
+
+class SeenItems:
+    """The items of each user of a data set, those of validation and test included.
+
+    Args:
+        users: int64 [interactions], internal ids.
+        items: int64 [interactions], internal ids.
+        n_users: of the data set, padding included.
+    """
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, n_users: int) -> None:
+        order = np.argsort(users, kind="stable")
+        self._items = items[order]
+        self._ends = np.bincount(users, minlength=n_users).cumsum()
+
+    @classmethod
+    def of(cls, dataset: Any) -> SeenItems:
+        """Those of a data set of RecBole's, from its interactions or, of presplit files, from its rows."""
+        if dataset.config["benchmark_filename"] is None:
+            return cls(dataset.in_time.users, dataset.in_time.items, dataset.user_num)
+        rows = dataset.inter_feat
+        users, targets = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
+        histories = rows[dataset.iid_field + dataset.config["LIST_SUFFIX"]].numpy()
+        row, place = np.nonzero(histories)  # padding is item 0
+        return cls(
+            np.concatenate([users, users[row]]), np.concatenate([targets, histories[row, place]]), dataset.user_num
+        )
+
+    def __getitem__(self, user: int) -> np.ndarray:
+        """int64 [any], the items of a user, an item as often as the user had it."""
+        return self._items[self._ends[user - 1] if user else 0 : self._ends[user]]
+
+
+def without_seen(ranking: Ranking, seen: Sequence[np.ndarray], k: int) -> Ranking:
+    """The k best items of each row that are not among its seen ones.
+
+    Args:
+        ranking: long enough: lists of k items and as many as the row has seen.
+        seen: int64 [any] for each row.
+        k: length of the new lists.
+    """
+    items, scores = ranking.top_items, ranking.top_scores
+    hidden = np.stack([np.isin(own, had) for own, had in zip(items, seen, strict=True)]) if len(items) else items > 0
+    hidden |= items == 0
+    order = np.argsort(hidden, axis=1, kind="stable")[:, :k]
+    kept = ~np.take_along_axis(hidden, order, axis=1)
+    shorter = Ranking.nothing(len(items), k)
+    width = order.shape[1]
+    shorter.top_items[:, :width] = np.where(kept, np.take_along_axis(items, order, axis=1), 0)
+    shorter.top_scores[:, :width] = np.where(kept, np.take_along_axis(scores, order, axis=1), -np.inf)
+    return shorter

@@ -1,0 +1,155 @@
+"""Recommendations as files: every line once, whatever was killed, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pandas as pd
+import pytest
+
+from recbole_llm.errors import InputError
+from recbole_llm.experiment.recommend_command import main
+from recbole_llm.experiment.recommend_file import parse_history, write_recommendations
+from tests.processes import fresh_python
+
+TITLES = ('Плохо "кавычки"', "影, 子; 'x'", "two\nlines", "")
+USERS = [f"u,{number}" for number in range(10)]
+
+
+def lines_of(asked, k=2):
+    """Two items for each user, whose titles a careless writer would break."""
+    return pd.DataFrame(
+        [
+            {"user_id": user, "rank": rank, "item_id": f"{user}-{rank}", "title": TITLES[rank % 4], "score": rank / 3}
+            for user in asked
+            for rank in range(1, k + 1)
+        ]
+    )
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(n_batches):
+    """What gives lines, and is killed in the middle of a later batch."""
+    calls = []
+
+    def give(asked):
+        calls.append(list(asked))
+        if len(calls) > n_batches:
+            raise Killed
+        return lines_of(asked)
+
+    return give, calls
+
+
+def read(file):
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as text:
+            return [{**line, "rank": int(line["rank"]), "score": float(line["score"])} for line in csv.DictReader(text)]
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return pd.read_parquet(file).to_dict("records")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_killed_file_is_gone_on_with_and_ends_as_one_that_was_not(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    file, facts = tmp_path / f"recs{suffix}", {"run": "r"}
+    give, _ = killed_after(2)
+    with pytest.raises(Killed):
+        write_recommendations(file, USERS, give, facts, batch=3, show_progress=False)
+    part = file.with_name(file.name + ".part")
+    part.write_bytes(part.read_bytes() + b"half a li")  # a batch that was being written
+    assert not file.exists()
+    give, calls = killed_after(99)
+    assert write_recommendations(file, USERS, give, facts, batch=4, show_progress=False) == 6
+    assert calls == [USERS[6:]]
+    assert read(file) == lines_of(USERS).to_dict("records")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("other", ["facts", "users", "note"])
+def test_a_part_of_another_command_is_written_anew(tmp_path, other):
+    file = tmp_path / "recs.csv"
+    give, _ = killed_after(1)
+    with pytest.raises(Killed):
+        write_recommendations(file, USERS, give, {"k": 1}, batch=3, show_progress=False)
+    if other == "note":
+        (tmp_path / "recs.csv.progress.json").write_text("{")
+    users, facts = USERS[::-1] if other == "users" else USERS, {"k": 2 if other == "facts" else 1}
+    assert write_recommendations(file, users, lines_of, facts, batch=3, show_progress=False) == 0
+    assert read(file) == lines_of(users).to_dict("records")
+
+
+def test_queries_are_numbered_through(tmp_path):
+    def give(asked):
+        return lines_of(asked, k=1).drop(columns="user_id").assign(query=range(len(asked)))
+
+    write_recommendations(tmp_path / "recs.jsonl", USERS, give, {}, batch=3, show_progress=False)
+    assert [line["query"] for line in read(tmp_path / "recs.jsonl")] == list(range(10))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_users(tmp_path):
+    """A million users' ten items: 10,000,000 lines, half a gigabyte of text."""
+    code = """
+        import resource, sys
+        from pathlib import Path
+        import pandas as pd
+        from recbole_llm.experiment.recommend_file import write_recommendations
+
+        def give(asked):
+            lines = {"user_id": [user for user in asked for _ in range(10)], "rank": list(range(1, 11)) * len(asked)}
+            return pd.DataFrame(lines).assign(item_id="12345", title="A title of usual length (1995)", score=0.5)
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+        users = [f"u{number}" for number in range(1_000_000)]
+        file = Path(sys.argv[1]) / "recs.csv"
+        write_recommendations(file, users, lambda asked: give(asked[:1]), {}, batch=10_000, show_progress=False)
+        before = peak()
+        write_recommendations(file, users, give, {"all": 1}, batch=10_000, show_progress=False)
+        assert file.stat().st_size > 400e6
+        print(peak() - before)
+    """
+    assert float(fresh_python(str(tmp_path), code=code).stdout.splitlines()[-1]) < 60
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "kind"),
+    [
+        ([], "", "value"),
+        (["saved/x"], "", "value"),
+        (["saved/x", "--users=all", "--history=a"], "", "value"),
+        (["saved/x", "--users=all", "--k=0"], "k", "value"),
+        (["saved/x", "--users=all", "--k=many"], "", "value"),
+        (["saved/x", "--history=[1, 2"], "history", "value"),
+        (["saved/x", "--history=[1.5]"], "history", "value"),
+        (["saved/x", "--histories=nowhere.jsonl"], "histories", "file"),
+        (["saved/x", "--users=all", "--out=README.md"], "out", "file"),
+    ],
+)
+def test_wrong_words_are_refused(words, key, kind):
+    with pytest.raises(InputError) as caught:
+        main(words)
+    assert (caught.value.key, caught.value.kind) == (key, kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_an_unknown_kind_is_refused(tmp_path):
+    with pytest.raises(InputError) as caught:
+        write_recommendations(tmp_path / "recs.xls", USERS, lines_of, {})
+    assert caught.value.key == "out"
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [("a; b ;c", ["a", "b", "c"]), ('["a; b", 12]', ["a; b", "12"]), (" [7] ", ["7"]), ("одна; 二", ["одна", "二"])],
+)
+def test_histories_from_text(text, items):
+    assert parse_history(text) == items
