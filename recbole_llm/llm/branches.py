@@ -168,6 +168,10 @@ class AnswerLogProbs:
     rows: Tensor
     answers: Tensor
 
+    def losses(self, n_answers: int) -> Tensor:
+        """Negative log-likelihood summed by the kind of answer. Returns: float32 [n_answers]."""
+        return self.values.new_zeros(n_answers).index_add(0, self.answers, -self.values)
+
 
 class BranchScorer:
     """Log-probabilities of the tokens of k answers to each prompt.
@@ -183,7 +187,7 @@ class BranchScorer:
 
     def __init__(self, model: nn.Module, pad_token_id: int) -> None:
         self.model, self.pad_token_id = model, pad_token_id
-        self._has_said_so = False
+        self._said: set[str] = set()
 
     def log_probs(self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> AnswerLogProbs:
         """Score every answer token given its prompt and the answer before it.
@@ -219,9 +223,13 @@ class BranchScorer:
             n_tokens: of the longest prompt with all its answers; windows may count them all.
         """
         finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, narrow_layers)
-        if not finding.works and not self._has_said_so:
-            log.warning("Several answers to a prompt take one forward pass each: %s.", _obstacle(finding))
-            self._has_said_so = True
+        return self._tells(finding, "Several answers to a prompt take one forward pass each")
+
+    def _tells(self, finding: Finding, instead: str) -> bool:
+        """Whether a path works; the log says once what is done instead, and why."""
+        if not finding.works and instead not in self._said:
+            log.warning("%s: %s.", instead, _obstacle(finding))
+            self._said.add(instead)
         return finding.works
 
     def run(self, batch: BranchBatch) -> Tensor:
@@ -262,13 +270,13 @@ def branch_scores(model: nn.Module, sample: Sample) -> Tensor:
     n_prompts, n_answers = len(sample.prompts), len(sample.answers)
     answers = [*sample.answers, *sample.filler(N_FILLERS)]
     batch = branch_batch(sample.prompts, [answers[::-1]] * n_prompts, sample.pad_token_id)
-    batch = _only(batch, batch.answers >= N_FILLERS)
+    batch = only(batch, batch.answers >= N_FILLERS)
     values = BranchScorer(model, sample.pad_token_id).run(batch)
     places = (batch.rows * n_answers + len(answers) - 1 - batch.answers).to(values.device)
     return values.new_zeros(n_prompts * n_answers).index_add(0, places, values).view(n_prompts, n_answers)
 
 
-def _only(batch: BranchBatch, asked: Tensor) -> BranchBatch:
+def only(batch: BranchBatch, asked: Tensor) -> BranchBatch:
     """The same batch of which only some answer tokens [n] are asked for."""
     needed, queries = batch.queries[asked].unique(return_inverse=True)
     return replace(

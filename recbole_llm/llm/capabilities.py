@@ -36,6 +36,7 @@ class FastPath(Enum):
     PREFIX = "a shared beginning of prompts"
     BEAMS = "beams from a cache"
     BRANCHES = "answers as branches"
+    TRUNKS = "rows of a user as branches"
     PREFILL = "prompts before answers"
     TREE = "titles as a tree"
 

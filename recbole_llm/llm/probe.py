@@ -26,6 +26,7 @@ from recbole_llm.llm.capabilities import (
 from recbole_llm.llm.likelihood import kernel_obstacle, tree_scores
 from recbole_llm.llm.prefill import prefill_scores
 from recbole_llm.llm.sample import Sample, VocabularyError, row_scores
+from recbole_llm.llm.trunks import trunk_scores
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ PATHS: Mapping[FastPath, _Path] = {
     FastPath.BEAMS: _Path(beam_scores, None, "beams compute prompt and answer whole at every step"),
     FastPath.PREFIX: _Path(prefix_scores, slot_counting_layers, "every prompt is computed whole"),
     FastPath.BRANCHES: _Path(branch_scores, narrow_layers, "one pass per answer"),
+    FastPath.TRUNKS: _Path(trunk_scores, narrow_layers, "every row apart"),
     FastPath.PREFILL: _Path(prefill_scores, slot_counting_layers, "prompt and answer in one pass"),
     FastPath.TREE: _Path(tree_scores, kernel_obstacle, "one row per title, if at all"),
 }

@@ -21,10 +21,10 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
-from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
+from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.backbones import load_llm, prompt_limit
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
@@ -81,7 +81,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
             self.prompts = self._make_prompts(limit)
         self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)
-        self.scorer = BranchScorer(self.llm, self.backbone.pad_token_id)
+        self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id)
 
     @classmethod
     def check(cls, config: Any) -> None:  # noqa: B027
@@ -193,8 +193,31 @@ class LLMRecommender(RowReader, SequentialRecommender):
         if len(answers[0]) > 1 and not self.scorer.knows(n_tokens):
             with self.untuned():  # outside any instance: the compared rows are nobody's
                 self.scorer.takes_branches(n_tokens)
-        found = self.scorer.log_probs(prompts, answers)
-        return found.values.new_zeros(len(answers[0])).index_add(0, found.answers, -found.values)
+        return self.scorer.log_probs(prompts, answers).losses(len(answers[0]))
+
+    def takes_trunks(self, n_tokens: int) -> bool:
+        """Whether rows may be computed with others as trees; the log says why not.
+
+        Args:
+            n_tokens: of the longest prompt with its longest answer.
+        """
+        with self.untuned():  # outside any instance: the compared rows are nobody's
+            return self.scorer.takes_trunks(n_tokens)
+
+    def trunk_loss(
+        self, trees: Sequence[Sequence[int]], prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]]
+    ) -> torch.Tensor:
+        """See :meth:`answer_loss`; what the rows of a tree begin with in common is computed once.
+
+        Args:
+            trees: the rows of each tree, as places in ``prompts``; every row once.
+            prompts: token ids of each row's prompt.
+            answers: k answers to each prompt.
+
+        Returns:
+            float32 [k].
+        """
+        return self.scorer.tree_log_probs(trees, prompts, answers).losses(len(answers[0]))
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """RecBole's training hook: mean over the response tokens of one batch of rows (BIGRec, arXiv 2308.08434)."""
@@ -214,6 +237,8 @@ class LLMRecommender(RowReader, SequentialRecommender):
         paths = {FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS}
         if self.config["curriculum"] != "none":
             paths.add(FastPath.BRANCHES)
+        if self.config["train_unit"] == "user":
+            paths.add(FastPath.TRUNKS)
         if self.config["coreset"] != "none":
             paths.add(FastPath.PREFILL)
         return paths

@@ -59,8 +59,7 @@ def epoch_steps(
     Raises:
         InputError: The batch size is not positive.
     """
-    if batch_size < 1:
-        raise InputError(f"train_batch_size: {batch_size} is not a positive number of rows")
+    checked_batch_size(batch_size)
     order = generator.permutation(n_rows)
     if length_window > 0:
         row_lengths, window = np.asarray(lengths), length_window * batch_size
@@ -73,3 +72,14 @@ def epoch_steps(
             block = steps[start : start + length_window]
             steps[start : start + length_window] = [block[index] for index in generator.permutation(len(block))]
     return steps
+
+
+def checked_batch_size(batch_size: int) -> int:
+    """Refuse a batch size that is no number of rows.
+
+    Raises:
+        InputError: It is not positive.
+    """
+    if batch_size < 1:
+        raise InputError(f"train_batch_size: {batch_size} is not a positive number of rows")
+    return batch_size

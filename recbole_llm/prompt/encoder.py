@@ -141,6 +141,11 @@ class PromptEncoder(ABC):
             token_ids = self._compose(shown)
         return self._compose(shown, cut=len(token_ids) - limit) if len(token_ids) > limit else token_ids
 
+    def fits(self, example: Example) -> bool:
+        """Whether the prompt of this example keeps within ``max_prompt_tokens`` without losing anything."""
+        limit = self.max_prompt_tokens
+        return limit is None or len(self._compose(self._shown(example))) <= limit
+
     @abstractmethod
     def response(self, example: Example) -> list[int]:
         """Token ids of the true answer, EOS included.

@@ -33,3 +33,26 @@ class PromptSettings(Declared):
             scope="LLaRA",
         ),
     ] = "direct"
+
+
+@dataclass(frozen=True)
+class TrunkSettings(Declared):
+    """Rows of a user in one pass."""
+
+    train_unit: Annotated[
+        str | None,
+        Setting(
+            "what fine-tuning computes at once",
+            choices={"row": "every row apart", "user": "rows of a user that begin alike in one pass"},
+            null="is user where the tiny LLM is tuned on all rows, else row",
+        ),
+    ] = None
+    trunk_overlap: Annotated[
+        int | float,
+        Setting(
+            "items of a longer history that a row sees at least with train_unit: user",
+            share=True,
+            low=1,
+            note="shares are of MAX_ITEM_LIST_LENGTH; 1.0 cuts nothing, and shares less",
+        ),
+    ] = 0.5

@@ -22,6 +22,7 @@ from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.row_inputs import RowInputs
 from recbole_llm.selection.selection_file import read_selection, write_selection
 from recbole_llm.selection.training_rows import TrainingRows, check_any, read_examples, subset
+from recbole_llm.selection.trunk_rows import cut_to_trunks, overlap_items
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_needs
 from recbole_llm.stages import Stage, stage_seed, write_json
@@ -50,12 +51,12 @@ def select_rows(model: LLMRecommender, config: Config, rows: Any, valid_rows: An
         chosen = read_selection(Path(config["coreset_file"]), rows)
         log.info("coreset_file: %d of %d rows, %s", len(chosen), len(rows), config["coreset_file"])
         rows = subset(rows, chosen)
-        return TrainingRows.of(model, rows, read_examples(model, rows)), None
+        return _all_of(model, rows), None
     choice = cast(type[Selector] | None, find_choice("coreset", config["coreset"]))
     if choice is None:
         if "coreset_size" in config.external_config_dict:
             log.warning("coreset_size is set, but coreset is none: %s learns from all rows.", config["model"])
-        return TrainingRows.of(model, rows, read_examples(model, rows)), None
+        return _all_of(model, rows), None
     selector = choice.from_settings(config.final_config_dict)
     check_needs(selector, config["model"], config.task, config, valid_rows is not None)
     examples = read_examples(model, rows)
@@ -65,7 +66,18 @@ def select_rows(model: LLMRecommender, config: Config, rows: Any, valid_rows: An
     chosen = model.stages.run(stage)
     folder = model.stages.folder(stage)
     _log_cost(folder, found=STAGE in model.stages.reused)
-    return TrainingRows.of(model, subset(rows, chosen), [examples[index] for index in chosen]), folder
+    rows = subset(rows, chosen)
+    if config["train_unit"] == "user":
+        return _all_of(model, rows), folder
+    return TrainingRows.of(model, rows, [examples[index] for index in chosen]), folder
+
+
+def _all_of(model: LLMRecommender, rows: Any) -> TrainingRows:
+    """Rows as the model is trained on them: with the histories that they see in trunks, where it is."""
+    config = model.config
+    if config["train_unit"] == "user":
+        rows = cut_to_trunks(model, rows, overlap_items(config["trunk_overlap"], config["MAX_ITEM_LIST_LENGTH"]))
+    return TrainingRows.of(model, rows, read_examples(model, rows))
 
 
 def _choosable(config: Config, rows: Any, examples: Sequence[TokenPair | None]) -> np.ndarray:

@@ -13,6 +13,8 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
+from recbole_llm.prompt.trunk import Trunks
+from recbole_llm.selection.trunk_rows import trunks_of
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +28,14 @@ class TrainingRows:
         readable: those that have a prompt and a response.
         examples: token ids of prompt and response of each readable row.
         histories: item ids of each readable row's history, oldest first.
+        trunks: of the readable rows, where those of a user are computed together; else None.
     """
 
     data: Any
     readable: Interaction
     examples: list[TokenPair]
     histories: list[list[int]]
+    trunks: Trunks | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -48,7 +52,9 @@ class TrainingRows:
             log.warning("%d training rows have no titled history or target; skipped.", len(examples) - len(readable))
         check_any(readable, model)
         kept = rows.inter_feat[torch.tensor([example is not None for example in examples])]
-        return cls(rows, kept, readable, model.histories(kept))
+        histories = model.histories(kept)
+        trunks = trunks_of(model, kept, histories) if model.config["train_unit"] == "user" else None
+        return cls(rows, kept, readable, histories, trunks)
 
 
 def read_examples(model: LLMRecommender, rows: Any) -> list[TokenPair | None]:

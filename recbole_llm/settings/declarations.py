@@ -13,7 +13,7 @@ from recbole_llm.coreset.settings import CoresetSettings, EffortSettings, Influe
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
-from recbole_llm.prompt.settings import PromptSettings
+from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
 from recbole_llm.settings.grounding import GroundingSettings, ReweightSettings
@@ -49,6 +49,7 @@ def groups() -> tuple[Group, ...]:
         Group("Rows", (RowSettings,), every_model=True),
         Group("Evaluation", (EvaluationSettings,), every_model=True),
         Group("Training", (FineTuneSettings,), every_model=True),
+        Group("Trunks", (TrunkSettings,)),
         Group("LLM", (BackboneSettings,)),
         Group("Tiny LLM", (TinyLLMConfig,)),
         Group("Item text and prompt", (PromptSettings,)),

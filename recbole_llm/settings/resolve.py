@@ -32,6 +32,7 @@ from recbole_llm.settings.stage_checks import (
     check_test_rows,
     check_validation,
     has_rows,
+    resolved_unit,
 )
 from recbole_llm.settings.task_checks import (
     check_axes_of_clicks,
@@ -180,6 +181,7 @@ def _finish(
     check_test_rows(final)
     check_order(final)
     if facts.is_llm:
+        final["train_unit"] = resolved_unit(model, task, cast(type, find_choice("adapter", final["adapter"])), final)
         _check_components(final)
         _check_stages(model, facts, task, final)
     return final

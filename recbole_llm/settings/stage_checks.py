@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_llm.curriculum import make_curricula
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
+from recbole_llm.llm.settings import TINY
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
@@ -129,6 +130,35 @@ def check_learner(settings: Settings) -> None:
         raise InputError(
             "learner", "sparse_adam takes sparse gradients, and an LLM's are dense; choose adamw", kind="conflict"
         )
+
+
+def resolved_unit(model: str, task: str, adapter: type, settings: Settings) -> str:
+    """What fine-tuning computes at once: ``"row"`` or ``"user"``.
+
+    Args:
+        model: name of the model, for the message.
+        task: ``"next-item"`` or ``"click"``.
+        adapter: class of the adapter.
+        settings: of the run.
+
+    Raises:
+        InputError: ``train_unit: user`` is asked for, and the rows of a user do not begin alike.
+    """
+    unit: str | None = settings["train_unit"]
+    obstacle = None
+    if task == "click":
+        obstacle = f"{model} lists liked and disliked titles apart, so prompts of a user do not begin alike"
+    elif getattr(adapter, "needs_states", False):
+        obstacle = f"adapter {settings['adapter']} has other weights for every row, so none is computed for two"
+    elif settings["group_by_length"]:
+        obstacle = "group_by_length puts rows of one length into a step, and a user's rows differ in theirs"
+    if unit == "user" and obstacle:
+        raise InputError("train_unit", f"{obstacle}; set train_unit: row", kind="conflict")
+    if unit is not None:
+        return unit
+    some = ("train_sample_size", "coreset_file")
+    on_all = settings["coreset"] == "none" and all(settings[key] is None for key in some)
+    return "user" if settings["llm_path"] == TINY and on_all and not obstacle else "row"
 
 
 def check_readable(key: str, file: Path) -> None:

@@ -17,15 +17,15 @@ from tqdm import tqdm
 from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
-from recbole_llm.prompt.batches import epoch_steps, micro_batches
+from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.guards import warmup_warning
+from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
 
-LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
 log = logging.getLogger(__name__)
 
 
@@ -88,6 +88,7 @@ class FineTuning:
         distilled: the second targets and their curriculum, if there are some.
         on_epoch: called with the record of every epoch.
         progress: whether to show a progress bar.
+        trunks: of the examples, where those of a user are computed together; None computes each apart.
 
     Attributes:
         best_evaluation: what the validation of the best epoch found; None where it was in an earlier process.
@@ -104,17 +105,19 @@ class FineTuning:
         distilled: DistilledTargets | None = None,
         on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
         progress: bool = False,
+        trunks: Trunks | None = None,
     ) -> None:
         self.model, self.settings, self.optimizer, self.distilled = model, settings, optimizer, distilled
         self.validation, self.on_epoch, self.progress, self.histories = validation, on_epoch, progress, histories
-        self.prompts = [prompt for prompt, _ in examples]
-        self.prompt_lengths = np.array([len(prompt) for prompt in self.prompts])
+        prompts = [prompt for prompt, _ in examples]
+        self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         self.answers: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
         if distilled is not None:
             self.answers[DISTILLED] = distilled.answers
         self.answer_lengths = {
             name: np.array([len(answer) for answer in answers]) for name, answers in self.answers.items()
         }
+        self.passes = Passes(model, prompts, histories, self.answers, settings, trunks)
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         steps = settings.steps(len(examples))
         for warning in warmup_warning(settings.warmup(steps), steps):
@@ -124,7 +127,7 @@ class FineTuning:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
-        self.epoch = 0
+        self.epoch = self.tokens = 0
 
     def run(self, folder: Path) -> list[dict[str, Any]]:
         """Train from the newest state in ``folder``, or from the start, to the end or to early stopping.
@@ -163,21 +166,14 @@ class FineTuning:
         weight = self._weight()
         weights = target_weights(weight)
         lengths = self.prompt_lengths + sum(self.answer_lengths[name] for name in weights)
-        steps = epoch_steps(
-            len(self.prompts),
-            self.settings.train_batch_size,
-            np.random.default_rng(seed),
-            lengths=lengths.tolist(),
-            length_window=LENGTH_WINDOW if self.settings.group_by_length else 0,
-        )
-        started, losses, tokens = time.perf_counter(), np.zeros(len(weights)), 0
+        steps = self.passes.steps(np.random.default_rng(seed), lengths)
+        started, losses, self.tokens = time.perf_counter(), np.zeros(len(weights)), 0
         title = f"Train {self.epoch}/{self.settings.epochs}"
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
             n_steps = self.settings.epochs * len(steps)
             with self.model.training_step((self.epoch - 1) * len(steps) + done - 1, n_steps):
                 losses += self._step(rows, weights, lengths)
-            tokens += int(lengths[rows].sum())
-            speed = tokens / (time.perf_counter() - started)
+            speed = self.tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {losses @ list(weights.values()) / done:.4f}, {speed:,.0f} tokens/s")
         seconds = time.perf_counter() - started
         losses /= len(steps)
@@ -186,7 +182,7 @@ class FineTuning:
             "train_loss": float(losses @ list(weights.values())),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": self.tokens / seconds,
         }
         record |= self.model.adapter.row_facts(self.model.llm, self.histories)
         if self.distilled is not None:
@@ -207,12 +203,11 @@ class FineTuning:
         scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=self.model.device)
         self.optimizer.zero_grad(set_to_none=True)
         totals = np.zeros(len(weights))
-        for batch in micro_batches(lengths[rows].tolist(), self.settings.micro_batch_tokens, sort=True):
-            chosen = rows[batch]
-            answers = [[self.answers[name][row] for name in weights] for row in chosen]
-            with self._autocast(), self.model.conditioned_on([self.histories[row] for row in chosen]):
-                losses = self.model.answer_loss([self.prompts[row] for row in chosen], answers)
+        for one in self.passes.of_step(rows, list(weights), lengths):
+            with self._autocast():
+                losses = self.passes.loss(one, list(weights))
                 weighted = (losses * scale).sum()
+            self.tokens += one.n_tokens
             weighted.backward()
             totals += losses.detach().cpu().numpy()
         totals /= counts

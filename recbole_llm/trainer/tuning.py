@@ -18,6 +18,7 @@ from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
+from recbole_llm.selection.trunk_rows import trunk_facts
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
@@ -78,6 +79,7 @@ class Tuning:
             "valid_metric": self.protocol.valid_metric,
             "answering": {name: config[name] for name in answering},
             "candidates": config["eval_args"]["mode"]["valid"],
+            **({"trunks": trunk_facts(config)} if self.rows.trunks else {}),
             "settings": {**settings, **group_options(config, model)},
             "seed": config["seed"],
         }
@@ -149,6 +151,7 @@ class FineTuneStage(Stage[TuningResult]):
             self.distilled(),
             lambda record: tuning.on_epoch(self.group, record),
             tuning.show_progress,
+            tuning.rows.trunks,
         )
         write_json(folder / "history.json", run.run(folder))
         model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)

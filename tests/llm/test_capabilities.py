@@ -22,6 +22,7 @@ from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.llm.probe import PATHS, probe_llm
 from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.trie import TitleTrie
+from recbole_llm.llm.trunks import TrunkScorer
 from tests.architectures import ARCHITECTURES, VOCABULARY, WINDOW, make_architecture
 from tests.families import make_family
 from tests.refusals import refused
@@ -30,20 +31,20 @@ EOS = 2
 N_TOKENS = 48  # three windows
 ALL = set(FastPath)
 ROWS, PREFIX, BEAMS = FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS
-BRANCHES, PREFILL, TREE = FastPath.BRANCHES, FastPath.PREFILL, FastPath.TREE
+BRANCHES, TRUNKS, PREFILL, TREE = FastPath.BRANCHES, FastPath.TRUNKS, FastPath.PREFILL, FastPath.TREE
 
 # What an architecture computes otherwise; the rest of them compute everything as plain passes do.
 FAILS = {
-    **dict.fromkeys(("mistral, window", "gemma2", "gemma3"), {PREFIX, BRANCHES, PREFILL, TREE}),
-    **dict.fromkeys(("gpt_neo", "mpt"), {PREFIX, BRANCHES, TREE}),
-    **dict.fromkeys(("bloom", "falcon, alibi"), {BRANCHES, TREE}),
-    **dict.fromkeys(("mamba", "recurrent_gemma"), {PREFIX, BEAMS, BRANCHES, PREFILL, TREE}),
-    "lfm2": {PREFIX, BRANCHES, PREFILL, TREE},
+    **dict.fromkeys(("mistral, window", "gemma2", "gemma3"), {PREFIX, BRANCHES, TRUNKS, PREFILL, TREE}),
+    **dict.fromkeys(("gpt_neo", "mpt"), {PREFIX, BRANCHES, TRUNKS, TREE}),
+    **dict.fromkeys(("bloom", "falcon, alibi"), {BRANCHES, TRUNKS, TREE}),
+    **dict.fromkeys(("mamba", "recurrent_gemma"), {PREFIX, BEAMS, BRANCHES, TRUNKS, PREFILL, TREE}),
+    "lfm2": {PREFIX, BRANCHES, TRUNKS, PREFILL, TREE},
 }
 # Of these the config says nothing, or nothing that would be enough.
 BY_BEHAVIOUR_ALONE = [
-    *[(name, path) for name in ("gpt_neo", "mpt") for path in (PREFIX, BRANCHES, TREE)],
-    *[(name, path) for name in ("bloom", "falcon, alibi") for path in (BRANCHES, TREE)],
+    *[(name, path) for name in ("gpt_neo", "mpt") for path in (PREFIX, BRANCHES, TRUNKS, TREE)],
+    *[(name, path) for name in ("bloom", "falcon, alibi") for path in (BRANCHES, TRUNKS, TREE)],
     ("mamba", BEAMS),
     ("recurrent_gemma", BEAMS),
 ]
@@ -123,6 +124,15 @@ def test_answers_are_right_on_every_architecture(name):
         several = BranchScorer(model_of(name), 0).log_probs(PROMPTS, [TITLES] * len(PROMPTS))
         places = several.rows * len(TITLES) + several.answers
         close(torch.zeros(len(PROMPTS) * len(TITLES)).index_add(0, places, several.values).view(-1, len(TITLES)), name)
+        halves = [prompt[: len(prompt) // 2] for prompt in PROMPTS]
+        if TrunkScorer(model_of(name), 0).takes_trunks(N_TOKENS):
+            trees = [[0, 2, 3], [4, 1], [5]]
+            rows = (trees, [*PROMPTS, *halves], [TITLES] * 2 * len(PROMPTS))
+            found = TrunkScorer(model_of(name), 0).tree_log_probs(*rows)
+            own = found.rows < len(PROMPTS)
+            places = (found.rows * len(TITLES) + found.answers)[own]
+            sums = torch.zeros(len(PROMPTS) * len(TITLES)).index_add(0, places, found.values[own])
+            close(sums.view(-1, len(TITLES)), name)
         one = PrefillScorer(model_of(name), 0).log_probs(PROMPTS, [TITLES[0]] * len(PROMPTS))
         close(torch.zeros(len(PROMPTS)).index_add(0, one.rows, one.values)[:, None], name)
 
@@ -175,7 +185,7 @@ def test_a_mask_that_is_ignored_is_found(fault, dtype, caplog):
     faulty = Faulty(model.to(dtype), fault)
     with caplog.at_level(logging.WARNING):
         found = probe_llm(faulty, ALL, N_TOKENS, "LLM planted")
-    assert {path for path, finding in found.items() if not finding.works} == {BRANCHES, TREE}
+    assert {path for path, finding in found.items() if not finding.works} == {BRANCHES, TRUNKS, TREE}
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("LLM planted, compared at 48 tokens: batches of rows, ") and "\n" not in line
     assert "one pass per answer" in line and ("no mask of four dimensions" in line) == (fault == "raises")

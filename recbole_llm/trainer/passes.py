@@ -1,0 +1,103 @@
+"""How the rows of a fine-tuning become optimiser steps and forward passes: apart, or those of a user together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from recbole_llm.llm.rows import common_prefix
+from recbole_llm.llm.trunks import tree_size
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.prompt.batches import epoch_steps, micro_batches
+from recbole_llm.prompt.trunk import Pass, Tree, Trunks, trunk_passes, trunk_steps
+from recbole_llm.settings.training import FineTuneSettings
+
+LENGTH_WINDOW = 16  # optimiser steps among whose rows ``group_by_length`` sorts
+
+
+class Passes:
+    """The steps of an epoch, the forward passes of a step, and the losses of a pass.
+
+    Args:
+        model: the recommender.
+        prompts: token ids of each row's prompt.
+        histories: item ids of each row's history.
+        answers: token ids of each row's answer, by kind.
+        settings: batch size and memory are read.
+        trunks: of the rows, where those of a user are computed together; None computes each apart.
+    """
+
+    def __init__(
+        self,
+        model: LLMRecommender,
+        prompts: Sequence[list[int]],
+        histories: Sequence[Sequence[int]],
+        answers: Mapping[str, Sequence[list[int]]],
+        settings: FineTuneSettings,
+        trunks: Trunks | None = None,
+    ) -> None:
+        self.model, self.prompts, self.histories, self.answers = model, prompts, histories, answers
+        self.settings, self.trunks = settings, trunks
+
+    def steps(self, generator: np.random.Generator, lengths: np.ndarray) -> list[np.ndarray]:
+        """The rows of each optimiser step of an epoch.
+
+        Args:
+            generator: draws the order.
+            lengths: int64 [rows], tokens of prompt and answers.
+        """
+        batch_size = self.settings.train_batch_size
+        if self.trunks is not None:
+            return trunk_steps(self.trunks, batch_size, generator)
+        window = LENGTH_WINDOW if self.settings.group_by_length else 0
+        return epoch_steps(len(self.prompts), batch_size, generator, lengths=lengths.tolist(), length_window=window)
+
+    def of_step(self, rows: np.ndarray, kinds: Collection[str], lengths: np.ndarray) -> list[Pass]:
+        """The forward passes of an optimiser step.
+
+        Args:
+            rows: of the step.
+            kinds: of answers that are computed.
+            lengths: int64 [all rows], tokens of prompt and these answers.
+        """
+        budget = self.settings.micro_batch_tokens
+        if self._trunk_of_row is None:
+            batches = [rows[batch] for batch in micro_batches(lengths[rows].tolist(), budget, sort=True)]
+            return [Pass([[int(row)] for row in batch], int(lengths[batch].sum())) for batch in batches]
+
+        def size(tree: Tree) -> int:
+            return tree_size([self.prompts[row] for row in tree], self._answers(tree, kinds))
+
+        return trunk_passes(rows.tolist(), self._trunk_of_row, size, self._n_head, budget)
+
+    def loss(self, one: Pass, kinds: Collection[str]) -> torch.Tensor:
+        """Negative log-likelihood of a pass's answers, summed by kind. Returns: float32 [kinds]."""
+        rows = [row for tree in one.trees for row in tree]
+        prompts, answers = [self.prompts[row] for row in rows], self._answers(rows, kinds)
+        if self._trunk_of_row is None:
+            with self.model.conditioned_on([self.histories[row] for row in rows]):
+                return self.model.answer_loss(prompts, answers)
+        ends = np.cumsum([len(tree) for tree in one.trees])
+        trees = [list(range(end - len(tree), end)) for tree, end in zip(one.trees, ends.tolist(), strict=True)]
+        return self.model.trunk_loss(trees, prompts, answers)
+
+    @cached_property
+    def _trunk_of_row(self) -> np.ndarray | None:
+        """The trunk of each row; None where rows are computed apart, if only because the model takes no trees."""
+        if self.trunks is None:
+            return None
+        longest = max(len(answer) for own in self.answers.values() for answer in own)
+        n_tokens = max(map(len, self.prompts)) + longest
+        return self.trunks.of_row if self.model.takes_trunks(n_tokens) else None
+
+    @cached_property
+    def _n_head(self) -> int:
+        """Tokens that all prompts begin with."""
+        return len(common_prefix(self.prompts))
+
+    def _answers(self, rows: Sequence[int], kinds: Collection[str]) -> list[list[list[int]]]:
+        """Each row's answers of these kinds."""
+        return [[self.answers[kind][row] for kind in kinds] for row in rows]
