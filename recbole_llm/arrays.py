@@ -6,26 +6,35 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
 P = ParamSpec("P")
 
+Array: TypeAlias = "ArrayLike | Tensor"
+"""What is taken for numbers: an array, a tensor on any device, or a sequence."""
+ArrayT = TypeVar("ArrayT", np.ndarray, "Tensor")
+"""An array, or a tensor: what goes in comes out."""
 
-def to_numpy(values: Any) -> np.ndarray:
+
+def to_numpy(values: Array) -> np.ndarray:
     """Gives the array behind an array, a tensor on any device or a sequence; does not copy when it need not.
 
     bfloat16, which NumPy does not know, becomes float32 (exact).
     """
-    if not _is_tensor(values):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    array: np.ndarray = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
-    return array
+    if _is_tensor(values):
+        values = values.detach().cpu()
+        array: np.ndarray = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+        return array
+    return np.asarray(values)
 
 
-def to_float(values: Any) -> np.ndarray:
+def to_float(values: Array) -> np.ndarray:
     """Like ``to_numpy``, as float32 or float64, whichever represents every value: half precision is widened."""
     array = to_numpy(values)
     if array.dtype == np.float32 or array.dtype == np.float64:
@@ -33,11 +42,11 @@ def to_float(values: Any) -> np.ndarray:
     return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
 
 
-def like(result: np.ndarray, reference: Any) -> Any:
+def like(result: np.ndarray, reference: Array) -> Any:
     """Returns ``result`` as what ``reference`` is: an array, or a tensor on the same device."""
-    if not _is_tensor(reference):
-        return result
-    return sys.modules["torch"].from_numpy(np.ascontiguousarray(result)).to(reference.device)
+    if _is_tensor(reference):
+        return sys.modules["torch"].from_numpy(np.ascontiguousarray(result)).to(reference.device)
+    return result
 
 
 def computes_in_torch(*names: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
@@ -77,7 +86,7 @@ def computes_in_torch(*names: str) -> Callable[[Callable[P, Any]], Callable[P, A
     return decorate
 
 
-def _is_tensor(values: Any) -> bool:
+def _is_tensor(values: object) -> TypeGuard[Tensor]:
     """Tells a torch tensor without importing torch: who has no torch loaded has no tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(values, torch.Tensor)

@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,11 @@ import torch
 from recbole_llm.errors import InputError
 from recbole_llm.lazy import needs_package
 from recbole_llm.recbole_checkpoints import load_checkpoint
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+    from recbole.model.general_recommender.pop import Pop
+    from recbole.utils.wandblogger import WandbLogger
 
 # RecBole's modules that call torch.load, and those that call dok_matrix._update.
 CHECKPOINT_READERS = (
@@ -97,7 +102,7 @@ def restore_numpy_names() -> None:
     _give_old_numpy_names()
 
 
-def _give_old_numpy_names(config: Any = None) -> None:
+def _give_old_numpy_names(config: object = None) -> None:
     names = {"bool": np.bool_, "int": np.int_, "long": np.int_, "float": np.float64, "complex": np.complex128}
     for name, kind in {**names, "object": np.object_, "str": np.str_, "unicode": np.str_}.items():
         setattr(np, name, kind)
@@ -170,7 +175,7 @@ def count_every_interaction_in_pop() -> None:
     Pop.calculate_loss = _count_interactions
 
 
-def _count_interactions(pop: Any, interaction: Any) -> torch.Tensor:
+def _count_interactions(pop: Pop, interaction: Interaction) -> torch.Tensor:
     items = interaction[pop.ITEM_ID]
     pop.item_cnt.index_add_(0, items, torch.ones_like(items)[:, None])
     pop.max_cnt = pop.item_cnt.max(dim=0).values
@@ -205,7 +210,7 @@ def name_missing_wandb() -> None:
     if getattr(setup, "names_missing_package", False):
         return
 
-    def check_and_setup(logger: Any) -> None:
+    def check_and_setup(logger: WandbLogger) -> None:
         if logger.log_wandb and importlib.util.find_spec("wandb") is None:
             raise needs_package("log_wandb", "wandb", "set log_wandb: False")
         setup(logger)
@@ -234,7 +239,7 @@ class _View(ModuleType):
         return getattr(self._viewed, name)
 
 
-def _replace_in(module: ModuleType, name: str, **replaced: Any) -> None:
+def _replace_in(module: ModuleType, name: str, **replaced: object) -> None:
     viewed = getattr(module, name)
     if not isinstance(viewed, _View):
         setattr(module, name, _View(viewed, replaced))

@@ -43,6 +43,12 @@ class Settings(Protocol):
     def __getitem__(self, key: str, /) -> Any: ...
 
 
+class MutableSettings(Settings, Protocol):
+    """Settings that can be changed."""
+
+    def __setitem__(self, key: str, value: Any, /) -> None: ...
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a setting means and which values it takes; its type is that of the field it annotates.
@@ -108,7 +114,7 @@ class Key:
         """Whether a value is text whatever it looks like: the folder ``2024``, the interval ``[3,5]``."""
         return self.types == (str,) and not self.setting.choices
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: object) -> bool:
         """Whether the value has an accepted type and lies in range."""
         if value is None:
             return self.null
@@ -122,7 +128,7 @@ class Key:
             return bool(value or self.types == (list,)) and all(item.accepts(part) for part in value)
         return isinstance(value, bool) or not isinstance(value, Real) or self._in_range(value)
 
-    def check(self, value: Any, source: str = "") -> None:
+    def check(self, value: object, source: str = "") -> None:
         """Refuse a value that is not accepted.
 
         Args:
@@ -140,7 +146,7 @@ class Key:
         """Types of a list's items: those that may stand in its place, else text."""
         return tuple(kind for kind in self.types if kind is not list) or (str,)
 
-    def _right_type(self, value: Any) -> bool:
+    def _right_type(self, value: object) -> bool:
         if isinstance(value, bool):
             return bool in self.types
         if isinstance(value, Integral):
@@ -217,7 +223,7 @@ class Declared:
         return cls(**found)
 
 
-def check_fields(component: Any) -> None:
+def check_fields(component: object) -> None:
     """Refuse field values that their annotation does not accept.
 
     Raises:
@@ -281,7 +287,7 @@ def _prefix(owner: type, component: type) -> str:
     return f"{name}_" if isinstance(name, str) else ""
 
 
-def _types(hint: Any) -> tuple[tuple[type, ...], bool]:
+def _types(hint: object) -> tuple[tuple[type, ...], bool]:
     """Plain types of a hint, and whether None is among them: ``str | list[str] | None`` is text or a list, or None."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     plain = [part if part is NoneType else get_origin(part) or part for part in parts]

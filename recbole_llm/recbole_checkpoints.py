@@ -20,7 +20,7 @@ class Inert:
     For RecBole's ``Config`` that is enough to be read: ``checkpoint["config"]["model"]``.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
@@ -76,7 +76,7 @@ def _is_recommender(module: str, name: str) -> bool:
     return isinstance(found, type) and issubclass(found, AbstractRecommender)
 
 
-def load_checkpoint(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], map_location: str | torch.device | None = None) -> dict[str, Any]:
     """Reads a checkpoint that RecBole's trainers wrote, without running anything that the file might hold.
 
     Args:

@@ -42,7 +42,7 @@ def stage_seed(seed: int, *names: str | int) -> int:
     return int(fingerprint({"seed": seed, "names": list(names)})[:15], 16)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     aside = path.with_name(path.name + ".new")
     aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

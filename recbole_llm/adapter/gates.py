@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_llm.adapter.ilora import GATES
+from recbole_llm.arrays import Array
 
 
-def instance_lora(x: Any, A: Any, B: Any, gates: Any, scaling: float) -> Any:
+def instance_lora(x: Array, A: Array, B: Array, gates: Array, scaling: float) -> Any:
     """The low-rank branch of instance-wise LoRA: scaling * sum over experts k of gates[:, k] * B_k A_k x.
 
     It is plain LoRA with one multiplication on the rank dimension. With uniform gates and scaling alpha / (r / k) it
@@ -38,12 +39,11 @@ def instance_lora(x: Any, A: Any, B: Any, gates: Any, scaling: float) -> Any:
     Raises:
         ValueError: shapes do not fit, k does not divide r, or a gate is not finite.
     """
-    if not isinstance(x, Tensor):
-        tensors = [torch.as_tensor(values) for values in (x, A, B, gates)]
-        return instance_lora(tensors[0], tensors[1], tensors[2], tensors[3], scaling).numpy()
-    check_gates(gates)
-    factors = gates_of_rows(rank_gates(gates, len(A)), x) * scaling
-    return F.linear(F.linear(x, A) * factors[:, None].to(x.dtype), B)
+    inputs, down, up, weights = (torch.as_tensor(values) for values in (x, A, B, gates))
+    check_gates(weights)
+    factors = gates_of_rows(rank_gates(weights, len(down)), inputs) * scaling
+    result = F.linear(F.linear(inputs, down) * factors[:, None].to(inputs.dtype), up)
+    return result if isinstance(x, Tensor) else result.numpy()
 
 
 def rank_gates(gates: Tensor, rank: int) -> Tensor:

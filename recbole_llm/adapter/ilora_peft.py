@@ -89,11 +89,11 @@ class ILoraVariant(LoraVariant):
         return False
 
     @staticmethod
-    def init(module: ILoraLinear, adapter_name: str, **kwargs: Any) -> None:
+    def init(module: ILoraLinear, adapter_name: str, **kwargs: object) -> None:
         """Nothing beyond LoRA's own A and B."""
 
     @staticmethod
-    def forward(module: ILoraLinear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+    def forward(module: ILoraLinear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: object) -> Tensor:
         """The layer's output [rows, tokens, o]; see :func:`instance_lora`."""
         low_rank = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
         factors = module.current_gates.of_rows(x) * module.scaling[active_adapter]
@@ -122,7 +122,7 @@ class ILoraLinear(Linear):
 
     current_gates: CurrentGates
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
 
@@ -131,7 +131,7 @@ class ILoraLinear(Linear):
         """The only variant there is: combinations with others, and plain LoRA, are peft's errors."""
         return {("num_experts",): ILoraVariant}
 
-    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: object, adapter_names: list[str] | None = None, **kwargs: object) -> Tensor:
         """The layer's output; ValueError for a batch of rows of several adapters, which peft would take apart."""
         if adapter_names is not None:
             raise ValueError("instance-wise LoRA takes no batches of mixed adapters")
@@ -145,7 +145,7 @@ class ILoraModel(LoraModel):
     A `PeftModel` passes everything below on, so that ``with peft_model.instances(representations): ...`` works.
     """
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: object, **kwargs: object) -> None:
         """Add the layers and the gate network, after LoRA's own weights: a seed gives these the values LoRA has."""
         if "lora_gate" not in self._modules:
             self.lora_gate = nn.ModuleDict()
@@ -171,7 +171,7 @@ class ILoraModel(LoraModel):
         super().delete_adapter(adapter_name)
         del self.lora_gate[adapter_name]
 
-    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+    def add_weighted_adapter(self, *args: object, **kwargs: object) -> None:
         """NotImplementedError: the sum of two updates has no gate network."""
         raise NotImplementedError("instance-wise adapters cannot be added up: their gates differ between instances")
 
@@ -214,7 +214,7 @@ class ILoraModel(LoraModel):
         with self.current_gates.use(factors):
             yield
 
-    def forward(self, *args: Any, instance_gates: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: object, instance_gates: Tensor | None = None, **kwargs: object) -> Any:
         """The LLM's own forward pass, with gates [rows, K] of its rows, or those of the surrounding context."""
         if instance_gates is None and kwargs.get("past_key_values") is None:
             return super().forward(*args, **kwargs)
@@ -222,7 +222,7 @@ class ILoraModel(LoraModel):
             return super().forward(*args, **kwargs)
 
     def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: object
     ) -> None:
         """As the LLM's own, non-reentrant by default; then what is computed again uses the gates of its own pass."""
         options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
@@ -232,7 +232,7 @@ class ILoraModel(LoraModel):
         (enable or self.model.gradient_checkpointing_enable)(options, **kwargs)
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: object
     ) -> None:
         """The same under its older name."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)

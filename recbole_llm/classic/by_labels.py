@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
 from recbole_llm.settings.models import CLICK_BY_DESIGN, task_of
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+    from recbole_llm.settings.config import Config
 
 _Model: Any = object  # a mixin before a model, whose methods it calls: untyped, as RecBole is
 
@@ -21,7 +26,7 @@ class _LearnsLabels(_Model):
     same; the loss over the whole catalogue, which takes every target for a like, gives way to the logistic one.
     """
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
 

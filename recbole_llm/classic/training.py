@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole.utils import ModelType, get_trainer, init_seed
 
@@ -23,12 +23,17 @@ from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.models import needs_package
 from recbole_llm.settings.recommender_checks import TRAIN_STAGES, check_train_stage, no_catalogue
 
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    from recbole_llm.settings.config import Config
+
 # Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
 # a model to evaluate that was never trained for that task; here a command goes on to the last stage.
 log = logging.getLogger(__name__)
 
 
-def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
+def fit_classic(config: Config, rows: Rows, checkpoint: Path) -> Any:
     """Train a RecBole model and leave its best epoch in the trainer.
 
     The order of seeding and building is that of RecBole's quick start, so that the same settings give the same model.
@@ -57,7 +62,7 @@ def fit_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
     return trainer
 
 
-def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
+def _fit_stage(config: Config, rows: Rows, checkpoint: Path) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = _build(config, rows)
@@ -69,19 +74,19 @@ def _fit_stage(config: Any, rows: Rows, checkpoint: Path) -> Any:
     return trainer
 
 
-def _build(config: Any, rows: Rows) -> Any:
+def _build(config: Config, rows: Rows) -> Any:
     model_class = by_labels(config.model_class) if protocol_of(config).has_labels else config.model_class
     return model_class(config, rows.train).to(config["device"])
 
 
-def load_classic(config: Any, rows: Rows, checkpoint: Path) -> Any:
+def load_classic(config: Config, rows: Rows, checkpoint: Path) -> Any:
     """A RecBole model as :func:`fit_classic` left it in its checkpoint, in eval mode."""
     model = _build(_stages(config, checkpoint.parent)[-1], rows)
     restore(model, checkpoint)
     return model.eval()
 
 
-def restore(model: Any, checkpoint: Path) -> None:
+def restore(model: AbstractRecommender, checkpoint: Path) -> None:
     """Give a RecBole model the weights, and what else it learned, of a checkpoint."""
     state = load_checkpoint(checkpoint, map_location=model.device)
     model.load_state_dict(state["state_dict"])
@@ -91,7 +96,7 @@ def restore(model: Any, checkpoint: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- stages
 
 
-def _stages(config: Any, folder: Path) -> list[Any]:
+def _stages(config: Config, folder: Path) -> list[Any]:
     """The config of each stage from ``train_stage`` to the last; for most models the config as it is."""
     names = TRAIN_STAGES.get(config["model"])
     if names is None:
@@ -116,7 +121,7 @@ def _stage_file(folder: Path, stage: Any) -> str:
 
 
 @contextmanager
-def _errors_of_recbole(config: Any, record: Path) -> Iterator[None]:
+def _errors_of_recbole(config: Config, record: Path) -> Iterator[None]:
     """One line for what RecBole's code stumbles over: a missing package, column or setting, a loss that is no number.
 
     Args:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsIndex, cast
 
 import numpy as np
 
-from recbole_llm.arrays import to_float, to_numpy
+from recbole_llm.arrays import Array, to_float, to_numpy
 from recbole_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _SHOWN = 5  # ids in a message
 _BLOCK_ELEMENTS = 2**22
 
 
-def checked_ids(ids: Any) -> np.ndarray:
+def checked_ids(ids: Array) -> np.ndarray:
     """``[n]``, each id once; int64 where they are integers, else of any type that has an order."""
     array = _one_dimensional(ids)
     fits = array.dtype.kind in "iu" and bool((array <= np.iinfo(np.int64).max).all())
@@ -41,11 +42,11 @@ def checked_ids(ids: Any) -> np.ndarray:
     return array
 
 
-def _one_dimensional(ids: Any) -> np.ndarray:
+def _one_dimensional(ids: Array) -> np.ndarray:
     """Ids as an array; tuples, and a mixture of texts and others, stay what they are."""
     array = to_numpy(ids)
     if not hasattr(ids, "shape") and (array.ndim > 1 or array.dtype.kind in "US"):
-        values = list(ids)
+        values = list(cast(Sequence[object], ids))
         if array.ndim > 1 or not all(isinstance(value, str | bytes) for value in values):
             array = np.fromiter(values, dtype=object, count=len(values))
     if array.ndim != 1:
@@ -53,7 +54,7 @@ def _one_dimensional(ids: Any) -> np.ndarray:
     return array
 
 
-def checked_indices(name: str, values: Any, n_rows: int) -> np.ndarray:
+def checked_indices(name: str, values: Array, n_rows: int) -> np.ndarray:
     """int64 ``[n]``, n >= 1: indices of rows, each once."""
     rows = checked_ids(values)
     if rows.dtype != np.int64 or not len(rows) or rows.min() < 0 or rows.max() >= n_rows:
@@ -61,10 +62,10 @@ def checked_indices(name: str, values: Any, n_rows: int) -> np.ndarray:
     return rows
 
 
-def checked_count(name: str, value: Any, low: int = 0) -> int:
+def checked_count(name: str, value: object, low: int = 0) -> int:
     """An integer of at least ``low``; True and 2.0 are none."""
     try:
-        count = None if isinstance(value, bool | np.bool_) else operator.index(value)
+        count = None if isinstance(value, bool | np.bool_) else operator.index(cast(SupportsIndex, value))
     except TypeError:
         count = None
     if count is None or count < low:
@@ -72,7 +73,7 @@ def checked_count(name: str, value: Any, low: int = 0) -> int:
     return count
 
 
-def checked_budget(budget: Any, available: int) -> int:
+def checked_budget(budget: object, available: int) -> int:
     """Rows to select, at most those available; a warning where the budget is larger."""
     wanted = checked_count("coreset budget", budget)
     if wanted > available:
@@ -80,15 +81,14 @@ def checked_budget(budget: Any, available: int) -> int:
     return min(wanted, available)
 
 
-def checked_size(name: str, size: Any, n_rows: int) -> int:
+def checked_size(name: str, size: object, n_rows: int) -> int:
     """Rows that a size means: an integer is a count, a decimal a share of the rows there are, rounded down.
 
     Raises:
         InputError: it is neither, or the share is less than one row.
     """
-    is_share = isinstance(size, float | np.floating)
-    if is_share and 0 < size <= 1:
-        rows = share_of(size, n_rows)
+    if isinstance(size, float | np.floating) and 0 < size <= 1:
+        rows = share_of(float(size), n_rows)
         if n_rows and not rows:
             raise InputError(f"{name}: {size} of {n_rows} rows is less than one; raise it")
         return rows
@@ -99,19 +99,19 @@ def checked_size(name: str, size: Any, n_rows: int) -> int:
         raise InputError(f"{name}: {size!r} is not allowed; give {allowed}") from None
 
 
-def checked_ratio(name: str, value: Any) -> float:
+def checked_ratio(name: str, value: object) -> float:
     """A number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < 1:
         raise InputError(f"{name}: {value!r} is not allowed; give a number >= 0 and < 1")
     return float(value)
 
 
-def checked_number(name: str, value: Any, positive: bool = False) -> float:
+def checked_number(name: str, value: object, positive: bool = False) -> float:
     """A finite number >= 0, or > 0."""
-    real = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value)
-    if not real or value < 0 or (positive and value == 0):
+    number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
         raise InputError(f"{name}: {value!r} is not allowed; give a finite number {'>' if positive else '>='} 0")
-    return float(value)
+    return number
 
 
 def share_of(ratio: float, count: int) -> int:
@@ -119,7 +119,7 @@ def share_of(ratio: float, count: int) -> int:
     return int(Fraction(repr(float(ratio))) * count)
 
 
-def checked_scores(name: str, values: Any, ids: np.ndarray | None = None) -> np.ndarray:
+def checked_scores(name: str, values: Array, ids: np.ndarray | None = None) -> np.ndarray:
     """Finite float64 ``[n]``, one per row.
 
     Args:
@@ -134,13 +134,13 @@ def checked_scores(name: str, values: Any, ids: np.ndarray | None = None) -> np.
     return scores
 
 
-def checked_repeats(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+def checked_repeats(name: str, values: Array, ids: np.ndarray) -> np.ndarray:
     """Finite float64 ``[n]``: of several measurements ``[n, repeats]`` per row their mean."""
     scores = to_numpy(values).astype(np.float64)
     return checked_scores(name, scores.mean(axis=1) if scores.ndim == 2 and scores.shape[1] else scores, ids)
 
 
-def checked_vectors(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+def checked_vectors(name: str, values: Array, ids: np.ndarray) -> np.ndarray:
     """Finite float32 or float64 ``[n, d]``, one row each; not copied where it need not be."""
     vectors = to_float(values)
     if vectors.ndim != 2 or not vectors.shape[1]:
@@ -152,7 +152,7 @@ def checked_vectors(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def checked_counts(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+def checked_counts(name: str, values: Array, ids: np.ndarray) -> np.ndarray:
     """Finite float64 ``[n]`` >= 0."""
     counts = checked_scores(name, values, ids)
     negative = ids[counts < 0]
@@ -161,7 +161,7 @@ def checked_counts(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
     return counts
 
 
-def checked_texts(name: str, values: Any, ids: np.ndarray | None = None) -> list[str]:
+def checked_texts(name: str, values: object, ids: np.ndarray | None = None) -> list[str]:
     """A list of texts."""
     texts = [] if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) else list(values)
     if not texts or not all(isinstance(text, str) for text in texts):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_llm.arrays import like
+from recbole_llm.arrays import Array, like
 from recbole_llm.coreset.selector import EL2N, Selector, highest
 from recbole_llm.errors import InputError
 
@@ -26,7 +26,7 @@ class EL2NSelector(Selector):
         return highest(el2n, budget), el2n
 
 
-def el2n_scores(logits: Any, targets: Any) -> Any:
+def el2n_scores(logits: Array, targets: Array) -> Any:
     """Length of ``softmax(logits) - onehot(target)``, row by row.
 
     Args:

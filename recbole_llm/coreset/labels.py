@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import to_numpy
+from recbole_llm.arrays import Array, to_numpy
 from recbole_llm.coreset.checks import check_length
 from recbole_llm.coreset.selector import Input
 from recbole_llm.errors import InputError
 
 
-def checked_labels(name: str, values: Any, ids: np.ndarray) -> np.ndarray:
+def checked_labels(name: str, values: Array, ids: np.ndarray) -> np.ndarray:
     """``[n]``, finite, one per row."""
     labels = to_numpy(values)
     if labels.ndim != 1 or (np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all()):

@@ -6,11 +6,12 @@ Coverage-centric selection (CCS, arXiv 2210.15809) as DEALRec (arXiv 2401.17197,
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 
-from recbole_llm.arrays import like, to_numpy
+from recbole_llm.arrays import Array, like, to_numpy
 from recbole_llm.coreset.checks import (
     check_length,
     checked_budget,
@@ -30,7 +31,7 @@ PRUNED = -1  # the stratum of a row that was cut before the strata were made
 _CLIP = (1.0, 99.0)  # percentiles
 
 
-def combine_scores(influence: Any, effort: Any, weight: float, *, scaling: str = "minmax") -> Any:
+def combine_scores(influence: Array, effort: Array, weight: float, *, scaling: str = "minmax") -> Any:
     """One score per row: ``scale(influence) + weight * scale(effort)`` (DEALRec, equation 13).
 
     Raw influence vanishes beside effort, since it carries a factor 1/n; both are therefore brought to [0, 1] over all
@@ -61,7 +62,7 @@ def combine_scores(influence: Any, effort: Any, weight: float, *, scaling: str =
     return like(scale_scores(first, scaling) + weight * scale_scores(second, scaling), influence)
 
 
-def scale_scores(scores: Any, scaling: str = "minmax") -> Any:
+def scale_scores(scores: Array, scaling: str = "minmax") -> Any:
     """Scores brought to [0, 1]; zeros where all are equal, or where their range is no number.
 
     Args:
@@ -87,7 +88,7 @@ def scale_scores(scores: Any, scaling: str = "minmax") -> Any:
     return like((values - low) / spread if spread else np.zeros_like(values), scores)
 
 
-def join_on_ids(ids: Any, other_ids: Any, other_scores: Any) -> np.ndarray:
+def join_on_ids(ids: Array, other_ids: Array, other_scores: Array) -> np.ndarray:
     """Scores that were computed in another order, in the order of ``ids``.
 
     Args:
@@ -130,7 +131,7 @@ def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None =
     return share_of(ratio, n_rows)
 
 
-def score_strata(scores: Any, n_groups: int, hard_prune_ratio: float = 0.0) -> np.ndarray:
+def score_strata(scores: Array, n_groups: int, hard_prune_ratio: float = 0.0) -> np.ndarray:
     """Stratum of every row: equal-width intervals over the scores that remain after the highest are cut.
 
     Stratum b is ``(min + b w, min + (b + 1) w]`` with ``w = (max - min) / n_groups``; the minimum is in stratum 0, and
@@ -161,7 +162,7 @@ def score_strata(scores: Any, n_groups: int, hard_prune_ratio: float = 0.0) -> n
     return strata
 
 
-def allocate_budget(group_sizes: Any, budget: int) -> list[int]:
+def allocate_budget(group_sizes: Array, budget: int) -> list[int]:
     """How many rows each group gives: the smallest first, each at most an equal share of what is left.
 
     With m rows still to give and g non-empty groups left, the smallest one (of equal ones the first) gives
@@ -181,7 +182,7 @@ def allocate_budget(group_sizes: Any, budget: int) -> list[int]:
         >>> allocate_budget([1, 100, 8, 0], budget=20)
         [1, 11, 8, 0]
     """
-    sizes = [checked_count("coreset group size", size) for size in list(group_sizes)]
+    sizes = [checked_count("coreset group size", size) for size in list(cast(Iterable[object], group_sizes))]
     left = checked_count("coreset budget", budget)
     taken = [0] * len(sizes)
     order = sorted((group for group, size in enumerate(sizes) if size), key=lambda group: sizes[group])
@@ -191,7 +192,7 @@ def allocate_budget(group_sizes: Any, budget: int) -> list[int]:
     return taken
 
 
-def stratified_sample(scores: Any, budget: int, n_groups: int, hard_prune_ratio: float = 0.0, seed: int = 0) -> Any:
+def stratified_sample(scores: Array, budget: int, n_groups: int, hard_prune_ratio: float = 0.0, seed: int = 0) -> Any:
     """Rows drawn so that all levels of the score are covered (DEALRec, Algorithm 2; CCS, arXiv 2210.15809).
 
     The draw goes by the order of the scores, and so permuting rows with distinct scores permutes the result.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from recbole_llm.arrays import Array
 from recbole_llm.coreset.checks import (
     check_length,
     checked_budget,
@@ -124,7 +125,7 @@ class Selector(Declared, ABC):
         """Kind and settings, as JSON values: what the result depends on beside ids, budget, seed and inputs."""
         return {"coreset": self.name, **{own.name: getattr(self, own.name) for own in fields(self)}}
 
-    def select(self, ids: ArrayLike, budget: int | float, seed: int = 0, **inputs: Any) -> Selection:
+    def select(self, ids: ArrayLike, budget: int | float, seed: int = 0, **inputs: Array | None) -> Selection:
         """Choose rows.
 
         Args:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import to_numpy
+from recbole_llm.arrays import Array, to_numpy
 from recbole_llm.errors import InputError
 
 NO_DISTANCE = 1e-12  # an initial distance this small leaves nothing to approach
@@ -55,7 +54,7 @@ def adaptive_weight(distance: float, initial_distance: float, alpha: float, epoc
     return math.exp(min(alpha * (distance / initial_distance - 1), 0.0))
 
 
-def mean_distance(predicted: Any, target: Any) -> float:
+def mean_distance(predicted: Array, target: Array) -> float:
     """Mean L2 distance of generated and true titles' embeddings, in float64.
 
     Args:

@@ -167,7 +167,7 @@ def read_items(file: str | Path, wanted: Collection[str], progress: bool = True)
     return items
 
 
-def clean_text(value: Any) -> str:
+def clean_text(value: object) -> str:
     """A text of the metadata on one line, without HTML entities, control characters and outer blanks.
 
     Returns:
@@ -180,7 +180,7 @@ def clean_text(value: Any) -> str:
     return "" if text in READ_AS_MISSING else text
 
 
-def category_words(categories: Any) -> str:
+def category_words(categories: object) -> str:
     """Categories as a ``token_seq``, each once; blanks inside a name become ``_``, since a blank ends a token."""
     names = [clean_text(name) for name in categories] if isinstance(categories, list) else []
     words = ("_".join(name.split()) for name in names if name)

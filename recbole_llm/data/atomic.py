@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.times import TimeReader, Times
+from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -44,7 +45,7 @@ class Format:
     bad_lines: str = "error"
 
     @classmethod
-    def from_config(cls, config: Any) -> Format:
+    def from_config(cls, config: Settings) -> Format:
         """The format that a config names; ``config`` is any mapping that answers None for what it lacks."""
         return cls(
             (config["field_separator"] or "\t").replace("\\t", "\t"),  # as a shell hands it over

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from recbole.data.dataset import SequentialDataset
@@ -19,6 +18,7 @@ from recbole.data.interaction import Interaction
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import SAMPLE_ID, Rows, row_histories, row_pairs, rows_digest
+from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.prompt.titles import normalize_title
 from recbole_llm.stages import StageStore, stage_seed
@@ -55,7 +55,7 @@ class Candidates:
 
 
 def row_candidates(
-    config: Any, rows: Rows, phases: Sequence[str], catalog: ItemCatalog, stages: StageStore
+    config: Settings, rows: Rows, phases: Sequence[str], catalog: ItemCatalog, stages: StageStore
 ) -> Candidates:
     """The candidates of a run's rows, drawn or found; they depend on the row and the seed, not on model or sample.
 
@@ -78,7 +78,7 @@ def row_candidates(
 
 
 def _phase_candidates(
-    config: Any, part: SequentialDataset, phase: str, catalog: ItemCatalog, stages: StageStore
+    config: Settings, part: SequentialDataset, phase: str, catalog: ItemCatalog, stages: StageStore
 ) -> np.ndarray:
     n = config["candidates"]
     facts = {"n": n, "seed": config["seed"], "catalog": catalog.fingerprint(), "rows": rows_digest(part)}

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from recbole_llm.data.columns import check_item_field
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.titles import clean_title
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ class ItemCatalog:
 
     @classmethod
     def from_dataset(
-        cls, dataset: Any, title_field: str, title_with: str | None = None, text_fields: Sequence[str] = ()
+        cls, dataset: Dataset, title_field: str, title_with: str | None = None, text_fields: Sequence[str] = ()
     ) -> ItemCatalog:
         """Read the catalogue from a RecBole data set, before or after its `build()`.
 
@@ -142,7 +145,7 @@ class ItemCatalog:
             logger.info("%d items share a title; the lowest id of each title represents them", n_shared)
 
 
-def read_categories(dataset: Any, field: str) -> list[list[str]] | None:
+def read_categories(dataset: Dataset, field: str) -> list[list[str]] | None:
     """The categories of every internal item id, none where they are unknown.
 
     Args:
@@ -159,12 +162,12 @@ def read_categories(dataset: Any, field: str) -> list[list[str]] | None:
     return _read_words(dataset, field, "category_field") if loaded or field not in _item_fields(dataset) else None
 
 
-def _read_text(dataset: Any, field: str, setting: str) -> list[str]:
+def _read_text(dataset: Dataset, field: str, setting: str) -> list[str]:
     """One text per internal item id from a `token` or `token_seq` field, "" where it is missing."""
     return [" ".join(words) for words in _read_words(dataset, field, setting)]
 
 
-def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
+def _read_words(dataset: Dataset, field: str, setting: str) -> list[list[str]]:
     """The words of every item's `token` (one) or `token_seq` field; none where it is missing.
 
     RecBole gives a missing value id 0 in both types, and pads a `token_seq` with 0 once it is a tensor.
@@ -177,7 +180,7 @@ def _read_words(dataset: Any, field: str, setting: str) -> list[list[str]]:
     return [[words[word_id] for word_id in row if word_id] for row in rows]
 
 
-def _item_fields(dataset: Any) -> dict[str, str]:
+def _item_fields(dataset: Dataset) -> dict[str, str]:
     """Names and types in the header of the data set's `.item` file, loaded or not."""
     file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
     return read_header(file, Format.from_config(dataset.config)) if file.is_file() else {}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.data.labels import label_column, missing_label
+from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
 _RANGE = r"[\[(]\s*-?[\d.]+\s*,\s*(inf|-?[\d.]+)\s*[\])]"
 _INTERVAL = re.compile(rf"{_RANGE}(\s*;\s*{_RANGE})*")
 
 
-def inter_columns(config: Any) -> Iterator[tuple[str, dict[str, str]]]:
+def inter_columns(config: Settings) -> Iterator[tuple[str, dict[str, str]]]:
     """Name of each file of interactions, and its columns with their types; none where RecBole is yet to download it."""
     parts = config["benchmark_filename"]
     names = [config["dataset"]] if parts is None else [f"{config['dataset']}.{part}" for part in parts]
@@ -24,7 +24,7 @@ def inter_columns(config: Any) -> Iterator[tuple[str, dict[str, str]]]:
             yield file.name, read_header(file, Format.from_config(config))
 
 
-def check_columns(config: Any) -> None:
+def check_columns(config: Settings) -> None:
     """Refuse columns that the settings name and the files do not have, or have with another type.
 
     Raises:
@@ -151,7 +151,7 @@ def check_item_field(
     raise InputError(key, problem, kind="data")
 
 
-def _check_loaded(config: Any, wanted: list[tuple[str, str]]) -> None:
+def _check_loaded(config: Settings, wanted: list[tuple[str, str]]) -> None:
     """Refuse lists of columns to load, or to leave out, that miss one without which there are no rows."""
     loaded, unloaded = (config[key] or {} for key in ("load_col", "unload_col"))
     given = loaded.get("inter", "*")
@@ -170,7 +170,7 @@ def _check_loaded(config: Any, wanted: list[tuple[str, str]]) -> None:
             )
 
 
-def _check_value_filters(config: Any, columns: Mapping[str, str]) -> None:
+def _check_value_filters(config: Settings, columns: Mapping[str, str]) -> None:
     """Refuse intervals that RecBole trips over, or by which it would keep nothing without a word."""
     filters = config["val_interval"]
     if not filters:
@@ -191,7 +191,7 @@ def _check_value_filters(config: Any, columns: Mapping[str, str]) -> None:
 _LIKE = "write the interval in quotes: --val_interval=\"{'rating': '[3,inf)'}\""
 
 
-def _check_features(config: Any) -> None:
+def _check_features(config: Settings) -> None:
     """Refuse item features that SASRecF, FDSA and GRU4RecF cannot embed; RecBole fails on them inside its layers."""
     features = config["selected_features"]
     file = Path(config["data_path"]) / f"{config['dataset']}.item"

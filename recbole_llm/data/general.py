@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from recbole_llm.data.identity import check_numbering
 from recbole_llm.data.labels import label_column, row_labels
 from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.time_order import cuts_once
+from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _column(part: Dataset, field: str) -> np.ndarray:
 
 
 def interactions_before(
-    config: Any, dataset_class: type[Dataset], whole: SequentialDataset, parts: Sequence[SequentialDataset]
+    config: Settings, dataset_class: type[Dataset], whole: SequentialDataset, parts: Sequence[SequentialDataset]
 ) -> Dataset:
     """The interactions before the split in the model's own data set class, joined by their lines in the file.
 
@@ -84,7 +84,7 @@ def interactions_before(
 
 
 def interactions_of_rows(
-    config: Any, dataset_class: type[Dataset], whole: SequentialDataset, train: SequentialDataset
+    config: Settings, dataset_class: type[Dataset], whole: SequentialDataset, train: SequentialDataset
 ) -> Dataset:
     """The distinct (user, item) pairs, and labels, that sequential rows tell of, as targets or in histories."""
     general = _general(config, dataset_class, whole)
@@ -110,7 +110,7 @@ def told_interactions(rows: SequentialDataset) -> np.ndarray:
     return distinct
 
 
-def _general(config: Any, dataset_class: type[Dataset], whole: SequentialDataset) -> Dataset:
+def _general(config: Settings, dataset_class: type[Dataset], whole: SequentialDataset) -> Dataset:
     general = make_dataset(dataset_class, config, numbered_like=whole)
     check_numbering(whole, general)
     for level, note in general.reading.notes:

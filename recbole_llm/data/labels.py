@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def label_column(config: Any) -> str | None:
+def label_column(config: Settings) -> str | None:
     """The column of the labels that are to be predicted; None where targets are to be ranked instead."""
     return config["LABEL_FIELD"] if config["eval_args"]["mode"]["test"] == "labeled" else None
 
@@ -27,7 +28,7 @@ def row_labels(dataset: Dataset) -> np.ndarray:
     return labels.astype(np.float32)
 
 
-def label_rule(config: Any) -> str:
+def label_rule(config: Settings) -> str:
     """What counts as a like, in words: ``rating >= 4``."""
     for column, least in (config["threshold"] or {}).items():
         return f"{column} >= {least:g}"
@@ -44,7 +45,7 @@ def missing_likes(column: str) -> InputError:
     )
 
 
-def missing_label(config: Any, columns: Mapping[str, str]) -> str:
+def missing_label(config: Settings, columns: Mapping[str, str]) -> str:
     """What to do about interactions without labels.
 
     Args:
@@ -58,7 +59,7 @@ def missing_label(config: Any, columns: Mapping[str, str]) -> str:
     return f"{what}; name the column, or make one by a threshold: --threshold=\"{{'{rating}': 4}}\""
 
 
-def check_labels(config: Any, parts: Mapping[str, Dataset]) -> None:
+def check_labels(config: Settings, parts: Mapping[str, Dataset]) -> None:
     """Refuse labels that are not 0 and 1, and evaluated rows that AUC has no value for; the log says how many are 1.
 
     Args:

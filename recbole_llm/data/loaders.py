@@ -13,10 +13,11 @@ from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.rows import AsSequential, Rows, row_pairs
+from recbole_llm.declare import MutableSettings
 from recbole_llm.errors import InputError
 
 
-def train_loader(config: Any, rows: Rows) -> Any:
+def train_loader(config: MutableSettings, rows: Rows) -> Any:
     """RecBole's own training loader for the model, with negatives drawn as RecBole draws them by default."""
     negatives: Mapping[str, Any] = config["train_neg_sample_args"]
     loader_class = get_dataloader(config, "train")
@@ -33,7 +34,7 @@ def train_loader(config: Any, rows: Rows) -> Any:
     return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
 
 
-def eval_loader(config: Any, rows: Rows, phase: str) -> Any:
+def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
     """The loader of the evaluated rows of ``phase`` ("valid" or "test"); None if there are none."""
     part = getattr(rows, phase)
     if not len(part):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from recbole.data.dataset import SequentialDataset
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.columns import check_presplit
+from recbole_llm.declare import MutableSettings
 
 log = logging.getLogger(__name__)
 
 
-def prepare_presplit(config: Any) -> None:
+def prepare_presplit(config: MutableSettings) -> None:
     """Check the three files and have their histories read under the ids of the items.
 
     RecBole numbers ``item_id_list`` apart from ``item_id`` unless ``alias_of_item_id`` names it, and then every history
@@ -39,7 +39,7 @@ def prepare_presplit(config: Any) -> None:
         log.info("alias_of_item_id is [%s]: histories have the ids of items.", ", ".join([*aliases, history]))
 
 
-def _load(config: Any, history: str) -> None:
+def _load(config: MutableSettings, history: str) -> None:
     load_col = config["load_col"]
     if load_col is not None and load_col.get("inter", "*") != "*" and history not in load_col["inter"]:
         config["load_col"] = {**load_col, "inter": [*load_col["inter"], history]}

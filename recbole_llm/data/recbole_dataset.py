@@ -16,13 +16,14 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType
 
 from recbole_llm.data import knowledge_graph, recbole_files, summary, time_order
+from recbole_llm.declare import Settings
 
 _N_EXAMPLES = 5  # how many ids a note names
 _remap_by_recbole = Dataset._remap
 _prepare_features_by_recbole = Dataset._user_item_feat_preparation
 
 
-def make_dataset(dataset_class: type[Dataset], config: Any, numbered_like: Dataset | None = None) -> Dataset:
+def make_dataset(dataset_class: type[Dataset], config: Settings, numbered_like: Dataset | None = None) -> Dataset:
     """A data set, read and filtered but not built.
 
     Args:

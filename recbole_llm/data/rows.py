@@ -26,6 +26,7 @@ from recbole_llm.data.labels import check_labels, label_column, missing_label, r
 from recbole_llm.data.presplit import log_unseen, prepare_presplit
 from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.windows import with_full_windows
+from recbole_llm.declare import MutableSettings, Settings
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.stages import stage_seed
@@ -70,7 +71,7 @@ class Rows:
 class AsSequential:
     """A model's config as its evaluation loader should see it: rows are sequential whatever the model is."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: MutableSettings) -> None:
         self._config = config
 
     def __getitem__(self, key: str) -> Any:
@@ -106,7 +107,7 @@ def rows_digest(dataset: SequentialDataset) -> str:
     return hash_arrays(*arrays)
 
 
-def load_rows(config: Any, few_shot: bool) -> Rows:
+def load_rows(config: MutableSettings, few_shot: bool) -> Rows:
     """Read the data set, split it and take the configured subsets.
 
     Nothing that an earlier run pickled is loaded: RecBole's ``save_dataset`` files are written but never read.
@@ -152,7 +153,7 @@ def load_rows(config: Any, few_shot: bool) -> Rows:
     return rows
 
 
-def _split(config: Any, rows_class: Any) -> tuple[SequentialDataset, list[SequentialDataset]]:
+def _split(config: MutableSettings, rows_class: type) -> tuple[SequentialDataset, list[SequentialDataset]]:
     """The data set of the evaluated rows, and its training, validation and test rows."""
     rows_class = with_full_windows(rows_class) if config["windows"] == "full" else rows_class
     view = config if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else AsSequential(config)
@@ -179,7 +180,7 @@ def _in_words(error: ValueError) -> str:
     return said + ("; it holds text that is no number" if "Unable to convert column" in said else "")
 
 
-def _dataset_class(config: Any) -> type[Dataset]:
+def _dataset_class(config: Settings) -> type[Dataset]:
     module = importlib.import_module("recbole.data.dataset")
     by_type = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
     usual: type[Dataset] = getattr(module, by_type.get(config["MODEL_TYPE"], "Dataset"))
@@ -187,7 +188,7 @@ def _dataset_class(config: Any) -> type[Dataset]:
     return own
 
 
-def _check_graph(config: Any) -> None:
+def _check_graph(config: Settings) -> None:
     """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails with an unrelated error."""
     if issubclass(_dataset_class(config), KnowledgeBasedDataset):
         check_graph(config["model"], config)

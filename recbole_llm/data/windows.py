@@ -107,7 +107,7 @@ def with_full_windows(rows_class: type) -> Any:
     return type(f"FullWindow{rows_class.__name__}", (_FullWindows, rows_class), {})
 
 
-def _restore(rows_class: Any, state: dict[str, Any]) -> Dataset:
+def _restore(rows_class: type, state: dict[str, Any]) -> Dataset:
     restored = object.__new__(with_full_windows(rows_class))
     restored.__dict__.update(state)
     return restored

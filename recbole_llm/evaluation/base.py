@@ -6,13 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from recbole_llm.data.rows import Rows
 from recbole_llm.settings.task_checks import LOSS, computed_valid_metric
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
+    from recbole.data.dataset import Dataset
+    from recbole.model.abstract_recommender import AbstractRecommender
+    from recbole.trainer import Trainer
+
+    from recbole_llm.settings.config import Config
 
 OUTSIDE_IDS = {"user_id": str, "item_id": str}
 
@@ -63,7 +71,7 @@ class Protocol(ABC):
     gain: ClassVar[str]
     has_labels: ClassVar[bool] = False
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
 
     @property
@@ -119,7 +127,7 @@ class Protocol(ABC):
             InputError: what is missing.
         """
 
-    def prepare(self, rows: Rows, model: Any = None) -> None:  # noqa: B027
+    def prepare(self, rows: Rows, model: AbstractRecommender | None = None) -> None:  # noqa: B027
         """Read or draw what rows are evaluated by, before anything is trained.
 
         Args:
@@ -131,7 +139,7 @@ class Protocol(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+    def evaluate(self, trainer: Trainer, loader: AbstractDataLoader, show_progress: bool = False) -> Evaluation:
         """Evaluate a trainer's model as it stands on the rows of a loader.
 
         Args:
@@ -175,7 +183,7 @@ class Protocol(ABC):
         return rows.astype({"rank": "Int64"}) if "rank" in rows else rows
 
 
-def outside_ids(dataset: Any, pairs: np.ndarray) -> dict[str, np.ndarray]:
+def outside_ids(dataset: Dataset, pairs: np.ndarray) -> dict[str, np.ndarray]:
     """Users and targets in the data set's own ids.
 
     Args:
@@ -189,7 +197,7 @@ def outside_ids(dataset: Any, pairs: np.ndarray) -> dict[str, np.ndarray]:
     return {"user_id": users[pairs[:, 0]], "item_id": items[pairs[:, 1]]}
 
 
-def joined_ids(dataset: Any, items: np.ndarray) -> Sequence[str]:
+def joined_ids(dataset: Dataset, items: np.ndarray) -> Sequence[str]:
     """Lists of items in the data set's own ids, each as one text with blanks between; 0 is left out.
 
     Args:

@@ -8,10 +8,15 @@ padding is no item, and a place without an item is no place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from recbole.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from recbole.evaluator.collector import DataStruct
+
+    from recbole_llm.settings.config import Config
 
 
 def item_coverage(items: np.ndarray, n_items: int) -> float:
@@ -80,11 +85,11 @@ def tail_items(counts: Mapping[int, int], ratio: float | None) -> list[int]:
 class _Metric:
     """A metric in the place of RecBole's of the same name."""
 
-    def __init__(self, config: Any, name: str, value: Callable[[Any, np.ndarray], float]) -> None:
+    def __init__(self, config: Config, name: str, value: Callable[[Any, np.ndarray], float]) -> None:
         self._topk: Sequence[int] = config["topk"]
         self._decimals, self._name, self._value = config["metric_decimal_place"], name, value
 
-    def calculate_metric(self, collected: Any) -> dict[str, float]:
+    def calculate_metric(self, collected: DataStruct) -> dict[str, float]:
         """The metric at each cut-off, by RecBole's names."""
         items = collected.get("rec.items").numpy()
         values = {f"{self._name}@{k}": self._value(collected, items[:, :k]) for k in self._topk}
@@ -95,13 +100,13 @@ def count_by_item(evaluator: Evaluator) -> Evaluator:
     """Let an evaluator of RecBole compute these metrics as they are defined here."""
     config = evaluator.config
 
-    def popularity(collected: Any, items: np.ndarray) -> float:
+    def popularity(collected: DataStruct, items: np.ndarray) -> float:
         counts = collected.get("data.count_items")
         values = np.zeros(1 + max([*counts, int(items.max(initial=0))]))
         values[list(counts)] = list(counts.values())
         return mean_value(items, values)
 
-    def tail(collected: Any, items: np.ndarray) -> float:
+    def tail(collected: DataStruct, items: np.ndarray) -> float:
         rare = tail_items(collected.get("data.count_items"), config["tail_ratio"])
         values = np.zeros(1 + max([*rare, int(items.max(initial=0))]))
         values[rare] = 1

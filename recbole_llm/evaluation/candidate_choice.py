@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,15 @@ from recbole_llm.evaluation.spread import answer_spread
 from recbole_llm.prompt.titles import clean_answer, normalize_title
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.stages import StageStore
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
+    from recbole.data.dataset import Dataset
+    from recbole.model.abstract_recommender import AbstractRecommender
+    from recbole.trainer import Trainer
+    from torch import Tensor
+
+    from recbole_llm.settings.config import Config
 
 HIT_RATIO = "hit_ratio"
 RATIOS = (HIT_RATIO, "hit_ratio_valid", "valid_ratio")
@@ -38,7 +47,7 @@ class CandidateChoice(Protocol):
     gain = "HitRatio@1"
     compared_metric = HIT_RATIO
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._catalog: ItemCatalog | None = None
         self._candidates: Candidates | None = None
@@ -74,7 +83,7 @@ class CandidateChoice(Protocol):
     def _titles(self, rows: Rows) -> ItemCatalog:
         return ItemCatalog.from_dataset(rows.whole, self.config["title_field"], self.config["title_with"])
 
-    def prepare(self, rows: Rows, model: Any = None) -> None:
+    def prepare(self, rows: Rows, model: AbstractRecommender | None = None) -> None:
         """Draw the candidates of the rows: those that prompts list, or those that scores are compared of.
 
         Raises:
@@ -88,7 +97,7 @@ class CandidateChoice(Protocol):
         stages = StageStore(Path(self.config["checkpoint_dir"]) / "stages")
         self._candidates = row_candidates(self.config, rows, ("valid", "test"), self._catalog, stages)
 
-    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+    def evaluate(self, trainer: Trainer, loader: AbstractDataLoader, show_progress: bool = False) -> Evaluation:
         """See :class:`Protocol`; candidates must have been drawn by :meth:`prepare`."""
         if self._catalog is None or self._candidates is None:
             return _let_answer(trainer.model, loader)
@@ -109,7 +118,7 @@ class CandidateChoice(Protocol):
         return hits
 
 
-def _let_answer(model: Any, loader: Any) -> Evaluation:
+def _let_answer(model: AbstractRecommender, loader: AbstractDataLoader) -> Evaluation:
     """Let an LLM recommender answer the rows of a loader, in its own words or by its scores of the candidates."""
     model.eval()
     rows = loader.dataset.inter_feat
@@ -165,13 +174,13 @@ class Picks:
         self.items: list[np.ndarray] = []
 
     def eval_batch_collect(
-        self, scores_tensor: torch.Tensor, interaction: Interaction, positive_u: Any, positive_i: Any
+        self, scores_tensor: torch.Tensor, interaction: Interaction, positive_u: Tensor, positive_i: Tensor
     ) -> None:
         """Pick from scores [rows, items]."""
         candidates, scores = self.candidates.of(interaction), scores_tensor.double().cpu().numpy()
         self.items.append(best_candidates(candidates, np.take_along_axis(scores, candidates, axis=1)))
 
-    def model_collect(self, model: Any) -> None:
+    def model_collect(self, model: AbstractRecommender) -> None:
         """RecBole's collectors may look at the model."""
 
     def get_data_struct(self) -> None:
@@ -182,14 +191,14 @@ class Picks:
         return {}
 
 
-def _picked(dataset: Any, items: np.ndarray, candidates: np.ndarray, titles: Sequence[str | None]) -> Evaluation:
+def _picked(dataset: Dataset, items: np.ndarray, candidates: np.ndarray, titles: Sequence[str | None]) -> Evaluation:
     """Each row's answer is one candidate, or none (0), so the rules cannot differ."""
     outcomes = np.stack([items > 0, items == row_pairs(dataset)[:, 1]])
     return _evaluation(dataset, [titles[item] or "" for item in items], candidates, outcomes, outcomes)
 
 
 def _evaluation(
-    dataset: Any, answers: Sequence[str], candidates: np.ndarray, strict: np.ndarray, reference: np.ndarray
+    dataset: Dataset, answers: Sequence[str], candidates: np.ndarray, strict: np.ndarray, reference: np.ndarray
 ) -> Evaluation:
     """Outcomes are bool [2, rows], valid answers and hits."""
     by_rule = {"": outcome_metrics(*strict), "_reference": outcome_metrics(*reference)}

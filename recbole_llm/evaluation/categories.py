@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
+
+from recbole_llm.arrays import Array
 
 COMMON_SHARE = 0.9
 Categories = Sequence[Collection[Hashable]]
 log = logging.getLogger(__name__)
 
 
-def category_ranks(top_items: Any, targets: Any, categories: Categories) -> np.ndarray:
+def category_ranks(top_items: Array, targets: Array, categories: Categories) -> np.ndarray:
     """0-based place of the first recommended item that shares a category with the target.
 
     Args:
@@ -40,7 +41,9 @@ def category_ranks(top_items: Any, targets: Any, categories: Categories) -> np.n
     return ranks
 
 
-def category_hit_ratio(top_items: Any, targets: Any, categories: Categories, topk: Iterable[int]) -> dict[str, float]:
+def category_hit_ratio(
+    top_items: Array, targets: Array, categories: Categories, topk: Iterable[int]
+) -> dict[str, float]:
     """Share of rows where one of the first k items shares a category with the target (SOFT, figure 2: "HC").
 
     Rows whose target has no category cannot be evaluated: they are left out, and the log says how many.

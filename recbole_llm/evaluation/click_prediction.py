@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,10 @@ import pandas as pd
 from recbole_llm.data.labels import label_rule
 from recbole_llm.evaluation.base import Evaluation, Protocol, outside_ids
 from recbole_llm.evaluation.collector import as_floats, collecting
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
+    from recbole.trainer import Trainer
 
 LEAST = 1e-15  # a probability below is taken for this, so that one row cannot weigh without bound
 
@@ -28,7 +32,7 @@ class ClickPrediction(Protocol):
         """What counts as a like."""
         return (f"a like is {label_rule(self.config)}",)
 
-    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+    def evaluate(self, trainer: Trainer, loader: AbstractDataLoader, show_progress: bool = False) -> Evaluation:
         """See :class:`Protocol`."""
         with collecting(trainer) as collector:
             metrics = trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,13 @@ from recbole.utils import init_seed
 
 from recbole_llm.evaluation.beyond_accuracy import count_by_item
 from recbole_llm.grounding.ranking import target_ranks, top_items
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
+    from recbole.data.interaction import Interaction
+    from recbole.trainer import Trainer
+
+    from recbole_llm.settings.config import Config
 
 COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
 UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
@@ -28,7 +35,7 @@ class RowCollector(Collector):
         needs_scores: whether a metric reads the scores of all items, not only ranks and best items.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._own_needs = [need for need in ("rec.items", "rec.topk") if self.register.need(need)]
         self.needs_scores = any(self.register.need(need) for need in ("rec.meanrank", "rec.score"))
@@ -43,7 +50,7 @@ class RowCollector(Collector):
         self._pairs: list[torch.Tensor] = []
         self._clicks: list[torch.Tensor] = []
 
-    def data_collect(self, train_data: Any) -> None:
+    def data_collect(self, train_data: AbstractDataLoader) -> None:
         """What metrics read of the data: popularity is that before the split, whatever the model was trained on."""
         # The loader of knowledge models holds two: one of interactions, one of facts.
         loader = getattr(train_data, "general_dataloader", train_data)
@@ -55,7 +62,7 @@ class RowCollector(Collector):
             self.data_struct.set("data.count_items", {int(item): int(counts[item]) for item in counts.nonzero()[0]})
 
     def eval_batch_collect(
-        self, scores_tensor: torch.Tensor, interaction: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
+        self, scores_tensor: torch.Tensor, interaction: Interaction, positive_u: torch.Tensor, positive_i: torch.Tensor
     ) -> None:
         """Collect one batch: scores [rows, items], and the row and item of every positive."""
         if torch.isnan(scores_tensor).any():
@@ -117,7 +124,7 @@ class RowCollector(Collector):
         users = users.to(scores.device) if len(users) == len(scores) else torch.unique_consecutive(users)
         self._pairs.append(torch.stack([users.cpu(), positive_i.cpu()], dim=1))
 
-    def _remember_clicks(self, scores: torch.Tensor, interaction: Any) -> None:
+    def _remember_clicks(self, scores: torch.Tensor, interaction: Interaction) -> None:
         labels = interaction[self.config["LABEL_FIELD"]].cpu().double()
         pairs = [interaction[self.config[key]].cpu() for key in ("USER_ID_FIELD", "ITEM_ID_FIELD")]
         self._clicks.append(torch.stack([labels, scores.cpu().double()], dim=1))
@@ -167,19 +174,19 @@ def _together(parts: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
 class _Unrounded:
     """A config that asks RecBole's metrics for all decimals."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
 
     def __getitem__(self, key: str) -> Any:
         return UNROUNDED if key == "metric_decimal_place" else self._config[key]
 
 
-def unrounded_evaluator(config: Any) -> Evaluator:
+def unrounded_evaluator(config: Config) -> Evaluator:
     """RecBole's evaluator of the configured metrics, without rounding."""
     return count_by_item(Evaluator(_Unrounded(config)))
 
 
-def install_collector(trainer: Any) -> RowCollector:
+def install_collector(trainer: Trainer) -> RowCollector:
     """Give a RecBole trainer the collector of all models, so that its own validation takes any ``topk`` too."""
     collector = RowCollector(trainer.config)
     trainer.eval_collector = collector
@@ -188,7 +195,7 @@ def install_collector(trainer: Any) -> RowCollector:
 
 
 @contextmanager
-def collecting(trainer: Any) -> Iterator[RowCollector]:
+def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     """A context in which a trainer computes unrounded metrics, and after which its collector knows the rows.
 
     Args:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
 from tqdm import tqdm
 
 from recbole_llm.data.catalog import read_categories
@@ -18,6 +18,12 @@ from recbole_llm.evaluation.categories import Categories, category_hit_ratio, dr
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
 from recbole_llm.evaluation.spread import answer_spread
 from recbole_llm.grounding.rank_metrics import RANK_METRICS, ndcg_at
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import AbstractRecommender
+    from recbole.trainer import Trainer
+
+    from recbole_llm.settings.config import Config
 
 CUTOFF = 10  # of the NDCG that rows are compared by
 NOT_RANKED = 10**9
@@ -36,7 +42,7 @@ class FullRanking(Protocol):
     outcome = ("rank",)
     gain = f"NDCG@{CUTOFF}"
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._categories: Categories | None = None
 
@@ -44,7 +50,7 @@ class FullRanking(Protocol):
         """Refuse a ``category_field`` that is no item field, or not text."""
         self._read_categories(rows)
 
-    def prepare(self, rows: Rows, model: Any = None) -> None:
+    def prepare(self, rows: Rows, model: AbstractRecommender | None = None) -> None:
         """Read the categories that items can be told apart by, where the data state some."""
         field, found = self.config["category_field"], self._read_categories(rows)
         if field and found is None:
@@ -55,7 +61,7 @@ class FullRanking(Protocol):
         field = self.config["category_field"]
         return read_categories(rows.whole, field) if field else None
 
-    def evaluate(self, trainer: Any, loader: Any, show_progress: bool = False) -> Evaluation:
+    def evaluate(self, trainer: Trainer, loader: AbstractDataLoader, show_progress: bool = False) -> Evaluation:
         """See :class:`Protocol`."""
         with collecting(trainer) as collector:
             if self._is_ranked_by_model(trainer.model, loader, collector):
@@ -94,7 +100,9 @@ class FullRanking(Protocol):
         family, _, cutoff = self.compared_metric.partition("@")
         return RANK_METRICS[family](_ranks_of(rows), int(cutoff))
 
-    def _is_ranked_by_model(self, model: Any, loader: Any, collector: RowCollector) -> bool:
+    def _is_ranked_by_model(
+        self, model: AbstractRecommender, loader: AbstractDataLoader, collector: RowCollector
+    ) -> bool:
         """Whether the model ranks by itself: not where a metric reads all scores, nor where scores are re-weighted."""
         reweighted = self.config["reweight"] not in (None, "none")
         full = isinstance(loader, FullSortEvalDataLoader)
@@ -107,7 +115,7 @@ def _ranks_of(rows: pd.DataFrame) -> np.ndarray:
     return np.asarray(ranks - 1)
 
 
-def ranks_by_itself(model: Any) -> bool:
+def ranks_by_itself(model: AbstractRecommender) -> bool:
     """Whether a model offers ``rank``, and no subclass has replaced the scores that it stands for."""
     classes = type(model).__mro__
     own = {name: [place for place, base in enumerate(classes) if name in vars(base)] for name in _WAYS}
@@ -118,7 +126,7 @@ _WAYS = ("rank", "full_sort_predict")
 
 
 @torch.no_grad()
-def _rank_by_model(trainer: Any, loader: Any, show_progress: bool) -> Any:
+def _rank_by_model(trainer: Trainer, loader: AbstractDataLoader, show_progress: bool) -> Any:
     """RecBole's metrics of the model's own ranking of each row."""
     model, collector, config = trainer.model, trainer.eval_collector, trainer.config
     model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from recbole_llm.data.labels import label_column
 from recbole_llm.evaluation.base import Protocol
@@ -13,12 +13,15 @@ from recbole_llm.evaluation.click_prediction import ClickPrediction
 from recbole_llm.evaluation.full_ranking import FullRanking
 from recbole_llm.settings.task_checks import check_same_candidates, mixed_tasks
 
+if TYPE_CHECKING:
+    from recbole_llm.settings.config import Config
+
 PROTOCOLS: Mapping[str, type[Protocol]] = MappingProxyType(
     {protocol.name: protocol for protocol in (FullRanking, CandidateChoice, ClickPrediction)}
 )
 
 
-def protocol_of(config: Any) -> Protocol:
+def protocol_of(config: Config) -> Protocol:
     """The protocol by which the rows of a run are evaluated.
 
     Args:

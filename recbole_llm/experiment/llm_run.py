@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from recbole.data.interaction import Interaction
@@ -24,6 +24,9 @@ from recbole_llm.selection.row_selection import SUMMARY as CORESET_SUMMARY
 from recbole_llm.trainer.distillation import SUMMARY
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
+
+if TYPE_CHECKING:
+    from recbole_llm.settings.config import Config
 
 N_STRATA = 50  # of the picture, where the selector has none
 
@@ -70,7 +73,7 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
     )
 
 
-def read_llm_run(folder: Path, config: Any, model: LLMRecommender) -> None:
+def read_llm_run(folder: Path, config: Config, model: LLMRecommender) -> None:
     """Give a model what a run of this config left in its folder: the adapter, and the strength of the re-weighting."""
     if (folder / "adapter").is_dir():  # an untuned LLM has none
         model.adapter.load(model.llm, folder / "adapter", model.adapter_owner)

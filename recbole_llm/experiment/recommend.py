@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from recbole_llm.experiment.seen import without_seen
 from recbole_llm.experiment.trained import Trained
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.registry import suggestion
+
+if TYPE_CHECKING:
+    from recbole_llm.settings.config import Config
 
 Histories = Sequence[str] | Sequence[Sequence[str]]
 BATCH = 1024  # rows that one of RecBole's models scores at once
@@ -70,7 +73,7 @@ def users_with_rows(trained: Trained) -> list[str]:
     return [str(token) for token in tokens[trained.last_row >= 0]]
 
 
-def _check(trained: Trained, histories: Histories | None, users: Any, k: int) -> None:
+def _check(trained: Trained, histories: Histories | None, users: object, k: int) -> None:
     protocol, config = protocol_of(trained.config), trained.config
     if (histories is None) == (users is None):
         raise InputError("recommend: give either histories or users", kind="missing")
@@ -170,7 +173,7 @@ def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
     return _with_targets(dataset.inter_feat[torch.from_numpy(last)], config, dataset.item_list_length_field)
 
 
-def _with_targets(rows: Interaction, config: Any, length_field: str) -> Interaction:
+def _with_targets(rows: Interaction, config: Config, length_field: str) -> Interaction:
     """Rows whose histories end in what was their target: in the columns of items and in those beside them."""
     suffix, width = config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
     lengths = rows[length_field].clamp(max=width)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.settings.stage_checks import not_writable
 from recbole_llm.stages import write_json
+
+if TYPE_CHECKING:
+    from recbole_llm.settings.config import Config
 
 
 class RunFolder:
@@ -28,13 +31,13 @@ class RunFolder:
         label: the model's name in tables, which may say more than the model's own name.
     """
 
-    def __init__(self, config: Any, label: str) -> None:
+    def __init__(self, config: Config, label: str) -> None:
         self.path = new_folder(Path(config["checkpoint_dir"]), f"{label}-{config['dataset']}")
         self.log = self.path / f"{self.path.name}.log"
         text = dump_yaml(config.settings())
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
-    def write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: object) -> None:
         """Write plain data as JSON."""
         write_json(self.path / name, value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from recbole.utils import init_seed
@@ -20,6 +20,9 @@ from recbole_llm.experiment.llm_run import read_llm_run
 from recbole_llm.experiment.seen import SeenItems
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Trained:
         return SeenItems.of(self.rows.whole)
 
 
-def _titles_in_file(config: Config, dataset: Any) -> list[str]:
+def _titles_in_file(config: Config, dataset: Dataset) -> list[str]:
     """The title of every item by RecBole's id, from the ``.item`` file: models without text do not load the column."""
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
     wanted = [config["ITEM_ID_FIELD"], config["title_field"], *([config["title_with"]] if config["title_with"] else [])]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
+from recbole_llm.arrays import Array
 from recbole_llm.declare import Settings
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone
@@ -155,7 +156,7 @@ class Grounding(ABC):
             float64 ``[rows, items]``; -inf where an item is not ranked, as everywhere in a row without a prompt.
         """
 
-    def rank(self, rows: PromptedRows, targets: Any, k: int) -> Ranking:
+    def rank(self, rows: PromptedRows, targets: Array | None, k: int) -> Ranking:
         """Ranks the items for each row; a row without a prompt ranks none.
 
         Args:

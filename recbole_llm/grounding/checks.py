@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from recbole_llm.arrays import to_float, to_numpy
+from recbole_llm.arrays import Array, to_float, to_numpy
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.distances import blocks
 
 
-def checked_embeddings(embeddings: Any) -> np.ndarray:
+def checked_embeddings(embeddings: Array) -> np.ndarray:
     """Finite float32 or float64 ``[items, d]``."""
     table = to_float(embeddings)
     if table.ndim != 2 or 0 in table.shape:
@@ -27,7 +25,7 @@ def checked_embeddings(embeddings: Any) -> np.ndarray:
     return table
 
 
-def checked_representative(representative: Any, n_items: int) -> np.ndarray:
+def checked_representative(representative: Array | None, n_items: int) -> np.ndarray:
     """int64 ``[items]``, a map onto items that represent themselves; by default every item does."""
     if representative is None:
         return np.arange(n_items)
@@ -40,7 +38,7 @@ def checked_representative(representative: Any, n_items: int) -> np.ndarray:
     return rows
 
 
-def checked_rankable(rankable: Any, embeddings: np.ndarray, representative: np.ndarray) -> np.ndarray:
+def checked_rankable(rankable: Array | None, embeddings: np.ndarray, representative: np.ndarray) -> np.ndarray:
     """bool ``[items]``, never true where the representative's embedding is a zero row.
 
     By default all representatives but the padding id 0.
@@ -62,7 +60,7 @@ def checked_rankable(rankable: Any, embeddings: np.ndarray, representative: np.n
     return mask
 
 
-def checked_queries(queries: Any, dimension: int) -> np.ndarray:
+def checked_queries(queries: Array, dimension: int) -> np.ndarray:
     """Finite float32 or float64 ``[queries, d]``."""
     points = to_float(queries)
     if points.ndim != 2 or points.shape[1] != dimension:
@@ -73,7 +71,7 @@ def checked_queries(queries: Any, dimension: int) -> np.ndarray:
     return points
 
 
-def checked_ids(targets: Any, n_queries: int, n_items: int) -> np.ndarray:
+def checked_ids(targets: Array, n_queries: int, n_items: int) -> np.ndarray:
     """Item ids int64 ``[queries]``."""
     ids = to_numpy(targets)
     if ids.shape != (n_queries,) or not np.issubdtype(ids.dtype, np.integer):
@@ -84,7 +82,7 @@ def checked_ids(targets: Any, n_queries: int, n_items: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def checked_targets(targets: Any, n_queries: int, rankable: np.ndarray, representative: np.ndarray) -> np.ndarray:
+def checked_targets(targets: Array, n_queries: int, rankable: np.ndarray, representative: np.ndarray) -> np.ndarray:
     """Rows ``[queries]`` of the embedding table that stand for the targets."""
     ids = checked_ids(targets, n_queries, len(rankable))
     rows: np.ndarray = representative[ids]

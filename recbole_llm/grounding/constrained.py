@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from recbole_llm.arrays import to_numpy
+from recbole_llm.arrays import Array, to_numpy
 from recbole_llm.declare import Settings
 from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.ranking import Ranking, rank_listed
@@ -30,7 +29,7 @@ class ConstrainedGrounding(TitleGrounding):
         """See :class:`Grounding`."""
         check_by_beam(settings)
 
-    def rank(self, rows: PromptedRows, targets: Any, k: int) -> Ranking:
+    def rank(self, rows: PromptedRows, targets: Array | None, k: int) -> Ranking:
         """See :class:`Grounding`; the items that beams name are ranked, and no others."""
         prompted = rows.prompted
         if not len(prompted):

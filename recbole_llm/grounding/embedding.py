@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import to_numpy
+from recbole_llm.arrays import Array, to_numpy
 from recbole_llm.declare import Settings
 from recbole_llm.grounding.base import Grounding, PromptedRows
 from recbole_llm.grounding.index import ItemIndex
@@ -55,7 +55,7 @@ class EmbeddingGrounding(Grounding):
                 *(self.config["faiss_index"], self.config["reweight"]),
             )
 
-    def rank(self, rows: PromptedRows, targets: Any, k: int) -> Ranking:
+    def rank(self, rows: PromptedRows, targets: Array | None, k: int) -> Ranking:
         """See :class:`Grounding`; the index is asked."""
         prompted = rows.prompted
         answers = self.model.embed_answers(rows)[prompted]

@@ -8,6 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -203,7 +204,7 @@ def exact_engine(points: Points) -> ExactEngine:
     return TorchEngine(points) if load_faiss() is None else KnnEngine(points)
 
 
-def gpu_number(faiss: Any, device: str) -> int | None:
+def gpu_number(faiss: ModuleType, device: str) -> int | None:
     """The GPU that FAISS is to use: that of the device, where the device is one and FAISS is built for GPUs."""
     kind, _, number = device.partition(":")
     if kind != "cuda" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import like
+from recbole_llm.arrays import Array, like
 from recbole_llm.grounding.checks import (
     checked_embeddings,
     checked_ids,
@@ -58,9 +58,9 @@ class ItemIndex:
 
     def __init__(
         self,
-        embeddings: Any,
-        rankable: Any = None,
-        representative: Any = None,
+        embeddings: Array,
+        rankable: Array | None = None,
+        representative: Array | None = None,
         factory: str = "Flat",
         *,
         search_parameters: str = "",
@@ -102,7 +102,7 @@ class ItemIndex:
         """Whether ``search`` and ``rank`` are exact; ``rank_of`` and ``distances`` always are."""
         return self._engine.exact
 
-    def rank_of(self, queries: Any, targets: Any) -> Any:
+    def rank_of(self, queries: Array, targets: Array) -> Any:
         """Ranks one target per query among the rankable items, exactly, without sorting.
 
         The rank of target ``c``, replaced by its representative, is ``#{j: D_j < D_c} + #{j < c: D_j = D_c}`` over the
@@ -122,7 +122,7 @@ class ItemIndex:
         rows = checked_targets(targets, len(points), self._rankable, self._representative)
         return like(self._points.count_before(points, rows, rows, self._alone), queries)
 
-    def search(self, queries: Any, k: int) -> tuple[Any, Any]:
+    def search(self, queries: Array, k: int) -> tuple[Any, Any]:
         """Finds the nearest rankable items, nearest first, equal distances by lower id.
 
         Args:
@@ -136,7 +136,7 @@ class ItemIndex:
         distances, places = self._nearest(checked_queries(queries, self.dimension), k, k)
         return like(distances, queries), like(self._ids[places], queries)
 
-    def rank(self, queries: Any, targets: Any, k: int) -> Ranking:
+    def rank(self, queries: Array, targets: Array | None, k: int) -> Ranking:
         """Ranks all items: the rankable ones and those that they represent, at the same distance, in the order of ids.
 
         An exact index ranks every target. An approximate one lists the items of the nearest points that it finds, 100
@@ -162,7 +162,7 @@ class ItemIndex:
             ranking.ranks[:] = self._count(points, wanted)
         return ranking
 
-    def distances(self, queries: Any, *, expand: bool = False) -> Any:
+    def distances(self, queries: Array, *, expand: bool = False) -> Any:
         """Distances to the whole catalogue, in the order of the direct distances, exact ties included.
 
         Values that could be confused with another, and small ones, are direct; the rest are the float64 matrix form.

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.arrays import Array
 
-def hit_at(ranks: Any, k: int) -> np.ndarray:
+
+def hit_at(ranks: Array, k: int) -> np.ndarray:
     """Hit@k of each row: 1 where the target is among the first k.
 
     Args:
@@ -22,18 +24,18 @@ def hit_at(ranks: Any, k: int) -> np.ndarray:
     return (_checked_ranks(ranks, k) < k).astype(np.float64)
 
 
-def recall_at(ranks: Any, k: int) -> np.ndarray:
+def recall_at(ranks: Array, k: int) -> np.ndarray:
     """Recall@k of each row ``[rows]``: with one target per row the same as ``hit_at``."""
     return hit_at(ranks, k)
 
 
-def ndcg_at(ranks: Any, k: int) -> np.ndarray:
+def ndcg_at(ranks: Array, k: int) -> np.ndarray:
     """NDCG@k of each row ``[rows]`` with one target: ``1 / log2(rank + 2)`` within the first k, else 0."""
     gains: np.ndarray = hit_at(ranks, k) / np.log2(_checked_ranks(ranks, k) + 2.0)
     return gains
 
 
-def mrr_at(ranks: Any, k: int) -> np.ndarray:
+def mrr_at(ranks: Array, k: int) -> np.ndarray:
     """Reciprocal rank of each row ``[rows]``: ``1 / (rank + 1)`` within the first k, else 0."""
     reciprocal: np.ndarray = hit_at(ranks, k) / (_checked_ranks(ranks, k) + 1.0)
     return reciprocal
@@ -44,7 +46,7 @@ RANK_METRICS: Mapping[str, Callable[[Any, int], np.ndarray]] = MappingProxyType(
 )
 
 
-def metric_means(ranks: Any, topk: Iterable[int], metrics: Iterable[str] = tuple(RANK_METRICS)) -> dict[str, float]:
+def metric_means(ranks: Array, topk: Iterable[int], metrics: Iterable[str] = tuple(RANK_METRICS)) -> dict[str, float]:
     """Means over rows, unrounded, under RecBole's names: ``{"recall@1": ..., "recall@5": ..., "ndcg@1": ...}``.
 
     Args:
@@ -56,7 +58,7 @@ def metric_means(ranks: Any, topk: Iterable[int], metrics: Iterable[str] = tuple
     return {f"{name}@{k}": float(RANK_METRICS[name](ranks, k).mean()) for name in metrics for k in cutoffs}
 
 
-def _checked_ranks(ranks: Any, k: int) -> np.ndarray:
+def _checked_ranks(ranks: Array, k: int) -> np.ndarray:
     values = np.asarray(ranks)
     if k < 1:
         raise ValueError(f"the cut-off must be at least 1, got {k}")

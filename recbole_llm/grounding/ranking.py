@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from recbole_llm.arrays import Array
 
 NOT_RANKED = -1
 
@@ -64,7 +65,7 @@ class Ranking:
         return whole
 
 
-def rank_scores(scores: Any, targets: Any, k: int) -> Ranking:
+def rank_scores(scores: Array, targets: Array | None, k: int) -> Ranking:
     """Ranks all items by a dense table of scores.
 
     Args:
@@ -93,7 +94,7 @@ def rank_scores(scores: Any, targets: Any, k: int) -> Ranking:
     return ranking
 
 
-def rank_listed(items: np.ndarray, scores: np.ndarray, targets: Any, k: int) -> Ranking:
+def rank_listed(items: np.ndarray, scores: np.ndarray, targets: Array | None, k: int) -> Ranking:
     """Ranks the items that a search has listed for each row; the others are not ranked.
 
     Args:

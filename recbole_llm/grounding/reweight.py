@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import like, to_float, to_numpy
+from recbole_llm.arrays import Array, like, to_float, to_numpy
 from recbole_llm.grounding.rank_metrics import RANK_METRICS
 
 POPULARITY_GAMMAS: tuple[float, ...] = tuple(float(gamma) for gamma in range(100))
@@ -25,7 +25,7 @@ Metric = tuple[str, int] | Callable[[np.ndarray], float]
 _BLOCK_ELEMENTS = 2**18  # of one temporary array: 2 MB, which stay in the cache
 
 
-def reweight(distances: Any, weights: Any, gamma: float) -> Any:
+def reweight(distances: Array, weights: Array, gamma: float) -> Any:
     """Re-weights distances; a row whose distances are all equal becomes 0.
 
     Args:
@@ -43,7 +43,7 @@ def reweight(distances: Any, weights: Any, gamma: float) -> Any:
     return like(_apply(_normalised(table), _boost(boost_base, gamma), table.dtype), distances)
 
 
-def popularity_weights(counts: Any, rankable: Any = None) -> Any:
+def popularity_weights(counts: Array, rankable: Array | None = None) -> Any:
     """Share of each item in the training interactions, brought to [0, 1] over the catalogue.
 
     Args:
@@ -67,7 +67,7 @@ def popularity_weights(counts: Any, rankable: Any = None) -> Any:
     return like(_min_max(share[None], ignore=~mask[None], fill=0.0)[0], counts)
 
 
-def collaborative_weights(scores: Any) -> Any:
+def collaborative_weights(scores: Array) -> Any:
     """Scores of a conventional recommender, brought to [0, 1] per query.
 
     Args:
@@ -84,7 +84,7 @@ def collaborative_weights(scores: Any) -> Any:
     return like(_min_max(table, ignore=table == -np.inf, fill=0.0).astype(table.dtype), scores)
 
 
-def gamma_ranks(distances: Any, weights: Any, targets: Any, gammas: Sequence[float]) -> np.ndarray:
+def gamma_ranks(distances: Array, weights: Array, targets: Array, gammas: Sequence[float]) -> np.ndarray:
     """Ranks of the targets under every gamma, as ``reweight`` and the lower-id rule would give them.
 
     Args:
@@ -114,9 +114,9 @@ def gamma_ranks(distances: Any, weights: Any, targets: Any, gammas: Sequence[flo
 
 
 def search_gamma(
-    distances: Any,
-    weights: Any,
-    targets: Any,
+    distances: Array,
+    weights: Array,
+    targets: Array,
     metrics: Mapping[str, Metric] | Iterable[tuple[str, int]],
     gammas: Sequence[float] = POPULARITY_GAMMAS,
 ) -> dict[str, float]:
@@ -165,7 +165,7 @@ def _ranks(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _checked(distances: Any, weights: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(distances: Array, weights: Array) -> tuple[np.ndarray, np.ndarray]:
     table, weight = to_float(distances), to_float(weights)
     if table.ndim != 2 or weight.shape not in (table.shape, table.shape[1:]):
         raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicLayer
@@ -31,7 +29,9 @@ class BeamLayer(DynamicLayer):  # type: ignore[misc]  # transformers declares no
         self._storage = [F.pad(states, (0, 0, 0, room)) for states in (layer.keys, layer.values)]
         self._show(self._n_prompt)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Appends states [beams, heads, new, d]; returns all keys and values, as views."""
         start = self.get_seq_length()
         end = start + key_states.shape[2]

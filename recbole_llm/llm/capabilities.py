@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PretrainedConfig
 
 from recbole_llm.adapter.gates import UnknownRowsError
 from recbole_llm.llm.parts import device_of, text_config
@@ -174,7 +174,7 @@ def at_most(model: nn.Module, n_tokens: int) -> int:
     return min(n_tokens, limit) if isinstance(limit, int) else n_tokens
 
 
-def narrow_layers(config: Any, n_tokens: int) -> str | None:
+def narrow_layers(config: PretrainedConfig, n_tokens: int) -> str | None:
     """Layers that do not attend to all of `n_tokens`, in words; None where the config names none."""
     layers = DynamicCache(config=config).layers
     windows = [layer.get_max_length() for layer in layers if getattr(layer, "is_sliding", False)]
@@ -183,7 +183,7 @@ def narrow_layers(config: Any, n_tokens: int) -> str | None:
     return None
 
 
-def slot_counting_layers(config: Any, n_tokens: int) -> str | None:
+def slot_counting_layers(config: PretrainedConfig, n_tokens: int) -> str | None:
     """Layers that count cache slots instead of reading the mask, in words; None where the config names none."""
     layers = DynamicCache(config=config).layers
     if _has_states(layers) or any(layer.is_sliding for layer in layers):
@@ -210,7 +210,7 @@ class _WithoutHooks:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self._model.forward(*args, **kwargs)
 
 

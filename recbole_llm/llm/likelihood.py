@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.title_walk import RowWalk, TreeWalk
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.modes import evaluating
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _PIECE = 128  # nodes of one forward pass, per prompt
 _LOGITS = 2**26  # numbers of one forward pass' logits: 256 MB in float32
@@ -209,7 +212,7 @@ def tree_scores(model: nn.Module, sample: Sample) -> Tensor:
     return scores[:, : len(sample.answers)]
 
 
-def kernel_obstacle(config: Any, n_tokens: int) -> str | None:
+def kernel_obstacle(config: PretrainedConfig, n_tokens: int) -> str | None:
     """What the config says against a tree of titles, in words; None where it says nothing."""
     kernel = getattr(config, "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa"):

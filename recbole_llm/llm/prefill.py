@@ -118,7 +118,7 @@ class _Prefill(DynamicCache):  # type: ignore[misc]  # transformers declares no 
         super().__init__()
         self._last: int | None = n_layers - 1
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> Any:
         found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if layer_idx == self._last:
             raise _Complete

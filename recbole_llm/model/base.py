@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore, stage_seed
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 __all__ = ["LLMRecommender", "TokenPair"]
 log = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
     inventor: ClassVar[Inventor] = staticmethod(invent_titles)
     """Makes the examples that the tiny LLM reads."""
 
-    def __init__(self, config: Config, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         self.config = config
         self.show_progress = bool(config["show_progress"])
@@ -84,7 +87,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id)
 
     @classmethod
-    def check(cls, config: Any) -> None:  # noqa: B027
+    def check(cls, config: Config) -> None:  # noqa: B027
         """Refuse settings that do not go together, before anything is loaded.
 
         Raises:

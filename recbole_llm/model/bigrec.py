@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,11 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.registry import find_choice
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+    from recbole_llm.settings.config import Config
 
 Rescore = Callable[[np.ndarray, Interaction], np.ndarray]
 
@@ -38,14 +43,14 @@ class BIGRec(LLMRecommender):
 
     prompts: TitlePromptEncoder
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         self.check(config)
         super().__init__(config, dataset)
         self.rescore: Rescore | None = None
         self._kept: dict[tuple[int, ...], np.ndarray] | None = None
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: Config) -> None:
         """See :class:`LLMRecommender`."""
         find_grounding(config["grounding"]).check(config)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from recbole_llm.adapter import Adapter, AdapterWithModules
 from recbole_llm.llm.item_slots import ItemProjector, ItemSlots
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.settings.config import Config
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 TWO_STAGE_SHARE = 2 / 5  # of the steps are on text alone: 2 epochs of the paper's 5
 
@@ -28,7 +31,7 @@ class LLaRA(BIGRec):
 
     item_slots: ClassVar[bool] = True
 
-    def __init__(self, config: Config, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         tokenizer, backbone = self.backbone.tokenizer, self.backbone
         unknown = tokenizer.unk_token_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import torch
 from recbole.data.interaction import Interaction
@@ -22,6 +22,9 @@ from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.prompt.click import ANSWERS
 from recbole_llm.settings.config import Config
 
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ class TALLRec(LLMRecommender):
     inventor: ClassVar[Inventor] = staticmethod(invent_clicks)
     prompts: ClickPromptEncoder
 
-    def __init__(self, config: Config, dataset: Any) -> None:
+    def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         self.LABEL = config["LABEL_FIELD"]
         self.LABEL_SEQ = self.LABEL + config["LIST_SUFFIX"]

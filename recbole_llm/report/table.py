@@ -319,7 +319,7 @@ def _metric_label(name: str) -> str:
     return _METRIC_LABELS.get(family.lower(), family) + separator + cutoff
 
 
-def _metric_cell(value: Any) -> str:
+def _metric_cell(value: float | None) -> str:
     return NOT_RUN if value is None else f"{value:.4f}"
 
 

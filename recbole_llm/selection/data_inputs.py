@@ -70,7 +70,7 @@ class DataInputs(Provider):
     @row_input()
     def target_texts(self) -> list[str]:
         """The same of the validation rows."""
-        rows = self.pool.valid_data.inter_feat
+        rows = self.pool.valid_rows
         return self._texts(self.model.histories(rows), rows)
 
     @row_input()
@@ -91,7 +91,7 @@ class DataInputs(Provider):
         Raises:
             InputError: there is none.
         """
-        rows = self.pool.valid_data.inter_feat
+        rows = self.pool.valid_rows
         examples = self.model.token_pairs(rows)
         readable = {row: example for row, example in enumerate(examples) if example is not None}
         if not readable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.data.rows import SAMPLE_ID, row_histories, rows_digest
 from recbole_llm.hashing import hash_arrays
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 
 class Pool:
@@ -26,13 +29,19 @@ class Pool:
         ids: int64 [n], of these.
     """
 
-    def __init__(self, data: Any, indices: np.ndarray, valid_data: Any = None) -> None:
+    def __init__(self, data: Dataset, indices: np.ndarray, valid_data: Dataset | None = None) -> None:
         self.data, self.indices, self.valid_data = data, indices, valid_data
         self.rows: Interaction = data.inter_feat[torch.from_numpy(indices)]
         self.ids: np.ndarray = self.rows[SAMPLE_ID].numpy()
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def valid_rows(self) -> Interaction:
+        """The validation rows; only asked for where there are some."""
+        assert self.valid_data is not None
+        return self.valid_data.inter_feat
 
     @cached_property
     def histories(self) -> list[list[int]]:

@@ -71,7 +71,7 @@ class Provider:
     def __init__(self) -> None:
         self.reported: dict[str, dict[str, Any]] = {}  # input to what its computation tells besides the values
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Collect the methods that are declared, inherited ones included."""
         super().__init_subclass__(**kwargs)
         methods = (getattr(cls, name) for name in dir(cls))

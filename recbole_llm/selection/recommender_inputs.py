@@ -25,6 +25,8 @@ from recbole_llm.settings.stage_checks import on_validation
 from recbole_llm.stages import stage_seed
 
 if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import AbstractRecommender
+
     from recbole_llm.selection.row_inputs import RowInputs
 
 INFLUENCE_SETTINGS = (
@@ -123,7 +125,7 @@ class RecommenderInputs(RecommenderVectors):
         method, steps = self.config["influence_method"], self.config["influence_steps"]
         names = influence_weights(self.auxiliary.model, self.config["influence_weights"])
         rows, owners = self._owned_rows()
-        parts = [rows, *([self.pool.valid_data.inter_feat] if on_validation("influence", self.config) else [])]
+        parts = [rows, *([self.pool.valid_rows] if on_validation("influence", self.config) else [])]
         params, losses, (rows, *evaluated) = self._loss_function(names, parts)
         if method == "exact" and len(params) > _LARGEST_HESSIAN:
             raise InputError(
@@ -180,7 +182,12 @@ class RecommenderInputs(RecommenderVectors):
         return rows[torch.from_numpy(own)], order[found][own]
 
     def _mean_loss(
-        self, losses: Any, params: torch.Tensor, rows: Interaction, owners: np.ndarray, sample: Any = None
+        self,
+        losses: Losses | StagedLosses,
+        params: torch.Tensor,
+        rows: Interaction,
+        owners: np.ndarray,
+        sample: Callable[[int], Interaction] | None = None,
     ) -> MeanLoss:
         batches = [self._on_device(batch) for batch in self._batches(weighted(rows, owners))]
         return MeanLoss(losses, params, batches, sample, progress=bool(self.config["show_progress"]))
@@ -222,12 +229,12 @@ def weighted(rows: Interaction, owners: np.ndarray) -> Interaction:
     return Interaction({**rows.interaction, WEIGHT: torch.from_numpy(weights).float()})
 
 
-def full_losses(recommender: Any, batch: Interaction) -> torch.Tensor:
+def full_losses(recommender: AbstractRecommender, batch: Interaction) -> torch.Tensor:
     """Cross entropy of each row's target under the recommender's full-sort scores. Returns: [rows]."""
     return row_losses(recommender.full_sort_predict(batch), batch[recommender.ITEM_ID])
 
 
-def weighted_losses(recommender: Any, batch: Interaction) -> torch.Tensor:
+def weighted_losses(recommender: AbstractRecommender, batch: Interaction) -> torch.Tensor:
     """The same times the weights of :func:`weighted`. Returns: [rows]."""
     weights: torch.Tensor = batch[WEIGHT]
     return full_losses(recommender, batch) * weights

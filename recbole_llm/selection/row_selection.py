@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,12 +27,17 @@ from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_needs
 from recbole_llm.stages import Stage, stage_seed, write_json
 
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
 STAGE, FILE, SUMMARY, MAP = "coreset", "coreset.csv", "coreset.json", "map.npz"
 MAP_ROWS = 4000  # of each side, at most, unless more are selected
 log = logging.getLogger(__name__)
 
 
-def select_rows(model: LLMRecommender, config: Config, rows: Any, valid_rows: Any) -> tuple[TrainingRows, Path | None]:
+def select_rows(
+    model: LLMRecommender, config: Config, rows: Dataset, valid_rows: Dataset | None
+) -> tuple[TrainingRows, Path | None]:
     """The rows that the config's coreset chooses.
 
     Args:
@@ -80,7 +85,7 @@ def _all_of(model: LLMRecommender, rows: Any) -> TrainingRows:
     return TrainingRows.of(model, rows, read_examples(model, rows))
 
 
-def _choosable(config: Config, rows: Any, examples: Sequence[TokenPair | None]) -> np.ndarray:
+def _choosable(config: Config, rows: Dataset, examples: Sequence[TokenPair | None]) -> np.ndarray:
     """Indices of the rows that can be chosen, by ascending id.
 
     These are the rows that can be read; of each user the last one, where users are counted; a draw from them, where

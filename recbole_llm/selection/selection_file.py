@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from recbole_llm.hashing import hash_json
 from recbole_llm.selection.pool import Pool
 from recbole_llm.settings.stage_checks import check_readable
 
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
-def row_hashes(rows: Any) -> list[str]:
+
+def row_hashes(rows: Dataset) -> list[str]:
     """What ties a selection to its rows: 16 hex digits over user, history and target of each."""
     feat = rows.inter_feat
     items = feat[rows.iid_field + rows.config["LIST_SUFFIX"]].tolist()
@@ -39,7 +42,7 @@ def write_selection(file: Path, pool: Pool, selection: Selection, inputs: Mappin
             writer.writerow([sample_id, hashes[index], chosen, *map(repr, values)])
 
 
-def read_selection(file: Path, rows: Any) -> np.ndarray:
+def read_selection(file: Path, rows: Dataset) -> np.ndarray:
     """Read which rows a file says are selected.
 
     Args:

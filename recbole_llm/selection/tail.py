@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import AbstractRecommender
 
 CONTEXT, RESIDUAL = "context", "residual"
 _TOLERANCE = 1e-4  # of a loss
@@ -29,7 +32,7 @@ class TransformerTail(nn.Module):
 
     items: Tensor
 
-    def __init__(self, recommender: Any, name: str) -> None:
+    def __init__(self, recommender: AbstractRecommender, name: str) -> None:
         super().__init__()
         self.recommender = [recommender]  # in a list, so that it is no part of this model
         self.prefix = name + "."

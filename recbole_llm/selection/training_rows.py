@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.selection.trunk_rows import trunks_of
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class TrainingRows:
         return len(self.data)
 
     @classmethod
-    def of(cls, model: LLMRecommender, rows: Any, examples: Sequence[TokenPair | None]) -> TrainingRows:
+    def of(cls, model: LLMRecommender, rows: Dataset, examples: Sequence[TokenPair | None]) -> TrainingRows:
         """The rows with their examples, None for those that cannot be read; the log says how many these are.
 
         Raises:
@@ -57,7 +60,7 @@ class TrainingRows:
         return cls(rows, kept, readable, histories, trunks)
 
 
-def read_examples(model: LLMRecommender, rows: Any) -> list[TokenPair | None]:
+def read_examples(model: LLMRecommender, rows: Dataset) -> list[TokenPair | None]:
     """Token ids of prompt and response of each row of a data set; the log says how many prompts were cut."""
     before = model.prompts.n_shortened
     examples = model.token_pairs(rows.inter_feat)
@@ -76,6 +79,6 @@ def check_any(readable: Sequence[object], model: LLMRecommender) -> None:
         raise InputError(f"no training row has titles in field '{model.config['title_field']}'", kind="data")
 
 
-def subset(rows: Any, indices: np.ndarray) -> Any:
+def subset(rows: Dataset, indices: np.ndarray) -> Any:
     """Some rows of a data set, in the order given."""
     return rows.copy(rows.inter_feat[torch.from_numpy(indices)])

@@ -231,7 +231,7 @@ def union_load_col(configs: Iterable[Any]) -> dict[str, Any] | None:
     return union_columns([config["load_col"] for config in configs])
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A setting as plain data: enumerations and devices by name, sets and tuples as lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

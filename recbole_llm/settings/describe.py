@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
@@ -61,7 +60,7 @@ def _own_scope(key: Key) -> str:
     return name if name not in ("lora", "tiny") else ""
 
 
-def yaml_text(value: Any) -> str:
+def yaml_text(value: object) -> str:
     """A value as it stands in a property file."""
     if value is None:
         return "~"

@@ -13,7 +13,7 @@ _RANGE = r"[\[(]-?[\d.]+,(inf|[\d.]+)[\])]"
 _INTERVAL = rf"{_RANGE}(;{_RANGE})*"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 

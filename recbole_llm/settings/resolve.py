@@ -187,7 +187,7 @@ def _finish(
     return final
 
 
-def _mode(mode: Any) -> dict[str, Any]:
+def _mode(mode: object) -> dict[str, Any]:
     """The evaluation mode of validation and of test; one that is given serves both."""
     if not isinstance(mode, Mapping):
         return {"valid": mode, "test": mode}
@@ -213,7 +213,7 @@ def _columns(facts: ModelFacts, task: str, final: Mapping[str, Any]) -> dict[str
     return union_columns([final["load_col"], named, everything])
 
 
-def _negatives(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any], given: Any) -> Any:
+def _negatives(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any], given: object) -> Any:
     """Negative samples for training: none where the loss is over the whole catalogue or the text."""
     if isinstance(given, Mapping) and given.get("distribution") == "none":  # what RecBole resolves None to
         given = None
@@ -240,7 +240,7 @@ def _negatives(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any
     return None
 
 
-def _checked_negatives(negatives: Any) -> Any:
+def _checked_negatives(negatives: object) -> Any:
     distribution = negatives.get("distribution", "uniform") if isinstance(negatives, Mapping) else None
     if distribution not in (None, "None", "none", "uniform", "popularity"):
         raise InputError(
@@ -287,7 +287,7 @@ def _selects(final: Mapping[str, Any]) -> bool:
     return bool(final["epochs"]) and final["coreset_file"] is None
 
 
-def _listed(key: str, value: Any) -> Any:
+def _listed(key: str, value: object) -> Any:
     """Tuples as lists, and ``NDCG,Hit`` as the list that ``metrics`` wants."""
     if key == "metrics" and isinstance(value, str):
         return split_names(value)

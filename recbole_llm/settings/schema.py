@@ -23,7 +23,7 @@ def is_text(key: str) -> bool:
     return key in keys and keys[key].text_only
 
 
-def check_value(key: str, value: Any, default: Any = None, is_llm: bool = True) -> None:
+def check_value(key: str, value: object, default: object = None, is_llm: bool = True) -> None:
     """Check one setting.
 
     Args:
@@ -42,11 +42,11 @@ def check_value(key: str, value: Any, default: Any = None, is_llm: bool = True) 
     allowed = declared or _like(key, default)
     if allowed is not None:
         allowed.check(value)
-    if key == "eval_args":
+    if key == "eval_args" and isinstance(value, Mapping):
         _check_eval_args(value)
 
 
-def _like(key: str, default: Any) -> Key | None:
+def _like(key: str, default: object) -> Key | None:
     """What a RecBole key takes, read off its default: only numbers and switches mean the same throughout RecBole."""
     if isinstance(default, bool):
         return Key(key, (bool, int), True, Setting("", low=0, high=1))

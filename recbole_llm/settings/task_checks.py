@@ -29,7 +29,7 @@ def metric_kinds() -> Mapping[str, str]:
     return {name: kind for name, kind in found.items() if kind is not None}
 
 
-def as_list(value: Any) -> list[Any]:
+def as_list(value: object) -> list[Any]:
     """A list, of one entry where the value is none."""
     return list(value) if isinstance(value, list | tuple) else [value]
 

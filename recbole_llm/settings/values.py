@@ -35,7 +35,7 @@ def parse_value(text: str) -> Any:
     return text if isinstance(value, str) or value is None and text.strip() not in YAML_NULLS else value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """The value with tuples as lists; a ValueError for what no setting can be (bytes, sets, dates)."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
@@ -70,7 +70,7 @@ def parse_texts(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_value(value: Any) -> str:
+def write_value(value: object) -> str:
     """The word that :func:`parse_value` reads as this value.
 
     Example:
@@ -82,18 +82,18 @@ def write_value(value: Any) -> str:
     return value if isinstance(value, str) and _reads(parse_value(value), value) else repr(value)
 
 
-def write_setting(key: str, value: Any) -> str:
+def write_setting(key: str, value: object) -> str:
     """The word that :func:`parse_setting` reads as the value of this setting."""
-    if value is None or not is_text(key.rpartition(".")[2]):
+    if not isinstance(value, str) or not is_text(key.rpartition(".")[2]):
         return write_value(value)
     return value if parse_text(value) == value else repr(value)
 
 
-def _reads(found: Any, value: str) -> bool:
+def _reads(found: object, value: str) -> bool:
     return isinstance(found, str) and found == value
 
 
-def split_names(value: Any) -> list[str]:
+def split_names(value: object) -> list[str]:
     """Names from ``"A,B"``, ``"A B"`` or a list."""
     parts = value if isinstance(value, list) else [value or ""]
     return [name for part in parts for name in str(part).replace(",", " ").split()]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_llm.arrays import like
+from recbole_llm.arrays import Array, like, to_numpy
 from recbole_llm.coreset.checks import checked_count, checked_counts, checked_vectors
 from recbole_llm.coreset.goracs.classes import class_budgets
 from recbole_llm.coreset.goracs.costs import Costs, Distances
@@ -56,15 +56,15 @@ class GoracsInfo:
 
 
 def goracs_select(
-    train_embeddings: Any,
-    valid_embeddings: Any,
-    gradient_norms: Any,
+    train_embeddings: Array,
+    valid_embeddings: Array,
+    gradient_norms: Array | None,
     budget: int,
     gradient_weight: float,
     max_exchanges: int = 100,
     n_candidates: int = 30,
-    train_labels: Any = None,
-    valid_labels: Any = None,
+    train_labels: Array | None = None,
+    valid_labels: Array | None = None,
     scale_distances: bool = True,
     scale_norms: bool = True,
     seed: int = 0,
@@ -221,11 +221,11 @@ def _report(
     return info
 
 
-def checked_pair(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(train: Array, valid: Array) -> tuple[np.ndarray, np.ndarray]:
     """Vectors ``[n_train, d]`` and ``[n_valid, d]``, at least one each."""
     first, second = (
         checked_vectors(name, values, np.arange(len(values)))
-        for name, values in (("train_embeddings", train), ("valid_embeddings", valid))
+        for name, values in (("train_embeddings", to_numpy(train)), ("valid_embeddings", to_numpy(valid)))
     )
     if not len(first) or not len(second):
         raise InputError("GORACS needs at least one training and one validation row", kind="missing")
@@ -238,7 +238,7 @@ def checked_pair(train: Any, valid: Any) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def checked_norms(norms: Any, n_rows: int, settings: GoracsSettings) -> np.ndarray:
+def checked_norms(norms: Array | None, n_rows: int, settings: GoracsSettings) -> np.ndarray:
     """float64 ``[n_rows]``, scaled where asked for."""
     if norms is None:
         if settings.gradient_weight:
@@ -253,7 +253,7 @@ def checked_norms(norms: Any, n_rows: int, settings: GoracsSettings) -> np.ndarr
     return values / largest if settings.scale_norms and largest else values
 
 
-def _both_labels(train: Any, valid: Any, n_train: int, n_valid: int) -> Labels:
+def _both_labels(train: Array | None, valid: Array | None, n_train: int, n_valid: int) -> Labels:
     """Labels per row; one class where there are none."""
     if (train is None) != (valid is None):
         raise InputError(
@@ -261,7 +261,7 @@ def _both_labels(train: Any, valid: Any, n_train: int, n_valid: int) -> Labels:
             kind="missing",
             about="train_labels",
         )
-    if train is None:
+    if train is None or valid is None:
         return Labels(np.zeros(n_train, dtype=np.int64), np.zeros(n_valid, dtype=np.int64))
     return Labels(
         checked_labels("train_labels", train, np.arange(n_train)),

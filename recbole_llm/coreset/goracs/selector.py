@@ -40,7 +40,7 @@ VALID_LABELS = Input(
 def outcome_of(info: GoracsInfo) -> dict[str, Any]:
     """A :class:`GoracsInfo` as JSON values, without the scores: classes are text."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> Any:
         if isinstance(value, Mapping):
             return {str(name): plain(own) for name, own in value.items()}
         return list(value) if isinstance(value, tuple) else value

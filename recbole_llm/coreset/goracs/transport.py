@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from recbole_llm.arrays import Array, to_numpy
 from recbole_llm.coreset.checks import checked_indices, checked_number, checked_scores, checked_vectors
 from recbole_llm.errors import InputError
 
@@ -20,7 +21,7 @@ _MAX_PIVOTS = 10**9  # of the simplex, which ends by itself; a limit that is met
 _GAP = 1e-9  # between primal and dual value, where the largest cost is between 1 and 2
 
 
-def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient_weight: float) -> float:
+def proxy_objective(distances: Array, gradient_norms: Array | None, selected: Array, gradient_weight: float) -> float:
     """How far a selection is from the validation rows, less its weighted mean gradient norm (GORACS, equation 10).
 
     ``OT(selected, validation) - gradient_weight * mean(gradient_norms[selected])``, both used as they are given;
@@ -48,8 +49,9 @@ def proxy_objective(distances: Any, gradient_norms: Any, selected: Any, gradient
         raise InputError(
             "gradient_norms are missing; give them, or gradient_weight 0", kind="missing", about="gradient_norms"
         )
-    norms = np.zeros(len(distances)) if gradient_norms is None else checked_scores("gradient_norms", gradient_norms)
-    table = checked_vectors("distances", distances, np.arange(len(norms)))
+    table = to_numpy(distances)
+    norms = np.zeros(len(table)) if gradient_norms is None else checked_scores("gradient_norms", gradient_norms)
+    table = checked_vectors("distances", table, np.arange(len(norms)))
     rows = checked_indices("selected", selected, len(table))
     return solve_transport(table[rows].astype(np.float64)).value - weight * float(norms[rows].mean())
 

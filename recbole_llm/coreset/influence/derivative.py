@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from recbole_llm.arrays import Array
 from recbole_llm.coreset.checks import check_losses
 from recbole_llm.coreset.influence.losses import Losses
 from recbole_llm.errors import InputError
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 ORIGIN, ADVICE = "influence", "check the recommender"  # of losses that are no numbers
 
 
-def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Any, direction: Any) -> Tensor:
+def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Array, direction: Array) -> Tensor:
     """Derivative of every row's loss in one direction: ``<grad L(s), direction>``.
 
     One pass in forward mode. Where an operation of the model has no forward mode, the same is done by two backward
@@ -79,7 +80,7 @@ class StagedLosses:
         return (gradients * tangents).flatten(1).sum(dim=1)
 
 
-def _along(function: Callable[[Tensor], Tensor], params: Any, direction: Any) -> tuple[Tensor, Tensor]:
+def _along(function: Callable[[Tensor], Tensor], params: Array, direction: Array) -> tuple[Tensor, Tensor]:
     """Values of a function of some weights, and their derivatives in a direction."""
     point = torch.as_tensor(params).detach()
     tangent = torch.as_tensor(direction).detach().to(point)

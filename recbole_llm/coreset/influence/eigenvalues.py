@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_llm.arrays import ArrayT
 from recbole_llm.errors import InputError
 
 
 def extreme_eigenvalues(
-    hvp: Callable[..., Any], like: Any, tolerance: float = 1e-4, steps: int = 100, seed: int = 0
+    hvp: Callable[..., ArrayT], like: ArrayT, tolerance: float = 1e-4, steps: int = 100, seed: int = 0
 ) -> tuple[float, float]:
     """The smallest (most negative) and the largest eigenvalue of H, by Lanczos' method with full reorthogonalisation.
 
@@ -50,7 +50,7 @@ def extreme_eigenvalues(
     return float(values[0]), float(values[-1])
 
 
-def finite(image: Any) -> Any:
+def finite(image: ArrayT) -> ArrayT:
     """A product with the Hessian, or the Hessian, as it is; InputError where it is no number."""
     if not torch.as_tensor(image).isfinite().all():
         raise InputError(
@@ -61,7 +61,7 @@ def finite(image: Any) -> Any:
     return image
 
 
-def shaped_like(values: Tensor, reference: Any) -> Any:
+def shaped_like(values: Tensor, reference: ArrayT) -> ArrayT:
     """Values ``[m]`` in the shape and type of the reference."""
     values = values.reshape(tuple(reference.shape))
     return values.to(reference) if isinstance(reference, Tensor) else values.numpy().astype(reference.dtype)

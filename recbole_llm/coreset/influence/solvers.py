@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_llm.arrays import Array, ArrayT
 from recbole_llm.coreset.checks import checked_count, checked_number
 from recbole_llm.coreset.influence.eigenvalues import extreme_eigenvalues, finite, shaped_like
 from recbole_llm.errors import InputError
@@ -43,10 +44,10 @@ class Solution:
 
 def inverse_hvp(
     hvp: Callable[..., Any] | None,
-    vector: Any,
+    vector: Array,
     method: str = "cg",
     damping: float = 0.0,
-    matrix: Any = None,
+    matrix: Array | None = None,
     scale: float = 1.0,
     rescale: bool = True,
     **solver: Any,
@@ -68,10 +69,10 @@ def inverse_hvp(
 
 def solve(
     hvp: Callable[..., Any] | None,
-    vector: Any,
+    vector: Array,
     method: str = "cg",
     damping: float = 0.0,
-    matrix: Any = None,
+    matrix: Array | None = None,
     scale: float = 1.0,
     rescale: bool = True,
     **solver: Any,
@@ -113,27 +114,29 @@ def solve(
     scale = checked_number("inverse_hvp scale", scale, positive=True)
     if hvp is None and matrix is None:
         raise ValueError("give hvp, or the matrix")
+    right: Any = vector  # an array, or a tensor
     if not isinstance(vector, Tensor):
-        vector = np.asarray(vector)
-        vector = vector.astype(np.result_type(vector, np.float32))
-    length = _norm(vector)
+        right = np.asarray(vector)
+        right = right.astype(np.result_type(right, np.float32))
+    length = _norm(right)
     if not math.isfinite(length):
         raise InputError(
             "inverse_hvp: the vector holds NaN or infinity; check the training of the recommender", kind="numeric"
         )
     if length == 0:
         log.warning("The gradient is zero: the recommender is at a stationary point, and all influence is 0.")
-        return Solution(vector * 0, 0, 0.0)
-    product = hvp or partial(_matrix_product, matrix)
+        return Solution(right * 0, 0, 0.0)
+    known: Any = matrix
+    product = hvp or partial(_matrix_product, known)
     if method == "exact":
-        return _exact(product, vector, damping, matrix, **solver)
+        return _exact(product, right, damping, matrix, **solver)
     if method == "lissa":
-        return _lissa(product, vector, damping, scale, rescale, **solver)
-    return _conjugate_gradients(product, vector, damping, **solver)
+        return _lissa(product, right, damping, scale, rescale, **solver)
+    return _conjugate_gradients(product, right, damping, **solver)
 
 
 def _conjugate_gradients(
-    hvp: Callable[..., Any], vector: Any, damping: float, steps: int = 1000, tolerance: float | None = None
+    hvp: Callable[..., Any], vector: ArrayT, damping: float, steps: int = 1000, tolerance: float | None = None
 ) -> Solution:
     """Hestenes and Stiefel 1952. The default tolerance is the 3/4 power of the number type's precision."""
     steps = checked_count("inverse_hvp steps", steps)
@@ -164,7 +167,7 @@ def _conjugate_gradients(
 
 def _lissa(
     hvp: Callable[..., Any],
-    vector: Any,
+    vector: ArrayT,
     damping: float,
     scale: float,
     rescale: bool,
@@ -196,7 +199,7 @@ def _lissa(
     return Solution(solution if rescale else solution * scale, repeats * steps, residual)
 
 
-def _why_it_diverges(hvp: Callable[..., Any], like: Any, damping: float, scale: float, step: int) -> str:
+def _why_it_diverges(hvp: Callable[..., Any], like: ArrayT, damping: float, scale: float, step: int) -> str:
     """Names the eigenvalue behind it."""
     smallest, largest = extreme_eigenvalues(hvp, like)
     problem = f"inverse_hvp: the recursion diverges in step {step}; the eigenvalue of the Hessian behind it is about "
@@ -208,17 +211,17 @@ def _why_it_diverges(hvp: Callable[..., Any], like: Any, damping: float, scale: 
     return f"{problem}{largest:.3g}: raise the scale above {needed:.3g}"
 
 
-def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) -> Solution:
+def _exact(hvp: Callable[..., Any], vector: ArrayT, damping: float, matrix: Array | None) -> Solution:
     """LU in float64, on the device of the vector."""
     right = torch.as_tensor(vector).detach().double().reshape(-1)
-    identity = torch.eye(len(right)).to(right)
+    identity: Tensor = torch.eye(len(right)).to(right)
     steps = 0
     if matrix is None:
         steps = len(right)
         log.info("The Hessian of %d weights is built from as many products.", steps)
         products = [torch.as_tensor(hvp(shaped_like(unit, vector))) for unit in identity]
         matrix = torch.stack([product.double().reshape(-1) for product in products])
-    system = finite(torch.as_tensor(matrix).detach().to(right))
+    system: Tensor = finite(torch.as_tensor(matrix).detach().to(right))
     if system.shape != identity.shape:
         raise ValueError(f"the matrix must be {[*identity.shape]}, got {[*system.shape]}")
     system = system + damping * identity
@@ -234,8 +237,9 @@ def _exact(hvp: Callable[..., Any], vector: Any, damping: float, matrix: Any) ->
     return Solution(shaped_like(solution, vector), steps, residual)
 
 
-def _matrix_product(matrix: Any, vector: Any) -> Any:
-    return (matrix @ vector.reshape(-1)).reshape(vector.shape)
+def _matrix_product(matrix: ArrayT, vector: ArrayT) -> ArrayT:
+    product: ArrayT = (matrix @ vector.reshape(-1)).reshape(vector.shape)
+    return product
 
 
 def _takes_step(hvp: Callable[..., Any]) -> bool:
@@ -245,13 +249,13 @@ def _takes_step(hvp: Callable[..., Any]) -> bool:
         return False
 
 
-def _precision(values: Any) -> float:
+def _precision(values: ArrayT) -> float:
     return float((torch.finfo if isinstance(values, Tensor) else np.finfo)(values.dtype).eps)
 
 
-def _dot(first: Any, second: Any) -> float:
+def _dot(first: ArrayT, second: ArrayT) -> float:
     return float((first * second).sum())
 
 
-def _norm(values: Any) -> float:
+def _norm(values: ArrayT) -> float:
     return math.sqrt(square) if (square := _dot(values, values)) >= 0 else math.nan
