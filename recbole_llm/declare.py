@@ -143,7 +143,7 @@ class Key:
 
     @property
     def _item_types(self) -> tuple[type, ...]:
-        """Types of a list's items: those that may stand in its place, else text."""
+        """Types of a list's items: those that may stand alone, else text."""
         return tuple(kind for kind in self.types if kind is not list) or (str,)
 
     def _right_type(self, value: object) -> bool:

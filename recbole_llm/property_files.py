@@ -36,7 +36,7 @@ def find_properties() -> Path:
     """Folder of our property files: inside the package when installed from a wheel, beside it in a checkout.
 
     Raises:
-        FileNotFoundError: neither place has them, so the installation is broken.
+        FileNotFoundError: neither folder has them, so the installation is broken.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "properties", package.parent / "properties"):

@@ -1,8 +1,9 @@
 """Results that are computed once and found again: a folder per stage and fingerprint.
 
-A stage writes into a ``.partial`` folder beside its place, under a lock, and is renamed when it is whole. So a killed
-run leaves either nothing or something to resume from, two runs never write the same folder, and a folder with its final
-name is complete. What was written is checked on every reading; a damaged stage is rebuilt, and the log says so.
+A stage writes into a ``.partial`` folder beside its final path, under a lock, and is renamed when it is whole. So a
+killed run leaves either nothing or something to resume from, two runs never write the same folder, and a folder with
+its final name is complete. What was written is checked on every reading; a damaged stage is rebuilt, and the log says
+so.
 """
 
 from __future__ import annotations
@@ -108,36 +109,36 @@ class StageStore:
             compute: writes the result into the folder it is given.
             resumable: whether ``compute`` can go on from what a killed run left in that folder; else it is emptied.
         """
-        place = self.root / f"{stage}-{fingerprint(facts)}"
-        ours = self.used.get(stage) == place.name
-        self.used[stage] = place.name
+        folder = self.root / f"{stage}-{fingerprint(facts)}"
+        ours = self.used.get(stage) == folder.name
+        self.used[stage] = folder.name
         self.root.mkdir(parents=True, exist_ok=True)
-        with self._lock(place):
-            if place.exists():
-                damage = find_damage(place)
+        with self._lock(folder):
+            if folder.exists():
+                damage = find_damage(folder)
                 if damage is None:
-                    log.info("Stage %s: found in %s", stage, place)
+                    log.info("Stage %s: found in %s", stage, folder)
                     if not ours:
                         self.reused.append(stage)
-                    return place
-                log.warning("Stage %s: %s is damaged (%s); it is rebuilt.", stage, place, damage)
-                shutil.rmtree(place)
-            self._compute(stage, place, facts, compute, resumable)
-        return place
+                    return folder
+                log.warning("Stage %s: %s is damaged (%s); it is rebuilt.", stage, folder, damage)
+                shutil.rmtree(folder)
+            self._compute(stage, folder, facts, compute, resumable)
+        return folder
 
-    def _lock(self, place: Path) -> FileLock:
-        lock = FileLock(self.root / f".{place.name}.lock")
+    def _lock(self, folder: Path) -> FileLock:
+        lock = FileLock(self.root / f".{folder.name}.lock")
         try:
             lock.acquire(timeout=0)
             lock.release()
         except Timeout:
-            log.info("Stage %s is being computed by another run; waiting for it.", place.name)
+            log.info("Stage %s is being computed by another run; waiting for it.", folder.name)
         return lock
 
     def _compute(
-        self, stage: str, place: Path, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool
+        self, stage: str, folder: Path, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool
     ) -> None:
-        partial = place.with_name(place.name + ".partial")
+        partial = folder.with_name(folder.name + ".partial")
         if partial.exists() and not resumable:
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
@@ -148,23 +149,23 @@ class StageStore:
         files = {str(path.relative_to(partial)): hash_file(path) for path in _files(partial)}
         seconds = round(time.perf_counter() - started, 3)
         write_json(partial / MANIFEST, {"stage": stage, "seconds": seconds, "facts": dict(facts), "files": files})
-        os.replace(partial, place)
-        log.info("Stage %s: computed in %.1f s, kept in %s", stage, seconds, place)
+        os.replace(partial, folder)
+        log.info("Stage %s: computed in %.1f s, kept in %s", stage, seconds, folder)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
-def find_damage(place: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """Say what is wrong with a stage's folder, or None when every file is as it was written."""
     try:
-        expected: dict[str, str] = json.loads((place / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return f"{MANIFEST} is missing or unreadable"
     for name, digest in expected.items():
-        if not (place / name).is_file():
+        if not (folder / name).is_file():
             return f"{name} is missing"
-        if hash_file(place / name) != digest:
+        if hash_file(folder / name) != digest:
             return f"{name} has changed"
     return None

@@ -53,7 +53,7 @@ class AuxiliaryRecommender:
         if needs_states:
             self._check_inputs()
         rows = load_rows(self.config, few_shot=False)
-        folder = stages.get(f"auxiliary-{name}", self._facts(rows), lambda place: self._train(rows, place))
+        folder = stages.get(f"auxiliary-{name}", self._facts(rows), lambda path: self._train(rows, path))
         self.fingerprint = folder.name
         self._states: dict[tuple[int, ...], np.ndarray] = {}
         self.model = self.config.model_class(self.config, rows.train).to(self.config["device"]).eval()

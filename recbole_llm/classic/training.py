@@ -140,10 +140,10 @@ def _errors_of_recbole(config: Config, record: Path) -> Iterator[None]:
         if _package(code[-1]) != "recbole":
             raise  # a fault of ours is no mistake of the user
         record.write_text(traceback.format_exc(), encoding="utf-8")
-        place = f"{Path(code[-1].f_code.co_filename).name}, line {code[-1].f_lineno}"
+        line = f"{Path(code[-1].f_code.co_filename).name}, line {code[-1].f_lineno}"
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
-            f"RecBole's {config['model']} failed on dataset '{config['dataset']}' with {what} ({place}; traceback in "
+            f"RecBole's {config['model']} failed on dataset '{config['dataset']}' with {what} ({line}; traceback in "
             f"{record}); check the columns and settings that it needs",
             kind="data",
         ) from error

@@ -132,7 +132,7 @@ def _lines(file: Path, form: Format) -> Iterator[str]:
 
 
 def _undecodable(file: Path, encoding: str) -> InputError:
-    """Where a file stops to be text of an encoding: the stream knows only the place in its buffer."""
+    """Where a file stops to be text of an encoding: the stream knows only the offset in its buffer."""
     content = file.read_bytes()
     try:
         content.decode(encoding)
@@ -188,13 +188,13 @@ class _Reader:
         header = _parse_header(self.file, next(lines, ""), self.form)
         types = {name: kind for name, kind in header.items() if self.wanted is None or name in self.wanted}
         self._check_types(types)
-        places = {name: place for place, name in enumerate(header)}
+        index_of = {name: index for index, name in enumerate(header)}
         times = TimeReader(types[self.time]) if self.time in types else None
         self._texts: dict[str, str] = {}  # equal texts share one object
         parts: dict[str, list[Any]] = {name: [] for name in types}
         kept_numbers, n_lines = [np.empty(0, dtype=np.int64)], 0
         for numbers, cells, width_errors in self._chunks(lines, len(header)):
-            values = {name: [row[places[name]] for row in cells] for name in types}
+            values = {name: [row[index_of[name]] for row in cells] for name in types}
             errors = self._empty_cells(values)
             converted = {name: self._convert(types[name], name, values[name], errors) for name in types}
             if times is not None and self.time is not None:

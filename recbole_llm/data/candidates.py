@@ -47,10 +47,10 @@ class Candidates:
             ValueError: a row for which none were drawn.
         """
         wanted = rows[SAMPLE_ID].cpu().numpy()
-        places = np.minimum(np.searchsorted(self.sample_ids, wanted), len(self.sample_ids) - 1)
-        if (missing := self.sample_ids[places] != wanted).any():
+        indices = np.minimum(np.searchsorted(self.sample_ids, wanted), len(self.sample_ids) - 1)
+        if (missing := self.sample_ids[indices] != wanted).any():
             raise ValueError(f"no candidates were drawn for row {wanted[missing][0]}")
-        found: np.ndarray = self.items[places]
+        found: np.ndarray = self.items[indices]
         return found
 
 
@@ -151,7 +151,7 @@ class CandidatePool:
         self._items = np.unique(self._first[self._first > 0])
 
     def draw(self, target: int, history: Sequence[int], n: int, generator: np.random.Generator) -> list[int]:
-        """The target among n - 1 others, each place alike.
+        """The target among n - 1 others, each position equally likely.
 
         The others are drawn without replacement, every title alike, among those that neither the history nor the target
         has; all of them, if there are not more. A target without a title gives an empty list.

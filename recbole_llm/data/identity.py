@@ -84,7 +84,7 @@ def place_rows(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> 
 
 
 def _count_wrong(part: SequentialDataset, before: np.ndarray, items: np.ndarray, starts: np.ndarray) -> int:
-    """Rows whose target or history are not the interactions at their place."""
+    """Rows whose target or history are not the interactions at their position."""
     rows, limit = part.inter_feat, part.config["MAX_ITEM_LIST_LENGTH"]
     users, targets = rows[part.uid_field].numpy(), rows[part.iid_field].numpy()
     histories = rows[part.iid_field + part.config["LIST_SUFFIX"]].numpy()
@@ -95,9 +95,9 @@ def _count_wrong(part: SequentialDataset, before: np.ndarray, items: np.ndarray,
         ends = starts[users[block]] + before[block]
         right = (before[block] >= 1) & (items[ends] == targets[block])
         right &= lengths[block] == np.minimum(before[block], limit)
-        places = np.arange(histories.shape[1])[None, :]
-        real = places < lengths[block, None]
-        expected = items[np.where(real, ends[:, None] - lengths[block, None] + places, 0)]
+        positions = np.arange(histories.shape[1])[None, :]
+        real = positions < lengths[block, None]
+        expected = items[np.where(real, ends[:, None] - lengths[block, None] + positions, 0)]
         right &= ((histories[block] == expected) | ~real).all(axis=1)
         wrong += int((~right).sum())
     return wrong

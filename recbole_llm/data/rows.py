@@ -220,9 +220,9 @@ def _cut_histories(part: SequentialDataset) -> SequentialDataset:
     lengths = rows[part.item_list_length_field]
     if not len(part) or lengths.max() <= limit:
         return part
-    places = (lengths - limit).clamp(min=0)[:, None] + torch.arange(limit)
+    columns = (lengths - limit).clamp(min=0)[:, None] + torch.arange(limit)
     lists = [name for name in rows.columns if name.endswith(part.config["LIST_SUFFIX"])]
-    cut = {name: rows[name].gather(1, places) for name in lists}
+    cut = {name: rows[name].gather(1, columns) for name in lists}
     cut[part.item_list_length_field] = lengths.clamp(max=limit)
     part = part.copy(rows[torch.arange(len(part))])
     part.inter_feat.update(Interaction(cut))

@@ -92,8 +92,8 @@ class TimeReader:
         if len(arrays) == len(self._parts) and (integers or small):
             return np.concatenate(arrays)
         exact = [Decimal(str(time)) for part in self._parts for time in part]
-        place = {time: place for place, time in enumerate(sorted(set(exact)))}
-        return np.array([place[time] for time in exact], dtype=np.int64)
+        order = {time: index for index, time in enumerate(sorted(set(exact)))}
+        return np.array([order[time] for time in exact], dtype=np.int64)
 
     def _decide(self, texts: Sequence[str]) -> None:
         first = next((text for text in texts if text), None)

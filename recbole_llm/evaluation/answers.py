@@ -96,7 +96,7 @@ def _lower(text: str) -> str:
 
 
 def _named_anywhere(answer: str, candidates: Sequence[str]) -> list[str]:
-    """The candidates, by place in the list, that are part of the answer."""
+    """The candidates, by index in the list, that are part of the answer."""
     return [text for text in candidates if text in answer]
 
 

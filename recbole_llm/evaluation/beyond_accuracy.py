@@ -1,8 +1,8 @@
 """RecBole's metrics of what is recommended, whatever is hit: popularity, long tail, coverage, inequality, entropy.
 
 RecBole counts popularity on whatever a model was trained on, takes the padding item for one of the catalogue, and an
-empty place of a short list for item 0. Here popularity is that before the split, the same for all models of a command,
-padding is no item, and a place without an item is no place.
+empty slot of a short list for item 0. Here popularity is that before the split, the same for all models of a command,
+padding is no item, and an empty slot does not count.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def gini_index(items: np.ndarray, n_items: int) -> float:
         n_items: items of the catalogue, padding not among them.
     """
     counts = np.sort(np.unique(items[items > 0], return_counts=True)[1])
-    places = np.arange(n_items - len(counts) + 1, n_items + 1)
-    return float(((2 * places - n_items - 1) * counts).sum() / max(counts.sum(), 1) / n_items)
+    positions = np.arange(n_items - len(counts) + 1, n_items + 1)
+    return float(((2 * positions - n_items - 1) * counts).sum() / max(counts.sum(), 1) / n_items)
 
 
 def shannon_entropy(items: np.ndarray) -> float:
@@ -83,7 +83,7 @@ def tail_items(counts: Mapping[int, int], ratio: float | None) -> list[int]:
 
 
 class _Metric:
-    """A metric in the place of RecBole's of the same name."""
+    """A metric that replaces RecBole's of the same name."""
 
     def __init__(self, config: Config, name: str, value: Callable[[Any, np.ndarray], float]) -> None:
         self._topk: Sequence[int] = config["topk"]

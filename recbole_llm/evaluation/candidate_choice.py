@@ -131,8 +131,8 @@ def _let_answer(model: AbstractRecommender, loader: AbstractDataLoader) -> Evalu
     listed = [[titles[item] for item in candidates[row] if item] for row in found]
     targets = [titles[item] for item in pairs[found, 1]]
     outcomes = np.zeros((2, 2, len(answers)), dtype=bool)
-    for place, rule in enumerate(("strict", "reference")):
-        outcomes[place][:, found] = answer_outcomes([answers[row] for row in found], listed, targets, rule)
+    for index, rule in enumerate(("strict", "reference")):
+        outcomes[index][:, found] = answer_outcomes([answers[row] for row in found], listed, targets, rule)
     return _evaluation(loader.dataset, answers, candidates, outcomes[0], outcomes[1])
 
 

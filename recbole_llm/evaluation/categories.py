@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def category_ranks(top_items: Array, targets: Array, categories: Categories) -> np.ndarray:
-    """0-based place of the first recommended item that shares a category with the target.
+    """0-based position of the first recommended item that shares a category with the target.
 
     Args:
         top_items: item ids ``[rows, k]``, best first; 0 is padding (no item).
@@ -35,8 +35,8 @@ def category_ranks(top_items: Array, targets: Array, categories: Categories) -> 
     bits = _category_bits(categories)
     own = bits[wanted]
     ranks = np.full(len(top), top.shape[1], dtype=np.int64)
-    for place in reversed(range(top.shape[1])):  # one place at a time: all at once would take k times the memory
-        ranks[(bits[top[:, place]] & own).any(axis=1)] = place
+    for position in reversed(range(top.shape[1])):  # one position at a time: all at once would take k times the memory
+        ranks[(bits[top[:, position]] & own).any(axis=1)] = position
     ranks[~own.any(axis=1)] = -1
     return ranks
 

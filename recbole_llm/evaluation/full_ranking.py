@@ -1,4 +1,4 @@
-"""The whole catalogue is ranked, and the target's place in the ranking counts."""
+"""The whole catalogue is ranked, and the target's rank counts."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class FullRanking(Protocol):
                 metrics = trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
         pairs, ranks, best = collector.pairs, collector.ranks, collector.best
         best = best if len(best) == len(pairs) else best[:0]  # several targets in a row have no single rank
-        places = pd.array(np.where(ranks < 0, 0, ranks + 1), dtype="Int64")
-        places[ranks < 0] = pd.NA
-        rows = {**outside_ids(loader.dataset, pairs), "rank": places, "top_items": joined_ids(loader.dataset, best)}
+        shown = pd.array(np.where(ranks < 0, 0, ranks + 1), dtype="Int64")
+        shown[ranks < 0] = pd.NA
+        rows = {**outside_ids(loader.dataset, pairs), "rank": shown, "top_items": joined_ids(loader.dataset, best)}
         spread = answer_spread(best[:, 0])
         return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs, ranks, best, spread)
 
@@ -118,7 +118,7 @@ def _ranks_of(rows: pd.DataFrame) -> np.ndarray:
 def ranks_by_itself(model: AbstractRecommender) -> bool:
     """Whether a model offers ``rank``, and no subclass has replaced the scores that it stands for."""
     classes = type(model).__mro__
-    own = {name: [place for place, base in enumerate(classes) if name in vars(base)] for name in _WAYS}
+    own = {name: [depth for depth, base in enumerate(classes) if name in vars(base)] for name in _WAYS}
     return bool(own["rank"]) and (not own["full_sort_predict"] or own["rank"][0] <= own["full_sort_predict"][0])
 
 

@@ -139,5 +139,5 @@ def _plot_search(folder: RunFolder, coreset: Path) -> None:
         for start, trace in starts.items()
     }
     title = f"{folder.path.name}: {name}, {outcome['method']}, {summary['selected']:,} of {summary['pool']:,} rows"
-    with np.load(coreset / CORESET_MAP) as places:
-        plot_goracs(folder.path / f"{name}.png", traces, **places, title=title)
+    with np.load(coreset / CORESET_MAP) as positions:
+        plot_goracs(folder.path / f"{name}.png", traces, **positions, title=title)

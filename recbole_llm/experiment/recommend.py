@@ -182,8 +182,8 @@ def _with_targets(rows: Interaction, config: Config, length_field: str) -> Inter
     for name in (name for name in rows.columns if name.endswith(suffix)):
         values = rows[name][:, :width].clone()
         values[full] = values[full].roll(-1, dims=1)  # the oldest goes; what comes round is overwritten
-        place = lengths.clamp(max=width - 1)
-        values[torch.arange(len(rows)), place] = rows[name.removesuffix(suffix)]
+        last = lengths.clamp(max=width - 1)
+        values[torch.arange(len(rows)), last] = rows[name.removesuffix(suffix)]
         own[name] = values
     own[length_field] = (lengths + 1).clamp(max=width)
     return Interaction(own)
@@ -229,17 +229,17 @@ def _scores(trained: Trained, rows: Interaction) -> torch.Tensor:
 
 
 def _as_frame(trained: Trained, ranking: Ranking, column: tuple[str, np.ndarray]) -> pd.DataFrame:
-    row, place = np.nonzero(ranking.top_items)
-    items = ranking.top_items[row, place]
+    row, position = np.nonzero(ranking.top_items)
+    items = ranking.top_items[row, position]
     dataset, catalog = trained.rows.whole, trained.catalog
     titles = [catalog.titles[item] if catalog else None for item in items.tolist()]
     name, values = column
     return pd.DataFrame(
         {
             name: values[row],
-            "rank": place + 1,
+            "rank": position + 1,
             "item_id": dataset.field2id_token[dataset.iid_field][items],
             "title": titles,
-            "score": ranking.top_scores[row, place],
+            "score": ranking.top_scores[row, position],
         }
     )

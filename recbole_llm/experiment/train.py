@@ -79,15 +79,15 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
 
-    def evaluated(place: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
-        """The model as it stands, that is after the tuning stage at this place; epochs count from the first one on."""
+    def evaluated(index: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
+        """The model as it stands, that is after the tuning stage of this index; epochs count from the first one on."""
         found = {} if valid is None else {"valid": valid}
         found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
         evaluations = {split: protocol.complete(evaluation) for split, evaluation in found.items()}
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
         if trainer.tuned:
-            stage, before = trainer.tuned[place], sum(len(tuned.history) for tuned in trainer.tuned[:place])
+            stage, before = trainer.tuned[index], sum(len(tuned.history) for tuned in trainer.tuned[:index])
             facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
             facts |= {"best_epoch": before + stage.best_epoch}
         facts["warnings"] = tuple(line for tuned in trainer.tuned[: place + 1] for line in tuned.warnings)
@@ -96,9 +96,9 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
 
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     write_llm_run(folder, trainer, rows.test.inter_feat)
-    for place in reversed(range(len(trainer.tuned) - 1)):
-        valid = trainer.restore(trainer.tuned[place], valid_data, config["show_progress"])
-        stages.insert(0, evaluated(place, valid))
+    for index in reversed(range(len(trainer.tuned) - 1)):
+        valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])
+        stages.insert(0, evaluated(index, valid))
     return model, stages
 
 

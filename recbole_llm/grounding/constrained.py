@@ -62,6 +62,6 @@ def listed_items(trie: TitleTrie, beams: Sequence[Sequence[Generation]]) -> tupl
     items = np.zeros((len(rows), max(map(len, rows), default=0)), dtype=np.int64)
     scores = np.full(items.shape, -np.inf)
     for row, named in enumerate(rows):
-        for place, (item, score) in enumerate(named):
-            items[row, place], scores[row, place] = item, score
+        for position, (item, score) in enumerate(named):
+            items[row, position], scores[row, position] = item, score
     return items, scores

@@ -99,11 +99,11 @@ class Points:
         result: np.ndarray = scores.numpy()
         return result
 
-    def direct(self, queries: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Direct distances ``[pairs]`` between ``queries[places]`` and ``embeddings[rows]``: the ones that count."""
+    def direct(self, queries: np.ndarray, query_index: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Direct distances ``[pairs]`` of ``queries[query_index]`` from ``embeddings[rows]``: the ones that count."""
         result = np.empty(len(rows))
         for block in blocks(len(rows), self.dimension, _GATHER_ELEMENTS):
-            difference = queries[places[block]].astype(np.float64)
+            difference = queries[query_index[block]].astype(np.float64)
             difference -= self.embeddings[rows[block]]
             difference *= difference
             difference.sum(axis=1, out=result[block])
@@ -112,8 +112,8 @@ class Points:
     def direct_table(self, queries: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Direct distances ``[queries, k]`` of ``points[queries, k]``; +inf where a point is -1."""
         result = np.full(points.shape, np.inf)
-        places, columns = np.nonzero(points >= 0)
-        result[places, columns] = self.direct(queries, places, self.rows[points[places, columns]])
+        query_index, columns = np.nonzero(points >= 0)
+        result[query_index, columns] = self.direct(queries, query_index, self.rows[points[query_index, columns]])
         return result
 
     def count_before(
@@ -145,13 +145,13 @@ class Points:
                 single = centred.astype(np.float32)
             distances = self.direct(own, np.arange(len(own)), target_rows[block])
             for points in blocks(len(self), 1, self._width):
-                before, places, columns = self._settle(single, points, *limits, members.extra)
+                before, query_index, columns = self._settle(single, points, *limits, members.extra)
                 ranks[block] += before
-                other = self.direct(own, places, self.rows[columns])
-                nearer, equal = other < distances[places], other == distances[places]
+                other = self.direct(own, query_index, self.rows[columns])
+                nearer, equal = other < distances[query_index], other == distances[query_index]
                 counts = np.where(nearer, members.extra[columns] + 1, 0)
-                counts[equal] = members.below(columns[equal], targets[block][places[equal]])
-                np.add.at(ranks[block], places, counts)
+                counts[equal] = members.below(columns[equal], targets[block][query_index[equal]])
+                np.add.at(ranks[block], query_index, counts)
         return ranks
 
     def _settle(
@@ -162,10 +162,10 @@ class Points:
             scores = self.half_scores(centred, block)
             closer = scores > high[:, None]
             certain = closer | (scores < low[:, None])
-        places, columns = np.divmod(np.flatnonzero(~certain), closer.shape[1])
+        query_index, columns = np.divmod(np.flatnonzero(~certain), closer.shape[1])
         shared = np.flatnonzero(extra[block])
         before = np.count_nonzero(closer, axis=1) + closer[:, shared] @ extra[block][shared]
-        return before, places, columns + block.start
+        return before, query_index, columns + block.start
 
     def _single_bound(self, norms: np.ndarray) -> np.ndarray:
         """Error bound ``[queries]`` of the float32 matrix form, for centred query norms ``[queries]``.
@@ -198,10 +198,10 @@ class Points:
         distances, points = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
         for block in blocks(len(queries), min(len(self), self._width)):
             own = queries[block]
-            places, found = self._candidates(own, reach[block])
-            direct = self.direct(own, places, self.rows[found])
-            order = np.lexsort((found, direct, places))
-            first = order[np.searchsorted(places[order], np.arange(len(own)))[:, None] + np.arange(k)]
+            query_index, found = self._candidates(own, reach[block])
+            direct = self.direct(own, query_index, self.rows[found])
+            order = np.lexsort((found, direct, query_index))
+            first = order[np.searchsorted(query_index[order], np.arange(len(own)))[:, None] + np.arange(k)]
             distances[block], points[block] = direct[first], found[first]
         return distances, points
 
@@ -216,9 +216,9 @@ class Points:
                 (*np.nonzero(~(self.half_scores(single, points) < low)), points.start)
                 for points in blocks(len(self), 1, self._width)
             ]
-        places, columns = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+        query_index, columns = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
         starts = np.repeat([part[2] for part in parts], [len(part[0]) for part in parts])
-        return places, columns + starts
+        return query_index, columns + starts
 
     def table(self, queries: np.ndarray) -> np.ndarray:
         """Distances float64 ``[queries, points]`` whose order and ties are those of the direct distances.
@@ -247,9 +247,9 @@ class Points:
         close[:, :-1] |= near
         uncertain = squared <= 1e9 * error[:, None]  # a small difference of large numbers has few right digits
         np.put_along_axis(close, order, close.copy(), axis=1)
-        places, columns = np.nonzero(uncertain | close)
+        query_index, columns = np.nonzero(uncertain | close)
         result: np.ndarray = np.sqrt(np.maximum(squared, 0.0, out=squared), out=squared)
-        result[places, columns] = self.direct(queries, places, self.rows[columns])
+        result[query_index, columns] = self.direct(queries, query_index, self.rows[columns])
         return result
 
 

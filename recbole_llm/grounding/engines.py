@@ -61,8 +61,8 @@ class ExactEngine(Engine):
         """See :class:`Engine`."""
         squared, found = np.empty((len(centred), 0), np.float32), np.empty((len(centred), 0), np.int64)
         for block in blocks(len(self.points), 1, self._block_length(len(centred))):
-            own, places = self._search(centred, block, min(count, block.stop - block.start))
-            squared, found = _merge((squared, own), (found, places + block.start), count)
+            own, indices = self._search(centred, block, min(count, block.stop - block.start))
+            squared, found = _merge((squared, own), (found, indices + block.start), count)
         return squared, found
 
     @abstractmethod
@@ -81,8 +81,8 @@ class KnnEngine(ExactEngine):
         return len(self.points) if self.points.kept else max(1, _BLOCK_ELEMENTS // self.points.dimension)
 
     def _search(self, centred: np.ndarray, block: slice, count: int) -> tuple[np.ndarray, np.ndarray]:
-        squared, places = load_faiss().knn(centred, self.points.centred(block), count)
-        return squared, places
+        squared, indices = load_faiss().knn(centred, self.points.centred(block), count)
+        return squared, indices
 
 
 class TorchEngine(ExactEngine):
@@ -94,9 +94,9 @@ class TorchEngine(ExactEngine):
     def _search(self, centred: np.ndarray, block: slice, count: int) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(all="ignore"):
             scores = torch.from_numpy(self.points.half_scores(centred, block))
-        values, places = torch.topk(scores, count, dim=1)
+        values, indices = torch.topk(scores, count, dim=1)
         norms = np.einsum("nd,nd->n", centred, centred, dtype=np.float64)
-        return norms[:, None] - 2.0 * values.numpy().astype(np.float64), places.numpy()
+        return norms[:, None] - 2.0 * values.numpy().astype(np.float64), indices.numpy()
 
 
 def _merge(
@@ -105,9 +105,9 @@ def _merge(
     """The nearest of two lists per query."""
     if not squared[0].shape[1]:
         return squared[1], found[1]
-    distances, places = np.concatenate(squared, axis=1), np.concatenate(found, axis=1)
+    distances, indices = np.concatenate(squared, axis=1), np.concatenate(found, axis=1)
     order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(places, order, axis=1)
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
 class FaissEngine(Engine):
@@ -177,8 +177,8 @@ class FaissEngine(Engine):
         """See :class:`Engine`."""
         if self._on_gpu and count > _GPU_NEIGHBOURS:
             return KnnEngine(self.points).nearest(centred, count)
-        squared, places = self._index.search(centred, count)
-        return squared, places
+        squared, indices = self._index.search(centred, count)
+        return squared, indices
 
 
 def find_engine(embeddings: np.ndarray, rows: np.ndarray, factory: str, parameters: str, device: str) -> Engine:

@@ -133,15 +133,15 @@ class ItemIndex:
             ``(distances, item_ids)``, both ``[queries, min(k, rankable)]`` of the type of ``queries``: L2 distances
             (not squared) in float64, int64 ids. An approximate index may miss items, but its distances are exact.
         """
-        distances, places = self._nearest(checked_queries(queries, self.dimension), k, k)
-        return like(distances, queries), like(self._ids[places], queries)
+        distances, indices = self._nearest(checked_queries(queries, self.dimension), k, k)
+        return like(distances, queries), like(self._ids[indices], queries)
 
     def rank(self, queries: Array, targets: Array | None, k: int) -> Ranking:
         """Ranks all items: the rankable ones and those that they represent, at the same distance, in the order of ids.
 
         An exact index ranks every target. An approximate one lists the items of the nearest points that it finds, 100
-        points or ``k`` if that is more, and the rank of a target is its place in that list; one that is not listed is
-        not ranked (-1), which every metric at ``k`` and below counts as a miss.
+        points or ``k`` if that is more, and the rank of a target is its position in that list; one that is not listed
+        is not ranked (-1), which every metric at ``k`` and below counts as a miss.
 
         Args:
             queries: ``[queries, d]``.
@@ -155,8 +155,8 @@ class ItemIndex:
         wanted = None if targets is None else checked_ids(targets, len(points), len(self._rankable))
         if self.exact and not self._ascending:
             return rank_scores(-self._table(points, expand=True), wanted, k)
-        distances, places = self._nearest(points, k, k if self.exact else _DEPTH)
-        items, values = self._members.expand(places, distances)
+        distances, indices = self._nearest(points, k, k if self.exact else _DEPTH)
+        items, values = self._members.expand(indices, distances)
         ranking = rank_listed(items, 0.0 - values, wanted, k)
         if self.exact and wanted is not None:
             ranking.ranks[:] = self._count(points, wanted)
@@ -189,18 +189,18 @@ class ItemIndex:
         """The nearest ``k`` rankable items, and more up to ``depth`` if they are found; ties by lower id.
 
         Returns:
-            Distances and places among the rankable items, both ``[queries, max(k, depth)]``, no wider than there are
+            Distances and indices among the rankable items, both ``[queries, max(k, depth)]``, no wider than there are
             items; +inf and -1 behind the last one found.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         k, depth = min(k, len(self._ids)), min(max(k, depth), len(self._ids))
-        distances, places = np.empty((len(points), depth)), np.empty((len(points), depth), dtype=np.int64)
+        distances, indices = np.empty((len(points), depth)), np.empty((len(points), depth), dtype=np.int64)
         for block in blocks(len(points), depth + _SPARE):
-            distances[block], places[block] = self._nearest_by(self._engine, points[block], k, depth)
+            distances[block], indices[block] = self._nearest_by(self._engine, points[block], k, depth)
         if not self.exact and self.recall is None and len(points):
-            self._measure_recall(points, places[:, :k])
-        return distances, places
+            self._measure_recall(points, indices[:, :k])
+        return distances, indices
 
     def _nearest_by(self, engine: Engine, points: np.ndarray, k: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`_nearest`; where an engine finds less than ``k``, or rounding may hide one, others look again."""
@@ -224,21 +224,21 @@ class ItemIndex:
                 direct[again, :k], found[again, :k] = self._nearest_by(exact, points[again], k, k)
         return direct, found
 
-    def _in_order(self, points: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The places of each row and their direct distances, nearest first, equal distances by lower id, -1 last."""
+    def _in_order(self, points: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of each row and their direct distances, nearest first, equal distances by lower id, -1 last."""
         last = len(self._ids)
-        places = np.sort(np.where(places >= 0, places, last), axis=1)  # by id, for the stable sort below
-        places = np.where(places < last, places, -1)
-        direct = self._points.direct_table(points, places)
+        indices = np.sort(np.where(indices >= 0, indices, last), axis=1)  # by id, for the stable sort below
+        indices = np.where(indices < last, indices, -1)
+        direct = self._points.direct_table(points, indices)
         order = np.argsort(direct, axis=1, kind="stable")
-        return np.take_along_axis(places, order, axis=1), np.take_along_axis(direct, order, axis=1)
+        return np.take_along_axis(indices, order, axis=1), np.take_along_axis(direct, order, axis=1)
 
-    def _measure_recall(self, points: np.ndarray, places: np.ndarray) -> None:
+    def _measure_recall(self, points: np.ndarray, indices: np.ndarray) -> None:
         """Compare what was found for some queries with what there is, once, and log it."""
-        k = places.shape[1]
+        k = indices.shape[1]
         sample = np.unique(np.linspace(0, len(points) - 1, _SAMPLE).astype(np.int64))
         exact = self._nearest_by(exact_engine(self._points), points[sample], k, k)[1]
-        found = [len(np.intersect1d(*rows)) / k for rows in zip(exact, places[sample], strict=True)]
+        found = [len(np.intersect1d(*rows)) / k for rows in zip(exact, indices[sample], strict=True)]
         self.recall = float(np.mean(found))
         logger.info(
             "FAISS index %r finds %.1f %% of the exact top %d (recall, measured on %d queries)",

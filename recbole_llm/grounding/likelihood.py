@@ -54,18 +54,18 @@ class LikelihoodGrounding(TitleGrounding):
         bar = tqdm(prompted, desc="score candidates", unit="row", disable=not self.config["show_progress"])
         prompts = rows.prompt_ids
         way = self._way(rows.candidates.shape[1], options.get("row_inputs"))
-        for place, row in enumerate(bar):
+        for index, row in enumerate(bar):
             items = rows.candidates[row][rows.candidates[row] > 0].tolist()
             trie = TitleTrie([self.model.response(item) for item in items], self.model.backbone.eos_token_id)
-            own = title_likelihoods(self.model.llm, [prompts[place]], trie, way=way, **_of_row(options, place, items))
+            own = title_likelihoods(self.model.llm, [prompts[index]], trie, way=way, **_of_row(options, index, items))
             scores[row, : len(items)] = own[0].cpu().numpy()
         return scores
 
 
-def _of_row(options: dict[str, Any], place: int, items: list[int]) -> dict[str, Any]:
+def _of_row(options: dict[str, Any], index: int, items: list[int]) -> dict[str, Any]:
     """The options of one row, whose assistant knows no items but these."""
     assistant: Assistant | None = options["assistant"]
     if assistant is not None:
-        assistant = replace(assistant, item_scores=assistant.item_scores[[place]][:, items])
-    inputs = {name: values[[place]] for name, values in options["row_inputs"].items()}
+        assistant = replace(assistant, item_scores=assistant.item_scores[[index]][:, items])
+    inputs = {name: values[[index]] for name, values in options["row_inputs"].items()}
     return {**options, "assistant": assistant, "row_inputs": inputs}

@@ -63,5 +63,5 @@ def _checked_ranks(ranks: Array, k: int) -> np.ndarray:
     if k < 1:
         raise ValueError(f"the cut-off must be at least 1, got {k}")
     if values.ndim != 1 or (values < 0).any():
-        raise ValueError("ranks must be [rows] and not negative (0 is the first place)")
+        raise ValueError("ranks must be [rows] and not negative (0 is the best)")
     return values

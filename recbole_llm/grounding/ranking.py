@@ -56,8 +56,8 @@ class Ranking:
     def spread(self, rows: Sequence[int] | np.ndarray, n_rows: int) -> Ranking:
         """This ranking as that of ``rows`` among ``n_rows``; the others rank nothing."""
         whole = Ranking.nothing(n_rows, self.top_items.shape[1])
-        places = np.asarray(rows, dtype=np.int64)
-        whole.ranks[places], whole.top_items[places], whole.top_scores[places] = (
+        index = np.asarray(rows, dtype=np.int64)
+        whole.ranks[index], whole.top_items[index], whole.top_scores[index] = (
             self.ranks,
             self.top_items,
             self.top_scores,
@@ -100,7 +100,7 @@ def rank_listed(items: np.ndarray, scores: np.ndarray, targets: Array | None, k:
     Args:
         items: int64 ``[rows, listed]``, in any order, none twice in a row; 0 fills up a shorter list.
         scores: float64 ``[rows, listed]``, larger is better; not read where the item is 0.
-        targets: int ``[rows]``, item ids; None for none. A target beyond the k-th place has a rank if it is listed.
+        targets: int ``[rows]``, item ids; None for none. A target beyond the k-th position has a rank if it is listed.
         k: length of the lists, at least 1.
     """
     if k < 1:
@@ -115,8 +115,8 @@ def rank_listed(items: np.ndarray, scores: np.ndarray, targets: Array | None, k:
     ranking.top_items[:, :width], ranking.top_scores[:, :width] = items[:, :width], scores[:, :width]
     if targets is not None:
         is_target = listed & (items == np.asarray(targets)[:, None])
-        rows, places = np.nonzero(is_target)
-        ranking.ranks[rows] = places
+        rows, positions = np.nonzero(is_target)
+        ranking.ranks[rows] = positions
     return ranking
 
 

@@ -107,9 +107,9 @@ def gamma_ranks(distances: Array, weights: Array, targets: Array, gammas: Sequen
     step = max(1, _BLOCK_ELEMENTS // table.shape[1])
     for block in (slice(start, start + step) for start in range(0, len(ids), step)):
         normalised = _normalised(table[block])
-        for place, gamma in enumerate(gammas):
-            boost = shared[place] if shared else _boost(weight[block], gamma)
-            ranks[place, block] = _ranks(_apply(normalised, boost, table.dtype), ids[block])
+        for index, gamma in enumerate(gammas):
+            boost = shared[index] if shared else _boost(weight[block], gamma)
+            ranks[index, block] = _ranks(_apply(normalised, boost, table.dtype), ids[block])
     return ranks
 
 

@@ -84,7 +84,7 @@ class Passes(ABC):
 
     @abstractmethod
     def behind_prompts(self, prompts: Sequence[Tokens], rows: Tensor) -> Tensor:
-        """Logits [prompts, vocabulary] of the first new token; `rows` [prompts] are their places in the call."""
+        """Logits [prompts, vocabulary] of the first new token; `rows` [prompts] are their indices in the call."""
 
     @abstractmethod
     def select(self, source: Tensor) -> None:

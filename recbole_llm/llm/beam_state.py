@@ -18,7 +18,7 @@ class Live:
     Before the first selection a row has one beam, its prompt; afterwards `num_beams`, the best first.
     """
 
-    rows: Tensor  # [rows] place among all prompts of the call
+    rows: Tensor  # [rows] index among all prompts of the call
     tokens: Tensor  # [rows, beams, generated]
     scores: Tensor  # [rows, beams] sums of log-probabilities; -inf: no such beam
     finished_scores: Tensor  # [rows, num_beams] scores of the best hypotheses, the best first; -inf: none yet

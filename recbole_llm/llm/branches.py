@@ -32,8 +32,8 @@ class AnswerTree:
 
     Attributes:
         tokens: the tokens that something follows, each once; a token comes after the one before it.
-        parents: place in ``tokens`` of the token before each; -1 is the last prompt token.
-        predictions: (answer, place of the token before, token) of every answer token, answer by answer.
+        parents: index in ``tokens`` of the token before each; -1 is the last prompt token.
+        predictions: (answer, index of the token before, token) of every answer token, answer by answer.
     """
 
     tokens: list[int]
@@ -46,24 +46,24 @@ class AnswerTree:
         tokens: list[int] = []
         parents: list[int] = []
         predictions: list[tuple[int, int, int]] = []
-        places: dict[tuple[int, int], int] = {}
+        indices: dict[tuple[int, int], int] = {}
         for index, answer in enumerate(answers):
             before = -1
             for step, token in enumerate(answer, start=1):
                 predictions.append((index, before, token))
                 if step == len(answer):
                     break
-                if (before, token) not in places:
-                    places[before, token] = len(tokens)
+                if (before, token) not in indices:
+                    indices[before, token] = len(tokens)
                     tokens.append(token)
                     parents.append(before)
-                before = places[before, token]
+                before = indices[before, token]
         return cls(tokens, parents, predictions)
 
     @property
     def is_chain(self) -> bool:
         """Whether there is a single branch, for which a causal mask will do."""
-        return all(parent == place - 1 for place, parent in enumerate(self.parents))
+        return all(parent == position - 1 for position, parent in enumerate(self.parents))
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _seen(mask: np.ndarray, start: int, tree: AnswerTree) -> np.ndarray:
     width = len(mask)
     seen: np.ndarray = np.tri(width, dtype=bool) & (mask == 1)
     np.fill_diagonal(seen, True)
-    for place, parent in enumerate(tree.parents):
-        column = start + place
+    for position, parent in enumerate(tree.parents):
+        column = start + position
         seen[column] = seen[start + parent]
         seen[column, column] = True
     return seen
@@ -150,8 +150,8 @@ def _queries(trees: Sequence[AnswerTree], starts: Sequence[int]) -> list[Tensor]
         for answer, before, token in tree.predictions
     ]
     rows, columns, targets, answers = (torch.tensor(values) for values in zip(*entries, strict=True))
-    places, queries = torch.unique(torch.stack([rows, columns]), dim=1, return_inverse=True)
-    return [places[0], places[1], queries, targets, rows, answers]
+    indices, queries = torch.unique(torch.stack([rows, columns]), dim=1, return_inverse=True)
+    return [indices[0], indices[1], queries, targets, rows, answers]
 
 
 @dataclass(frozen=True)
@@ -199,13 +199,13 @@ class BranchScorer:
         batch = branch_batch(prompts, answers, self.pad_token_id)
         if batch.attention_mask.ndim == 2 or self.takes_branches(batch.input_ids.shape[1]):
             return AnswerLogProbs(self.run(batch), batch.rows.to(self.device), batch.answers.to(self.device))
-        values, rows, places = [], [], []
+        values, rows, indices = [], [], []
         for index in range(len(answers[0])):
             alone = branch_batch(prompts, [[own[index]] for own in answers], self.pad_token_id)
             values.append(self.run(alone))
             rows.append(alone.rows.to(self.device))
-            places.append(torch.full_like(rows[-1], index))
-        return AnswerLogProbs(torch.cat(values), torch.cat(rows), torch.cat(places))
+            indices.append(torch.full_like(rows[-1], index))
+        return AnswerLogProbs(torch.cat(values), torch.cat(rows), torch.cat(indices))
 
     @property
     def device(self) -> torch.device:
@@ -272,8 +272,8 @@ def branch_scores(model: nn.Module, sample: Sample) -> Tensor:
     batch = branch_batch(sample.prompts, [answers[::-1]] * n_prompts, sample.pad_token_id)
     batch = only(batch, batch.answers >= N_FILLERS)
     values = BranchScorer(model, sample.pad_token_id).run(batch)
-    places = (batch.rows * n_answers + len(answers) - 1 - batch.answers).to(values.device)
-    return values.new_zeros(n_prompts * n_answers).index_add(0, places, values).view(n_prompts, n_answers)
+    indices = (batch.rows * n_answers + len(answers) - 1 - batch.answers).to(values.device)
+    return values.new_zeros(n_prompts * n_answers).index_add(0, indices, values).view(n_prompts, n_answers)
 
 
 def only(batch: BranchBatch, asked: Tensor) -> BranchBatch:

@@ -97,7 +97,7 @@ def log_probs_at(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities, among the whole vocabulary, of some tokens of each row.
 
     On a CPU writing a log-softmax of rows x vocabulary to memory, to read a few numbers of it, costs more than
-    computing it: it is computed for as many rows at once as the caches hold, always in the same place.
+    computing it: it is computed for as many rows at once as the caches hold, always in the same buffer.
 
     Args:
         logits: [rows, vocabulary], without gradients.
@@ -109,10 +109,10 @@ def log_probs_at(logits: Tensor, tokens: Tensor) -> Tensor:
     n_rows = max(1, len(logits))
     if logits.device.type == "cpu":
         n_rows = max(1, torch.get_num_threads() * _CACHED // logits.shape[1])
-    place = torch.empty(min(n_rows, len(logits)), logits.shape[1], device=logits.device)
+    buffer = torch.empty(min(n_rows, len(logits)), logits.shape[1], device=logits.device)
     found = torch.empty(tokens.shape, device=logits.device)
     for own, wanted, values in zip(*(rows.split(n_rows) for rows in (logits, tokens, found)), strict=True):
-        log_probs = torch.log_softmax(own, dim=1, dtype=torch.float32, out=place[: len(own)])
+        log_probs = torch.log_softmax(own, dim=1, dtype=torch.float32, out=buffer[: len(own)])
         torch.gather(log_probs, 1, wanted, out=values)
     return found
 

@@ -162,8 +162,8 @@ def encode_in_batches(
         )
     if len(distinct) == len(texts):  # tables may be large: no copy where none is needed
         return vectors
-    place = {text: i for i, text in enumerate(distinct)}
-    return vectors[[place[text] for text in texts]]
+    row_of = {text: i for i, text in enumerate(distinct)}
+    return vectors[[row_of[text] for text in texts]]
 
 
 def mean_state(hidden: Tensor, mask: Tensor) -> Tensor:

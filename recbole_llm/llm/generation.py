@@ -57,7 +57,7 @@ class TokenConstraint(Protocol):
         Args:
             generated: int64 [sequences, generated], the tokens so far, without the prompt.
             logits: [sequences, vocabulary].
-            prompts: int64 [sequences], place of the sequence's prompt in the call.
+            prompts: int64 [sequences], index of the sequence's prompt in the call.
         """
         ...
 
@@ -153,11 +153,11 @@ class _Search:
     return_beams: bool
 
     def run(self, prompts: Mapping[int, Sequence[int]], passes: Passes) -> dict[int, Generation]:
-        """Searches one batch; prompts and answers by their place in the call."""
+        """Searches one batch; prompts and answers by their index in the call."""
         rows = torch.tensor(list(prompts), device=passes.llm.device)
         logits = passes.behind_prompts(list(prompts.values()), rows)
         live = Live.start(rows, self.num_beams, passes)
-        answers = {place: Generation([], -math.inf, False) for place in prompts}
+        answers = {index: Generation([], -math.inf, False) for index in prompts}
         for length in range(1, self.max_new_tokens + 1):
             candidates = self.extend(live, logits, is_last=length == self.max_new_tokens)
             finished_scores = self.finish(live, candidates, length**self.length_penalty, answers)
@@ -233,9 +233,9 @@ class _Search:
         self, live: Live, candidates: Extensions, scores: Tensor, order: Tensor, answers: dict[int, Generation]
     ) -> None:
         """Adds the new hypotheses to each row's best ones; among equal scores the earlier stays first."""
-        places, beams = scores.isfinite().nonzero(as_tuple=True)
-        rows, sequences = live.rows[places].tolist(), candidates.tokens[places, order[places, beams]].tolist()
-        for row, tokens, score in zip(rows, sequences, scores[places, beams].tolist(), strict=True):
+        indices, beams = scores.isfinite().nonzero(as_tuple=True)
+        rows, sequences = live.rows[indices].tolist(), candidates.tokens[indices, order[indices, beams]].tolist()
+        for row, tokens, score in zip(rows, sequences, scores[indices, beams].tolist(), strict=True):
             answers[row].beams.append(self.hypothesis(tokens, score))
         for row in set(rows):
             answers[row].beams.sort(key=lambda beam: -beam.score)

@@ -80,7 +80,7 @@ def title_likelihoods(
         ValueError: A prompt is empty, or the assistant has not one row per prompt.
         FloatingPointError: The model's logits are not a number.
     """
-    if empty := [place for place, prompt in enumerate(prompts) if len(prompt) == 0]:
+    if empty := [index for index, prompt in enumerate(prompts) if len(prompt) == 0]:
         raise ValueError(f"prompt {empty[0]} is empty: a decoder needs at least one token to continue")
     if assistant is not None and len(assistant.item_scores) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
@@ -98,7 +98,7 @@ def title_likelihoods(
     with evaluating(model), torch.no_grad(), bar:
         for batch in length_batches(costs, max_batch_tokens):
             inputs = {name: values[batch] for name, values in (row_inputs or {}).items()}
-            log_probs = walk.run([prompts[place] for place in batch], inputs)
+            log_probs = walk.run([prompts[index] for index in batch], inputs)
             helper = None if assistant is None else Assistant(assistant.item_scores[batch], assistant.lm_weight)
             scores[batch] = title_scores(
                 trie, log_probs, length_penalty=length_penalty, renormalize=renormalize, assistant=helper

@@ -1,4 +1,4 @@
-"""Parts of models of transformers and peft, which declare no types: the one place that casts them."""
+"""Parts of models of transformers and peft, which declare no types: the one module that casts them."""
 
 from __future__ import annotations
 

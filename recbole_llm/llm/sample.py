@@ -107,7 +107,7 @@ class Sample:
     @cached_property
     def wrong(self) -> Tensor:
         """The same where each answer sees another one before it: what an ignored mask would give."""
-        return self._scores(lambda place: self.answers[place - 1][:-1])
+        return self._scores(lambda index: self.answers[index - 1][:-1])
 
     @cached_property
     def rows(self) -> Tensor:
@@ -158,7 +158,7 @@ class Sample:
     def _scores(self, between: Callable[[int], list[int]]) -> Tensor:
         """Plain log-probabilities of the answers, with the tokens `between` put before each."""
         rows = [
-            [self._score([*prompt, *between(place)], answer) for place, answer in enumerate(self.answers)]
+            [self._score([*prompt, *between(index)], answer) for index, answer in enumerate(self.answers)]
             for prompt in self.prompts
         ]
         return torch.tensor(rows, dtype=torch.float64)

@@ -31,10 +31,10 @@ class Piece:
 
     tokens: Tensor  # [nodes]
     depths: Tensor  # [nodes]
-    kept: Tensor  # [path] places, in the previous piece's path and nodes, of the path to the first node
+    kept: Tensor  # [path] indices, in the previous piece's path and nodes, of the path to the first node
     sees: Tensor  # bool [nodes, path + nodes]
     children: Tensor  # [edges] trie nodes whose log-probability is read off
-    rows: Tensor  # [edges] place of their parent among the nodes
+    rows: Tensor  # [edges] index of their parent among the nodes
     child_tokens: Tensor  # [edges]
 
 
@@ -141,9 +141,9 @@ class TreeWalk:
         return Piece(*(torch.tensor(array, device=self.device) for array in arrays))
 
 
-def _keep(cache: Cache, n_prompt: int, places: Tensor) -> None:
-    """Drops all slots behind the prompt but `places`, counted from its end."""
-    slots = torch.cat((torch.arange(n_prompt, device=places.device), places + n_prompt))
+def _keep(cache: Cache, n_prompt: int, offsets: Tensor) -> None:
+    """Drops all slots behind the prompt but `offsets`, counted from its end."""
+    slots = torch.cat((torch.arange(n_prompt, device=offsets.device), offsets + n_prompt))
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[:, :, slots], layer.values[:, :, slots]
 
@@ -166,11 +166,11 @@ class RowWalk:
     def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor]) -> Tensor:
         """Log-probabilities float32 [prompts, nodes], the root's 0; `inputs` of the forward pass are [prompts, ...]."""
         found = torch.zeros(len(prompts), self.trie.n_nodes, device=self.device)
-        for place, prompt in enumerate(prompts):
-            own = {name: values[[place]] for name, values in inputs.items()}
+        for index, prompt in enumerate(prompts):
+            own = {name: values[[index]] for name, values in inputs.items()}
             for titles in length_batches([len(prompt) + len(title) for title in self._titles], self.max_batch_tokens):
                 nodes, values = self._pass(prompt, titles, own)
-                found[place, nodes] = values
+                found[index, nodes] = values
         return found
 
     def _pass(
@@ -181,10 +181,10 @@ class RowWalk:
         ids, mask = pad_batch(rows, self.pad_token_id, self.device, left=True)
         lengths = torch.from_numpy(self.trie.lengths[list(titles)]).to(self.device)
         steps = torch.arange(int(lengths.max()), device=self.device)
-        places, columns = (steps < lengths[:, None]).nonzero(as_tuple=True)
+        title_index, columns = (steps < lengths[:, None]).nonzero(as_tuple=True)
         inputs = {name: values.expand(len(rows), *values.shape[1:]) for name, values in inputs.items()}
-        ends = ids.shape[1] - lengths[places] + columns  # where the token before each one stands
-        logits = logits_at(self.model, places, ends, ids, mask, inputs=inputs)
-        nodes = torch.from_numpy(self.trie.paths[list(titles)]).to(self.device)[places, columns]
+        ends = ids.shape[1] - lengths[title_index] + columns  # where the token before each one stands
+        logits = logits_at(self.model, title_index, ends, ids, mask, inputs=inputs)
+        nodes = torch.from_numpy(self.trie.paths[list(titles)]).to(self.device)[title_index, columns]
         tokens = torch.from_numpy(self.trie.tokens).to(self.device)[nodes]
         return nodes, logits.float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]

@@ -183,8 +183,8 @@ class PrefixIndex:
         if length > len(self._coefficients):
             return prefixes.new_full((len(prefixes),), missing)
         hashes = ((prefixes + 1) * self._coefficients[:length]).sum(dim=1)
-        place = torch.searchsorted(self._hashes, hashes).clamp_(max=len(self._hashes) - 1)
-        known = (self._titles[self._first_titles[place], :length] == prefixes).all(dim=1) & (
-            self._hashes[place] == hashes
+        index = torch.searchsorted(self._hashes, hashes).clamp_(max=len(self._hashes) - 1)
+        known = (self._titles[self._first_titles[index], :length] == prefixes).all(dim=1) & (
+            self._hashes[index] == hashes
         )
-        return torch.where(known, self._nodes[place], missing)
+        return torch.where(known, self._nodes[index], missing)

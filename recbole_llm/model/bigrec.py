@@ -208,10 +208,10 @@ class BIGRec(LLMRecommender):
         table = self.item_embeddings
         queries = np.zeros((len(answers), table.shape[1]), dtype=np.float32)
         if unknown:
-            place = {answer: row for row, answer in enumerate(unknown)}
+            row_of = {answer: row for row, answer in enumerate(unknown)}
             vectors = self.embed(unknown)
         for row, (answer, item) in enumerate(zip(answers, items, strict=True)):
-            queries[row] = table[item] if item is not None else vectors[place[answer]]
+            queries[row] = table[item] if item is not None else vectors[row_of[answer]]
         return queries
 
     def title_vectors(self, items: Sequence[int] | np.ndarray) -> np.ndarray:

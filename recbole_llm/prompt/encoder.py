@@ -190,7 +190,7 @@ class PromptEncoder(ABC):
         kept = [index for index, item in enumerate(example.history) if self.titles[item] is not None]
         candidates = self._titled(example.candidates)
         if bool(candidates) != self.lists_candidates:
-            raise ValueError("candidates are listed where the layout has a place for them, and only there")
+            raise ValueError("candidates are listed where the layout has a slot for them, and only there")
         return replace(
             example,
             history=[example.history[index] for index in kept],

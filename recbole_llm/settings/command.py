@@ -107,9 +107,9 @@ def parse_command(argv: Sequence[str]) -> Command:
         InputError: see :func:`parse_words`; no model or data set, a model named twice, an unreadable config file, or a
             setting of a model that is not run.
     """
-    for place, word in enumerate(argv):
+    for index, word in enumerate(argv):
         if word.partition("=")[0] in ("--help", "-h"):
-            following = argv[place + 1] if len(argv) > place + 1 and not argv[place + 1].startswith("-") else ""
+            following = argv[index + 1] if len(argv) > index + 1 and not argv[index + 1].startswith("-") else ""
             return Command(help=True, help_word=word.partition("=")[2] or following)
     settings = parse_argv(argv)
     files = split_names(settings.pop("config_files", None))
@@ -135,7 +135,7 @@ def parse_command(argv: Sequence[str]) -> Command:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Settings from one place: bare ones, and those of one model only."""
+    """Settings from one source: bare ones, and those of one model only."""
 
     source: str
     shared: Mapping[str, Any]

@@ -33,7 +33,7 @@ NOT_LEARNED = frozenset(
     "generation_batch_tokens category_field candidates title_field title_with".split()
 )
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
-PLACES = ("data_path", "checkpoint_dir")
+FOLDERS = ("data_path", "checkpoint_dir")
 FILES = ("coreset_file", "sd_file", "llm_path", "coreset_encoder", "pre_model_path")
 
 
@@ -116,9 +116,9 @@ class Config(RecBoleConfig):
             known = known.difference(NOT_FOR_CLICKS)
         found = {key: value for key, value in self.to_dict().items() if key in known}
         found[GIVEN] = sorted(set(self.external_config_dict) & set(found))
-        for key in (*PLACES, *FILES):
+        for key in (*FOLDERS, *FILES):
             value = found.get(key)
-            if isinstance(value, str) and (key in PLACES or os.path.exists(value)):
+            if isinstance(value, str) and (key in FOLDERS or os.path.exists(value)):
                 found[key] = os.path.abspath(value)
         return found
 
@@ -140,7 +140,7 @@ class Config(RecBoleConfig):
         if task_of(find_model(name)) == self.task:
             carried.update(recbole_arguments("evaluation_arguments"))
         settings = {key: value for key, value in self.external_config_dict.items() if key in carried}
-        settings |= {key: self[key] for key in PLACES}
+        settings |= {key: self[key] for key in FOLDERS}
         config = Config(name, self.dataset, settings={**settings, **(self["recommender_config"] or {})})
         config["load_col"] = copy.deepcopy(self["load_col"])
         return config

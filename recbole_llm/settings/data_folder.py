@@ -33,12 +33,12 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
     by_recbole = os.path.join(data_path, name)
     if name in urls and not os.path.isdir(by_recbole):
         return by_recbole
-    place = Path(data_path)
-    if not place.is_dir():
+    root = Path(data_path)
+    if not root.is_dir():
         hint = suggestion(name, [BUILT_IN], "; set data_path to the right one")
         message = f"no data set '{name}': the folder {data_path} does not exist{hint}"
         raise InputError(message, kind="file", about="data_path")
-    found = sorted(folder.name for folder in place.iterdir() if has_data(folder, folder.name))
+    found = sorted(folder.name for folder in root.iterdir() if has_data(folder, folder.name))
     there = f"; found there: {', '.join(found[:20]) or 'none'}"
     hint = suggestion(name, found, "; set data_path")
     raise InputError(f"no data set '{name}' in {data_path}{there}{hint}", kind="unknown", about="dataset")

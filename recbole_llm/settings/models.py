@@ -118,8 +118,8 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
 
 def _files_of(class_name: str, folder: Path) -> list[Path]:
     """Property files of one class: ours, and a third party's, which lies beside the class's module."""
-    places = (find_properties() / "model", folder)
-    return [place / f"{class_name}.yaml" for place in places if (place / f"{class_name}.yaml").is_file()]
+    folders = (find_properties() / "model", folder)
+    return [own / f"{class_name}.yaml" for own in folders if (own / f"{class_name}.yaml").is_file()]
 
 
 # ------------------------------------------------------------------------------------------------------------- names

@@ -89,7 +89,7 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     Args:
         model: name of a model or preset, or a class; the user's key ``model`` if None.
         dataset: name of the data set; the user's key ``dataset`` if None.
-        user: what the user set, values parsed; later places have already won. With a key ``given``, as the config.yaml
+        user: what the user set, values parsed; later sources have already won. With a key ``given``, as the config.yaml
             of a run has it, only the settings it names are the user's, the others defaults as they were resolved then.
 
     Raises:

@@ -184,8 +184,8 @@ def _find(module: str) -> Path | None:
     if not rest:
         return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
     for folder in spec.submodule_search_locations or ():
-        place = Path(folder).joinpath(*rest)
-        for file in (place.with_suffix(".py"), place / "__init__.py"):
+        path = Path(folder).joinpath(*rest)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():
                 return file
     return None

@@ -13,7 +13,7 @@ from recbole.utils import argument_list
 
 from recbole_llm.property_files import dump_yaml, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES
-from recbole_llm.settings.config import PLACES, Config, union_load_col
+from recbole_llm.settings.config import FOLDERS, Config, union_load_col
 from recbole_llm.settings.defaults import known_keys
 from recbole_llm.settings.models import recbole_models
 from tests.refusals import refused
@@ -372,7 +372,7 @@ def test_the_settings_of_a_run_are_a_config_file_for_the_same_run(model, setting
     config, file = Config(model, "ml-100k", config_dict=settings), tmp_path / "config.yaml"
     file.write_text(dump_yaml(config.settings()))
     assert settings.items() <= config.settings().items()
-    again, places = Config(model, "ml-100k", [file]), {key: os.path.abspath(config[key]) for key in PLACES}
+    again, places = Config(model, "ml-100k", [file]), {key: os.path.abspath(config[key]) for key in FOLDERS}
     assert again.to_dict() | places == config.to_dict() | places and again.settings() == config.settings()
 
 

@@ -157,7 +157,7 @@ def promising_pairs(
 
 
 def lower_bounds(rows: np.ndarray, duals: Duals, leaving: np.ndarray, n_members: int) -> np.ndarray:
-    """K_i + F(o; f without i): at most the transport after the exchange, exact where a row returns to its own place.
+    """K_i + F(o; f without i): at most the transport after the exchange, exact where a row returns to where it was.
 
     Args:
         rows: float64 ``[k, m]``, costs of the rows that come in.
