@@ -122,7 +122,7 @@ def load_entry(entry: EntryPoint) -> Any:
     except (ImportError, AttributeError) as error:
         kind = "model" if entry.group in (OLD_MODEL_GROUP, "recbole_llm.model") else entry.group.rpartition(".")[2]
         raise InputError(
-            f"{kind} {entry.name} of another package ({entry.value}) does not load: {error}", kind="environment"
+            f"{kind} {entry.name} of another package ({entry.value}) cannot be loaded: {error}", kind="environment"
         ) from error
 
 

@@ -121,7 +121,7 @@ class StageStore:
                     if not ours:
                         self.reused.append(stage)
                     return folder
-                log.warning("Stage %s: %s is damaged (%s); it is rebuilt.", stage, folder, damage)
+                log.warning("Stage %s: %s is damaged (%s); rebuilding it", stage, folder, damage)
                 shutil.rmtree(folder)
             self._compute(stage, folder, facts, compute, resumable)
         return folder
@@ -132,7 +132,7 @@ class StageStore:
             lock.acquire(timeout=0)
             lock.release()
         except Timeout:
-            log.info("Stage %s is being computed by another run; waiting for it.", folder.name)
+            log.info("Stage %s is being computed by another run; waiting for it", folder.name)
         return lock
 
     def _compute(

@@ -76,7 +76,7 @@ def test_a_sequential_models_own_score_is_the_logit_of_a_like():
         (
             "BIGRec,TALLRec",
             [THRESHOLD, "--TALLRec.valid_metric=AUC"],
-            "model: TALLRec predicts clicks and BIGRec ranks items: they share no table",
+            "model: TALLRec predicts clicks and BIGRec ranks items: they cannot share a table",
         ),
         ("FM,Pop", [THRESHOLD, "--FM.valid_metric=AUC"], "model: FM predicts clicks and Pop ranks items"),
         (
@@ -132,4 +132,4 @@ def test_what_does_not_go_together_is_told_in_one_line(command, capsys, models, 
 def test_an_llm_that_splits_the_answers_is_refused(command, capsys, llama):
     done = command("TALLRec", THRESHOLD, "--valid_metric=AUC", f"--llm_path={llama}")
     assert done.status == 2
-    assert "llm_path: its tokenizer has no single token for each of Yes and No" in capsys.readouterr().err
+    assert "llm_path: its tokenizer needs single tokens for Yes and No" in capsys.readouterr().err

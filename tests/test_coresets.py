@@ -357,7 +357,7 @@ def test_rows_are_chosen_for_clicks(click_coreset, name):
         (["--coreset=el2n", "--coreset_pool=0.01"], "coreset_pool: 0.01 of 24 rows is less than one; raise it"),
         (
             ["--coreset=dealrec", "--adapter=ilora", "--ilora_permuted=True", "--lora_r=4"],
-            "ilora_permuted: coreset dealrec goes by the LLM before training",
+            "ilora_permuted: coreset dealrec reads the LLM before training",
         ),
         (["--coreset=random", "--coreset_unit=item"], "coreset_unit: 'item' is not allowed; give one of row, user"),
         (["--coreset=dealrec", "--dealrec_hard_prune_ratio=1.0"], "dealrec_hard_prune_ratio: 1.0 is not allowed"),
@@ -389,11 +389,11 @@ def test_rows_are_chosen_for_clicks(click_coreset, name):
         ),
         (
             ["--coreset=dsir", "--eval_args={split: {LS: test_only}}", "--stopping_step=0"],
-            "coreset: dsir looks at validation rows, and there are none; change eval_args",
+            "coreset: dsir needs validation rows, and there are none; change eval_args",
         ),
         (
             ["--coreset=goracs", "--eval_args={split: {LS: test_only}}", "--stopping_step=0"],
-            "coreset: goracs looks at validation rows, and there are none; change eval_args",
+            "coreset: goracs needs validation rows, and there are none; change eval_args",
         ),
         (["--coreset=goracs", "--goracs_gradient_weight=-1"], "goracs_gradient_weight: -1 is not allowed"),
         (["--coreset=goracs", "--goracs_max_exchanges=-1"], "goracs_max_exchanges: -1 is not allowed"),

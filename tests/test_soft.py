@@ -236,8 +236,8 @@ def test_answers_given_back_as_a_file_make_an_equal_run_without_fine_tuning(both
 @pytest.mark.parametrize(
     ("change", "more", "message"),
     [
-        (lambda lines: lines[:-1], (), "has 23 answers for 24 training rows; distil these"),
-        (lambda lines: lines[::-1], (), "line 1 of .* belongs to another row, prompt or order; distil these"),
+        (lambda lines: lines[:-1], (), "has 23 answers for 24 training rows; leave sd_file out"),
+        (lambda lines: lines[::-1], (), "line 1 of .* belongs to another row, prompt or order; leave sd_file out"),
         (lambda lines: lines, ("--train_sample_size=20",), "has 24 answers for 20 training rows"),
         (lambda lines: lines, ("--seed=1",), "line . of .* belongs to another row, prompt or order"),
         (lambda lines: lines, ("--domain=movie",), "line 1 of .* belongs to another row, prompt or order"),

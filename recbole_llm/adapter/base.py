@@ -162,7 +162,8 @@ class Adapter(Declared, ABC):
             )
         if belongs_to != fingerprint:
             raise InputError(
-                f"adapter {folder}: it belongs to LLM {belongs_to}, not to {fingerprint}; use its own LLM",
+                f"adapter {folder}: it was trained on LLM {belongs_to}, not on {fingerprint}; load the LLM it was "
+                "trained on",
                 kind="conflict",
             )
         if not hashes or hashes != _weight_hashes(folder):

@@ -136,7 +136,7 @@ class LoraAdapter(Adapter):
         for name, loaded in _peft_state(model).items():
             if not torch.equal(loaded.cpu(), state[name].to(loaded.dtype)):
                 raise InputError(
-                    f"adapter {folder}: {name} did not arrive in the model; report this with your peft version",
+                    f"adapter {folder}: {name} was not loaded into the model; report this with your peft version",
                     kind="environment",
                 )
 
@@ -171,7 +171,7 @@ def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> 
         if not any(full == name or full.endswith(f".{name}") for full in linear):
             raise InputError(
                 "lora_target_modules",
-                f"{name!r} is no linear map of the LLM; choose from {', '.join(sorted(endings))}",
+                f"{name!r} is not a linear layer of the LLM; choose from {', '.join(sorted(endings))}",
                 kind="unknown",
             )
     return chosen

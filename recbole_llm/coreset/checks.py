@@ -77,7 +77,7 @@ def checked_budget(budget: object, available: int) -> int:
     """Rows to select, at most those available; a warning where the budget is larger."""
     wanted = checked_count("coreset budget", budget)
     if wanted > available:
-        log.warning("The coreset budget of %d exceeds the %d rows there are to select: all are.", wanted, available)
+        log.warning("coreset budget %d exceeds the %d rows to select from: selecting all of them", wanted, available)
     return min(wanted, available)
 
 

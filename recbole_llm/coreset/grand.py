@@ -57,6 +57,9 @@ def grand_scores(
     try:
         return torch.func.vmap(norm, chunk_size=max(1, _CHUNK_ELEMENTS // params.numel()))(dict(batch))
     except RuntimeError as error:  # recurrent networks and in-place operations
-        log.info("GraNd row by row: the model cannot be run on many rows at once (%s).", str(error).splitlines()[0])
+        log.info(
+            "GraNd: using one backward pass per row, as the model cannot be differentiated for many rows at once (%s)",
+            str(error).splitlines()[0],
+        )
         n_rows = len(next(iter(batch.values())))
         return torch.stack([norm({name: values[row] for name, values in batch.items()}) for row in range(n_rows)])

@@ -102,7 +102,7 @@ def join_on_ids(ids: Array, other_ids: Array, other_scores: Array) -> np.ndarray
     ids, other_ids = checked_ids(ids), checked_ids(other_ids)
     if different := len(np.setxor1d(ids, other_ids)):
         raise InputError(
-            f"coreset: the scores are not of the same rows: {different} ids occur on one side only", kind="conflict"
+            f"coreset: the two scores cover different rows: {different} ids occur in only one of them", kind="conflict"
         )
     scores = to_numpy(other_scores)
     check_length("scores", len(scores), len(ids))

@@ -49,7 +49,7 @@ def adaptive_weight(distance: float, initial_distance: float, alpha: float, epoc
     if epoch == 0 or alpha == 0:
         return 1.0
     if initial_distance <= NO_DISTANCE:
-        log.warning("The untuned LLM's answers already are the true titles: distilled answers get no weight.")
+        log.warning("The untuned LLM already answers with the true titles: distilled answers get weight 0")
         return 0.0
     return math.exp(min(alpha * (distance / initial_distance - 1), 0.0))
 

@@ -95,9 +95,11 @@ def _phase_candidates(
     if lacks.any():
         raise ValueError(f"row {lacks.argmax()} of {phase}: the target is not among the candidates")
     if (fewer := (sizes > 0) & (sizes < n)).any():
-        log.warning("%d %s rows have fewer than %d candidates, %d at least.", fewer.sum(), phase, n, sizes[fewer].min())
+        log.warning(
+            "%d %s rows have fewer than %d candidates (shortest list: %d)", fewer.sum(), phase, n, sizes[fewer].min()
+        )
     if untitled := int((sizes == 0).sum()):
-        log.warning("%d %s rows have a target without a title and no candidates.", untitled, phase)
+        log.warning("%d %s rows have no candidates: their target has no title", untitled, phase)
     return drawn
 
 

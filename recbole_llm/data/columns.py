@@ -180,11 +180,11 @@ def _check_value_filters(config: Settings, columns: Mapping[str, str]) -> None:
     for field, value in filters.items():
         kind = columns.get(field, "")
         if kind.startswith("float") and not _INTERVAL.fullmatch(str(value).strip()):
-            raise InputError("val_interval", f"'{field}' holds numbers, and {value!r} is no interval of them; {_LIKE}")
+            raise InputError("val_interval", f"'{field}' holds numbers, and {value!r} is not an interval; {_LIKE}")
         if kind.startswith("token") and not (isinstance(value, list) and all(isinstance(part, str) for part in value)):
             raise InputError(
                 "val_interval",
-                f"'{field}' holds texts, and {value!r} is no list of texts; give them in quotes: ['a', 'b']",
+                f"'{field}' holds texts, and {value!r} is not a list of texts; give them in quotes: ['a', 'b']",
             )
 
 

@@ -22,7 +22,9 @@ def filter_link(self: KnowledgeBasedDataset) -> None:
     shared = [entity for entity, count in Counter(self.item2entity.values()).items() if count > 1]
     name = f"{self.dataset_name}.link"
     if shared:
-        raise InputError("", f"{name} links several items to entity '{shared[0]}'; a link is one to one", kind="data")
+        raise InputError(
+            "", f"{name} links several items to entity '{shared[0]}'; links must be one to one", kind="data"
+        )
     if not self.item2entity:
         raise InputError("", f"{name} links no item of the interactions to an entity of the .kg file", kind="data")
     self.entity2item = {entity: item for item, entity in self.item2entity.items()}

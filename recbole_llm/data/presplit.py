@@ -36,14 +36,14 @@ def prepare_presplit(config: MutableSettings) -> None:
     aliases = list(config["alias_of_item_id"] or ())
     if history not in aliases:
         config["alias_of_item_id"] = [*aliases, history]
-        log.info("alias_of_item_id is [%s]: histories have the ids of items.", ", ".join([*aliases, history]))
+        log.info("alias_of_item_id is set to [%s]: histories use the ids of items", ", ".join([*aliases, history]))
 
 
 def _load(config: MutableSettings, history: str) -> None:
     load_col = config["load_col"]
     if load_col is not None and load_col.get("inter", "*") != "*" and history not in load_col["inter"]:
         config["load_col"] = {**load_col, "inter": [*load_col["inter"], history]}
-        log.info("load_col: '%s' is loaded as well, the histories.", history)
+        log.info("load_col: also loading '%s', the histories", history)
 
 
 def log_unseen(parts: Sequence[SequentialDataset]) -> None:

@@ -74,7 +74,7 @@ def _remove_duplication(self: Dataset) -> None:
         order = np.argsort(self.time_order[self.inter_feat.index], kind="stable")
         self.inter_feat = self.inter_feat.iloc[order].copy()
     else:
-        self.logger.warning(f"rm_dup_inter: {keep} goes by the order of the file; no time is loaded.")
+        self.logger.warning(f"rm_dup_inter: {keep} goes by the order of the file, as no time is loaded")
     self.inter_feat.drop_duplicates(subset=[self.uid_field, self.iid_field], keep=keep, inplace=True)
 
 

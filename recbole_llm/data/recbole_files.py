@@ -26,7 +26,7 @@ def load_feat(self: Dataset, filepath: str, source: FeatureSource | str) -> pd.D
     wanted = [name for name in header if load_col is None or name in load_col]
     wanted = [name for name in wanted if unload_col is None or name not in unload_col]
     if not wanted:
-        self.logger.warning(f"No columns has been loaded from [{source}]")
+        self.logger.warning(f"No columns have been loaded from [{source}]")
         return None
     _check_types(self, file, {name: header[name] for name in wanted})
     is_inter = source == FeatureSource.INTERACTION

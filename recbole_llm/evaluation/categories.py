@@ -66,7 +66,7 @@ def category_hit_ratio(
     evaluated = ranks[ranks >= 0]
     if len(evaluated) < len(ranks):
         n_missing = len(ranks) - len(evaluated)
-        log.info("%d of %d targets have no category; category_hit is without them", n_missing, len(ranks))
+        log.info("%d of %d targets have no category; category_hit leaves them out", n_missing, len(ranks))
     return {f"category_hit@{k}": float((evaluated < k).mean()) for k in cutoffs} if len(evaluated) else {}
 
 
@@ -84,7 +84,7 @@ def drop_common(categories: Categories, share: float = COMMON_SHARE) -> list[lis
     n_items = sum(bool(own) for own in categories)
     common = {name for name, count in counts.items() if count > share * n_items}
     for name in sorted(common, key=str):
-        log.info("category %s is that of %d of %d items and tells none apart; left out", name, counts[name], n_items)
+        log.info("category %s is left out: %d of %d items have it", name, counts[name], n_items)
     return [[name for name in own if name not in common] for own in categories]
 
 

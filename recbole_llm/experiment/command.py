@@ -62,6 +62,6 @@ def _refuse_several_processes() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise InputError(
-            f"WORLD_SIZE: the launcher started {processes} processes, a run is one; use --num_processes=1",
+            f"WORLD_SIZE: the launcher started {processes} processes, but a run is one process; use --num_processes=1",
             kind="environment",
         )

@@ -21,7 +21,7 @@ def load_run(folder: str | Path) -> Run:
         >>> load_run("saved")
         Traceback (most recent call last):
         ...
-        recbole_llm.errors.InputError: saved is no run folder: it holds no config.yaml; give one that a run left
+        recbole_llm.errors.InputError: saved is not a run folder: ...
     """
     folder = Path(folder)
     config = config_of(folder)

@@ -80,15 +80,21 @@ def _check(trained: Trained, histories: Histories | None, users: object, k: int)
     if k < 1:
         raise InputError("k", f"{k} is not allowed; give an integer >= 1")
     if protocol.has_labels:
-        raise InputError(f"recommend: {config['model']} predicts clicks on given items and ranks none", kind="conflict")
+        raise InputError(
+            f"recommend: {config['model']} predicts clicks on given items and cannot rank the catalogue",
+            kind="conflict",
+        )
     if protocol.n_candidates and config.is_llm:
         raise InputError(
-            f"candidates: this {config['model']} chooses among the titles of its prompt and ranks no others; train it "
+            f"candidates: this {config['model']} chooses among the titles of its prompt and cannot rank others; train "
+            "it "
             "without candidates",
             kind="conflict",
         )
     if histories is not None and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise InputError(f"histories: {config['model']} knows users, not histories; give users", kind="conflict")
+        raise InputError(
+            f"histories: {config['model']} recommends for its known users only; give users", kind="conflict"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- histories
@@ -169,7 +175,7 @@ def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
     last = trained.last_row[users]
     if (last < 0).any():
         name = names[int(np.flatnonzero(last < 0)[0])]
-        raise InputError("users", f"user '{name}' has a single interaction and so no row to go by", kind="data")
+        raise InputError("users", f"user '{name}' has a single interaction, too few to recommend from", kind="data")
     return _with_targets(dataset.inter_feat[torch.from_numpy(last)], config, dataset.item_list_length_field)
 
 

@@ -101,7 +101,9 @@ def config_of(folder: Path) -> Config:
         InputError: no run folder.
     """
     if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder} is no run folder: it holds no config.yaml; give one that a run left", kind="file")
+        raise InputError(
+            f"{folder} is not a run folder: it has no config.yaml; give the folder of a finished run", kind="file"
+        )
     return Config(config_file_list=[folder / "config.yaml"])
 
 

@@ -159,7 +159,7 @@ class FaissEngine(Engine):
         try:
             index = self._faiss.index_cpu_to_gpu(self._resources, number, index)
         except RuntimeError:
-            log.warning("FAISS has no index %r on a GPU; it is searched on the CPU", factory)
+            log.warning("faiss_index=%s cannot run on a GPU; searching on the CPU", factory)
             return index
         self._on_gpu = True
         return index

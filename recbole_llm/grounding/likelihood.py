@@ -33,7 +33,7 @@ class LikelihoodGrounding(TitleGrounding):
     def prepare(self) -> None:
         """Make sure that the LLM can score as many titles as there are."""
         if self._way(n_titles := self.config["candidates"] or self.trie.n_titles) == "rows":
-            log.warning("grounding: likelihood gives each of %d titles per prompt a row of its own.", n_titles)
+            log.warning("grounding=likelihood scores %d titles per prompt one by one", n_titles)
 
     def _way(self, n_titles: int, row_inputs: Mapping[str, Tensor] | None = None) -> Way:
         """All titles of a prompt as one tree, or a row for each where the LLM does not take a tree."""

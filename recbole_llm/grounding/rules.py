@@ -80,14 +80,14 @@ def check_by_distance(settings: Settings) -> None:
     if settings["lm_weight"] < 1:
         raise InputError(
             "lm_weight",
-            "grounding=embedding uses no probabilities of titles; set --grounding=constrained or likelihood",
+            "grounding=embedding does not use the probabilities of titles; set --grounding=constrained or likelihood",
             kind="conflict",
         )
     if settings["faiss_search"] and settings["faiss_index"] == "Flat":
         raise InputError(
             "faiss_search",
-            f"'{settings['faiss_search']}' is of an approximate index, and faiss_index is Flat; leave faiss_search "
-            "out, or set --faiss_index=IVF64,Flat or the like",
+            f"'{settings['faiss_search']}' only applies to an approximate index, and faiss_index is Flat; leave "
+            "faiss_search out, or set --faiss_index=IVF64,Flat or the like",
             kind="conflict",
         )
 

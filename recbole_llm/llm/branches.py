@@ -223,12 +223,12 @@ class BranchScorer:
             n_tokens: of the longest prompt with all its answers; windows may count them all.
         """
         finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, narrow_layers)
-        return self._tells(finding, "Several answers to a prompt take one forward pass each")
+        return self._tells(finding, "Using one forward pass per answer")
 
     def _tells(self, finding: Finding, instead: str) -> bool:
         """Whether a path works; the log says once what is done instead, and why."""
         if not finding.works and instead not in self._said:
-            log.warning("%s: %s.", instead, _obstacle(finding))
+            log.warning("%s: %s", instead, _obstacle(finding))
             self._said.add(instead)
         return finding.works
 

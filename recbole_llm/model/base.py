@@ -291,7 +291,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         )
         cut = sum(not answer.finished for answer in found)
         if cut > 0.05 * len(found):
-            log.warning("%d of %d answers reached max_new_tokens without an end; consider raising it.", cut, len(found))
+            log.warning("%d of %d answers were cut off at max_new_tokens; consider raising it", cut, len(found))
         return found
 
     def _text_of(self, answer: Generation) -> str:

@@ -93,8 +93,8 @@ class ClickPromptEncoder(PromptEncoder):
         if any(len(token_ids) != 1 for token_ids in found) or found[0] == found[1]:
             parts = " and ".join(f"'{answer}' {len(ids)}" for answer, ids in zip(ANSWERS, found, strict=True))
             raise InputError(
-                f"llm_path: its tokenizer has no single token for each of Yes and No ({parts}), and clicks are told by "
-                "comparing two tokens; choose another LLM",
+                "llm_path: its tokenizer needs single tokens for Yes and No, which a click is predicted by, and "
+                f"splits them ({parts}); choose another LLM",
                 kind="conflict",
             )
         return found[0][0], found[1][0]

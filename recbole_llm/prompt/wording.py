@@ -115,7 +115,7 @@ class Wording:
                 return cls.load(file)
         domains = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise InputError(
-            f"domain: there are no words for '{domain}'; choose one of {domains}, or give a .yaml file", kind="unknown"
+            f"domain: there is no wording for '{domain}'; choose one of {domains}, or give a .yaml file", kind="unknown"
         )
 
     def next_item(

@@ -55,7 +55,7 @@ def parse_words(argv: Sequence[str]) -> dict[str, str]:
         key, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not key:
             raise InputError(
-                f"'{word}' belongs to no setting; write --key=value, and quote a value that holds spaces",
+                f"'{word}' is not part of a setting; write --key=value, and quote a value that holds spaces",
                 kind="unknown",
             )
         if not equals:

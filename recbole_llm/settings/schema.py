@@ -80,4 +80,4 @@ def check_known(key: str, known: Iterable[str], where: str, source: str = "") ->
     known = set(known)
     if key not in known:
         hint = suggestion(key, known, "; the property files and docs/configuration.md list all of them")
-        raise InputError(f"{source}{key} is no setting of {where}{hint}", kind="unknown", about=key)
+        raise InputError(f"{source}{key} is not a setting of {where}{hint}", kind="unknown", about=key)

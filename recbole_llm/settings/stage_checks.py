@@ -95,7 +95,9 @@ def check_validation(settings: Settings, has_valid_rows: bool) -> None:
         return
     if not has_valid_rows and step and settings["stopping_step"]:
         raise InputError(
-            "stopping_step", "there are no validation rows to stop by; set --stopping_step=0", kind="conflict"
+            "stopping_step",
+            "early stopping needs validation rows, and there are none; set --stopping_step=0",
+            kind="conflict",
         )
     if (has_valid_rows and 0 < step <= epochs) or len(make_curricula(settings)) < 2:
         return
@@ -103,7 +105,11 @@ def check_validation(settings: Settings, has_valid_rows: bool) -> None:
         raise InputError(
             "alpha", "a list of values, but no epoch is validated; give one value or set eval_step", kind="conflict"
         )
-    raise InputError("alpha", "there are no validation rows to choose one of several by; give one", kind="conflict")
+    raise InputError(
+        "alpha",
+        "a list of values needs validation rows to choose by, and there are none; give one value",
+        kind="conflict",
+    )
 
 
 def check_permuted(settings: Settings) -> None:
@@ -189,7 +195,7 @@ def check_answers(model: str, has_answers: bool, settings: Settings) -> None:
         InputError: it has no answers to learn from.
     """
     if settings["curriculum"] != "none" and not has_answers:
-        raise InputError("curriculum", f"{model} has no answers to learn from; set curriculum: none", kind="conflict")
+        raise InputError("curriculum", f"{model} generates no answers to distil; set curriculum: none", kind="conflict")
 
 
 def on_validation(name: str, settings: Settings) -> bool:
@@ -218,20 +224,20 @@ def check_needs(
         if task == "click" and name in OF_NEXT_ITEMS:
             raise InputError(
                 "coreset",
-                f"{selector.name} goes by {name} on a recommender of next items, and {model} predicts clicks; choose "
+                f"{selector.name} needs {name} of a next-item recommender, and {model} predicts clicks; choose "
                 "another, such as goracs or grand",
                 kind="conflict",
             )
     if not has_valid_rows and any(on_validation(name, settings) for name in needs):
         raise InputError(
             "coreset",
-            f"{selector.name} looks at validation rows, and there are none; change eval_args",
+            f"{selector.name} needs validation rows, and there are none; change eval_args",
             kind="missing",
         )
     if settings["ilora_permuted"] and any(name in BY_ADAPTER[task] for name in needs):
         raise InputError(
             "ilora_permuted",
-            f"coreset {selector.name} goes by the LLM before training, when there are no other rows' gates to use; "
+            f"coreset {selector.name} reads the LLM before training, when there are no gates of other rows yet; "
             "choose another coreset, or set ilora_permuted: False",
             kind="conflict",
         )

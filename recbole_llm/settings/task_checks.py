@@ -76,7 +76,9 @@ def check_candidates(model: str, is_llm: bool, task: str, final: Mapping[str, An
     """
     if task == "click":
         raise InputError(
-            "candidates", f"{model} predicts clicks and chooses among no titles; leave candidates out", kind="conflict"
+            "candidates",
+            f"{model} predicts clicks and does not choose among titles; leave candidates out",
+            kind="conflict",
         )
     for value in modes_of(final["eval_args"]):
         if value != "full":
@@ -90,7 +92,7 @@ def check_candidates(model: str, is_llm: bool, task: str, final: Mapping[str, An
         if is_llm and final[key] not in allowed:
             raise InputError(
                 key,
-                f"'{final[key]}' ranks the catalogue, and a prompt that lists candidates ranks nothing; set "
+                f"'{final[key]}' ranks the catalogue, and with candidates nothing is ranked; set "
                 f"--{key}={' or '.join(allowed)}, or leave candidates out",
                 kind="conflict",
             )
@@ -113,8 +115,8 @@ def mixed_tasks(click_model: str, ranking_model: str) -> InputError:
     """The error of models that predict clicks beside models that rank items: they share no metric."""
     return InputError(
         "model",
-        f"{click_model} predicts clicks and {ranking_model} ranks items: they share no table; run them apart, or "
-        'evaluate all by labels: --eval_args="{mode: labeled}"',
+        f"{click_model} predicts clicks and {ranking_model} ranks items: they cannot share a table; run them "
+        'separately, or evaluate all by labels: --eval_args="{mode: labeled}"',
         kind="conflict",
     )
 

@@ -106,12 +106,16 @@ def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:
         ) from error
     if len(found) != len(examples):
         raise InputError(
-            f"sd_file: {file} has {len(found)} answers for {len(examples)} training rows; distil these", kind="file"
+            f"sd_file: {file} has {len(found)} answers for {len(examples)} training rows; leave sd_file out to "
+            "distil new ones",
+            kind="file",
         )
     for number, ((row, _), example) in enumerate(zip(found, examples, strict=True), start=1):
         if row != row_hash(example):
             raise InputError(
-                f"sd_file: line {number} of {file} belongs to another row, prompt or order; distil these", kind="file"
+                f"sd_file: line {number} of {file} belongs to another row, prompt or order; leave sd_file out to "
+                "distil new ones",
+                kind="file",
             )
     return [answer for _, answer in found]
 

@@ -84,10 +84,10 @@ def test_the_time_is_one_number(tmp_path):
     [
         (
             {"rating": "3 to 5"},
-            "val_interval: 'rating' holds numbers, and '3 to 5' is no interval of them; write the interval in",
+            "val_interval: 'rating' holds numbers, and '3 to 5' is not an interval; write the interval in",
         ),
         ({"rating": 3}, "val_interval: 'rating' holds numbers"),
-        ({"item_id": "i1"}, "val_interval: 'item_id' holds texts, and 'i1' is no list of texts"),
+        ({"item_id": "i1"}, "val_interval: 'item_id' holds texts, and 'i1' is not a list of texts"),
         ({"item_id": [1, 2]}, "val_interval: 'item_id' holds texts"),
         ("{rating: [3,inf)}", "val_interval"),
     ],

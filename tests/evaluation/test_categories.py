@@ -99,7 +99,7 @@ def test_what_nearly_every_item_states_is_no_category(caplog):
     games = [[], *[["games", "pc"]] * 10, *[["games"]] * 9, ["books"], []]  # games: 19 of the 20 that state any
     with caplog.at_level(logging.INFO):
         assert drop_common(games) == [[], *[["pc"]] * 10, *[[]] * 9, ["books"], []]
-    assert "category games is that of 19 of 20 items" in caplog.text
+    assert "category games is left out: 19 of 20 items have it" in caplog.text
     assert drop_common(games, share=0.95) == games  # exactly the share is not more
     assert drop_common(games, share=0.4)[1] == []
     assert drop_common([[], []]) == [[], []]

@@ -360,7 +360,7 @@ def test_a_model_that_cannot_branch_takes_a_pass_per_answer_and_says_so_once(fam
     with caplog.at_level(logging.DEBUG):
         values = [scorer.log_probs(*rows) for _ in range(3)]
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 1 and "Several answers to a prompt take one forward pass each" in lines[0]
+    assert len(lines) == 1 and "Using one forward pass per answer" in lines[0]
     assert ("attention_mask must have two dimensions)" if refuses else "does not keep to a mask") in lines[0]
     assert stubborn.training and not model.training  # as it was before the question
     assert count_passes(stubborn, lambda: scorer.log_probs(*rows)) == [2, 2, 2]

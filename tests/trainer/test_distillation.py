@@ -152,7 +152,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:-1], "has 10 answers for 11 training rows; distil these"),
+        (lambda rows: rows[:-1], "has 10 answers for 11 training rows; leave sd_file out"),
         (lambda rows: [*rows, rows[0]], "has 12 answers for 11 training rows"),
         (lambda rows: [rows[1], rows[0], *rows[2:]], "line 1 of .* belongs to another row, prompt or order"),
         (lambda rows: [*rows[:9], {**rows[9], "row": "0" * 16}, rows[10]], "line 10 of .* belongs to another row"),

@@ -36,7 +36,7 @@ def class_budgets(train_labels: np.ndarray, valid_labels: np.ndarray, budget: in
     available = np.array([np.count_nonzero(train_labels == label) for label in classes])
     for index in np.flatnonzero(budgets > available):
         log.warning(
-            "GORACS: class %s has %d training rows for a budget of %d; other classes give the rest.",
+            "GORACS: class %s has %d training rows for a budget of %d; the rest comes from other classes",
             *(classes[index], available[index], budgets[index]),
         )
     budgets = np.minimum(budgets, available)

@@ -95,7 +95,7 @@ def _along(function: Callable[[Tensor], Tensor], params: Array, direction: Array
         try:
             values, derivatives = torch.func.jvp(function, (point,), (tangent,))[:2]
         except NotImplementedError as error:
-            log.info("No forward-mode derivative (%s): two backward passes instead.", str(error).splitlines()[0])
+            log.info("No forward-mode derivative (%s): using two backward passes instead", str(error).splitlines()[0])
             values, derivatives = _jvp_by_backward(function, point, tangent)
     return values.detach(), derivatives.detach()
 

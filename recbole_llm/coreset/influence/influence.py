@@ -131,7 +131,7 @@ def _relative_damping(ratio: float, smallest: float, largest: float) -> float:
     if smallest < -_EIGENVALUE_ERROR * largest and smallest + damping <= 0:
         damping -= smallest
         log.warning(
-            "The loss is not convex at these weights (eigenvalues %.3g to %.3g): damping %.3g instead of %.3g.",
+            "The loss is not convex at these weights (eigenvalues %.3g to %.3g): using damping %.3g instead of %.3g",
             smallest,
             largest,
             damping,

@@ -124,7 +124,7 @@ def solve(
             "inverse_hvp: the vector holds NaN or infinity; check the training of the recommender", kind="numeric"
         )
     if length == 0:
-        log.warning("The gradient is zero: the recommender is at a stationary point, and all influence is 0.")
+        log.warning("The gradient is zero: the recommender is at a stationary point, so every influence is 0")
         return Solution(right * 0, 0, 0.0)
     known: Any = matrix
     product = hvp or partial(_matrix_product, known)
@@ -161,7 +161,7 @@ def _conjugate_gradients(
         done += 1
     left = math.sqrt(square) / _norm(vector)
     if math.sqrt(square) > goal:
-        log.warning("Conjugate gradients stop after %d steps with a relative residual of %.1e.", done, left)
+        log.warning("Conjugate gradients stopped after %d steps at a relative residual of %.1e", done, left)
     return Solution(estimate, done, left)
 
 
@@ -195,7 +195,7 @@ def _lissa(
     if residual is not None and residual > 1 + _SOLVED:  # it begins below 1, and falls where the recursion converges
         raise InputError(_why_it_diverges(hvp, vector, damping, scale, steps), kind="numeric")
     if residual is not None and residual > _CONVERGED:
-        log.warning("LiSSA stops after %d steps with a relative residual of %.1e: give it more.", steps, residual)
+        log.warning("LiSSA stopped after %d steps at a relative residual of %.1e: give it more steps", steps, residual)
     return Solution(solution if rescale else solution * scale, repeats * steps, residual)
 
 
@@ -218,7 +218,7 @@ def _exact(hvp: Callable[..., Any], vector: ArrayT, damping: float, matrix: Arra
     steps = 0
     if matrix is None:
         steps = len(right)
-        log.info("The Hessian of %d weights is built from as many products.", steps)
+        log.info("Building the Hessian of %d weights from as many Hessian-vector products", steps)
         products = [torch.as_tensor(hvp(shaped_like(unit, vector))) for unit in identity]
         matrix = torch.stack([product.double().reshape(-1) for product in products])
     system: Tensor = finite(torch.as_tensor(matrix).detach().to(right))

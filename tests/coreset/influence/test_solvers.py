@@ -185,7 +185,7 @@ def test_a_recursion_that_diverges_slowly_is_no_solution(caplog):
         found = solve(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=10)  # has hardly grown
     expected = np.linalg.norm((slow + 0.25 * np.eye(2)) @ found.vector - 1) / 2**0.5
     assert found.residual == pytest.approx(expected) and expected < 1
-    assert "LiSSA stops after 10 steps with a relative residual of 8" in caplog.text
+    assert "LiSSA stopped after 10 steps at a relative residual of 8" in caplog.text
     raw = solve(None, np.ones(2), "lissa", 0.25, slow, scale=25.0, steps=10, rescale=False)
     assert raw.residual == found.residual
 
