@@ -59,7 +59,7 @@ def check_columns(config: Settings) -> None:
     _check_features(config)
 
 
-def check_presplit(config: Any) -> None:
+def check_presplit(config: Settings) -> None:
     """Refuse a ``benchmark_filename`` whose files are not there or hold no histories.
 
     Args:
@@ -97,7 +97,7 @@ def check_presplit(config: Any) -> None:
             )
 
 
-def check_graph(model: str, config: Any) -> None:
+def check_graph(model: str, config: Settings) -> None:
     """Refuse a model of knowledge graphs on a data set without one, on which RecBole fails with an unrelated error.
 
     Args:
