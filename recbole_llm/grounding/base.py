@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from recbole_llm.arrays import Array
 from recbole_llm.declare import Settings
 from recbole_llm.grounding.ranking import Ranking, rank_scores
+from recbole_llm.grounding.settings import GroundingSettings
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.capabilities import FastPath
+from recbole_llm.llm.settings import GenerationSettings
 
 
 class Catalog(Protocol):
@@ -120,6 +122,10 @@ class Grounding(ABC):
     Args:
         model: whose answers are grounded.
         settings: of the run.
+
+    Attributes:
+        declared: the settings of this axis.
+        generation: how answers are searched for.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
@@ -129,8 +135,10 @@ class Grounding(ABC):
     fast_paths: ClassVar[frozenset[FastPath]] = frozenset()
     """Ways of saving forward passes that it takes besides those of generation."""
 
-    def __init__(self, model: Answerer, settings: Settings) -> None:
+    def __init__(self, model: Answerer, settings: Mapping[str, Any]) -> None:
         self.model, self.config = model, settings
+        self.declared = GroundingSettings.from_settings(settings)
+        self.generation = GenerationSettings.from_settings(settings)
 
     @classmethod  # noqa: B027
     def check(cls, settings: Settings) -> None:

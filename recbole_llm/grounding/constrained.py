@@ -43,7 +43,7 @@ class ConstrainedGrounding(TitleGrounding):
             self.model.llm,
             rows.prompt_ids,
             self.trie,
-            num_beams=self.config["num_beams"],
+            num_beams=self.generation.num_beams,
             progress=self.config["show_progress"],
             **self._options(rows),
         )

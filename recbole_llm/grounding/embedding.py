@@ -41,8 +41,8 @@ class EmbeddingGrounding(Grounding):
             self.model.item_embeddings,
             rankable=catalog.rankable,
             representative=catalog.representative,
-            factory=self.config["faiss_index"],
-            search_parameters=self.config["faiss_search"] or "",
+            factory=self.declared.faiss_index,
+            search_parameters=self.declared.faiss_search or "",
             device=str(self.model.backbone.model.device),
         )
 
@@ -52,7 +52,7 @@ class EmbeddingGrounding(Grounding):
         if not exact and self.config["reweight"] != "none":
             log.warning(
                 "faiss_index=%s does not apply: reweight=%s needs the distances of all items, which are exact",
-                *(self.config["faiss_index"], self.config["reweight"]),
+                *(self.declared.faiss_index, self.config["reweight"]),
             )
 
     def rank(self, rows: PromptedRows, targets: Array | None, k: int) -> Ranking:

@@ -55,7 +55,7 @@ class TitleGrounding(Grounding):
 
     def _options(self, rows: PromptedRows) -> dict[str, Any]:
         """What search and likelihood have in common, for rows that all have a prompt."""
-        weight = self.config["lm_weight"]
+        weight = self.declared.lm_weight
         assistant = None
         if weight < 1:
             if rows.item_scores is None:
@@ -63,9 +63,9 @@ class TitleGrounding(Grounding):
             assistant = Assistant(torch.from_numpy(rows.item_scores), weight)
         return {
             "pad_token_id": self.model.backbone.pad_token_id,
-            "length_penalty": self.config["title_length_penalty"],
-            "renormalize": self.config["title_renormalize"],
+            "length_penalty": self.declared.title_length_penalty,
+            "renormalize": self.declared.title_renormalize,
             "assistant": assistant,
             "row_inputs": self.model.row_inputs(rows.histories),
-            "max_batch_tokens": self.config["generation_batch_tokens"],
+            "max_batch_tokens": self.generation.generation_batch_tokens,
         }

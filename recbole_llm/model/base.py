@@ -24,11 +24,13 @@ from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
+from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.backbones import load_llm, prompt_limit
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
 from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
+from recbole_llm.prompt.settings import PromptSettings
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore, stage_seed
@@ -73,12 +75,13 @@ class LLMRecommender(RowReader, SequentialRecommender):
         self.config = config
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
+        settings = PromptSettings.from_settings(config.final_config_dict)
         self.catalog = ItemCatalog.from_dataset(
-            dataset, config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
+            dataset, config["title_field"], config["title_with"], tuple(settings.item_text_fields or ())
         )
-        self.wording = Wording.of_domain(config["domain"])
+        self.wording, self._prompt_style = Wording.of_domain(settings.domain), settings.prompt_style
         self.backbone = load_llm(config, self.device, self.stages, self._build_tiny)
-        wanted = int(config["max_prompt_tokens"])
+        wanted = settings.max_prompt_tokens
         self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
         if (limit := prompt_limit(self.backbone, wanted, self._longest_answer())) < wanted:
             self.prompts = self._make_prompts(limit)
@@ -93,6 +96,11 @@ class LLMRecommender(RowReader, SequentialRecommender):
         Raises:
             InputError: which ones.
         """
+
+    @property
+    def generation(self) -> GenerationSettings:
+        """How answers are searched for."""
+        return GenerationSettings.from_settings(self.config.final_config_dict)
 
     @property
     def n_candidates(self) -> int:
@@ -114,7 +122,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
     @property
     def prompt_kind(self) -> PromptKind:
         """The prompts of this model before there is a tokenizer."""
-        return PromptKind(self.prompt_encoder, self.wording, self.config["prompt_style"], self.n_candidates)
+        return PromptKind(self.prompt_encoder, self.wording, self._prompt_style, self.n_candidates)
 
     def _make_prompts(self, max_prompt_tokens: int) -> PromptEncoder:
         backbone = self.backbone
@@ -129,7 +137,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
 
     def _longest_answer(self) -> int:
         """Tokens reserved after the prompt for the answer."""
-        return int(self.config["max_new_tokens"])
+        return self.generation.max_new_tokens
 
     def _make_adapter(self) -> Adapter:
         adapter = _adapter_kind(self.config).from_settings(self.config.final_config_dict)
@@ -275,16 +283,17 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def _search(
         self, prompts: Sequence[list[int]], histories: Sequence[Sequence[int]], all_beams: bool
     ) -> list[Generation]:
+        settings = self.generation
         found = beam_search(
             self.llm,
             prompts,
             eos_token_id=self.backbone.eos_token_id,
             pad_token_id=self.backbone.pad_token_id,
             forbidden_token_ids=self.backbone.forbidden_token_ids,
-            num_beams=self.config["num_beams"],
-            max_new_tokens=self.config["max_new_tokens"],
-            length_penalty=self.config["length_penalty"],
-            max_batch_tokens=self.config["generation_batch_tokens"],
+            num_beams=settings.num_beams,
+            max_new_tokens=settings.max_new_tokens,
+            length_penalty=settings.length_penalty,
+            max_batch_tokens=settings.generation_batch_tokens,
             return_beams=all_beams,
             row_inputs=self.row_inputs(histories),
             progress=self.show_progress,
@@ -296,7 +305,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
 
     def _text_of(self, answer: Generation) -> str:
         text = self.backbone.decode(answer.token_ids)
-        return text.strip().partition("\n")[0] if self.config["first_line"] else text
+        return text.strip().partition("\n")[0] if self.generation.first_line else text
 
     @abstractmethod
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:

@@ -59,13 +59,15 @@ class BIGRec(LLMRecommender):
     @cached_property
     def grounding(self) -> Grounding:
         """How items are ranked."""
-        return find_grounding(self.config["grounding"])(self, self.config)
+        return find_grounding(self.config["grounding"])(self, self.config.final_config_dict)
 
     @cached_property
     def _embedding(self) -> EmbeddingGrounding:
         """The grounding by distances, which curricula and re-weighting use whatever ranks."""
         grounding = self.grounding
-        return grounding if isinstance(grounding, EmbeddingGrounding) else EmbeddingGrounding(self, self.config)
+        if isinstance(grounding, EmbeddingGrounding):
+            return grounding
+        return EmbeddingGrounding(self, self.config.final_config_dict)
 
     @property
     def index(self) -> ItemIndex:
@@ -84,7 +86,7 @@ class BIGRec(LLMRecommender):
         super().prepare()
         if not self.n_candidates or self.grounding.chooses:
             self.grounding.prepare()
-            if self.config["lm_weight"] < 1:
+            if self.grounding.declared.lm_weight < 1:
                 _ = self.auxiliary
         if self.config["curriculum"] != "none":
             _ = self.item_embeddings
@@ -94,7 +96,7 @@ class BIGRec(LLMRecommender):
         return PromptedRows(
             self.histories(interaction),
             self.row_prompts(interaction),
-            self.auxiliary.scores(interaction) if self.config["lm_weight"] < 1 else None,
+            self.auxiliary.scores(interaction) if self.grounding.declared.lm_weight < 1 else None,
             None if self.candidates is None else self.candidates.of(interaction),
         )
 
@@ -185,7 +187,7 @@ class BIGRec(LLMRecommender):
     # ---- answers as vectors
 
     def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
-        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.config["generation_batch_tokens"])
+        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.generation.generation_batch_tokens)
 
     def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Embed texts with the untuned LLM. Returns: float32 [texts, d]."""

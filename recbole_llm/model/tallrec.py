@@ -82,7 +82,7 @@ class TALLRec(LLMRecommender):
             log.warning("%d rows ask about an item without a title; their score is 0.", len(prompts) - len(asked))
         ratios = torch.zeros(len(prompts), dtype=torch.float64, device=self.device)
         rows, lengths = list(asked), list(map(len, asked.values()))
-        for batch in micro_batches(lengths, self.config["generation_batch_tokens"], sort=True):
+        for batch in micro_batches(lengths, self.generation.generation_batch_tokens, sort=True):
             chosen = [rows[index] for index in batch]
             with evaluating(self.llm), self.conditioned_on([histories[row] for row in chosen]):
                 logits = self._last_logits([asked[row] for row in chosen])

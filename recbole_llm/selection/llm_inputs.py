@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, losses_per_row
 from recbole_llm.coreset.influence.losses import frozen
+from recbole_llm.coreset.settings import EffortSettings
+from recbole_llm.declare import keys_by_name
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.modes import evaluating
@@ -38,6 +40,7 @@ class LLMInputs(Provider):
     def __init__(self, model: LLMRecommender, config: Config, data: DataInputs, examples: Sequence[TokenPair]) -> None:
         super().__init__()
         self.model, self.config, self.data, self.pool, self.examples = model, config, data, data.pool, examples
+        self.settings = EffortSettings.from_settings(config.final_config_dict)
 
     @classmethod
     def of(cls, rows: RowInputs) -> LLMInputs:
@@ -54,7 +57,7 @@ class LLMInputs(Provider):
             "class": type(self.model).__name__,
         }
 
-    @row_input("gradient_norms", settings=("effort_weights", "effort_tokens"))
+    @row_input("gradient_norms", settings=tuple(keys_by_name([EffortSettings])))
     def effort(self) -> np.ndarray:
         """Norms of the gradient of the untuned LLM's loss by the adapter's weights. Returns: [n]."""
         return self._norms(self._answer_losses)
@@ -85,7 +88,7 @@ class LLMInputs(Provider):
         # A gate network has no gradient yet: LoRA's B is 0 before tuning, so that gates make no difference.
         own = {*model.llm.parameters()} - {*model.adapter.trainable_groups(model.llm).get("gate", ())}
         with frozen(weight for weight in model.parameters() if weight not in own):
-            names = effort_weights(model.llm, self.config["effort_weights"])
+            names = effort_weights(model.llm, self.settings.effort_weights)
 
             def norms(batches: Sequence[Sequence[int]]) -> np.ndarray:
                 return effort_scores(model.llm, lambda _, batch: losses(batch), batches, names, model.show_progress)
@@ -121,7 +124,7 @@ class LLMInputs(Provider):
 
     def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
         """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
-        if self.config["effort_tokens"] == "answer":
+        if self.settings.effort_tokens == "answer":
             return prompt, response
         return prompt[:1], prompt[1:] + response
 

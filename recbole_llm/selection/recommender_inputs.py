@@ -14,7 +14,9 @@ from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.coreset import MeanLoss, el2n_scores, grand_scores, parameter_losses, row_influence
 from recbole_llm.coreset.influence.derivative import StagedLosses
 from recbole_llm.coreset.influence.losses import Losses, frozen
+from recbole_llm.coreset.settings import InfluenceSettings
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
+from recbole_llm.declare import keys_by_name
 from recbole_llm.errors import InputError
 from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.provider import Provider, RowInput, row_input
@@ -29,17 +31,7 @@ if TYPE_CHECKING:
 
     from recbole_llm.selection.row_inputs import RowInputs
 
-INFLUENCE_SETTINGS = (
-    "influence_method",
-    "damping_ratio",
-    "influence_damping",
-    "influence_scale",
-    "influence_steps",
-    "influence_step_rows",
-    "influence_target",
-    "influence_weights",
-    "coreset_unit",
-)
+INFLUENCE_SETTINGS = (*keys_by_name([InfluenceSettings]), "coreset_unit")
 WEIGHT = "influence_weight"  # column of a row's part in the mean loss
 _LOGITS = 2**21  # numbers of one batch's scores of all items: 8 MB in float32, near what a CPU's cache holds
 _LARGEST_HESSIAN = 20_000  # weights; the matrix has their square
@@ -95,6 +87,11 @@ class RecommenderVectors(Provider):
 class RecommenderInputs(RecommenderVectors):
     """What the auxiliary recommender says of rows of next items: its states, errors, gradients and influence."""
 
+    @property
+    def settings(self) -> InfluenceSettings:
+        """How influence is computed."""
+        return InfluenceSettings.from_settings(self.config.final_config_dict)
+
     @row_input()
     def el2n(self) -> np.ndarray:
         """Lengths of the error vectors. Returns: [n]."""
@@ -122,12 +119,12 @@ class RecommenderInputs(RecommenderVectors):
 
         A user's loss is the mean over all of the user's training rows, as in DEALRec; the mean loss is over users.
         """
-        method, steps = self.config["influence_method"], self.config["influence_steps"]
-        names = influence_weights(self.auxiliary.model, self.config["influence_weights"])
+        settings = self.settings
+        names = influence_weights(self.auxiliary.model, settings.influence_weights)
         rows, owners = self._owned_rows()
         parts = [rows, *([self.pool.valid_rows] if on_validation("influence", self.config) else [])]
         params, losses, (rows, *evaluated) = self._loss_function(names, parts)
-        if method == "exact" and len(params) > _LARGEST_HESSIAN:
+        if settings.influence_method == "exact" and len(params) > _LARGEST_HESSIAN:
             raise InputError(
                 f"influence_method: exact needs a matrix of {len(params):,} x {len(params):,}; choose cg, or "
                 "influence_weights: attention",
@@ -139,11 +136,11 @@ class RecommenderInputs(RecommenderVectors):
             found = row_influence(
                 train,
                 targets[0] if targets else None,
-                method=method,
-                damping_ratio=self.config["damping_ratio"],
-                damping=self.config["influence_damping"],
-                scale=self.config["influence_scale"],
-                **({} if steps is None else {"steps": steps}),
+                method=settings.influence_method,
+                damping_ratio=settings.damping_ratio,
+                damping=settings.influence_damping,
+                scale=settings.influence_scale,
+                **({} if settings.influence_steps is None else {"steps": settings.influence_steps}),
             )
         self.reported["influence"] = {**found.facts(), "weights": names}
         return np.bincount(owners, weights=found.scores.cpu().numpy(), minlength=len(self.pool))
@@ -194,7 +191,7 @@ class RecommenderInputs(RecommenderVectors):
 
     def _step_sample(self, rows: Interaction, owners: np.ndarray) -> Callable[[int], Interaction] | None:
         """Draws rows, or users with all of theirs, for the Hessian of a step; with replacement."""
-        size = self.config["influence_step_rows"]
+        size = self.settings.influence_step_rows
         if size is None:
             return None
         by_owner = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])

@@ -26,7 +26,7 @@ def llm_encoder(model: LLMRecommender, llm: torch.nn.Module, pooling: str) -> Te
         llm: its LLM, tuned or not.
         pooling: ``last`` or ``mean``.
     """
-    max_batch_tokens = model.config["generation_batch_tokens"]
+    max_batch_tokens = model.generation.generation_batch_tokens
     return TextEncoder(llm, model.backbone.tokenizer, pooling, max_batch_tokens, MAX_TOKENS)
 
 
@@ -62,7 +62,7 @@ class TextVectors:
         encoder = load_text_encoder(
             self._recipe,
             device=self.model.device,
-            max_batch_tokens=self.config["generation_batch_tokens"],
+            max_batch_tokens=self.model.generation.generation_batch_tokens,
             max_tokens=MAX_TOKENS,
             trust_remote_code=self.config["trust_remote_code"],
         )

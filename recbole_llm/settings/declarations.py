@@ -12,11 +12,11 @@ from recbole_llm.adapter.settings import AdapterSettings
 from recbole_llm.coreset.settings import CoresetSettings, EffortSettings, InfluenceSettings
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.declare import Key, keys_by_name, keys_of
+from recbole_llm.grounding.settings import GroundingSettings, ReweightSettings
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
-from recbole_llm.settings.grounding import GroundingSettings, ReweightSettings
 from recbole_llm.settings.training import FineTuneSettings, ModelSettings
 
 
