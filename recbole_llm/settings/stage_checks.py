@@ -96,7 +96,7 @@ def check_validation(settings: Settings, has_valid_rows: bool) -> None:
     if not has_valid_rows and step and settings["stopping_step"]:
         raise InputError(
             "stopping_step",
-            "early stopping needs validation rows, and there are none; set --stopping_step=0",
+            "there are no validation rows for early stopping; set --stopping_step=0",
             kind="conflict",
         )
     if (has_valid_rows and 0 < step <= epochs) or len(make_curricula(settings)) < 2:
@@ -107,7 +107,7 @@ def check_validation(settings: Settings, has_valid_rows: bool) -> None:
         )
     raise InputError(
         "alpha",
-        "a list of values needs validation rows to choose by, and there are none; give one value",
+        "there are no validation rows to choose one of several values by; give one",
         kind="conflict",
     )
 

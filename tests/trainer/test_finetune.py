@@ -715,7 +715,7 @@ def test_bf16_computes_with_weights_in_float32(command, fresh, few):
 def test_stopping_needs_validation_rows(command, capsys):
     finished = command("BIGRec", "--eval_args={split: {LS: test_only}}")
     assert finished.status == 2
-    assert "stopping_step: early stopping needs validation rows" in capsys.readouterr().err
+    assert "stopping_step: there are no validation rows for early stopping" in capsys.readouterr().err
 
 
 def test_without_validation_rows_the_last_epoch_stands(command, fresh, few):
