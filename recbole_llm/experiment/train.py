@@ -90,8 +90,8 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
             stage, before = trainer.tuned[index], sum(len(tuned.history) for tuned in trainer.tuned[:index])
             facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
             facts |= {"best_epoch": before + stage.best_epoch}
-        facts["warnings"] = tuple(line for tuned in trainer.tuned[: place + 1] for line in tuned.warnings)
-        facts["valid_loss"] = trainer.loss_of(trainer.tuned[place] if trainer.tuned else None)
+        facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
+        facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
