@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch, to_numpy
+from recbole_llm.arrays import Array, computes_in_torch, to_numpy
 
 ROUNDING = 1e-6  # relative to the sum: a share that is reached up to this counts as reached
 
 
-def rank_from_spectrum(singular_values: Any, threshold: float, r_min: int = 1, r_max: int | None = None) -> int:
+def rank_from_spectrum(singular_values: Array, threshold: float, r_min: int = 1, r_max: int | None = None) -> int:
     """The least k whose k largest singular values sum to at least ``threshold`` of all, within [r_min, r_max].
 
     Args:
@@ -124,7 +124,7 @@ def mo_sara_branch(
     return torch.einsum("bm,km,be,ek,ok->bo", x, Vt, gates, lam, U) * v
 
 
-def _spectrum(singular_values: Any) -> NDArray[np.float64]:
+def _spectrum(singular_values: Array) -> NDArray[np.float64]:
     values = np.sort(to_numpy(singular_values).astype(np.float64).ravel())[::-1]
     if not len(values) or not np.isfinite(values).all() or values[-1] < 0:
         raise ValueError("singular values must be finite numbers >= 0, at least one of them")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import like, to_numpy
+from recbole_llm.arrays import Array, like, to_numpy
 
 
-def last_items(history: Any, length: int, max_length: int, pad: int = 0) -> Any:
+def last_items(history: Array, length: int, max_length: int, pad: int = 0) -> Any:
     """The newest ``length`` items, padded on the left to ``max_length``.
 
     Args:

@@ -89,7 +89,8 @@ def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = Fa
     logits = x @ y.T / tau
     rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
     columns = -(targets.T * logits.T.log_softmax(dim=1)).sum(dim=1)
-    return (rows + columns).mean() / 2
+    loss: Tensor = (rows + columns).mean() / 2
+    return loss
 
 
 @computes_in_torch("x", "y")

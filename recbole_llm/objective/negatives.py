@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_llm.arrays import like, to_numpy
+from recbole_llm.arrays import Array, like, to_numpy
 
 
-def false_negative_mask(candidates: Any, target: int, history: Any, representative: Any, rankable: Any) -> Any:
+def false_negative_mask(candidates: Array, target: int, history: Array, representative: Array, rankable: Array) -> Any:
     """True for drawn items that are wrong answers: rankable, not the target, not of the history, not drawn before.
 
     All but the first is decided by titles: an item stands for its title's representative.
@@ -41,7 +41,7 @@ def false_negative_mask(candidates: Any, target: int, history: Any, representati
     return like(first, candidates)
 
 
-def interleave(distances: Any) -> tuple[Any, Any]:
+def interleave(distances: Array) -> tuple[Any, Any]:
     """One ranking of the lists of several answers, round-robin without repeats: CFT's adjusted grounding (2410.22809).
 
     The best item of the first answer, of the second, ..., then second items, each item at its first occurrence. In

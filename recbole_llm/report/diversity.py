@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import like, to_numpy
+from recbole_llm.arrays import Array, like, to_numpy
 
 
-def intra_list_distance(items: Any, distances: Any) -> Any:
+def intra_list_distance(items: Array, distances: Array) -> Any:
     """Mean distance of the pairs of each list.
 
     Args:
@@ -31,7 +31,7 @@ def intra_list_distance(items: Any, distances: Any) -> Any:
     return like(sums / max(len(first), 1), items)
 
 
-def category_coverage(items: Any, categories: Any, n_categories: int) -> Any:
+def category_coverage(items: Array, categories: Any, n_categories: int) -> Any:
     """Share of the categories that each list has an item of.
 
     Args:
@@ -52,7 +52,7 @@ def category_coverage(items: Any, categories: Any, n_categories: int) -> Any:
     return like(covered.sum(axis=1) / n_categories, items)
 
 
-def novelty(items: Any, counts: Any) -> Any:
+def novelty(items: Array, counts: Array) -> Any:
     """Mean of ``-log2`` of an item's share of the training interactions, add-one smoothed.
 
     Args:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_llm.arrays import like, to_numpy
+from recbole_llm.arrays import Array, like, to_numpy
 
 
-def greedy_list(relevance: Any, distances: Any, length: int, half_relevance: bool = False) -> tuple[Any, Any]:
+def greedy_list(relevance: Array, distances: Array, length: int, half_relevance: bool = False) -> tuple[Any, Any]:
     """Adds, one after another, the item that adds most to the value of the list.
 
     Args:
@@ -50,7 +50,7 @@ def greedy_list(relevance: Any, distances: Any, length: int, half_relevance: boo
     return like(np.array(order, dtype=np.int64), relevance), like(np.array(gains, dtype=np.float64), relevance)
 
 
-def list_value(items: Any, relevance: Any, distances: Any) -> float:
+def list_value(items: Array, relevance: Array, distances: Array) -> float:
     """F of a list: the relevances of its items and the distances of its pairs.
 
     Args:
@@ -68,7 +68,7 @@ def list_value(items: Any, relevance: Any, distances: Any) -> float:
     return float(values[chosen].sum() + np.triu(pairs, 1).sum())
 
 
-def mmr_list(relevance: Any, similarity: Any, length: int, trade_off: float) -> Any:
+def mmr_list(relevance: Array, similarity: Array, length: int, trade_off: float) -> Any:
     """Maximal marginal relevance (Carbonell & Goldstein 1998): relevance less the largest similarity to the list.
 
     Adds the item with the largest ``trade_off * r_a - (1 - trade_off) * max over b in S of sim(a, b)``; an empty list
@@ -104,7 +104,7 @@ def mmr_list(relevance: Any, similarity: Any, length: int, trade_off: float) -> 
     return like(np.array(order, dtype=np.int64), relevance)
 
 
-def rerank_scores(base: Any, order: Any) -> Any:
+def rerank_scores(base: Array, order: Array) -> Any:
     """Scores that rank the re-ordered items first, in their new order, and leave the scores of others.
 
     Of the items in ``order`` the last gets ``s + 1`` and the first ``s + n``, with s the lowest base score among them:
@@ -128,7 +128,7 @@ def rerank_scores(base: Any, order: Any) -> Any:
     return like(scores, base)
 
 
-def _checked(relevance: Any, table: Any, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(relevance: Array, table: Array, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     values, pairs = to_numpy(relevance).astype(np.float64), to_numpy(table).astype(np.float64)
     if values.ndim != 1 or pairs.shape != (len(values), len(values)):
         raise ValueError(f"relevance [n] and {name} [n, n] are needed, not {values.shape} and {pairs.shape}")

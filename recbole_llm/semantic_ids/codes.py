@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import like, to_numpy
+from recbole_llm.arrays import Array, like, to_numpy
 
 
-def collision_rate(codes: Any) -> float:
+def collision_rate(codes: Array) -> float:
     """Share of items that are one too many for their code: (items - different codes) / items.
 
     Args:
@@ -27,7 +27,7 @@ def collision_rate(codes: Any) -> float:
     return (len(table) - len(np.unique(table, axis=0))) / len(table) if len(table) else 0.0
 
 
-def disambiguate(codes: Any) -> Any:
+def disambiguate(codes: Array) -> Any:
     """Appends how many earlier items have the same code, which makes codes unique.
 
     Args:
@@ -69,7 +69,7 @@ class CodeTrie:
         ([1, 2], 2, None)
     """
 
-    def __init__(self, codes: Any) -> None:
+    def __init__(self, codes: Array) -> None:
         table = to_numpy(codes).astype(np.int64)
         if table.ndim != 2:
             raise ValueError(f"codes [items, levels] are needed, not {table.shape}")

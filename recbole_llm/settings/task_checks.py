@@ -159,7 +159,7 @@ def check_same_rows(runs: Sequence[Settings]) -> None:
                 raise other_rows(key, other["model"], first["model"])
 
 
-def _drawn_by(value: Any) -> Any:
+def _drawn_by(value: object) -> Any:
     """What of a setting decides which rows there are: of ``eval_args`` all but what is ranked."""
     return {key: part for key, part in value.items() if key != "mode"} if isinstance(value, Mapping) else value
 

@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from recbole.trainer import Trainer
@@ -26,6 +26,9 @@ from recbole_llm.trainer.pipeline import Pipeline
 from recbole_llm.trainer.reweighting import Reweighting
 from recbole_llm.trainer.tuning import Tuning, TuningResult, load_adapter
 from recbole_llm.trainer.valid_loss import ValidLoss
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class LLMTrainer(Trainer):
     def fit(
         self,
         train_data: Any,
-        valid_data: Any = None,
+        valid_data: AbstractDataLoader | None = None,
         verbose: bool = True,
         saved: bool = True,
         show_progress: bool = False,
@@ -126,7 +129,7 @@ class LLMTrainer(Trainer):
     def _tuning(
         self,
         train_data: Any,
-        valid_data: Any,
+        valid_data: AbstractDataLoader | None,
         verbose: bool,
         show_progress: bool,
         callback_fn: Callable[[int, float], None] | None,
@@ -172,7 +175,9 @@ class LLMTrainer(Trainer):
         known = tuned.history[tuned.best_epoch - 1].get("valid", {}).get(LOSS) if tuned is not None else None
         return known if known is not None or self.valid_loss is None else self.valid_loss.measure()
 
-    def restore(self, tuned: TuningResult, valid_data: Any, show_progress: bool = False) -> Evaluation | None:
+    def restore(
+        self, tuned: TuningResult, valid_data: AbstractDataLoader | None, show_progress: bool = False
+    ) -> Evaluation | None:
         """Put the model into the state that a tuning stage ended in, its re-weighting included.
 
         Returns:
@@ -181,7 +186,9 @@ class LLMTrainer(Trainer):
         self.load_adapter(tuned.folder / "adapter")
         return self._evaluate_valid(tuned, valid_data, show_progress)
 
-    def _evaluate_valid(self, tuned: TuningResult | None, valid_data: Any, show_progress: bool) -> Evaluation | None:
+    def _evaluate_valid(
+        self, tuned: TuningResult | None, valid_data: AbstractDataLoader | None, show_progress: bool
+    ) -> Evaluation | None:
         """The validation rows under the weights of a tuning stage, which the model has; gamma is searched on them."""
         if self.config["reweight"] != "none":
             self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.protocol.usual_metric)

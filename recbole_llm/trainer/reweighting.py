@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from recbole_llm.grounding import (
 from recbole_llm.grounding.rank_metrics import RANK_METRICS
 from recbole_llm.model.bigrec import BIGRec, Rescore
 from recbole_llm.settings.config import Config
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
 
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
 Weights = Callable[[Interaction], np.ndarray]  # of an interaction: [items] or [rows, items]
@@ -46,7 +49,7 @@ class Reweighting:
         self.gammas: dict[str, float] = {}
         self._weights = self._popularity() if config["reweight"] == "popularity" else self._collaboration()
 
-    def search(self, valid_data: Any) -> None:
+    def search(self, valid_data: AbstractDataLoader | None) -> None:
         """Choose gamma per metric on validation for the model as it stands, or take the one that was set."""
         if self.config["gamma"] is not None:
             self.gammas = {self.valid_metric: float(self.config["gamma"])}
@@ -70,7 +73,7 @@ class Reweighting:
         auxiliary = AuxiliaryRecommender(self.config, self.config["recommender"], self.model.stages)
         return lambda interaction: collaborative_weights(auxiliary.scores(interaction))
 
-    def _best_gammas(self, grid: Sequence[float], valid_data: Any) -> dict[str, float]:
+    def _best_gammas(self, grid: Sequence[float], valid_data: AbstractDataLoader) -> dict[str, float]:
         parts = [(self.model.distances(batch), self._weights(batch), targets) for batch, _, _, targets in valid_data]
         distances = np.concatenate([part[0] for part in parts])
         weights = parts[0][1] if parts[0][1].ndim == 1 else np.concatenate([part[1] for part in parts])

@@ -190,7 +190,7 @@ def test_on_a_cuda_device_faiss_searches_on_the_gpu_where_it_can(monkeypatch, ca
     targets = rng.integers(1, 400, 400)
     found = index.rank(queries, targets, 5)
     assert moved == ([] if factory == "HNSW8" else [1])
-    assert ("no index 'HNSW8' on a GPU" in caplog.text) == (factory == "HNSW8")
+    assert ("faiss_index=HNSW8 cannot run on a GPU" in caplog.text) == (factory == "HNSW8")
     if factory == "Flat":
         assert_equal(found, ItemIndex(embeddings).rank(queries, targets, 5))
         assert index.exact and isinstance(ItemIndex(embeddings, device="cpu")._engine, KnnEngine)
