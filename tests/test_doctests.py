@@ -18,7 +18,7 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("module", map(module_of, FILES))
+@pytest.mark.parametrize("module", [module_of(file) for file in FILES])
 def test_the_examples_of_a_module(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(module), optionflags=OPTIONS)

@@ -38,6 +38,12 @@ def instance_lora(x: Array, A: Array, B: Array, gates: Array, scaling: float) ->
 
     Raises:
         ValueError: shapes do not fit, k does not divide r, or a gate is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> x, gates = np.ones((1, 1, 2)), [[0.25, 0.75]]  # two experts of rank 1
+        >>> instance_lora(x, np.ones((2, 2)), np.ones((3, 2)), gates, scaling=1.0).tolist()
+        [[[2.0, 2.0, 2.0]]]
     """
     inputs, down, up, weights = (torch.as_tensor(values) for values in (x, A, B, gates))
     check_gates(weights)
@@ -102,6 +108,11 @@ class GateNetwork(nn.Module):
 
     Raises:
         ValueError: a kind or number out of range.
+
+    Example:
+        >>> gates = GateNetwork("linear", representation_size=4, num_experts=2)(torch.zeros(1, 4))
+        >>> gates.tolist()  # nothing is known of this row
+        [[0.5, 0.5]]
     """
 
     def __init__(
@@ -176,6 +187,10 @@ def gate_statistics(gates: Tensor) -> dict[str, Any]:
     Returns:
         ``gate_usage``, the mean gate of each expert; and ``gate_entropy``, the mean entropy of an instance's gates as a
         share of the largest: 1 is plain LoRA for everybody, 0 one expert each.
+
+    Example:
+        >>> gate_statistics(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))["gate_usage"]
+        [0.5, 0.5]
     """
     gates = gates.detach().double()
     most = math.log(gates.shape[1])

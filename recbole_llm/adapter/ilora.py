@@ -53,6 +53,14 @@ class ILoraAdapter(LoraAdapter):
         representation_size: entries of a sequence representation, at least 1; the recommender that gives them knows.
         permuted: a control experiment: the gates of a row go by another training row's history.
         states: the source of sequence representations; :meth:`with_states` sets it.
+
+    Example:
+        >>> ILoraAdapter(r=8, num_experts=4).facts()["num_experts"]
+        4
+        >>> ILoraAdapter(r=8, num_experts=3)
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: ilora_num_experts: ...
     """
 
     num_experts: Annotated[int, Setting("experts that the rank is cut into", low=1, note="divides lora_r")] = 4

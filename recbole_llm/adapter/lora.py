@@ -42,6 +42,14 @@ class LoraAdapter(Adapter):
         target_modules: "auto" for the query and value projections, "all" for every linear map but the output embedding,
             or the last parts of module names.
         seed: of A's initial values; the global random state is left as it was.
+
+    Example:
+        >>> LoraAdapter.from_settings({"lora_r": 16}).r
+        16
+        >>> LoraAdapter(r=0)
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: lora_r: 0 is not allowed; give an integer >= 1
     """
 
     r: Annotated[int, Setting("rank of LoRA", low=1)] = 8

@@ -24,6 +24,11 @@ class SequenceStates:
 
     Args:
         compute: gives the states of histories; one that remembers what it computed makes :meth:`prepare` worthwhile.
+
+    Example:
+        >>> states = SequenceStates(lambda histories: np.array([[float(len(own))] for own in histories]))
+        >>> states.of([[1, 2], [3]]).tolist()
+        [[2.0], [1.0]]
     """
 
     def __init__(self, compute: StatesOf) -> None:
@@ -46,6 +51,12 @@ class PermutedStates(SequenceStates):
     Args:
         compute: see :class:`SequenceStates`.
         seed: of the run; the other row is drawn by it and the history.
+
+    Example:
+        >>> states = PermutedStates(lambda histories: np.array([[float(sum(own))] for own in histories]), seed=0)
+        >>> states.prepare([[1], [2]])  # the training rows
+        >>> states.of([[1], [2]]).tolist()
+        [[2.0], [1.0]]
     """
 
     def __init__(self, compute: StatesOf, seed: int) -> None:

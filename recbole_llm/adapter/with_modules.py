@@ -25,6 +25,11 @@ class AdapterWithModules(Adapter):
     Args:
         inner: the adapter of the LLM's own weights.
         modules: by name; all their parameters learn.
+
+    Example:
+        >>> from recbole_llm.adapter import LoraAdapter
+        >>> AdapterWithModules(LoraAdapter(), {"projector": nn.Linear(2, 4)}).name
+        'lora'
     """
 
     def __init__(self, inner: Adapter, modules: Mapping[str, nn.Module]) -> None:

@@ -20,6 +20,11 @@ class CCSSelector(Selector):
         n_groups: strata of equal width, >= 1.
         hard_prune_ratio: share of the hardest rows that is cut, in [0, 1); the paper searches 0 to 0.5 and takes more
             the smaller the budget is.
+
+    Example:
+        >>> selection = CCSSelector(n_groups=2, hard_prune_ratio=0.5).select(np.arange(8), 2, el2n=np.arange(8.0))
+        >>> int(selection.ids.max()) < 4  # the harder half is cut
+        True
     """
 
     n_groups: Annotated[int, Setting("strata of equal width", low=1)] = 50

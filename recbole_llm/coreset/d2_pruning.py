@@ -24,6 +24,12 @@ class D2PruningSelector(Selector):
         n_neighbours: per row, >= 1.
         gamma_forward: of the first step, >= 0; the larger, the less a neighbour adds.
         gamma_reverse: of the second, >= 0; the larger, the less a selected row takes from its neighbours.
+
+    Example:
+        >>> vectors = [[1.0, 0.0], [0.999, 0.045], [0.0, 1.0]]  # the first two are nearly alike
+        >>> selector, difficulty = D2PruningSelector(n_neighbours=1), [1.0, 0.9, 0.5]
+        >>> selector.select(np.arange(3), 2, el2n=difficulty, vectors=vectors).ids.tolist()
+        [0, 2]
     """
 
     n_neighbours: Annotated[int, Setting("neighbours of a row in its graph", low=1)] = 5

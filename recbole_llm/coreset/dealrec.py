@@ -22,6 +22,12 @@ class DEALRecSelector(Selector):
         hard_prune_ratio: share of the highest scores that is cut first, in [0, 1). The paper has no such step (0), its
             code cuts 0.1.
         scaling: how both scores are brought to [0, 1], see :func:`scale_scores`.
+
+    Example:
+        >>> selector = DEALRecSelector(weight=0.5, n_groups=2)
+        >>> influence, effort = [0.0, 1.0, 2.0, 4.0], [4.0, 2.0, 0.0, 0.0]
+        >>> selector.select(np.arange(4), 1.0, influence=influence, effort=effort).scores.tolist()
+        [0.5, 0.5, 0.5, 1.0]
     """
 
     weight: Annotated[float, Setting("weight of effort beside influence", low=0)] = 0.5

@@ -22,6 +22,12 @@ class DSIRSelector(Selector):
         n_buckets: hash buckets of n-grams, >= 1.
         max_ngram: longest n-gram in words, >= 1.
         smoothing: added to the count of every bucket, > 0, so that a bucket that one side lacks decides nothing alone.
+
+    Example:
+        >>> texts = ["Heat", "Toy Story Babe", "Alien"]
+        >>> selection = DSIRSelector().select(np.arange(3), 1, texts=texts, target_texts=["Babe Toy Story"])
+        >>> texts[int(selection.scores.argmax())]
+        'Toy Story Babe'
     """
 
     n_buckets: Annotated[int, Setting("buckets of hashed n-grams", low=1)] = 10_000

@@ -17,7 +17,12 @@ _BLOCK_ELEMENTS = 2**22
 
 
 class EL2NSelector(Selector):
-    """The rows with the longest error vectors; of several measurements per row their mean counts."""
+    """The rows with the longest error vectors; of several measurements per row their mean counts.
+
+    Example:
+        >>> EL2NSelector().select(np.arange(4), 2, el2n=[0.1, 1.3, 0.2, 0.9]).ids.tolist()
+        [1, 3]
+    """
 
     name = "el2n"
     needs = (EL2N,)
@@ -38,6 +43,10 @@ def el2n_scores(logits: Array, targets: Array) -> Any:
 
     Raises:
         InputError: a target is no item, or logits hold NaN.
+
+    Example:
+        >>> el2n_scores([[2.0, 2.0], [9.0, 0.0]], targets=[0, 0]).round(3).tolist()
+        [0.707, 0.0]
     """
     import torch
 

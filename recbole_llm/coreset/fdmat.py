@@ -27,6 +27,10 @@ class FDMatSelector(Selector):
     Attributes:
         n_targets: rows, drawn at random, that stand for all, >= 1.
         max_exchanges: after the greedy start, >= 0.
+
+    Example:
+        >>> FDMatSelector().select(np.arange(4), 2, vectors=[[0.0], [0.1], [5.0], [5.1]]).ids.tolist()
+        [0, 2]
     """
 
     n_targets: Annotated[int, Setting("rows drawn by seed that stand for all", low=1)] = 2000

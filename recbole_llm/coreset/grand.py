@@ -19,7 +19,12 @@ _CHUNK_ELEMENTS = 2**24  # of the gradients that exist at once: 64 MB in float32
 
 
 class GraNdSelector(Selector):
-    """The rows with the largest gradient norms; of several trained recommenders per row the mean counts."""
+    """The rows with the largest gradient norms; of several trained recommenders per row the mean counts.
+
+    Example:
+        >>> GraNdSelector().select(["a", "b", "c"], 1, grand=[[0.1, 0.3], [2.0, 2.2], [0.5, 0.1]]).ids.tolist()
+        ['b']
+    """
 
     name = "grand"
     needs = (GRAND,)
@@ -44,6 +49,12 @@ def grand_scores(
 
     Returns:
         float64 ``[rows]``.
+
+    Example:
+        >>> import torch
+        >>> batch = {"x": torch.tensor([[3.0, 4.0], [0.0, 1.0]])}
+        >>> grand_scores(lambda weights, rows: rows["x"] @ weights, torch.zeros(2), batch).tolist()
+        [5.0, 1.0]
     """
     import torch
 

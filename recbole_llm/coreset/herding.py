@@ -12,6 +12,10 @@ class HerdingSelector(Selector):
 
     The score is by how much a row brings the sum of the selected ones nearer to where it should be (half the decrease
     of the squared distance): when it was selected, of a selected row; in the next step, of any other.
+
+    Example:
+        >>> HerdingSelector().select(np.arange(4), 2, vectors=[[-1.0], [1.0], [9.0], [-9.0]]).ids.tolist()
+        [0, 1]
     """
 
     name = "herding"

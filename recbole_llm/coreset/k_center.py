@@ -13,6 +13,10 @@ class KCenterSelector(Selector):
     The largest distance of a row from its nearest selected one is at most twice the smallest possible. The score of a
     selected row is its distance from the rows selected before it (of the first, the largest distance from it), that of
     any other its distance from the nearest selected row.
+
+    Example:
+        >>> KCenterSelector().select(np.arange(4), 2, vectors=[[0.0], [0.1], [0.2], [5.0]]).ids.tolist()
+        [2, 3]
     """
 
     name = "k_center"

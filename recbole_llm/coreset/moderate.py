@@ -14,6 +14,10 @@ class ModerateSelector(Selector):
 
     Every class gives its share of the budget; without ``labels`` there is one class. The score is minus the distance
     from the median.
+
+    Example:
+        >>> ModerateSelector().select(np.arange(5), 1, vectors=[[0.0], [1.0], [-2.0], [3.0], [-8.0]]).ids.tolist()
+        [1]
     """
 
     name = "moderate"

@@ -30,6 +30,12 @@ class QDITSelector(Selector):
     Attributes:
         weight: alpha of the quality, in [0, 1].
         n_targets: rows, drawn at random, that stand for all in the first sum, >= 1.
+
+    Example:
+        >>> selector = QDITSelector(weight=1.0)  # quality alone
+        >>> vectors, quality = np.eye(3), [0.1, 0.9, 0.3]
+        >>> selector.select(np.arange(3), 1, vectors=vectors, quality=quality).ids.tolist()
+        [1]
     """
 
     weight: Annotated[float, Setting("weight of quality beside diversity", low=0, high=1)] = 0.5

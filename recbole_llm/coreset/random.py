@@ -11,6 +11,12 @@ class RandomSelector(Selector):
     """A uniform draw without replacement: the rows with the largest random numbers, which are the scores.
 
     Under one seed a larger budget adds rows to those of a smaller one.
+
+    Example:
+        >>> draw = RandomSelector().select(np.arange(100), 0.1, seed=1)
+        >>> more = RandomSelector().select(np.arange(100), 0.2, seed=1)
+        >>> len(draw.ids), set(draw.ids) <= set(more.ids)
+        (10, True)
     """
 
     name = "random"

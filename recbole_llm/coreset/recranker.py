@@ -25,6 +25,11 @@ class RecRankerSelector(Selector):
 
     Attributes:
         n_clusters: of users, >= 1; 10 in RecRanker, while DEALRec searches 25, 50 and 75.
+
+    Example:
+        >>> selector, vectors = RecRankerSelector(n_clusters=2), np.eye(10)
+        >>> len(selector.select(np.arange(10), 4, history_lengths=np.arange(1, 11), recommender_vectors=vectors).ids)
+        4
     """
 
     n_clusters: Annotated[int, Setting("clusters of rows", low=1)] = 10

@@ -72,6 +72,10 @@ def scale_scores(scores: Array, scaling: str = "minmax") -> Any:
 
     Returns:
         float64 ``[n]`` of the type of ``scores``.
+
+    Example:
+        >>> scale_scores([1.0, 2.0, 11.0]).tolist(), scale_scores([1.0, 2.0, 11.0], "rank").tolist()
+        ([0.0, 0.1, 1.0], [0.0, 0.5, 1.0])
     """
     if scaling not in SCALINGS:
         raise InputError(f"coreset scaling {scaling!r} is unknown; choose one of {', '.join(SCALINGS)}", kind="unknown")
@@ -98,6 +102,10 @@ def join_on_ids(ids: Array, other_ids: Array, other_scores: Array) -> np.ndarray
 
     Raises:
         InputError: the two sets of ids differ, or an id occurs twice.
+
+    Example:
+        >>> join_on_ids([3, 1, 2], other_ids=[1, 2, 3], other_scores=[0.1, 0.2, 0.3]).tolist()
+        [0.3, 0.1, 0.2]
     """
     ids, other_ids = checked_ids(ids), checked_ids(other_ids)
     if different := len(np.setxor1d(ids, other_ids)):
@@ -120,6 +128,10 @@ def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None =
 
     Raises:
         InputError: both or neither are given, or one is out of range.
+
+    Example:
+        >>> resolve_budget(1000, ratio=0.29), resolve_budget(1000, budget=64)
+        (290, 64)
     """
     n_rows = checked_count("coreset rows", n_rows)
     if (budget is None) == (ratio is None):
@@ -144,6 +156,10 @@ def score_strata(scores: Array, n_groups: int, hard_prune_ratio: float = 0.0) ->
 
     Returns:
         int64 ``[n]``: 0 to K - 1, or -1 for a row that is cut.
+
+    Example:
+        >>> score_strata([0.0, 1.0, 2.0, 3.0, 9.0], n_groups=3, hard_prune_ratio=0.2).tolist()
+        [0, 0, 1, 2, -1]
     """
     values = checked_scores("scores", scores)
     n_groups = checked_count("coreset groups", n_groups, low=1)

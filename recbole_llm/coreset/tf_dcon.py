@@ -22,6 +22,13 @@ class TFDConSelector(Selector):
 
     Attributes:
         n_clusters: at least 1; DEALRec searches 25, 50 and 75.
+
+    Example:
+        >>> vectors = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> selector, inputs = TFDConSelector(n_clusters=2), {"recommender_vectors": vectors, "llm_vectors": vectors}
+        >>> ids, _ = selector.select(np.arange(4), 2, **inputs)
+        >>> sorted(int(row) // 2 for row in ids)  # one of each cluster
+        [0, 1]
     """
 
     n_clusters: Annotated[int, Setting("clusters of rows", low=1)] = 50

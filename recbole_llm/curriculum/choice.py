@@ -17,6 +17,12 @@ def make_curricula(settings: Settings) -> list[Curriculum]:
 
     Raises:
         InputError: no such curriculum.
+
+    Example:
+        >>> make_curricula({"curriculum": "adaptive", "alpha": [0.5, 1.0]})
+        [AdaptiveCurriculum(alpha=0.5), AdaptiveCurriculum(alpha=1.0)]
+        >>> make_curricula({"curriculum": "none", "alpha": 1.0})
+        []
     """
     value, alpha = settings["curriculum"], settings["alpha"]
     choice = cast("type[Curriculum] | None", find_choice("curriculum", value))

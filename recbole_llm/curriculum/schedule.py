@@ -22,6 +22,10 @@ def target_weights(weight: float) -> dict[str, float]:
 
     Args:
         weight: lambda, in [0, 1]. At 1 the real answers need not be computed, below 1e-12 the distilled ones.
+
+    Example:
+        >>> target_weights(0.25), target_weights(1.0)
+        ({'real': 0.75, 'distilled': 0.25}, {'distilled': 1.0})
     """
     if weight < NEGLIGIBLE:
         return {REAL: 1.0}
@@ -63,6 +67,10 @@ class FixedCurriculum(Curriculum):
 
     Attributes:
         fixed: the weight, in [0, 1].
+
+    Example:
+        >>> FixedCurriculum(0.3).weight(distances=[]), FixedCurriculum(0.0).needs_distilled
+        (0.3, False)
     """
 
     fixed: float
@@ -93,7 +101,12 @@ class FixedCurriculum(Curriculum):
 
 
 class SelfDistillation(FixedCurriculum):
-    """Distilled answers only: SOFT without its self-adaptive part."""
+    """Distilled answers only: SOFT without its self-adaptive part.
+
+    Example:
+        >>> SelfDistillation.from_value("sd_only", {}).weight(distances=[])
+        1.0
+    """
 
     @classmethod
     def from_value(cls, value: str, settings: Mapping[str, Any]) -> Curriculum:
@@ -107,6 +120,11 @@ class AdaptiveCurriculum(Curriculum):
 
     Attributes:
         alpha: how fast.
+
+    Example:
+        >>> curriculum = AdaptiveCurriculum(alpha=1.0)
+        >>> [round(curriculum.weight(distances), 3) for distances in ([2.0], [2.0, 1.0], [2.0, 1.0, 0.0])]
+        [1.0, 0.607, 0.368]
     """
 
     alpha: float

@@ -58,6 +58,11 @@ def answer_metrics(
 
     Raises:
         ValueError: an unknown rule, arguments of different lengths, or a target that is not among its candidates.
+
+    Example:
+        >>> titles = ["Babe", "Heat", "Alien"]
+        >>> answer_metrics(['"Babe"', '"Jaws"'], titles, targets=["Babe", "Heat"])
+        {'hits': 1, 'valid': 1, 'total': 2, 'hit_ratio': 0.5, 'hit_ratio_valid': 1.0, 'valid_ratio': 0.5}
     """
     return outcome_metrics(*answer_outcomes(generated, candidates, targets, rule))
 

@@ -41,6 +41,11 @@ class Evaluation:
         top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked; empty where nothing is.
         summary: how different the answers are (:func:`recbole_llm.evaluation.answer_spread`): ``distinct_answers`` and
             ``top_answer``; empty where a row has no single answer.
+
+    Example:
+        >>> evaluation = Evaluation({"ndcg@10": 0.5}, pd.DataFrame({"user_id": ["7"], "item_id": ["12"], "rank": [2]}))
+        >>> evaluation.metrics["ndcg@10"], len(evaluation.ranks)
+        (0.5, 0)
     """
 
     metrics: dict[str, float]

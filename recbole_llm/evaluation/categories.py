@@ -59,6 +59,11 @@ def category_hit_ratio(
 
     Raises:
         ValueError: the rows differ in number, or a cut-off exceeds the recommended items or is below 1.
+
+    Example:
+        >>> kinds = [[], ["comedy"], ["crime"], ["comedy"]]  # by item id; item 0 is padding
+        >>> category_hit_ratio([[2, 3], [2, 1]], targets=[1, 2], categories=kinds, topk=[1, 2])
+        {'category_hit@1': 0.5, 'category_hit@2': 1.0}
     """
     ranks, cutoffs, width = category_ranks(top_items, targets, categories), tuple(topk), np.shape(top_items)[1]
     if not all(1 <= k <= width for k in cutoffs):

@@ -50,6 +50,11 @@ class PromptedRows:
             in.
         candidates: int64 ``[rows, n]``, the items that each prompt lists, 0 behind a shorter list; None where prompts
             list nothing.
+
+    Example:
+        >>> rows = PromptedRows(histories=[[1, 2], []], prompts=[[5, 6], None])
+        >>> rows.prompted.tolist(), rows.prompt_ids
+        ([0], [[5, 6]])
     """
 
     histories: Sequence[Sequence[int]]

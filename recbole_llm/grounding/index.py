@@ -54,6 +54,12 @@ class ItemIndex:
     Raises:
         InputError: an embedding holds NaN or infinity, no item is rankable, or faiss refuses ``factory``.
         ValueError: shapes do not fit, or ``representative`` is no map onto representatives.
+
+    Example:
+        >>> index = ItemIndex([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # item 0 is padding
+        >>> distances, items = index.search([[0.9, 0.0]], k=2)
+        >>> items.tolist(), index.rank_of([[0.9, 0.0]], targets=[2]).tolist()
+        ([[1, 2]], [1])
     """
 
     def __init__(

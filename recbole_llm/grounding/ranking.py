@@ -25,6 +25,10 @@ class Ranking:
         ranks: int64 ``[rows]``, 0-based rank of the target; -1 where it is not ranked, or where there is no target.
         top_items: int64 ``[rows, k]``, the best items, the best first; 0 behind the last item that is ranked.
         top_scores: float64 ``[rows, k]``, their scores, larger is better; -inf behind the last one.
+
+    Example:
+        >>> Ranking.nothing(n_rows=1, k=2).top_items.tolist()
+        [[0, 0]]
     """
 
     ranks: np.ndarray
@@ -75,6 +79,11 @@ def rank_scores(scores: Array, targets: Array | None, k: int) -> Ranking:
 
     Raises:
         ValueError: a score is not a number, or ``k`` is below 1.
+
+    Example:
+        >>> ranking = rank_scores([[-torch.inf, 0.2, 0.9, 0.2]], targets=[3], k=2)
+        >>> ranking.ranks.tolist(), ranking.top_items.tolist()
+        ([2], [[2, 1]])
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -102,6 +111,11 @@ def rank_listed(items: np.ndarray, scores: np.ndarray, targets: Array | None, k:
         scores: float64 ``[rows, listed]``, larger is better; not read where the item is 0.
         targets: int ``[rows]``, item ids; None for none. A target beyond the k-th position has a rank if it is listed.
         k: length of the lists, at least 1.
+
+    Example:
+        >>> ranking = rank_listed(np.array([[4, 7, 0]]), np.array([[0.1, 0.9, 0.0]]), targets=[4], k=2)
+        >>> ranking.ranks.tolist(), ranking.top_items.tolist()
+        ([1], [[7, 4]])
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")

@@ -38,6 +38,10 @@ def reweight(distances: Array, weights: Array, gamma: float) -> Any:
 
     Raises:
         ValueError: shapes do not fit, a weight is negative or not finite, a distance is NaN or -inf.
+
+    Example:
+        >>> reweight(np.array([[1.0, 2.0, 3.0]]), weights=[0.0, 0.0, 1.0], gamma=1.0).tolist()
+        [[0.0, 0.5, 0.5]]
     """
     table, boost_base = _checked(distances, weights)
     return like(_apply(_normalised(table), _boost(boost_base, gamma), table.dtype), distances)
@@ -53,6 +57,10 @@ def popularity_weights(counts: Array, rankable: Array | None = None) -> Any:
 
     Returns:
         float64 ``[items]`` of the type of ``counts``; 0 everywhere if all counts are equal.
+
+    Example:
+        >>> popularity_weights([0, 10, 20], rankable=[False, True, True]).tolist()
+        [0.0, 0.0, 1.0]
     """
     table = to_numpy(counts).astype(np.float64)
     mask = np.ones(len(table), dtype=bool) if rankable is None else to_numpy(rankable)
@@ -75,6 +83,10 @@ def collaborative_weights(scores: Array) -> Any:
 
     Returns:
         ``[queries, items]`` of the type of ``scores``; 0 in a row whose scores are all equal.
+
+    Example:
+        >>> collaborative_weights(np.array([[-np.inf, 1.0, 3.0]])).tolist()
+        [[0.0, 0.0, 1.0]]
     """
     table = to_float(scores)
     if table.ndim != 2:
@@ -95,6 +107,10 @@ def gamma_ranks(distances: Array, weights: Array, targets: Array, gammas: Sequen
 
     Returns:
         int64 ``[gammas, queries]``, 0-based ranks.
+
+    Example:
+        >>> gamma_ranks([[1.0, 2.0, 3.0]], weights=[0.0, 0.0, 1.0], targets=[2], gammas=[0.0, 3.0]).tolist()
+        [[2], [1]]
     """
     table, weight = _checked(distances, weights)
     ids = to_numpy(targets)
@@ -132,6 +148,11 @@ def search_gamma(
 
     Returns:
         The first best gamma of every label; 0 for a metric that is 0 under every gamma, which decides nothing.
+
+    Example:
+        >>> distances, weights = [[1.0, 2.0, 3.0]], [0.0, 0.0, 1.0]
+        >>> search_gamma(distances, weights, targets=[2], metrics=[("mrr", 3)], gammas=[0.0, 3.0])
+        {'mrr@3': 3.0}
     """
     if not isinstance(metrics, Mapping):
         metrics = {f"{name}@{k}": (name, k) for name, k in metrics}

@@ -39,6 +39,12 @@ class Assistant:
         item_scores: [prompts, items], any finite scores whose softmax over the titled items is `q`; -inf for an item
             that is out of the question. An untitled item's score is not read.
         lm_weight: ``a``, the language model's share, 0 to 1; 1 means no assistant.
+
+    Example:
+        >>> trie = TitleTrie([None, [5], [8]], eos_token_id=2)
+        >>> assistant = Assistant(torch.tensor([[0.0, 1.0, 1.0]]), lm_weight=0.5)
+        >>> assistant.title_log_probs(trie).exp().round(decimals=4).tolist()
+        [[0.5, 0.5]]
     """
 
     item_scores: Tensor
@@ -147,6 +153,15 @@ def search_titles(
 
     Returns:
         At most `num_beams` titles of each prompt; `trie.items` turns their `token_ids` into items.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> trie = TitleTrie([None, [5, 6], [5, 7], [8]], eos_token_id=2)
+        >>> (beams,) = search_titles(model, [[1, 9]], trie, pad_token_id=0, num_beams=3)
+        >>> sorted(item for beam in beams for item in trie.items(beam.token_ids))
+        [1, 2, 3]
     """
     if assistant is not None and len(assistant.item_scores) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
@@ -173,6 +188,12 @@ def beam_item_scores(trie: TitleTrie, beams: Sequence[Sequence[Generation]]) -> 
 
     Returns:
         float64 [prompts, items]; items of one title have equal scores.
+
+    Example:
+        >>> from recbole_llm.llm.generation import Generation
+        >>> trie = TitleTrie([None, [5, 6], [8]], eos_token_id=2)
+        >>> beam_item_scores(trie, [[Generation([8], -1.5, finished=True)]]).tolist()
+        [[-inf, -inf, -1.5]]
     """
     scores = torch.full((len(beams), trie.n_items), -math.inf, dtype=torch.float64)
     for row, found in enumerate(beams):
@@ -198,6 +219,12 @@ class TitleConstraint(LogitsProcessor):  # type: ignore[misc]  # transformers de
         n_prompt_tokens: As a processor, leading tokens of each row that are prompt: 0 in `beam_search`, the padded
             prompt's length in ``generate``.
         device: Where the model is.
+
+    Example:
+        >>> constraint = TitleConstraint(TitleTrie([None, [5], [3]], eos_token_id=2))
+        >>> scores, tokens = constraint.candidates(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 16))
+        >>> tokens.tolist()
+        [[3, 5]]
     """
 
     def __init__(

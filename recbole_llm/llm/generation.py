@@ -113,6 +113,14 @@ def beam_search(
         InputError: `num_beams` or `max_new_tokens` below 1.
         ValueError: A prompt is empty.
         FloatingPointError: The model's logits are not a number.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> (answer,) = beam_search(model, [[1, 5, 6]], eos_token_id=2, pad_token_id=0, num_beams=2, max_new_tokens=3)
+        >>> len(answer.token_ids) <= 3, answer.score < 0
+        (True, True)
     """
     _check_arguments(prompts, num_beams, max_new_tokens)
     search = _Search(

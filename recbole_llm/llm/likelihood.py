@@ -79,6 +79,15 @@ def title_likelihoods(
         InputError: The LLM does not compute a tree of titles as separate sequences.
         ValueError: A prompt is empty, or the assistant has not one row per prompt.
         FloatingPointError: The model's logits are not a number.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> trie = TitleTrie([None, [5, 6], [8]], eos_token_id=2)
+        >>> scores = title_likelihoods(model, [[1, 9]], trie, pad_token_id=0, renormalize=True)
+        >>> scores.exp().sum(dim=1).round(decimals=4).tolist()  # renormalised over the titles
+        [1.0]
     """
     if empty := [index for index, prompt in enumerate(prompts) if len(prompt) == 0]:
         raise ValueError(f"prompt {empty[0]} is empty: a decoder needs at least one token to continue")
@@ -133,6 +142,11 @@ def title_scores(
 
     Returns:
         float64 [rows, items]; -inf for an item without a title.
+
+    Example:
+        >>> trie = TitleTrie([None, [5], [8]], eos_token_id=2)
+        >>> title_scores(trie, torch.full((1, trie.n_nodes), -1.0)).tolist()  # each title and its EOS
+        [[-inf, -2.0, -2.0]]
     """
     device = log_probs.device
     steps = log_probs.double().clone()
@@ -162,6 +176,13 @@ def choose_way(model: nn.Module, n_tokens: int, n_titles: int, row_inputs: Mappi
 
     Raises:
         InputError: Not at all: the LLM takes no tree of titles, and the catalogue is too large for a row per title.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> choose_way(model, n_tokens=8, n_titles=3)
+        'tree'
     """
     finding = _find_tree(model, n_tokens, row_inputs)
     if finding.works:

@@ -31,6 +31,10 @@ def positions_from_mask(attention_mask: Tensor) -> Tensor:
 
     Returns:
         int64 [b, t].
+
+    Example:
+        >>> positions_from_mask(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])).tolist()
+        [[0, 0, 0, 1], [0, 1, 2, 3]]
     """
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
@@ -45,6 +49,15 @@ def answer_loss(
 
     Returns:
         A scalar in float32.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> ids, labels = torch.tensor([[1, 5, 6, 2]]), torch.tensor([[-100, -100, 6, 2]])
+        >>> loss = answer_loss(model, ids, torch.ones_like(ids), labels)
+        >>> torch.allclose(loss, model(input_ids=ids, labels=labels).loss)
+        True
     """
     log_probs, _ = answer_log_probs(model, input_ids, attention_mask, labels, position_ids)
     return -log_probs.mean()
@@ -69,6 +82,15 @@ def answer_log_probs(
 
     Raises:
         ValueError: no answer token at all, or a 4-D mask without position ids.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> ids, labels = torch.tensor([[1, 5, 6, 2]]), torch.tensor([[-100, -100, 6, 2]])
+        >>> values, rows = answer_log_probs(model, ids, torch.ones_like(ids), labels)
+        >>> values.shape, rows.tolist()  # two answer tokens, both of row 0
+        (torch.Size([2]), [0, 0])
     """
     rows, columns = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
     if not len(rows):
@@ -136,6 +158,15 @@ def logits_at(
 
     Returns:
         [n, vocabulary] in the model's number type.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> ids, last = torch.tensor([[1, 5, 6]]), torch.tensor([2])
+        >>> logits = logits_at(model, torch.tensor([0]), last, ids, torch.ones_like(ids))
+        >>> torch.allclose(logits, model(ids).logits[:, 2])
+        True
     """
     if position_ids is None:
         if attention_mask.ndim != 2:

@@ -69,6 +69,14 @@ def probe_llm(
 
     Raises:
         InputError: rows that share a batch change each other, so that nothing would be right.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes)).eval()
+        >>> found = probe_llm(model, [FastPath.ROWS], n_tokens=8)
+        >>> found[FastPath.ROWS].works
+        True
     """
     n_tokens = at_most(model, n_tokens)
     wanted = [path for path in FastPath if path in set(paths)]

@@ -84,6 +84,14 @@ class TinyLLMConfig(Declared):
 
     Raises:
         InputError: if a value has the wrong type or is out of range.
+
+    Example:
+        >>> TinyLLMConfig.from_settings({"tiny_steps": 100}).steps
+        100
+        >>> TinyLLMConfig(hidden_size=64, n_heads=3)
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: tiny_hidden_size: ...
     """
 
     vocab_size: Annotated[

@@ -45,6 +45,13 @@ class TitleTrie:
 
     Raises:
         ValueError: No item has a title, a token id is negative, or EOS stands inside a title.
+
+    Example:
+        >>> trie = TitleTrie([None, [5, 6], [5, 7], [8]], eos_token_id=2)
+        >>> trie.allowed([]), trie.allowed([5]), trie.allowed([8])
+        ([5, 8], [6, 7], [2])
+        >>> trie.items([5, 7])
+        [2]
     """
 
     def __init__(self, token_ids_per_item: Sequence[Sequence[int] | None], eos_token_id: int) -> None:

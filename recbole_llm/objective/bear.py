@@ -99,6 +99,11 @@ def bear_weights(
 
     Raises:
         ValueError: as ``bear_loss``.
+
+    Example:
+        >>> logits, targets = torch.zeros(1, 8), torch.tensor([5])
+        >>> bear_weights(logits, targets, legal=[[3, 5]], k=1).tolist()
+        [1.5]
     """
     tokens = LegalTokens.of(logits, targets, legal, tau)
     return _weights(tokens, k, xi, weight) * token_weights(tokens.right.detach(), rows, row_weights)

@@ -28,6 +28,11 @@ class LegalTokens:
         token: int64 [legal tokens of all], the answer token each belongs to, ascending.
         counts: int64 [n], legal tokens of each; m_t.
         right: [n], scaled logit of the right token.
+
+    Example:
+        >>> tokens = LegalTokens.of(torch.zeros(1, 8), torch.tensor([5]), legal=[[3, 5]], tau=1.0)
+        >>> tokens.counts.tolist(), tokens.log_probs().exp().round(decimals=4).tolist()
+        ([2], [0.5])
     """
 
     scaled: Tensor

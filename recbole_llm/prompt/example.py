@@ -18,6 +18,10 @@ class Example:
         likes: Whether the user liked each item of the history, for yes/no questions.
         candidates: The item ids that the prompt lists to choose from, in their order.
         liked: Whether the user liked the target: the answer to a yes/no question, and no part of any prompt.
+
+    Example:
+        >>> Example(history=[3, 1], target=2)
+        Example(history=[3, 1], target=2, likes=None, candidates=(), liked=None)
     """
 
     history: Sequence[int]

@@ -43,6 +43,12 @@ class Wording:
         click_instruction: As `instruction`, for the yes/no task.
         click_input: As `input`, for the yes/no task, with the slots `{liked}`, `{disliked}` and `{target}`, each
             exactly once.
+
+    Example:
+        >>> Wording.of_domain("movie").verb
+        'watched'
+        >>> Wording(item="song", items="songs", verb="played").preamble
+        'You know {items} well and answer with the name of one {item} in double quotes.'
     """
 
     item: str

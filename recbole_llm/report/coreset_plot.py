@@ -48,6 +48,11 @@ def coreset_figure(
 
     Returns:
         A figure with two axes.
+
+    Example:
+        >>> figure = coreset_figure([0.1, 0.9], [0, 1], [True, False], {"influence": 2.0}, {"fine-tune": 5.0})
+        >>> len(figure.axes)
+        2
     """
     from matplotlib.figure import Figure
 

@@ -37,6 +37,10 @@ def versions() -> dict[str, str]:
     Returns:
         ``python``, one entry per package (``not installed`` where missing), ``platform``, ``cpu_count`` and
         ``git_revision`` (short, ``-dirty`` with uncommitted changes; ``not a checkout`` for an installed package).
+
+    Example:
+        >>> versions()["python"].count(".")
+        2
     """
     facts = {"python": platform.python_version(), "recbole-llm": _own_version()}
     facts.update({name: _version(distributions) for name, distributions in _PACKAGES.items()})
@@ -58,7 +62,12 @@ def _own_version() -> str:
 
 
 def git_revision(folder: Path) -> str:
-    """Short revision of the checkout whose root is ``folder``; a checkout that merely contains it does not count."""
+    """Short revision of the checkout whose root is ``folder``; a checkout that merely contains it does not count.
+
+    Example:
+        >>> git_revision(Path("."))
+        'not a checkout'
+    """
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != Path(folder).resolve():
         return NO_CHECKOUT
@@ -76,6 +85,11 @@ def data_hash(paths: Iterable[str | os.PathLike[str]]) -> str:
 
     Raises:
         InputError: a file cannot be read.
+
+    Example:
+        >>> _ = Path("a.inter").write_text("user_id:token")
+        >>> len(data_hash(["a.inter"]))
+        64
     """
     digest = hashlib.sha256()
     for path in sorted(map(Path, paths), key=lambda path: (path.name, str(path))):
@@ -108,7 +122,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def peak_mib() -> float:
-    """Most memory this process has held so far, in MiB."""
+    """Most memory this process has held so far, in MiB.
+
+    Example:
+        >>> peak_mib() > 0
+        True
+    """
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss of a Linux process also counts the parent it was started from
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

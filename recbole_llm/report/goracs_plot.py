@@ -44,6 +44,11 @@ def goracs_figure(
 
     Returns:
         A figure with two axes. Lines and points carry their names as labels.
+
+    Example:
+        >>> figure = goracs_figure({"greedy": [2.0, 1.5]}, [[0.0, 0.0], [1.0, 1.0]], [True, False], [[0.5, 0.5]])
+        >>> len(figure.axes)
+        2
     """
     from matplotlib.figure import Figure
 

@@ -70,6 +70,11 @@ def curriculum_figure(
 
     Returns:
         A figure with four axes. Lines carry their names as labels.
+
+    Example:
+        >>> record = {"epoch": 1, "weight": 1.0, "distance": 0.5, "distilled_loss": 2.0, "valid": {"ndcg@10": 0.1}}
+        >>> len(curriculum_figure([record], metric="ndcg@10").axes)
+        4
     """
     from matplotlib.figure import Figure
 
@@ -120,6 +125,10 @@ def gate_figure(gates: ArrayLike, title: str = "Gates") -> Figure:
     Returns:
         A figure with the rows along their first two principal components, coloured by their strongest expert, and the
         mean gate of each expert.
+
+    Example:
+        >>> len(gate_figure([[0.9, 0.1], [0.2, 0.8]]).axes)
+        2
     """
     from matplotlib.figure import Figure
 

@@ -47,6 +47,11 @@ def map_points(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Returns:
         float64 ``[n, 2]`` and ``[m, 2]``; 0 in a second component that does not exist.
+
+    Example:
+        >>> train, valid = map_points(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 0.0]]))
+        >>> train.shape, valid.round(6).tolist()
+        ((2, 2), [[0.0, 0.0]])
     """
     points, _ = principal_plane(np.concatenate([train, valid], dtype=np.result_type(train, valid, np.float32)))
     return points[: len(train)], points[len(train) :]

@@ -77,6 +77,10 @@ class RunResult:
             frequent one) of the test rows, ``valid_loss`` (per token of the validation rows' answers); those it has.
         warnings: what there is to doubt of the run, a line each; it is marked in the table.
         revision: the commit that gave the result, or the version where the package is no checkout.
+
+    Example:
+        >>> RunResult("Pop", "ml-100k", test={"ndcg@10": 0.0163}).epochs is None
+        True
     """
 
     model: str
@@ -110,6 +114,14 @@ class ResultTable:
         reading: what became of the lines of the data set's files, in words.
         metric: the metric by which models are compared.
         comparisons: of the models with a baseline.
+
+    Example:
+        >>> table = ResultTable((RunResult("Pop", "ml-100k", test={"ndcg@10": 0.0163}),))
+        >>> print(table.text())
+        Model  Train rows  Epochs  Best  Time  Rows  NDCG@10
+        Pop             -       -     -     -     -   0.0163
+        >>> ResultTable.from_json(table.json()) == table
+        True
     """
 
     results: tuple[RunResult, ...]

@@ -53,6 +53,12 @@ class GoracsSelector(GoracsSettings, Selector):
     """:func:`goracs_select` as a selector; its scores are minus the marginal costs of the rows in the end.
 
     ``labels`` and ``valid_labels`` may be left out, together; ``gradient_norms`` where ``gradient_weight`` is 0.
+
+    Example:
+        >>> selector = GoracsSelector(gradient_weight=0.0)
+        >>> rows, valid = [[0.0], [0.1], [5.0], [9.0]], [[0.0], [5.0]]
+        >>> selector.select(np.arange(4), 2, embeddings=rows, valid_embeddings=valid).ids.tolist()
+        [0, 2]
     """
 
     name = "goracs"

@@ -35,6 +35,10 @@ class GoracsSettings(Declared):
         scale_norms: divide the gradient norms by the largest.
         compat: ``reference`` repeats the authors' code, which ranks exchanges by another score and in another order and
             fills up with the first rows once none gains.
+
+    Example:
+        >>> GoracsSettings(gradient_weight=0.2)
+        GoracsSettings(gradient_weight=0.2)
     """
 
     gradient_weight: Annotated[

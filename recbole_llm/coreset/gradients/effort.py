@@ -36,6 +36,11 @@ def effort_scores(
 
     Returns:
         float64 ``[n]``, in the order of the batches.
+
+    Example:
+        >>> model, batches = nn.Linear(2, 1, bias=False), [torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])]
+        >>> effort_scores(model, lambda module, batch: module(batch).squeeze(1), batches).tolist()
+        [5.0, 1.0]
     """
     norms = GradientNorms(model, parameters)
     bar = tqdm(batches, "effort", leave=False, disable=not progress)
@@ -54,6 +59,10 @@ def losses_per_row(token_losses: Tensor, rows: Tensor, n_rows: int, mean: bool =
 
     Returns:
         ``[rows]``; 0 for a row without tokens.
+
+    Example:
+        >>> losses_per_row(torch.tensor([1.0, 3.0, 5.0]), rows=torch.tensor([0, 0, 2]), n_rows=3).tolist()
+        [2.0, 0.0, 5.0]
     """
     totals = token_losses.new_zeros(n_rows).index_add(0, rows, token_losses)
     return totals / torch.bincount(rows, minlength=n_rows).clamp(min=1) if mean else totals
@@ -69,6 +78,10 @@ def effort_weights(model: nn.Module, which: str = "all") -> list[str]:
 
     Raises:
         InputError: the model has none.
+
+    Example:
+        >>> effort_weights(nn.Linear(2, 1))
+        ['weight', 'bias']
     """
     if which not in EFFORT_WEIGHTS:
         raise InputError(f"effort weights: {which!r} is not allowed; give one of {', '.join(EFFORT_WEIGHTS)}")

@@ -43,6 +43,11 @@ class GradientNorms:
 
     Raises:
         InputError: no weight is named, or the model has none of such a name.
+
+    Example:
+        >>> model, rows = nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> GradientNorms(model, ["weight"])(lambda: model(rows).squeeze(1)).tolist()
+        [5.0, 1.0]
     """
 
     def __init__(self, model: nn.Module, parameters: Iterable[str] | None = None) -> None:
@@ -146,7 +151,13 @@ class GradientNorms:
 def row_gradient_norms(
     model: nn.Module, row_losses: Callable[[], Tensor], parameters: Iterable[str] | None = None
 ) -> Tensor:
-    """Norm of each row's gradient for one batch; see :class:`GradientNorms`. Returns: float64 ``[rows]``."""
+    """Norm of each row's gradient for one batch; see :class:`GradientNorms`. Returns: float64 ``[rows]``.
+
+    Example:
+        >>> model, rows = nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> row_gradient_norms(model, lambda: model(rows).squeeze(1)).tolist()
+        [5.0, 1.0]
+    """
     return GradientNorms(model, parameters)(row_losses)
 
 

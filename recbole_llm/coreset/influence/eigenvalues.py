@@ -25,6 +25,12 @@ def extreme_eigenvalues(
             than the default.
         steps: most products, each of which keeps a vector.
         seed: of the first vector.
+
+    Example:
+        >>> matrix = np.diag([1.0, 2.0, 5.0])
+        >>> smallest, largest = extreme_eigenvalues(lambda vector: matrix @ vector, np.zeros(3))
+        >>> round(smallest, 3), round(largest, 3)
+        (1.0, 5.0)
     """
     from scipy.linalg import eigh_tridiagonal
 

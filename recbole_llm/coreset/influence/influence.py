@@ -89,6 +89,14 @@ def row_influence(
     Raises:
         InputError: see :func:`solve`; no eigenvalue is positive, of which ``damping_ratio`` could be a share; or the
             damping leaves one below 0, where LiSSA diverges however slowly.
+
+    Example:
+        >>> rows, targets = torch.tensor([[1.0], [1.0]]), torch.tensor([0.0, 4.0])
+        >>> batches = [(rows, targets)]
+        >>> losses = lambda weight, batch: (batch[0] @ weight - batch[1]) ** 2 / 2
+        >>> train = MeanLoss(losses, torch.tensor([3.0]), batches)
+        >>> row_influence(train, damping_ratio=0.0).scores.round(decimals=4).tolist()  # the second row does harm
+        [1.5, -0.5]
     """
     looked_at = target or train
     gradient = looked_at.gradient()

@@ -31,6 +31,12 @@ def parameter_losses(
     Raises:
         InputError: the model has no weight of such a name.
         ValueError: the model is in training mode, in which dropout makes every call another function.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False).eval()
+        >>> params, losses = parameter_losses(model, ["weight"], lambda module, batch: module(batch).squeeze(1))
+        >>> losses(torch.tensor([1.0, 10.0]), torch.tensor([[1.0, 1.0], [0.0, 2.0]])).tolist()
+        [11.0, 20.0]
     """
     if model.training:
         raise ValueError("influence needs a model in eval mode: dropout makes every call another function")

@@ -34,6 +34,12 @@ class MeanLoss:
         sample: ``sample(step)`` gives the batch that stands in for all rows in a step of a stochastic recursion. Draw
             what it gives from a seeded generator in advance.
         progress: show a bar.
+
+    Example:
+        >>> rows = [torch.tensor([[1.0, 0.0], [0.0, 2.0]])]  # one batch of two rows
+        >>> loss = MeanLoss(lambda weights, batch: (batch @ weights) ** 2 / 2, torch.tensor([1.0, 1.0]), rows)
+        >>> loss.gradient().tolist(), loss.hessian().tolist()
+        ([0.5, 2.0], [[0.5, 0.0], [0.0, 2.0]])
     """
 
     def __init__(

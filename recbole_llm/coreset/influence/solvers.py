@@ -105,6 +105,11 @@ def solve(
     Raises:
         InputError: a setting is out of range, v or a product is not finite, H + damping I is singular or, for ``cg``,
             not positive definite, or the recursion diverges.
+
+    Example:
+        >>> found = solve(lambda vector: 2.0 * vector, np.array([4.0, 6.0]))
+        >>> found.vector.tolist(), found.steps
+        ([2.0, 3.0], 1)
     """
     if method not in METHODS:
         raise InputError(
