@@ -142,7 +142,7 @@ def test_a_data_set_without_item_file(fails, tmp_path):
         (b"epochs: [1", "the config file .*bad.yaml is not valid YAML"),
         (b"- epochs", "the config file .*bad.yaml must hold `key: value` pairs"),
         (b"\xff\xfe\x00", "the config file .*bad.yaml is not valid YAML"),
-        (b"epoch: 1", "config file .*bad.yaml: epoch is no setting of BIGRec; did you mean epochs"),
+        (b"epoch: 1", "config file .*bad.yaml: epoch is not a setting of BIGRec; did you mean epochs"),
         (b"lora_r: lots", "lora_r: 'lots' is not allowed; give an integer >= 1"),
     ],
 )

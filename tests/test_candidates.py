@@ -219,7 +219,7 @@ def test_fewer_titles_than_candidates_are_all_listed_and_reported(command):
     finished = command("SASRec", "--candidates=20", "--epochs=1")
     sizes = [len(own) for own in lists(finished, "SASRec").values()]
     assert finished.status == 0 and max(sizes) < 20 and min(sizes) > 1
-    message = f"12 test rows have fewer than 20 candidates, {min(sizes)} at least."
+    message = f"12 test rows have fewer than 20 candidates (shortest list: {min(sizes)})"
     assert message in finished.log("SASRec")
 
 

@@ -128,7 +128,7 @@ def test_tensors_that_do_not_fit_stop_the_run(kind, change, tmp_path):
 def test_changed_files_and_other_llms_stop_the_run(kind, tmp_path):
     trained(kind, tmp_path)
     adapter, model = fresh(kind)
-    with refused("", "conflict", "LLM f1, not to f2"):
+    with refused("", "conflict", "LLM f1, not on f2"):
         adapter.load(model, tmp_path, "f2")
     weights = next(tmp_path.glob("*.safetensors"))
     content = weights.read_bytes()

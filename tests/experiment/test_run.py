@@ -118,7 +118,7 @@ def test_a_general_model_recommends_to_users_and_takes_no_histories(runs):
     run = runs["Pop"]
     found = run.recommend(users=run.ranks["user_id"], k=10)
     assert found.groupby("user_id", sort=False)["item_id"].agg(" ".join).tolist() == run.ranks["top_items"].tolist()
-    with refused("histories", "conflict", "histories: Pop knows users, not histories; give users") as caught:
+    with refused("histories", "conflict", "histories: Pop recommends for its known users only; give users") as caught:
         run.recommend(["i1"])
     assert caught.value.key == "histories"
 
@@ -186,7 +186,7 @@ def test_models_that_rank_nothing_recommend_nothing(world, small, small_llm, sav
         likes = recbole_llm.run("LR", "world", **{**small, "threshold": {"rating": 4}, "valid_metric": "AUC"})
     with refused("candidates", "conflict", "candidates: this BIGRec chooses among the titles of its prompt"):
         chooses.recommend(["i1"])
-    with refused("recommend", "conflict", "LR predicts clicks on given items and ranks none"):
+    with refused("recommend", "conflict", "LR predicts clicks on given items and cannot rank the catalogue"):
         likes.recommend(users=["u1"])
     assert list(likes.ranks)[2:] == ["label", "score"] and set(likes.metrics) == {"auc", "logloss"}
     assert list(chooses.ranks)[2:4] == ["answer", "valid"]
@@ -261,5 +261,5 @@ def test_evaluation_and_recommendation_ask_the_index(small_llm, saved, monkeypat
 
 
 def test_a_folder_that_no_run_left_is_refused(tmp_path):
-    with refused("", "file", "is no run folder"):
+    with refused("", "file", "is not a run folder"):
         recbole_llm.load_run(tmp_path)

@@ -114,7 +114,7 @@ def test_an_item_without_title_is_not_shown_and_cannot_be_asked_about():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tokenizer_that_splits_the_answers_is_refused(family):
-    with refused("llm_path", "conflict", "llm_path: its tokenizer has no single token .*; choose another LLM"):
+    with refused("llm_path", "conflict", "llm_path: its tokenizer needs single tokens .*; choose another LLM"):
         make(tokenizer=make_tokenizer(family))
 
 

@@ -81,8 +81,8 @@ def test_settings_that_are_text_stay_text():
     ("words", "message", "key", "kind"),
     [
         (["--epochs=3", "--epochs=4"], "--epochs is given twice, as '3' and as '4'", "epochs", "conflict"),
-        (["epochs=3"], "'epochs=3' belongs to no setting", "", "unknown"),
-        (["--epochs", "3", "4"], "'4' belongs to no setting", "", "unknown"),
+        (["epochs=3"], "'epochs=3' is not part of a setting", "", "unknown"),
+        (["--epochs", "3", "4"], "'4' is not part of a setting", "", "unknown"),
         (
             ["--group_by_length", "--epochs=3"],
             "--group_by_length has no value; .*--group_by_length=True",
@@ -90,7 +90,7 @@ def test_settings_that_are_text_stay_text():
             "missing",
         ),
         (["--epochs"], "--epochs has no value", "epochs", "missing"),
-        (["--=3"], "'--=3' belongs to no setting", "", "unknown"),
+        (["--=3"], "'--=3' is not part of a setting", "", "unknown"),
         (["--model=BIGRec"], "no dataset is given", "dataset", "missing"),
         (["--dataset=ml-100k"], "no model is given", "model", "missing"),
         (["--model=Pop,Pop", "--dataset=x"], "names a model twice", "model", "conflict"),
@@ -159,9 +159,9 @@ def test_later_places_win(tmp_path):
 @pytest.mark.parametrize(
     ("words", "key", "kind", "message"),
     [
-        (["--lora_rr=4"], "lora_rr", "unknown", "--lora_rr is no setting of Pop or BIGRec; did you mean lora_r"),
-        (["--Pop.lora_r=4"], "lora_r", "unknown", "--Pop.lora_r is no setting of Pop"),
-        (["--BIGRec.epoch=4"], "epoch", "unknown", "--BIGRec.epoch is no setting of BIGRec; did you mean epochs"),
+        (["--lora_rr=4"], "lora_rr", "unknown", "--lora_rr is not a setting of Pop or BIGRec; did you mean lora_r"),
+        (["--Pop.lora_r=4"], "lora_r", "unknown", "--Pop.lora_r is not a setting of Pop"),
+        (["--BIGRec.epoch=4"], "epoch", "unknown", "--BIGRec.epoch is not a setting of BIGRec; did you mean epochs"),
         (["--nproc=2"], "nproc", "conflict", "nproc: a run is one process"),
     ],
 )
@@ -176,5 +176,5 @@ def test_an_unknown_key_of_a_config_file_is_refused_with_the_file(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("num_beam: 4")
     command = parse_command([*BOTH, f"--config_files={file}"])
-    with refused("num_beam", "unknown", f"config file {file}: num_beam is no setting of .*did you mean num_beams"):
+    with refused("num_beam", "unknown", f"config file {file}: num_beam is not a setting of .*did you mean num_beams"):
         settings_for("BIGRec", command)

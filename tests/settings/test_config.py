@@ -252,7 +252,7 @@ def test_the_validation_metric_is_one_that_is_computed(settings, metric):
         ({"repeatable": False}, "Sequential models currently only support repeatable", "repeatable", "conflict"),
         (
             {"learn_rate": 0.1},
-            "learn_rate is no setting of BIGRec; did you mean learning_rate",
+            "learn_rate is not a setting of BIGRec; did you mean learning_rate",
             "learn_rate",
             "unknown",
         ),
@@ -390,7 +390,7 @@ def test_an_auxiliary_recommender_shares_data_and_evaluation_but_no_training():
     same = ("epochs", "learning_rate", "train_batch_size", "train_sample_size", "stopping_step", "valid_metric")
     assert {key: helper[key] for key in same} == {key: alone[key] for key in same}
     assert helper["load_col"] == config["load_col"]
-    with refused("hiden_size", "unknown", "hiden_size is no setting of SASRec; did you mean hidden_size"):
+    with refused("hiden_size", "unknown", "hiden_size is not a setting of SASRec; did you mean hidden_size"):
         Config("BIGRec", "ml-100k", config_dict={"recommender_config": {"hiden_size": 1}}).for_auxiliary("SASRec")
 
 

@@ -118,7 +118,7 @@ def test_their_settings_are_known_checked_and_told(other):
     [
         ("--first_step=-1", "first_step: -1 is not allowed; give an integer >= 0", "first_step", "value"),
         ("--ranked_decay=2", "ranked_decay: 2 is not allowed; give a number > 0 and <= 1", "ranked_decay", "value"),
-        ("--first_stop=1", "--first_stop is no setting of BIGRec; did you mean first_step", "first_stop", "unknown"),
+        ("--first_stop=1", "--first_stop is not a setting of BIGRec; did you mean first_step", "first_stop", "unknown"),
         (
             "--coreset=firts",
             "coreset: 'firts' is not allowed; give one of none, random, .*, first, broken",
@@ -127,7 +127,7 @@ def test_their_settings_are_known_checked_and_told(other):
         ),
         (
             "--coreset=broken",
-            r"coreset broken of another package \(other_axes:Missing\) does not load: ",
+            r"coreset broken of another package \(other_axes:Missing\) cannot be loaded: ",
             "",
             "environment",
         ),

@@ -111,7 +111,7 @@ def test_the_type_of_a_recbole_key_is_that_of_its_default():
 
 def test_an_unknown_key_is_refused_with_the_nearest():
     check_known("epochs", ["epochs"], "BIGRec")
-    with refused("epoch", "unknown", "^--epoch is no setting of BIGRec; did you mean epochs?"):
+    with refused("epoch", "unknown", "^--epoch is not a setting of BIGRec; did you mean epochs?"):
         check_known("epoch", ["epochs", "topk"], "BIGRec", "--")
     with refused("local_rank", "conflict"):
         check_known("local_rank", ["local_rank"], "BIGRec")

@@ -156,5 +156,5 @@ def test_an_adapter_of_another_kind_or_llm_is_refused(side_by_side, world, saved
     with refused("", "conflict", "it holds 'lora', not 'full'; set adapter: lora"):
         trainer_of(saved, world, "--adapter=full").load_adapter(folder)
     other = save_family("llama", tmp_path / "llama")
-    with refused("", "conflict", "it belongs to LLM .* use its own LLM"):
+    with refused("", "conflict", "trained on LLM .* load the LLM it was trained on"):
         trainer_of(saved, world, f"--llm_path={other}").load_adapter(folder)
