@@ -195,7 +195,7 @@ class TrunkScorer(BranchScorer):
             n_tokens: of the longest prompt with its longest answer: no token sees more.
         """
         finding = find(self.model, FastPath.TRUNKS, n_tokens, trunk_scores, narrow_layers)
-        return self._tells(finding, "Rows take a place of their own in each forward pass, not one with their user's")
+        return self._tells(finding, "Computing every row by itself, not together with its user's others")
 
 
 def trunk_scores(model: nn.Module, sample: Sample) -> Tensor:
