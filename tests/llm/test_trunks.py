@@ -288,7 +288,7 @@ def test_a_model_that_takes_no_trees_is_found_out_and_the_log_says_so_once(refus
     scorer = TrunkScorer(Stubborn(model, refuses), PAD)
     assert not scorer.takes_trunks(32) and not scorer.takes_trunks(32)
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 1 and "Rows take a place of their own in each forward pass" in lines[0]
+    assert len(lines) == 1 and "Computing every row by itself" in lines[0]
 
 
 def test_a_trunk_costs_its_tokens_and_rows_apart_all_of_theirs():
