@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import scale_coresets, scale_faiss, scale_goracs, validity_goracs, validity_influence
+from benchmarks import reading, scale_coresets, scale_faiss, scale_goracs, validity_goracs, validity_influence
 from benchmarks.coresets import marked_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
@@ -44,6 +44,7 @@ OTHER, UNKNOWN = "†", "unknown"  # a result of another commit than most of its
 CUTOFF = 10  # of the NDCG that tells the way to the oracle
 SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs")  # scripts' names
 REPORTS = {
+    "reading": reading.render,
     "validity_goracs": validity_goracs.render_validity,
     "validity_influence": validity_influence.render_validity,
     "scale_coresets": scale_coresets.render,
