@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed_trunk [--sections history-20,history-10] [--repeats 3] [--json out.json]
 
-An epoch is forward, backward and AdamW on LoRA weights of the tiny LLM in its default size, in steps of 32 rows, through
-the code that a run takes; its tokenizer is that of a run, its weights are hardly trained, which costs the same. Every
+An epoch is forward, backward and AdamW on LoRA weights of the tiny LLM in its default size, in steps of 32 rows, by the
+code that a run takes; its tokenizer is that of a run, its weights are hardly trained, which costs the same. Every
 procedure has the same targets, so the ratio of the times is that of targets per second. Rows apart see up to so many
 items of history; in trunks longer histories are segments that overlap by half. The third procedure tells what of the
 gain is due to shorter histories: the rows of the segments, each apart. How time is measured is said in

@@ -25,7 +25,7 @@ from recbole_llm.settings.models import check_packages
 from recbole_llm.settings.recommender_checks import check_classic, reads_graph
 from recbole_llm.settings.resolve import Resolution, resolve
 from recbole_llm.settings.stage_checks import check_permuted, check_readable, not_writable
-from recbole_llm.settings.task_checks import check_same_candidates, check_same_rows, mixed_tasks
+from recbole_llm.settings.task_checks import check_one_history, check_same_candidates, check_same_rows, mixed_tasks
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
@@ -69,6 +69,7 @@ def check_resolved(resolved: Sequence[Resolution]) -> None:
         raise mixed_tasks(by_task["click"], by_task["next-item"])
     check_same_candidates(resolved)
     check_same_rows(resolved)
+    check_one_history([one for one in resolved if one.facts.type == "SEQUENTIAL"])
     for one in resolved:
         if has_data(Path(one["data_path"]), one.dataset):  # else RecBole downloads it
             check_presplit(one)

@@ -159,6 +159,26 @@ def check_same_rows(runs: Sequence[Settings]) -> None:
                 raise other_rows(key, other["model"], first["model"])
 
 
+def check_one_history(runs: Sequence[Settings]) -> None:
+    """Refuse models of one table that are shown histories of different lengths when they are evaluated.
+
+    Args:
+        runs: the settings of each that reads histories, resolved.
+
+    Raises:
+        InputError: two that differ.
+    """
+    key = "MAX_ITEM_LIST_LENGTH"
+    for other in runs[1:]:
+        if other[key] != runs[0][key]:
+            shown = (
+                f"{other['model']} would be shown {other[key]} items of history and {runs[0]['model']} {runs[0][key]}"
+            )
+            raise InputError(
+                key, f"{shown}: models of one table are evaluated at one length; give all the same", kind="conflict"
+            )
+
+
 def _drawn_by(value: object) -> Any:
     """What of a setting decides which rows there are: of ``eval_args`` all but what is ranked."""
     return {key: part for key, part in value.items() if key != "mode"} if isinstance(value, Mapping) else value
