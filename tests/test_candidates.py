@@ -116,8 +116,8 @@ def test_the_untuned_llm_and_a_sample_of_rows_see_the_same_lists(side_by_side, c
     assert finished.status == 0 and finished.result("BIGRec").best_epoch == 0
     listed, whole = lists(finished, "BIGRec"), lists(side_by_side, "LLaRA")
     assert len(listed) == 4 and listed == {user: whole[user] for user in listed}
-    other = command("BIGRec", *words, "--epochs=0", "--seed=7")
-    assert lists(other, "BIGRec") != whole
+    assert lists(command("BIGRec", *words, "--epochs=0", "--seed=7"), "BIGRec") == whole
+    assert lists(command("BIGRec", *words, "--epochs=0", "--sample_seed=7"), "BIGRec") != whole
 
 
 def test_prompts_list_the_candidates_of_their_row(command, words, titles, monkeypatch):
@@ -246,7 +246,11 @@ def test_a_stored_list_without_its_target_is_refused(command, tmp_path, monkeypa
         ("SASRec", ["--eval_args={mode: uni5}"], "eval_args: mode: 'uni5' samples items to rank.*leave candidates out"),
         ("SASRec,LLaRA", ["--LLaRA.candidates=~"], "candidates: SASRec has 5 and LLaRA None; .*give both the same"),
         ("LLaRA,SASRec", ["--SASRec.candidates=6"], "candidates: LLaRA has 5 and SASRec 6"),
-        ("LLaRA,SASRec", ["--SASRec.seed=6"], "seed: LLaRA has 2020 and SASRec 6; .* among the same candidates"),
+        (
+            "LLaRA,SASRec",
+            ["--SASRec.sample_seed=6"],
+            "sample_seed: LLaRA has 2020 and SASRec 6; .*candidates",
+        ),
         ("LLaRA,Pop", ["--Pop.title_with=release_year"], "title_with: LLaRA has None and Pop release_year"),
         ("SASRec", ["--title_field=name"], "title_field: .* has no item field 'name'"),
         ("BIGRec", ["--max_prompt_tokens=215"], "max_prompt_tokens: 215 is too short for a prompt with its candidates"),

@@ -70,6 +70,17 @@ COMBINATIONS = [
 ]
 
 
+CLICKS = [(adapter, coreset) for adapter in ("lora", "ilora", "full") for coreset in ("none", "random", "goracs")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("adapter", "coreset"), CLICKS)
+def test_every_point_of_the_axes_loads_where_clicks_are_predicted(command, saved, tmp_path, adapter, coreset):
+    axes = (f"--adapter={adapter}", f"--coreset={coreset}", "--threshold={'rating': 3}")
+    few = ("--epochs=1", "--coreset_size=8", "--metrics=[AUC,LogLoss]", "--valid_metric=AUC")
+    loads_again(command("TALLRec", *axes, *few, "--recommender_config={epochs: 1}"), "TALLRec", saved, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "adapter", "coreset", "curriculum", "grounding"), COMBINATIONS)
 def test_every_point_of_the_axes_loads(command, saved, tmp_path, model, adapter, coreset, curriculum, grounding):

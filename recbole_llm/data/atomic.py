@@ -1,58 +1,32 @@
 r"""The one reader of atomic files: ``.inter``, ``.item``, ``.user``, ``.kg``, ``.link`` and their like.
 
-A file is a header of ``name:type`` and one line per row, its fields parted by ``field_separator``. There is no quoting:
-what stands between two separators is the value, so ``"Heroes``, ``NA`` and ``null`` are texts like any other. Lines end
-in ``\n`` or ``\r\n``; blank lines are skipped. A line that cannot be read as declared is an error that names file and
-line, or, with ``bad_lines: drop``, left out and counted.
+A file is a header of ``name:type`` and one line per row, its fields parted by ``field_separator``. By default there is
+no quoting: what stands between two separators is the value, so ``"Heroes``, ``NA`` and ``null`` are texts like any
+other; ``quoting: csv`` takes quotes around a field off. Lines end in ``\n`` or ``\r\n``; blank lines are skipped. A
+line that cannot be read as declared is an error that names file and line, or, with ``bad_lines: drop``, left out and
+counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recbole_llm.data.lines import Format, parse_header, read_lines, settle_quoting
+from recbole_llm.data.quotes import UNBALANCED
 from recbole_llm.data.times import TimeReader, Times
-from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-BAD_LINES = ("error", "drop")
 _MISSING_NUMBERS = frozenset("nan na n/a null none <na> #n/a".split())  # in lower case; an empty cell is missing too
 _CHUNK = 200_000  # lines converted at a time
 _DROP_HINT = "correct the line, or leave such lines out with bad_lines: drop"
-
-
-@dataclass(frozen=True)
-class Format:
-    """How the atomic files of a data set are written.
-
-    Attributes:
-        separator: what parts the fields of a line.
-        seq_separator: what parts the entries of a sequence; None for any white space.
-        encoding: name of the text encoding; a byte order mark is skipped.
-        bad_lines: ``error`` or ``drop``, what becomes of a line that cannot be read.
-    """
-
-    separator: str = "\t"
-    seq_separator: str | None = " "
-    encoding: str = "utf-8"
-    bad_lines: str = "error"
-
-    @classmethod
-    def from_config(cls, config: Settings) -> Format:
-        """The format that a config names; ``config`` is any mapping that answers None for what it lacks."""
-        return cls(
-            (config["field_separator"] or "\t").replace("\\t", "\t"),  # as a shell hands it over
-            config["seq_separator"],
-            config["encoding"] or "utf-8",
-            config["bad_lines"] or "error",
-        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +41,7 @@ class AtomicFile:
         n_lines: lines below the header, blank ones left out.
         dropped: why lines were left out, and how many.
         times: the column of times, if one was asked for.
+        note: what ``quoting: auto`` came to, in words; "" where nothing was to be decided.
     """
 
     types: dict[str, str]
@@ -75,19 +50,11 @@ class AtomicFile:
     n_lines: int
     dropped: Counter[str]
     times: Times | None
+    note: str = ""
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.line_numbers)
-
-
-def read_header(file: str | Path, form: Format) -> dict[str, str]:
-    """Names of a file's columns and their types, in order; a type is "" where the header names none.
-
-    Raises:
-        InputError: the file cannot be read, is empty, or names a column twice.
-    """
-    return _parse_header(Path(file), next(_lines(Path(file), form), ""), form)
 
 
 def read_atomic(
@@ -109,64 +76,8 @@ def read_atomic(
     Raises:
         InputError: the file cannot be decoded, its header is wrong, or a line cannot be read (``bad_lines: error``).
     """
-    return _Reader(Path(file), form, wanted, required, time).read()
-
-
-# ------------------------------------------------------------------------------------------------------- lines
-
-
-def _lines(file: Path, form: Format) -> Iterator[str]:
-    r"""The lines of a file without their ends, ``\n`` or ``\r\n``; the first one without a byte order mark."""
-    try:
-        with open(file, encoding=form.encoding, newline="\n") as stream:
-            for number, line in enumerate(stream):
-                yield (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise _undecodable(file, form.encoding) from error
-    except LookupError as error:
-        raise InputError(
-            "encoding", f"there is no encoding '{form.encoding}'; give one like utf-8, latin-1", kind="unknown"
-        ) from error
-    except OSError as error:
-        raise InputError("", f"cannot read {file}: {error.strerror}", kind="file") from error
-
-
-def _undecodable(file: Path, encoding: str) -> InputError:
-    """Where a file stops to be text of an encoding: the stream knows only the offset in its buffer."""
-    content = file.read_bytes()
-    try:
-        content.decode(encoding)
-        offset = len(content)
-    except UnicodeDecodeError as error:
-        offset = error.start
-    line, other = content.count(b"\n", 0, offset) + 1, "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-    other = other or ("latin-1" if encoding.lower().replace("-", "") == "utf8" else "utf-8")
-    return InputError(
-        "",
-        f"{file.name}, line {line}: byte {offset} of the file is no {encoding} text; name the file's encoding, for "
-        f"example --encoding={other}",
-        kind="file",
-    )
-
-
-def _parse_header(file: Path, line: str, form: Format) -> dict[str, str]:
-    if not line.strip():
-        raise InputError("", f"{file.name}: line 1 is empty; it must be a header like user_id:token", kind="file")
-    if "\r" in line:
-        raise InputError(
-            "", f"{file.name}: lines end in carriage returns alone; end them in \\n or \\r\\n", kind="file"
-        )
-    if line.startswith("ï»¿"):
-        raise InputError(
-            "encoding",
-            f"{file.name} begins with the mark of UTF-8, and encoding is {form.encoding}; set utf-8",
-            kind="conflict",
-        )
-    parted = [column.partition(":") for column in line.split(form.separator)]
-    names = [name for name, _, _ in parted]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError("", f"{file.name}: the header names column '{twice[0]}' twice; rename one", kind="file")
-    return {name: kind for name, _, kind in parted}
+    form, note = settle_quoting(Path(file), form)
+    return replace(_Reader(Path(file), form, wanted, required, time).read(), note=note)
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -184,8 +95,8 @@ class _Reader:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def read(self) -> AtomicFile:
-        lines = _lines(self.file, self.form)
-        header = _parse_header(self.file, next(lines, ""), self.form)
+        lines = read_lines(self.file, self.form)
+        header = parse_header(self.file, next(lines, ""), self.form)
         types = {name: kind for name, kind in header.items() if self.wanted is None or name in self.wanted}
         self._check_types(types)
         index_of = {name: index for index, name in enumerate(header)}
@@ -214,14 +125,14 @@ class _Reader:
     def _check_types(self, types: Mapping[str, str]) -> None:
         for name, kind in types.items():
             if not kind:
-                message = f"{self.file.name}: column '{name}' has no type; write {name}:token, or :float for numbers"
+                message = (
+                    f"{self.file.name}, line 1: column '{name}' has no type; write {name}:token, or :float for numbers"
+                )
                 raise InputError("", message, kind="file")
             if kind not in TYPES:
-                raise InputError(
-                    "",
-                    f"{self.file.name}: column '{name}' has type '{kind}'; choose from {', '.join(TYPES)}",
-                    kind="file",
-                )
+                hint = "; for names in quotes set quoting: csv" if kind.endswith('"') else ""
+                message = f"{self.file.name}, line 1: column '{name}' has type '{kind}'; choose from {', '.join(TYPES)}"
+                raise InputError("", message + hint, kind="file")
 
     def _chunks(self, lines: Iterator[str], width: int) -> Iterator[tuple[np.ndarray, list[list[str]], dict[int, str]]]:
         """Line numbers and fields of the lines that have as many as the header, and what is wrong with the others."""
@@ -229,12 +140,14 @@ class _Reader:
         while chunk := list(islice(numbered, _CHUNK)):
             numbers, cells, wrong = [], [], {}
             for number, line in chunk:
-                row = line.split(self.form.separator)
-                if len(row) == width and "\0" not in line and (width > 1 or line):
+                row = self.form.split(line)
+                if row is None:
+                    wrong[number] = UNBALANCED
+                elif len(row) == width and "\0" not in line and (width > 1 or line):
                     numbers.append(number)
                     cells.append(row)
                 elif line.strip(" ") or len(row) > 1:
-                    wrong[number] = "holds a NUL character" if "\0" in line else f"has {len(row)} fields, not {width}"
+                    wrong[number] = "holds a NUL character" if "\0" in line else _wrong_width(row, width)
             yield np.array(numbers, dtype=np.int64), cells, wrong
 
     def _empty_cells(self, values: Mapping[str, list[str]]) -> dict[int, str]:
@@ -261,18 +174,22 @@ class _Reader:
         try:
             if any("_" in value for value in values):  # Python's digit groups are no numbers in a file
                 raise ValueError
-            return np.array([float(value) if value else np.nan for value in values], dtype=np.float64)
+            numbers = np.array([float(value) if value else np.nan for value in values], dtype=np.float64)
+            if np.isinf(numbers).any():
+                raise ValueError
+            return numbers
         except ValueError:
             return np.array([self._number(name, value, row, errors) for row, value in enumerate(values)])
 
     def _number(self, name: str, value: str, row: int, errors: dict[int, str]) -> float:
         try:
-            if value and "_" not in value:
+            if value and "_" not in value and abs(float(value)) != np.inf:
                 return float(value)
         except ValueError:
             pass
         if value.strip().lower() not in _MISSING_NUMBERS and value:
-            errors.setdefault(row, f"column '{name}' holds '{value}', a text that is no number")
+            hint = " (for values in quotes set quoting: csv)" if value[0] == value[-1] == '"' else ""
+            errors.setdefault(row, f"column '{name}' holds '{value}', a text that is no number{hint}")
         return float("nan")
 
     def _sequence(self, name: str, parts: Sequence[str], row: int, errors: dict[int, str]) -> np.ndarray:
@@ -291,7 +208,15 @@ def _reason(message: str) -> str:
     """Why lines are dropped, without the value of a single one."""
     if message.startswith("column"):
         return message.partition(" holds ")[0].removeprefix("column ") + " not readable"
+    if message == UNBALANCED:
+        return "a quote does not close"
     return "wrong number of fields" if "fields" in message else message.replace("has no ", "no ", 1)
+
+
+def _wrong_width(row: Sequence[str], width: int) -> str:
+    """What is wrong with a line of too few or too many fields."""
+    hint = " (the last is empty: take the separator at the end off)" if len(row) == width + 1 and not row[-1] else ""
+    return f"has {len(row)} fields, not {width}{hint}"
 
 
 def _rows_of(column: Any, keep: Sequence[int]) -> Any:

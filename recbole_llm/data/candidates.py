@@ -57,7 +57,10 @@ class Candidates:
 def row_candidates(
     config: Settings, rows: Rows, phases: Sequence[str], catalog: ItemCatalog, stages: StageStore
 ) -> Candidates:
-    """The candidates of a run's rows, drawn or found; they depend on the row and the seed, not on model or sample.
+    """The candidates of a run's rows, drawn or found; they depend on the row and a seed, not on model or sample.
+
+    The seed is ``seed`` for training rows and ``sample_seed`` for the others, so that runs with several seeds are
+    evaluated among the same candidates.
 
     Args:
         config: the resolved config; ``candidates`` is a number.
@@ -80,13 +83,13 @@ def row_candidates(
 def _phase_candidates(
     config: Settings, part: SequentialDataset, phase: str, catalog: ItemCatalog, stages: StageStore
 ) -> np.ndarray:
-    n = config["candidates"]
-    facts = {"n": n, "seed": config["seed"], "catalog": catalog.fingerprint(), "rows": rows_digest(part)}
+    n, seed = config["candidates"], config["seed" if phase == "train" else "sample_seed"]
+    facts = {"n": n, "seed": seed, "catalog": catalog.fingerprint(), "rows": rows_digest(part)}
     pairs, (items, lengths) = row_pairs(part), row_histories(part)
     histories = [row[:length].tolist() for row, length in zip(items, lengths, strict=True)]
 
     def compute(folder: Path) -> None:
-        drawn = draw_candidates(pairs, histories, catalog, n, stage_seed(config["seed"], "candidates"))
+        drawn = draw_candidates(pairs, histories, catalog, n, stage_seed(seed, "candidates"))
         np.save(folder / FILE, drawn)
 
     drawn: np.ndarray = np.load(stages.get(f"candidates-{phase}", facts, compute) / FILE)

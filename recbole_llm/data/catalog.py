@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.data.columns import check_item_field
+from recbole_llm.data.lines import Format, read_header
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.titles import clean_title

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.data.labels import label_column, missing_label
+from recbole_llm.data.lines import Format, read_header
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
@@ -39,7 +39,8 @@ def check_columns(config: Settings) -> None:
         for name, kind in columns.items():
             if not kind:
                 raise InputError(
-                    f"{file}: column '{name}' has no type; write {name}:token, or :float for numbers", kind="file"
+                    f"{file}, line 1: column '{name}' has no type; write {name}:token, or :float for numbers",
+                    kind="file",
                 )
         for key, field in wanted:
             if field not in columns:

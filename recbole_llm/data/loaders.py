@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from recbole.data import create_samplers
 from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler, Sampler
@@ -35,7 +37,14 @@ def train_loader(config: MutableSettings, rows: Rows) -> Any:
 
 
 def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
-    """The loader of the evaluated rows of ``phase`` ("valid" or "test"); None if there are none."""
+    """The loader of the evaluated rows of ``phase`` ("valid" or "test"); None if there are none.
+
+    Where items are sampled (``uni<n>``, ``pop<n>``), a row's sample depends on ``sample_seed``, its user and its target
+    alone: it is the same for every model, seed and epoch, and whichever other rows are evaluated.
+
+    Raises:
+        InputError: items are sampled, and a user has several rows.
+    """
     part = getattr(rows, phase)
     if not len(part):
         return None
@@ -48,4 +57,33 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
             "eval_args: mode: sampled candidates need one row per user; set split {LS: valid_and_test}", kind="conflict"
         )
     samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
+    if sampled:
+        samplers[phase] = _drawing_by_row(samplers[phase], config["sample_seed"])
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)
+
+
+def _drawing_by_row(sampler: Any, seed: int) -> Any:
+    """A RecBole sampler that draws for each row by a generator of the row's own."""
+    draw = sampler.sample_by_user_ids
+
+    def draw_by_row(user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> torch.Tensor:
+        drawn = []
+        for place in range(len(user_ids)):
+            row = slice(place, place + 1)
+            with _numpy_seeded(seed, int(user_ids[place]), int(item_ids[place])):
+                drawn.append(draw(user_ids[row], item_ids[row], num))
+        return torch.stack(drawn, dim=1).flatten()  # RecBole's order: first of each row, second of each row, ...
+
+    sampler.sample_by_user_ids = draw_by_row
+    return sampler
+
+
+@contextmanager
+def _numpy_seeded(*seed: int) -> Iterator[None]:
+    """A context in which NumPy's global generator, which RecBole's samplers draw from, has a seed of its own."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

@@ -11,7 +11,8 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_llm.data.atomic import AtomicFile, Format, read_atomic, read_header
+from recbole_llm.data.atomic import AtomicFile, read_atomic
+from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.summary import FileSummary, ReadSummary
 from recbole_llm.errors import InputError
 
@@ -58,7 +59,7 @@ def _check_types(self: Dataset, file: Path, types: dict[str, str]) -> None:
         if types.get(name, "token") != "token":
             raise InputError(
                 "",
-                f"{file.name}: column '{name}' has type {types[name]}; ids are text: write {name}:token",
+                f"{file.name}, line 1: column '{name}' has type {types[name]}; ids are text: write {name}:token",
                 kind="data",
             )
     if types.get(self.time_field, "float").endswith("seq"):
@@ -121,6 +122,8 @@ def _first_lines(
 
 def _summarise(self: Dataset, file: Path, found: AtomicFile, frame: pd.DataFrame, is_inter: bool) -> None:
     reading = reading_of(self)
+    if found.note:
+        reading.notes.append((logging.INFO, found.note))
     numbers = [name for name, kind in found.types.items() if kind == "float" and name != self.time_field]
     filled = {name: int(frame[name].isna().sum()) for name in numbers if frame[name].isna().any()}
     reading.files.append(FileSummary(file.name, found.n_lines, len(frame), found.dropped, filled))

@@ -201,7 +201,7 @@ def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     Args:
         trainer: a RecBole trainer that has :func:`install_collector` behind it.
     """
-    init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # the same sampled candidates for all
+    init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # for models whose scores are random
     collector: RowCollector = trainer.eval_collector
     collector.forget()
     rounded, trainer.evaluator = trainer.evaluator, unrounded_evaluator(trainer.config)

@@ -35,7 +35,7 @@ from recbole_llm.stages import fingerprint
 
 # Beside those that RecBole lists as of the data set.
 DATA_SETTINGS = (
-    *("eval_args", "windows", "bad_lines", "valid_sample_size", "test_sample_size", "sample_seed"),
+    *("eval_args", "windows", "bad_lines", "quoting", "valid_sample_size", "test_sample_size", "sample_seed"),
     *("category_field", "title_field", "title_with"),
 )
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_llm.classic.training import load_classic
-from recbole_llm.data.atomic import Format, read_atomic, read_header
+from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of

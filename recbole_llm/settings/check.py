@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from recbole_llm.curriculum import make_curricula
-from recbole_llm.data.atomic import Format, read_header
 from recbole_llm.data.columns import check_columns, check_graph, check_item_field, check_presplit, inter_columns
 from recbole_llm.data.labels import missing_likes
+from recbole_llm.data.lines import Format, read_header
 from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import check_installed, find_encoder, find_llm
 from recbole_llm.llm.settings import TINY, check_quantisation

@@ -135,7 +135,7 @@ class Config(RecBoleConfig):
         Args:
             name: a RecBole model.
         """
-        carried = {"worker", "valid_sample_size", "sample_seed", "windows", "encoding", "bad_lines"}
+        carried = {"worker", "valid_sample_size", "sample_seed", "windows", "encoding", "bad_lines", "quoting"}
         carried.update(recbole_arguments("general_arguments"), recbole_arguments("dataset_arguments"))
         if task_of(find_model(name)) == self.task:
             carried.update(recbole_arguments("evaluation_arguments"))

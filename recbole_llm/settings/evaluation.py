@@ -67,7 +67,11 @@ class RowSettings(Declared):
     ] = None
     sample_seed: Annotated[
         int,
-        Setting("seed that draws validation and test rows", low=0, note="seed draws training rows and trains"),
+        Setting(
+            "seed that draws validation and test rows, and what each is evaluated among",
+            low=0,
+            note="seed draws training rows and trains",
+        ),
     ] = 2020
     filter_inter_by_user_or_item: Annotated[
         bool,
@@ -80,6 +84,17 @@ class RowSettings(Declared):
             choices={"error": "refuse the file", "drop": "leave it out and count it"},
         ),
     ] = "error"
+    quoting: Annotated[
+        str,
+        Setting(
+            "quotes in the atomic files",
+            choices={
+                "none": "part of the values",
+                "csv": "around a field they are taken off",
+                "auto": "csv if every line is whole under it",
+            },
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True)

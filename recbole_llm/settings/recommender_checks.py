@@ -15,7 +15,7 @@ from recbole_llm.settings.stage_checks import check_readable
 
 # Settings under which an auxiliary recommender would know other users, items or histories than the model that asks it.
 DATA_KEYS = frozenset(
-    "field_separator encoding bad_lines USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD rm_dup_inter val_interval "
+    "field_separator encoding bad_lines quoting USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD rm_dup_inter val_interval "
     "filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval benchmark_filename eval_args "
     "data_path dataset sample_seed windows".split()
 )

@@ -15,7 +15,7 @@ from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
 
 NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generated text
-DRAWS_CANDIDATES = ("candidates", "seed", "title_field", "title_with")  # settings that decide which ones are drawn
+DRAWS_CANDIDATES = ("candidates", "sample_seed", "title_field", "title_with")  # these settings decide which are drawn
 EVALUATED_ROWS = ("eval_args", "valid_sample_size", "test_sample_size")
 RANKING, VALUE = "RANKING", "VALUE"
 LOSS = "loss"  # the valid_metric of LLM models that is no metric: loss per token of the validation rows' answers
@@ -131,7 +131,7 @@ def check_same_candidates(runs: Sequence[Settings]) -> None:
         InputError: the first setting that differs.
     """
     for other in runs[1:]:
-        for key in DRAWS_CANDIDATES if runs[0]["candidates"] else DRAWS_CANDIDATES[:1]:
+        for key in _deciding_keys(runs[0]):
             if other[key] != runs[0][key]:
                 raise InputError(
                     key,
@@ -139,6 +139,14 @@ def check_same_candidates(runs: Sequence[Settings]) -> None:
                     "table are evaluated among the same candidates, or all without: give both the same",
                     kind="conflict",
                 )
+
+
+def _deciding_keys(run: Settings) -> Sequence[str]:
+    """The settings that decide among which items the rows of a run are evaluated."""
+    if run["candidates"]:
+        return DRAWS_CANDIDATES
+    samples = any(mode.startswith(("uni", "pop")) for mode in modes_of(run["eval_args"]))
+    return ("candidates", "sample_seed") if samples else ("candidates",)
 
 
 def check_same_rows(runs: Sequence[Settings]) -> None:

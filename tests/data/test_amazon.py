@@ -18,8 +18,9 @@ from pandas._libs.parsers import STR_NA_VALUES
 
 from recbole_llm.data import amazon
 from recbole_llm.data.amazon import category_words, clean_text, import_amazon, in_k_core, main, read_ratings
-from recbole_llm.data.atomic import Format, read_atomic
+from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.lines import Format
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
 from recbole_llm.settings.config import Config
 from tests.processes import fresh_python

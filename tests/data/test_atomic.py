@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.data.atomic import AtomicFile, Format, read_atomic, read_header
+from recbole_llm.data.atomic import AtomicFile, read_atomic
+from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.rows import load_rows
 from recbole_llm.settings.config import Config
 from tests.refusals import refused
@@ -66,7 +67,7 @@ BROKEN: list[tuple[str, int, str]] = [
             ("u2\ti1\t3", "has 3 fields, not 4"),
             ("u2\ti1", "has 2 fields, not 4"),
             ("u2", "has 1 fields, not 4"),
-            ("u2\ti1\t3\t30\t", "has 5 fields, not 4"),
+            ("u2\ti1\t3\t30\t", "has 5 fields, not 4 (the last is empty: take the separator at the end off)"),
             ("u2\ti1\t3\t30\textra", "has 5 fields, not 4"),
             ("u2\ti1\t3\t30\tu3\ti1\t3\t40", "has 8 fields, not 4"),
             ("\tu2\ti1\t3\t30", "has 5 fields, not 4"),
@@ -89,6 +90,7 @@ BROKEN: list[tuple[str, int, str]] = [
             ("u2\ti1\tgood\t30", "'rating' holds 'good'"),
             ("u2\ti1\t4,5\t30", "'rating' holds '4,5'"),
             ("u2\ti1\t1_0\t30", "'rating' holds '1_0'"),
+            ("u2\ti1\tinf\t30", "'rating' holds 'inf'"),
             ("u2\ti1\t'3'\t30", "'rating' holds"),
             ('u2\ti1\t"3"\t30', "'rating' holds '\"3\"'"),
             ('u2\ti1\t3\t"30"', "'timestamp' holds"),
@@ -103,7 +105,7 @@ HEADERS: list[tuple[str | bytes, str]] = [
     (HEADER.replace("rating:float", "rating") + "\n" + GOOD, "column 'rating' has no type"),
     (HEADER.replace("rating:float", "rating:int") + "\n" + GOOD, "column 'rating' has type 'int'; choose from token"),
     (HEADER.replace("rating:float", "rating: float") + "\n" + GOOD, "column 'rating' has type ' float'"),
-    (HEADER + "\t\n" + GOOD, "column '' has no type"),
+    (HEADER + "\t\n" + GOOD, "line 1: column 5 of the header has no name; take the separator beside it off"),
     (HEADER.replace("rating", "user_id") + "\n" + GOOD, "names column 'user_id' twice"),
     ((HEADER + "\n" + GOOD).replace("\n", "\r"), "end in carriage returns alone"),
     ((HEADER + "\n" + GOOD).encode("utf-16"), "byte 0 of the file is no utf-8 text; .*--encoding=utf-16"),
@@ -166,6 +168,86 @@ def test_headers_are_read_with_the_encoding_and_without_a_mark(tmp_path):
         assert read_header(path, Format(encoding=named)) == {"item_id": "token", "titré": "token"}
     with refused("encoding", "unknown", "there is no encoding 'klingon'"):
         read_header(path, Format(encoding="klingon"))
+
+
+# ------------------------------------------------------------------------------------------------- quoting
+
+
+QUOTED = {  # fields as they stand in a line, and what they are with quotes taken off; None: no CSV
+    '"Heroes"': "Heroes",
+    '"a ""b"" c"': 'a "b" c',
+    '""': "",
+    "plain": "plain",
+    'Ruler 12"': 'Ruler 12"',
+    'the "Heroes"': 'the "Heroes"',
+    '"Heroes': None,
+    '"Crocodile" Dundee': None,
+    '"': None,
+    '"a" b"': None,
+}
+fields = st.sampled_from(sorted(QUOTED))
+
+
+def write_items(path: Path, titles: list[str], separator: str = "\t") -> Path:
+    lines = [f"item_id:token{separator}title:token", *(f"i{n}{separator}{title}" for n, title in enumerate(titles))]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@given(st.lists(fields, min_size=1, max_size=6), st.sampled_from(["none", "csv", "auto"]))
+def test_quotes_are_text_or_are_taken_off_and_no_line_is_lost(tmp_path_factory, titles, quoting):
+    file = write_items(tmp_path_factory.mktemp("quotes") / "shop.item", titles)
+    unquoted = [QUOTED[title] for title in titles]
+    form = Format(quoting=quoting)
+    if quoting == "csv" and None in unquoted:
+        message = f"^shop.item, line {2 + unquoted.index(None)}: has a quote that does not close where its field ends"
+        with pytest.raises(InputError, match=message):
+            read_atomic(file, form)
+        found = read_atomic(file, Format(quoting=quoting, bad_lines="drop"))
+        assert found.columns["title"] == [text for text in unquoted if text is not None]
+        assert found.n_lines - len(found) == found.dropped["a quote does not close"] == unquoted.count(None)
+        return
+    found = read_atomic(file, form)
+    as_csv = quoting == "csv" or quoting == "auto" and None not in unquoted and unquoted != titles
+    assert found.columns["title"] == (unquoted if as_csv else titles)
+    assert found.columns["item_id"] == [f"i{n}" for n in range(len(titles))]
+    said = "taken off" if as_csv else "part of the values" if None in unquoted else ""
+    assert said in found.note if quoting == "auto" else not found.note
+    assert bool(found.note) == (quoting == "auto" and bool(said))
+
+
+def test_separators_and_headers_in_quotes(tmp_path):
+    text = '"item_id:token","title:token"\n"i1","Heroes, all"\ni2,"say ""no"", twice"\n'
+    (tmp_path / "shop.item").write_text(text)
+    for quoting in ("csv", "auto"):
+        form = Format(separator=",", quoting=quoting)
+        assert read_header(tmp_path / "shop.item", form) == {"item_id": "token", "title": "token"}
+        assert read_atomic(tmp_path / "shop.item", form).columns["title"] == ["Heroes, all", 'say "no", twice']
+    with pytest.raises(InputError, match="^shop.item, line 1: column .* for names in quotes set quoting: csv"):
+        read_atomic(tmp_path / "shop.item", Format(separator=","))
+    with pytest.raises(InputError, match="^quoting: csv needs a field_separator of one character, and it is '::'"):
+        read_atomic(tmp_path / "shop.item", Format(separator="::", quoting="csv"))
+    write_items(tmp_path / "shop.item", ['"a"'], "::")
+    assert read_atomic(tmp_path / "shop.item", Format(separator="::", quoting="auto")).columns["title"] == ['"a"']
+
+
+@pytest.mark.parametrize("quoting", ["none", "csv", "auto"])
+def test_the_setting_reaches_every_file_of_a_run(tmp_path, quoting, caplog):
+    folder = tmp_path / "quoted"
+    folder.mkdir()
+    rows = [f'"u{n}"\t"i{k}"\t{k}' for n in range(3) for k in range(4)]
+    (folder / "quoted.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n")
+    titles = ['"Heroes"', "Plain", '"a ""b"""', "Last"]
+    items = [f'"i{n}"\t{title}' for n, title in enumerate(titles)]
+    (folder / "quoted.item").write_text("\n".join(["item_id:token\ttitle:token", *items]) + "\n")
+    with caplog.at_level("INFO"):
+        config = Config("BIGRec", "quoted", config_dict={"data_path": str(tmp_path), "quoting": quoting})
+        dataset = load_rows(config, False).whole
+    found = {name: set(dataset.field2id_token[name].tolist()) - {"[PAD]"} for name in ("item_id", "title")}
+    literal = quoting == "none"
+    assert found["item_id"] == {f'"i{n}"' if literal else f"i{n}" for n in range(4)}
+    assert found["title"] == set(titles if literal else ["Heroes", "Plain", 'a "b"', "Last"])
+    assert caplog.text.count("quotes around a field are taken off (quoting: auto)") == 2 * (quoting == "auto")
 
 
 # ------------------------------------------------------------------------------------------------- dates

@@ -65,7 +65,7 @@ def test_ids_are_text(tmp_path, suffix, kind):
     folder = make_world(tmp_path / "ids", n_users=6, n_items=8)
     file = folder / f"ids.{suffix}"
     file.write_text(file.read_text().replace("item_id:token", f"item_id:{kind}", 1))
-    assert f"ids.{suffix}: column 'item_id' has type {kind}; ids are text: write item_id:token" in refusal(
+    assert f"ids.{suffix}, line 1: column 'item_id' has type {kind}; ids are text: write item_id:token" in refusal(
         folder, "BIGRec", "", "data"
     )
 

@@ -283,8 +283,8 @@ def test_what_leaves_no_rows_is_named(shop, settings, message, key, kind):
     [
         (
             "user_id\titem_id\ttimestamp\n1\t1\t1\n",
-            "bad.inter: column 'user_id' has no type; write user_id:token",
-            "bad.inter",
+            "bad.inter, line 1: column 'user_id' has no type; write user_id:token",
+            "",
             "file",
         ),
         (
