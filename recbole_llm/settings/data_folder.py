@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 from recbole_llm.errors import InputError
@@ -10,6 +12,7 @@ from recbole_llm.property_files import load_yaml, recbole_folder
 from recbole_llm.registry import suggestion
 
 BUILT_IN = "ml-100k"  # RecBole brings it along
+_TABLE = re.compile(r"(.+)\.(?:csv|tsv|txt|dat|jsonl?|ndjson|parquet|data)(?:\.gz)?", re.IGNORECASE)
 
 
 def find_data(name: str, data_path: str, is_given: bool) -> str:
@@ -29,6 +32,7 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
                 return folder
     if name == BUILT_IN:
         return str(recbole_folder() / "config" / ".." / "dataset_example" / name)
+    _refuse_a_table(name)
     urls = load_yaml(recbole_folder() / "properties" / "dataset" / "url.yaml")
     by_recbole = os.path.join(data_path, name)
     if name in urls and not os.path.isdir(by_recbole):
@@ -42,6 +46,24 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
     there = f"; found there: {', '.join(found[:20]) or 'none'}"
     hint = suggestion(name, found, "; set data_path")
     raise InputError(f"no data set '{name}' in {data_path}{there}{hint}", kind="unknown", about="dataset")
+
+
+def _refuse_a_table(name: str) -> None:
+    """Say how a file that is named in place of a data set becomes one."""
+    match = _TABLE.fullmatch(Path(name).name)
+    if match is not None:
+        called = re.sub(r"\W+", "-", match.group(1)).strip("-").lower() or "mine"
+        command = f"recbole-llm import {shlex.quote(name)} --name={called}"
+        message = f"'{name}' is a file, not a data set; make one of it with: {command}, then give --dataset={called}"
+        raise InputError("dataset", message, kind="file")
+
+
+def own_properties(name: str, data_path: str) -> Path | None:
+    """The property file that lies beside the atomic files of a data set, as ``recbole-llm import`` writes it."""
+    for folder in (Path(data_path) / name, Path(data_path)):
+        if (folder / f"{name}.yaml").is_file() and has_data(folder, name):
+            return folder / f"{name}.yaml"
+    return None
 
 
 def has_data(folder: Path, name: str) -> bool:

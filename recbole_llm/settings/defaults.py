@@ -51,12 +51,17 @@ def _recbole_files(model: str, facts: ModelFacts, dataset: str) -> Iterator[str]
 
 
 def read_properties(
-    model: str, facts: ModelFacts, dataset: str, llm_path: str | None = None, task: str | None = None
+    model: str,
+    facts: ModelFacts,
+    dataset: str,
+    llm_path: str | None = None,
+    task: str | None = None,
+    own: Path | None = None,
 ) -> dict[str, Any]:
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
     RecBole's files; evaluation.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
-    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM; the data set's.
+    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM; the data set's, ours and the one beside its files.
 
     Args:
         model: name of the model or preset.
@@ -64,6 +69,7 @@ def read_properties(
         dataset: name of the data set.
         llm_path: the user's LLM; the property files' if None.
         task: what the model is to predict; its own task if None.
+        own: the property file beside the data set's files, if there is one.
     """
     click = (task or facts.task()) == "click"
     settings: dict[str, Any] = {}
@@ -81,9 +87,10 @@ def read_properties(
     if facts.is_llm:
         settings = {**_added_defaults(), **settings}
         if (name := str(llm_path or settings["llm_path"])) in (TINY, SMOLLM2):
-            own = load_if_there(folder / "llm" / f"{name}.yaml")
-            settings.update({key: value for key, value in own.items() if not (click and key == "valid_metric")})
+            of_llm = load_if_there(folder / "llm" / f"{name}.yaml")
+            settings.update({key: value for key, value in of_llm.items() if not (click and key == "valid_metric")})
     settings.update(load_if_there(folder / "dataset" / f"{dataset}.yaml"))
+    settings.update(load_yaml(own) if own is not None else {})
     # RecBole's files name the columns that a model cannot do without (FDSA's genres), so ours only add to them.
     settings["load_col"] = union_columns([asked, settings["load_col"]])
     return settings

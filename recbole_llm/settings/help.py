@@ -12,6 +12,7 @@ from recbole_llm.settings.models import llm_model_names
 
 HELP = """\
 usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
+       recbole-llm import <file or folder> --name=<data set>   make a data set of a table or a public data set (--help)
 
   --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
   --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)

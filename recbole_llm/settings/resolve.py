@@ -10,6 +10,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from recbole_llm.curriculum import make_curricula
@@ -17,9 +18,17 @@ from recbole_llm.errors import InputError
 from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
+from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
-from recbole_llm.settings.data_folder import find_data
-from recbole_llm.settings.defaults import GIVEN, SEVERAL_RUNS, read_properties, settings_of, union_columns
+from recbole_llm.settings.data_folder import find_data, own_properties
+from recbole_llm.settings.defaults import (
+    GIVEN,
+    SEVERAL_RUNS,
+    known_keys,
+    read_properties,
+    settings_of,
+    union_columns,
+)
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
 from recbole_llm.settings.recommender_checks import check_own_data, check_recommender
 from recbole_llm.settings.schema import check_known, check_value
@@ -115,6 +124,10 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
         name, facts = model, facts_by_name(model, everything.get("llm_recommender"))
     task = _task(facts, user)
     defaults = read_properties(name, facts, dataset, everything.get("llm_path"), task)
+    own = own_properties(dataset, str(everything.get("data_path", defaults["data_path"])))
+    if own is not None:
+        _check_own(own, name, facts, dataset, defaults)
+        defaults = read_properties(name, facts, dataset, everything.get("llm_path"), task, own)
     _check_settings(name, facts, everything, defaults)
     if facts.is_llm and user.get("recommender_config"):
         recommender = everything.get("recommender", defaults["recommender"])
@@ -138,6 +151,14 @@ def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defa
     if recommender not in recbole_models():
         hint = suggestion(recommender, recbole_models())
         raise InputError("recommender", f"RecBole has no model named '{recommender}'{hint}", kind="unknown")
+
+
+def _check_own(file: Path, model: str, facts: ModelFacts, dataset: str, defaults: Mapping[str, Any]) -> None:
+    """The property file beside a data set's files, which is of models of every kind."""
+    known = settings_of(model, facts.is_llm, defaults) | known_keys("BIGRec", dataset)
+    for key, value in load_yaml(file).items():
+        check_known(key, known, model, f"{file}: ")
+        check_value(key, value, defaults.get(key), facts.is_llm)
 
 
 def _check_recommender(model: str, name: str, dataset: str, settings: Mapping[str, Any]) -> None:

@@ -16,12 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas._libs.parsers import STR_NA_VALUES
 
-from recbole_llm.data import amazon
-from recbole_llm.data.amazon import category_words, clean_text, import_amazon, in_k_core, main, read_ratings
 from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.importers import interactions, writing
+from recbole_llm.data.importers.importing import import_dataset
+from recbole_llm.data.importers.plan import Choices
+from recbole_llm.data.importers.steps import Filters, in_k_core
+from recbole_llm.data.importers.text import READ_AS_MISSING, category_words, clean_text
 from recbole_llm.data.lines import Format
 from recbole_llm.data.rows import load_rows, row_histories, row_pairs
+from recbole_llm.experiment.command import main
 from recbole_llm.settings.config import Config
 from tests.processes import fresh_python
 from tests.refusals import refused
@@ -61,6 +65,14 @@ def write_files(folder: Path, rows: list[tuple[Any, ...]], items: list[dict[str,
     for file, text in zip(files, texts.values(), strict=True):
         file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     return files
+
+
+def import_amazon(
+    ratings: Path, metadata: Path, name: str, out: Path, k_core: int = 10, progress: bool = False
+) -> Path:
+    filters = Filters(k_core=k_core)
+    choices = Choices(items=metadata)
+    return import_dataset(ratings, name, out, choices=choices, filters=filters, overwrite=True, progress=progress)
 
 
 def write_titled(folder: Path, titles: list[Any], **options: Any) -> Path:
@@ -113,7 +125,7 @@ def test_files_come_out_in_time_order_with_sorted_items(tmp_path, packed):
         {"parent_asin": "B1", "title": "One", "categories": None},
         {"parent_asin": "B1", "title": "One again"},
     ]
-    folder = import_amazon(*write_files(tmp_path, rows, items, packed), "things", tmp_path / "out", 1, progress=False)
+    folder = import_amazon(*write_files(tmp_path, rows, items, packed), "things", tmp_path / "out", 1)
     assert (folder / "things.inter").read_text().splitlines() == [
         "user_id:token\titem_id:token\trating:float\ttimestamp:float",
         f"u3\tB1\t4.0\t{START}",
@@ -133,7 +145,8 @@ def test_files_come_out_in_time_order_with_sorted_items(tmp_path, packed):
 def test_reading_in_small_chunks_gives_the_same(tmp_path, monkeypatch):
     whole = write_titled(tmp_path, [f"Title {place}" for place in range(12)], k_core=2)
     before = [(whole / f"things.{kind}").read_bytes() for kind in ("inter", "item")]
-    monkeypatch.setattr(amazon, "_CHUNK", 5)
+    monkeypatch.setattr(interactions, "_BLOCK", 5)
+    monkeypatch.setattr(writing, "_STEP", 3)
     write_titled(tmp_path, [f"Title {place}" for place in range(12)], k_core=2)
     assert [(whole / f"things.{kind}").read_bytes() for kind in ("inter", "item")] == before
 
@@ -156,22 +169,24 @@ def test_any_title_survives_or_is_missing(title, tmp_path_factory):
     assert cleaned == clean_text(cleaned.replace("&", "&amp;")) and cleaned not in STR_NA_VALUES - {""}
     if cleaned:
         folder = tmp_path_factory.mktemp("any")
-        amazon._write(pd.DataFrame([["i", cleaned]]), ["item_id:token", "title:token"], folder / "a.item")
+        one = np.zeros(1, dtype=np.int32)
+        found = interactions.Interactions(["u"], ["i"], one, one, None, one, one)
+        writing.write_items(found, {"i": (cleaned,)}, (), folder / "a.item")
         assert read_atomic(folder / "a.item", Format()).columns == {"item_id": ["i"], "title": [cleaned]}
 
 
 def test_items_without_a_title_go_before_the_k_core(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         folder = write_titled(tmp_path, [*MISSING, "One", "Two"], k_core=2)
-    assert f"{len(MISSING)} items have no title; they and their {3 * len(MISSING)} interactions" in caplog.text
+    assert f"left out: {3 * len(MISSING)} with an item without a title" in caplog.text
     assert list(frame(folder, "item")["title"]) == ["One", "Two"]
     # With the untitled items the users would have had 11 interactions; without them a 3-core is empty.
-    with refused("", "data", "no interaction of .*Things.csv is left; lower k_core \\(now 3\\)"):
+    with refused("", "data", "no interaction is left .* 6 outside the 3-core"):
         write_titled(tmp_path / "more", [*MISSING, "One", "Two"], k_core=3)
 
 
 def test_what_pandas_reads_as_missing_counts_as_missing():
-    assert amazon.READ_AS_MISSING >= STR_NA_VALUES - {""}
+    assert READ_AS_MISSING >= STR_NA_VALUES - {""}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +227,7 @@ def test_recbole_reads_the_interactions_in_exact_time_order(tmp_path):
     # A second apart, backwards in the file: single precision would take all times for equal.
     items = [{"parent_asin": f"B{place}", "title": f"Title {place}"} for place in range(6)]
     rows = [("u1", f"B{place}", 5.0, START + 1000 * place) for place in reversed(range(6))]
-    folder = import_amazon(*write_files(tmp_path, rows, items), "things", tmp_path / "out", 1, progress=False)
+    folder = import_amazon(*write_files(tmp_path, rows, items), "things", tmp_path / "out", 1)
     loaded = load_rows(config_of(folder, eval_args={"split": {"LS": "test_only"}}, stopping_step=0), False)
     names = loaded.whole.field2id_token["item_id"]
     assert [names[item] for item in row_histories(loaded.test)[0][0][:5]] == [f"B{place}" for place in range(5)]
@@ -225,12 +240,13 @@ def test_the_command_writes_the_same_bytes_in_every_process(tmp_path):
     ratings, metadata = write_files(tmp_path, rows, items)
     written = []
     for out in (tmp_path / "here", tmp_path / "there"):
-        words = [f"--ratings={ratings}", f"--metadata={metadata}", "--name=t", f"--out={out}", "--k_core=4"]
+        words = ["import", str(ratings), f"--items={metadata}", "--name=t", f"--out={out}", "--k_core=4"]
         if out.name == "here":
             assert main(words) == 0
         else:
-            finished = fresh_python("-m", "recbole_llm.data.amazon", *words, env={"PYTHONHASHSEED": "12345"})
-            assert "16 interactions of 4 users and 4 items in the 4-core" in finished.stderr
+            finished = fresh_python("-m", "recbole_llm", *words, env={"PYTHONHASHSEED": "12345"})
+            assert "16 interactions of 4 users and 4 items" in finished.stderr
+            assert finished.stdout.endswith(f"--dataset=t --data_path={out}\n")
         written.append([(out / "t" / f"t.{kind}").read_bytes() for kind in ("inter", "item")])
     assert written[0] == written[1]
 
@@ -240,41 +256,54 @@ META = '{"parent_asin": "B1", "title": "One"}\n'
 
 
 @pytest.mark.parametrize(
-    ("ratings", "metadata", "message", "kind"),
+    ("ratings", "metadata", "message", "key", "kind"),
     [
-        (None, META, "cannot read .*r.csv: No such file", "file"),
-        (f"{HEADER}\n{ROWS}", None, "cannot read .*m.jsonl: No such file", "file"),
-        ("", META, "r.csv: no column user_id, parent_asin, rating, timestamp; it has no columns", "data"),
+        (None, META, "cannot read .*r.csv: there is no such file", "", "file"),
+        (f"{HEADER}\n{ROWS}", None, "items: cannot read .*m.jsonl: there is no such file", "items", "file"),
+        ("", META, "r.csv: is empty; it needs a line of column names", "", "file"),
         (
             f"user_id,asin,rating\n{ROWS}",
             META,
-            "r.csv: no column parent_asin, timestamp; it has user_id, asin, rating",
+            "time: r.csv has no column .* \\(user_id, asin, rating\\); name it by",
+            "time",
+            "missing",
+        ),
+        (f"{HEADER}\n", META, "r.csv: holds no interactions", "", "data"),
+        (f"{HEADER}\nu1,B1,five,1\n", META, "r.csv, line 2: has a rating that is no number 'five'", "", "data"),
+        (f"{HEADER}\nu1,B1,5.0,{10**20}\n", META, "r.csv, line 2: has a time that cannot be read '10", "", "data"),
+        (f"{HEADER}\nu1,B1,5.0,\n", META, "r.csv, line 2: has no time", "", "data"),
+        (f"{HEADER}\n{ROWS}u1,B1\n", META, "r.csv, line 3: has 2 fields, not 4", "", "data"),
+        (f"{HEADER}\n{ROWS}u1,B1,5.0,1,2\n", META, "r.csv, line 3: has 5 fields, not 4", "", "data"),
+        (f"{HEADER}\n{ROWS},B1,5.0,1\n", META, "r.csv, line 3: has no user", "", "data"),
+        (f"{HEADER}\n{ROWS}", META + "{broken\n", "m.jsonl, line 2: no valid JSON", "", "data"),
+        (f"{HEADER}\n{ROWS}", "\n[1, 2]\n", "m.jsonl, line 2: no JSON object", "", "data"),
+        (
+            f"{HEADER}\n{ROWS}",
+            '{"title": "One"}\n',
+            "m.jsonl, line 1: has no item; give the file of the items",
+            "",
             "data",
         ),
-        (f"{HEADER}\n", META, "r.csv: holds no ratings", "data"),
-        (f"{HEADER}\nu1,B1,five,1\n", META, "r.csv: not readable as ratings: .*five", "data"),
-        (f"{HEADER}\nu1,B1,5.0,{10**20}\n", META, "r.csv: not readable as ratings: Overflow", "data"),
-        (f"{HEADER}\nu1,B1,5.0,\n", META, "r.csv: not readable as ratings", "data"),
-        (f"{HEADER}\n{ROWS}u1,B1\n", META, "r.csv: not readable as ratings", "data"),
-        (f"{HEADER}\n{ROWS}u1,B1,5.0,1,2\n", META, "r.csv: not readable as ratings", "data"),
-        (f"{HEADER}\n{ROWS},B1,5.0,1\n", META, "r.csv: some user_id or parent_asin is empty", "data"),
-        (f"{HEADER}\n{ROWS}", META + "{broken\n", "m.jsonl, line 2: no valid JSON", "data"),
-        (f"{HEADER}\n{ROWS}", "\n[1, 2]\n", "m.jsonl, line 2: no JSON object with a parent_asin", "data"),
-        (f"{HEADER}\n{ROWS}", '{"asin": "B1"}\n', "m.jsonl, line 1: no JSON object with a parent_asin", "data"),
-        (f"{HEADER}\n{ROWS}", '{"parent_asin": "B2", "title": "Two"}\n', "no title of any rated item", "data"),
-        (f"{HEADER}\n{ROWS}", META, "is left; lower k_core \\(now 10\\)", "data"),
+        (
+            f"{HEADER}\n{ROWS}",
+            '{"parent_asin": "B2", "title": "Two"}\n',
+            "m.jsonl has the title of no item that is in",
+            "items",
+            "data",
+        ),
+        (f"{HEADER}\n{ROWS}", META, "no interaction is left \\(left out: 1 outside the 10-core\\)", "", "data"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message, kind):
+def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message, key, kind):
     for name, text in (("r.csv", ratings), ("m.jsonl", metadata)):
         if text is not None:
             (tmp_path / name).write_text(text)
-    words = [f"--ratings={tmp_path / 'r.csv'}", f"--metadata={tmp_path / 'm.jsonl'}", "--name=t", f"--out={tmp_path}"]
-    assert main(words) == 2
+    words = ["import", str(tmp_path / "r.csv"), f"--items={tmp_path / 'm.jsonl'}", "--name=t", "--k-core=10"]
+    assert main([*words, f"--out={tmp_path}"]) == 2
     error = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert error.startswith("recbole-llm: error: ")
-    with refused("", kind, message) as caught:
-        import_amazon(tmp_path / "r.csv", tmp_path / "m.jsonl", "t", tmp_path, progress=False)
+    with refused(key, kind, message) as caught:
+        import_amazon(tmp_path / "r.csv", tmp_path / "m.jsonl", "t", tmp_path)
     assert "\n" not in str(caught.value) and str(caught.value) in error
 
 
@@ -289,7 +318,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message, kin
 def test_bad_options_are_named(tmp_path, options, message, key):
     files = write_files(tmp_path, [("u1", "B1", 5.0, 1)], [{"parent_asin": "B1", "title": "One"}])
     with refused(key, "value", message):
-        import_amazon(*files, **{"name": "t", "out": tmp_path, **options}, progress=False)
+        import_amazon(*files, **{"name": "t", "out": tmp_path, **options})
 
 
 def test_a_cut_off_download_is_named(tmp_path):
@@ -297,7 +326,7 @@ def test_a_cut_off_download_is_named(tmp_path):
     ratings, metadata = write_files(tmp_path, rows, [{"parent_asin": "B1", "title": "One"}], packed=True)
     ratings.write_bytes(ratings.read_bytes()[:-20])
     with refused("", "file", "Things.csv.gz: damaged or cut off"):
-        read_ratings(ratings, progress=False)
+        import_amazon(ratings, metadata, "things", tmp_path / "out", 1)
 
 
 @pytest.mark.parametrize("dataset", ["amazon-games-2023", "amazon-movies-2023", "amazon-kindle-2023"])
@@ -310,7 +339,7 @@ def test_an_imported_data_set_gives_the_rows_of_the_paper(tmp_path, dataset):
         for user, n in enumerate(n_own)
         for item, time in zip(rng.permutation(15)[:n], rng.integers(0, 10**10, n), strict=True)
     ]
-    import_amazon(*write_files(tmp_path, rows, items), dataset, tmp_path, 10, progress=False)
+    import_amazon(*write_files(tmp_path, rows, items), dataset, tmp_path, 10)
     config = Config("SOFT", dataset, ["paper/soft.yaml"], {"data_path": str(tmp_path)})
     loaded = load_rows(config, False)
     n_rows = sum(max(n - 10, 1) for n in n_own)

@@ -1,0 +1,142 @@
+"""Any CSV, TSV, JSON-lines or Parquet file with a column of users, one of items and one of times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from recbole_llm.data.importers.clock import ORDER
+from recbole_llm.data.importers.files import plain_name, text_lines
+from recbole_llm.data.importers.interactions import Columns
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.tables import DelimitedTable, JsonTable, ParquetTable, Table, records
+from recbole_llm.errors import InputError
+from recbole_llm.registry import suggestion
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".jsonl", ".ndjson", ".json", ".parquet")
+# Names under which a column is found, compared without case, blanks and marks; the first that is there is taken.
+KNOWN = {
+    "user": "userid user uid reviewerid customerid visitorid memberid accountid username customer reviewer usersha1",
+    "item": "itemid item iid parentasin asin productid movieid bookid businessid articleid newsid gameid songid "
+    "trackid artistid videoid isbn sku product movie book article song track artist video game",
+    "time": "timestamp time unixreviewtime datetime date createdat reviewtime reviewdate eventtime ts purchasedate "
+    "watchedat playedat clickedat",
+    "rating": "rating stars score overall bookrating reviewscore stars10",
+    "title": "title itemtitle producttitle movietitle booktitle itemname productname moviename bookname appname name "
+    "headline",
+}
+_SEPARATORS = ",\t;|"
+
+
+def find(place: Place, choices: Choices) -> Plan | None:
+    """The plan for a table of interactions, and a table of items if the user names one.
+
+    Raises:
+        InputError: a folder instead of a file; a column that is not there, or that is not found by its name.
+    """
+    if place.path.is_dir():
+        names = ", ".join(file.name for file in place.given("*")[:10])
+        message = f"{place.path} has no known layout (it holds {names}); give the file of interactions instead"
+        raise InputError("", message, kind="file")
+    table = open_table(place.path, choices, choices.columns)
+    found = {what: _column(what, table, choices) for what in KNOWN}
+    for what in ("user", "item", "time"):
+        if found[what] is None:
+            raise InputError(what, _not_found(what, table), kind="missing")
+    # A second table of items says what they are called; else the interactions may.
+    title = found["title"] if place.items is None else None
+    texts = choices.texts if place.items is None else ()
+    _check_columns("text", texts, table)
+    columns = Columns(
+        str(found["user"]),
+        str(found["item"]),
+        str(found["time"]),
+        found["rating"],
+        title,
+        texts if title else (),
+        choices.time_format,
+    )
+    used = {what: name for what, name in found.items() if name and (what != "title" or title)}
+    notes = ["columns: " + ", ".join(f"{what} is '{name}'" for what, name in used.items())]
+    return Plan("a table", [table], columns, _items(place, choices, columns.item), notes=notes)
+
+
+def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Table:
+    """A table by its file's ending.
+
+    Raises:
+        InputError: the ending is unknown, or the file is not as its ending says.
+    """
+    name = plain_name(file)
+    if name.endswith(".parquet"):
+        return ParquetTable(file)
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        encoding = choices.encoding or "utf-8"
+        first = next((record for _, record in records(file, encoding)), "it is empty")
+        if not isinstance(first, Mapping):
+            message = f"{file.name}, line 1: {first}; give one JSON object on each line"
+            raise InputError("", message, kind="file")
+        return JsonTable(file, columns or list(first), drop=choices.drop, encoding=encoding)
+    if not name.endswith(SUFFIXES):
+        message = f"{file.name} ends in none of {', '.join(SUFFIXES)}; rename it by what it holds"
+        raise InputError("", message, kind="file")
+    separator = choices.separator or ("\t" if name.endswith(".tsv") else _separator(file, choices))
+    quoting = choices.quoting
+    if separator == "\t" and quoting == "auto":
+        quoting = "auto" if _first_line(file, choices).startswith('"') else "none"
+    elif len(separator) > 1:
+        quoting = "none"
+    return DelimitedTable(file, choices.form(separator, quoting=quoting), columns or None, choices.drop)
+
+
+def _first_line(file: Path, choices: Choices) -> str:
+    return next((line for _, line in text_lines(file, choices.encoding or "utf-8")), "")
+
+
+def _separator(file: Path, choices: Choices) -> str:
+    """The separator that the first line has most of."""
+    line = _first_line(file, choices)
+    return max(_SEPARATORS, key=line.count)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _column(what: str, table: Table, choices: Choices) -> str | None:
+    """The column that the user names, else the first that has one of the known names."""
+    given = choices.names.get(what)
+    if given == ORDER and what == "time":
+        return ORDER
+    if given is not None:
+        _check_columns(what, [given], table)
+        return given
+    by_name = {_plain(name): name for name in reversed(table.columns)}
+    return next((by_name[name] for name in KNOWN[what].split() if name in by_name), None)
+
+
+def _check_columns(key: str, names: Sequence[str], table: Table) -> None:
+    for name in names:
+        if name not in table.columns:
+            hint = suggestion(name, table.columns, f"; it has {', '.join(table.columns)}")
+            raise InputError(key, f"{table.file.name} has no column '{name}'{hint}", kind="unknown")
+
+
+def _not_found(what: str, table: Table) -> str:
+    like = f"--{what}=COLUMN" + (", or --time=order if the order of the lines stands for it" if what == "time" else "")
+    return f"{table.file.name} has no column that is named like one ({', '.join(table.columns)}); name it by {like}"
+
+
+def _items(place: Place, choices: Choices, item: str) -> list[Items]:
+    if place.items is None:
+        return []
+    table = open_table(place.items, choices)
+    own = item if item in table.columns else _column("item", table, Choices())
+    title = _column("title", table, choices)
+    if own is None:
+        raise InputError("items", f"{table.file.name} has no column '{item}', it has {', '.join(table.columns)}")
+    if title is None:
+        raise InputError("title", _not_found("title", table), kind="missing")
+    _check_columns("text", choices.texts, table)
+    return [Items(table, own, title, tuple(Feature(name, name) for name in choices.texts))]

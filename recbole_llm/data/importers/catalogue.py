@@ -1,0 +1,71 @@
+"""Titles of the items that are imported, and what else describes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from recbole_llm.data.importers.interactions import Interactions
+from recbole_llm.data.importers.plan import Feature, Plan
+from recbole_llm.data.importers.text import one_line
+from recbole_llm.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def features_of(plan: Plan) -> tuple[Feature, ...]:
+    """The columns of the ``.item`` file beside id and title."""
+    if plan.items:
+        return plan.items[0].features
+    return tuple(Feature(name, name) for name in plan.columns.texts)
+
+
+def read_titles(plan: Plan, found: Interactions, progress: bool = False) -> dict[str, tuple[str, ...]]:
+    """Title and features of every imported item that has a title, each as an atomic file has it.
+
+    Args:
+        plan: where they stand.
+        found: the interactions; what else the tables of items hold is not kept.
+        progress: whether to show progress bars.
+
+    Returns:
+        By the item's id; of an item on several lines, the first with a title counts.
+
+    Raises:
+        InputError: a line cannot be read, or no item has a title although the files hold some.
+    """
+    if not plan.items:
+        return _own_titles(plan, found)
+    wanted, titles = set(found.items), dict[str, tuple[str, ...]]()
+    for source in plan.items:
+        table = source.table
+        at_item, at_title = table.place(source.item), table.place(source.title)
+        rest = [(feature.clean, table.place(feature.column)) for feature in source.features]
+        for number, row in table.rows(progress):
+            item = row[at_item] if isinstance(row[at_item], str) else one_line(row[at_item])
+            if not item:
+                table.bad(number, f"has no {source.item}; give the file of the items")
+            elif item in wanted and item not in titles and (title := source.clean(row[at_title])):
+                titles[item] = (title, *(clean(row[place]) for clean, place in rest))
+        lines = f"{table.file.name}: {table.lines:,} lines"
+        log.info("%s%s", lines, _left_out(table.dropped))
+    if not titles:
+        names = ", ".join(source.table.file.name for source in plan.items)
+        message = f"{names} has the title of no item that is in the interactions; give files that belong together"
+        raise InputError("items", message, kind="data")
+    return titles
+
+
+def _own_titles(plan: Plan, found: Interactions) -> dict[str, tuple[str, ...]]:
+    """Titles that the interactions hold."""
+    clean = [feature.clean for feature in features_of(plan)]
+    titles = {}
+    for number, (title, *texts) in found.titles.items():
+        if text := one_line(title):
+            rest = (own(value) for own, value in zip(clean, texts, strict=True))
+            titles[found.items[number]] = (text, *rest)
+    return titles
+
+
+def _left_out(dropped: Mapping[str, int]) -> str:
+    return "; left out: " + ", ".join(f"{n:,} {why}" for why, n in dropped.items()) if dropped else ""

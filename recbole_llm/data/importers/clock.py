@@ -1,0 +1,126 @@
+"""Times as files write them, as numbers: seconds since 1970, or the numbers that stand there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.errors import InputError
+
+ORDER = "order"  # instead of a column: the order of the lines stands for the time
+ISO, NUMBER = "iso", "number"
+_NOT_A_TIME = np.iinfo(np.int64).min  # pandas' NaT
+
+
+class Clock:
+    """Reads a column of times, block by block; where the format is open, the first value decides.
+
+    Args:
+        form: ``number``, ``iso``, or a format of :meth:`datetime.datetime.strptime`; None: number or iso.
+
+    Example:
+        >>> Clock().read(["1700000000", "1700000060"])[0].tolist()
+        [1700000000, 1700000060]
+        >>> Clock("%m/%d/%Y %I:%M:%S %p").read(["11/15/2019 8:55:22 AM"])[0].tolist()
+        [1573808122]
+    """
+
+    def __init__(self, form: str | None = None) -> None:
+        self._form = form
+        self._example = ""
+
+    def read(self, values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+        """Times of a block: int64 where all are whole numbers or seconds, else float64; dates are UTC unless they say.
+
+        Returns:
+            The times, 0 where one cannot be read, and what is wrong with these, by row.
+        """
+        wrong = {row: "has no time" for row, value in enumerate(values) if value is None or value == ""}
+        first = next((value for row, value in enumerate(values) if row not in wrong), None)
+        if first is None:
+            return np.zeros(len(values), dtype=np.int64), wrong
+        self._example = self._example or str(first)
+        if self._form is None:
+            self._form = NUMBER if _is_number(first) else ISO
+        times, more = (_read_numbers if self._form == NUMBER else self._read_dates)(values)
+        return times, {**more, **wrong}
+
+    def notes(self) -> list[str]:
+        """What a reader should know of how times were read."""
+        if self._form in (None, NUMBER):
+            return []
+        return [f"times are dates ('{self._example}'), written as seconds since 1970, UTC"]
+
+    def _read_dates(self, values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+        nanoseconds = to_nanoseconds([str(value) for value in values], self._form)
+        bad = np.flatnonzero(nanoseconds == _NOT_A_TIME)
+        like = "an ISO date such as 2024-05-31 18:30:00" if self._form == ISO else f"of the format {self._form}"
+        wrong = {row: f"has a time that cannot be read '{values[row]}', not {like}" for row in bad.tolist()}
+        nanoseconds[bad] = 0
+        whole = nanoseconds % 1_000_000_000 == 0
+        return nanoseconds // 1_000_000_000 if whole.all() else nanoseconds / 1e9, wrong
+
+
+def to_nanoseconds(texts: list[str], form: str | None) -> np.ndarray:
+    """Dates in nanoseconds since 1970, UTC. Returns: int64 [texts], the least number where one cannot be read."""
+    import pandas as pd
+
+    layout = "ISO8601" if form in (None, ISO) else form
+    try:
+        dates = pd.to_datetime(pd.Series(texts, dtype=object), format=layout, utc=True, errors="coerce")
+    except ValueError as error:
+        raise InputError("time_format", f"'{form}' is no format of dates: {error}") from error
+    nanoseconds: np.ndarray = pd.DatetimeIndex(dates).as_unit("ns").asi8.copy()
+    return nanoseconds
+
+
+def parse_moment(key: str, text: str) -> float:
+    """A bound such as ``--since=2019-01-01`` in seconds since 1970; a number stands for itself.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if _is_number(text):
+        return float(text)
+    (nanoseconds,) = to_nanoseconds([text], ISO)
+    if nanoseconds == _NOT_A_TIME:
+        raise InputError(key, f"'{text}' is no time; give a date like 2019-01-31, or a number in the unit of the file")
+    return float(nanoseconds) / 1e9
+
+
+def seconds_per_unit(times: np.ndarray) -> float:
+    """How many seconds a unit of times since 1970 is, told by their size: 1, or 1e-3, 1e-6, 1e-9."""
+    largest = float(np.abs(times).max(initial=0))
+    return next((unit for limit, unit in ((1e11, 1.0), (1e14, 1e-3), (1e17, 1e-6)) if largest < limit), 1e-9)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value)) and "_" not in str(value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _read_numbers(values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+    try:
+        if not any(isinstance(value, bool | float) for value in values):
+            return np.array([_whole(value) for value in values], dtype=np.int64), {}
+    except (TypeError, ValueError, OverflowError):
+        pass
+    wrong = {
+        row: f"has a time that cannot be read '{value}'"
+        for row, value in enumerate(values)
+        if not _is_number(value) or abs(float(value)) >= 2**63
+    }
+    times = np.array([0.0 if row in wrong else float(value) for row, value in enumerate(values)])
+    whole = not (times % 1).any() and np.abs(times).max(initial=0) < 2**53
+    return times.astype(np.int64) if whole else times, wrong
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str) and "_" in value:
+        raise ValueError(value)
+    return int(value)

@@ -1,0 +1,116 @@
+"""The command ``recbole-llm import``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_llm.data.importers.importing import LAYOUTS, import_dataset
+from recbole_llm.data.importers.plan import Choices
+from recbole_llm.data.importers.steps import REPEATS, UNTITLED, Filters
+from recbole_llm.errors import InputError
+from recbole_llm.logs import console_log
+
+ROLES = ("user", "item", "time", "rating", "title")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError("", f"import: {message}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words of the command."""
+    found = _Parser(
+        prog="recbole-llm import",
+        description="Write a public data set, or a table of your own, as atomic files.",
+        allow_abbrev=False,
+    )
+    found.add_argument("path", type=Path, help="a file, or the folder of a public data set as it is unpacked")
+    found.add_argument("--name", required=True, help="name of the data set: --dataset=NAME runs on it")
+    found.add_argument("--out", default="dataset", type=Path, help="folder of data sets (default: dataset)")
+    found.add_argument("--layout", help=f"one of {', '.join(LAYOUTS)}; found by itself by default")
+    found.add_argument("--overwrite", action="store_true", help="replace a data set of this name")
+    files = found.add_argument_group("the files")
+    for role in ROLES:
+        files.add_argument(f"--{role}", metavar="COLUMN", help=f"column of the {role}; found by its name by default")
+    files.add_argument("--text", metavar="COLUMNS", default="", help="further columns that describe an item")
+    files.add_argument("--columns", default="", help="names of the columns of a file without a header: user,item,time")
+    files.add_argument("--items", type=Path, help="file of the items: their ids and titles")
+    files.add_argument("--separator", help="what parts the fields of a line; found by itself by default")
+    files.add_argument("--quoting", default="auto", help="auto (default), csv or none")
+    files.add_argument("--encoding", help="text encoding (default: utf-8, or the layout's)")
+    files.add_argument("--time-format", help="number, iso, or like '%%d.%%m.%%Y'; found by itself by default")
+    files.add_argument("--bad-lines", default="error", help="error (default): refuse the file; drop: count such lines")
+    files.add_argument(
+        "--split", default="official", help="official (default): keep a split of the files; join: do not"
+    )
+    files.add_argument("--domain", help="words of the prompt: movie, book, game, product, ...")
+    parts = found.add_argument_group("what is left out")
+    parts.add_argument("--k-core", type=int, default=1, help="fewest interactions of a user and of an item")
+    parts.add_argument("--since", help="earliest time: a date, or a number in the unit of the file")
+    parts.add_argument("--until", help="first time that does not count any more")
+    parts.add_argument("--sample-users", type=float, help="a share of the users, or a number of them")
+    parts.add_argument("--seed", type=int, default=2020, help="of that draw (default: 2020)")
+    parts.add_argument("--repeats", help=f"of a user with an item: {', '.join(REPEATS)}")
+    parts.add_argument("--untitled", default="drop", help=f"interactions of untitled items: {', '.join(UNTITLED)}")
+    return found
+
+
+def main(words: Sequence[str], progress: bool = True) -> None:
+    """Import what a command line says.
+
+    Args:
+        words: behind ``import``; ``--k_core`` is ``--k-core``.
+        progress: whether to show progress bars.
+
+    Raises:
+        InputError: a mistake in the words or in the files.
+    """
+    given = parser().parse_args([_dashed(word) for word in words])
+    for key, allowed in (("quoting", ("auto", "csv", "none")), ("bad_lines", ("error", "drop"))):
+        if getattr(given, key) not in allowed:
+            raise InputError(key, f"'{getattr(given, key)}' is not allowed; choose one of {', '.join(allowed)}")
+    choices = Choices(
+        {role: getattr(given, role) for role in ROLES if getattr(given, role) is not None},
+        _names(given.text),
+        _names(given.columns),
+        given.items,
+        None if given.separator is None else given.separator.replace("\\t", "\t"),
+        given.encoding,
+        given.quoting,
+        given.time_format,
+        given.bad_lines == "drop",
+    )
+    size = {"sample_users": given.sample_users, "seed": given.seed, "k_core": given.k_core}
+    filters = Filters(given.repeats, given.since, given.until, given.untitled, **size)
+    with console_log():
+        folder = import_dataset(
+            given.path,
+            given.name,
+            given.out,
+            layout=given.layout,
+            choices=choices,
+            filters=filters,
+            domain=given.domain,
+            split=given.split,
+            overwrite=given.overwrite,
+            progress=progress,
+            command=shlex.join(["recbole-llm", "import", *words]),
+        )
+    where = "" if given.out == Path("dataset") else f" --data_path={shlex.quote(str(given.out))}"
+    print(f"{folder}: run it with recbole-llm --model=Pop,SASRec,BIGRec --dataset={shlex.quote(given.name)}{where}")
+
+
+def _dashed(word: str) -> str:
+    """``--k_core=5`` as ``--k-core=5``: both ways of writing are taken."""
+    if not word.startswith("--"):
+        return word
+    key, equals, value = word.partition("=")
+    return key.replace("_", "-") + equals + value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

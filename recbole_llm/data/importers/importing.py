@@ -1,0 +1,162 @@
+"""From files as people have them to a data set: find the layout, read, leave out, write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.data.importers import amazon, any_table, book_crossing, goodreads, lastfm, mind, movielens, steam, yelp
+from recbole_llm.data.importers.catalogue import features_of, read_titles
+from recbole_llm.data.importers.clock import ORDER
+from recbole_llm.data.importers.interactions import Interactions, read_interactions
+from recbole_llm.data.importers.plan import Choices, Place, Plan
+from recbole_llm.data.importers.steps import Filters, apply_filters
+from recbole_llm.data.importers.writing import write_interactions, write_items, write_properties, write_split
+from recbole_llm.errors import InputError
+from recbole_llm.property_files import find_properties
+from recbole_llm.registry import suggestion
+
+Layout = Callable[[Place, Choices], "Plan | None"]
+# In the order in which they are tried; any table is the last.
+LAYOUTS: dict[str, Layout] = {
+    "movielens": movielens.find,
+    "book-crossing": book_crossing.find,
+    "amazon": amazon.find,
+    "steam": steam.find,
+    "yelp": yelp.find,
+    "goodreads": goodreads.find,
+    "mind": mind.find,
+    "lastfm": lastfm.find,
+    "table": any_table.find,
+}
+log = logging.getLogger(__name__)
+
+
+def import_dataset(
+    path: str | Path,
+    name: str,
+    out: str | Path = "dataset",
+    *,
+    layout: str | None = None,
+    choices: Choices | None = None,
+    filters: Filters | None = None,
+    domain: str | None = None,
+    split: str = "official",
+    overwrite: bool = False,
+    progress: bool = True,
+    command: str = "",
+) -> Path:
+    """Write ``<out>/<name>/<name>.inter``, ``.item`` and ``.yaml``; the same input gives the same bytes.
+
+    Args:
+        path: a file, or the folder of a public data set as it is unpacked.
+        name: name of the data set.
+        out: folder of data sets.
+        layout: one of :data:`LAYOUTS`; None finds it by names and first lines of the files.
+        choices: what the user says of the files.
+        filters: what is left out.
+        domain: words of the prompt; None: the layout's.
+        split: ``official`` writes the rows of a split that the files are; ``join`` ignores it.
+        overwrite: whether a data set of this name may be replaced.
+        progress: whether to show progress bars.
+        command: the command line, for the property file.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        InputError: a file or column is missing, a line cannot be read, or no interaction is left.
+
+    Example:
+        >>> import_dataset("ml-1m", "ml-1m")  # doctest: +SKIP
+        PosixPath('dataset/ml-1m')
+    """
+    choices, filters = choices or Choices(), filters or Filters()
+    folder = _free_folder(name, Path(out), overwrite)
+    _check_words(domain, split)
+    plan = _find(Place(Path(path), choices.items), choices, layout)
+    log.info("layout: %s", plan.layout)
+    found = read_interactions(plan.interactions, plan.columns, choices.drop, progress)
+    titles = read_titles(plan, found, progress)
+    has_titles = bool(plan.items or plan.columns.title)
+    repeats = filters.repeats or plan.repeats
+    filters = Filters(**{**vars(filters), "repeats": repeats})
+    apply_filters(found, filters, titles if has_titles else None, plan.columns.time != ORDER)
+    _report(plan, found, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(plan, found, titles if has_titles else None, folder, domain or plan.domain, split, command)
+    return folder
+
+
+def _free_folder(name: str, out: Path, overwrite: bool) -> Path:
+    if not name or name != Path(name).name or name.startswith("."):
+        raise InputError("name", f"'{name}' is no name of a folder; give one without a path, like my-shop")
+    folder = out / name
+    if not overwrite and any(folder.glob(f"{name}.*")):
+        message = f"{folder} holds a data set already; give another name, or replace it with --overwrite"
+        raise InputError("name", message, kind="conflict")
+    return folder
+
+
+def _check_words(domain: str | None, split: str) -> None:
+    known = sorted(file.stem for file in (find_properties() / "prompt").glob("*.yaml"))
+    if domain is not None and domain not in known:
+        raise InputError("domain", f"there is no domain '{domain}'{suggestion(domain, known)}", kind="unknown")
+    if split not in ("official", "join"):
+        raise InputError("split", f"'{split}' is not allowed; choose one of official, join")
+
+
+def _find(place: Place, choices: Choices, layout: str | None) -> Plan:
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError("layout", f"there is no layout '{layout}'{suggestion(layout, list(LAYOUTS))}", kind="unknown")
+    # Columns that are named are those of a table.
+    names = [layout] if layout else ["table"] if choices.names or choices.columns else list(LAYOUTS)
+    for name in names:
+        plan = LAYOUTS[name](place, choices)
+        if plan is not None:
+            return plan
+    message = f"{place.path} is not of the layout {layout}; leave --layout out, or give the folder of the public files"
+    raise InputError("layout", message, kind="file")
+
+
+def _report(plan: Plan, found: Interactions, folder: Path) -> None:
+    """What became of every line."""
+    names = ", ".join(table.file.name for table in plan.interactions)
+    read = len(found) + sum(found.dropped.values())
+    log.info("%s: %s lines, %s interactions", names, f"{found.lines:,}", f"{read:,}")
+    for reason, count in found.dropped.items():
+        log.info("left out: %s %s", f"{count:,}", reason)
+    for note in [*plan.notes, *found.notes]:
+        log.info(note)
+    users, items = (len(np.unique(column)) for column in (found.user, found.item))
+    log.info("%s: %s interactions of %s users and %s items", folder, f"{len(found):,}", f"{users:,}", f"{items:,}")
+
+
+def _write(
+    plan: Plan,
+    found: Interactions,
+    titles: dict[str, tuple[str, ...]] | None,
+    folder: Path,
+    domain: str,
+    split: str,
+    command: str,
+) -> None:
+    name, features = folder.name, features_of(plan) if titles is not None else ()
+    parts = plan.parts if split == "official" else ()
+    write_interactions(found, folder / f"{name}.inter")
+    if titles is not None:
+        write_items(found, titles, features, folder / f"{name}.item")
+    else:
+        log.warning("the files hold no titles: LLM models need them; name a column (--title) or a file (--items)")
+    if parts:
+        counts = write_split(found, parts, name, folder)
+        rows = ", ".join(f"{count:,} {part}" for part, count in counts.items())
+        log.info("the files are a split, which runs keep: %s rows (--split=join leaves it out)", rows)
+    inter = ["user_id", "item_id", *["rating"] * (found.rating is not None), "timestamp"]
+    columns = ["user_id", "item_id_list", "item_id"] if parts else inter
+    write_properties(
+        folder / f"{name}.yaml", command, plan.layout, columns, features, titles is not None, domain, parts
+    )

@@ -1,0 +1,245 @@
+"""Interactions while they are imported: numbers for users and items, times, and what is left out for which reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.data.importers.clock import ORDER, Clock
+from recbole_llm.data.importers.tables import Table
+from recbole_llm.errors import InputError
+
+_BLOCK = 100_000  # rows converted at a time
+NOT_IN_AN_ID = ("\t", "\n", "\r", "\0")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are what.
+
+    Attributes:
+        user: of the user.
+        item: of the item.
+        time: of the time; ``order`` where the order of the lines stands for it.
+        rating: of the rating, if there is one.
+        title: of the item's title, if the interactions hold it.
+        texts: further columns that describe the item.
+        time_format: how times are written, see :class:`recbole_llm.data.importers.clock.Clock`.
+    """
+
+    user: str
+    item: str
+    time: str = ORDER
+    rating: str | None = None
+    title: str | None = None
+    texts: tuple[str, ...] = ()
+    time_format: str | None = None
+
+
+@dataclass
+class Interactions:
+    """Interactions in the order of their files, or a part of them.
+
+    Attributes:
+        users: their ids, by number.
+        items: their ids, by number.
+        user: int32 [interactions], number of each one's user.
+        item: int32 [interactions], number of each one's item.
+        rating: float64 [interactions], NaN where there is none; None where no table has any.
+        time: int64 or float64 [interactions].
+        part: int8 [interactions], which of the files each stands in.
+        titles: of the items, by number, with the texts that describe each, where the interactions hold them.
+        lines: records that were read.
+        dropped: why records were left out, and how many.
+        notes: what else a reader should know.
+    """
+
+    users: list[str]
+    items: list[str]
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray | None
+    time: np.ndarray
+    part: np.ndarray
+    titles: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    lines: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Number of interactions."""
+        return len(self.user)
+
+    def keep(self, chosen: np.ndarray, reason: str) -> None:
+        """Keep some interactions and count the others.
+
+        Args:
+            chosen: bool [interactions], or int [kept], their places in the new order.
+            reason: why the others are left out.
+        """
+        before = len(self)
+        self.user, self.item, self.time, self.part = (
+            column[chosen] for column in (self.user, self.item, self.time, self.part)
+        )
+        self.rating = None if self.rating is None else self.rating[chosen]
+        if before > len(self):
+            self.dropped[reason] += before - len(self)
+
+
+def read_interactions(
+    tables: Sequence[Table], columns: Columns, drop: bool = False, progress: bool = False
+) -> Interactions:
+    """Read interactions, a block of rows at a time: what is held are numbers, and every id once.
+
+    Args:
+        tables: they are read one after the other, and have the same columns.
+        columns: which ones are what.
+        drop: whether rows without a user, an item or a readable time are left out and counted.
+        progress: whether to show progress bars.
+
+    Raises:
+        InputError: a line cannot be read, or there are no interactions.
+    """
+    reader = _Reader(columns, drop)
+    for number, table in enumerate(tables):
+        reader.read(table, number, progress)
+    return reader.finish(tables)
+
+
+class _Reader:
+    def __init__(self, columns: Columns, drop: bool) -> None:
+        self._columns = columns
+        self._drop = drop
+        self._users: dict[str, int] = {}
+        self._items: dict[str, int] = {}
+        self._clock = Clock(columns.time_format)
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._titles: dict[int, tuple[Any, ...]] = {}
+        self._dropped: Counter[str] = Counter()
+        self._n_rows = 0
+
+    def read(self, table: Table, part: int, progress: bool) -> None:
+        """Take over the rows of a table."""
+        names = [self._columns.user, self._columns.item, self._columns.rating, self._columns.time]
+        places = [None if name is None or name == ORDER else table.place(name) for name in names]
+        about = [table.place(name) for name in (self._columns.title, *self._columns.texts) if name]
+        with closing(table.rows(progress)) as rows:
+            for block in _blocks(rows):
+                self._read_block(table, part, block, places, about)
+
+    def _read_block(
+        self,
+        table: Table,
+        part: int,
+        block: list[tuple[int, Sequence[Any]]],
+        places: list[int | None],
+        about: list[int],
+    ) -> None:
+        at_user, at_item, at_rating, at_time = places
+        assert at_user is not None and at_item is not None
+        rows = [row for _, row in block]
+        users, items = [_id(row[at_user]) for row in rows], [_id(row[at_item]) for row in rows]
+        wrong = {row: "has no user" for row, user in enumerate(users) if not user}
+        wrong.update({row: "has no item" for row, item in enumerate(items) if not item})
+        for row, pair in enumerate(zip(users, items, strict=True)):
+            if any(mark in text for text in pair for mark in NOT_IN_AN_ID):
+                wrong[row] = "has an id with a tab or line end in it"
+        if at_time is None:
+            times = np.arange(self._n_rows, self._n_rows + len(rows))
+        else:
+            times, unreadable = self._clock.read([row[at_time] for row in rows])
+            wrong.update(unreadable)
+        ratings = np.full(len(rows), np.nan)
+        if at_rating is not None:
+            ratings, unreadable = _numbers([row[at_rating] for row in rows])
+            wrong.update(unreadable)
+        self._n_rows += len(rows)
+        self._refuse(table, block, wrong)
+        kept = [row for row in range(len(rows)) if row not in wrong] if wrong else range(len(rows))
+        user = _numbered(self._users, users, kept)
+        item = _numbered(self._items, items, kept)
+        chosen = np.array(kept, dtype=np.int64) if wrong else slice(None)
+        self._parts.append((user, item, ratings[chosen], times[chosen], np.full(len(user), part, dtype=np.int8)))
+        if about:
+            for row, number in zip(kept, item.tolist(), strict=True):
+                if number not in self._titles or not self._titles[number][0]:
+                    self._titles[number] = tuple(rows[row][place] for place in about)
+
+    def _refuse(self, table: Table, block: list[tuple[int, Sequence[Any]]], wrong: dict[int, str]) -> None:
+        if wrong and not self._drop:
+            first = min(wrong)
+            problem = f"{table.file.name}, line {block[first][0]}: {wrong[first]}"
+            message = f"{problem}; correct the line, or leave such lines out with --bad-lines=drop"
+            raise InputError("", message, kind="data")
+        self._dropped.update(text.partition(" '")[0].removeprefix("has ") for text in wrong.values())
+
+    def finish(self, tables: Sequence[Table]) -> Interactions:
+        """All that was read."""
+        dropped = sum((table.dropped for table in tables), Counter()) + self._dropped
+        if not self._parts or not sum(len(part[0]) for part in self._parts):
+            names = ", ".join(table.file.name for table in tables)
+            raise InputError("", f"{names}: holds no interactions", kind="data")
+        user, item, rating, time, part = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        self._parts.clear()
+        notes = [
+            f"{table.file.name}: quotes are text where they are no CSV (first: line {table.literal}); "
+            "--quoting=csv or none decides it for all lines"
+            for table in tables
+            if getattr(table, "literal", 0)
+        ]
+        has_rating = self._columns.rating is not None
+        return Interactions(
+            list(self._users),
+            list(self._items),
+            user,
+            item,
+            rating if has_rating else None,
+            time,
+            part,
+            self._titles,
+            sum(table.lines for table in tables),
+            dropped,
+            notes + self._clock.notes(),
+        )
+
+
+def _blocks(rows: Iterator[tuple[int, Sequence[Any]]]) -> Iterator[list[tuple[int, Sequence[Any]]]]:
+    while block := list(islice(rows, _BLOCK)):
+        yield block
+
+
+def _id(value: Any) -> str:
+    """An id as text; blanks around it are its own."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, float) and value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _numbered(known: dict[str, int], ids: list[str], kept: Sequence[int]) -> np.ndarray:
+    """Numbers of ids, by first appearance. Returns: int32 [kept]."""
+    return np.fromiter((known.setdefault(ids[row], len(known)) for row in kept), dtype=np.int32, count=len(kept))
+
+
+def _numbers(values: list[Any]) -> tuple[np.ndarray, dict[int, str]]:
+    """Ratings, NaN where there is none. Returns: float64 [values], and what is wrong with some of them by row."""
+    wrong = {}
+    found = np.full(len(values), np.nan)
+    for row, value in enumerate(values):
+        if value is None or value == "":
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("inf")
+        if abs(number) == float("inf") or isinstance(value, str) and "_" in value:
+            wrong[row] = f"has a rating that is no number '{value}'"
+        found[row] = number
+    return found, wrong

@@ -1,0 +1,313 @@
+"""Tables of every kind as rows of values: separated text, one JSON object per line, Parquet."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.data.importers.files import opened, text_lines
+from recbole_llm.errors import InputError
+
+Row = tuple[int, Sequence[Any]]  # number of the line in the file, from 1, and the values
+_LONGEST_RECORD = 10_000  # lines of one quoted field; more are a quote that never closes
+_BATCH = 65_536  # rows of Parquet read at a time
+_HINT = "correct the line, or leave such lines out with --bad-lines=drop"
+csv.field_size_limit(2**31 - 1)
+
+
+class Table(ABC):
+    """Rows of values under names.
+
+    Attributes:
+        file: where they are read from.
+        columns: the names.
+        lines: records that were read so far.
+        dropped: why records were left out so far, and how many.
+        literal: number of the first line whose quotes were read as text although it has CSV quoting; 0 for none.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str], drop: bool = False) -> None:
+        self.file = file
+        self.columns = tuple(columns)
+        self.lines = 0
+        self.dropped: Counter[str] = Counter()
+        self.literal = 0
+        self._drop = drop
+
+    @abstractmethod
+    def rows(self, progress: bool = False) -> Generator[Row, None, None]:
+        """The rows in the order of the file.
+
+        Raises:
+            InputError: the file cannot be read; or a line cannot, and such lines are not left out.
+        """
+
+    def place(self, column: str) -> int:
+        """Where a column stands in a row."""
+        return self.columns.index(column)
+
+    def bad(self, number: int, problem: str) -> None:
+        """Count a line that cannot be read, or refuse the file."""
+        if not self._drop:
+            raise InputError("", f"{self.file.name}, line {number}: {problem}; {_HINT}", kind="data")
+        self.dropped[problem.partition(" '")[0].partition(", not")[0]] += 1
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """How the fields of a line are told apart.
+
+    Attributes:
+        separator: one or more characters.
+        quoting: ``none``; ``csv``, a field in quotes may hold separators and line ends; ``auto``, csv unless that would
+            swallow whole lines.
+        encoding: of the text.
+        escape: character that takes its meaning from a quote, as in Book-Crossing's files.
+    """
+
+    separator: str = ","
+    quoting: str = "auto"
+    encoding: str = "utf-8"
+    escape: str | None = None
+
+    def parse(self, text: str) -> list[str] | None:
+        """The fields of a record with quotes; None if a quote is still open at its end.
+
+        Raises:
+            ValueError: a quote closes where its field does not end.
+        """
+        lines = [line + "\n" for line in text.removesuffix("\n").split("\n")]
+        reader = csv.reader(lines, delimiter=self.separator, escapechar=self.escape, strict=True)
+        try:
+            return next(reader, [""])
+        except csv.Error as error:
+            if "end of data" in str(error):
+                return None
+            raise ValueError(str(error)) from error
+
+    def split(self, text: str) -> list[str]:
+        """The fields of a line without quoting."""
+        return text.rstrip("\r\n").split(self.separator)
+
+
+class DelimitedTable(Table):
+    """A file of separated fields, such as CSV or TSV.
+
+    Args:
+        file: the file.
+        form: how it is written.
+        columns: names; None where the first line holds them.
+        drop: whether lines that cannot be read are left out and counted.
+        width: fields of a line, where it is not the number of names.
+    """
+
+    def __init__(
+        self, file: Path, form: Delimited, columns: Sequence[str] | None = None, drop: bool = False, width: int = 0
+    ) -> None:
+        self.file, self.form = file, form
+        self._has_header = columns is None
+        super().__init__(file, self._read_header() if columns is None else columns, drop)
+        self._width = width or len(self.columns)
+
+    def _read_header(self) -> list[str]:
+        for number, line in text_lines(self.file, self.form.encoding):
+            if self.form.quoting == "none" or '"' not in line:
+                return [name.strip() for name in self.form.split(line)]
+            fields = self._safely_parsed(line)
+            if fields is None:
+                raise InputError(
+                    "", f"{self.file.name}, line {number}: a quote of the header does not close", kind="file"
+                )
+            return [name.strip() for name in fields]
+        raise InputError("", f"{self.file.name}: is empty; it needs a line of column names", kind="file")
+
+    def _safely_parsed(self, text: str) -> list[str] | None:
+        try:
+            return self.form.parse(text)
+        except ValueError:
+            return None
+
+    def rows(self, progress: bool = False) -> Generator[Row, None, None]:
+        """See :class:`Table`."""
+        with closing(text_lines(self.file, self.form.encoding, progress)) as lines:
+            if self._has_header:
+                next(lines, None)
+            yield from self._rows(lines)
+
+    def _rows(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
+        literal = self.form.quoting == "none"
+        waiting: list[tuple[int, str]] = []  # lines that were looked at and are still to be read
+        while True:
+            number, line = waiting.pop(0) if waiting else next(lines, (0, ""))
+            if not number:
+                return
+            fields = self.form.split(line) if literal or '"' not in line else self._record(number, line, lines, waiting)
+            if fields is None or len(fields) == 1 and not fields[0].strip():
+                continue  # counted already, or a blank line
+            self.lines += 1
+            if len(fields) == self._width:
+                yield number, fields
+            else:
+                self.bad(number, f"has {len(fields)} fields, not {self._width}")
+
+    def _record(
+        self, number: int, line: str, lines: Iterator[tuple[int, str]], waiting: list[tuple[int, str]]
+    ) -> list[str] | None:
+        """The fields of a record that begins with a line that has a quote, which may go on in further lines."""
+        try:
+            fields = self.form.parse(line)
+        except ValueError:
+            return self._as_text(number, line, "a quote that does not close where its field ends")
+        if fields is not None:
+            return fields
+        more: list[tuple[int, str]] = []
+        text = line
+        while len(more) < _LONGEST_RECORD:
+            following = waiting.pop(0) if waiting else next(lines, None)
+            if following is None:
+                break
+            more.append(following)
+            text += following[1]
+            if '"' not in following[1]:
+                continue
+            try:
+                fields = self.form.parse(text)
+            except ValueError:  # a quote closed inside a field; no further line can make that right
+                break
+            if fields is not None:
+                break
+        # A line that is whole as it stands, before others that are: a stray quote, which would swallow them.
+        whole = len(self.form.split(line)) == self._width
+        stray = whole and any(len(self.form.split(other)) == self._width for _, other in more)
+        if fields is not None and not (stray and self.form.quoting == "auto"):
+            return fields
+        waiting[:0] = more
+        return self._as_text(number, line, "a quote that does not close")
+
+    def _as_text(self, number: int, line: str, problem: str) -> list[str] | None:
+        """A line whose quotes are no CSV: as it stands, if it is whole so and ``quoting`` leaves it open."""
+        fields = self.form.split(line)
+        if self.form.quoting == "auto" and len(fields) == self._width:
+            self.literal = self.literal or number
+            return fields
+        self.lines += 1
+        self.bad(number, f"has {problem}")
+        return None
+
+
+Picker = Callable[[Mapping[str, Any]], Iterable[Sequence[Any]]]
+
+
+class JsonTable(Table):
+    """One object per line, JSON or a Python literal (older public files), each giving rows.
+
+    Args:
+        file: the file.
+        columns: names of the values that ``pick`` gives.
+        pick: rows of an object; by default one, of the values of these names.
+        drop: whether lines that cannot be read are left out and counted.
+        encoding: of the text.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        columns: Sequence[str],
+        pick: Picker | None = None,
+        drop: bool = False,
+        encoding: str = "utf-8",
+    ) -> None:
+        super().__init__(file, columns, drop)
+        self._pick = pick or (lambda record: [[record.get(name) for name in self.columns]])
+        self._encoding = encoding
+
+    def rows(self, progress: bool = False) -> Generator[Row, None, None]:
+        """See :class:`Table`."""
+        with closing(records(self.file, self._encoding, progress)) as found:
+            for number, record in found:
+                if isinstance(record, str):
+                    self.lines += 1
+                    self.bad(number, record)
+                    continue
+                picked = list(self._pick(record))
+                self.lines += len(picked)
+                for row in picked:
+                    yield number, row
+
+
+def records(
+    file: Path, encoding: str = "utf-8", progress: bool = False
+) -> Generator[tuple[int, Mapping[str, Any] | str], None, None]:
+    """The objects of a file with one on each line, and their lines; what is wrong with a line in words."""
+    with closing(text_lines(file, encoding, progress)) as lines:
+        for number, line in lines:
+            if line.strip():
+                yield number, _object(line)
+
+
+def _object(line: str) -> Mapping[str, Any] | str:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        found, problem = _literal(line), f"no valid JSON: {' '.join(str(error).split())}"
+    else:
+        problem = "no JSON object"
+    return found if isinstance(found, dict) else problem
+
+
+def _literal(line: str) -> Any:
+    """A Python literal, as some older files hold instead of JSON; None if it is none."""
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        return ast.literal_eval(line.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+class ParquetTable(Table):
+    """A Parquet file, read in batches.
+
+    Args:
+        file: the file.
+        columns: names of the columns to read; None for all.
+
+    Raises:
+        InputError: pyarrow is not installed, or the file is no Parquet.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str] | None = None) -> None:
+        self._parquet = _open_parquet(file)
+        super().__init__(file, columns or self._parquet.schema_arrow.names)
+
+    def rows(self, progress: bool = False) -> Generator[Row, None, None]:
+        """See :class:`Table`."""
+        with opened(self.file, progress) as (_, bar):
+            total = self._parquet.metadata.num_rows or 1
+            for batch in self._parquet.iter_batches(_BATCH, columns=list(self.columns)):
+                values = [batch.column(name).to_pylist() for name in self.columns]
+                for row in zip(*values, strict=True):
+                    self.lines += 1
+                    yield self.lines, row
+                bar.update(int(bar.total * self.lines / total) - bar.n)
+
+
+def _open_parquet(file: Path) -> Any:
+    try:
+        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        message = f"{file.name} is Parquet, which pyarrow reads: pip install 'recbole-llm[parquet]'"
+        raise InputError("", message, kind="environment") from error
+    try:
+        return parquet.ParquetFile(file)
+    except (ArrowException, OSError) as error:
+        message = f"cannot read {file}: {' '.join(str(error).split())[:200]}"
+        raise InputError("", message, kind="file") from error

@@ -1,0 +1,163 @@
+"""``recbole-llm import`` and what follows it: words, what it prints, the property file, memory."""
+
+from __future__ import annotations
+
+import random
+import shlex
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.data.importers.command import parser
+from recbole_llm.experiment.command import main
+from recbole_llm.settings.config import Config
+from tests.data.importers.public import atomic, text
+from tests.processes import REPOSITORY, fresh_python
+from tests.runs import working_in
+
+
+def reviews(folder: Path, n_users: int = 12, n_items: int = 10) -> Path:
+    """A table as a shop exports it."""
+    draw = random.Random(0)
+    lines = ["Customer ID,Product ID,Stars,Date,Product Title"]
+    for user in range(n_users):
+        for place, item in enumerate(draw.sample(range(n_items), 6)):
+            lines.append(f'c{user},p{item},{1 + place % 5},2024-01-{1 + place:02}T10:00:00Z,"Товар: ""{item}"", 商品"')
+    return text(folder, "reviews.csv", "\n".join(lines) + "\n")
+
+
+def test_a_table_becomes_a_data_set_that_runs_by_its_name_alone(tmp_path, capsys):
+    reviews(tmp_path)
+    with working_in(tmp_path):
+        assert main(["--model=Pop", "--dataset=reviews.csv"]) == 2
+        said = capsys.readouterr().err
+        assert "dataset: 'reviews.csv' is a file, not a data set; make one of it with: " in said
+        command = said.partition("make one of it with: ")[2].partition(", then")[0]
+        assert command == "recbole-llm import reviews.csv --name=reviews"
+        assert main(shlex.split(command)[1:]) == 0
+        follows = capsys.readouterr().out.strip().partition("run it with ")[2]
+        assert follows == "recbole-llm --model=Pop,SASRec,BIGRec --dataset=reviews"
+        small = ["--epochs=1", "--show_progress=False", "--checkpoint_dir=saved"]
+        words = [word.replace("Pop,SASRec,BIGRec", "Pop") for word in shlex.split(follows)[1:]]
+        assert main([*words, *small]) == 0
+    assert "Pop" in capsys.readouterr().out
+
+
+def test_the_property_file_says_how_it_came_and_can_be_changed(tmp_path, capsys):
+    words = ["import", str(reviews(tmp_path)), "--name=shop", f"--out={tmp_path}", "--domain=product", "--k_core=2"]
+    assert main(words) == 0
+    file = tmp_path / "shop" / "shop.yaml"
+    assert f"#   {shlex.join(['recbole-llm', *words])}\n" in file.read_text()
+    where = {"data_path": str(tmp_path)}
+    config = Config("BIGRec", "shop", config_dict=where)
+    assert (config["title_field"], config["domain"], config["item_text_fields"]) == ("title", "product", [])
+    file.write_text(file.read_text() + "item_inter_num_interval: '[3,inf)'\n")
+    assert Config("Pop", "shop", config_dict=where)["item_inter_num_interval"] == "[3,inf)"
+    # The user's word comes last, also where data_path is the folder of the data set itself.
+    given = {"data_path": str(tmp_path / "shop"), "domain": "book"}
+    assert Config("BIGRec", "shop", config_dict=given)["domain"] == "book"
+    file.write_text("titel_field: title\n")
+    assert main(["--model=Pop", "--dataset=shop", f"--data_path={tmp_path}"]) == 2
+    assert f"{file}: titel_field is no setting of Pop; did you mean title_field" in capsys.readouterr().err
+
+
+def test_a_data_set_is_not_replaced_by_mistake(tmp_path, capsys):
+    words = ["import", str(reviews(tmp_path)), "--name=shop", f"--out={tmp_path}"]
+    assert main(words) == 0
+    before = (tmp_path / "shop" / "shop.inter").read_bytes()
+    assert main([*words, "--k-core=3"]) == 2
+    assert "name: " in (said := capsys.readouterr().err) and "replace it with --overwrite" in said
+    assert (tmp_path / "shop" / "shop.inter").read_bytes() == before
+    assert main([*words, "--overwrite"]) == 0
+    assert sorted(file.name for file in (tmp_path / "shop").iterdir()) == ["shop.inter", "shop.item", "shop.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "import: the following arguments are required: path, --name"),
+        (["missing.csv", "--name=a"], "cannot read missing.csv: there is no such file or folder"),
+        (["reviews.csv", "--name=a/b"], "name: 'a/b' is no name of a folder"),
+        (["reviews.csv", "--name=a", "--layout=netflix"], "layout: there is no layout 'netflix'"),
+        (["reviews.csv", "--name=a", "--layout=yelp"], "layout: reviews.csv is not of the layout yelp"),
+        (["reviews.csv", "--name=a", "--domain=moovie"], "domain: there is no domain 'moovie'; did you mean movie"),
+        (
+            ["reviews.csv", "--name=a", "--quoting=some"],
+            "quoting: 'some' is not allowed; choose one of auto, csv, none",
+        ),
+        (["reviews.csv", "--name=a", "--bad-lines=fix"], "bad_lines: 'fix' is not allowed"),
+        (["reviews.csv", "--name=a", "--split=mine"], "split: 'mine' is not allowed"),
+        (["reviews.csv", "--name=a", "--k-core=few"], "import: argument --k-core: invalid int value: 'few'"),
+        (["reviews.csv", "--name=a", "--k-kore=3"], "import: unrecognized arguments: --k-kore=3"),
+        (["reviews.csv", "--name=a", "--items=none.csv"], "items: cannot read none.csv: there is no such file"),
+        (["reviews.xlsx", "--name=a"], "reviews.xlsx ends in none of .csv, .tsv"),
+        (
+            [".", "--name=a"],
+            "has no known layout \\(it holds reviews.csv, reviews.xlsx\\); give the file of interactions",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, words, message):
+    import re
+
+    reviews(tmp_path)
+    text(tmp_path, "reviews.xlsx", "x")
+    with working_in(tmp_path):
+        assert main(["import", *words]) == 2
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert error.startswith("recbole-llm: error: ") and re.search(message, error), error
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_it_starts_without_torch_and_recbole(tmp_path):
+    code = """
+        import sys
+        from recbole_llm.experiment.command import main
+
+        assert main(sys.argv[1:]) == 0
+        heavy = {"torch", "recbole", "transformers", "matplotlib", "pyarrow"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    fresh_python("import", reviews(tmp_path), "--name=a", f"--out={tmp_path}", code=code)
+    assert len(atomic(tmp_path / "a", "inter")[1]) == 72
+
+
+def test_every_word_is_on_the_page():
+    page = (REPOSITORY / "docs" / "import.md").read_text(encoding="utf-8")
+    words = {word for action in parser()._actions for word in action.option_strings if word.startswith("--")}
+    assert {word for word in words if f"`{word}" not in page} == {"--help"}
+
+
+PEAK = """
+import resource, sys
+from recbole_llm.data.importers.importing import import_dataset
+from recbole_llm.data.importers import interactions
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import_dataset(sys.argv[1], "big", sys.argv[2], progress=False)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def peak_mib(folder: Path, n_rows: int) -> float:
+    """How far memory grows while a table of so many rows is imported, in MiB."""
+    file = folder / "big.csv"
+    with open(file, "w", encoding="utf-8") as stream:
+        stream.write("user_id,item_id,rating,timestamp,title\n")
+        for row in range(n_rows):
+            user, item = row * 7919 % (n_rows // 20), row * 104_729 % 50_000
+            stream.write(f"user{user},item{item},{1 + row % 5},{1_600_000_000 + row},Title {item}\n")
+    out = fresh_python(file, folder / "out", code=PEAK).stdout
+    lines = sum(1 for _ in open(folder / "out" / "big" / "big.inter", encoding="utf-8"))
+    assert lines == n_rows + 1
+    return float(out.split()[-1])
+
+
+def test_memory_grows_by_numbers_and_not_by_lines(tmp_path):
+    """A million rows of 45 bytes: a list of their fields would take 400 MiB."""
+    assert peak_mib(tmp_path, 1_000_000) < 300
+
+
+@pytest.mark.slow
+def test_ten_million_rows_stay_within_four_gib(tmp_path):
+    assert peak_mib(tmp_path, 10_000_000) < 4096

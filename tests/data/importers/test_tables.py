@@ -1,0 +1,251 @@
+"""Tables of one's own: separators, quotes, encodings, names of columns, and lines that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_llm.data.importers.any_table import KNOWN
+from recbole_llm.data.importers.clock import Clock
+from recbole_llm.data.importers.importing import import_dataset
+from recbole_llm.data.importers.plan import Choices
+from recbole_llm.data.importers.tables import Delimited, DelimitedTable
+from recbole_llm.errors import InputError
+from tests.data.importers.public import atomic, objects, text
+
+HEAD = "user,item,time,title"
+GOOD = ["u1,i1,10,One", "u1,i2,20,Two"]
+
+
+def imported(folder: Path, name: str, content: str | bytes, **choices: Any) -> list[list[str]]:
+    """Rows of the .inter file, with the title of each item."""
+    file = text(folder, name, content) if isinstance(content, str) else folder / name
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    out = import_dataset(file, "t", folder / "out", choices=Choices(**choices), overwrite=True, progress=False)
+    titles = {item: title for item, title in atomic(out, "item")[1]}
+    return [[user, item, time, titles[item]] for user, item, time in atomic(out, "inter")[1]]
+
+
+# ------------------------------------------------------------------------------------------------- separated fields
+
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=12)
+
+
+@given(
+    st.lists(st.lists(texts, min_size=3, max_size=3), min_size=1, max_size=8),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, separator, newline, quoting):
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=separator, lineterminator=newline, quoting=quoting).writerows(rows)
+    file = tmp_path_factory.mktemp("csv") / "a.csv"
+    file.write_bytes(stream.getvalue().encode())
+    table = DelimitedTable(file, Delimited(separator, "csv"), ("a", "b", "c"))
+    assert [list(row) for _, row in table.rows()] == rows
+    assert table.lines == len(rows) and not table.dropped
+
+
+@given(
+    st.lists(
+        st.sampled_from(['"Heroes', 'Ruler 12"', '"Crocodile" Dundee', '"', 'a "b" c', "plain", '""x']), min_size=1
+    )
+)
+def test_stray_quotes_swallow_no_line(tmp_path_factory, titles):
+    """Written without quoting: every line is whole, whatever quotes its title holds."""
+    folder = tmp_path_factory.mktemp("stray")
+    lines = [f"u{n},i{n},{n},{title}" for n, title in enumerate(titles)]
+    rows = imported(folder, "mine.csv", "\n".join([HEAD, *lines]) + "\n")
+    assert rows == [[f"u{n}", f"i{n}", str(n), title] for n, title in enumerate(titles)]
+
+
+def test_stray_quotes_are_said_and_a_field_may_go_on_in_the_next_line(tmp_path, caplog):
+    content = f'{HEAD}\nu1,i1,10,"Heroes\nu1,i2,20,"a ""b"", c"\nu1,i3,30,"Two\nlines"\n"u\n1",i4,40,Last\n'
+    with caplog.at_level("INFO"):
+        with pytest.raises(InputError, match="mine.csv, line 6: has an id with a tab or line end in it"):
+            imported(tmp_path, "mine.csv", content)
+        rows = imported(tmp_path, "mine.csv", content, drop=True)
+    assert [row[3] for row in rows] == ['"Heroes', 'a "b", c', "Two lines"]
+    assert "mine.csv: quotes are text where they are no CSV (first: line 2)" in caplog.text
+    assert "left out: 1 an id with a tab or line end in it" in caplog.messages
+    with pytest.raises(InputError, match="mine.csv, line 2: has a quote that does not close"):
+        imported(tmp_path, "mine.csv", content.partition("u1,i2")[0], quoting="csv")
+    assert imported(tmp_path, "mine.csv", f'{HEAD}\nu,i,1,"x"\n', quoting="none")[0][3] == '"x"'
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_is_found(tmp_path, separator):
+    content = "\n".join(line.replace(",", separator) for line in [HEAD, *GOOD]) + "\n"
+    assert imported(tmp_path, "mine.csv", content) == [["u1", "i1", "10", "One"], ["u1", "i2", "20", "Two"]]
+
+
+def test_a_separator_of_several_characters(tmp_path):
+    content = "\n".join(line.replace(",", "::") for line in [HEAD, *GOOD]) + "\n"
+    assert len(imported(tmp_path, "mine.dat", content, separator="::")) == 2
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-8-sig", None), ("latin-1", "latin-1"), ("utf-16", "utf-16")])
+def test_encodings(tmp_path, encoding, named):
+    content = f"{HEAD}\nu,i,1,Amélie\n".encode(encoding)
+    rows = imported(tmp_path, "mine.csv", content, encoding=named)
+    assert rows == [["u", "i", "1", "Amélie"]]
+    if encoding == "latin-1":
+        with pytest.raises(InputError, match="mine.csv, line 1 or soon after: no utf-8 text; .*--encoding=latin-1"):
+            imported(tmp_path, "mine.csv", content)
+    with pytest.raises(InputError, match="encoding: there is no encoding 'klingon'"):
+        imported(tmp_path, "mine.csv", f"{HEAD}\n", encoding="klingon")
+
+
+# Each: lines below the header, the line that is named, what is wrong with it.
+BAD = [
+    (["u1,i1,10"], "has 3 fields, not 4"),
+    (["u1,i1,10,One,more"], "has 5 fields, not 4"),
+    ([",i1,10,One"], "has no user"),
+    (["u1,,10,One"], "has no item"),
+    (["u1,i1,,One"], "has no time"),
+    (["u1,i1,soon,One"], "has a time that cannot be read 'soon'"),
+    (["u1,i1,1_0,One"], "has a time that cannot be read '1_0'"),
+    (["u1,i1,nan,One"], "has a time that cannot be read 'nan'"),
+    (["u1,i1,inf,One"], "has a time that cannot be read 'inf'"),
+    (["u1,i\t1,10,One"], "has an id with a tab"),
+    (['u1,i1,10,One,"x'], "has a quote that does not close"),
+    (['u1,"i1" x,10'], "has a quote that does not close"),
+]
+
+
+@pytest.mark.parametrize(("lines", "problem"), BAD)
+def test_a_line_that_cannot_be_read_is_named_or_counted(tmp_path, caplog, lines, problem):
+    content = "\n".join([HEAD, *GOOD, *lines, "u1,i3,30,Three"]) + "\n"
+    with pytest.raises(InputError) as caught:
+        imported(tmp_path, "mine.csv", content)
+    message = str(caught.value)
+    assert message.startswith(f"mine.csv, line 4: {problem}") and "--bad-lines=drop" in message and "\n" not in message
+    with caplog.at_level("INFO"):
+        rows = imported(tmp_path, "mine.csv", content, drop=True)
+    assert [row[1] for row in rows] == ["i1", "i2", "i3"]
+    assert any(line.startswith("left out: 1 ") for line in caplog.messages)
+    assert "mine.csv: 4 lines, 4 interactions" in caplog.messages
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+    assert len(imported(tmp_path, "mine.csv", "\n\n".join([HEAD, *GOOD]) + "\n\n   \n")) == 2
+
+
+# ------------------------------------------------------------------------------------------------- columns
+
+
+@pytest.mark.parametrize("role", KNOWN)
+def test_columns_are_found_by_any_of_their_names(tmp_path, caplog, role):
+    usual = {"user": "user", "item": "item", "time": "time", "rating": "rating", "title": "title"}
+    for name in KNOWN[role].split():
+        header = ",".join({**usual, role: name.upper() + "_"}.values())
+        file = text(tmp_path, "mine.csv", f"{header}\nu,i,7,3,A title\n")
+        with caplog.at_level("INFO"):
+            out = import_dataset(file, "t", tmp_path / "out", overwrite=True, progress=False)
+        assert atomic(out, "inter")[1] == [["u", "i", "3.0", "7"]]
+        assert f"{role} is '{name.upper()}_'" in caplog.messages[-2]
+
+
+def test_columns_that_are_not_there_are_named(tmp_path):
+    def refused(content: str, **choices: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            imported(tmp_path, "mine.csv", content, **choices)
+        return str(caught.value)
+
+    content = "a,b,c\nu,i,1\n"
+    assert refused(content) == (
+        "user: mine.csv has no column that is named like one (a, b, c); name it by --user=COLUMN"
+    )
+    assert "or --time=order if" in refused(content, names={"user": "a", "item": "b"})
+    assert refused(content, names={"user": "x"}).startswith("user: mine.csv has no column 'x'; it has a, b, c")
+    assert refused(f"{HEAD}\n{GOOD[0]}\n", texts=("brand",)).startswith("text: mine.csv has no column 'brand'")
+
+
+def test_the_order_of_lines_may_stand_for_the_time(tmp_path):
+    rows = imported(tmp_path, "mine.csv", "user,item,title\nu,b,B\nu,a,A\n", names={"time": "order"})
+    assert rows == [["u", "b", "0", "B"], ["u", "a", "1", "A"]]
+
+
+def test_ids_and_titles_that_look_like_missing_values_are_ids_and_titles(tmp_path):
+    rows = imported(tmp_path, "mine.csv", f"{HEAD}\nNA,null,1,None\nnan,007,2,NA\n")
+    assert rows == [["NA", "null", "1", "None"], ["nan", "007", "2", "NA"]]
+
+
+# ------------------------------------------------------------------------------------------------- JSON and Parquet
+
+
+def test_json_lines_of_numbers_and_missing_values(tmp_path, caplog):
+    rows = [{"user_id": 7, "item_id": "007", "ts": 1.5, "name": "A"}, {"user_id": 7, "item_id": 8, "ts": 2}]
+    with caplog.at_level("INFO"):
+        found = imported(tmp_path, "mine.jsonl", objects(rows))
+    assert found == [["7", "007", "1.5", "A"]]
+    assert "left out: 1 with an item without a title" in caplog.messages
+    with pytest.raises(InputError, match="mine.jsonl, line 2: no valid JSON: "):
+        imported(tmp_path, "mine.jsonl", objects(rows[:1]) + "{broken\n")
+    with pytest.raises(InputError, match="mine.json, line 1: no JSON object; give one JSON object on each line"):
+        imported(tmp_path, "mine.json", '[{"user_id": 7}]\n')
+
+
+def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"mine.parquet is Parquet, .*: pip install 'recbole-llm\[parquet\]'"):
+        import_dataset(text(tmp_path, "mine.parquet", "PAR1"), "t", tmp_path / "out", progress=False)
+
+
+def test_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    from recbole_llm.data.importers import tables
+
+    n = 3 * tables._BATCH // 2  # more than one batch
+    columns = {
+        "user_id": [k % 97 for k in range(n)],
+        "item_id": [f"i{k % 89}" for k in range(n)],
+        "timestamp": range(n),
+    }
+    columns["title"] = [f"Title {item}" for item in columns["item_id"]]
+    parquet.write_table(pa.table({name: list(values) for name, values in columns.items()}), tmp_path / "mine.parquet")
+    out = import_dataset(tmp_path / "mine.parquet", "t", tmp_path / "out", progress=False)
+    assert atomic(out, "inter")[1] == [[str(k % 97), f"i{k % 89}", str(k)] for k in range(n)]
+    (tmp_path / "mine.parquet").write_bytes(b"no Parquet at all")
+    with pytest.raises(InputError, match="cannot read .*mine.parquet: "):
+        import_dataset(tmp_path / "mine.parquet", "t", tmp_path / "out", overwrite=True, progress=False)
+
+
+# ------------------------------------------------------------------------------------------------- times
+
+
+@pytest.mark.parametrize(
+    ("form", "values", "times"),
+    [
+        (None, ["1700000000", "5"], [1_700_000_000, 5]),
+        (None, [1_700_000_000_123_456_789, 2], [1_700_000_000_123_456_789, 2]),
+        (None, ["1.5", "2"], [1.5, 2.0]),
+        (None, ["1e3", "2"], [1000, 2]),
+        (None, ["2020-01-01", "2020-01-01T00:00:01Z"], [1_577_836_800, 1_577_836_801]),
+        (None, ["2020-01-01 02:00:00+02:00"], [1_577_836_800]),
+        (None, ["2020-01-01 00:00:00.5"], [1_577_836_800.5]),
+        ("%d.%m.%Y", ["01.01.2020", "02.01.2020"], [1_577_836_800, 1_577_923_200]),
+    ],
+)
+def test_times_are_exact(form, values, times):
+    found, wrong = Clock(form).read(values)
+    assert found.tolist() == times and not wrong
+
+
+def test_a_format_of_dates_applies_to_all(tmp_path):
+    content = f"{HEAD}\nu,i,31.12.2019,A\nu,j,2020-01-01,B\n"
+    with pytest.raises(InputError, match=r"mine.csv, line 3: .* '2020-01-01', not of the format %d.%m.%Y"):
+        imported(tmp_path, "mine.csv", content, time_format="%d.%m.%Y")
+    rows = imported(tmp_path, "mine.csv", content, time_format="%d.%m.%Y", drop=True)
+    assert [row[2] for row in rows] == ["1577750400"]
