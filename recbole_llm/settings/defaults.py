@@ -61,7 +61,7 @@ def read_properties(
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
     RecBole's files; evaluation.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
-    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM; the data set's, ours and the one beside its files.
+    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM; the data set's, ours and that beside its files.
 
     Args:
         model: name of the model or preset.

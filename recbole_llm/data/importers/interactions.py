@@ -15,7 +15,7 @@ from recbole_llm.data.importers.clock import ORDER, Clock
 from recbole_llm.data.importers.tables import Table
 from recbole_llm.errors import InputError
 
-_BLOCK = 100_000  # rows converted at a time
+_BLOCK = 20_000  # rows converted at a time
 NOT_IN_AN_ID = ("\t", "\n", "\r", "\0")
 
 

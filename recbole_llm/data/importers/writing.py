@@ -13,7 +13,7 @@ from recbole_llm.data.importers.plan import Feature
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import dump_yaml
 
-_STEP = 200_000  # rows turned into text at a time
+_STEP = 20_000  # rows turned into text at a time
 LONGEST_HISTORY = 50  # items of a row of a split that its authors made; a run reads MAX_ITEM_LIST_LENGTH of them
 
 
