@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.data.importers.importing import import_dataset
@@ -56,6 +56,7 @@ def by_hand(
     st.sampled_from(["keep", "first", "last"]),
     st.integers(1, 3),
 )
+@settings(max_examples=50, deadline=None)
 def test_filters_are_those_of_plain_python(tmp_path_factory, rows, titled, since, until, repeats, k_core):
     options = {"repeats": repeats, "k_core": k_core}
     wanted = by_hand(rows, titled, since, until, **options)

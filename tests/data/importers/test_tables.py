@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.data.importers.any_table import KNOWN
@@ -45,6 +45,7 @@ texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
+@settings(max_examples=50, deadline=None)
 def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, separator, newline, quoting):
     stream = io.StringIO()
     csv.writer(stream, delimiter=separator, lineterminator=newline, quoting=quoting).writerows(rows)
@@ -60,6 +61,7 @@ def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, se
         st.sampled_from(['"Heroes', 'Ruler 12"', '"Crocodile" Dundee', '"', 'a "b" c', "plain", '""x']), min_size=1
     )
 )
+@settings(max_examples=50, deadline=None)
 def test_stray_quotes_swallow_no_line(tmp_path_factory, titles):
     """Written without quoting: every line is whole, whatever quotes its title holds."""
     folder = tmp_path_factory.mktemp("stray")
