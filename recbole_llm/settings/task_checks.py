@@ -179,9 +179,7 @@ def check_one_history(runs: Sequence[Settings]) -> None:
     key = "MAX_ITEM_LIST_LENGTH"
     for other in runs[1:]:
         if other[key] != runs[0][key]:
-            shown = (
-                f"{other['model']} would be shown {other[key]} items of history and {runs[0]['model']} {runs[0][key]}"
-            )
+            shown = f"{other['model']} reads {other[key]} items of history and {runs[0]['model']} {runs[0][key]}"
             raise InputError(
                 key, f"{shown}: models of one table are evaluated at one length; give all the same", kind="conflict"
             )
