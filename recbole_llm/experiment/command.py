@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"recbole-llm: error: {error}", file=sys.stderr)
         return 2
-    print(table.text())
+    print(table.text(bold=sys.stdout.isatty()))
     print(f"results: {folder}")
     print(f"time: {time.perf_counter() - started:.0f} s")
     return 0

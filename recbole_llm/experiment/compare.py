@@ -25,7 +25,8 @@ from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import console_log, silent
 from recbole_llm.model.backbones import check_backbone
-from recbole_llm.report import ResultTable, data_hash, versions
+from recbole_llm.report import ResultTable, data_hash, plot_table, versions
+from recbole_llm.report.rows import NEEDS_PYARROW, has_pyarrow
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
@@ -80,7 +81,7 @@ def compare(
 
     Returns:
         The table, which a notebook shows; ``saved/results-<dataset>-<time>`` (with seeds
-        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, CSV and JSON.
+        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, LaTeX, CSV and JSON, and plots.
 
     Raises:
         InputError: a wrong setting or file, found before the first model trains.
@@ -164,6 +165,11 @@ def _write_table(command: Command, words: Sequence[str], runs: Sequence[Run], fo
         comparisons=compare_runs(runs, find_baseline(command.baseline, runs)) if several else (),
     )
     table.write(folder)
+    plot_table(table, folder)
+    if has_pyarrow():
+        table.to_parquet(folder / "rows.parquet")
+    elif command.seeds is not None:
+        log.info("rows.parquet, what every test row got, is left out: %s", NEEDS_PYARROW)
     return table, folder
 
 

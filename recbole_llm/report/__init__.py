@@ -1,6 +1,7 @@
 """Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
 
 from recbole_llm.report.compared import Compared
+from recbole_llm.report.comparison_plots import comparison_figure, cost_figure, learning_figure, plot_table
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, revision, versions
@@ -16,13 +17,16 @@ __all__ = [
     "ResultTable",
     "RunResult",
     "category_coverage",
+    "comparison_figure",
     "coreset_figure",
+    "cost_figure",
     "curriculum_figure",
     "data_hash",
     "gate_figure",
     "git_revision",
     "goracs_figure",
     "intra_list_distance",
+    "learning_figure",
     "map_points",
     "novelty",
     "peak_mib",
@@ -30,6 +34,7 @@ __all__ = [
     "plot_curriculum",
     "plot_gates",
     "plot_goracs",
+    "plot_table",
     "revision",
     "versions",
 ]

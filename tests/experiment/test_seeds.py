@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from recbole_llm import InputError, ResultTable
 from recbole_llm.evaluation import compare_two_level, holm
 from recbole_llm.experiment import compare as module
 from recbole_llm.experiment.comparison import user_gains
-from tests.runs import working_in
+from tests.runs import metrics_of, working_in
 
 
 @pytest.fixture
@@ -54,11 +55,13 @@ def test_comparisons_are_those_of_the_per_user_files(settings, tmp_path):
             (model, seed) for model in ("Pop", "SASRec", "BPR") for seed in (7, 8, 9)
         ]
         gains: dict[str, list[np.ndarray]] = {}
+        ranks_of: dict[str, list[Any]] = {}
         for one in table.results:
             ranks = recbole_llm.load_run(one.folder).ranks.sort_values("user_id")["rank"].to_numpy(dtype=float)
             own = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
             assert own.mean() == pytest.approx(one.test["ndcg@10"], abs=1e-14)
             gains.setdefault(one.model, []).append(own)
+            ranks_of.setdefault(one.model, []).append(ranks.tolist())
     expected = {model: compare_two_level(gains[model], gains["SASRec"]) for model in ("Pop", "BPR")}
     corrected = holm([one.p for one in expected.values()])
     assert [one.model for one in table.comparisons] == list(expected)
@@ -69,6 +72,26 @@ def test_comparisons_are_those_of_the_per_user_files(settings, tmp_path):
         wanted = [own.difference, *own.users, *own.seeds_and_users, own.p, own.detectable, p_holm]
         assert found == pytest.approx(wanted, abs=1e-12)
     assert ResultTable.read(folder_of(settings) / "results.json") == table
+    check_markdown(folder_of(settings) / "results.md", ranks_of, expected, corrected)
+
+
+def check_markdown(file: Path, ranks: dict[str, list[Any]], expected: dict[str, Any], corrected: list[float]) -> None:
+    """Every metric and every comparison that the page states, from the per-user files."""
+    lines = [line.strip("| ").split(" | ") for line in file.read_text().splitlines() if line.startswith("|")]
+    head, rows = lines[0], {row[0]: dict(zip(lines[0], row, strict=True)) for row in lines[2 : 2 + len(ranks)]}
+    metrics = [name for name in head if "@" in name]
+    assert len(metrics) == 12 and metrics[0] == "NDCG@10"
+    for model, own in ranks.items():
+        values = [metrics_of(one, (1, 5, 10)) for one in own]
+        for name in metrics:
+            found = [value[name.lower()] for value in values]
+            cell = f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}"
+            assert rows[model][name].strip("*") == cell, (model, name)
+    compared = {row[0]: row[1:] for row in lines[4 + len(ranks) :]}
+    for (model, own), p_holm in zip(expected.items(), corrected, strict=True):
+        ends = [f"{low:+.4f} … {high:+.4f}" for low, high in (own.users, own.seeds_and_users)]
+        numbers = [f"{own.difference:+.4f}", *ends, f"{own.p:.3f}", f"{p_holm:.3f}"]
+        assert [cell.rstrip("*") for cell in compared[model]] == numbers
 
 
 def test_a_stopped_comparison_goes_on_and_ends_with_the_same_table(settings, ran, tmp_path, monkeypatch):

@@ -57,16 +57,18 @@ def test_text_whole(table):
     )
 
 
-def test_narrow_text_folds_without_losing_a_column(table):
-    wide, narrow = table.text(width=1000), table.text(width=60)
-    assert max(map(len, narrow.splitlines())) <= 60
-    words = [line.split("  ")[1:] for line in wide.splitlines()[:4]]
-    parts = narrow.split("\n\n")[:-1]
-    assert len(parts) > 1
-    folded = [sum((part.splitlines()[row].split("  ")[1:] for part in parts), []) for row in range(4)]
-    strip = [[[word.strip() for word in line if word.strip()] for line in lines] for lines in (words, folded)]
-    assert strip[0] == strip[1]
-    assert table.text(width=1).count("Model") == len(strip[0][0])
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_narrow_text_is_one_block_and_names_what_it_leaves_out(table, width):
+    """The models, the first metric and as many columns as fit; the others stand in the Markdown."""
+    shown = table.text(width=width)
+    block, rest = shown.split("\n\n", 1)
+    assert max(map(len, block.splitlines())) <= width and len(block.splitlines()) == 4
+    head = block.splitlines()[0].split("  ")
+    heads = [name.strip() for name in head if name.strip()]
+    named = rest.replace("\n", " ").partition("Not shown here: ")[2].partition(".")[0].split(", ")
+    wanted = [cell.strip() for cell in table.markdown().splitlines()[2].strip("|").split("|")]
+    assert heads[0] == "Model" and "Recall@5" in heads
+    assert sorted([*heads, *filter(None, named)]) == sorted(wanted)
 
 
 def test_markdown_is_one_github_table(table):
@@ -86,7 +88,8 @@ def test_seed_and_data_are_columns_where_they_differ():
         return ResultTable(results).text().splitlines()[0].split()
 
     assert "Seed" not in head(RunResult("A", "d", seed=1), RunResult("B", "d", seed=1))
-    assert "Seed" in head(RunResult("A", "d", seed=1), RunResult("A", "d", seed=2))
+    assert "Seed" in head(RunResult("A", "d", seed=1), RunResult("B", "d", seed=2))
+    assert "Seeds" in head(RunResult("A", "d", seed=1), RunResult("A", "d", seed=2))
     assert "Data" in head(RunResult("A", "d"), RunResult("A", "e"))
 
 
@@ -100,7 +103,7 @@ def test_csv_is_unrounded(table):
 
 def test_files_give_the_same_table_back_in_a_new_process(table, tmp_path):
     paths = table.write(tmp_path / "new" / "folder")
-    assert [path.name for path in paths] == ["results.md", "results.csv", "results.json"]
+    assert [path.name for path in paths] == ["results.md", "results.csv", "results.json", "results.tex"]
     assert ResultTable.read(paths[2]) == table == ResultTable.from_json(table.json())
     program = "import sys; from recbole_llm.report import ResultTable; t = ResultTable.read(sys.argv[1])\n"
     program += "t.write(sys.argv[2]); assert not {'torch', 'recbole', 'pandas'} & set(sys.modules)"
