@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
 from recbole_llm.data.importers.tables import DelimitedTable, JsonTable, Table, records
 from recbole_llm.data.importers.text import category_words, clean_text
 from recbole_llm.errors import InputError
@@ -28,33 +28,33 @@ _FEATURES = (
 )
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for files of Amazon Reviews; None if the files are none."""
-    for file in place.given("*.csv", "*.jsonl", "*.json"):
+    for file in origin.given("*.csv", "*.jsonl", "*.json"):
         if plain_name(file).startswith("meta_"):
             continue
-        found = (_csv if plain_name(file).endswith(".csv") else _json)(place, file, choices)
+        found = (_csv if plain_name(file).endswith(".csv") else _json)(origin, file, choices)
         if found is not None:
             return found
     return None
 
 
-def _csv(place: Place, file: Path, choices: Choices) -> Plan | None:
+def _csv(origin: Origin, file: Path, choices: Choices) -> Plan | None:
     first = next((line for _, line in text_lines(file, choices.encoding or "utf-8")), "").strip()
     fields = first.split(",")
     if {"user_id", "parent_asin", "rating", "timestamp"} <= set(fields):
-        files = _split_files(place, file)
+        files = _split_files(origin, file)
         tables = [DelimitedTable(path, choices.form(","), drop=choices.drop) for path in files]
         parts = PARTS if len(files) == len(PARTS) else ()
         columns = Columns("user_id", "parent_asin", "timestamp", "rating")
-        return _plan("Amazon Reviews 2023", place, file, choices, tables, columns, parts)
+        return _plan("Amazon Reviews 2023", origin, file, choices, tables, columns, parts)
     if len(fields) == 4 and choices.columns == () and fields[2].replace(".", "").isdigit() and fields[3].isdigit():
         order = _ids_in(fields[:2])
         if order is None:
             return None
         table = DelimitedTable(file, choices.form(","), (*order, "rating", "timestamp"), choices.drop)
         columns = Columns("user", "item", "timestamp", "rating")
-        return _plan("Amazon Reviews 2018 or 2014, ratings only", place, file, choices, [table], columns)
+        return _plan("Amazon Reviews 2018 or 2014, ratings only", origin, file, choices, [table], columns)
     return None
 
 
@@ -66,7 +66,7 @@ def _ids_in(pair: Sequence[str]) -> tuple[str, str] | None:
     return ("user", "item") if items == [False, True] else None
 
 
-def _json(place: Place, file: Path, choices: Choices) -> Plan | None:
+def _json(origin: Origin, file: Path, choices: Choices) -> Plan | None:
     first = next((record for _, record in records(file, choices.encoding or "utf-8")), None)
     if not isinstance(first, Mapping):
         return None
@@ -77,17 +77,17 @@ def _json(place: Place, file: Path, choices: Choices) -> Plan | None:
         names = (columns.user, columns.item, columns.rating or "", columns.time)
         if set(names) <= set(first):
             table = JsonTable(file, names, drop=choices.drop, encoding=choices.encoding or "utf-8")
-            return _plan(layout, place, file, choices, [table], columns)
+            return _plan(layout, origin, file, choices, [table], columns)
     return None
 
 
-def _split_files(place: Place, file: Path) -> list[Path]:
+def _split_files(origin: Origin, file: Path) -> list[Path]:
     """The three files of an official split, in their order; a file that belongs to none alone."""
     base = re.sub(r"\.(train|valid|test)\.csv$", "", plain_name(file))
     if base == plain_name(file):
         return [file]
     # The given file's name says only where the other two are, whichever it is.
-    found = {plain_name(path): path for path in place.neighbours(file)}
+    found = {plain_name(path): path for path in origin.neighbours(file)}
     missing = [f"{base}.{part}.csv" for part in PARTS if f"{base}.{part}.csv" not in found]
     if missing:
         message = f"{file.name} is a part of a split, and {', '.join(missing)} is not beside it"
@@ -97,7 +97,7 @@ def _split_files(place: Place, file: Path) -> list[Path]:
 
 def _plan(
     layout: str,
-    place: Place,
+    origin: Origin,
     file: Path,
     choices: Choices,
     tables: Sequence[Table],
@@ -106,7 +106,7 @@ def _plan(
 ) -> Plan:
     category = re.sub(r"(\.(train|valid|test))?\.(csv|jsonl?)$", "", plain_name(file))
     category = re.sub(r"^(ratings_|reviews_)|_5$", "", category)
-    metadata = place.beside(f"meta_{category}.jsonl", f"meta_{category}.json")
+    metadata = origin.beside(f"meta_{category}.jsonl", f"meta_{category}.json")
     items = [Items(_metadata(path, choices), "item", "title", _FEATURES, clean_text) for path in metadata[:1]]
     domain = next((word for name, word in _DOMAINS.items() if name in category), "product")
     return Plan(layout, tables, columns, items, domain, parts)

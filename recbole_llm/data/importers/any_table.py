@@ -9,7 +9,7 @@ from pathlib import Path
 from recbole_llm.data.importers.clock import ORDER
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
 from recbole_llm.data.importers.tables import DelimitedTable, JsonTable, ParquetTable, Table, records
 from recbole_llm.errors import InputError
 from recbole_llm.registry import suggestion
@@ -29,24 +29,24 @@ KNOWN = {
 _SEPARATORS = ",\t;|"
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for a table of interactions, and a table of items if the user names one.
 
     Raises:
         InputError: a folder instead of a file; a column that is not there, or that is not found by its name.
     """
-    if place.path.is_dir():
-        names = ", ".join(file.name for file in place.given("*")[:10])
-        message = f"{place.path} has no known layout (it holds {names}); give the file of interactions instead"
+    if origin.path.is_dir():
+        names = ", ".join(file.name for file in origin.given("*")[:10])
+        message = f"{origin.path} has no known layout (it holds {names}); give the file of interactions instead"
         raise InputError("", message, kind="file")
-    table = open_table(place.path, choices, choices.columns)
+    table = open_table(origin.path, choices, choices.columns)
     found = {what: _column(what, table, choices) for what in KNOWN}
     for what in ("user", "item", "time"):
         if found[what] is None:
             raise InputError(what, _not_found(what, table), kind="missing")
     # A second table of items says what they are called; else the interactions may.
-    title = found["title"] if place.items is None else None
-    texts = choices.texts if place.items is None else ()
+    title = found["title"] if origin.items is None else None
+    texts = choices.texts if origin.items is None else ()
     _check_columns("text", texts, table)
     columns = Columns(
         str(found["user"]),
@@ -59,7 +59,7 @@ def find(place: Place, choices: Choices) -> Plan | None:
     )
     used = {what: name for what, name in found.items() if name and (what != "title" or title)}
     notes = ["columns: " + ", ".join(f"{what} is '{name}'" for what, name in used.items())]
-    return Plan("a table", [table], columns, _items(place, choices, columns.item), notes=notes)
+    return Plan("a table", [table], columns, _items(origin, choices, columns.item), notes=notes)
 
 
 def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Table:
@@ -128,10 +128,10 @@ def _not_found(what: str, table: Table) -> str:
     return f"{table.file.name} has no column that is named like one ({', '.join(table.columns)}); name it by {like}"
 
 
-def _items(place: Place, choices: Choices, item: str) -> list[Items]:
-    if place.items is None:
+def _items(origin: Origin, choices: Choices, item: str) -> list[Items]:
+    if origin.items is None:
         return []
-    table = open_table(place.items, choices)
+    table = open_table(origin.items, choices)
     own = item if item in table.columns else _column("item", table, Choices())
     title = _column("title", table, choices)
     if own is None:

@@ -10,21 +10,21 @@ from pathlib import Path
 
 from recbole_llm.data.importers.files import text_lines
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
 from recbole_llm.data.importers.tables import DelimitedTable
 from recbole_llm.data.importers.text import without_entities
 
 _NO_TIMES = "Book-Crossing has no times: the order of the lines stands for them, within and across users"
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for Book-Crossing; None if the files are none."""
-    for file in place.given("bx-book-ratings.csv", "bx_book_ratings.csv", "ratings.csv", "book-ratings.csv"):
+    for file in origin.given("bx-book-ratings.csv", "bx_book_ratings.csv", "ratings.csv", "book-ratings.csv"):
         table = _table(file, choices)
         if not {"User-ID", "ISBN", "Book-Rating"} <= set(table.columns):
             continue
         books = []
-        for path in place.beside("bx-books.csv", "bx_books.csv", "books.csv")[:1]:
+        for path in origin.beside("bx-books.csv", "bx_books.csv", "books.csv")[:1]:
             features = (
                 Feature("author", "Book-Author", clean=without_entities),
                 Feature("year", "Year-Of-Publication"),

@@ -39,14 +39,14 @@ def read_titles(plan: Plan, found: Interactions, progress: bool = False) -> dict
     wanted, titles = set(found.items), dict[str, tuple[str, ...]]()
     for source in plan.items:
         table = source.table
-        at_item, at_title = table.place(source.item), table.place(source.title)
-        rest = [(feature.clean, table.place(feature.column)) for feature in source.features]
+        at_item, at_title = table.index(source.item), table.index(source.title)
+        rest = [(feature.clean, table.index(feature.column)) for feature in source.features]
         for number, row in table.rows(progress):
             item = row[at_item] if isinstance(row[at_item], str) else one_line(row[at_item])
             if not item:
                 table.bad(number, f"has no {source.item}; give the file of the items")
             elif item in wanted and item not in titles and (title := source.clean(row[at_title])):
-                titles[item] = (title, *(clean(row[place]) for clean, place in rest))
+                titles[item] = (title, *(clean(row[index]) for clean, index in rest))
         lines = f"{table.file.name}: {table.lines:,} lines"
         log.info("%s%s", lines, _left_out(table.dropped))
     if not titles:

@@ -33,7 +33,7 @@ def opened(file: Path, progress: bool = False) -> Iterator[tuple[IO[bytes], tqdm
     size = os.fstat(raw.fileno()).st_size
     with raw, tqdm(total=size, desc=file.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         gzipped = raw.peek(2)[:2] == _GZIP_MARK
-        bar.place = raw.tell
+        bar.offset = raw.tell
         try:
             yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if gzipped else raw, bar
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -59,7 +59,7 @@ def text_lines(file: Path, encoding: str = "utf-8", progress: bool = False) -> G
             stream = io.TextIOWrapper(source, encoding=encoding, newline="\n")
             for number, line in enumerate(stream, start=1):
                 if number % _STEP == 0:
-                    bar.update(bar.place() - bar.n)
+                    bar.update(bar.offset() - bar.n)
                 yield number, line.removeprefix("\ufeff") if number == 1 else line
         except UnicodeDecodeError as error:
             where, other = f"{file.name}, line {number + 1} or soon after", "latin-1" if "8" in encoding else "utf-8"

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_llm.data.importers.files import plain_name
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Items, Origin, Plan
 from recbole_llm.data.importers.tables import JsonTable
 from recbole_llm.data.importers.text import without_entities
 from recbole_llm.errors import InputError
@@ -20,14 +20,14 @@ DATE = "%a %b %d %H:%M:%S %z %Y"  # Fri Aug 25 13:55:02 -0700 2017
 _KINDS = ("goodreads_interactions", "goodreads_reviews")
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for Goodreads' interactions; None if the files are none."""
     encoding = choices.encoding or "utf-8"
-    for file in place.given(*(f"{kind}*.json" for kind in _KINDS)):
+    for file in origin.given(*(f"{kind}*.json" for kind in _KINDS)):
         names = ("user_id", "book_id", "rating", "date_added")
         table = JsonTable(file, names, _interaction, choices.drop, encoding)
         genre = plain_name(file).removesuffix(".json").removeprefix(_KINDS[0]).removeprefix(_KINDS[1])
-        paths = place.beside(f"goodreads_books{genre}.json") or place.beside("goodreads_books.json")
+        paths = origin.beside(f"goodreads_books{genre}.json") or origin.beside("goodreads_books.json")
         books = [
             Items(
                 JsonTable(path, ("book_id", "title"), drop=choices.drop, encoding=encoding),
@@ -39,7 +39,7 @@ def find(place: Place, choices: Choices) -> Plan | None:
         ]
         columns = Columns("user_id", "book_id", "date_added", "rating", time_format=DATE)
         return Plan("Goodreads", [table], columns, books, "book")
-    if files := place.given("goodreads_interactions.csv"):
+    if files := origin.given("goodreads_interactions.csv"):
         message = f"{files[0].name} has no times; give goodreads_interactions_dedup.json, or a genre's .json file"
         raise InputError("", message, kind="data")
     return None

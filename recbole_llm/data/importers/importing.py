@@ -12,14 +12,14 @@ from recbole_llm.data.importers import amazon, any_table, book_crossing, goodrea
 from recbole_llm.data.importers.catalogue import features_of, read_titles
 from recbole_llm.data.importers.clock import ORDER
 from recbole_llm.data.importers.interactions import Interactions, read_interactions
-from recbole_llm.data.importers.plan import Choices, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Origin, Plan
 from recbole_llm.data.importers.steps import Filters, apply_filters
 from recbole_llm.data.importers.writing import write_interactions, write_items, write_properties, write_split
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties
 from recbole_llm.registry import suggestion
 
-Layout = Callable[[Place, Choices], "Plan | None"]
+Layout = Callable[[Origin, Choices], "Plan | None"]
 # In the order in which they are tried; any table is the last.
 LAYOUTS: dict[str, Layout] = {
     "movielens": movielens.find,
@@ -77,7 +77,7 @@ def import_dataset(
     choices, filters = choices or Choices(), filters or Filters()
     folder = _free_folder(name, Path(out), overwrite)
     _check_words(domain, split)
-    plan = _find(Place(Path(path), choices.items), choices, layout)
+    plan = _find(Origin(Path(path), choices.items), choices, layout)
     log.info("layout: %s", plan.layout)
     found = read_interactions(plan.interactions, plan.columns, choices.drop, progress)
     titles = read_titles(plan, found, progress)
@@ -109,16 +109,16 @@ def _check_words(domain: str | None, split: str) -> None:
         raise InputError("split", f"'{split}' is not allowed; choose one of official, join")
 
 
-def _find(place: Place, choices: Choices, layout: str | None) -> Plan:
+def _find(origin: Origin, choices: Choices, layout: str | None) -> Plan:
     if layout is not None and layout not in LAYOUTS:
         raise InputError("layout", f"there is no layout '{layout}'{suggestion(layout, list(LAYOUTS))}", kind="unknown")
     # Columns that are named are those of a table.
     names = [layout] if layout else ["table"] if choices.names or choices.columns else list(LAYOUTS)
     for name in names:
-        plan = LAYOUTS[name](place, choices)
+        plan = LAYOUTS[name](origin, choices)
         if plan is not None:
             return plan
-    message = f"{place.path} is not of the layout {layout}; leave --layout out, or give the folder of the public files"
+    message = f"{origin.path} is not of the layout {layout}; leave --layout out, or give the folder of the public files"
     raise InputError("layout", message, kind="file")
 
 

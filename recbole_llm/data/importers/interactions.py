@@ -80,7 +80,7 @@ class Interactions:
         """Keep some interactions and count the others.
 
         Args:
-            chosen: bool [interactions], or int [kept], their places in the new order.
+            chosen: bool [interactions], or int [kept], their positions in the new order.
             reason: why the others are left out.
         """
         before = len(self)
@@ -127,21 +127,21 @@ class _Reader:
     def read(self, table: Table, part: int, progress: bool) -> None:
         """Take over the rows of a table."""
         names = [self._columns.user, self._columns.item, self._columns.rating, self._columns.time]
-        places = [None if name is None or name == ORDER else table.place(name) for name in names]
-        about = [table.place(name) for name in (self._columns.title, *self._columns.texts) if name]
+        indices = [None if name is None or name == ORDER else table.index(name) for name in names]
+        about = [table.index(name) for name in (self._columns.title, *self._columns.texts) if name]
         with closing(table.rows(progress)) as rows:
             for block in _blocks(rows):
-                self._read_block(table, part, block, places, about)
+                self._read_block(table, part, block, indices, about)
 
     def _read_block(
         self,
         table: Table,
         part: int,
         block: list[tuple[int, Sequence[Any]]],
-        places: list[int | None],
+        indices: list[int | None],
         about: list[int],
     ) -> None:
-        at_user, at_item, at_rating, at_time = places
+        at_user, at_item, at_rating, at_time = indices
         assert at_user is not None and at_item is not None
         rows = [row for _, row in block]
         users, items = [_id(row[at_user]) for row in rows], [_id(row[at_item]) for row in rows]
@@ -169,7 +169,7 @@ class _Reader:
         if about:
             for row, number in zip(kept, item.tolist(), strict=True):
                 if number not in self._titles or not self._titles[number][0]:
-                    self._titles[number] = tuple(rows[row][place] for place in about)
+                    self._titles[number] = tuple(rows[row][index] for index in about)
 
     def _refuse(self, table: Table, block: list[tuple[int, Sequence[Any]]], wrong: dict[int, str]) -> None:
         if wrong and not self._drop:

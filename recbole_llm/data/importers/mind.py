@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
 from recbole_llm.data.importers.tables import DelimitedTable, Row
 
 DATE = "%m/%d/%Y %I:%M:%S %p"  # 11/15/2019 8:55:22 AM
@@ -20,9 +20,9 @@ _NEWS = ("item", "category", "subcategory", "title")
 _IMPRESSION = ("impression", "user", "time", "history", "shown")
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for MIND; None if the files are none."""
-    files = place.given("behaviors.tsv")
+    files = origin.given("behaviors.tsv")
     if not files:
         return None
     firsts = _Firsts(files, choices)
@@ -30,7 +30,7 @@ def find(place: Place, choices: Choices) -> Plan | None:
     features = (Feature("category", "category"), Feature("subcategory", "subcategory"))
     news = [
         Items(DelimitedTable(path, choices.form("\t"), _NEWS, choices.drop, width=8), "item", "title", features)
-        for path in place.beside("news.tsv")
+        for path in origin.beside("news.tsv")
     ]
     note = (
         "news clicked before a user's first impression have no times in the files: they stand, in their order, in the "
@@ -76,8 +76,8 @@ class _Clicks(DelimitedTable):
                 continue
             if self._firsts.is_first(user, self.file, number):
                 before = history.split()
-                for place, item in enumerate(before):
-                    yield number, (user, item, (moment - timedelta(seconds=len(before) - place)).isoformat())
+                for index, item in enumerate(before):
+                    yield number, (user, item, (moment - timedelta(seconds=len(before) - index)).isoformat())
             for news in shown.split():
                 if news.endswith("-1"):
                     yield number, (user, news[: -len("-1")], moment.isoformat())

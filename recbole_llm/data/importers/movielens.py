@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
 from recbole_llm.data.importers.tables import DelimitedTable, Row
 from recbole_llm.data.importers.text import listed
 
@@ -23,28 +23,28 @@ _READ = Columns("user_id", "item_id", "timestamp", "rating")
 _KINDS = (Feature("genres", "genres", "token_seq", listed),)
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for a MovieLens release; None if the files are none."""
-    for file in place.given("u.data"):
+    for file in origin.given("u.data"):
         table = DelimitedTable(file, choices.form("\t"), _RATINGS, choices.drop)
-        movies = [Items(_Flags(path, choices), "item_id", "title", _KINDS) for path in place.beside("u.item")]
+        movies = [Items(_Flags(path, choices), "item_id", "title", _KINDS) for path in origin.beside("u.item")]
         return Plan("MovieLens 100K", [table], _READ, movies[:1], "movie")
-    for file in place.given("ratings.dat"):
+    for file in origin.given("ratings.dat"):
         table = DelimitedTable(file, choices.form("::"), _RATINGS, choices.drop)
         movies = []
-        for path in place.beside("movies.dat"):
+        for path in origin.beside("movies.dat"):
             form = choices.form("::", "utf-8" if _is_utf8(path) else "latin-1")
             listing = DelimitedTable(path, form, ("item_id", "title", "genres"), choices.drop)
             movies.append(Items(listing, "item_id", "title", _KINDS))
         return Plan("MovieLens 1M or 10M", [table], _READ, movies[:1], "movie")
-    for file in place.given("ratings.csv"):
+    for file in origin.given("ratings.csv"):
         form = choices.form(",", quoting="auto")
         table = DelimitedTable(file, form, drop=choices.drop)
         if not {"userId", "movieId", "rating", "timestamp"} <= set(table.columns):
             continue
         movies = [
             Items(DelimitedTable(path, form, drop=choices.drop), "movieId", "title", _KINDS)
-            for path in place.beside("movies.csv")
+            for path in origin.beside("movies.csv")
         ]
         columns = Columns("userId", "movieId", "timestamp", "rating")
         return Plan("MovieLens 20M or later", [table], columns, movies[:1], "movie")

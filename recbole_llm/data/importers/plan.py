@@ -112,7 +112,7 @@ class Choices:
         return Delimited(self.separator or separator, quoting, self.encoding or encoding, escape)
 
 
-class Place:
+class Origin:
     """The file or folder that is to be imported.
 
     Args:

@@ -50,8 +50,8 @@ class Table(ABC):
             InputError: the file cannot be read; or a line cannot, and such lines are not left out.
         """
 
-    def place(self, column: str) -> int:
-        """Where a column stands in a row."""
+    def index(self, column: str) -> int:
+        """At which index a row holds a column."""
         return self.columns.index(column)
 
     def bad(self, number: int, problem: str) -> None:

@@ -150,7 +150,7 @@ def _aside(file: Path) -> Path:
 
 
 def _write(file: Path, texts: Iterable[str]) -> None:
-    """Write a file beside its place and move it there when it is whole."""
+    """Write a file under another name and rename it when it is whole."""
     with open(_aside(file), "w", encoding="utf-8", newline="") as stream:
         stream.writelines(texts)
     os.replace(_aside(file), file)

@@ -6,23 +6,23 @@ The format is that of https://www.yelp.com/dataset/documentation/main: a JSON ob
 from __future__ import annotations
 
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Place, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
 from recbole_llm.data.importers.tables import JsonTable
 from recbole_llm.data.importers.text import listed
 
 
-def find(place: Place, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> Plan | None:
     """The plan for Yelp's reviews; None if the files are none."""
     encoding = choices.encoding or "utf-8"
-    for file in place.given("yelp*review.json", "review.json"):
+    for file in origin.given("yelp*review.json", "review.json"):
         names = ("user_id", "business_id", "stars", "date")
         table = JsonTable(file, names, drop=choices.drop, encoding=encoding)
         columns = Columns("user_id", "business_id", "date", "stars")
-        return Plan("Yelp reviews", [table], columns, _businesses(place, choices, encoding), "item")
+        return Plan("Yelp reviews", [table], columns, _businesses(origin, choices, encoding), "item")
     return None
 
 
-def _businesses(place: Place, choices: Choices, encoding: str) -> list[Items]:
+def _businesses(origin: Origin, choices: Choices, encoding: str) -> list[Items]:
     features = (
         Feature("city", "city"),
         Feature("categories", "categories", "token_seq", lambda names: listed(names, ",")),
@@ -30,5 +30,5 @@ def _businesses(place: Place, choices: Choices, encoding: str) -> list[Items]:
     names = ("business_id", "name", "city", "categories")
     return [
         Items(JsonTable(path, names, drop=choices.drop, encoding=encoding), "business_id", "name", features)
-        for path in place.beside("yelp*business.json", "business.json")[:1]
+        for path in origin.beside("yelp*business.json", "business.json")[:1]
     ]

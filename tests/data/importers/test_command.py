@@ -58,7 +58,7 @@ def test_the_property_file_says_how_it_came_and_can_be_changed(tmp_path, capsys)
     assert Config("BIGRec", "shop", config_dict=given)["domain"] == "book"
     file.write_text("titel_field: title\n")
     assert main(["--model=Pop", "--dataset=shop", f"--data_path={tmp_path}"]) == 2
-    assert f"{file}: titel_field is no setting of Pop; did you mean title_field" in capsys.readouterr().err
+    assert f"{file}: titel_field is not a setting of Pop; did you mean title_field" in capsys.readouterr().err
 
 
 def test_a_data_set_is_not_replaced_by_mistake(tmp_path, capsys):
