@@ -80,7 +80,7 @@ def test_the_commands_of_all_pages_are_accepted(tmp_path, monkeypatch):
     assert len(found) > 20
     for words in found:
         if words[0] in VERBS:
-            import_module(VERBS[words[0]]).parser().parse_args(words[1:])
+            import_module(VERBS[words[0]]).parse(words[1:])
             continue
         command = parse_command(words)
         assert command.models and set(command.models) <= set(model_names()), words

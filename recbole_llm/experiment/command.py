@@ -15,6 +15,7 @@ from recbole_llm.settings.help import help_text
 
 # Modules with a function main, imported when asked for.
 VERBS = {
+    "audit": "recbole_llm.experiment.audit_command",
     "import": "recbole_llm.data.importers.command",
     "recommend": "recbole_llm.experiment.recommend_command",
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_llm.errors import InputError
 from recbole_llm.experiment.recommend_file import parse_history, read_queries, write_recommendations
 from recbole_llm.logs import console_log
-from recbole_llm.settings.verbs import VerbParser
+from recbole_llm.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recbole_llm.experiment.run import Run
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> VerbParser:
     """The words of the command."""
     found = VerbParser(
         prog="recbole-llm recommend",
@@ -44,13 +44,22 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The words of a command line.
+
+    Raises:
+        InputError: a wrong word.
+    """
+    return parser().parse_words(words)
+
+
 def main(words: Sequence[str]) -> None:
     """Write or print the recommendations that the words of a command line ask for.
 
     Raises:
         InputError: a wrong word, run, user or history.
     """
-    options = parser().parse_args(list(words))
+    options = parse(words)
     if options.k < 1 or options.batch_size < 1:
         key, value = ("k", options.k) if options.k < 1 else ("batch-size", options.batch_size)
         raise InputError(key, f"{value} is not allowed; give an integer >= 1")

@@ -12,18 +12,14 @@ from recbole_llm.data.importers.plan import Choices
 from recbole_llm.data.importers.steps import REPEATS, UNTITLED, Filters
 from recbole_llm.errors import InputError
 from recbole_llm.logs import console_log
+from recbole_llm.verb_parser import VerbParser
 
 ROLES = ("user", "item", "time", "rating", "title")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise InputError("", f"import: {message}")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> VerbParser:
     """The words of the command."""
-    found = _Parser(
+    found = VerbParser(
         prog="recbole-llm import",
         description="Write a public data set, or a table of your own, as atomic files.",
         allow_abbrev=False,
@@ -59,6 +55,15 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The words of a command line.
+
+    Raises:
+        InputError: a wrong word.
+    """
+    return parser().parse_words(words)
+
+
 def main(words: Sequence[str], progress: bool = True) -> None:
     """Import what a command line says.
 
@@ -69,7 +74,7 @@ def main(words: Sequence[str], progress: bool = True) -> None:
     Raises:
         InputError: a mistake in the words or in the files.
     """
-    given = parser().parse_args([_dashed(word) for word in words])
+    given = parse(words)
     for key, allowed in (("quoting", ("auto", "csv", "none")), ("bad_lines", ("error", "drop"))):
         if getattr(given, key) not in allowed:
             raise InputError(key, f"'{getattr(given, key)}' is not allowed; choose one of {', '.join(allowed)}")
@@ -102,14 +107,6 @@ def main(words: Sequence[str], progress: bool = True) -> None:
         )
     where = "" if given.out == Path("dataset") else f" --data_path={shlex.quote(str(given.out))}"
     print(f"{folder}: run it with recbole-llm --model=Pop,SASRec,BIGRec --dataset={shlex.quote(given.name)}{where}")
-
-
-def _dashed(word: str) -> str:
-    """``--k_core=5`` as ``--k-core=5``: both ways of writing are taken."""
-    if not word.startswith("--"):
-        return word
-    key, equals, value = word.partition("=")
-    return key.replace("_", "-") + equals + value
 
 
 def _names(text: str) -> tuple[str, ...]:
