@@ -40,7 +40,7 @@ def fails(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> Ca
         ("BIGrec", [], "there is no model named 'BIGrec'; did you mean BIGRec"),
         ("Pop", ["--dataset=wrold"], "no data set 'wrold' in .*; found there: world; did you mean world"),
         ("Pop", ["--data_path=/nowhere/at/all"], "the folder /nowhere/at/all does not exist; set data_path"),
-        ("BIGRec", ["--lora_target_modules=[qq_proj]"], "lora_target_modules: 'qq_proj' is no linear map"),
+        ("BIGRec", ["--lora_target_modules=[qq_proj]"], "lora_target_modules: 'qq_proj' is not a linear layer"),
         ("BIGRec", ["--prompt_style=chat"], "prompt_style: .*no chat template; choose alpaca or plain"),
         ("BIGRec", ["--max_prompt_tokens=20"], "max_prompt_tokens: 20 is too short .*at least \\d+; raise it"),
         ("Pop", ["--user_inter_num_interval=[1000,inf)"], "dataset: 'world'"),

@@ -40,6 +40,10 @@ class Input:
         check: called with the value and the ids; gives the value to compute with, or raises InputError.
         per_row: whether there is one entry per row to select from.
         default: gives the value where none is given; called with the ids. None where one is needed.
+
+    Example:
+        >>> Input("length", "[n]: tokens of a row's prompt", lambda values, ids: np.asarray(values)).per_row
+        True
     """
 
     name: str
@@ -82,6 +86,11 @@ class Selection:
         ids: ``[budget]``, ids of the selected rows, ascending; int64 where they are integers.
         scores: float64 ``[n]``, what the selector ranked the rows by, in the order of the ids it was given.
         outcome: how the choice came about, as JSON values, where the selector tells; no part of the pair.
+
+    Example:
+        >>> ids, scores = Selection(np.array([3, 7]), np.array([0.1, 0.9, 0.4]))
+        >>> ids.tolist(), len(scores)
+        ([3, 7], 3)
     """
 
     ids: np.ndarray

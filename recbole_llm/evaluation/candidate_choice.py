@@ -39,6 +39,10 @@ class CandidateChoice(Protocol):
 
     An LLM recommender answers in its own words or by its scores of the candidates; one of RecBole's models answers
     with the candidate that it scores best. The outcomes follow two rules (:mod:`recbole_llm.evaluation.answers`).
+
+    Example:
+        >>> CandidateChoice.gains(pd.DataFrame({"hit": [1, 0]})).tolist()
+        [1.0, 0.0]
     """
 
     name = "answers"

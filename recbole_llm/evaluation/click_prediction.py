@@ -19,7 +19,12 @@ LEAST = 1e-15  # a probability below is taken for this, so that one row cannot w
 
 
 class ClickPrediction(Protocol):
-    """Every row asks whether its user likes its item; AUC and LogLoss are RecBole's."""
+    """Every row asks whether its user likes its item; AUC and LogLoss are RecBole's.
+
+    Example:
+        >>> ClickPrediction.gains(pd.DataFrame({"label": [1, 0], "score": [0.5, 0.5]})).round(4).tolist()
+        [-0.6931, -0.6931]
+    """
 
     name = "clicks"
     columns = ("user_id", "item_id", "label", "score")

@@ -35,6 +35,10 @@ class FullRanking(Protocol):
 
     A model that ranks by itself (``model.rank(interaction, k)``) is asked for ranks and best items and never makes a
     table of all scores; the others give theirs to RecBole's collector.
+
+    Example:
+        >>> FullRanking.gains(pd.DataFrame({"rank": [1, 2, 11]})).round(4).tolist()
+        [1.0, 0.6309, 0.0]
     """
 
     name = "ranks"

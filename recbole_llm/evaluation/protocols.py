@@ -26,6 +26,10 @@ def protocol_of(config: Config) -> Protocol:
 
     Args:
         config: the resolved config of the run.
+
+    Example:
+        >>> protocol_of({"candidates": 20}).n_candidates
+        20
     """
     if config["candidates"]:
         return CandidateChoice(config)

@@ -177,6 +177,11 @@ def paired_bootstrap(
 
     Raises:
         ValueError: the users differ in number, there are none, or a value is not finite.
+
+    Example:
+        >>> found = paired_bootstrap([1.0, 0.5, 1.0, 0.5], [0.0, 0.5, 0.0, 0.5], n_resamples=200)
+        >>> found.mean_difference, 0 < found.p_value < 1
+        (0.5, True)
     """
     first, second = np.atleast_2d(np.asarray(a, dtype=float)), np.atleast_2d(np.asarray(b, dtype=float))
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or not first.size or not second.size:
@@ -203,6 +208,10 @@ def minimal_detectable_difference(differences: Any, power: float = 0.8, alpha: f
         differences: ``[users]`` or ``[seeds, users]`` (averaged over seeds first), at least two users.
         power: chance of finding it.
         alpha: level of the test.
+
+    Example:
+        >>> round(minimal_detectable_difference([1.0, -1.0] * 50), 3)
+        0.282
     """
     values = _checked_finite(np.atleast_2d(np.asarray(differences, dtype=float)).mean(axis=0))
     if values.size < 2:

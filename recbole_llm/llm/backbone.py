@@ -114,6 +114,12 @@ def load_backbone(
 
     Raises:
         InputError: the path, the model, its tokenizer or an option cannot be used; one line that says what to do.
+
+    Example:
+        >>> load_backbone("./nowhere")
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: llm_path: ./nowhere: there is no such folder; give an existing folder, a hub name, or 'tiny'
     """
     source = find_llm(llm_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -159,6 +165,18 @@ def make_backbone(
 
     Raises:
         InputError: the tokenizer has no EOS token, or a special token lies outside the model's embedding matrix.
+
+    Example:
+        >>> from tokenizers import Tokenizer
+        >>> from tokenizers.models import WordLevel
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        >>> words = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "Babe": 2}, unk_token="<unk>"))
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>")
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=3, **sizes))
+        >>> backbone = make_backbone(model, tokenizer)
+        >>> backbone.eos_token_id, backbone.decode([2, 1])
+        (1, 'Babe')
     """
     rows = model.get_input_embeddings().weight.shape[0]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

@@ -51,6 +51,10 @@ class Finding:
         kind: why not: ``layers`` (the config names layers for which it cannot work), ``error``, ``differs``.
         reason: the same in words.
         deviation: largest difference of an answer's log-probability; NaN where none was computed.
+
+    Example:
+        >>> Finding(works=True, n_tokens=128).holds_for(64)
+        True
     """
 
     works: bool

@@ -40,6 +40,17 @@ class TextEncoder:
         max_tokens: a longer text loses its end; lowered to the number of positions the model has.
         untuned: opens a context inside which the untuned LLM computes. It yields the model to call, or None where
             `model` itself becomes the untuned one.
+
+    Example:
+        >>> from tokenizers import Tokenizer
+        >>> from tokenizers.models import WordLevel
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        >>> words = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "Babe": 2}, unk_token="<unk>"))
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>")
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=3, **sizes)).eval()
+        >>> TextEncoder(model, tokenizer).encode(["Babe", "Heat"]).shape
+        (2, 8)
     """
 
     def __init__(

@@ -12,7 +12,16 @@ Encode = Callable[[str], list[int]]
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
-    """Encode text as text: no BOS or EOS is added, and a title that spells a special token stays ordinary text."""
+    """Encode text as text: no BOS or EOS is added, and a title that spells a special token stays ordinary text.
+
+    Example:
+        >>> from tokenizers import Tokenizer
+        >>> from tokenizers.models import WordLevel
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "Babe": 2}, unk_token="<unk>"))
+        >>> text_encoder(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>"))("Babe")
+        [2]
+    """
     return lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 

@@ -20,7 +20,12 @@ ESTIMATE = "fine-tuning on all rows, estimated"
 
 
 def plot_coreset(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Path:
-    """Save :func:`coreset_figure` of the other arguments as a PNG. Returns: the path."""
+    """Save :func:`coreset_figure` of the other arguments as a PNG. Returns: the path.
+
+    Example:
+        >>> plot_coreset("coreset.png", [0.1, 0.9], [0, 1], [True, False], {"influence": 2.0}, {"fine-tune": 5.0}).name
+        'coreset.png'
+    """
     coreset_figure(*args, **kwargs).savefig(path, format="png", dpi=DPI)
     return Path(path)
 

@@ -21,7 +21,13 @@ _AREA = 2e4  # of all marks of a kind together, in square points: many are small
 
 
 def plot_goracs(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Path:
-    """Save :func:`goracs_figure` of the other arguments as a PNG. Returns: the path."""
+    """Save :func:`goracs_figure` of the other arguments as a PNG. Returns: the path.
+
+    Example:
+        >>> traces, points, valid_points = {"greedy": [2.0, 1.5]}, [[0.0, 0.0], [1.0, 1.0]], [[0.5, 0.5]]
+        >>> plot_goracs("goracs.png", traces, points, [True, False], valid_points).name
+        'goracs.png'
+    """
     goracs_figure(*args, **kwargs).savefig(path, format="png", dpi=DPI)
     return Path(path)
 

@@ -42,6 +42,11 @@ def plot_curriculum(
 
     Returns:
         The path.
+
+    Example:
+        >>> record = {"epoch": 1, "weight": 1.0, "distance": 0.5, "distilled_loss": 2.0, "valid": {"ndcg@10": 0.1}}
+        >>> plot_curriculum([record], "curriculum.png", metric="ndcg@10").name
+        'curriculum.png'
     """
     figure = curriculum_figure(history, title, metric=metric, initial_distance=initial_distance, best_epoch=best_epoch)
     figure.savefig(path, format="png", dpi=DPI)
@@ -110,6 +115,10 @@ def plot_gates(gates: ArrayLike, path: str | os.PathLike[str], title: str = "Gat
 
     Returns:
         The path.
+
+    Example:
+        >>> plot_gates([[0.9, 0.1], [0.2, 0.8]], "gates.png").name
+        'gates.png'
     """
     gate_figure(gates, title).savefig(path, format="png", dpi=DPI)
     return Path(path)

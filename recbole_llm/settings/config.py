@@ -53,6 +53,11 @@ class Config(RecBoleConfig):
 
     Raises:
         InputError: no such model or data set, an unknown key, or a value that its key does not take.
+
+    Example:
+        >>> config = Config("Pop", "ml-100k", settings={"topk": 5})
+        >>> config["topk"], config.is_llm
+        ([5], False)
     """
 
     resolution: Resolution
