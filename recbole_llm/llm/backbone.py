@@ -119,7 +119,7 @@ def load_backbone(
         >>> load_backbone("./nowhere")
         Traceback (most recent call last):
         ...
-        recbole_llm.errors.InputError: llm_path: ./nowhere: there is no such folder; give an existing folder, a hub name, or 'tiny'
+        recbole_llm.errors.InputError: llm_path: ./nowhere: ...
     """
     source = find_llm(llm_path)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}

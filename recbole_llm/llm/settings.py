@@ -48,6 +48,17 @@ class BackboneSettings(Declared):
         Setting("run model code that comes with the LLM", note="it can do anything: only for sources you trust"),
     ] = False
 
+    def options(self) -> dict[str, Any]:
+        """What :func:`recbole_llm.llm.load_backbone` is told besides path and device."""
+        return {
+            "dtype": self.llm_dtype,
+            "quant": self.quant,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "attn_implementation": self.attn_implementation,
+            "trust_remote_code": self.trust_remote_code,
+            "revision": self.llm_revision,
+        }
+
 
 @dataclass(frozen=True)
 class GenerationSettings(Declared):

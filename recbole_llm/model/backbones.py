@@ -11,7 +11,7 @@ import torch
 from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
 from recbole_llm.llm.folders import find_llm
 from recbole_llm.llm.gguf import GGUFStage
-from recbole_llm.llm.settings import TINY
+from recbole_llm.llm.settings import TINY, BackboneSettings
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
 
@@ -27,22 +27,14 @@ def load_llm(config: Config, device: torch.device, stages: StageStore, build_tin
         stages: keeps what was read from a GGUF file.
         build_tiny: gives the folder of the tiny LLM, where ``llm_path`` asks for that.
     """
-    path: str | Path = config["llm_path"]
+    settings = BackboneSettings.from_settings(config.final_config_dict)
+    path: str | Path = settings.llm_path
     if path == TINY:
         log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
         path = build_tiny()
     elif isinstance(found := find_llm(path), Path) and found.is_file():
         path = stages.run(GGUFStage(found))
-    return load_backbone(
-        path,
-        dtype=config["llm_dtype"],
-        quant=config["quant"],
-        device=device,
-        gradient_checkpointing=config["gradient_checkpointing"],
-        attn_implementation=config["attn_implementation"],
-        trust_remote_code=config["trust_remote_code"],
-        revision=config["llm_revision"],
-    )
+    return load_backbone(path, device=device, **settings.options())
 
 
 def check_backbone(config: Config) -> None:
@@ -54,9 +46,9 @@ def check_backbone(config: Config) -> None:
     Raises:
         InputError: what is wrong with ``llm_path``.
     """
-    if config["llm_path"] != TINY:
-        trusted, revision = bool(config["trust_remote_code"]), config["llm_revision"]
-        check_llm(config["llm_path"], trust_remote_code=trusted, revision=revision)
+    own = BackboneSettings.from_settings(config.final_config_dict)
+    if own.llm_path != TINY:
+        check_llm(own.llm_path, trust_remote_code=own.trust_remote_code, revision=own.llm_revision)
 
 
 def prompt_limit(backbone: Backbone, wanted: int, answer: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from recbole_llm.coreset import Selection, Selector
 from recbole_llm.coreset.checks import checked_size
+from recbole_llm.coreset.settings import CoresetSettings
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.model.base import LLMRecommender, TokenPair
@@ -52,12 +53,13 @@ def select_rows(
     Raises:
         InputError: a coreset of a size, unit or file that does not fit the rows, or that this model cannot give.
     """
-    if config["coreset_file"] is not None:
-        chosen = read_selection(Path(config["coreset_file"]), rows)
-        log.info("coreset_file: %d of %d rows, %s", len(chosen), len(rows), config["coreset_file"])
+    settings = CoresetSettings.from_settings(config.final_config_dict)
+    if settings.coreset_file is not None:
+        chosen = read_selection(Path(settings.coreset_file), rows)
+        log.info("coreset_file: %d of %d rows, %s", len(chosen), len(rows), settings.coreset_file)
         rows = subset(rows, chosen)
         return _all_of(model, rows), None
-    choice = cast(type[Selector] | None, find_choice("coreset", config["coreset"]))
+    choice = cast(type[Selector] | None, find_choice("coreset", settings.coreset))
     if choice is None:
         if "coreset_size" in config.external_config_dict:
             log.warning("coreset_size is set, but coreset is none: %s learns from all rows.", config["model"])
@@ -91,20 +93,20 @@ def _choosable(config: Config, rows: Dataset, examples: Sequence[TokenPair | Non
     These are the rows that can be read; of each user the last one, where users are counted; a draw from them, where
     ``coreset_pool`` says so.
     """
-    feat = rows.inter_feat
+    feat, settings = rows.inter_feat, CoresetSettings.from_settings(config.final_config_dict)
     indices = np.flatnonzero([example is not None for example in examples])
     ids = feat[SAMPLE_ID].numpy()
     indices = indices[np.argsort(ids[indices])]
-    if config["coreset_unit"] == "user":
+    if settings.coreset_unit == "user":
         users, lengths = (feat[name].numpy()[indices] for name in (rows.uid_field, rows.item_list_length_field))
         order = np.lexsort((ids[indices], lengths, users))
         last = np.append(users[order][1:] != users[order][:-1], True)
         indices = indices[np.sort(order[last])]
-    if config["coreset_pool"] is not None:
-        size = min(checked_size("coreset_pool", config["coreset_pool"], len(indices)), len(indices))
+    if settings.coreset_pool is not None:
+        size = min(checked_size("coreset_pool", settings.coreset_pool, len(indices)), len(indices))
         generator = np.random.default_rng(stage_seed(config["seed"], "coreset-pool"))
         indices = indices[np.sort(generator.choice(len(indices), size, replace=False))]
-    log.info("coreset %s: chosen from %d of %d rows", config["coreset"], len(indices), len(rows))
+    log.info("coreset %s: chosen from %d of %d rows", settings.coreset, len(indices), len(rows))
     return indices
 
 
@@ -130,7 +132,8 @@ class CoresetStage(Stage[np.ndarray]):
         examples: Sequence[TokenPair | None],
     ) -> None:
         self.selector, self.config, self.pool = selector, config, pool
-        self.budget = checked_size("coreset_size", config["coreset_size"], len(pool))
+        self.settings = CoresetSettings.from_settings(config.final_config_dict)
+        self.budget = checked_size("coreset_size", self.settings.coreset_size, len(pool))
         needs = [need.name for need in selector.needs if need.name not in selector.unused()]
         own = [example for index in pool.indices if (example := examples[index]) is not None]
         self.inputs = RowInputs(model, config, pool, own, needs)
@@ -141,7 +144,7 @@ class CoresetStage(Stage[np.ndarray]):
         return {
             "selector": self.selector.facts(),
             "budget": self.budget,
-            "unit": self.config["coreset_unit"],
+            "unit": self.settings.coreset_unit,
             **self.pool.digests,
             "inputs": {
                 name: hash_arrays(value) if isinstance(value, np.ndarray) else hash_json(value)

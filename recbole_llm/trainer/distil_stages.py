@@ -29,14 +29,14 @@ class DistilStage(Stage[list[str]]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        select = self._tuning.config["sd_select"]
+        select = self._tuning.distillation.sd_select
         return {"fine-tuned": self._tuning.facts, "generation": self._tuning.generation, "select": select}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the model gets the fine-tuned weights."""
         model, rows = cast(BIGRec, self._tuning.model), self._tuning.rows
         load_adapter(model, self._fine_tuned.folder / "adapter")
-        select = self._tuning.config["sd_select"]
+        select = self._tuning.distillation.sd_select
         distil(model, rows.readable, rows.examples, select, folder, self._tuning.show_progress)
 
     def load(self, folder: Path) -> list[str]:
@@ -65,7 +65,7 @@ class DistanceStage(Stage[float]):
             "model": tuning.model.facts(),
             "recommender": type(tuning.model).__name__,
             "rows": rows_digest(tuning.rows.data),
-            "distance_rows": tuning.config["distance_rows"],
+            "distance_rows": tuning.distillation.distance_rows,
             "generation": tuning.generation,
             "seed": tuning.config["seed"],
         }

@@ -41,7 +41,7 @@ class Pipeline:
         tuning, stages = self.tuning, self.tuning.model.stages
         tuning.model.adapter.prepare_rows(tuning.rows.histories)
         untuned = tuning.model.adapter.trainable_state(tuning.model.llm)
-        if not self.curricula or tuning.config["sd_file"] is None:
+        if not self.curricula or tuning.distillation.sd_file is None:
             self.tuned.append(stages.run(FineTuneStage(tuning)))
         if not self.curricula:
             return
@@ -53,7 +53,7 @@ class Pipeline:
     def _distilled_answers(self) -> tuple[list[str], Any]:
         """Distilled answers of the fine-tuned model, or those of ``sd_file``; and what they depend on."""
         tuning, stages = self.tuning, self.tuning.model.stages
-        given = tuning.config["sd_file"]
+        given = tuning.distillation.sd_file
         if given is not None:
             return read_answers(Path(given), tuning.rows.examples), hash_file(Path(given))
         distil = DistilStage(tuning, self.tuned[-1])
@@ -68,7 +68,7 @@ class Pipeline:
         tuning, meter, distance = self.tuning, None, None
         if curriculum.uses_distance:
             model, rows = cast(BIGRec, tuning.model), tuning.rows.readable
-            meter = DistanceMeter(model, rows, tuning.config["distance_rows"])
+            meter = DistanceMeter(model, rows, tuning.distillation.distance_rows)
             distance = model.stages.run(DistanceStage(tuning, meter, untuned))
         group = "Curriculum/" + (f"alpha {curriculum.facts()['alpha']:g}/" if len(self.curricula) > 1 else "")
         return CurriculumStage(tuning, curriculum, answers, source, untuned, meter, distance, group)

@@ -21,6 +21,7 @@ from recbole_llm.grounding import (
     search_gamma,
 )
 from recbole_llm.grounding.rank_metrics import RANK_METRICS
+from recbole_llm.grounding.settings import ReweightSettings
 from recbole_llm.model.bigrec import BIGRec, Rescore
 from recbole_llm.settings.config import Config
 
@@ -46,16 +47,17 @@ class Reweighting:
 
     def __init__(self, config: Config, model: BIGRec, valid_metric: str) -> None:
         self.config, self.model, self.valid_metric = config, model, valid_metric
+        self.settings = ReweightSettings.from_settings(config.final_config_dict)
         self.gammas: dict[str, float] = {}
-        self._weights = self._popularity() if config["reweight"] == "popularity" else self._collaboration()
+        self._weights = self._popularity() if self.settings.reweight == "popularity" else self._collaboration()
 
     def search(self, valid_data: AbstractDataLoader | None) -> None:
         """Choose gamma per metric on validation for the model as it stands, or take the one that was set."""
-        if self.config["gamma"] is not None:
-            self.gammas = {self.valid_metric: float(self.config["gamma"])}
+        if self.settings.gamma is not None:
+            self.gammas = {self.valid_metric: float(self.settings.gamma)}
         else:
-            self.gammas = self._best_gammas(GRIDS[self.config["reweight"]], valid_data)
-        log.info("re-weighting by %s: gamma %s", self.config["reweight"], self.gammas)
+            self.gammas = self._best_gammas(GRIDS[self.settings.reweight], valid_data)
+        log.info("re-weighting by %s: gamma %s", self.settings.reweight, self.gammas)
 
     def rescorer(self, gamma: float) -> Rescore:
         """What turns distances [rows, items] of an interaction into re-weighted ones."""

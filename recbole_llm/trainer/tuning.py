@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.curriculum import Curriculum
+from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender
@@ -83,6 +84,11 @@ class Tuning:
             "settings": {**settings, **group_options(config, model)},
             "seed": config["seed"],
         }
+
+    @property
+    def distillation(self) -> DistillationSettings:
+        """Which answers are distilled, and what is measured of them."""
+        return DistillationSettings.from_settings(self.config.final_config_dict)
 
     @property
     def generation(self) -> dict[str, Any]:
