@@ -102,7 +102,7 @@ def test_more_rows_than_there_are_is_all_of_them_with_a_warning(make, caplog):
     with caplog.at_level(logging.WARNING):
         chosen, _ = select_rows(model, config, rows.train, rows.valid)
     assert ids_of(chosen) == ids_of(rows.train)
-    assert f"budget of 1000 exceeds the {N_ROWS} rows" in caplog.text
+    assert f"budget 1000 exceeds the {N_ROWS} rows" in caplog.text
 
 
 def test_a_surrogate_at_rest_leaves_the_choice_to_effort(make, caplog, monkeypatch, tmp_path):
