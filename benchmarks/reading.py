@@ -35,12 +35,11 @@ from recbole_llm.settings.command import parse_argv
 
 WORLDS = Path("saved") / "worlds"
 SEEDS = tuple(range(2020, 2030))
-GROUNDINGS = ("embedding", "constrained")
+GROUNDINGS = ("embedding", "likelihood")
 N_USERS = 300
 SIZES = {  # a world takes about a minute
     "tiny_hidden_size": 64,
     "tiny_steps": 600,
-    "MAX_ITEM_LIST_LENGTH": 5,
     "epochs": 2,
     "eval_step": 0,
     "valid_sample_size": 50,
