@@ -55,6 +55,8 @@ class SharedText:
         >>> text = SharedText(["", "Red Sea", "Dead Sea", "Alps"], [[], ["water"], ["water"], ["Rock"]])
         >>> sorted(text.values[1]), text.values[3]
         (['sea', 'water'], [])
+        >>> text.links(1, 2), text.links(1, 3)
+        (True, False)
         >>> text.walk(2, 1, torch.Generator())
         [1]
     """
@@ -96,6 +98,10 @@ class SharedText:
                 item = self._neighbour(item, value, generator)
             history.append(item)
         return history[::-1]
+
+    def links(self, item: int, other: int) -> bool:
+        """Whether two items share something."""
+        return not self._known.get(item, frozenset()).isdisjoint(self._known.get(other, ()))
 
     def _neighbour(self, item: int, value: str, generator: torch.Generator) -> int:
         """Another item with this value, and perhaps with further ones of the item."""

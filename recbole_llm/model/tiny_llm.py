@@ -15,14 +15,16 @@ from recbole_llm.data.candidates import CandidatePool
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.llm.tiny import build_tiny_llm
-from recbole_llm.llm.tiny_corpus import PromptMaker
+from recbole_llm.llm.tiny_corpus import PromptMaker, SharedText
 from recbole_llm.model.rows import PromptKind, TokenPair
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import Stage
 
+CORPUS = "walks by shared text"  # what prompts are made of; LLMs that learned from others are built anew
+
 Invent = Callable[[Sequence[int], int], Example]
-"""Makes an example of a history and an answer that were drawn at random: whatever else it needs is random too."""
+"""Makes an example of a history and its answer, made from item text alone: whatever else it needs is so too."""
 Inventor = Callable[[ItemCatalog, int, np.random.Generator], Invent]
 """Gives the former for a catalogue, the number of candidates in a prompt, and the source of chance."""
 
@@ -39,10 +41,15 @@ def invent_titles(catalog: ItemCatalog, n_candidates: int, generator: np.random.
 
 
 def invent_clicks(catalog: ItemCatalog, n_candidates: int, generator: np.random.Generator) -> Invent:
-    """Examples of titles liked or not at random: the form of an answer, and nothing else."""
+    """Examples of titles liked or not: the asked one as those of the history that share something with it.
+
+    Whether it is liked is random, and so are the likes of titles that share nothing with it.
+    """
+    shared = SharedText([title or "" for title in catalog.titles], catalog.attributes)
 
     def invent(history: Sequence[int], answer: int) -> Example:
         *likes, liked = (generator.random(len(history) + 1) < 0.5).tolist()
+        likes = [liked if shared.links(item, answer) else like for item, like in zip(history, likes, strict=True)]
         return Example(history, answer, likes=likes, liked=liked)
 
     return invent
@@ -81,6 +88,7 @@ class TinyLLMStage(Stage[Path]):
         n_candidates = self._prompts.n_candidates
         return {
             "settings": asdict(self.settings),
+            "corpus": CORPUS,
             "titles": self._titles,
             "attributes": self._catalog.attributes,
             "layout": self._prompts.layout.facts(),
