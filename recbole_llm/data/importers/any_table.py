@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from recbole_llm.data.importers.clock import ORDER
@@ -27,6 +29,7 @@ KNOWN = {
     "headline",
 }
 _SEPARATORS = ",\t;|"
+_LOOKED_AT = 1000  # objects whose keys are the columns of a file of JSON lines
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
@@ -73,11 +76,7 @@ def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Tab
         return ParquetTable(file)
     if name.endswith((".jsonl", ".ndjson", ".json")):
         encoding = choices.encoding or "utf-8"
-        first = next((record for _, record in records(file, encoding)), "it is empty")
-        if not isinstance(first, Mapping):
-            message = f"{file.name}, line 1: {first}; give one JSON object on each line"
-            raise InputError("", message, kind="file")
-        return JsonTable(file, columns or list(first), drop=choices.drop, encoding=encoding)
+        return JsonTable(file, columns or _keys(file, encoding), drop=choices.drop, encoding=encoding)
     if not name.endswith(SUFFIXES):
         message = f"{file.name} ends in none of {', '.join(SUFFIXES)}; rename it by what it holds"
         raise InputError("", message, kind="file")
@@ -88,6 +87,21 @@ def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Tab
     elif len(separator) > 1:
         quoting = "none"
     return DelimitedTable(file, choices.form(separator, quoting=quoting), columns or None, choices.drop)
+
+
+def _keys(file: Path, encoding: str) -> list[str]:
+    """The keys of the first objects of a file; one that lacks a key has nothing there."""
+    keys: dict[str, None] = {}
+    with closing(records(file, encoding)) as found:
+        for number, record in islice(found, _LOOKED_AT):
+            if isinstance(record, Mapping):
+                keys.update(dict.fromkeys(record))
+            elif not keys:
+                message = f"{file.name}, line {number}: {record}; give one JSON object on each line"
+                raise InputError("", message, kind="file")
+    if not keys:
+        raise InputError("", f"{file.name}: is empty; give one JSON object on each line", kind="file")
+    return list(keys)
 
 
 def _first_line(file: Path, choices: Choices) -> str:

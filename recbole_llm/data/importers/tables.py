@@ -119,14 +119,16 @@ class DelimitedTable(Table):
 
     def _read_header(self) -> list[str]:
         for number, line in text_lines(self.file, self.form.encoding):
-            if self.form.quoting == "none" or '"' not in line:
-                return [name.strip() for name in self.form.split(line)]
-            fields = self._safely_parsed(line)
+            literal = self.form.quoting == "none" or '"' not in line
+            fields = self.form.split(line) if literal else self._safely_parsed(line)
             if fields is None:
-                raise InputError(
-                    "", f"{self.file.name}, line {number}: a quote of the header does not close", kind="file"
-                )
-            return [name.strip() for name in fields]
+                message = f"{self.file.name}, line {number}: a quote of the header does not close"
+                raise InputError("", message, kind="file")
+            names = [name.strip() for name in fields]
+            if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+                message = f"{self.file.name}, line {number}: the header names column '{twice[0]}' twice; rename one"
+                raise InputError("", message, kind="file")
+            return names
         raise InputError("", f"{self.file.name}: is empty; it needs a line of column names", kind="file")
 
     def _safely_parsed(self, text: str) -> list[str] | None:

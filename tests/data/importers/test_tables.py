@@ -169,6 +169,9 @@ def test_columns_that_are_not_there_are_named(tmp_path):
     )
     assert "or --time=order if" in refused(content, names={"user": "a", "item": "b"})
     assert refused(content, names={"user": "x"}).startswith("user: mine.csv has no column 'x'; it has a, b, c")
+    assert refused("user,item,time,item\nu,i,1,j\n").startswith(
+        "mine.csv, line 1: the header names column 'item' twice"
+    )
     assert refused(f"{HEAD}\n{GOOD[0]}\n", texts=("brand",)).startswith("text: mine.csv has no column 'brand'")
 
 
@@ -191,6 +194,10 @@ def test_json_lines_of_numbers_and_missing_values(tmp_path, caplog):
         found = imported(tmp_path, "mine.jsonl", objects(rows))
     assert found == [["7", "007", "1.5", "A"]]
     assert "left out: 1 with an item without a title" in caplog.messages
+    rows = [{"user_id": 7, "item_id": 8, "ts": 2}, {"user_id": 7, "item_id": 8, "ts": 3, "name": "Later"}]
+    assert [row[3] for row in imported(tmp_path, "mine.jsonl", objects(rows))] == ["Later", "Later"]
+    with pytest.raises(InputError, match="mine.jsonl: is empty; give one JSON object on each line"):
+        imported(tmp_path, "mine.jsonl", "\n")
     with pytest.raises(InputError, match="mine.jsonl, line 2: no valid JSON: "):
         imported(tmp_path, "mine.jsonl", objects(rows[:1]) + "{broken\n")
     with pytest.raises(InputError, match="mine.json, line 1: no JSON object; give one JSON object on each line"):
