@@ -153,7 +153,7 @@ def peak_mib(folder: Path, n_rows: int) -> float:
         for row in range(n_rows):
             user, item = row * 7919 % (n_rows // 20), row * 104_729 % 50_000
             stream.write(f"user{user},item{item},{1 + row % 5},{1_600_000_000 + row},Title {item}\n")
-    out = fresh_python(file, folder / "out", code=PEAK).stdout
+    out = fresh_python(file, folder / "out", code=PEAK, timeout=3600).stdout
     lines = sum(1 for _ in open(folder / "out" / "big" / "big.inter", encoding="utf-8"))
     assert lines == n_rows + 1
     return float(out.split()[-1])
