@@ -77,7 +77,7 @@ def plain_greedy(costs: np.ndarray, budget: int) -> list[int]:
             if not goes_on:
                 return members
             if len(active) >= budget:
-                return [members[place] for place in active]
+                return [members[index] for index in active]
         gains = 0.5 * (sums - np.abs(costs - own.min(axis=0)).sum(axis=1))
         gains[members] = np.inf
         members.append(int(gains.argmin()))
@@ -90,8 +90,8 @@ def plain_refine(costs: np.ndarray, start: list[int], max_exchanges: int, n_cand
     trace, n_solves = [value], 1
     while len(trace) <= max_exchanges:
         found = None
-        for place, row in _pairs(costs, members, potentials, n_candidates):
-            trial = members[:place] + [row] + members[place + 1 :]
+        for index, row in _pairs(costs, members, potentials, n_candidates):
+            trial = members[:index] + [row] + members[index + 1 :]
             trial_value, trial_potentials = _solve(costs[trial])
             n_solves += 1
             if trial_value < value:
@@ -112,7 +112,7 @@ def _pairs(costs: np.ndarray, members: list[int], potentials: np.ndarray, n_cand
     inner = np.argsort(scores[members], kind="stable")[-n_candidates:]
     scores[members] = np.inf
     outer = np.argsort(scores, kind="stable")[: min(n_candidates, len(scores) - len(members))]
-    return [(int(place), int(row)) for place in inner for row in outer]
+    return [(int(index), int(row)) for index in inner for row in outer]
 
 
 def _solve(costs: np.ndarray) -> tuple[float, np.ndarray]:

@@ -115,7 +115,7 @@ def main() -> None:
     known = json.loads(arguments.json.read_text(encoding="utf-8"))["selectors"] if arguments.json.exists() else {}
     setting = {"rows": ROWS, "budget": BUDGET, "width": WIDTH, "goal_mib": GOAL_MIB, "threads": arguments.threads}
     setting["load average before"] = os.getloadavg()[0]
-    for name in arguments.only.split(",") if arguments.only else [name for name, place in CORESETS.items() if place]:
+    for name in arguments.only.split(",") if arguments.only else [name for name, value in CORESETS.items() if value]:
         known[name] = measured_alone(name, arguments.threads)
         print(name, ", ".join(f"{key} {value:.1f}" for key, value in known[name].items()), flush=True)
         known[name]["environment"] = versions()

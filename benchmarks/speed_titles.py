@@ -116,24 +116,24 @@ def catalogue_work() -> Work:
 
 
 def padded(titles: list[list[int]], n_prompt: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Batches of titles of similar length: their places, tokens padded on the right, and which are no padding."""
-    for places in length_batches([n_prompt + len(title) for title in titles], BATCH_TOKENS):
-        rows = [torch.tensor(titles[place]) for place in places]
+    """Batches of titles of similar length: their indices, tokens padded on the right, and which are no padding."""
+    for indices in length_batches([n_prompt + len(title) for title in titles], BATCH_TOKENS):
+        rows = [torch.tensor(titles[index]) for index in indices]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
-        yield places, ids, torch.arange(ids.shape[1]) < lengths[:, None]
+        yield indices, ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 @torch.no_grad()
 def by_rows(model: nn.Module, prompt: list[int], titles: list[list[int]]) -> Tensor:
     """Every title behind a prompt of its own, with logits at the title only."""
     found = torch.empty(len(titles))
-    for places, ids, real in padded(titles, len(prompt)):
-        front = torch.tensor(prompt).expand(len(places), -1)
+    for indices, ids, real in padded(titles, len(prompt)):
+        front = torch.tensor(prompt).expand(len(indices), -1)
         labels = torch.cat((torch.full_like(front, -100), ids.masked_fill(~real, -100)), dim=1)
         mask = torch.cat((torch.ones_like(front), real.long()), dim=1)
         log_probs, rows = answer_log_probs(model, torch.cat((front, ids), dim=1), mask, labels)
-        found[places] = torch.zeros(len(places)).index_add(0, rows, log_probs)
+        found[indices] = torch.zeros(len(indices)).index_add(0, rows, log_probs)
     return found
 
 
@@ -141,15 +141,15 @@ def by_rows(model: nn.Module, prompt: list[int], titles: list[list[int]]) -> Ten
 def by_cached_rows(model: nn.Module, prompt: list[int], titles: list[list[int]]) -> Tensor:
     """Every title behind a copy of the prompt's keys and values."""
     found = torch.empty(len(titles))
-    for places, ids, real in padded(titles, len(prompt)):
+    for indices, ids, real in padded(titles, len(prompt)):
         cache = DynamicCache(config=model.config)
         first = model(input_ids=torch.tensor([prompt]), past_key_values=cache, logits_to_keep=1).logits
-        cache.batch_repeat_interleave(len(places))
-        mask = torch.cat((torch.ones(len(places), len(prompt), dtype=torch.long), real.long()), dim=1)
+        cache.batch_repeat_interleave(len(indices))
+        mask = torch.cat((torch.ones(len(indices), len(prompt), dtype=torch.long), real.long()), dim=1)
         logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
-        logits = torch.cat((first.expand(len(places), -1, -1), logits[:, :-1]), dim=1)
+        logits = torch.cat((first.expand(len(indices), -1, -1), logits[:, :-1]), dim=1)
         log_probs = logits.log_softmax(dim=2).gather(2, ids[:, :, None])[:, :, 0]
-        found[places] = log_probs.masked_fill(~real, 0.0).sum(dim=1)
+        found[indices] = log_probs.masked_fill(~real, 0.0).sum(dim=1)
     return found
 
 

@@ -194,9 +194,9 @@ def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
     found, weight = measured(model, config, rows, group), config["goracs_gradient_weight"]
     tuning = Tuning(model, config, rows)
     untuned, points = tuning.loss(), []
-    for place in tqdm(range(arguments.subsets), "subsets"):
-        kind, variant = list(KINDS)[place % len(KINDS)], place // len(KINDS)
-        chosen, detail = KINDS[kind](found, arguments.rows, variant, np.random.default_rng([arguments.seed, place]))
+    for index in tqdm(range(arguments.subsets), "subsets"):
+        kind, variant = list(KINDS)[index % len(KINDS)], index // len(KINDS)
+        chosen, detail = KINDS[kind](found, arguments.rows, variant, np.random.default_rng([arguments.seed, index]))
         started = time.perf_counter()
         loss = tuning(chosen)
         seconds = round(time.perf_counter() - started, 2)

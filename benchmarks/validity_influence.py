@@ -91,7 +91,7 @@ def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, as plain data."""
     config = make_config(arguments.seed, {})
     retraining = Retraining(config, arguments.rows)
-    seeds = [arguments.seed + place for place in range(arguments.seeds)]
+    seeds = [arguments.seed + index for index in range(arguments.seeds)]
     base = retraining(retraining.all, seeds[0])
     whole = retraining.loss(base)
     scores, facts = {}, {}
@@ -100,8 +100,8 @@ def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
         scores[name], facts[name] = retraining.influence(base, settings)
         facts[name] |= {"weights": len(facts[name]["weights"]), "seconds": round(time.perf_counter() - started, 1)}
     points = []
-    for place in tqdm(range(arguments.subsets), "subsets"):
-        rng, n_rows = np.random.default_rng([arguments.seed, place]), len(retraining.all)
+    for index in tqdm(range(arguments.subsets), "subsets"):
+        rng, n_rows = np.random.default_rng([arguments.seed, index]), len(retraining.all)
         kept = rng.choice(n_rows, n_rows // 2, replace=False)
         started = time.perf_counter()
         losses = [retraining.loss(retraining(kept, seed)) for seed in seeds]

@@ -139,8 +139,8 @@ def parse_header(file: Path, line: str, form: Format) -> dict[str, str]:
         raise InputError("", f"{file.name}, line 1: the header {UNBALANCED}; set quoting: none", kind="file")
     parted = [column.partition(":") for column in fields]
     if not all(name for name, _, _ in parted):
-        place = [name for name, _, _ in parted].index("") + 1
-        message = f"{file.name}, line 1: column {place} of the header has no name; take the separator beside it off"
+        position = [name for name, _, _ in parted].index("") + 1
+        message = f"{file.name}, line 1: column {position} of the header has no name; take the separator beside it off"
         raise InputError("", message, kind="file")
     names = [name for name, _, _ in parted]
     if twice := [name for name, count in Counter(names).items() if count > 1]:

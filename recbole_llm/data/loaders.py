@@ -68,9 +68,9 @@ def _drawing_by_row(sampler: Any, seed: int) -> Any:
 
     def draw_by_row(user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> torch.Tensor:
         drawn = []
-        for place in range(len(user_ids)):
-            row = slice(place, place + 1)
-            with _numpy_seeded(seed, int(user_ids[place]), int(item_ids[place])):
+        for index in range(len(user_ids)):
+            row = slice(index, index + 1)
+            with _numpy_seeded(seed, int(user_ids[index]), int(item_ids[index])):
                 drawn.append(draw(user_ids[row], item_ids[row], num))
         return torch.stack(drawn, dim=1).flatten()  # RecBole's order: first of each row, second of each row, ...
 

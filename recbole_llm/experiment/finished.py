@@ -60,8 +60,8 @@ class FinishedRuns:
 
     def find(self, name: str, config: Config) -> Run | None:
         """A finished run by its fingerprint; None where there is none, or its folder is not as the run left it."""
-        places = [self.folder, *sorted(self.folder.parent.glob(f"{PREFIX}*"))]
-        for entry in (found for place in places if (found := _read(place).get(name))):
+        folders = [self.folder, *sorted(self.folder.parent.glob(f"{PREFIX}*"))]
+        for entry in (found for folder in folders if (found := _read(folder).get(name))):
             folder = self.folder.parent / entry["folder"]
             if damage := _find_damage(folder, entry["files"]):
                 log.warning("%s has changed (%s); its run is repeated.", folder, damage)

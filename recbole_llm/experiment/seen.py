@@ -32,9 +32,9 @@ class SeenItems:
         rows = dataset.inter_feat
         users, targets = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
         histories = rows[dataset.iid_field + dataset.config["LIST_SUFFIX"]].numpy()
-        row, place = np.nonzero(histories)  # padding is item 0
+        row, index = np.nonzero(histories)  # padding is item 0
         return cls(
-            np.concatenate([users, users[row]]), np.concatenate([targets, histories[row, place]]), dataset.user_num
+            np.concatenate([users, users[row]]), np.concatenate([targets, histories[row, index]]), dataset.user_num
         )
 
     def __getitem__(self, user: int) -> np.ndarray:

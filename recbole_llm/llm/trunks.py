@@ -28,7 +28,7 @@ class TokenTree:
         positions: of each token in its sequences.
         runs: (start, end, parent) of the chains that the tree consists of: tokens ``start`` to ``end`` - 1 follow one
             another, and the first of them follows the token ``parent``; -1 is the start of the sequence.
-        predictions: (row, answer, token before, token) of every answer token, by the places of tokens.
+        predictions: (row, answer, token before, token) of every answer token, by the slots of tokens.
     """
 
     tokens: list[int]
@@ -53,17 +53,17 @@ class TokenTree:
         runs: list[tuple[int, int, int]] = []
         predictions: list[tuple[int, int, int, int]] = []
         before: list[int] = []
-        places: list[int] = []
+        slots: list[int] = []
         for own, row, index in sequences:
             shared = n_shared(before, own)
             start, end = len(tokens), len(tokens) + len(own) - shared
             if end > start:
-                runs.append((start, end, places[shared - 1] if shared else -1))
+                runs.append((start, end, slots[shared - 1] if shared else -1))
                 tokens += own[shared:]
                 positions += range(shared, len(own))
-            before, places = own, [*places[:shared], *range(start, end)]
+            before, slots = own, [*slots[:shared], *range(start, end)]
             answer, last = answers[row][index], len(prompts[row]) - 1
-            predictions += [(row, index, places[last + step], token) for step, token in enumerate(answer)]
+            predictions += [(row, index, slots[last + step], token) for step, token in enumerate(answer)]
         return cls(tokens, positions, runs, predictions)
 
     @property
@@ -145,8 +145,8 @@ def trunk_batch(
         input_ids[line, start:], positions[line, start:], mask[line, start:] = tree.tokens, tree.positions, 1
         entries += [(line, start + before, token, rows[row], index) for row, index, before, token in tree.predictions]
     lines, columns, targets, own_rows, indices = torch.tensor(entries).unbind(dim=1)
-    places, queries = torch.unique(torch.stack([lines, columns]), dim=1, return_inverse=True)
-    asked = (places[0], places[1], queries, targets, own_rows, indices)
+    slots, queries = torch.unique(torch.stack([lines, columns]), dim=1, return_inverse=True)
+    asked = (slots[0], slots[1], queries, targets, own_rows, indices)
     tensors = torch.from_numpy(input_ids), torch.from_numpy(positions)
     if all(tree.is_chain for tree in grown):
         return BranchBatch(tensors[0], torch.from_numpy(mask), tensors[1], *asked)
@@ -212,5 +212,5 @@ def trunk_scores(model: nn.Module, sample: Sample) -> Tensor:
     batch = trunk_batch(trees, prompts, answers, sample.pad_token_id)
     batch = only(batch, (batch.rows < n_prompts) & (batch.answers >= N_FILLERS))
     values = BranchScorer(model, sample.pad_token_id).run(batch)
-    places = (batch.rows * n_answers + batch.answers - N_FILLERS).to(values.device)
-    return values.new_zeros(n_prompts * n_answers).index_add(0, places, values).view(n_prompts, n_answers)
+    slots = (batch.rows * n_answers + batch.answers - N_FILLERS).to(values.device)
+    return values.new_zeros(n_prompts * n_answers).index_add(0, slots, values).view(n_prompts, n_answers)

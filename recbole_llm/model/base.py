@@ -221,7 +221,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         """See :meth:`answer_loss`; what the rows of a tree begin with in common is computed once.
 
         Args:
-            trees: the rows of each tree, as places in ``prompts``; every row once.
+            trees: the rows of each tree, as indices in ``prompts``; every row once.
             prompts: token ids of each row's prompt.
             answers: k answers to each prompt.
 

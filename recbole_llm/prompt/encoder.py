@@ -127,7 +127,7 @@ class PromptEncoder(ABC):
         Raises:
             InputError: The candidates leave no room for a single token of history.
             ValueError: There is no prompt for this example (:meth:`has_prompt`), or candidates are given without a
-                place for them or the other way round.
+                slot for them or the other way round.
         """
         shown, limit = self._shown(example), self.max_prompt_tokens
         self.n_prompts += 1

@@ -203,9 +203,9 @@ def _joined(parts: Sequence[tuple[Tree, int]], n_head: int, limit: int) -> list[
     joined: list[tuple[Tree, int]] = []
     for tree, n_tokens in sorted(parts, key=lambda part: -part[1]):
         added = n_tokens - n_head
-        place = next((index for index, (_, size) in enumerate(joined) if size + added <= limit), None)
-        if place is None:
+        position = next((index for index, (_, size) in enumerate(joined) if size + added <= limit), None)
+        if position is None:
             joined.append((list(tree), n_tokens))
         else:
-            joined[place] = (joined[place][0] + tree, joined[place][1] + added)
+            joined[position] = (joined[position][0] + tree, joined[position][1] + added)
     return joined

@@ -63,11 +63,11 @@ def comparison_figure(table: ResultTable) -> Figure:
         _draw_differences(differences, table)
     else:
         bars = figure.subplots()
-    places = range(len(lines))
-    bars.barh(places, [line.mean(metric) or 0.0 for line in lines], color="C0", alpha=0.6)
-    for place, line in enumerate(lines):
+    indices = range(len(lines))
+    bars.barh(indices, [line.mean(metric) or 0.0 for line in lines], color="C0", alpha=0.6)
+    for index, line in enumerate(lines):
         values = [value for result in line.results if (value := result.test.get(metric)) is not None]
-        bars.plot(values, [place] * len(values), "o", color="C0", markersize=4)
+        bars.plot(values, [index] * len(values), "o", color="C0", markersize=4)
     _name_lines(bars, [line.model for line in lines])
     several = any(len(line.results) > 1 for line in lines)
     bars.set_title(metric_label(metric) + (", a point for each seed" if several else ""), fontsize="medium")
@@ -75,12 +75,12 @@ def comparison_figure(table: ResultTable) -> Figure:
 
 
 def _draw_differences(axes: Axes, table: ResultTable) -> None:
-    for place, one in enumerate(table.comparisons):
+    for index, one in enumerate(table.comparisons):
         colour = "C2" if one.is_significant and one.difference > 0 else "C3" if one.is_significant else "0.5"
         if one.seeds_and_users is not None:
-            axes.plot(one.seeds_and_users, [place, place], color=colour, linewidth=1)
-        axes.plot(one.users, [place, place], color=colour, linewidth=4, solid_capstyle="butt", alpha=0.6)
-        axes.plot([one.difference], [place], "o", color=colour)
+            axes.plot(one.seeds_and_users, [index, index], color=colour, linewidth=1)
+        axes.plot(one.users, [index, index], color=colour, linewidth=4, solid_capstyle="butt", alpha=0.6)
+        axes.plot([one.difference], [index], "o", color=colour)
     axes.axvline(0, color="0.5", linestyle="--", linewidth=1, zorder=0)
     _name_lines(axes, [one.model for one in table.comparisons])
     first = table.comparisons[0]
@@ -109,20 +109,20 @@ def learning_figure(table: ResultTable) -> Figure:
     figure.suptitle("Learning curves", parse_math=False)
     losses, metrics = figure.subplots(1, 2)
     metric = test_metrics(table)[0]
-    for place, line in enumerate(lines_of(table.results)):
+    for index, line in enumerate(lines_of(table.results)):
         for number, result in enumerate(line.results):
             history, label = _history(result), line.model if number == 0 else "_"  # one entry in the legend
             own = [(record["epoch"], loss) for record in history if (loss := _loss(record)) is not None]
             if own and own[0][1]:
                 epochs, values = zip(*own, strict=True)
-                losses.plot(epochs, [value / own[0][1] for value in values], color=f"C{place}", label=label)
+                losses.plot(epochs, [value / own[0][1] for value in values], color=f"C{index}", label=label)
             valid = [
                 (record["epoch"], value)
                 for record in history
                 if (value := (record.get("valid") or {}).get(metric)) is not None
             ]
             if valid:
-                metrics.plot(*zip(*valid, strict=True), marker="o", markersize=3, color=f"C{place}", label=label)
+                metrics.plot(*zip(*valid, strict=True), marker="o", markersize=3, color=f"C{index}", label=label)
     losses.set_title("training loss over that of the first epoch", fontsize="medium")
     metrics.set_title(f"validation {metric_label(metric)}", fontsize="medium")
     for axes in (losses, metrics):

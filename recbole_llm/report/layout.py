@@ -114,8 +114,8 @@ def repeated(table: ResultTable) -> dict[str, str]:
     for name in names:
         families.setdefault(split(name)[0], []).append(name)
     same: dict[str, str] = {}
-    for place, (family, own) in enumerate(families.items()):
-        for other in list(families)[:place]:
+    for position, (family, own) in enumerate(families.items()):
+        for other in list(families)[:position]:
             pairs = [(name, f"{other}@{split(name)[1]}") for name in own]
             if other not in same and all(twin in values and values[name] == values[twin] for name, twin in pairs):
                 same[family] = other
@@ -129,7 +129,7 @@ def _metric_column(table: ResultTable, lines: Sequence[Line], name: str) -> Colu
     best: frozenset[int] = frozenset()
     if len(known) > 1:
         top = min(known) if split(name)[0] in SMALLER_IS_BETTER else max(known)
-        best = frozenset(place for place, mean in enumerate(means) if mean == top)
+        best = frozenset(position for position, mean in enumerate(means) if mean == top)
     differs = {one.model for one in table.comparisons if one.is_significant and one.metric == name}
     cells = [spread([result.test.get(name) for result in line.results]) for line in lines]
     marked = [cell + DIFFERS * (line.model in differs) for cell, line in zip(cells, lines, strict=True)]

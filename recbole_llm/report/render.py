@@ -93,8 +93,8 @@ def _rows(columns: Sequence[Column], emphasise: Callable[[str], str]) -> list[li
     """The cells of each line, the best ones emphasised."""
     n = len(columns[0].cells)
     return [
-        [emphasise(column.cells[place]) if place in column.best else column.cells[place] for column in columns]
-        for place in range(n)
+        [emphasise(column.cells[index]) if index in column.best else column.cells[index] for column in columns]
+        for index in range(n)
     ]
 
 

@@ -87,8 +87,8 @@ def _seen(model: LLMRecommender, rows: Any, overlap: int) -> np.ndarray:
     order = order[np.array(readable, dtype=bool)[order]]
     for own in np.split(order, np.flatnonzero(np.diff(users[order])) + 1):
 
-        def fits(place: int, items: int, own: np.ndarray = own) -> bool:
-            example = _newest_items(examples[own[place]], items)
+        def fits(index: int, items: int, own: np.ndarray = own) -> bool:
+            example = _newest_items(examples[own[index]], items)
             return not prompts.has_prompt(example) or prompts.fits(example)
 
         for row, start in zip(own, segments(before[own].tolist(), longest, overlap, fits), strict=True):
@@ -115,9 +115,9 @@ def _newest(rows: Any, seen: torch.Tensor) -> Interaction:
     for name in feat.columns:
         values = feat[name]
         if name.endswith(rows.config["LIST_SUFFIX"]):
-            places = torch.arange(values.shape[1])[None]
-            moved = values.gather(1, (places + gone).clamp(max=values.shape[1] - 1))
-            found[name] = torch.where(places < seen[:, None], moved, torch.zeros_like(moved))
+            indices = torch.arange(values.shape[1])[None]
+            moved = values.gather(1, (indices + gone).clamp(max=values.shape[1] - 1))
+            found[name] = torch.where(indices < seen[:, None], moved, torch.zeros_like(moved))
     return Interaction(found)
 
 

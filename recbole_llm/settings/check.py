@@ -101,7 +101,7 @@ def _check_data(resolved: Resolution) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Refuse a ``checkpoint_dir`` that cannot be made or written to."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise not_writable(folder, os.strerror(errno.ENOTDIR if there != folder.absolute() else errno.EEXIST))
     if not os.access(there, os.W_OK | os.X_OK):
