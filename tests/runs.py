@@ -28,8 +28,9 @@ TINY = (
     "--warmup_steps=0",
     "--num_beams=2",
     "--max_new_tokens=10",
+    "--alpha=1",
 )
-SMALL = ("--epochs=2", "--topk=[1,5,10]", "--valid_metric=NDCG@10", "--show_progress=False")
+SMALL = ("--epochs=2", "--eval_step=1", "--topk=[1,5,10]", "--valid_metric=NDCG@10", "--show_progress=False")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ def words(llama: Path) -> tuple[str, ...]:
         "--num_beams=1",
         "--max_new_tokens=4",
         "--epochs=1",
+        "--lr_scheduler=constant",  # presets have regimes of their own
+        "--stopping_step=2",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +25,16 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.recommender_checks import check_own_data, is_of_a_sequence, no_state, no_vectors
-from recbole_llm.stages import StageStore
+from recbole_llm.stages import MANIFEST, StageStore
 
 CHECKPOINT = "model.pth"
+STAGE = "auxiliary-"
 
 
 class AuxiliaryRecommender:
-    """A RecBole model trained on all training rows, as a stage that all runs share.
+    """A RecBole model trained on all training rows, or on the LLM's few ones, as a stage that all runs share.
+
+    ``auxiliary_rows: few`` lends the LLM no knowledge of rows that it does not have itself.
 
     Args:
         config: the LLM model's config.
@@ -52,8 +56,11 @@ class AuxiliaryRecommender:
         self.config = config.for_auxiliary(name)
         if needs_states:
             self._check_inputs()
-        rows = load_rows(self.config, few_shot=False)
-        folder = stages.get(f"auxiliary-{name}", self._facts(rows), lambda path: self._train(rows, path))
+        few_shot = config["auxiliary_rows"] == "few"
+        if few_shot:
+            self.config["train_sample_size"] = config["train_sample_size"]
+        rows = load_rows(self.config, few_shot)
+        folder = stages.get(f"{STAGE}{name}", self._facts(rows), lambda path: self._train(rows, path))
         self.fingerprint = folder.name
         self._states: dict[tuple[int, ...], np.ndarray] = {}
         self.model = self.config.model_class(self.config, rows.train).to(self.config["device"]).eval()
@@ -64,7 +71,7 @@ class AuxiliaryRecommender:
         train = rows.train.inter_feat
         pairs = torch.stack([train[rows.train.uid_field], train[rows.train.iid_field]], dim=1)
         return {
-            "settings": self.config.learning_facts(),
+            "settings": {**self.config.learning_facts(), "train_sample_size": None},  # the rows themselves tell
             "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), hash_arrays(pairs.numpy())],
         }
 
@@ -151,6 +158,22 @@ class AuxiliaryRecommender:
         if not isinstance(embedding, torch.nn.Embedding):
             raise no_vectors(self.config["model"])
         return embedding.weight
+
+
+def auxiliary_rows(stages: StageStore) -> int | None:
+    """On how many rows (interactions, of a general model) the auxiliary recommender of a run was trained.
+
+    Args:
+        stages: of the run.
+
+    Returns:
+        None where none was asked for.
+    """
+    found = [folder for stage, folder in stages.used.items() if stage.startswith(STAGE)]
+    if not found:
+        return None
+    manifest = json.loads((stages.root / found[-1] / MANIFEST).read_text(encoding="utf-8"))
+    return int(manifest["facts"]["rows"][2])
 
 
 def _known_items(rows: Rows) -> np.ndarray:

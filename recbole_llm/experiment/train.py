@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from recbole_llm.classic.auxiliary import auxiliary_rows
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
@@ -91,6 +92,7 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
             facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
             facts |= {"best_epoch": before + stage.best_epoch}
         facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
+        facts["auxiliary_rows"] = auxiliary_rows(model.stages)
         facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
@@ -114,7 +116,7 @@ def _line(
         protocol: that of the evaluations.
         evaluations: of the model as it stands.
         **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
-            ``warnings`` of training, ``valid_loss``.
+            ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``.
     """
     notes, test = (*protocol.notes(), *facts.pop("notes", ())), evaluations["test"]
     warnings, n_answers = list(facts.pop("warnings", ())), int(rows.whole.item_num) - 1  # the padding is none

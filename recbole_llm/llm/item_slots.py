@@ -44,17 +44,19 @@ class ItemSlots:
     Args:
         llm: the LLM, bare or wrapped by peft.
         projector: gives the vector of a slot.
-        neutral_token_id: the token whose own embedding stands in every slot while :attr:`hybrid` is False.
+        neutral_token_id: the token whose own embedding stands in every slot while :attr:`hybrid` is False; None for
+            the mean of all embeddings as they are now, where the vocabulary has no token to spare.
 
     Attributes:
         hybrid: whether slots hold their item's vector; otherwise all of them are the neutral token, and the prompt is
             text alone.
     """
 
-    def __init__(self, llm: nn.Module, projector: ItemProjector, neutral_token_id: int) -> None:
+    def __init__(self, llm: nn.Module, projector: ItemProjector, neutral_token_id: int | None) -> None:
         self.projector, self.neutral_token_id, self.hybrid = projector, neutral_token_id, True
         self._items: Tensor | None = None
         embedding = input_embedding(llm)
+        self._mean = embedding.weight.detach().float().mean(dim=0) if neutral_token_id is None else None
         embedding.register_forward_pre_hook(self._read)
         # First of the hooks: those of gradient checkpointing ask the final embeddings for gradients.
         embedding.register_forward_hook(self._fill, prepend=True)
@@ -63,7 +65,7 @@ class ItemSlots:
         """Note where slots are and give the embedding ids that it knows."""
         ids = args[0]
         self._items = -ids.clamp(max=0)
-        return (torch.where(ids < 0, self.neutral_token_id, ids), *args[1:])
+        return (torch.where(ids < 0, self.neutral_token_id or 0, ids), *args[1:])
 
     def _fill(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         """Put projected vectors where slots are."""
@@ -71,7 +73,12 @@ class ItemSlots:
         if items is None:  # _read did not see this call
             return embedded
         slots = items > 0
-        if not self.hybrid or not slots.any():
+        if not slots.any():
             return embedded
-        vectors = self.projector(items[slots]).to(embedded.dtype)
+        if self.hybrid:
+            vectors = self.projector(items[slots]).to(embedded.dtype)
+        elif self._mean is not None:
+            vectors = self._mean.to(embedded).expand(int(slots.sum()), -1)
+        else:
+            return embedded
         return embedded.index_put(slots.nonzero(as_tuple=True), vectors)

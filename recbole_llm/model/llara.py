@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_llm.adapter import Adapter, AdapterWithModules
+from recbole_llm.llm.backbone import find_spare_token
 from recbole_llm.llm.item_slots import ItemProjector, ItemSlots
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.settings.config import Config
@@ -24,18 +25,17 @@ class LLaRA(BIGRec):
     """BIGRec with hybrid prompts: behind each title of the history stands the item's projected vector.
 
     Vectors are the item embeddings of the auxiliary recommender, frozen; the projector learns with the adapter and is
-    kept in its folder. Training may begin with text-only prompts, in which every slot holds one neutral token
-    (``prompt_schedule``); outside training steps, where answers are generated, distilled and evaluated, all prompts are
-    hybrid. Without ``candidates`` no prompt depends on the target.
+    kept in its folder. Training may begin with text-only prompts (``prompt_schedule``), in which every slot holds one
+    neutral token, which stands in no text; outside training steps, where answers are generated, distilled and
+    evaluated, all prompts are hybrid. Without ``candidates`` no prompt depends on the target.
     """
 
     item_slots: ClassVar[bool] = True
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
-        tokenizer, backbone = self.backbone.tokenizer, self.backbone
-        unknown = tokenizer.unk_token_id
-        self.slots = ItemSlots(self.llm, self.projector, backbone.eos_token_id if unknown is None else unknown)
+        neutral = find_spare_token(self.backbone.tokenizer, self.backbone.model.get_input_embeddings().weight.shape[0])
+        self.slots = ItemSlots(self.llm, self.projector, neutral)
 
     def _make_adapter(self) -> Adapter:
         vectors = torch.from_numpy(self.auxiliary.item_vectors())
@@ -61,7 +61,8 @@ class LLaRA(BIGRec):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`LLMRecommender`."""
-        return {**super().facts(), "prompt_schedule": self.config["prompt_schedule"]}
+        neutral = {"neutral": self.slots.neutral_token_id}
+        return {**super().facts(), "prompt_schedule": self.config["prompt_schedule"], **neutral}
 
 
 def hybrid_share(schedule: str, step: int, n_steps: int) -> float:

@@ -94,6 +94,8 @@ def columns_of(table: ResultTable) -> list[Column]:
     if any(len(line.results) > 1 for line in lines):
         columns = [column for column in columns if column.head not in ("Seed", "Seeds")]
         columns.insert(1, Column("Seeds", tuple(str(len(line.results)) for line in lines)))
+    if any(result.auxiliary_rows is not None for result in table.results):
+        columns.append(Column("Auxiliary rows", tuple(map(_auxiliary_cell, lines))))
     for name, head in SUMMARY.items():
         if any(result.summary.get(name) is not None for result in table.results):
             columns.append(Column(head, tuple(_summary_cell(line, name) for line in lines)))
@@ -225,6 +227,10 @@ def _seconds(line: Line) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02d}m{rest:02d}s" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+def _auxiliary_cell(line: Line) -> str:
+    return _range(result.auxiliary_rows for result in line.results)
 
 
 def _summary_cell(line: Line, name: str) -> str:

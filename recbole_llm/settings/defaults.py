@@ -18,6 +18,11 @@ from recbole_llm.settings.source import literals_in
 SEVERAL_RUNS = ("seeds", "baseline")  # settings of a comparison, not of a run
 COMMAND_KEYS = ("model", "dataset", "config_files", *SEVERAL_RUNS)
 GIVEN = "given"  # in a run's config.yaml: names of the settings that were set; the others are defaults as resolved then
+# How long, on how many rows and until when is trained.
+REGIME = (
+    *("train_sample_size", "train_batch_size", "epochs", "eval_step", "stopping_step"),
+    *("warmup_steps", "lr_scheduler", "valid_metric"),
+)
 ARGUMENT_LISTS = ("general_arguments", "training_arguments", "evaluation_arguments", "dataset_arguments")
 
 
@@ -61,7 +66,8 @@ def read_properties(
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
     RecBole's files; evaluation.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
-    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM; the data set's, ours and that beside its files.
+    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM, less what few-shot models keep; the data set's,
+    ours and that beside its files.
 
     Args:
         model: name of the model or preset.
@@ -80,20 +86,37 @@ def read_properties(
     files = [folder / "evaluation.yaml"]
     files += [folder / "overall.yaml"] if facts.is_llm else []
     files += [folder / "click.yaml"] if click else []
-    files += facts.property_files
-    files += [presets()[model]] if model in presets() else []
     for file in files:
         settings.update(load_yaml(file))
+    of_model: dict[str, Any] = {}
+    for file in [*facts.property_files, *([presets()[model]] if model in presets() else [])]:
+        of_model.update(load_yaml(file))
+    settings.update(of_model)
     if facts.is_llm:
         settings = {**_added_defaults(), **settings}
         if (name := str(llm_path or settings["llm_path"])) in (TINY, SMOLLM2):
+            kept = {*(few_shot_regime(of_model) if name == TINY else ()), *(["valid_metric"] if click else [])}
             of_llm = load_if_there(folder / "llm" / f"{name}.yaml")
-            settings.update({key: value for key, value in of_llm.items() if not (click and key == "valid_metric")})
+            settings.update({key: value for key, value in of_llm.items() if key not in kept})
     settings.update(load_if_there(folder / "dataset" / f"{dataset}.yaml"))
     settings.update(load_yaml(own) if own is not None else {})
     # RecBole's files name the columns that a model cannot do without (FDSA's genres), so ours only add to them.
     settings["load_col"] = union_columns([asked, settings["load_col"]])
     return settings
+
+
+def few_shot_regime(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a few-shot model that it keeps with the tiny LLM: its rows, and how often they are seen.
+
+    A model is few-shot whose own property files say how many rows it trains on, or that a coreset is chosen from all
+    (``train_sample_size: ~``): of as many as llm/tiny.yaml allows, where the LLM is the tiny one.
+
+    Args:
+        own: what the files of the recommender and the preset set.
+    """
+    if "train_sample_size" not in own:
+        return {}
+    return {key: own[key] for key in REGIME if own.get(key) is not None}
 
 
 def _added_defaults() -> dict[str, Any]:

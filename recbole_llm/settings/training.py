@@ -33,6 +33,13 @@ class ModelSettings(Declared):
     recommender_config: Annotated[
         dict[str, Any] | None, Setting("settings of the auxiliary recommender, under RecBole's names", null="is none")
     ] = field(default_factory=dict)
+    auxiliary_rows: Annotated[
+        str,
+        Setting(
+            "training rows of the auxiliary recommender",
+            choices={"all": "every one", "few": "the LLM's few-shot rows, train_sample_size of them"},
+        ),
+    ] = "all"
 
 
 @dataclass(frozen=True)

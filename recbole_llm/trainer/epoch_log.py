@@ -8,6 +8,7 @@ from typing import Any
 
 SCALARS = {
     "Loss/Train": "train_loss",
+    "Loss/Valid": "valid_loss",
     "Loss/Real": "real_loss",
     "Loss/Distilled": "distilled_loss",
     "Weight": "weight",
@@ -44,5 +45,6 @@ def log_epoch(record: Mapping[str, Any]) -> None:
     speed = f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
     log.info("epoch %d training [%s, %s]", record["epoch"], facts, speed)
     if "valid" in record:
-        values = "    ".join(f"{name} : {value:.4f}" for name, value in record["valid"].items())
+        found = {**record["valid"], **({"loss": record["valid_loss"]} if "valid_loss" in record else {})}
+        values = "    ".join(f"{name} : {value:.4f}" for name, value in found.items())
         log.info("epoch %d validation: %s", record["epoch"], values)

@@ -135,10 +135,10 @@ class FineTuning:
         Afterwards the model is in the state of the best epoch.
 
         Returns:
-            One record per epoch: epoch, train_loss, learning_rate, seconds, tokens_per_second, valid metrics; with
-            gates also their usage and entropy over the training rows; with distilled targets also the weight of the
-            epoch, the losses on both targets (None where not computed) and the distance after it (None where not
-            needed).
+            One record per epoch: epoch, train_loss, learning_rate, seconds, tokens_per_second; where it was validated,
+            valid metrics and valid_loss; with gates also their usage and entropy over the training rows; with distilled
+            targets also the weight of the epoch, the losses on both targets (None where not computed) and the distance
+            after it (None where not needed).
         """
         self._resume(folder)
         while self.epoch < self.settings.epochs and not self.stopping.stop:
@@ -232,7 +232,8 @@ class FineTuning:
             return
         evaluation = self.validation.evaluate() if self.validation.evaluate else None
         loss = self.validation.loss() if self.validation.loss else None
-        record["valid"] = {**(evaluation.metrics if evaluation else {}), **({} if loss is None else {LOSS: loss})}
+        record["valid"] = {LOSS: loss} if evaluation is None else dict(evaluation.metrics)
+        record |= {} if loss is None else {"valid_loss": loss}
         if self.stopping.update(self.epoch, record["valid"][self.validation.metric]):
             self._keep_best()
             self.best_evaluation = evaluation

@@ -172,7 +172,7 @@ class LLMTrainer(Trainer):
         Args:
             tuned: the stage, whose history knows it where it was validated; None for the untuned LLM.
         """
-        known = tuned.history[tuned.best_epoch - 1].get("valid", {}).get(LOSS) if tuned is not None else None
+        known = tuned.history[tuned.best_epoch - 1].get("valid_loss") if tuned is not None else None
         return known if known is not None or self.valid_loss is None else self.valid_loss.measure()
 
     def restore(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.classic.auxiliary import AuxiliaryRecommender
-from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.classic.auxiliary import AuxiliaryRecommender, auxiliary_rows
+from recbole_llm.data.rows import Rows, load_rows, take_sample
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
 from tests.refusals import refused
@@ -149,6 +149,22 @@ def test_few_shot_runs_and_all_kinds_of_use_share_one_training_on_all_rows(make,
     assert len(list((root / "saved" / "stages").glob("auxiliary-SASRec-*"))) == 1
     assert len(rows_of(few).train) > 4
     assert make("SASRec", "--seed=1").fingerprint != sasrec.fingerprint
+
+
+def test_few_rows_are_those_of_the_llm_and_the_run_tells_how_many(make, sasrec, root):
+    few = make("SASRec", "--train_sample_size=9", "--auxiliary_rows=few")
+    whole = rows_of(sasrec)
+    own = load_rows(few.config, few_shot=True).train.inter_feat
+    drawn = take_sample(whole.train, 9, few.config["seed"], "train").inter_feat  # as for the LLM
+    assert torch.equal(own["item_id"], drawn["item_id"]) and torch.equal(own["user_id"], drawn["user_id"])
+    seen = {int(item) for name in ("item_id", "item_id_list") for item in own[name].flatten() if item}
+    assert set(np.flatnonzero(few.known)) == seen and few.fingerprint != sasrec.fingerprint
+    assert make("SASRec", "--auxiliary_rows=few").fingerprint == sasrec.fingerprint  # there are no few rows
+    stages = StageStore(root / "saved" / "stages")
+    assert auxiliary_rows(stages) is None
+    for recommender, n_rows in ((sasrec, len(whole.train)), (few, 9)):
+        stages.used["auxiliary-SASRec"] = recommender.fingerprint
+        assert auxiliary_rows(stages) == n_rows
 
 
 def test_caser_has_vectors_and_no_state(make, root):

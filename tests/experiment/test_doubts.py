@@ -97,7 +97,14 @@ def test_the_epoch_is_chosen_by_the_loss_and_nothing_is_generated_meanwhile(star
     monkeypatch.setattr(base, "beam_search", lambda *args, **options: asked.append(1) or search(*args, **options))
     own: dict[str, Any] = {"SOFT": {"curriculum": "fixed:0.5", "distance_rows": 4}}.get(model, {})
     own |= {**TINY, "threshold": {"rating": 4}} if model == "TALLRec" else {}
-    settings = {"valid_metric": "loss", "epochs": 3, "stopping_step": 0, "learning_rate": 0.05, "warmup_steps": 0}
+    settings = {
+        "valid_metric": "loss",
+        "epochs": 3,
+        "eval_step": 1,
+        "stopping_step": 0,
+        "learning_rate": 0.05,
+        "warmup_steps": 0,
+    }
     run = start(model, **{**settings, **own})
     losses = [record["valid"]["loss"] for record in run.history]
     assert [list(record["valid"]) for record in run.history] == [["loss"]] * 3 and len(set(losses)) == 3
@@ -111,7 +118,7 @@ def test_the_epoch_is_chosen_by_the_loss_and_nothing_is_generated_meanwhile(star
 
 def test_by_a_metric_the_loss_is_told_beside_it(start):
     run = start(epochs=1, valid_metric="NDCG@10")
-    assert run.history[0]["valid"]["loss"] == run.summary["valid_loss"] == pytest.approx(row_by_row(run), rel=1e-5)
+    assert run.history[0]["valid_loss"] == run.summary["valid_loss"] == pytest.approx(row_by_row(run), rel=1e-5)
     untuned = start(epochs=0)
     assert untuned.summary["valid_loss"] == pytest.approx(row_by_row(untuned), rel=1e-5)
     assert "loss" not in run.valid_metrics

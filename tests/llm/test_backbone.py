@@ -5,7 +5,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
-from recbole_llm.llm.backbone import find_pad_token, folder_fingerprint, load_backbone, make_backbone
+from recbole_llm.llm.backbone import (
+    find_pad_token,
+    find_spare_token,
+    folder_fingerprint,
+    load_backbone,
+    make_backbone,
+)
 from tests.families import FAMILIES, make_family, make_tokenizer, save_family
 from tests.refusals import refused
 
@@ -64,6 +70,31 @@ def test_padding_prefers_a_reserved_token_to_eos():
     assert find_pad_token(tokenizer, rows) == tokenizer.eos_token_id, "no row of the matrix"
     assert find_pad_token(tokenizer, rows + 2) == rows + 1
     assert find_pad_token(tokenizer, rows + 3) == rows + 2, "one made for padding comes first"
+
+
+def test_a_spare_token_is_reserved_and_never_an_end():
+    """As in LLaMA, Llama 3, Qwen (rows behind the vocabulary) and SmolLM, whose unknown token ends documents."""
+    tokenizer = make_tokenizer("gpt2")
+    rows = len(tokenizer)
+    assert find_spare_token(tokenizer, rows) is None, "its one special token is BOS, EOS, padding and unknown"
+    assert find_spare_token(tokenizer, rows + 8) == rows, "a row that no token has"
+    tokenizer.add_tokens(["reserved", "<|reserved_special_token_7|>", "<pad>"], special_tokens=True)
+    assert find_spare_token(tokenizer, len(tokenizer)) == rows + 1
+    assert find_spare_token(tokenizer, rows + 1) is None, "ids without a row are none"
+    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    assert find_spare_token(tokenizer, len(tokenizer)) == tokenizer.unk_token_id
+    for name in ("<|endoftext|>", "<|eot_id|>", "</s>", "<end_of_turn>", "<|im_end|>", "[EOS]"):
+        smol = make_tokenizer("llama")
+        smol.add_special_tokens({"unk_token": name, "pad_token": name})
+        assert find_spare_token(smol, len(smol)) == smol.convert_tokens_to_ids("<pad>")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_text_has_the_spare_token(family):
+    tokenizer = make_tokenizer(family)
+    spare = find_spare_token(tokenizer, len(tokenizer) + 1)
+    ids = tokenizer.encode('"Toy Story", <pad> <|endoftext|></s> ' + chr(0), split_special_tokens=True)
+    assert spare is not None and spare not in {*ids, tokenizer.eos_token_id, tokenizer.bos_token_id}
 
 
 def test_sampling_defaults_of_the_folder_do_not_leak_in(folder):

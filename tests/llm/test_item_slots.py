@@ -135,6 +135,22 @@ def test_text_alone_is_the_neutral_token_in_every_slot(family):
     assert torch.equal(logits(model), logits(model, neutral))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_token_to_spare_text_alone_is_the_mean_embedding(family):
+    model, slots = make_slots(family)
+    without = ItemSlots(plain := plain_copy(model), slots.projector, None)
+    mean = plain.get_input_embeddings().weight.mean(dim=0)
+    without.hybrid = False
+    assert (logits(plain) - logits(model)).abs().max() > 1e-3  # hybrid prompts
+    other = plain_copy(model)
+    with torch.no_grad():
+        other.get_input_embeddings().weight[NEUTRAL] = mean
+    if family == "llama":  # the others' output embedding is the same matrix
+        slots.hybrid = False
+        neutral = [[NEUTRAL if token < 0 else token for token in prompt] for prompt in PROMPTS]
+        torch.testing.assert_close(logits(plain), logits(other, neutral), atol=1e-5, rtol=1e-5)
+
+
 def test_a_projector_that_gives_the_neutral_embedding_is_text_alone():
     model, slots = make_slots("llama")
     last = slots.projector.layers[-1]

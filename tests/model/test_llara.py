@@ -118,8 +118,10 @@ def test_no_answer_depends_on_the_target(build):
     assert torch.equal(before, trainer.model.full_sort_predict(other))
 
 
-def test_the_neutral_token_is_unknown_or_else_eos(build):
-    assert build("LLaRA")[0].model.slots.neutral_token_id == build("LLaRA")[0].model.backbone.eos_token_id
+def test_the_neutral_token_is_reserved_and_no_end(build):
+    model = build("LLaRA")[0].model
+    assert model.backbone.tokenizer.convert_ids_to_tokens(model.slots.neutral_token_id) == "<pad>"
+    assert model.facts()["neutral"] == model.slots.neutral_token_id != model.backbone.eos_token_id
 
 
 def test_item_vectors_are_those_of_the_recommender_and_decide_the_answers(build):

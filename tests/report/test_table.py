@@ -112,6 +112,23 @@ def test_files_give_the_same_table_back_in_a_new_process(table, tmp_path):
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_what_some_runs_have_is_a_column_where_one_has_it():
+    """Rows of the auxiliary recommender, validation loss, spread of the answers; a doubted run is marked."""
+    plain = RunResult("A", "d", seed=1, test={"ndcg@10": 0.1})
+    assert "Distinct" not in ResultTable((plain,)).text() and "Auxiliary" not in ResultTable((plain,)).text()
+    summary = {"valid_loss": 1.25, "distinct_answers": 0.5, "top_answer": 1 / 3}
+    told = replace(plain, model="B", seed=2, auxiliary_rows=1234, summary=summary, warnings=("too few", "too slow"))
+    table = ResultTable((plain, told))
+    head, first, second, *_ = table.text(width=500).splitlines()
+    assert head.split("  ")[-5:] == ["Auxiliary rows", "Valid loss", "Distinct answers", "Top answer", "NDCG@10"]
+    assert first.split()[-5:] == ["-", "-", "-", "-", "0.1000"]
+    assert second.split()[:2] == ["B", "!"] and second.split()[-5:] == ["1234", "1.250", "0.500", "0.333", "0.1000"]
+    assert table.text().endswith("! B, seed 2: too few\n! B, seed 2: too slow\n")
+    row = list(csv.DictReader(io.StringIO(table.csv())))[1]
+    assert (row["auxiliary_rows"], row["top_answer"], row["warnings"]) == ("1234", str(1 / 3), "too few; too slow")
+    assert ResultTable.from_json(table.json()) == table and "! B, seed 2: too few" in table._repr_html_()
+
+
 def test_foreign_json_is_refused(table):
     later = {**json.loads(table.json()), "format": 2}
     for text in ("[]", "{}", json.dumps(later)):

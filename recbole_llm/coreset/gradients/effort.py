@@ -71,6 +71,9 @@ def losses_per_row(token_losses: Tensor, rows: Tensor, n_rows: int, mean: bool =
 def effort_weights(model: nn.Module, which: str = "all") -> list[str]:
     """Names of the trainable weights to take the gradient of.
 
+    LoRA's A is left out where its B is 0, as before any tuning: its gradient is exactly 0, being B's times what comes
+    from above.
+
     Args:
         model: with its adapter.
         which: ``all`` of them, as the paper defines effort; those of the ``last`` layer that has any; or as in its code
@@ -92,9 +95,18 @@ def effort_weights(model: nn.Module, which: str = "all") -> list[str]:
     if which == "reference":
         names = [name for name in names if ".lora_B." in name]
         names = [name for name in names if ".v_proj." in name] or names
+    names = _with_gradient(model, names)
     if not names:
         raise InputError(
             f"effort weights: the model has no trainable ones for '{which}'; use another adapter, or all",
             kind="conflict",
         )
     return names
+
+
+def _with_gradient(model: nn.Module, names: list[str]) -> list[str]:
+    """The names without those of A that stand below a B of zeros."""
+    own = dict(model.named_parameters())
+    above = {name: own.get(name.replace(".lora_A.", ".lora_B.")) for name in names if ".lora_A." in name}
+    still = {name for name, weight in above.items() if weight is not None and not weight.any()}
+    return [name for name in names if name not in still]

@@ -116,6 +116,26 @@ def test_chosen_weights(llm):
         np.testing.assert_allclose(found, one_by_one(model, singles, names), rtol=DOUBLE)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("which", ["all", "last"])
+def test_a_below_a_b_of_zeros_is_skipped_and_nothing_is_missed(family, which):
+    """Its gradient is exactly 0, as a pass of each row's own shows; once B has left zero, it counts."""
+    model, _ = make_family(family)
+    model = LoraAdapter(r=3, dropout=0.0).attach(model.double()).double().eval()
+    torch.manual_seed(1)
+    rows = [(torch.randint(10, 300, (p,)), torch.randint(10, 300, (a,))) for p, a in LENGTHS]
+    singles = [lambda row=row: answer_losses(model, padded([row]))[0] for row in rows]
+    kept = effort_weights(model, which)
+    both = [name for b in kept for name in (b.replace("lora_B", "lora_A"), b)]
+    assert kept and all(".lora_B." in name for name in kept)
+    assert (one_by_one(model, singles, [name for name in both if "lora_A" in name]) == 0).all()
+    expected = one_by_one(model, singles, both)
+    np.testing.assert_allclose(effort_scores(model, answer_losses, [padded(rows)], kept), expected, rtol=DOUBLE)
+    with torch.no_grad():
+        dict(model.named_parameters())[kept[0]].add_(0.1)
+    assert set(effort_weights(model, which)) - set(kept) == {kept[0].replace("lora_B", "lora_A")}
+
+
 def test_layers_below_the_lowest_weight_keep_no_graph(llm):
     """So that they cost a forward pass without memory."""
     model, rows = llm
