@@ -4,8 +4,9 @@ VENV := .venv
 NEWEST := .venv-newest
 RECBOLE := recbole==1.2.1
 TORCH := $(shell sed -n 's/^\(torch==[^;]*\).*/\1/p' constraints.txt)
-# Two workers; a file's tests stay together, as they share models and stages that take longer than the tests.
-PYTEST := pytest --numprocesses=2 --dist=loadfile
+# Two workers; a file's tests stay together, as they share models and stages that take longer than the tests. Files are
+# handed out in the order of tests/conftest.py, the longest first.
+PYTEST := pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo.yaml
 
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.

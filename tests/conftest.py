@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounding", type=int, default=0, help="another machine's rounding; 0: this one's")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Commands first, which stand at the top of ``tests``: a long file at the end would leave the other worker idle."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def rounding(request: pytest.FixtureRequest) -> Iterator[None]:
     """Rounds as another machine does, if asked to, here and in the processes that tests start."""
@@ -34,6 +39,15 @@ def rounding(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch, OtherRounding(seed):
         patch.setenv(ROUNDING, str(seed))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures() -> Iterator[None]:
+    """Draws the first picture of each kind; later ones have its size."""
+    from tests.pictures import drawn_once
+
+    with drawn_once():
         yield
 
 

@@ -20,6 +20,7 @@ from recbole_llm.registry import CORESETS
 from recbole_llm.selection.selection_file import read_selection
 from recbole_llm.settings.config import Config
 from tests.encoders import save_encoder
+from tests.pictures import drawn
 from tests.runs import Finished
 
 SELECTORS = [name for name in CORESETS if name != "none"]
@@ -251,7 +252,9 @@ def test_the_selection_of_the_public_code_can_be_had(coreset, words):
 
 
 def test_goracs_is_bigrec_with_its_coreset_and_tells_how_it_searched(coreset):
-    finished = coreset(models="GORACS")
+    with drawn():
+        finished = coreset(models="GORACS")
+        again = coreset("--coreset=goracs", "--effort_weights=reference", models="BIGRec")
     assert set(finished.json("GORACS", "stages.json")) == {
         "item-embeddings", "embeddings", "valid-embeddings", "effort", "coreset", "fine-tune",
     }  # fmt: skip
@@ -259,7 +262,6 @@ def test_goracs_is_bigrec_with_its_coreset_and_tells_how_it_searched(coreset):
     assert outcome["method"] == "exact" and outcome["budgets"] == {"0": SIZE} and outcome["missed_gain"] == 0
     assert outcome["trace"] == sorted(outcome["trace"], reverse=True)
     assert outcome["trace"][-1] == pytest.approx(outcome["objective"]) and outcome["n_solves"] > 0
-    again = coreset("--coreset=goracs", "--effort_weights=reference", models="BIGRec")
     assert again.json("BIGRec", "stages.json") == finished.json("GORACS", "stages.json")
     check_equal_runs(finished, again, "GORACS", "BIGRec")
     assert re.search("coreset goracs: exact search; objective .* after .* exchanges and", again.log("BIGRec"))
