@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from recbole_llm.evaluation import Comparison, compare_two_level, holm, protocol
 from recbole_llm.experiment.run import Run
 from recbole_llm.registry import suggestion
 from recbole_llm.report import Compared
+
+log = logging.getLogger(__name__)
 
 Gains = Mapping[int, tuple[np.ndarray, np.ndarray]]  # by seed: ids and gains of users, [users] each
 
@@ -74,14 +77,15 @@ def _compare(own: Gains, other: Gains) -> Comparison:
 def find_baseline(wanted: str, runs: Sequence[Run]) -> str:
     """The model that the others are compared with: the one asked for, else the first of RecBole's, else the first.
 
-    Raises:
-        InputError: no such model in the table.
+    Args:
+        wanted: a name in the table, or nothing.
+        runs: of the table; the one asked for is not among them if it was skipped for want of rows.
     """
-    labels = list(dict.fromkeys(run.result.model for run in runs))
-    if not wanted:
-        return next((run.result.model for run in runs if not run.config.is_llm), labels[0])
-    check_baseline(wanted, labels)
-    return wanted
+    usual = next((run.result.model for run in runs if not run.config.is_llm), runs[0].result.model)
+    if wanted and all(run.result.model != wanted for run in runs):
+        log.warning("baseline: %s was skipped; the others are compared with %s.", wanted, usual)
+        return usual
+    return wanted or usual
 
 
 def check_baseline(wanted: str, labels: Sequence[str]) -> None:

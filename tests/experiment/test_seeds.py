@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,8 @@ import recbole_llm
 from recbole_llm import InputError, ResultTable
 from recbole_llm.evaluation import compare_two_level, holm
 from recbole_llm.experiment import compare as module
-from recbole_llm.experiment.comparison import user_gains
+from recbole_llm.experiment.comparison import find_baseline, user_gains
+from tests.processes import REPOSITORY
 from tests.runs import metrics_of, working_in
 
 
@@ -186,9 +192,54 @@ def test_a_single_run_takes_no_seeds(settings, tmp_path):
         recbole_llm.run("Pop", "world", **settings, seeds=3)
 
 
+def test_a_baseline_that_was_skipped_is_replaced_by_the_usual_one():
+    runs = [
+        SimpleNamespace(result=SimpleNamespace(model=model), config=SimpleNamespace(is_llm=model == "BIGRec"))
+        for model in ("BIGRec", "SASRec", "Pop")
+    ]
+    assert find_baseline("Pop", runs) == "Pop" and find_baseline("", runs) == "SASRec"
+    assert find_baseline("SASRec (9 rows)", runs) == "SASRec" and find_baseline("", runs[:1]) == "BIGRec"
+
+
 def test_a_user_of_several_rows_stands_for_all_of_them():
     import pandas as pd
 
     ids, gains = user_gains(pd.Series(["b", "a", "b", "b"]), np.array([1.0, 0.5, 0.0, 1.0]))
     assert ids.tolist() == ["a", "b"] and gains.mean() == pytest.approx(2.5 / 4)
     assert gains[1] == 4 * gains[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_finished", [0, 1, 3])
+def test_a_killed_command_goes_on_and_ends_with_the_same_table(settings, tmp_path, n_finished):
+    """Killed in the middle of a run, after so many others; the table is that of a command that was left alone."""
+    settings = {**settings, "epochs": 30}
+    words = ["--model=SASRec,Pop", "--dataset=world", "--seeds=2"]
+    words += [f"--{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, str(REPOSITORY / "run_recbole_llm.py"), *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not n_done(settings) > n_finished and process.poll() is None:
+            if n_done(settings) == n_finished and has_begun(settings, n_finished):
+                process.kill()
+                break
+            time.sleep(0.01)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL and n_done(settings) == n_finished
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stderr.count("found in") >= n_finished
+    table = ResultTable.read(folder_of(settings) / "results.json")
+    other = {**settings, "checkpoint_dir": str(tmp_path / "other")}
+    with working_in(tmp_path):
+        whole = recbole_llm.compare("SASRec,Pop", "world", seeds=2, **other)
+    assert numbers(table) == numbers(whole)
+
+
+def n_done(settings: dict[str, Any]) -> int:
+    """Runs that the comparison has noted."""
+    files = list(Path(settings["checkpoint_dir"]).glob("compare-world-*/runs.json"))
+    return len(json.loads(files[0].read_text())) if files else 0
+
+
+def has_begun(settings: dict[str, Any], n_before: int) -> bool:
+    """Whether a run after so many others has a folder with a log."""
+    return len(list(Path(settings["checkpoint_dir"]).glob("*-world-*/*.log"))) > n_before
