@@ -25,7 +25,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import reading, scale_coresets, scale_faiss, scale_goracs, validity_goracs, validity_influence
+from benchmarks import (
+    reading,
+    scale_coresets,
+    scale_faiss,
+    scale_goracs,
+    speed_smollm,
+    validity_goracs,
+    validity_influence,
+)
 from benchmarks.coresets import marked_shares, read_choice, write_oracle
 from benchmarks.grids import GRIDS, WORLDS, Grid, Line
 from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
@@ -50,6 +58,7 @@ REPORTS = {
     "scale_coresets": scale_coresets.render,
     "scale_goracs": scale_goracs.render,
     "scale_faiss": scale_faiss.render,
+    "speed_smollm": speed_smollm.render,
 }
 
 Found = tuple[dict[str, Any], np.ndarray]  # a line's result and what its rows gained, of one seed

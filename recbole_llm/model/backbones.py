@@ -11,6 +11,7 @@ import torch
 from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
 from recbole_llm.llm.folders import find_llm
 from recbole_llm.llm.gguf import GGUFStage
+from recbole_llm.llm.memory import keep_freed_memory
 from recbole_llm.llm.settings import TINY, BackboneSettings
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
@@ -29,6 +30,8 @@ def load_llm(config: Config, device: torch.device, stages: StageStore, build_tin
     """
     settings = BackboneSettings.from_settings(config.final_config_dict)
     path: str | Path = settings.llm_path
+    if device.type == "cpu":
+        keep_freed_memory()
     if path == TINY:
         log.warning("llm_path is 'tiny': a small LLM made from this data set's titles, for trying out, not for claims.")
         path = build_tiny()
