@@ -56,6 +56,7 @@ results: install
 benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed --json benchmarks/results/speed.json
 	$(VENV)/bin/python -m benchmarks.speed_soft --json benchmarks/results/speed_soft.json
+	$(VENV)/bin/python -m benchmarks.speed_trunk --threads 1 --repeats 2 --json benchmarks/results/speed_trunk.json
 	$(VENV)/bin/python -m benchmarks.speed_titles --json benchmarks/results/speed_titles.json
 	$(VENV)/bin/python -m benchmarks.speed_ilora --json benchmarks/results/speed_ilora.json
 	$(VENV)/bin/python -m benchmarks.speed_dealrec --json benchmarks/results/speed_dealrec.json

@@ -33,7 +33,7 @@ from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.finetune import FineTuning
 
-USERS, BATCH = 8, 32
+USERS, BATCH = 4, 32
 APART, CUT, TRUNKS = "rows apart", "rows apart, histories of the segments", "trunks"
 SIZES = {f"history-{longest}": longest for longest in (20, 10)}
 

@@ -247,6 +247,20 @@ def tree_values(model: nn.Module, trees: Any, prompts: Any, answers: Any) -> Ten
     return found.values[order]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_may_hold_more_tokens_than_the_llm_has_positions(family):
+    """What counts is how deep it is."""
+    model, tokenizer = make_family(family)
+    users = make_users(len(tokenizer), 2)
+    deepest = max(len(prompt) + 5 for prompt in users[0])
+    model.config.max_position_embeddings = deepest
+    if family == "gpt2":
+        positions = model.transformer.wpe
+        positions.weight.data, positions.num_embeddings = positions.weight.data[:deepest].clone(), deepest
+    assert tree_size(users[0], users[1]) > deepest
+    check_equal(model, (*users[:2], [sum(users[2], [])]))
+
+
 @pytest.mark.parametrize("hybrid", [True, False])
 def test_slots_of_items_hold_their_vectors_in_trunks(hybrid):
     """LLaRA's prompts: negative ids stand for items; gradients reach the projector."""
