@@ -50,7 +50,8 @@ CATEGORY_METRICS = ("category_hit@1",)
 WAY = "way to the oracle"
 OTHER, UNKNOWN = "†", "unknown"  # a result of another commit than most of its table
 CUTOFF = 10  # of the NDCG that tells the way to the oracle
-SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs", "speed_trunk")  # scripts
+# Names of scripts.
+SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs", "speed_trunk")
 REPORTS = {
     "reading": reading.render,
     "validity_goracs": validity_goracs.render_validity,
