@@ -11,10 +11,10 @@ import torch
 
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, row_histories, row_pairs
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.evaluation.candidate_choice import CandidateChoice
 from recbole_llm.settings.config import Config
+from tests.refusals import refused
 
 SAMPLES = {"valid_sample_size": 6, "test_sample_size": 6}
 CLICKS = {"threshold": {"rating": 3}}
@@ -124,7 +124,7 @@ def test_training_rows_and_their_candidates_are_drawn_by_seed(world, tmp_path):
 @pytest.mark.parametrize("settings", [{"candidates": 5}, {"eval_args": {"mode": "pop5"}}])
 def test_models_of_one_table_share_the_sample_seed(world, tmp_path, settings):
     configs = [loaded(world, tmp_path, model, sample_seed=n, **settings)[0] for n, model in enumerate(("Pop", "BPR"))]
-    with pytest.raises(InputError, match="sample_seed: Pop has 0 and BPR 1; .* the same candidates"):
+    with refused("sample_seed", "conflict", "sample_seed: Pop has 0 and BPR 1; .* the same candidates"):
         check_together([protocol_of(config) for config in configs])
     check_together([protocol_of(configs[0]), protocol_of(loaded(world, tmp_path, "BPR", sample_seed=0, **settings)[0])])
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import recbole_llm
-from recbole_llm import InputError, Run
+from recbole_llm import Run
 from recbole_llm.data.rows import load_rows
 from recbole_llm.experiment.load import load_run
 from recbole_llm.model import base
+from tests.refusals import refused
 from tests.runs import working_in
 from tests.worlds import ADJECTIVES
 
@@ -137,5 +138,5 @@ def test_models_without_a_prompt_keep_their_own_metric(small, saved):
 
 def test_rows_without_titles_cannot_be_chosen_by(start, monkeypatch):
     monkeypatch.setattr("recbole_llm.trainer.valid_loss.ValidLoss.measure", lambda self: None)
-    with pytest.raises(InputError, match="valid_metric: no validation row has a titled history"):
+    with refused("valid_metric", "data", "valid_metric: no validation row has a titled history"):
         start(epochs=1, valid_metric="loss", seed=7)

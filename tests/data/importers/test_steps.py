@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
 from recbole_llm.data.importers.steps import Filters
-from recbole_llm.errors import InputError
 from tests.data.importers.public import atomic, text
+from tests.refusals import refused
 
 Row = tuple[str, str, int, int]
 events = st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz"), st.integers(1, 3), st.integers(0, 9))
@@ -63,7 +63,7 @@ def test_filters_are_those_of_plain_python(tmp_path_factory, rows, titled, since
     folder = tmp_path_factory.mktemp("steps")
     bounds = {"since": str(since), "until": str(until)}
     if not wanted:
-        with pytest.raises(InputError, match="no interaction is left|no item that is in the interactions"):
+        with refused("", "data", "no interaction is left|no item that is in the interactions"):
             imported(folder, rows, titled, **bounds, **options)
         return
     assert imported(folder, rows, titled, **bounds, **options) == wanted
@@ -114,18 +114,22 @@ def test_users_are_drawn_whole_by_a_seed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "key"),
     [
-        ({"repeats": "none"}, "repeats: 'none' is not allowed; choose one of keep, first, last"),
-        ({"untitled": "maybe"}, "untitled: 'maybe' is not allowed"),
-        ({"k_core": 0}, "k_core: 0 is not allowed; give an integer >= 1"),
-        ({"sample_users": 0}, "sample_users: 0 is not allowed"),
-        ({"sample_users": 1.5}, "sample_users: 1.5 is not allowed; give a share such as 0.1 or a number of users"),
-        ({"since": "yesterday"}, "since: 'yesterday' is no time; give a date like 2019-01-31"),
+        ({"repeats": "none"}, "repeats: 'none' is not allowed; choose one of keep, first, last", "repeats"),
+        ({"untitled": "maybe"}, "untitled: 'maybe' is not allowed", "untitled"),
+        ({"k_core": 0}, "k_core: 0 is not allowed; give an integer >= 1", "k_core"),
+        ({"sample_users": 0}, "sample_users: 0 is not allowed", "sample_users"),
+        (
+            {"sample_users": 1.5},
+            "sample_users: 1.5 is not allowed; give a share such as 0.1 or a number of users",
+            "sample_users",
+        ),
+        ({"since": "yesterday"}, "since: 'yesterday' is no time; give a date like 2019-01-31", "since"),
     ],
 )
-def test_bad_filters_are_named(tmp_path, options, message):
-    with pytest.raises(InputError, match=message):
+def test_bad_filters_are_named(tmp_path, options, message, key):
+    with refused(key, "value", message):
         imported(tmp_path, [("a", "w", 1, 1)], **options)
 
 
@@ -134,5 +138,5 @@ def test_without_times_there_is_no_range_and_no_exact_repeat(tmp_path):
     choices = Choices({"time": "order"})
     out = import_dataset(file, "t", tmp_path / "out", choices=choices, overwrite=True, progress=False)
     assert len(atomic(out, "inter")[1]) == 2
-    with pytest.raises(InputError, match="since: the files have no times"):
+    with refused("since", "conflict", "since: the files have no times"):
         import_dataset(file, "u", tmp_path / "out", choices=choices, filters=Filters(since="1"), progress=False)

@@ -17,8 +17,9 @@ from recbole_llm.data.importers.clock import Clock
 from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
 from recbole_llm.data.importers.tables import Delimited, DelimitedTable
-from recbole_llm.errors import InputError
+from recbole_llm.errors import Kind
 from tests.data.importers.public import atomic, objects, text
+from tests.refusals import refused
 
 HEAD = "user,item,time,title"
 GOOD = ["u1,i1,10,One", "u1,i2,20,Two"]
@@ -73,13 +74,13 @@ def test_stray_quotes_swallow_no_line(tmp_path_factory, titles):
 def test_stray_quotes_are_said_and_a_field_may_go_on_in_the_next_line(tmp_path, caplog):
     content = f'{HEAD}\nu1,i1,10,"Heroes\nu1,i2,20,"a ""b"", c"\nu1,i3,30,"Two\nlines"\n"u\n1",i4,40,Last\n'
     with caplog.at_level("INFO"):
-        with pytest.raises(InputError, match="mine.csv, line 6: has an id with a tab or line end in it"):
+        with refused("", "data", "mine.csv, line 6: has an id with a tab or line end in it"):
             imported(tmp_path, "mine.csv", content)
         rows = imported(tmp_path, "mine.csv", content, drop=True)
     assert [row[3] for row in rows] == ['"Heroes', 'a "b", c', "Two lines"]
     assert "mine.csv: quotes are text where they are no CSV (first: line 2)" in caplog.text
     assert "left out: 1 an id with a tab or line end in it" in caplog.messages
-    with pytest.raises(InputError, match="mine.csv, line 2: has a quote that does not close"):
+    with refused("", "data", "mine.csv, line 2: has a quote that does not close"):
         imported(tmp_path, "mine.csv", content.partition("u1,i2")[0], quoting="csv")
     assert imported(tmp_path, "mine.csv", f'{HEAD}\nu,i,1,"x"\n', quoting="none")[0][3] == '"x"'
 
@@ -101,9 +102,9 @@ def test_encodings(tmp_path, encoding, named):
     rows = imported(tmp_path, "mine.csv", content, encoding=named)
     assert rows == [["u", "i", "1", "Amélie"]]
     if encoding == "latin-1":
-        with pytest.raises(InputError, match="mine.csv, line 1 or soon after: no utf-8 text; .*--encoding=latin-1"):
+        with refused("", "file", "mine.csv, line 1 or soon after: no utf-8 text; .*--encoding=latin-1"):
             imported(tmp_path, "mine.csv", content)
-    with pytest.raises(InputError, match="encoding: there is no encoding 'klingon'"):
+    with refused("encoding", "value", "encoding: there is no encoding 'klingon'"):
         imported(tmp_path, "mine.csv", f"{HEAD}\n", encoding="klingon")
 
 
@@ -127,7 +128,7 @@ BAD = [
 @pytest.mark.parametrize(("lines", "problem"), BAD)
 def test_a_line_that_cannot_be_read_is_named_or_counted(tmp_path, caplog, lines, problem):
     content = "\n".join([HEAD, *GOOD, *lines, "u1,i3,30,Three"]) + "\n"
-    with pytest.raises(InputError) as caught:
+    with refused("", "data") as caught:
         imported(tmp_path, "mine.csv", content)
     message = str(caught.value)
     assert message.startswith(f"mine.csv, line 4: {problem}") and "--bad-lines=drop" in message and "\n" not in message
@@ -158,21 +159,24 @@ def test_columns_are_found_by_any_of_their_names(tmp_path, caplog, role):
 
 
 def test_columns_that_are_not_there_are_named(tmp_path):
-    def refused(content: str, **choices: Any) -> str:
-        with pytest.raises(InputError) as caught:
+    def refusal(key: str, kind: Kind, content: str, **choices: Any) -> str:
+        with refused(key, kind) as caught:
             imported(tmp_path, "mine.csv", content, **choices)
         return str(caught.value)
 
     content = "a,b,c\nu,i,1\n"
-    assert refused(content) == (
+    assert refusal("user", "missing", content) == (
         "user: mine.csv has no column that is named like one (a, b, c); name it by --user=COLUMN"
     )
-    assert "or --time=order if" in refused(content, names={"user": "a", "item": "b"})
-    assert refused(content, names={"user": "x"}).startswith("user: mine.csv has no column 'x'; it has a, b, c")
-    assert refused("user,item,time,item\nu,i,1,j\n").startswith(
+    assert "or --time=order if" in refusal("time", "missing", content, names={"user": "a", "item": "b"})
+    said = refusal("user", "unknown", content, names={"user": "x"})
+    assert said.startswith("user: mine.csv has no column 'x'; it has a, b, c")
+    assert refusal("", "file", "user,item,time,item\nu,i,1,j\n").startswith(
         "mine.csv, line 1: the header names column 'item' twice"
     )
-    assert refused(f"{HEAD}\n{GOOD[0]}\n", texts=("brand",)).startswith("text: mine.csv has no column 'brand'")
+    assert refusal("text", "unknown", f"{HEAD}\n{GOOD[0]}\n", texts=("brand",)).startswith(
+        "text: mine.csv has no column 'brand'"
+    )
 
 
 def test_the_order_of_lines_may_stand_for_the_time(tmp_path):
@@ -196,17 +200,17 @@ def test_json_lines_of_numbers_and_missing_values(tmp_path, caplog):
     assert "left out: 1 with an item without a title" in caplog.messages
     rows = [{"user_id": 7, "item_id": 8, "ts": 2}, {"user_id": 7, "item_id": 8, "ts": 3, "name": "Later"}]
     assert [row[3] for row in imported(tmp_path, "mine.jsonl", objects(rows))] == ["Later", "Later"]
-    with pytest.raises(InputError, match="mine.jsonl: is empty; give one JSON object on each line"):
+    with refused("", "file", "mine.jsonl: is empty; give one JSON object on each line"):
         imported(tmp_path, "mine.jsonl", "\n")
-    with pytest.raises(InputError, match="mine.jsonl, line 2: no valid JSON: "):
+    with refused("", "data", "mine.jsonl, line 2: no valid JSON: "):
         imported(tmp_path, "mine.jsonl", objects(rows[:1]) + "{broken\n")
-    with pytest.raises(InputError, match="mine.json, line 1: no JSON object; give one JSON object on each line"):
+    with refused("", "file", "mine.json, line 1: no JSON object; give one JSON object on each line"):
         imported(tmp_path, "mine.json", '[{"user_id": 7}]\n')
 
 
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"mine.parquet is Parquet, .*: pip install 'recbole-llm\[parquet\]'"):
+    with refused("", "environment", r"mine.parquet is Parquet, .*: pip install 'recbole-llm\[parquet\]'"):
         import_dataset(text(tmp_path, "mine.parquet", "PAR1"), "t", tmp_path / "out", progress=False)
 
 
@@ -227,7 +231,7 @@ def test_parquet(tmp_path):
     out = import_dataset(tmp_path / "mine.parquet", "t", tmp_path / "out", progress=False)
     assert atomic(out, "inter")[1] == [[str(k % 97), f"i{k % 89}", str(k)] for k in range(n)]
     (tmp_path / "mine.parquet").write_bytes(b"no Parquet at all")
-    with pytest.raises(InputError, match="cannot read .*mine.parquet: "):
+    with refused("", "file", "cannot read .*mine.parquet: "):
         import_dataset(tmp_path / "mine.parquet", "t", tmp_path / "out", overwrite=True, progress=False)
 
 
@@ -254,7 +258,7 @@ def test_times_are_exact(form, values, times):
 
 def test_a_format_of_dates_applies_to_all(tmp_path):
     content = f"{HEAD}\nu,i,31.12.2019,A\nu,j,2020-01-01,B\n"
-    with pytest.raises(InputError, match=r"mine.csv, line 3: .* '2020-01-01', not of the format %d.%m.%Y"):
+    with refused("", "data", r"mine.csv, line 3: .* '2020-01-01', not of the format %d.%m.%Y"):
         imported(tmp_path, "mine.csv", content, time_format="%d.%m.%Y")
     rows = imported(tmp_path, "mine.csv", content, time_format="%d.%m.%Y", drop=True)
     assert [row[2] for row in rows] == ["1577750400"]
