@@ -2,16 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-# At once, since a module of the package has the name of the function.
-from recbole_llm.grounding.reweight import (
-    COLLABORATIVE_GAMMAS,
-    POPULARITY_GAMMAS,
-    collaborative_weights,
-    gamma_ranks,
-    popularity_weights,
-    reweight,
-    search_gamma,
-)
 from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -19,6 +9,15 @@ if TYPE_CHECKING:
     from recbole_llm.grounding.embedding import EmbeddingGrounding
     from recbole_llm.grounding.index import ItemIndex
     from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
+    from recbole_llm.grounding.reweighting import (
+        COLLABORATIVE_GAMMAS,
+        POPULARITY_GAMMAS,
+        collaborative_weights,
+        gamma_ranks,
+        popularity_weights,
+        reweight,
+        search_gamma,
+    )
 
 __all__ = [
     "COLLABORATIVE_GAMMAS",
