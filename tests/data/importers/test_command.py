@@ -115,7 +115,7 @@ def test_it_starts_without_torch_and_recbole(tmp_path):
         from recbole_llm.experiment.command import main
 
         assert main(sys.argv[1:]) == 0
-        heavy = {"torch", "recbole", "transformers", "matplotlib", "pyarrow"} & set(sys.modules)
+        heavy = {"torch", "recbole", "transformers", "matplotlib"} & set(sys.modules)
         assert not heavy, heavy
     """
     fresh_python("import", reviews(tmp_path), "--name=a", f"--out={tmp_path}", code=code)
