@@ -116,7 +116,7 @@ def test_a_preset_builds_its_recommender(own_properties):
 def test_another_distribution_can_add_a_model(plugin, own_properties):
     assert is_llm_model("OtherRec") and find_model("OtherRec").__mro__[1] is find_model("BIGRec")
     config = Config("OtherRec", "ml-100k", config_dict={"other_weight": 0.7})
-    assert (config["other_weight"], config["epochs"], config["stopping_step"]) == (0.7, 2, 2)
+    assert (config["other_weight"], config["epochs"], config["stopping_step"]) == (0.7, 4, 2)
     (own_properties / "model" / "Preset.yaml").write_text("llm_recommender: OtherRec")
     assert find_model("Preset") is find_model("OtherRec")
     with refused("", "environment", "model BrokenRec of another package .* does not load"):

@@ -161,7 +161,7 @@ def _write_table(command: Command, words: Sequence[str], runs: Sequence[Run], fo
         command=shlex.join(["recbole-llm", *words]),
         title=protocol.title,
         reading=runs[0].data["lines"],
-        metric=protocol.compared_metric,
+        metric=protocol.usual_metric,
         comparisons=compare_runs(runs, find_baseline(command.baseline, runs)) if several else (),
     )
     table.write(folder)
