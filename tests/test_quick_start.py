@@ -1,4 +1,4 @@
-"""The command end to end: what it writes, that all models have one judge, and what runs share."""
+"""The command end to end: what it writes, that all models are evaluated alike, and what runs share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from recbole_llm.experiment.run import run_one
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.quick_start import load_data_and_model, main, run_recbole_llm
 from recbole_llm.recbole_checkpoints import load_checkpoint
+from recbole_llm.report.rows import has_pyarrow
 from recbole_llm.settings.config import Config
 from tests.families import save_family
 from tests.refusals import refused
@@ -35,9 +36,12 @@ def pairs_of(finished: Any, label: str) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------------- what is written
 
 
-def test_one_command_writes_one_table_in_three_formats(side_by_side, world):
+def test_one_command_writes_one_table_in_four_formats_with_its_rows_and_plots(side_by_side, world):
     assert side_by_side.status == 0
-    assert {path.name for path in side_by_side.results.iterdir()} == {"results.md", "results.csv", "results.json"}
+    plots = {f"{name}.{kind}" for name in ("comparison", "cost", "learning") for kind in ("pdf", "png")}
+    tables = {f"results.{kind}" for kind in ("csv", "json", "md", "tex")}
+    rows = {"rows.parquet"} if has_pyarrow() else set()
+    assert {path.name for path in side_by_side.results.iterdir()} == tables | plots | rows
     table = side_by_side.table
     assert [result.model for result in table.results] == ["Pop", "SASRec", "BIGRec"]
     assert [result.seed for result in table.results] == [2020] * 3

@@ -71,8 +71,9 @@ def import_dataset(
         InputError: a file or column is missing, a line cannot be read, or no interaction is left.
 
     Example:
-        >>> import_dataset("ml-1m", "ml-1m")  # doctest: +SKIP
-        PosixPath('dataset/ml-1m')
+        >>> _ = Path("log.csv").write_text("user,item,time,title\\nann,x,1,Heat\\nann,y,2,Babe\\nbob,x,3,Heat\\n")
+        >>> import_dataset("log.csv", "mine", progress=False).as_posix()
+        'dataset/mine'
     """
     choices, filters = choices or Choices(), filters or Filters()
     folder = _free_folder(name, Path(out), overwrite)
