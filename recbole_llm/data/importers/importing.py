@@ -49,7 +49,7 @@ def import_dataset(
     progress: bool = True,
     command: str = "",
 ) -> Path:
-    """Write ``<out>/<name>/<name>.inter``, ``.item`` and ``.yaml``; the same input gives the same bytes.
+    r"""Write ``<out>/<name>/<name>.inter``, ``.item`` and ``.yaml``; the same input gives the same bytes.
 
     Args:
         path: a file, or the folder of a public data set as it is unpacked.
@@ -71,7 +71,7 @@ def import_dataset(
         InputError: a file or column is missing, a line cannot be read, or no interaction is left.
 
     Example:
-        >>> _ = Path("log.csv").write_text("user,item,time,title\\nann,x,1,Heat\\nann,y,2,Babe\\nbob,x,3,Heat\\n")
+        >>> _ = Path("log.csv").write_text("user,item,time,title\nann,x,1,Heat\nann,y,2,Babe\nbob,x,3,Heat\n")
         >>> import_dataset("log.csv", "mine", progress=False).as_posix()
         'dataset/mine'
     """
