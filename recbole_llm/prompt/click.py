@@ -65,7 +65,7 @@ class ClickPromptEncoder(PromptEncoder):
         """Token ids of the answer: the answer's own token, a full stop, EOS. See :class:`PromptEncoder`."""
         if example.liked is None:
             raise ValueError("whether the user liked the target is not known")
-        return [self.answer_token_ids[bool(example.liked)], *self._piece(_END), self.eos_token_id]
+        return [self.answer_token_ids[bool(example.liked)], *self._pieces.of(_END), self.eos_token_id]
 
     def facts(self) -> dict[str, Any]:
         """See :class:`PromptEncoder`."""
@@ -84,7 +84,7 @@ class ClickPromptEncoder(PromptEncoder):
 
     def _least_tokens(self) -> int:
         """One token of the target, no history."""
-        empty = sum(len(self._piece(self._blank(slot) + NONE)) for slot in ("liked", "disliked"))
+        empty = sum(len(self._pieces.of(self._pieces.blank(slot) + NONE)) for slot in ("liked", "disliked"))
         return super()._least_tokens() + empty
 
     def _answer_tokens(self) -> tuple[int, int]:

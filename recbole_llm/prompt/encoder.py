@@ -15,7 +15,8 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.example import Example
 from recbole_llm.prompt.layout import NONE, SEPARATOR, Layout, quote
-from recbole_llm.prompt.tokens import Encode, inside_encoder, special_encoder
+from recbole_llm.prompt.pieces import Pieces
+from recbole_llm.prompt.tokens import Encode, inside_encoder
 from recbole_llm.prompt.wording import Wording
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 class PromptEncoder(ABC):
     """Prompts and responses of examples as token ids.
 
-    A prompt is put together from token-id pieces: fixed texts, quoted titles, separators. Each is tokenised once and
-    kept, so the beginning is the same token sequence in every prompt. A blank before a slot goes to what fills it, as
-    the blank after a separator goes to the next title.
+    A prompt is put together from :class:`recbole_llm.prompt.pieces.Pieces`, so the beginning is the same token sequence
+    in every prompt, and the whole has the tokens of its text, in which ``",`` or ``)"`` and a line break may be one.
 
     A prompt over the limit loses its oldest titles; if it is still too long, the end of one title is cut
     (:attr:`cut_slot`). Fixed texts and candidates always stay.
@@ -88,8 +88,7 @@ class PromptEncoder(ABC):
         self.eos_token_id, self.max_prompt_tokens = eos_token_id, max_prompt_tokens
         self.n_prompts = self.n_shortened = 0
         self._encode = inside_encoder(encode)
-        self._pieces: dict[str, list[int]] = {}
-        self._fixed = self._encode_fixed(encode, bos_token_id, chat_template)
+        self._pieces = Pieces(self.layout, encode, bos_token_id, chat_template)
         self._check_limit(self._least_tokens(), "the prompt template", "shorten the template")
 
     @classmethod
@@ -104,7 +103,7 @@ class PromptEncoder(ABC):
     @property
     def common_prefix(self) -> list[int]:
         """Token ids every prompt starts with, BOS included."""
-        return self._fixed[0]
+        return self._pieces.fixed[0]
 
     @property
     def lists_candidates(self) -> bool:
@@ -139,7 +138,9 @@ class PromptEncoder(ABC):
         while len(token_ids) > limit and len(shown.history) > self.least_history:
             shown = replace(shown, history=shown.history[1:], likes=shown.likes and shown.likes[1:])
             token_ids = self._compose(shown)
-        return self._compose(shown, cut=len(token_ids) - limit) if len(token_ids) > limit else token_ids
+        if len(token_ids) <= limit:
+            return token_ids
+        return self._compose(shown, cut=max(len(self._compose(shown, cut=0)) - limit, 0))
 
     def fits(self, example: Example) -> bool:
         """Whether the prompt of this example keeps within ``max_prompt_tokens`` without losing anything."""
@@ -166,8 +167,9 @@ class PromptEncoder(ABC):
             InputError: There is no room.
         """
         listed = self._titled(candidates)
-        shown = self._quoted(listed, self._blank("candidates")) if listed else []
-        least = self._least_tokens() + len(shown)
+        least = self._least_tokens()
+        if listed:
+            least += len(self._slot("candidates", listed)) - len(self._pieces.behind("candidates"))
         self._check_limit(least, "a prompt with its candidates", "list fewer candidates")
 
     def fingerprint(self) -> str:
@@ -177,6 +179,7 @@ class PromptEncoder(ABC):
     def facts(self) -> dict[str, Any]:
         """What decides a prompt besides tokenizer and titles, as JSON values."""
         facts = {**self.layout.facts(), "separator": SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
+        facts["pieces"] = "up to a blank"
         return {**facts, "item_slots": self.item_slots}
 
     # ---- pieces
@@ -208,47 +211,48 @@ class PromptEncoder(ABC):
             raise ValueError(f"item {str(name)!r} has no title and cannot {use}")
         return title
 
-    def _compose(self, shown: Example, cut: int = 0) -> list[int]:
-        """Fixed texts and titles in turn; `cut` tokens are missing at the end of the last title of the cut slot."""
+    def _compose(self, shown: Example, cut: int | None = None) -> list[int]:
+        """Fixed texts and titles in turn.
+
+        Args:
+            shown: What is shown.
+            cut: Tokens that are missing at the end of the last title of the cut slot, which then stands apart from what
+                follows; None cuts nothing.
+        """
         filled, token_ids = self._filled(shown), list(self.common_prefix)
-        for slot, fixed in zip(self.layout.slots, self._fixed[1:], strict=True):
-            token_ids += self._quoted(filled[slot], self._blank(slot), cut if slot == self.cut_slot else 0) + fixed
+        for slot in self.layout.slots:
+            token_ids += self._slot(slot, filled[slot], cut if slot == self.cut_slot else None)
         return token_ids
 
-    def _quoted(self, items: Sequence[int], blank: str, cut: int = 0) -> list[int]:
-        """Quoted titles with separators between them, a blank before the first, each with its item's slot behind it."""
+    def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
+        """What fills a slot, quoted titles with separators between them, and the fixed text behind it."""
+        blank = self._pieces.blank(slot)
         if not items:
-            return self._piece(blank + NONE)
+            return [*self._pieces.of(blank + NONE), *self._pieces.behind(slot)]
+        titles = [(blank if index == 0 else " ") + quote(self._title(item)) for index, item in enumerate(items)]
+        if self.item_slots:
+            return self._with_item_slots(titles, items, cut or 0) + self._pieces.behind(slot)
         token_ids: list[int] = []
-        for number, item in enumerate(items, start=1):
-            title = self._piece((blank if number == 1 else " ") + quote(self._title(item)))
-            token_ids += self._piece(SEPARATOR) if number > 1 else []
-            token_ids += title[: max(len(title) - cut, 0)] if number == len(items) else title
-            token_ids += [-item] if self.item_slots else []
+        for title in titles[:-1]:
+            token_ids += self._pieces.of(title + SEPARATOR)
+        if cut is None:
+            return token_ids + self._pieces.ending(slot, titles[-1])
+        last = self._pieces.of(titles[-1])
+        return token_ids + last[: max(len(last) - cut, 0)] + self._pieces.behind(slot)
+
+    def _with_item_slots(self, titles: Sequence[str], items: Sequence[int], cut: int) -> list[int]:
+        """Titles with their items' slots behind them, which part them from the separators."""
+        token_ids: list[int] = []
+        for number, (title, item) in enumerate(zip(titles, items, strict=True), start=1):
+            piece = self._pieces.of(title)
+            token_ids += self._pieces.of(SEPARATOR) if number > 1 else []
+            token_ids += piece[: max(len(piece) - cut, 0)] if number == len(items) else piece
+            token_ids.append(-item)
         return token_ids
-
-    def _piece(self, text: str) -> list[int]:
-        if text not in self._pieces:
-            self._pieces[text] = self._encode(text)
-        return self._pieces[text]
-
-    def _blank(self, slot: str) -> str:
-        """The blank before a slot, which belongs to the first title in it."""
-        return " " if self.layout.texts[self.layout.slots.index(slot)].endswith(" ") else ""
-
-    def _encode_fixed(
-        self, encode: Encode, bos_token_id: int | None, chat_template: PreTrainedTokenizerBase | None
-    ) -> list[list[int]]:
-        """Token ids of the fixed texts, without the blanks that belong to titles; BOS before the first."""
-        is_chat = self.layout.style == "chat"
-        wording = special_encoder(chat_template) if is_chat and chat_template is not None else encode
-        bos = [] if bos_token_id is None or is_chat else [bos_token_id]
-        first, *others = [text.removesuffix(" ") for text in self.layout.texts[:-1]] + [self.layout.texts[-1]]
-        return [bos + wording(first), *map(inside_encoder(wording), others)]
 
     def _least_tokens(self) -> int:
         """Tokens of the shortest prompt without candidates: one token in the cut slot."""
-        return sum(map(len, self._fixed)) + 1
+        return sum(map(len, self._pieces.fixed)) + 1
 
     def _check_limit(self, least: int, what: str, instead: str) -> None:
         """Refuses a limit under which not even the shortest prompt has room."""

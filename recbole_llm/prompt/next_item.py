@@ -62,7 +62,7 @@ class TitlePromptEncoder(PromptEncoder):
         Raises:
             ValueError: The item has no title.
         """
-        return [*self._piece(quote(self._title(item, "be an answer"))), self.eos_token_id]
+        return [*self._pieces.of(quote(self._title(item, "be an answer"))), self.eos_token_id]
 
     def response_from_text(self, text: str) -> list[int]:
         """Token ids of any answer text as it stands, then EOS: generated answers serve as targets without grounding."""

@@ -30,6 +30,11 @@ def special_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
     return lambda text: tokenizer.encode(text, add_special_tokens=False)
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts that a tokenizer reads as one special token each."""
+    return tuple(sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}))
+
+
 def inside_encoder(encode: Encode) -> Encode:
     """The same encoding for a text that does not open the prompt.
 

@@ -85,7 +85,7 @@ def test_a_recurrent_network_is_done_row_by_row(caplog):
     expected = [sum(part.square().sum().item() for part in row) ** 0.5 for row in gradients]
     with caplog.at_level(logging.INFO):
         np.testing.assert_allclose(grand_scores(losses, params, batch), expected, rtol=1e-12)
-    assert "row by row" in caplog.text
+    assert "one backward pass per row" in caplog.text
 
 
 def test_wrong_input_is_named():

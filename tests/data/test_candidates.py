@@ -170,8 +170,8 @@ def test_a_long_prompt_loses_its_oldest_items_and_no_candidate(item_slots):
 
 def test_candidates_belong_to_a_layout_that_lists_them():
     without, listing = make_builder(candidates=False), make_builder()
-    with pytest.raises(ValueError, match="where the layout has a place for them"):
+    with pytest.raises(ValueError, match="where the layout has a slot for them"):
         without.prompt(Example([2], candidates=[3, 4]))
-    with pytest.raises(ValueError, match="where the layout has a place for them"):
+    with pytest.raises(ValueError, match="where the layout has a slot for them"):
         listing.prompt(Example([2]))
     assert without.fingerprint() != listing.fingerprint()

@@ -75,7 +75,7 @@ def test_a_long_prompt_loses_its_oldest_titles_and_keeps_the_question(history, t
 def test_the_titles_end_is_cut_where_the_question_alone_is_too_long():
     whole = make().prompt(Example([], 7, []))
     cut = make(max_prompt_tokens=len(whole) - 5).prompt(Example([1, 2], 7, [True, False]))
-    tail = make()._fixed[-1]
+    tail = make()._pieces.fixed[-1]
     assert len(cut) == len(whole) - 5 and cut[-len(tail) :] == tail
     assert cut[: -len(tail)] == whole[: -len(tail) - 5]
     with refused("max_prompt_tokens", "value", "max_prompt_tokens: 20 is too short .* at least \\d+; raise it"):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from recbole_llm.data.catalog import ItemCatalog
@@ -277,15 +277,15 @@ def test_padding_and_untitled_items_are_skipped_and_repeats_kept():
         builder.item_response(3)
 
 
-def test_every_title_is_tokenised_once():
+def test_every_title_is_tokenised_once_in_the_middle_and_once_at_the_end():
     calls = []
     encode = text_encoder(TOKENIZERS["gpt2"])
     builder = TitlePromptEncoder(
         Wording(**WORDS), lambda text: calls.append(text) or encode(text), TITLES, eos_token_id=0
     )
-    asked(builder, [1, 5, 2]), builder.item_response(2)
+    asked(builder, [1, 5, 2]), asked(builder, [2, 5]), builder.item_response(2)
     n_calls = len(calls)
-    asked(builder, [1, 2, 5]), asked(builder, [1, 5]), builder.item_response(2)
+    asked(builder, [5, 1, 2]), asked(builder, [1, 5]), builder.item_response(2)
     assert len(calls) == n_calls
 
 
@@ -391,12 +391,12 @@ def make_slotted(family, max_prompt_tokens=None, catalog=CATALOG, item_slots=Tru
     return TitlePromptEncoder(Wording(**WORDS), text_encoder(tokenizer), catalog.titles, **ids, **options)
 
 
-def test_every_titled_item_has_its_slot_behind_its_title_and_the_rest_is_the_plain_prompt(family):
+def test_every_titled_item_has_its_slot_behind_its_title_and_the_rest_reads_as_the_plain_prompt(family):
     builder, plain, tokenizer = make_slotted(family), make_builder(family), TOKENIZERS[family]
     history = [1, 0, 5, 3, 2, 5, 7, 4]  # padding, an untitled item, a repeated item and two items of one title
     prompt = asked(builder, history)
     assert [-token for token in prompt if token < 0] == [1, 5, 2, 5, 7, 4]
-    assert [token for token in prompt if token >= 0] == asked(plain, history)
+    assert tokenizer.decode([token for token in prompt if token >= 0]) == tokenizer.decode(asked(plain, history))
     for place, token in enumerate(prompt):
         if token < 0:
             before = tokenizer.decode([t for t in prompt[:place] if t >= 0])
@@ -451,11 +451,77 @@ def pieces_of(encoder, shown, tokenizer):
 @pytest.mark.parametrize("style", ["alpaca", "plain"])
 @pytest.mark.parametrize("item_slots", [False, True])
 @pytest.mark.parametrize("candidates", [[], [5, 6, 1]])
-def test_a_next_item_prompt_is_its_pieces_one_after_the_other(family, style, item_slots, candidates):
-    builder = make_builder(family, style, candidates=bool(candidates), item_slots=item_slots)
+def test_a_prompt_is_the_tokens_of_its_text_and_with_slots_its_pieces(family, style, item_slots, candidates):
+    builder, tokenizer = (
+        make_builder(family, style, candidates=bool(candidates), item_slots=item_slots),
+        TOKENIZERS[family],
+    )
     for history in ([1], [2, 4, 4, 6, 5, 1], [5, 2]):
-        expected = pieces_of(builder, {"history": history, "candidates": candidates}, TOKENIZERS[family])
-        assert builder.prompt(Example(history, candidates=candidates)) == expected
+        example = Example(history, candidates=candidates)
+        expected = pieces_of(builder, {"history": history, "candidates": candidates}, tokenizer)
+        assert builder.prompt(example) == (expected if item_slots else whole_text(builder, example, tokenizer))
+
+
+def whole_text(encoder, example, tokenizer, encode=None):
+    """The tokens of the prompt's text as a whole, BOS before it."""
+    start = [] if tokenizer.bos_token_id is None or encode else [tokenizer.bos_token_id]
+    return start + (encode or text_encoder(tokenizer))(encoder.text(example))
+
+
+def splitting_tokenizer(name):
+    """Byte-level BPE that splits text as Llama 3, Qwen or SmolLM do, with merges across quotes and line breaks."""
+    letters = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|" + letters.replace("DIGITS", "{1,3}" if name == "llama3" else "")
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name == "smollm")
+    split = pre_tokenizers.Digits(individual_digits=True) if name == "smollm" else None
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence([split or pre_tokenizers.Split(Regex(pattern), "isolated"), whole])
+    raw.decoder = decoders.ByteLevel()
+    specials = ["<|begin|>", "<|im_start|>", "<|im_end|>"]
+    texts = [f'{text} (1995)", "{text}!", "{text}"\n\n{text}"?\n\n### {text}:\n{text}"<' for text in TEXTS]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, initial_alphabet=alphabet)
+    )
+    own = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, additional_special_tokens=["<|im_start|>"], **own)
+
+
+SPLITTING = {name: splitting_tokenizer(name) for name in ("llama3", "qwen", "smollm")}
+titles_of_any_kind = st.lists(st.text(min_size=1).map(clean_title).filter(bool), min_size=2, max_size=4)
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_quotes_commas_and_line_breaks_merge_where_the_tokenizer_merges_them(name):
+    tokenizer = SPLITTING[name]
+    words = [tokenizer.decode([token]) for token in tokenizer.get_vocab().values()]
+    assert '",' in words and ')",' in words
+    assert ('"\n\n' in words) == (name != "smollm")
+
+
+@pytest.mark.parametrize("style", ["alpaca", "plain", "chat"])
+@pytest.mark.parametrize("name", SPLITTING)
+@given(titles=titles_of_any_kind, listed=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_prompt_is_the_tokens_of_its_text_whatever_the_titles(name, style, titles, listed):
+    tokenizer = SPLITTING[name]
+    texts = [None, *(title for title in titles if not any(token in title for token in tokenizer.all_special_tokens))]
+    encoder = TitlePromptEncoder(
+        Wording(**WORDS),
+        text_encoder(tokenizer),
+        texts,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        style=style,
+        chat_template=tokenizer if style == "chat" else None,
+        candidates=listed,
+    )
+    if len(texts) < 2:
+        return
+    items = list(range(1, len(texts)))
+    example = Example(items + items[:1], candidates=items if listed else [])
+    encode = (lambda text: tokenizer.encode(text, add_special_tokens=False)) if style == "chat" else None
+    assert encoder.prompt(example) == whole_text(encoder, example, tokenizer, encode)
 
 
 def test_a_response_and_a_prompt_are_asked_for_alike_whatever_the_kind():
