@@ -119,7 +119,7 @@ def test_another_distribution_can_add_a_model(plugin, own_properties):
     assert (config["other_weight"], config["epochs"], config["stopping_step"]) == (0.7, 4, 2)
     (own_properties / "model" / "Preset.yaml").write_text("llm_recommender: OtherRec")
     assert find_model("Preset") is find_model("OtherRec")
-    with refused("", "environment", "model BrokenRec of another package .* does not load"):
+    with refused("", "environment", "model BrokenRec of another package .* cannot be loaded"):
         find_model("BrokenRec")
 
 

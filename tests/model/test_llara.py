@@ -94,7 +94,8 @@ def test_prompts_have_a_slot_per_titled_item_and_are_bigrecs_otherwise(build, fa
             continue
         prompt, answer = example
         assert [-token for token in prompt if token < 0] == [i for i in history if trainer.model.catalog.has_title[i]]
-        assert ([token for token in prompt if token >= 0], answer) == other
+        decode, text = plain.backbone.decode, [token for token in prompt if token >= 0]
+        assert (decode(text), answer) == (decode(other[0]), other[1])
 
 
 def test_no_prompt_depends_on_the_target(build):
