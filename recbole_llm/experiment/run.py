@@ -17,6 +17,7 @@ from recbole.utils import init_seed
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
+from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.train import train_classic, train_llm
@@ -223,6 +224,8 @@ def run_one(
             log.warning("%s: %s", label, warning)
         folder.write(FACTS, {"rows": digest, "environment": versions(), **_facts(result)})
         folder.write(DATA, rows.whole.reading.to_dict())
+        if config.is_llm:
+            write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
         for split, evaluation in evaluations.items():
             protocol.write(folder.path, split, evaluation)
         if len(stages) > 1:

@@ -19,8 +19,9 @@ class RunFolder:
     """``<checkpoint_dir>/<model>-<dataset>-<time>/``.
 
     Files: ``config.yaml`` (every setting, resolved; a config file for the same run), the log, ``stages.json`` (the
-    stages it used), ``adapter/`` (peft's own format) or ``model.pth`` (RecBole's), ``history.json``, ``gammas.json``
-    (of re-weighting), ``metrics.json``, ``data.json`` (what became of the lines of the data set's files),
+    stages it used), ``prompt.json``, ``adapter/`` (peft's own format, with a card) or ``model.pth`` (RecBole's),
+    ``history.json``, ``gammas.json`` (of re-weighting), ``metrics.json``, ``data.json`` (what became of the lines of
+    the data set's files),
     ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are
     predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates;
     with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json`` and

@@ -19,6 +19,7 @@ from recbole_llm.experiment.command import main
 from recbole_llm.experiment.recommend import item_lists
 from recbole_llm.grounding.embedding import EmbeddingGrounding
 from recbole_llm.grounding.ranking import Ranking
+from tests.processes import forked_python
 from tests.refusals import refused
 from tests.runs import histories_in, metrics_of, working_in
 
@@ -97,6 +98,21 @@ def test_seen_items_are_left_out_and_the_others_keep_their_order(runs, world, na
         asked = [histories[user] for user in users]
         by_history = runs[name].recommend(asked, k=5, exclude_seen=True)
         assert by_history["item_id"].tolist() == found["item_id"].tolist()
+
+
+def test_an_adapter_is_served_by_transformers_and_peft_alone(runs, saved):
+    """A new process runs the block of the card, and this package is not in it."""
+    run = runs["BIGRec"]
+    card = (run.folder / "adapter" / "README.md").read_text(encoding="utf-8")
+    prompt = json.loads((run.folder / "prompt.json").read_text(encoding="utf-8"))
+    assert all(f"| {name} | {value:.4f} |" in card for name, value in run.metrics.items())
+    assert prompt["example"]["prompt"] in card and prompt["is_plain_text"]
+    assert all(file.stat().st_mode & 0o777 == 0o644 for file in (run.folder / "adapter").iterdir())
+    code = card.partition("```python\n")[2].partition("```")[0]
+    code += "import sys\nassert ids[0].tolist() == prompt['example']['token_ids'] and 'recbole_llm' not in sys.modules"
+    done = forked_python(code, cwd=run.folder.resolve())
+    row = run._asked().rows.test.inter_feat[:1]
+    assert done.stdout.splitlines()[-1] == run.model.generate_text(row)[0]
 
 
 def test_the_command_writes_what_the_run_recommends(runs, saved, titles, tmp_path, capsys):
