@@ -58,8 +58,24 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
         )
     samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
     if sampled:
+        if config["eval_args"]["mode"][phase].startswith("pop"):
+            _count_before_split(samplers[phase], rows.whole.item_counts)
         samplers[phase] = _drawing_by_row(samplers[phase], config["sample_seed"])
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)
+
+
+def _count_before_split(sampler: Any, counts: np.ndarray) -> None:
+    """Popularity of a RecBole sampler by the interactions before the split; RecBole counts the evaluated ones.
+
+    Args:
+        sampler: of ``pop<n>``.
+        counts: int64 [items], interactions of each item before the split.
+    """
+    sampler._get_candidates_list = np.repeat(np.arange(len(counts)), counts).tolist
+    sampler._build_alias_table()
+    for item, other in sampler.alias.items():
+        if other == -1:  # nobody's remainder: rounding may leave it a trifle below 1, and RecBole then draws item -1
+            sampler.prob[item] = 1.0
 
 
 def _drawing_by_row(sampler: Any, seed: int) -> Any:

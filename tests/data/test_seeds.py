@@ -106,6 +106,20 @@ def test_samples_of_rows_are_uniform_over_the_other_items(world, tmp_path):
     assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
 
 
+def test_samples_by_popularity_follow_the_interactions_before_the_split(world, tmp_path):
+    config, rows = loaded(world, tmp_path, "SASRec", eval_args={"mode": "pop5"})
+    drawn: list[int] = []
+    for seed in range(60):
+        config["sample_seed"] = seed
+        for own in sampled(config, rows, "test"):
+            drawn += own[1:]
+    counts = rows.whole.item_counts
+    found = np.bincount(drawn, minlength=rows.whole.item_num)
+    assert not found[counts == 0].any() and found[counts > 0].all()
+    assert np.corrcoef(found, counts)[0, 1] > 0.95
+    np.testing.assert_allclose(found / found.sum(), counts / counts.sum(), atol=0.02)
+
+
 def test_training_rows_and_their_candidates_are_drawn_by_seed(world, tmp_path):
     from recbole_llm.data.candidates import row_candidates
     from recbole_llm.data.catalog import ItemCatalog
