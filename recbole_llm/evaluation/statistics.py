@@ -193,7 +193,7 @@ def paired_bootstrap(
     means = _resampled_means(difference, n_resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     # The rounding of a mean must not decide whether a resample equals the observed one.
-    extreme = np.count_nonzero(np.abs(means - mean) >= abs(mean) * (1 - 1e-12))
+    extreme = int(np.count_nonzero(np.abs(means - mean) >= abs(mean) * (1 - 1e-12)))
     return PairedComparison(
         mean, float(low), float(high), (1 + extreme) / (1 + n_resamples), difference.size, max(len(first), len(second))
     )
