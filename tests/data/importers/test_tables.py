@@ -48,6 +48,8 @@ texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["
 )
 @settings(max_examples=50, deadline=None)
 def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, separator, newline, quoting):
+    if quoting == csv.QUOTE_MINIMAL:  # which leaves a carriage return bare: nobody can tell it from a line's end
+        rows = [[cell.replace("\r", "") for cell in row] for row in rows]
     stream = io.StringIO()
     csv.writer(stream, delimiter=separator, lineterminator=newline, quoting=quoting).writerows(rows)
     file = tmp_path_factory.mktemp("csv") / "a.csv"
