@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.lazy import needs_package
+from recbole_llm.report.rows import has_pyarrow
 from recbole_llm.stages import write_json
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def write_recommendations(
     """
     if out.suffix not in FORMATS:
         raise InputError("out", f"'{out}' ends in none of {', '.join(FORMATS)}; choose one of them", kind="value")
-    if out.suffix == ".parquet":
-        _pyarrow()
+    if out.suffix == ".parquet" and not has_pyarrow():
+        raise needs_package("out", "pyarrow", "write .csv or .jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
     part, note = (out.with_name(out.name + ending) for ending in (".part", ".progress.json"))
     digest = hash_json([facts, list(asked)])
@@ -111,7 +112,7 @@ def _encoded(lines: pd.DataFrame, suffix: str, header: bool) -> bytes:
 
 def _to_parquet(part: Path, out: Path) -> None:
     """The CSV of a part as Parquet, block by block."""
-    pyarrow = _pyarrow()
+    import pyarrow  # type: ignore[import-not-found,unused-ignore]
     from pyarrow import csv, parquet  # type: ignore[import-not-found,unused-ignore]
 
     names = part.open(encoding="utf-8").readline().rstrip("\n").split(",")
@@ -125,14 +126,6 @@ def _to_parquet(part: Path, out: Path) -> None:
         writer.write_batch(block)
     if writer is not None:
         writer.close()
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError as error:
-        raise needs_package("out", "pyarrow", "write .csv or .jsonl") from error
-    return pyarrow
 
 
 def read_queries(file: Path) -> Iterator[list[str]]:
