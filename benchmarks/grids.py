@@ -195,6 +195,40 @@ def click_grid(name: str, settings: tuple[str, ...]) -> Grid:
     return Grid(name, named(name, cells), tuple(lines), compared_with=("TALLRec, random, 64 rows",), protocol="clicks")
 
 
+def real_llm_grid(name: str, data: tuple[str, ...]) -> Grid:
+    """The four methods with an LLM that was trained on real text, on few rows: 512 drawn by seed, or chosen of 2,048.
+
+    Args:
+        name: of the grid.
+        data: arguments of every command.
+    """
+    cells = {
+        "classics": ("--model=Pop,SASRec", *data),
+        "bigrec": ("--model=BIGRec", *data),
+        "popularity": ("--model=BIGRec", *data, "--reweight=popularity"),
+        "constrained": ("--model=BIGRec", *data, "--grounding=constrained", "--num_beams=10"),
+        "untuned": ("--model=BIGRec", *data, "--epochs=0"),
+        "soft": ("--model=SOFT", *data, "--alpha=10"),
+        "ilora": ("--model=iLoRA", *data),
+        "goracs": ("--model=BIGRec", *data, "--train_sample_size=2048", "--coreset=goracs", "--coreset_size=512"),
+        "dealrec": ("--model=BIGRec", *data, "--train_sample_size=2048", "--coreset=dealrec", "--coreset_size=512"),
+    }
+    lines = (
+        Line("Pop", f"{name}-classics", "Pop"),
+        Line("SASRec, all rows", f"{name}-classics", "SASRec"),
+        Line("SASRec, 512 rows", f"{name}-classics", "SASRec (512 rows)"),
+        Line("BIGRec, untuned", f"{name}-untuned", "BIGRec"),
+        Line("BIGRec on random rows", f"{name}-bigrec", "BIGRec"),
+        Line("BIGRec, popularity-weighted", f"{name}-popularity", "BIGRec"),
+        Line("BIGRec, constrained", f"{name}-constrained", "BIGRec"),
+        Line("SOFT", f"{name}-soft", "SOFT"),
+        Line("iLoRA", f"{name}-ilora", "iLoRA"),
+        Line("GORACS", f"{name}-goracs", "BIGRec"),
+        Line("DEALRec", f"{name}-dealrec", "BIGRec"),
+    )
+    return Grid(name, named(name, cells), lines, seeds=SEEDS[:2], compared_with=("Pop", "BIGRec on random rows"))
+
+
 CONTRADICTING = (*planted("planted-ilora"), *NEWEST)
 GRIDS = (
     Grid(
@@ -317,5 +351,6 @@ GRIDS = (
         few={0.02: ("--epochs=20", "--eval_step=10")},
         classics="ml-100k",
     ),
+    real_llm_grid("ml-100k-smollm2", (*MOVIES, "--config_files=benchmarks/smollm2.yaml")),
     click_grid("ml-100k-click", (*MOVIES, "--train_sample_size=4096", "--valid_sample_size=300")),
 )
