@@ -13,7 +13,8 @@ else uniform over all others. Where the rule was followed, the item is the last 
 the exact item only from interactions. Items may come again.
 
 **Groups** (``n_groups``). Every group has its own rule, and for no category do two groups agree; with one group per
-category, the rules averaged over groups are exactly uniform. Groups are equally large. With ``group_visible=history``
+category, the rules averaged over groups are exactly uniform. Groups are equally large, unless ``last_group`` makes the
+last one a minority. With ``group_visible=history``
 the last item alone tells nothing about the group: only which category followed which does. With ``item``, a group
 prefers its own brands, so that each item of a history hints at the group.
 
@@ -30,7 +31,9 @@ interactions, which are the last training row, validation and test. So the last 
 and of the test rows, exceeds its share of the training rows by ``shift``. Lengths and rules stay as they are.
 
 The same seed gives the same files. Each part of the world draws from a generator of its own, so that turning one knob
-leaves the rest as it was: a mislabelled world has the titles, rules, users and lengths of the clean one.
+leaves the rest as it was: a mislabelled world has the titles, rules, users and lengths of the clean one. Worlds of
+several seeds with one ``items_seed`` have the same titles, so that one LLM made of these can be tuned in all of them;
+rules, users and draws differ.
 """
 
 from __future__ import annotations
@@ -98,8 +101,10 @@ class PlantedSettings:
     group_visible: str = _knob("history", "where a group shows", choices=("history", "item"))
     mislabelled: float = _knob(0.0, "share of training targets that are random items", 0, 1)
     redundant: float = _knob(0.0, "share of users whose training rows repeat another user's", 0, 0.99)
+    last_group: float = _knob(0.0, "share of users in the last group; 0 makes groups equally large", 0, 0.99)
     shift: float = _knob(0.0, "last group's share of judged rows less that of training rows", 0, 1)
     seed: int = _knob(2020, "seed of everything", 0, 2**63 - 1)
+    items_seed: int = _knob(-1, "seed of titles and popularity; -1 is that of everything", -1, 2**63 - 1)
 
     def __post_init__(self) -> None:
         for knob in fields(self):
@@ -117,6 +122,8 @@ class PlantedSettings:
                 f"n_brands {self.n_brands} is less than n_groups {self.n_groups}, but group_visible=item gives a group "
                 "brands of its own; raise n_brands"
             )
+        if self.last_group and self.n_groups == 1:
+            raise InputError(f"last_group {self.last_group:g} is a share of one group; raise n_groups or leave it out")
         if self.shift and self.drift_share > 1:
             raise InputError(
                 f"shift {self.shift:g} exceeds {self._largest_shift:.4g}, the most that n_groups {self.n_groups} and "
@@ -129,15 +136,24 @@ class PlantedSettings:
         return self.n_categories * self.items_per_category
 
     @property
+    def group_shares(self) -> np.ndarray:
+        """Share of the users in each group, before some join the last one. Returns: float64 [groups]."""
+        shares = np.full(self.n_groups, 1 / self.n_groups)
+        if self.last_group:
+            shares[:] = (1 - self.last_group) / (self.n_groups - 1)
+            shares[-1] = self.last_group
+        return shares
+
+    @property
     def drift_share(self) -> float:
         """Share of the users of the other groups who join the last group at the end."""
         return self.shift and (self.shift / self._largest_shift if self._largest_shift else np.inf)
 
     @property
     def _largest_shift(self) -> float:
-        """All others join: 1 - 1/groups of the judged rows, and of the training rows one in each user's mean number."""
+        """All others join: their share of the judged rows, and of the training rows one in each user's mean number."""
         n_train = (self.min_length + self.max_length) / 2 - 3
-        return (1 - 1 / self.n_groups) * (1 - 1 / n_train)
+        return float(1 - self.group_shares[-1]) * (1 - 1 / n_train)
 
 
 def _checked(name: str, value: Any, kind: type, metadata: Mapping[str, Any]) -> Any:
@@ -308,7 +324,7 @@ def make_world(settings: PlantedSettings | None = None) -> World:
 
     copy_of = _copies(knobs)
     source = np.where(copy_of < 0, np.arange(knobs.n_users), copy_of)
-    group = users.permutation(knobs.n_users) % knobs.n_groups
+    group = _groups(knobs, users)
     length = users.integers(knobs.min_length, knobs.max_length + 1, knobs.n_users)[source]
     final_group, group = _drift(knobs, group)[source], group[source]
     in_training = times < (length - 2)[:, None]
@@ -371,6 +387,15 @@ def _contradicting_rules(knobs: PlantedSettings, generator: np.random.Generator)
     return rules
 
 
+def _groups(knobs: PlantedSettings, generator: np.random.Generator) -> np.ndarray:
+    """Group of each user, in the shares that the settings state. Returns: int64 [users]."""
+    order = generator.permutation(knobs.n_users)
+    if not knobs.last_group:
+        return order % knobs.n_groups
+    n_others = knobs.n_users - round(knobs.last_group * knobs.n_users)
+    return np.where(order < n_others, order % (knobs.n_groups - 1), knobs.n_groups - 1)
+
+
 def _drift(knobs: PlantedSettings, group: np.ndarray) -> np.ndarray:
     """Group of each user's last interactions: some users of the other groups join the last one."""
     others = _generator(knobs, "drift").permutation(np.flatnonzero(group < knobs.n_groups - 1))
@@ -398,7 +423,8 @@ def _draw(chances: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def _generator(knobs: PlantedSettings, stream: str) -> np.random.Generator:
-    return np.random.default_rng([knobs.seed, STREAMS.index(stream)])
+    seed = knobs.items_seed if stream == "items" and knobs.items_seed >= 0 else knobs.seed
+    return np.random.default_rng([seed, STREAMS.index(stream)])
 
 
 # ---- what can be known
@@ -430,7 +456,7 @@ def blind_scores(world: World, histories: Sequence[np.ndarray]) -> np.ndarray:
 
     With ``group_visible=history`` it is the best that can be read from the last item alone.
     """
-    weights = _group_prior(world.settings).mean(axis=0)
+    weights = world.settings.group_shares @ _group_prior(world.settings)
     return _mixture(world.rules, np.tile(weights, (len(histories), 1)), histories)
 
 
@@ -466,7 +492,7 @@ def group_posterior(world: World, histories: Sequence[np.ndarray], split: str = 
     """
     knobs = world.settings
     with np.errstate(divide="ignore"):
-        log_prior = np.log(_group_prior(knobs))
+        log_prior = np.log(knobs.group_shares[:, None] * _group_prior(knobs))
     posterior = np.empty((len(histories), knobs.n_groups))
     for row, history in enumerate(histories):
         likelihood = _log_likelihood(world.rules, history, n_judged=2 - N_LEFT[split])

@@ -210,9 +210,9 @@ def test_a_redundant_user_repeats_training_rows_and_is_judged_on_its_own_targets
     assert not world.rows("valid").redundant.any() and not world.rows("test").redundant.any()
 
 
-@pytest.mark.parametrize("n_groups, shift", [(2, 0.0), (2, 0.3), (4, 0.5)])
-def test_the_shift_is_as_large_as_stated(n_groups, shift):
-    world = make_world(replace(BIG, n_groups=n_groups, shift=shift))
+@pytest.mark.parametrize("n_groups, shift, last_group", [(2, 0.0, 0), (2, 0.3, 0), (4, 0.5, 0), (3, 0.5, 0.1)])
+def test_the_shift_is_as_large_as_stated(n_groups, shift, last_group):
+    world = make_world(replace(BIG, n_groups=n_groups, shift=shift, last_group=last_group))
     shares = {split: planted.group_shares(world, split) for split in ("train", "valid", "test")}
     np.testing.assert_array_equal(shares["valid"], shares["test"])
     assert shares["valid"][-1] - shares["train"][-1] == pytest.approx(shift, abs=0.01)
@@ -272,7 +272,8 @@ def brute_force(world: World, history: list[int], split: str, known: int | None 
     length = len(history) + (2 if split == "valid" else 1)  # of the user's whole sequence
     n_groups = knobs.n_groups
     mean_rows = (knobs.min_length + knobs.max_length) / 2 - 3
-    joins = knobs.shift / ((1 - 1 / n_groups) * (1 - 1 / mean_rows)) if knobs.shift else 0.0
+    last = knobs.last_group or 1 / n_groups
+    joins = knobs.shift / ((1 - last) * (1 - 1 / mean_rows)) if knobs.shift else 0.0
     training = range(1, length - 2)
     for group, joined in itertools.product(range(n_groups), (False, True)):
         if group == n_groups - 1 and joined:
@@ -281,9 +282,10 @@ def brute_force(world: World, history: list[int], split: str, known: int | None 
         if known is not None and final != known:
             continue
         prior = 1 if group == n_groups - 1 else joins if joined else 1 - joins
+        prior *= last if group == n_groups - 1 else (1 - last) / (n_groups - 1) if n_groups > 1 else 1
         for noisy in itertools.product((False, True), repeat=len(training)):
             marks = dict(zip(training, noisy, strict=True))
-            chance = prior / n_groups * popularity_within(rules, group, history[0]) / knobs.n_categories
+            chance = prior * popularity_within(rules, group, history[0]) / knobs.n_categories
             for t in range(1, len(history)):
                 if t in marks:
                     chance *= knobs.mislabelled if marks[t] else 1 - knobs.mislabelled
@@ -305,6 +307,7 @@ def brute_force(world: World, history: list[int], split: str, known: int | None 
         {"n_groups": 3, "mislabelled": 0.3},
         {"n_groups": 2, "mislabelled": 0.2, "shift": 0.1, "redundant": 0.3},
         {"n_groups": 3, "group_visible": "item", "shift": 0.2},
+        {"n_groups": 2, "last_group": 0.1, "shift": 0.3},
     ],
 )
 def test_the_oracle_equals_brute_force(knobs, split):
@@ -438,6 +441,7 @@ def test_the_command_runs_on_it_and_judges_pop_as_we_do(spoiled, tmp_path):
         ({"n_groups": 9}, "n_groups 9 exceeds n_categories 8"),
         ({"n_groups": 5, "group_visible": "item"}, "n_brands 4 is less than n_groups 5"),
         ({"shift": 0.1}, "shift 0.1 exceeds 0, the most that n_groups 1"),
+        ({"last_group": 0.1}, "last_group 0.1 is a share of one group"),
         ({"n_groups": 2, "shift": 0.5}, r"shift 0.5 exceeds 0.4231, .* lengths 8 to 11 allow"),
         ({"n_groups": 2, "shift": 0.1, "min_length": 4, "max_length": 4}, "shift 0.1 exceeds 0"),
     ],
@@ -466,3 +470,13 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys):
     assert planted.main([f"--out={tmp_path}", "--p_item=2"]) == 2
     assert capsys.readouterr().err == "error: p_item is 2.0; give a number, 0 to 1\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_worlds_of_one_items_seed_have_the_same_titles_and_other_rules_and_users():
+    first, second = (make_world(replace(SMALL, seed=seed, items_seed=7)) for seed in (1, 2))
+    assert first.rules.titles == second.rules.titles
+    np.testing.assert_array_equal(first.rules.popularity, second.rules.popularity)
+    assert not np.array_equal(first.rules.next_category, second.rules.next_category)
+    assert not all(map(np.array_equal, first.sequences, second.sequences))
+    own = make_world(replace(SMALL, seed=7)).rules.titles  # by default the seed of everything is that of the items
+    assert own == first.rules.titles != make_world(replace(SMALL, seed=8)).rules.titles
