@@ -40,6 +40,20 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon, alibi": ("Falcon", {**_SIZES, "alibi": True}),
     "falcon, rotary": ("Falcon", {**_SIZES, "alibi": False}),
     "phi": ("Phi", _ROTARY),
+    "phi3": ("Phi3", {**_ROTARY, "pad_token_id": 0}),
+    "smollm3": ("SmolLM3", {**_ROTARY, "pad_token_id": 0}),
+    "mixtral": ("Mixtral", {**_ROTARY, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": (
+        "Qwen2Moe",
+        {
+            **{**_ROTARY, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+            **{"num_experts": 4, "num_experts_per_tok": 2},
+        },
+    ),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {**_ROTARY, "head_dim": 8, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
     "mamba": ("Mamba", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "lfm2": ("Lfm2", {**_ROTARY, "layer_types": ["conv", "full_attention"]}),
     "recurrent_gemma": (

@@ -27,6 +27,9 @@ _QUERY_VALUE = (
     ("q_b_proj", "kv_b_proj"),
     ("q_proj", "kv_b_proj"),
 )
+# State-space families: their fused kernels read this map's weight past any adapter, so peft refuses it.
+_STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+_READ_BY_KERNELS = "out_proj"
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class LoraAdapter(Adapter):
                 )
 
 
-def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> str | list[str]:
+def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> list[str]:
     """Names for peft's `target_modules`.
 
     Args:
@@ -165,15 +168,17 @@ def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> 
 
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     endings = {name.rpartition(".")[2] for name in linear}
-    if wanted == "all":
-        return "all-linear"
+    kind: str = model.config.model_type
     if wanted == "auto":
         for names in _QUERY_VALUE:
             if endings.issuperset(names):
                 return list(names)
-        kind: str = model.config.model_type
-        known: list[str] | str = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, "all-linear")
-        return known
+        if kind in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING and kind not in _STATE_SPACE:
+            return list(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[kind])
+    if wanted in ("auto", "all"):  # by name: peft's "all-linear" would take stacked experts too, which know no dropout
+        head = model.get_output_embeddings()
+        left = {name.rpartition(".")[2] for name, module in model.named_modules() if module is head}
+        return sorted(endings - left - ({_READ_BY_KERNELS} if kind in _STATE_SPACE else set()))
     chosen = [wanted] if isinstance(wanted, str) else list(wanted)
     for name in chosen:
         if not any(full == name or full.endswith(f".{name}") for full in linear):
