@@ -1,8 +1,8 @@
 """Names of the models and of the axes' values, and the classes they stand for, ours and those of other distributions.
 
 Everything is imported on demand: looking a name up never loads the other entries of its table. A third party adds a
-value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum`` or
-``grounding``.
+value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum``,
+``objective`` or ``grounding``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ CURRICULA: Mapping[str, str | None] = {
     "adaptive": "recbole_llm.curriculum:AdaptiveCurriculum",
     "fixed": "recbole_llm.curriculum:FixedCurriculum",
 }
+OBJECTIVES: Mapping[str, str | None] = {
+    "nll": None,
+    "msl": "recbole_llm.objective.token_objectives:MSLObjective",
+    "bear": "recbole_llm.objective.token_objectives:BEARObjective",
+    "cft": "recbole_llm.objective.token_objectives:CFTObjective",
+}
 GROUNDINGS: Mapping[str, str | None] = {
     "embedding": "recbole_llm.grounding.embedding:EmbeddingGrounding",
     "constrained": "recbole_llm.grounding.constrained:ConstrainedGrounding",
@@ -62,8 +68,11 @@ AXES: Mapping[str, Mapping[str, str | None]] = {
     "adapter": ADAPTERS,
     "coreset": CORESETS,
     "curriculum": CURRICULA,
+    "objective": OBJECTIVES,
     "grounding": GROUNDINGS,
 }
+QUIET: Mapping[str, str] = {"objective": "nll"}
+"""Axes whose value is told of a run only where it is another than this."""
 
 OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first
 

@@ -82,7 +82,7 @@ def test_listing_recbole_models_imports_none_of_them():
         ("sasrec", "there is no model named 'sasrec'; did you mean SASRec"),
         ("BigRec", "did you mean BIGRec"),
         ("LightGNC", "did you mean LightGCN"),
-        ("zzzzzz", "there is no model named 'zzzzzz'; LLM models: BIGRec"),
+        ("zzzzzz", "there is no model named 'zzzzzz'; LLM models: BEAR, BIGRec"),
     ],
 )
 def test_an_unknown_model_is_refused_with_the_nearest(name, message):

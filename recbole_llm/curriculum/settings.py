@@ -41,6 +41,12 @@ class DistillationSettings(Declared):
             choices={"top": "the best beam", "nearest": "the beam nearest to the true title"},
         ),
     ] = "top"
+    distil_on_trie: Annotated[
+        bool,
+        Setting(
+            "the distilled answer, and the one whose distance is measured, is the title ranked first, not raw text"
+        ),
+    ] = False
     sd_empty: Annotated[
         str,
         Setting(

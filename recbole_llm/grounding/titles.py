@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from recbole_llm.declare import Settings
-from recbole_llm.grounding.base import Grounding, PromptedRows
+from recbole_llm.grounding.base import Answerer, Grounding, PromptedRows
 from recbole_llm.grounding.rules import check_by_title
 from recbole_llm.llm.constrained import Assistant
 from recbole_llm.llm.trie import TitleTrie
+
+
+def title_trie(model: Answerer) -> TitleTrie:
+    """The answers that name items of a model's catalogue."""
+    has_title = model.catalog.has_title
+    answers = [model.response(item) if titled else None for item, titled in enumerate(has_title)]
+    return TitleTrie(answers, model.backbone.eos_token_id)
 
 
 class TitleGrounding(Grounding):
@@ -30,9 +37,7 @@ class TitleGrounding(Grounding):
     @cached_property
     def trie(self) -> TitleTrie:
         """The answers that name items."""
-        has_title = self.model.catalog.has_title
-        answers = [self.model.response(item) if titled else None for item, titled in enumerate(has_title)]
-        return TitleTrie(answers, self.model.backbone.eos_token_id)
+        return title_trie(self.model)
 
     @property
     def longest_answer(self) -> int:

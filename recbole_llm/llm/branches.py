@@ -235,7 +235,11 @@ class BranchScorer:
     def run(self, batch: BranchBatch) -> Tensor:
         """Log-probabilities of a batch's answer tokens in one forward pass. Returns: float32 [n]."""
         batch = batch.to(self.device)
-        logits = logits_at(
+        return token_log_probs(self.logits(batch), batch.queries, batch.targets)
+
+    def logits(self, batch: BranchBatch) -> Tensor:
+        """Next-token logits at the positions that a batch on the model's device asks for. Returns: [q, vocabulary]."""
+        return logits_at(
             self.model,
             batch.query_rows,
             batch.query_columns,
@@ -243,7 +247,6 @@ class BranchScorer:
             self._ready(batch.attention_mask),
             batch.position_ids,
         )
-        return token_log_probs(logits, batch.queries, batch.targets)
 
     def _ready(self, mask: Tensor) -> Tensor:
         """The mask as the attention in use takes it: the eager one adds it to its scores."""

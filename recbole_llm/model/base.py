@@ -201,10 +201,20 @@ class LLMRecommender(RowReader, SequentialRecommender):
             float32 [k].
         """
         n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
-        if len(answers[0]) > 1 and not self.scorer.knows(n_tokens):
+        if len(answers[0]) > 1:
+            self.takes_branches(n_tokens)
+        return self.scorer.log_probs(prompts, answers).losses(len(answers[0]))
+
+    def takes_branches(self, n_tokens: int) -> bool:
+        """Whether several answers to a prompt may be computed in one pass; the log says why not.
+
+        Args:
+            n_tokens: of the longest prompt with all its answers.
+        """
+        if not self.scorer.knows(n_tokens):
             with self.untuned():  # outside any instance: the compared rows are nobody's
                 self.scorer.takes_branches(n_tokens)
-        return self.scorer.log_probs(prompts, answers).losses(len(answers[0]))
+        return self.scorer.takes_branches(n_tokens)
 
     def takes_trunks(self, n_tokens: int) -> bool:
         """Whether rows may be computed with others as trees; the log says why not.
@@ -246,7 +256,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def fast_paths(self) -> set[FastPath]:
         """Ways of saving forward passes that this run may take; each is compared with plain passes before training."""
         paths = {FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS}
-        if self.config["curriculum"] != "none":
+        if self.config["curriculum"] != "none" or self.config["objective"] == "cft":
             paths.add(FastPath.BRANCHES)
         if self.config["train_unit"] == "user":
             paths.add(FastPath.TRUNKS)

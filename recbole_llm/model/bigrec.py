@@ -14,8 +14,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import EmbeddingGrounding, Grounding, ItemIndex, PromptedRows, Ranking, rank_scores
+from recbole_llm.grounding.titles import TitleGrounding, title_trie
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.encoder import TextEncoder
+from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.prompt.titles import clean_answer
@@ -68,6 +70,12 @@ class BIGRec(LLMRecommender):
         if isinstance(grounding, EmbeddingGrounding):
             return grounding
         return EmbeddingGrounding(self, self.config.final_config_dict)
+
+    @cached_property
+    def trie(self) -> TitleTrie:
+        """The answers that name items, as a tree of tokens: the grounding's, where it has one."""
+        grounding = self.grounding
+        return grounding.trie if isinstance(grounding, TitleGrounding) else title_trie(self)
 
     @property
     def index(self) -> ItemIndex:
@@ -221,8 +229,19 @@ class BIGRec(LLMRecommender):
         vectors: np.ndarray = self.item_embeddings[np.asarray(items)]
         return vectors
 
+    def top_items(self, interaction: Interaction) -> np.ndarray:
+        """The item ranked first for each row. Returns: int64 [rows]; 0 where none is."""
+        found: np.ndarray = self.grounding.rank(self._rows_to_rank(interaction), None, 1).top_items[:, 0]
+        return found
+
     def answer_vectors(self, interaction: Interaction) -> np.ndarray:
-        """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
+        """Embedding of each row's generated answer, or of the title ranked first (``distil_on_trie``).
+
+        Returns:
+            float32 [rows, d].
+        """
+        if self.config["distil_on_trie"]:
+            return self.title_vectors(self.top_items(interaction))
         return self.embed_answers(PromptedRows(self.histories(interaction), self.row_prompts(interaction)))
 
     @contextmanager

@@ -14,6 +14,7 @@ from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.prompt import Example, PromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.layout import Layout
+from recbole_llm.prompt.pieces import Pieces
 
 TokenPair = tuple[list[int], list[int]]
 """Token ids of a prompt and of its response."""
@@ -53,6 +54,11 @@ class PromptKind:
             outside_ids=catalog.tokens,
             **options,
         )
+
+    def without_history(self, tokenizer: PreTrainedTokenizerBase, bos_token_id: int | None) -> list[int]:
+        """Token ids of a prompt for the next item that shows no history: the same for every row."""
+        layout = self.wording.without_history(self.style, tokenizer)
+        return Pieces(layout, text_encoder(tokenizer), bos_token_id, tokenizer).fixed[0]
 
 
 class RowReader:

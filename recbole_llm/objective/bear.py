@@ -58,15 +58,34 @@ def bear_loss(
         >>> round(float(bear_loss(logits, targets, [[0, 1], [1, 2]], k=2, xi=2.75, weight=0.25)), 6)
         0.342125
     """
+    losses, weights = bear_terms(LegalTokens.of(logits, targets, legal, tau), k, xi, weight, form)
+    return weighted_mean(losses, weights * token_weights(losses, rows, row_weights))
+
+
+def bear_terms(tokens: LegalTokens, k: int, xi: float, weight: float, form: Form = "weights") -> tuple[Tensor, Tensor]:
+    """Loss of each answer token, and what it counts in the mean.
+
+    Args:
+        tokens: n answer tokens.
+        k: see :func:`bear_loss`, as for the others.
+        xi: see there.
+        weight: see there.
+        form: see there.
+
+    Returns:
+        Both [n]; what a token counts has no gradient, and is 0 where it is forced.
+
+    Raises:
+        ValueError: k or xi out of range, or the form is unknown.
+    """
     if form not in ("weights", "margin"):
         raise ValueError(f"form {form!r} is not known; choose weights or margin")
-    tokens = LegalTokens.of(logits, targets, legal, tau)
     losses = -tokens.log_probs()
-    of_rows = token_weights(losses, rows, row_weights) * (tokens.counts > 1)
+    branching = (tokens.counts > 1).to(losses)
     if form == "weights":
-        return weighted_mean(losses, of_rows * _weights(tokens, k, xi, weight))
+        return losses, branching * _weights(tokens, k, xi, weight)
     above = tokens.margins(_checked(k, xi)) - losses + losses.detach()  # the bar is a constant, log p is not
-    return weighted_mean(losses + weight * torch.sigmoid(-above / xi), of_rows)
+    return losses + weight * torch.sigmoid(-above / xi), branching
 
 
 @computes_in_torch("logits", "targets", "rows", "row_weights")

@@ -80,7 +80,7 @@ def cft_loss(
             "rows do not match"
         )
     factual, counterfactual = widened(factual), widened(counterfactual)  # before they are subtracted
-    weights = _positions(rows.long(), beta).to(factual) * token_weights(factual[:, 0], rows, row_weights)
+    weights = position_weights(rows.long(), beta).to(factual) * token_weights(factual[:, 0], rows, row_weights)
     loss = weighted_mean(functional.cross_entropy(factual, targets.long(), reduction="none"), weights)
     if weight == 0:
         return loss
@@ -88,8 +88,16 @@ def cft_loss(
     return loss + weight * weighted_mean(effects, weights)
 
 
-def _positions(rows: Tensor, beta: float) -> Tensor:
-    """``cft_weights`` of every token, at once: float64 [n]."""
+def position_weights(rows: Tensor, beta: float) -> Tensor:
+    """``cft_weights`` of every token of several answers, at once.
+
+    Args:
+        rows: int64 [n], a number >= 0 for the answer of each token; an answer's tokens in their order.
+        beta: weight of an answer's last token.
+
+    Returns:
+        float64 [n].
+    """
     order = torch.argsort(rows, stable=True)
     counts = torch.bincount(rows)
     starts = counts.cumsum(0) - counts

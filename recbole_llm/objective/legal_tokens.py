@@ -28,6 +28,7 @@ class LegalTokens:
         token: int64 [legal tokens of all], the answer token each belongs to, ascending.
         counts: int64 [n], legal tokens of each; m_t.
         right: [n], scaled logit of the right token.
+        tau: the temperature.
 
     Example:
         >>> tokens = LegalTokens.of(torch.zeros(1, 8), torch.tensor([5]), legal=[[3, 5]], tau=1.0)
@@ -39,6 +40,7 @@ class LegalTokens:
     token: Tensor
     counts: Tensor
     right: Tensor
+    tau: float = 1.0
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, legal: Sequence[Sequence[int]], tau: float) -> LegalTokens:
@@ -47,8 +49,6 @@ class LegalTokens:
         Raises:
             ValueError: tau is not positive, lengths differ, or a right token is not legal.
         """
-        if not tau > 0:
-            raise ValueError(f"the temperature must be > 0, not {tau}")
         if not len(logits) == len(targets) == len(legal):
             raise ValueError(f"{len(logits)} logits, {len(targets)} targets and {len(legal)} legal sets do not match")
         vocabulary = logits.shape[1]
@@ -60,12 +60,51 @@ class LegalTokens:
             first = int(missing[0])
             raise ValueError(f"answer token {first}: its target {int(targets[first])} is not among its legal tokens")
         token, column = (torch.from_numpy(part).to(logits.device) for part in np.divmod(flat, vocabulary))
-        logits = widened(logits)
+        counts = torch.bincount(token, minlength=len(legal))
+        return cls.at(
+            logits, torch.arange(len(legal), device=logits.device), targets.long(), token, column, counts, tau
+        )
+
+    @classmethod
+    def at(
+        cls,
+        logits: Tensor,
+        queries: Tensor,
+        targets: Tensor,
+        token: Tensor,
+        column: Tensor,
+        counts: Tensor,
+        tau: float = 1.0,
+    ) -> LegalTokens:
+        """The legal tokens in flat lists, looked up already; nothing is checked but the temperature.
+
+        Args:
+            logits: [q, V].
+            queries: int64 [n], the row of logits that predicts each answer token.
+            targets: int64 [n], the right tokens, each among its legal ones.
+            token: int64 [legal tokens of all], the answer token each belongs to, ascending.
+            column: int64 [legal tokens of all], their ids.
+            counts: int64 [n], legal tokens of each answer token.
+            tau: temperature, > 0.
+
+        Raises:
+            ValueError: tau is not positive.
+        """
+        if not tau > 0:
+            raise ValueError(f"the temperature must be > 0, not {tau}")
+        scaled = widened(logits[queries[token], column]) / tau
+        return cls(scaled, token, counts, widened(logits[queries, targets]) / tau, tau)
+
+    @classmethod
+    def join(cls, parts: Sequence[LegalTokens]) -> LegalTokens:
+        """The answer tokens of several passes of one temperature, one after another."""
+        starts = np.cumsum([0, *(len(part.counts) for part in parts)]).tolist()
         return cls(
-            scaled=logits[token, column] / tau,
-            token=token,
-            counts=torch.bincount(token, minlength=len(legal)),
-            right=logits[torch.arange(len(legal), device=logits.device), targets.long()] / tau,
+            torch.cat([part.scaled for part in parts]),
+            torch.cat([part.token + start for part, start in zip(parts, starts, strict=False)]),
+            torch.cat([part.counts for part in parts]),
+            torch.cat([part.right for part in parts]),
+            parts[0].tau,
         )
 
     def log_probs(self) -> Tensor:

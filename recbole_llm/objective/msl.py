@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from recbole_llm.arrays import computes_in_torch
@@ -58,14 +59,29 @@ def msl_loss(
         >>> round(float(loss), 6)
         0.474077
     """
+    losses, weights = msl_terms(LegalTokens.of(logits, targets, legal, tau), reduction, times_tau)
+    return weighted_mean(losses, weights * token_weights(losses, rows, row_weights))
+
+
+def msl_terms(tokens: LegalTokens, reduction: Reduction, times_tau: bool = False) -> tuple[Tensor, Tensor]:
+    """Loss of each answer token, and what it counts in the mean.
+
+    Args:
+        tokens: n answer tokens.
+        reduction: see :func:`msl_loss`, as for the next.
+        times_tau: see there.
+
+    Returns:
+        Both [n].
+
+    Raises:
+        ValueError: the reduction is unknown.
+    """
     if reduction not in ("answer", "branching"):
         raise ValueError(f"reduction {reduction!r} is not known; choose answer or branching")
-    tokens = LegalTokens.of(logits, targets, legal, tau)
     losses = -tokens.log_probs()
-    weights = token_weights(losses, rows, row_weights)
-    if reduction == "branching":
-        weights = weights * (tokens.counts > 1)
-    return weighted_mean(losses, weights) * (tau if times_tau else 1.0)
+    weights = torch.ones_like(losses) if reduction == "answer" else (tokens.counts > 1).to(losses)
+    return losses * (tokens.tau if times_tau else 1.0), weights
 
 
 @computes_in_torch("positive", "legal_logits")

@@ -140,6 +140,13 @@ class Wording:
         holding = ["input", "candidates"] if candidates else ["input"]
         return self._layout(["preamble", "instruction"], holding, style, tokenizer)
 
+    def without_history(self, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None) -> Layout:
+        """The layout of :meth:`next_item` without its input: the instruction alone, no slot.
+
+        Args and Raises: as for :meth:`next_item`.
+        """
+        return self._layout(["preamble", "instruction"], [], style, tokenizer)
+
     def click(self, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None) -> Layout:
         """The layout of a yes/no question, with the slots `liked`, `disliked` and `target`.
 

@@ -15,7 +15,7 @@ from recbole.config import Config as RecBoleConfig
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml
-from recbole_llm.registry import AXES
+from recbole_llm.registry import AXES, QUIET
 from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_model
 from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of, union_columns
 from recbole_llm.settings.models import find_model, task_of
@@ -103,6 +103,7 @@ class Config(RecBoleConfig):
             return str(self.model)
         built_on = ["llm_recommender"] if self.model_class.__name__ != self.model else []
         axes = [axis for axis in AXES if self.task != "click" or axis not in NOT_FOR_CLICKS]
+        axes = [axis for axis in axes if QUIET.get(axis) != self[axis]]
         axes += ["candidates"] if self["candidates"] else []
         return f"{self.model} ({', '.join(f'{key}={self[key]}' for key in [*built_on, *axes])})"
 

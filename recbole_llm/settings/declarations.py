@@ -14,6 +14,7 @@ from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.grounding.settings import GroundingSettings, ReweightSettings
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
+from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
@@ -59,6 +60,7 @@ def groups() -> tuple[Group, ...]:
         Group("Coreset", (CoresetSettings, *_of_axis("coreset"))),
         Group("Influence and effort", (InfluenceSettings, EffortSettings)),
         Group("Curriculum", (DistillationSettings,)),
+        Group("Objective", (ObjectiveSettings, *_of_axis("objective"))),
         Group("Grounding", (GroundingSettings, ReweightSettings)),
     )
 

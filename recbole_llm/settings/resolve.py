@@ -37,6 +37,8 @@ from recbole_llm.settings.stage_checks import (
     check_gamma,
     check_learner,
     check_needs,
+    check_objective,
+    check_on_trie,
     check_order,
     check_test_rows,
     check_validation,
@@ -272,7 +274,7 @@ def _checked_negatives(negatives: object) -> Any:
 
 def _check_components(final: Mapping[str, Any]) -> None:
     """Settings of one component that exclude one another; building it finds them."""
-    for axis in ("adapter", "coreset"):
+    for axis in ("adapter", "coreset", "objective"):
         component = find_choice(axis, final[axis])
         if component is not None and hasattr(component, "from_settings"):
             component.from_settings(final)
@@ -285,6 +287,8 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     """Settings of the stages, as far as they show without the data."""
     has_valid_rows = has_rows(final, "valid")
     check_answers(model, facts.has_answers, final)
+    check_objective(model, facts.has_answers, final)
+    check_on_trie(final)
     check_learner(final)
     if facts.has_answers:
         check_grounding(final)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from recbole_llm.curriculum import make_curricula
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.llm.settings import TINY
+from recbole_llm.objective.settings import NLL
+from recbole_llm.registry import find_choice
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
+    from recbole_llm.objective import TokenObjective
 
 # Inputs of selectors that are of validation rows; influence may be.
 OF_VALIDATION = ("target_texts", "valid_embeddings")
@@ -196,6 +199,45 @@ def check_answers(model: str, has_answers: bool, settings: Settings) -> None:
     """
     if settings["curriculum"] != "none" and not has_answers:
         raise InputError("curriculum", f"{model} generates no answers to distil; set curriculum: none", kind="conflict")
+
+
+def check_objective(model: str, has_answers: bool, settings: Settings) -> None:
+    """Refuse what the objective does not go with; one of another distribution says so itself.
+
+    Raises:
+        InputError: the model writes no titles, or see :meth:`recbole_llm.objective.TokenObjective.check`.
+    """
+    objective = cast("type[TokenObjective] | None", find_choice("objective", settings["objective"]))
+    if objective is None:
+        return
+    if not has_answers:
+        message = f"{model} writes no titles, which {settings['objective']} is about; set --objective={NLL}"
+        raise InputError("objective", message, kind="conflict")
+    objective.check(settings)
+
+
+def check_on_trie(settings: Settings) -> None:
+    """Refuse settings of raw distilled answers where these are titles of the catalogue.
+
+    Raises:
+        InputError: which.
+    """
+    if not settings["distil_on_trie"]:
+        return
+    for key, allowed in (("sd_select", "top"), ("sd_empty", "real")):
+        if settings[key] != allowed:
+            raise InputError(
+                key,
+                f"'{settings[key]}' is about raw answers, and with distil_on_trie the title ranked first is learnt; "
+                f"set --{key}={allowed}",
+                kind="conflict",
+            )
+    if settings["candidates"]:
+        raise InputError(
+            "distil_on_trie",
+            "it ranks the catalogue, and with candidates nothing is ranked; leave one of them out",
+            kind="conflict",
+        )
 
 
 def on_validation(name: str, settings: Settings) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
-from recbole_llm.registry import suggestion
+from recbole_llm.registry import QUIET, suggestion
 from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
 
-NOT_FOR_CLICKS = ("curriculum", "grounding", "reweight")  # they work on generated text
+NOT_FOR_CLICKS = ("curriculum", "objective", "grounding", "reweight")  # they work on generated text
 DRAWS_CANDIDATES = ("candidates", "sample_seed", "title_field", "title_with")  # these settings decide which are drawn
 EVALUATED_ROWS = ("eval_args", "valid_sample_size", "test_sample_size")
 RANKING, VALUE = "RANKING", "VALUE"
@@ -105,7 +105,7 @@ def check_axes_of_clicks(model: str, final: Mapping[str, Any], user: Mapping[str
         InputError: the axis that does not apply.
     """
     for key in NOT_FOR_CLICKS:
-        if key in user if key == "grounding" else final[key] != "none":
+        if key in user if key == "grounding" else final[key] != QUIET.get(key, "none"):
             raise InputError(
                 key, f"{model} answers Yes or No, so '{final[key]}' does not apply; leave {key} out", kind="conflict"
             )

@@ -9,7 +9,7 @@ from typing import Any, cast
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.stages import Stage, write_json
-from recbole_llm.trainer.distillation import ANSWERS, DistanceMeter, distil, read_answers
+from recbole_llm.trainer.distillation import ANSWERS, RANKED, DistanceMeter, distil, read_answers
 from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
 
 
@@ -30,13 +30,15 @@ class DistilStage(Stage[list[str]]):
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
         select = self._tuning.distillation.sd_select
-        return {"fine-tuned": self._tuning.facts, "generation": self._tuning.generation, "select": select}
+        facts = {"fine-tuned": self._tuning.facts, "generation": self._tuning.generation, "select": select}
+        return {**facts, **self._tuning.on_trie}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the model gets the fine-tuned weights."""
         model, rows = cast(BIGRec, self._tuning.model), self._tuning.rows
         load_adapter(model, self._fine_tuned.folder / "adapter")
-        select = self._tuning.distillation.sd_select
+        settings = self._tuning.distillation
+        select = RANKED if settings.distil_on_trie else settings.sd_select
         distil(model, rows.readable, rows.examples, select, folder, self._tuning.show_progress)
 
     def load(self, folder: Path) -> list[str]:
@@ -68,6 +70,7 @@ class DistanceStage(Stage[float]):
             "distance_rows": tuning.distillation.distance_rows,
             "generation": tuning.generation,
             "seed": tuning.config["seed"],
+            **tuning.on_trie,
         }
 
     def compute(self, folder: Path) -> None:

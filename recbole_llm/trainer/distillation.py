@@ -19,6 +19,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.prompt.layout import quote
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.settings.stage_checks import check_readable
 from recbole_llm.stages import write_json
@@ -26,6 +27,7 @@ from recbole_llm.stages import write_json
 ANSWERS, SUMMARY, NEAREST = "answers.jsonl", "summary.json", "nearest.npy"
 CHUNK = 256  # rows answered between two writes: what a killed run loses at most
 MANY_EMPTY = 0.05
+RANKED = "ranked"  # which text is kept with distil_on_trie
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,8 @@ def distil(
         model: the fine-tuned model.
         rows: the training rows.
         examples: their prompts and true answers.
-        select: ``top`` keeps the best beam, ``nearest`` the beam whose embedding is nearest to the true title's.
+        select: ``top`` keeps the best beam, ``nearest`` the beam whose embedding is nearest to the true title's,
+            ``ranked`` the title that is ranked first.
         folder: where ``answers.jsonl`` is written, and what :func:`summarise` makes of it.
         progress: whether to show a progress bar.
     """
@@ -64,6 +67,9 @@ def distil(
 
 
 def _answers(model: BIGRec, rows: Interaction, select: str) -> list[str]:
+    if select == RANKED:
+        titles = [model.catalog.titles[item] for item in model.top_items(rows)]
+        return ["" if title is None else quote(title) for title in titles]
     if select == "top":
         return model.generate_text(rows)
     beams = model.generate_beams(rows)

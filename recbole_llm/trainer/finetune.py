@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +24,9 @@ from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
+from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 
+MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
 log = logging.getLogger(__name__)
 
 
@@ -89,6 +90,8 @@ class FineTuning:
         on_epoch: called with the record of every epoch.
         progress: whether to show a progress bar.
         trunks: of the examples, where those of a user are computed together; None computes each apart.
+        make_loss: gives the loss of a step, from the passes and the weights that learn; by default the mean negative
+            log-likelihood of the answers.
 
     Attributes:
         best_evaluation: what the validation of the best epoch found; None where it was in an earlier process.
@@ -106,19 +109,17 @@ class FineTuning:
         on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
         progress: bool = False,
         trunks: Trunks | None = None,
+        make_loss: MakeLoss = lambda passes, trainable: MeanNll(passes),
     ) -> None:
         self.model, self.settings, self.optimizer, self.distilled = model, settings, optimizer, distilled
         self.validation, self.on_epoch, self.progress, self.histories = validation, on_epoch, progress, histories
         prompts = [prompt for prompt, _ in examples]
-        self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
-        self.answers: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
+        answers: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
         if distilled is not None:
-            self.answers[DISTILLED] = distilled.answers
-        self.answer_lengths = {
-            name: np.array([len(answer) for answer in answers]) for name, answers in self.answers.items()
-        }
-        self.passes = Passes(model, prompts, histories, self.answers, settings, trunks)
+            answers[DISTILLED] = distilled.answers
+        self.passes = Passes(model, prompts, histories, answers, settings, trunks)
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.loss = make_loss(self.passes, self.trainable)
         steps = settings.steps(len(examples))
         for warning in warmup_warning(settings.warmup(steps), steps):
             log.warning("%s.", warning)
@@ -127,7 +128,7 @@ class FineTuning:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
-        self.epoch = self.tokens = 0
+        self.epoch = 0
 
     def run(self, folder: Path) -> list[dict[str, Any]]:
         """Train from the newest state in ``folder``, or from the start, to the end or to early stopping.
@@ -165,15 +166,15 @@ class FineTuning:
         torch.manual_seed(seed)  # dropout of an epoch does not depend on whether the run was resumed before it
         weight = self._weight()
         weights = target_weights(weight)
-        lengths = self.prompt_lengths + sum(self.answer_lengths[name] for name in weights)
+        lengths = self.loss.lengths(weights)
         steps = self.passes.steps(np.random.default_rng(seed), lengths)
-        started, losses, self.tokens = time.perf_counter(), np.zeros(len(weights)), 0
+        started, losses, self.loss.tokens = time.perf_counter(), np.zeros(len(weights)), 0
         title = f"Train {self.epoch}/{self.settings.epochs}"
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
             n_steps = self.settings.epochs * len(steps)
             with self.model.training_step((self.epoch - 1) * len(steps) + done - 1, n_steps):
                 losses += self._step(rows, weights, lengths)
-            speed = self.tokens / (time.perf_counter() - started)
+            speed = self.loss.tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {losses @ list(weights.values()) / done:.4f}, {speed:,.0f} tokens/s")
         seconds = time.perf_counter() - started
         losses /= len(steps)
@@ -182,7 +183,8 @@ class FineTuning:
             "train_loss": float(losses @ list(weights.values())),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
-            "tokens_per_second": self.tokens / seconds,
+            "tokens_per_second": self.loss.tokens / seconds,
+            **self.loss.record(),
         }
         record |= self.model.adapter.row_facts(self.model.llm, self.histories)
         if self.distilled is not None:
@@ -197,20 +199,10 @@ class FineTuning:
     def _step(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """One optimiser step; returns the loss on each target.
 
-        A loss is the mean over all tokens of that target in the step, however its rows are cut into batches.
+        A loss is a mean over all tokens of that target in the step, however its rows are cut into batches.
         """
-        counts = np.array([self.answer_lengths[name][rows].sum() for name in weights])
-        scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=self.model.device)
         self.optimizer.zero_grad(set_to_none=True)
-        totals = np.zeros(len(weights))
-        for one in self.passes.of_step(rows, list(weights), lengths):
-            with self._autocast():
-                losses = self.passes.loss(one, list(weights))
-                weighted = (losses * scale).sum()
-            self.tokens += one.n_tokens
-            weighted.backward()
-            totals += losses.detach().cpu().numpy()
-        totals /= counts
+        totals = self.loss.backward(rows, weights, lengths)
         if not np.isfinite(totals).all():
             loss = float(totals @ list(weights.values()))
             raise InputError(
@@ -220,10 +212,8 @@ class FineTuning:
             torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
+        self.loss.after_step()
         return totals
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.settings.enable_amp)
 
     def _validate_epoch(self, record: dict[str, Any]) -> None:
         if not self.validation or self.settings.eval_step <= 0 or self.epoch % self.settings.eval_step:
@@ -258,6 +248,8 @@ class FineTuning:
         }
         if self.distilled is not None:
             progress["distances"] = self.distilled.distances
+        if loss := self.loss.state():
+            progress["loss"] = loss
         trainable = self.model.adapter.trainable_state(self.model.llm)
         return TrainingState(self.epoch, trainable, self.best, pack_optimizer(self.optimizer), progress)
 
@@ -276,3 +268,5 @@ class FineTuning:
         self.stopping = EarlyStopping(**state.progress["stopping"])
         if self.distilled is not None:
             self.distilled.distances = state.progress["distances"]
+        if "loss" in state.progress:
+            self.loss.load_state(state.progress["loss"])

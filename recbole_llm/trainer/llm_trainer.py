@@ -15,12 +15,14 @@ from recbole_llm.curriculum import make_curricula
 from recbole_llm.evaluation import Evaluation, protocol_of
 from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.objective import make_objective
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_gamma, check_validation
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.finetune import Validation
+from recbole_llm.trainer.objective_loss import make_reader
 from recbole_llm.trainer.optimizer import parameter_groups
 from recbole_llm.trainer.pipeline import Pipeline
 from recbole_llm.trainer.reweighting import Reweighting
@@ -108,7 +110,9 @@ class LLMTrainer(Trainer):
         self.eval_collector.data_collect(train_data)
         self.model.prepare()
         if valid_data and (self.valid_metric == LOSS or not self.protocol.has_labels):
-            self.valid_loss = ValidLoss(self.model, valid_data.dataset, self.config["generation_batch_tokens"])
+            objective = make_objective(self.config.final_config_dict)
+            reader = make_reader(self.model, objective) if objective is not None and objective.reads_legal else None
+            self.valid_loss = ValidLoss(self.model, valid_data.dataset, self.config["generation_batch_tokens"], reader)
         if self.config["epochs"]:
             tuning = self._tuning(train_data, valid_data, verbose, show_progress, callback_fn)
             pipeline = Pipeline(tuning, make_curricula(self.config))

@@ -8,9 +8,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.rows import common_prefix
 from recbole_llm.llm.trunks import tree_size
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.objective.tokens import AnswerTokens
 from recbole_llm.prompt.batches import epoch_steps, micro_batches
 from recbole_llm.prompt.trunk import Pass, Tree, Trunks, trunk_passes, trunk_steps
 from recbole_llm.settings.training import FineTuneSettings
@@ -28,6 +30,10 @@ class Passes:
         answers: token ids of each row's answer, by kind.
         settings: batch size and memory are read.
         trunks: of the rows, where those of a user are computed together; None computes each apart.
+
+    Attributes:
+        prompt_lengths: int64 [rows], tokens of each prompt.
+        answer_lengths: int64 [rows] by kind, tokens of each answer.
     """
 
     def __init__(
@@ -41,6 +47,8 @@ class Passes:
     ) -> None:
         self.model, self.prompts, self.histories, self.answers = model, prompts, histories, answers
         self.settings, self.trunks = settings, trunks
+        self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
+        self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
 
     def steps(self, generator: np.random.Generator, lengths: np.ndarray) -> list[np.ndarray]:
         """The rows of each optimiser step of an epoch.
@@ -75,14 +83,35 @@ class Passes:
 
     def loss(self, one: Pass, kinds: Collection[str]) -> torch.Tensor:
         """Negative log-likelihood of a pass's answers, summed by kind. Returns: float32 [kinds]."""
-        rows = [row for tree in one.trees for row in tree]
+        rows, trees = self._laid_out(one)
         prompts, answers = [self.prompts[row] for row in rows], self._answers(rows, kinds)
+        if trees is not None:
+            return self.model.trunk_loss(trees, prompts, answers)
+        with self.model.conditioned_on([self.histories[row] for row in rows]):
+            return self.model.answer_loss(prompts, answers)
+
+    def read(self, one: Pass, kinds: Collection[str], reader: AnswerReader, tau: float) -> AnswerTokens:
+        """What an objective reads of a pass's answers; its rows are those of the pass, in their order.
+
+        Args:
+            one: the pass.
+            kinds: of answers.
+            reader: reads them.
+            tau: temperature of the softmax among titles.
+        """
+        rows, trees = self._laid_out(one)
+        prompts, answers = [self.prompts[row] for row in rows], self._answers(rows, kinds)
+        histories = [self.histories[row] for row in rows] * (2 if reader.bare_per_row else 1)
+        with self.model.conditioned_on(histories):
+            return reader.read(prompts, answers, tau, trees)
+
+    def _laid_out(self, one: Pass) -> tuple[list[int], list[list[int]] | None]:
+        """The rows of a pass in their order, and its trees by their positions; None where rows are computed apart."""
+        rows = [row for tree in one.trees for row in tree]
         if self._trunk_of_row is None:
-            with self.model.conditioned_on([self.histories[row] for row in rows]):
-                return self.model.answer_loss(prompts, answers)
+            return rows, None
         ends = np.cumsum([len(tree) for tree in one.trees])
-        trees = [list(range(end - len(tree), end)) for tree, end in zip(one.trees, ends.tolist(), strict=True)]
-        return self.model.trunk_loss(trees, prompts, answers)
+        return rows, [list(range(end - len(tree), end)) for tree, end in zip(one.trees, ends.tolist(), strict=True)]
 
     @cached_property
     def _trunk_of_row(self) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.objective import TokenObjective, make_objective
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.selection.trunk_rows import trunk_facts
@@ -28,6 +29,7 @@ from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import DistanceMeter
 from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
 from recbole_llm.trainer.guards import plateau, plateau_warning, warmup_warning, weight_warning
+from recbole_llm.trainer.objective_loss import LossMaker
 from recbole_llm.trainer.optimizer import group_options
 
 # What decides a generated answer besides the weights, and what decides the validation score of an epoch.
@@ -83,7 +85,21 @@ class Tuning:
             **({"trunks": trunk_facts(config)} if self.rows.trunks else {}),
             "settings": {**settings, **group_options(config, model)},
             "seed": config["seed"],
+            **({"objective": self.objective.facts()} if self.objective else {}),
         }
+
+    @cached_property
+    def objective(self) -> TokenObjective | None:
+        """The loss of an answer's tokens; None for the mean negative log-likelihood."""
+        return make_objective(self.config.final_config_dict)
+
+    @property
+    def on_trie(self) -> dict[str, Any]:
+        """What decides which title is ranked first, where distilled answers are such titles; else nothing."""
+        if not self.distillation.distil_on_trie:
+            return {}
+        grounding = cast(Any, find_choice("grounding", self.config["grounding"]))
+        return {"on_trie": {name: self.config[name] for name in (*ANSWERING, *grounding.settings)}}
 
     @property
     def distillation(self) -> DistillationSettings:
@@ -158,6 +174,7 @@ class FineTuneStage(Stage[TuningResult]):
             lambda record: tuning.on_epoch(self.group, record),
             tuning.show_progress,
             tuning.rows.trunks,
+            LossMaker(model, tuning.objective),
         )
         write_json(folder / "history.json", run.run(folder))
         model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
@@ -177,8 +194,11 @@ class FineTuneStage(Stage[TuningResult]):
         tuning = self.tuning
         settings = FineTuneSettings.from_settings(tuning.config.final_config_dict)
         steps = settings.steps(len(tuning.rows.examples))
+        found = warmup_warning(settings.warmup(steps), steps)
+        if tuning.objective is not None:  # the plateau is one of the mean log-likelihood
+            return found
         level = plateau(tuning.model.n_answers, [len(response) for _, response in tuning.rows.examples])
-        return [*warmup_warning(settings.warmup(steps), steps), *plateau_warning(history, level)]
+        return [*found, *plateau_warning(history, level)]
 
     def distilled(self) -> DistilledTargets | None:
         """The second targets of the rows, if there are some."""
@@ -228,6 +248,7 @@ class CurriculumStage(FineTuneStage):
             "distilled": self.source,
             **{name: self.tuning.config[name] for name in names},
             "curriculum": self.curriculum.facts(),
+            **(self.tuning.on_trie if self.meter else {}),
         }
 
     def compute(self, folder: Path) -> None:

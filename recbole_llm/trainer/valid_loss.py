@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt.batches import micro_batches
@@ -21,12 +23,13 @@ class ValidLoss:
         model: the recommender.
         rows: the validation rows, a RecBole data set.
         batch_tokens: tokens per forward pass, padding included.
+        reader: of the softmax among titles, where the model is tuned on that: then the loss is among titles, too.
     """
 
-    def __init__(self, model: LLMRecommender, rows: Any, batch_tokens: int) -> None:
+    def __init__(self, model: LLMRecommender, rows: Any, batch_tokens: int, reader: AnswerReader | None = None) -> None:
         histories = model.histories(rows.inter_feat)
         pairs = zip(model.token_pairs(rows.inter_feat), histories, strict=True)
-        self._model = model
+        self._model, self._reader = model, reader
         self._rows = [(*pair, history) for pair, history in pairs if pair is not None]
         lengths = [len(prompt) + len(response) for prompt, response, _ in self._rows]
         self._batches = micro_batches(lengths, batch_tokens, sort=True)
@@ -45,12 +48,21 @@ class ValidLoss:
             for batch in self._batches:
                 prompts, responses, histories = zip(*(self._rows[row] for row in batch), strict=True)
                 with self._model.conditioned_on(histories):
-                    total += float(self._model.answer_loss(prompts, [[response] for response in responses])[0])
+                    total += self._sum(prompts, [[response] for response in responses])
                 n_tokens += sum(map(len, responses))
         loss = total / n_tokens
         if not torch.isfinite(torch.tensor(loss)):
             raise FloatingPointError(f"the loss of the validation rows is {loss}")
         return loss
+
+    def _sum(self, prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]]) -> float:
+        """Negative log-likelihood of some answers, summed over their tokens."""
+        if self._reader is None:
+            return float(self._model.answer_loss(prompts, answers)[0])
+        legal = self._reader.read(prompts, answers).legal
+        if legal is None:
+            raise ValueError("the reader reads no titles")
+        return float(-legal.log_probs().sum())
 
     def require(self) -> float:
         """The same where an epoch is chosen by it.

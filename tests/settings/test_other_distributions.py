@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 
+from recbole_llm.objective import make_objective
 from recbole_llm.registry import AXES, added_choices, choices, find_choice
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command
@@ -26,6 +27,7 @@ from recbole_llm.adapter.lora import LoraAdapter
 from recbole_llm.coreset.selector import Selector
 from recbole_llm.curriculum.schedule import FixedCurriculum
 from recbole_llm.declare import Setting
+from recbole_llm.objective import TokenObjective
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,19 @@ class Half(FixedCurriculum):
         return cls(0.5)
 
 
+@dataclass(frozen=True)
+class Doubled(TokenObjective):
+    factor: Annotated[float, Setting("what the loss is multiplied by", above=0)] = 2.0
+
+    name: ClassVar[str] = "doubled"
+
+    def terms(self, tokens):
+        return -self.factor * tokens.log_probs, tokens.log_probs.new_ones(len(tokens.rows))
+
+    def known_weights(self, lengths, branching):
+        return lengths
+
+
 class Grounding:
     settings = ()
 """
@@ -72,6 +87,8 @@ def other(tmp_path, monkeypatch):
             broken = other_axes:Missing
             [recbole_llm.curriculum]
             half = other_axes:Half
+            [recbole_llm.objective]
+            doubled = other_axes:Doubled
             [recbole_llm.grounding]
             theirs = other_axes:Grounding
             [recbole_llm.model]
@@ -94,6 +111,7 @@ def words(*more: str) -> list[str]:
 
 def test_every_axis_takes_values_of_others(other):
     names = {"adapter": "ranked", "coreset": "first", "curriculum": "half", "grounding": "theirs"}
+    names["objective"] = "doubled"
     assert all(name in choices(axis) for axis, name in names.items()) and set(names) == set(AXES)
     assert find_choice("coreset", "first").__name__ == "FirstRows"
     assert find_choice("adapter", "lora").__module__ == "recbole_llm.adapter.lora"  # ours stay ours
@@ -107,6 +125,8 @@ def test_their_settings_are_known_checked_and_told(other):
     assert "first_step" not in classic_keys() and "--first_step" in help_text("passed over")
     (resolved,) = check_command(parse_command(words("--coreset=first", "--first_step=2", "--adapter=ranked")))
     assert (resolved["first_step"], resolved["ranked_decay"], resolved["lora_r"]) == (2, 0.5, 16)
+    loss = make_objective(Config("BIGRec", "ml-100k", argv=["--objective=doubled"]).final_config_dict)
+    assert loss.facts() == {"objective": "doubled", "factor": 2.0}
     config = Config("BIGRec", "ml-100k", argv=["--coreset=first", "--curriculum=half"])
     assert (config["coreset"], config["first_step"], config["curriculum"]) == ("first", 0, "half")
     selector = find_choice("coreset", "first").from_settings(config.final_config_dict)

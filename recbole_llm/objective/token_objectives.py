@@ -1,0 +1,339 @@
+"""The values of the axis ``objective``: how much each token of an answer is worth, and its loss.
+
+All of them are weighted means: the sum of weight * loss over the sum of weights, over the answer tokens of one role in
+one optimiser step. Weights have no gradient. Sources and formulas are those of the functions of this package.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+
+import numpy as np
+
+from recbole_llm.declare import Declared, Setting, Settings
+from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recbole_llm.objective.legal_tokens import LegalTokens
+    from recbole_llm.objective.tokens import AnswerTokens
+
+
+class TokenObjective(Declared, ABC):
+    """Says what the loss of an answer's tokens is in fine-tuning."""
+
+    name: ClassVar[str]
+    """Value of the config key ``objective``."""
+    reads_legal: ClassVar[bool] = False
+    """Whether it reads the softmax among tokens that continue a title: every answer must then be one."""
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """Refuse settings that do not go together, before anything is loaded.
+
+        Raises:
+            InputError: they do not.
+        """
+        if cls.reads_legal:
+            _check_titles(cls.name, settings)
+
+    @property
+    def reads_effects(self) -> bool:
+        """Whether it reads what the history adds to the logits: each answer is scored without a history as well."""
+        return False
+
+    @abstractmethod
+    def terms(self, tokens: AnswerTokens) -> tuple[Tensor, Tensor]:
+        """Loss of each answer token, and what it counts in the mean, without a gradient. Returns: both [n]."""
+
+    @abstractmethod
+    def known_weights(self, lengths: np.ndarray, branching: np.ndarray) -> np.ndarray | None:
+        """Sum of the weights of each answer's tokens, where it is known before the forward pass.
+
+        Args:
+            lengths: int64 [answers], tokens, EOS included.
+            branching: int64 [answers], of these the ones with several legal tokens; read by those who read legal ones.
+
+        Returns:
+            [answers]; None where the LLM decides.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What the result of training depends on, as JSON values."""
+        return {"objective": self.name, **asdict(cast(Any, self))}
+
+    @property
+    def start_tau(self) -> float:
+        """Temperature of the softmax among legal tokens at the first step."""
+        return 1.0
+
+    def next_tau(self, statistics: FirstTokens, tau: float) -> float:
+        """Temperature of the next step, after a step at ``tau``; most keep it."""
+        return tau
+
+    @property
+    def adapts(self) -> bool:
+        """Whether :meth:`next_tau` reads anything."""
+        return False
+
+
+@dataclass
+class FirstTokens:
+    """Logits of the first branching token of each answer of an optimiser step.
+
+    Attributes:
+        right: float, of the right tokens.
+        legal: float, of all legal ones, pooled.
+        counts: legal tokens of each answer's.
+    """
+
+    right: list[float]
+    legal: list[float]
+    counts: list[int]
+
+    def add(self, tokens: AnswerTokens) -> None:
+        """Note those of one forward pass."""
+        import torch
+
+        legal = _legal(tokens)
+        branching = (legal.counts > 1).nonzero()[:, 0]
+        own = tokens.numbers()[branching]
+        first = torch.ones_like(own, dtype=torch.bool)
+        first[1:] = own[1:] != own[:-1]
+        chosen = branching[first]
+        self.right += (legal.right[chosen] * legal.tau).tolist()
+        self.counts += legal.counts[chosen].tolist()
+        self.legal += (legal.scaled[torch.isin(legal.token, chosen)] * legal.tau).tolist()
+
+
+@dataclass(frozen=True, repr=False)
+class MSLObjective(TokenObjective):
+    """The softmax of tuning sees only tokens that continue a title: :func:`recbole_llm.objective.msl_loss`.
+
+    Attributes:
+        tau: temperature, or the first one of an adaptive temperature.
+        temperature: ``fixed``; or ``adaptive``, ``recbole_llm.objective.adaptive_temperature`` after every step.
+        eta: adaptive: probability of the right first token that is aimed at.
+        tau_momentum: adaptive: weight of a new estimate.
+        denominator: mean over all ``answer`` tokens, or ``branching`` ones; by default the latter where adaptive.
+        times_tau: whether the loss is multiplied by the temperature; by default where adaptive.
+
+    Example:
+        >>> MSLObjective(temperature="adaptive").facts()["denominator"]
+        'branching'
+    """
+
+    tau: Annotated[
+        float | None,
+        Setting("temperature of the logits, or the first one", above=0, null="is 1, and 1.5 where it is adaptive"),
+    ] = None
+    temperature: Annotated[
+        str,
+        Setting("temperature by step", choices={"fixed": "msl_tau", "adaptive": "by the first tokens' logits"}),
+    ] = "fixed"
+    eta: Annotated[float, Setting("adaptive: probability that the right first token is to have", above=0, below=1)] = (
+        0.25
+    )
+    tau_momentum: Annotated[float, Setting("adaptive: weight of a new estimate", above=0, high=1)] = 0.05
+    denominator: Annotated[
+        str | None,
+        Setting(
+            "tokens of the mean",
+            choices={"answer": "all", "branching": "those with several continuations"},
+            null="is answer, and branching where the temperature is adaptive",
+        ),
+    ] = None
+    times_tau: Annotated[
+        bool | None, Setting("multiply the loss by the temperature", null="does where it is adaptive")
+    ] = None
+
+    name: ClassVar[str] = "msl"
+    reads_legal: ClassVar[bool] = True
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`TokenObjective`; defaults that depend on the temperature are resolved."""
+        own = {"objective": self.name, "tau": self.start_tau, "temperature": self.temperature}
+        own |= {"denominator": self._denominator, "times_tau": self._times_tau}
+        return {**own, "eta": self.eta, "tau_momentum": self.tau_momentum} if self.adapts else own
+
+    @property
+    def adapts(self) -> bool:
+        """See :class:`TokenObjective`."""
+        return self.temperature == "adaptive"
+
+    @property
+    def start_tau(self) -> float:
+        """See :class:`TokenObjective`."""
+        return self.tau if self.tau is not None else (1.5 if self.adapts else 1.0)
+
+    @property
+    def _denominator(self) -> Literal["answer", "branching"]:
+        found = self.denominator or ("branching" if self.adapts else "answer")
+        return cast(Literal["answer", "branching"], found)
+
+    @property
+    def _times_tau(self) -> bool:
+        return self.adapts if self.times_tau is None else self.times_tau
+
+    def terms(self, tokens: AnswerTokens) -> tuple[Tensor, Tensor]:
+        """See :class:`TokenObjective`."""
+        from recbole_llm.objective.msl import msl_terms
+
+        return msl_terms(_legal(tokens), self._denominator, self._times_tau)
+
+    def known_weights(self, lengths: np.ndarray, branching: np.ndarray) -> np.ndarray | None:
+        """See :class:`TokenObjective`."""
+        return lengths if self._denominator == "answer" else branching
+
+    def next_tau(self, statistics: FirstTokens, tau: float) -> float:
+        """See :class:`TokenObjective`."""
+        import torch
+
+        from recbole_llm.objective.msl import adaptive_temperature
+
+        if not self.adapts or not statistics.counts:
+            return tau
+        right, legal = (torch.tensor(values, dtype=torch.float64) for values in (statistics.right, statistics.legal))
+        n_root = sum(statistics.counts) / len(statistics.counts)
+        return float(adaptive_temperature(right, legal, n_root, tau, self.eta, self.tau_momentum))
+
+
+@dataclass(frozen=True, repr=False)
+class BEARObjective(TokenObjective):
+    """MSL with tokens weighted by the bar of a beam search: :func:`recbole_llm.objective.bear_loss`.
+
+    Attributes:
+        tau: temperature.
+        k: beams that the bar is of; the run's own by default.
+        xi: width of the sigmoid of the margin.
+        weight: lambda_B; 0 is MSL's mean over branching tokens.
+        form: ``weights``, as in the authors' code; or ``margin``.
+    """
+
+    tau: Annotated[float, Setting("temperature of the logits", above=0)] = 1.0
+    k: Annotated[int | None, Setting("beams that the bar is of", low=1, null="is num_beams")] = None
+    xi: Annotated[float, Setting("width of the sigmoid of the margin, in log-probability", above=0)] = 1.0
+    weight: Annotated[float, Setting("weight of the margin", low=0, note="0 is msl's mean over branching tokens")] = 1.0
+    form: Annotated[
+        str,
+        Setting(
+            "what the margin does",
+            choices={
+                "weights": "tokens above the bar count more, the authors' code",
+                "margin": "tokens below it cost more, ours",
+            },
+        ),
+    ] = "weights"
+
+    name: ClassVar[str] = "bear"
+    reads_legal: ClassVar[bool] = True
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> BEARObjective:
+        """From a run's settings; the number of beams is the search's."""
+        found = super().from_settings(settings)
+        return found if found.k is not None else replace(found, k=settings["num_beams"])
+
+    @property
+    def start_tau(self) -> float:
+        """See :class:`TokenObjective`."""
+        return self.tau
+
+    def terms(self, tokens: AnswerTokens) -> tuple[Tensor, Tensor]:
+        """See :class:`TokenObjective`."""
+        from recbole_llm.objective.bear import Form, bear_terms
+
+        if self.k is None:
+            raise ValueError("k is not set: from_settings takes the run's num_beams")
+        return bear_terms(_legal(tokens), self.k, self.xi, self.weight, cast(Form, self.form))
+
+    def known_weights(self, lengths: np.ndarray, branching: np.ndarray) -> np.ndarray | None:
+        """See :class:`TokenObjective`."""
+        return branching if self.form == "margin" or self.weight == 0 else None
+
+
+@dataclass(frozen=True, repr=False)
+class CFTObjective(TokenObjective):
+    """What the history adds to the logits must predict the answer too: :func:`recbole_llm.objective.cft_loss`.
+
+    Attributes:
+        beta: weight of an answer's last token; the first has 1.
+        weight: lambda_C, of the second term; 0 scores nothing without a history.
+    """
+
+    beta: Annotated[float, Setting("weight of an answer's last token; the first has 1", low=0, high=1)] = 0.25
+    weight: Annotated[float, Setting("weight of the loss of what the history adds to the logits", low=0)] = 0.1
+
+    name: ClassVar[str] = "cft"
+
+    @property
+    def reads_effects(self) -> bool:
+        """See :class:`TokenObjective`."""
+        return self.weight > 0
+
+    def terms(self, tokens: AnswerTokens) -> tuple[Tensor, Tensor]:
+        """See :class:`TokenObjective`."""
+        from recbole_llm.objective.cft import position_weights
+
+        if tokens.log_probs is None:
+            raise ValueError("the log-probabilities of the answers were not read")
+        losses = -tokens.log_probs
+        if tokens.effects is not None:
+            losses = losses - self.weight * tokens.effects
+        return losses, position_weights(tokens.numbers(), self.beta).to(losses)
+
+    def known_weights(self, lengths: np.ndarray, branching: np.ndarray) -> np.ndarray | None:
+        """See :class:`TokenObjective`; an evenly falling sequence sums to its length times its mean."""
+        return np.where(lengths > 1, lengths * (1 + self.beta) / 2, 1.0)
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See :class:`TokenObjective`."""
+        if settings["candidates"]:
+            raise InputError(
+                "objective",
+                "cft scores answers after a prompt without a history, one for all rows, and candidates differ from row "
+                "to row; leave candidates out, or set --objective=nll",
+                kind="conflict",
+            )
+
+
+def _legal(tokens: AnswerTokens) -> LegalTokens:
+    """The legal tokens, which an objective that reads them is given."""
+    if tokens.legal is None:
+        raise ValueError("the tokens that continue a title were not read")
+    return tokens.legal
+
+
+def _check_titles(name: str, settings: Settings) -> None:
+    """Refuse what trains or searches beyond the catalogue's titles where the loss is among them.
+
+    Raises:
+        InputError: the grounding, its probabilities, or distilled answers that are no titles.
+    """
+    grounding = settings["grounding"]
+    if grounding not in ("constrained", "likelihood"):
+        raise InputError(
+            "objective",
+            f"{name} tunes among tokens that continue a title, and grounding={grounding} searches all text; set "
+            "--grounding=constrained or likelihood, with --title_renormalize=True",
+            kind="conflict",
+        )
+    if not settings["title_renormalize"]:
+        raise InputError(
+            "title_renormalize",
+            f"objective={name} tunes probabilities among tokens that continue a title, so these are to rank; set "
+            "--title_renormalize=True",
+            kind="conflict",
+        )
+    if settings["curriculum"] != "none" and not settings["distil_on_trie"]:
+        raise InputError(
+            "distil_on_trie",
+            f"objective={name} knows titles alone, and raw distilled answers may be none; set --distil_on_trie=True, "
+            "or --curriculum=none",
+            kind="conflict",
+        )

@@ -1,0 +1,190 @@
+"""The loss of an optimiser step and its gradient, however the step's rows are cut into forward passes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.objective.token_objectives import FirstTokens, TokenObjective
+from recbole_llm.objective.tokens import AnswerTokens
+from recbole_llm.prompt.trunk import Pass
+from recbole_llm.trainer.passes import Passes
+
+
+class StepLoss(ABC):
+    """Adds the gradient of a step's loss to the weights.
+
+    Args:
+        passes: of the training.
+
+    Attributes:
+        passes: as given.
+        tokens: that went through forward passes so far.
+    """
+
+    def __init__(self, passes: Passes) -> None:
+        self.passes, self.tokens = passes, 0
+
+    @abstractmethod
+    def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
+        """Compute the loss of a step on each kind of answer, and its gradient.
+
+        Args:
+            rows: of the step.
+            weights: of the loss of each kind of answer.
+            lengths: int64 [all rows], of :meth:`lengths`.
+
+        Returns:
+            [kinds], the losses.
+        """
+
+    def lengths(self, kinds: Collection[str]) -> np.ndarray:
+        """Tokens that a row costs: prompt and answers of these kinds. Returns: int64 [rows]."""
+        passes = self.passes
+        total: np.ndarray = passes.prompt_lengths + sum(passes.answer_lengths[kind] for kind in kinds)
+        return total
+
+    def after_step(self) -> None:  # noqa: B027
+        """Called once the weights have changed."""
+
+    def record(self) -> dict[str, Any]:
+        """What is told of an epoch besides its loss, as JSON values."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What decides how training goes on after an epoch, as JSON values."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from what :meth:`state` gave."""
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        device = self.passes.model.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.passes.settings.enable_amp)
+
+
+class MeanNll(StepLoss):
+    """Negative log-likelihood, the mean over all tokens of a kind of answer in the step."""
+
+    def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
+        """See :class:`StepLoss`."""
+        passes, kinds = self.passes, list(weights)
+        counts = np.array([passes.answer_lengths[name][rows].sum() for name in weights])
+        scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=passes.model.device)
+        totals = np.zeros(len(weights))
+        for one in passes.of_step(rows, kinds, lengths):
+            with self._autocast():
+                losses = passes.loss(one, kinds)
+                weighted = (losses * scale).sum()
+            self.tokens += one.n_tokens
+            weighted.backward()
+            totals += losses.detach().cpu().numpy()
+        totals /= counts
+        return totals
+
+
+class ObjectiveMeans(StepLoss):
+    """The weighted means of an objective, each over all tokens of a kind of answer in the step.
+
+    Where the sum of weights is known only after the forward pass, the gradient of the one mean is divided by it once
+    the step is computed; two means need their sums first, from passes without gradient whose dropout is the same.
+
+    Args:
+        passes: of the training.
+        objective: the loss of tokens and what they count.
+        reader: reads what the objective needs.
+        trainable: the weights that learn.
+    """
+
+    def __init__(
+        self, passes: Passes, objective: TokenObjective, reader: AnswerReader, trainable: Sequence[torch.nn.Parameter]
+    ) -> None:
+        super().__init__(passes)
+        self.objective, self.reader, self.trainable = objective, reader, trainable
+        self.tau, self._first = objective.start_tau, FirstTokens([], [], [])
+        branching: Mapping[str, np.ndarray] = passes.answer_lengths  # not read where no legal tokens are
+        if (legal := reader.legal) is not None:
+            branching = {kind: legal.branching(legal.titles(answers)) for kind, answers in passes.answers.items()}
+        known = {kind: objective.known_weights(of, branching[kind]) for kind, of in passes.answer_lengths.items()}
+        self._known = {kind: weights for kind, weights in known.items() if weights is not None}
+
+    def lengths(self, kinds: Collection[str]) -> np.ndarray:
+        """See :class:`StepLoss`."""
+        answers = super().lengths(kinds) - self.passes.prompt_lengths
+        total: np.ndarray = super().lengths(kinds) + self.reader.extra_tokens(answers)
+        return total
+
+    def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
+        """See :class:`StepLoss`; a kind of which no token counts has a loss of 0."""
+        kinds = list(weights)
+        passes = self.passes.of_step(rows, kinds, lengths)
+        known = self._sums_before(rows, kinds, passes)
+        scale = np.array(list(weights.values())) / (1.0 if known is None else np.where(known > 0, known, 1.0))
+        factors = torch.tensor(scale, dtype=torch.float32, device=self.passes.model.device)
+        totals, counted = np.zeros(len(kinds)), np.zeros(len(kinds))
+        for one in passes:
+            with self._autocast():
+                sums, of_weights = self._sums(one, kinds)
+            self.tokens += one.n_tokens
+            (sums * factors).sum().backward()
+            totals += sums.detach().cpu().numpy()
+            counted += of_weights.cpu().numpy()
+        found = counted if known is None else known
+        found = np.where(found > 0, found, 1.0)
+        if known is None:
+            for weight in self.trainable:
+                if weight.grad is not None:
+                    weight.grad /= float(found[0])
+        return totals / found
+
+    def _sums_before(self, rows: np.ndarray, kinds: Sequence[str], passes: Sequence[Pass]) -> np.ndarray | None:
+        """Sum of the weights of each kind; None where there is one kind alone and its sum shows afterwards."""
+        if all(kind in self._known for kind in kinds):
+            return np.array([self._known[kind][rows].sum() for kind in kinds], dtype=np.float64)
+        if len(kinds) == 1:
+            return None
+        device = self.passes.model.device
+        devices = [device] if device.type == "cuda" else []
+        totals = np.zeros(len(kinds))
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            for one in passes:
+                with self._autocast():
+                    totals += self._sums(one, kinds, note=False)[1].cpu().numpy()
+        return totals
+
+    def _sums(self, one: Pass, kinds: Sequence[str], note: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted losses and weights of a pass, summed by kind. Returns: both [kinds], the second without gradient."""
+        tokens = self.read(one, kinds)
+        if note and self.objective.adapts:
+            self._first.add(tokens)
+        losses, weights = self.objective.terms(tokens)
+        weights = weights.detach()
+        counted = torch.where(weights > 0, losses, 0.0) * weights
+        zeros = losses.new_zeros(len(kinds))
+        return zeros.index_add(0, tokens.answers, counted), zeros.index_add(0, tokens.answers, weights)
+
+    def read(self, one: Pass, kinds: Collection[str]) -> AnswerTokens:
+        """The answer tokens of a pass."""
+        return self.passes.read(one, kinds, self.reader, self.tau)
+
+    def after_step(self) -> None:
+        """See :class:`StepLoss`; an adaptive temperature follows the logits of the whole step."""
+        self.tau, self._first = self.objective.next_tau(self._first, self.tau), FirstTokens([], [], [])
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`StepLoss`."""
+        return {"tau": self.tau} if self.objective.adapts else {}
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`StepLoss`."""
+        return {"tau": self.tau}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`StepLoss`."""
+        self.tau = state["tau"]
