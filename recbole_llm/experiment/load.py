@@ -8,14 +8,15 @@ from recbole_llm.experiment.run import Run, read_facts
 from recbole_llm.experiment.trained import config_of
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, *, trust_remote_code: bool = False) -> Run:
     """A finished run, as :func:`recbole_llm.run` returned it; the model is loaded once it is asked for.
 
     Args:
         folder: a run folder, ``saved/<model>-<dataset>-<time>``.
+        trust_remote_code: whether code that comes with the run's LLM may run; needed for a run that was made with it.
 
     Raises:
-        InputError: no run folder, or its data are missing.
+        InputError: no run folder, its data are missing, or it asks for code to be run.
 
     Example:
         >>> load_run("saved")
@@ -24,5 +25,5 @@ def load_run(folder: str | Path) -> Run:
         recbole_llm.errors.InputError: saved is not a run folder: ...
     """
     folder = Path(folder)
-    config = config_of(folder)
+    config = config_of(folder, trust_remote_code)
     return Run(folder, config, *read_facts(folder, config))

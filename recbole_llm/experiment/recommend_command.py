@@ -40,6 +40,9 @@ def parser() -> VerbParser:
     found.add_argument("--out", type=Path, help="file ending in .csv, .jsonl or .parquet; printed by default")
     found.add_argument("--overwrite", action="store_true", help="replace the file")
     found.add_argument("--batch-size", type=int, default=256, help="users or histories at a time (default: 256)")
+    found.add_argument(
+        "--trust_remote_code", action="store_true", help="run code that comes with the run's LLM, if the run did"
+    )
     found.add_argument("--quiet", action="store_true", help="no progress bar")
     return found
 
@@ -69,7 +72,7 @@ def main(words: Sequence[str]) -> None:
     from recbole_llm.experiment.load import load_run  # RecBole and torch are loaded once the words are right
 
     with console_log():
-        run = load_run(options.run)
+        run = load_run(options.run, trust_remote_code=options.trust_remote_code)
         _answer(options, run, histories)
 
 

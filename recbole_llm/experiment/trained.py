@@ -95,17 +95,30 @@ def build_llm(config: Config, rows: Rows) -> LLMRecommender:
     return model
 
 
-def config_of(folder: Path) -> Config:
+def config_of(folder: Path, trust_remote_code: bool = False) -> Config:
     """The config that a run left in its folder.
 
+    Args:
+        folder: of the run.
+        trust_remote_code: whether code that comes with the run's LLM may run, where the run was made with it. The
+            folder alone, which somebody else may have written, does not decide that.
+
     Raises:
-        InputError: no run folder.
+        InputError: no run folder, or one that asks for code to be run.
     """
     if not (folder / "config.yaml").is_file():
         raise InputError(
             f"{folder} is not a run folder: it has no config.yaml; give the folder of a finished run", kind="file"
         )
-    return Config(config_file_list=[folder / "config.yaml"])
+    config = Config(config_file_list=[folder / "config.yaml"])
+    if config.is_llm and config["trust_remote_code"] and not trust_remote_code:
+        raise InputError(
+            "trust_remote_code",
+            f"the run in {folder} asks to run code that comes with its LLM {config['llm_path']!r}; if you trust it, "
+            "load the run with trust_remote_code=True",
+            kind="conflict",
+        )
+    return config
 
 
 def load_trained(folder: Path, config: Config) -> Trained:

@@ -24,8 +24,13 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
         is_given: whether the user set it; RecBole's own copy of ml-100k comes first otherwise.
 
     Raises:
-        InputError: it is nowhere.
+        InputError: it is nowhere, or its name is a path.
     """
+    if Path(name).name != name or name == "..":
+        _refuse_a_table(name)
+        raise InputError(
+            "dataset", f"'{name}' is a path, not a name; give the name alone, and the folder above it as data_path"
+        )
     if name != BUILT_IN or is_given:
         for folder in (os.path.join(data_path, name), data_path):
             if has_data(Path(folder), name):
