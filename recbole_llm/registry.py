@@ -26,6 +26,8 @@ MODELS: Mapping[str, str | None] = {
 ADAPTERS: Mapping[str, str | None] = {
     "lora": "recbole_llm.adapter.lora:LoraAdapter",
     "ilora": "recbole_llm.adapter.ilora:ILoraAdapter",
+    "reclora": "recbole_llm.adapter.reclora:RecLoraAdapter",
+    "mosara": "recbole_llm.adapter.mosara:MoSaraAdapter",
     "full": "recbole_llm.adapter.full:FullAdapter",
 }
 CORESETS: Mapping[str, str | None] = {

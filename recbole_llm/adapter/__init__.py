@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from recbole_llm.adapter.experts import gate_weights, load_balance_loss, mixed_lora, route_experts
     from recbole_llm.adapter.full import FullAdapter
     from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
-    from recbole_llm.adapter.ilora import INSTANCE_GATES, ILoraAdapter
+    from recbole_llm.adapter.ilora import ILoraAdapter
+    from recbole_llm.adapter.instance import INSTANCE_GATES, InstanceLoraAdapter
     from recbole_llm.adapter.lora import LoraAdapter
+    from recbole_llm.adapter.mosara import MoSaraAdapter
+    from recbole_llm.adapter.reclora import RecLoraAdapter
     from recbole_llm.adapter.spectrum import allocate_ranks, mo_sara_branch, rank_from_spectrum
     from recbole_llm.adapter.states import PermutedStates, SequenceStates
     from recbole_llm.adapter.with_modules import AdapterWithModules
@@ -22,8 +25,11 @@ __all__ = [
     "FullAdapter",
     "GateNetwork",
     "ILoraAdapter",
+    "InstanceLoraAdapter",
     "LoraAdapter",
+    "MoSaraAdapter",
     "PermutedStates",
+    "RecLoraAdapter",
     "SequenceStates",
     "allocate_ranks",
     "gate_statistics",

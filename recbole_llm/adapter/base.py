@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from recbole_llm.adapter.ranks import SpectraOf
 from recbole_llm.adapter.states import Histories, StatesOf
 from recbole_llm.declare import Declared, keys_of
 from recbole_llm.errors import InputError
@@ -33,6 +34,8 @@ class Adapter(Declared, ABC):
     """Value of the config key `adapter`."""
     needs_states: ClassVar[bool] = False
     """Whether the weights depend on whose row is computed; then :meth:`with_states` comes before :meth:`attach`."""
+    needs_spectra: ClassVar[bool] = False
+    """Whether ranks go by singular values, which :meth:`with_spectra` may remember."""
 
     @classmethod
     def from_settings(cls: type[_Self], settings: Mapping[str, Any]) -> _Self:
@@ -41,6 +44,11 @@ class Adapter(Declared, ABC):
         if "seed" in settings and is_dataclass(cls) and any(field.name == "seed" for field in fields(cls)):
             found["seed"] = settings["seed"]
         return cls(**found)
+
+    @classmethod
+    def reads_states(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether an adapter of these settings would need states; known before it is made."""
+        return cls.needs_states
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> nn.Module:
@@ -96,6 +104,10 @@ class Adapter(Declared, ABC):
             compute: gives the states of histories.
             width: entries of a state.
         """
+        return self
+
+    def with_spectra(self, remember: SpectraOf) -> Adapter:
+        """This adapter with a memory of singular values; most have no use for one."""
         return self
 
     def prepare_rows(self, histories: Histories) -> None:  # noqa: B027

@@ -133,11 +133,11 @@ class GateNetwork(nn.Module):
         # Parameters of this very module, not of layers inside it: peft takes the adapter's name out of a saved name
         # only where it stands directly before the parameter's.
         width = hidden_size if kind == "mlp" else representation_size
-        self.weight = nn.Parameter(_uniform(num_experts, width, fan_in=width))
+        self.weight = nn.Parameter(uniform_start(num_experts, width, fan_in=width))
         if kind == "mlp":
-            self.bias = nn.Parameter(_uniform(num_experts, fan_in=width))
-            self.hidden_weight = nn.Parameter(_uniform(width, representation_size, fan_in=representation_size))
-            self.hidden_bias = nn.Parameter(_uniform(width, fan_in=representation_size))
+            self.bias = nn.Parameter(uniform_start(num_experts, fan_in=width))
+            self.hidden_weight = nn.Parameter(uniform_start(width, representation_size, fan_in=representation_size))
+            self.hidden_bias = nn.Parameter(uniform_start(width, fan_in=representation_size))
         self.representation_size = representation_size
 
     def forward(self, representations: Tensor) -> Tensor:
@@ -152,13 +152,7 @@ class GateNetwork(nn.Module):
         Raises:
             ValueError: another width, or a value that is not finite; names the row.
         """
-        _check_rows(representations, f"representations [instances, {self.representation_size}]")
-        if representations.shape[1] != self.representation_size:
-            raise ValueError(
-                f"representations have {representations.shape[1]} entries, the gate takes {self.representation_size}: "
-                "set representation_size to the size of the sequence encoder"
-            )
-        known = representations.any(dim=1, keepdim=True)
+        known = checked_representations(representations, self.representation_size).any(dim=1, keepdim=True)
         with torch.autocast(representations.device.type, enabled=False):
             logits = self._logits(representations.to(self.weight))
             gates = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
@@ -176,6 +170,17 @@ class GateNetwork(nn.Module):
         if self.kind == "noisy" and self.training:
             return logits + self.noise * torch.randn_like(logits)
         return logits
+
+
+def checked_representations(representations: Tensor, width: int) -> Tensor:
+    """The representations [b, width]; ValueError for another width, or a value that is not finite, naming the row."""
+    _check_rows(representations, f"representations [instances, {width}]")
+    if representations.shape[1] != width:
+        raise ValueError(
+            f"representations have {representations.shape[1]} entries, the gate takes {width}: set "
+            "representation_size to the size of the sequence encoder"
+        )
+    return representations
 
 
 def gate_statistics(gates: Tensor) -> dict[str, Any]:
@@ -210,7 +215,7 @@ class CurrentGates:
 
     @contextmanager
     def use(self, factors: Tensor | None) -> Iterator[None]:
-        """Inside, layers multiply their rank dimension by `factors` [instances, r]; None means no gates are set."""
+        """Inside, layers weight their experts by `factors` [instances, K]; None means no gates are set."""
         before, self.factors = self.factors, factors
         try:
             yield
@@ -222,7 +227,7 @@ class CurrentGates:
         return nullcontext(), self.use(self.factors)
 
     def of_rows(self, x: Tensor) -> Tensor:
-        """Factors [rows, r] of an input [rows, tokens, m]; UnknownRowsError where it is not set whose rows they are."""
+        """Factors [rows, K] of an input [rows, tokens, m]; UnknownRowsError where it is not set whose rows they are."""
         if self.factors is None:
             raise UnknownRowsError(
                 "instance-wise LoRA does not know whose rows these are: run the forward pass, and the backward pass "
@@ -265,6 +270,6 @@ def _check_rows(values: Tensor, what: str) -> None:
         raise ValueError(f"{what}: row {int((~finite).nonzero()[0])} is not finite")
 
 
-def _uniform(*shape: int, fan_in: int) -> Tensor:
+def uniform_start(*shape: int, fan_in: int) -> Tensor:
     """What torch's linear layers start with."""
     return nn.init.uniform_(torch.empty(shape), -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))

@@ -27,15 +27,16 @@ SCALES = ("expert_rank", "rank")
 """What alpha is divided by: r / K, under which uniform gates give plain LoRA, or r."""
 
 
-class _PeftType(str):
+class PeftType(str):
     """A name that peft may treat as a member of its enumeration of methods."""
 
     @property
     def value(self) -> str:
+        """What members of the enumeration have."""
         return str(self)
 
 
-ILORA = _PeftType("ILORA")
+ILORA = PeftType("ILORA")
 
 
 @dataclass
@@ -57,14 +58,18 @@ class ILoraConfig(LoraConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = ILORA
-        if self.num_experts < 1 or self.r % self.num_experts:
-            raise ValueError(f"{self.num_experts} experts cannot share rank {self.r} evenly")
+        for rank in (self.r, *self.rank_pattern.values()):
+            if self.num_experts < 1 or rank % self.num_experts:
+                raise ValueError(f"{self.num_experts} experts cannot share rank {rank} evenly")
         if self.scale not in SCALES:
             raise ValueError(f"there is no scale {self.scale!r}; choose from {', '.join(SCALES)}")
-        for name in ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication"):
-            if getattr(self, name):
-                raise ValueError(f"instance-wise LoRA does not take {name}")
+        refuse_plain_options(self)
         self._register_custom_module({nn.Linear: ILoraLinear, Conv1D: ILoraLinear})
+
+    @property
+    def gate_scale(self) -> int:
+        """What gates are multiplied by, beside alpha / r."""
+        return self.num_experts if self.scale == "expert_rank" else 1
 
     def gate_network(self) -> GateNetwork:
         """A fresh gate network."""
@@ -76,6 +81,13 @@ class ILoraConfig(LoraConfig):
             top_k=self.gate_top_k,
             noise=self.gate_noise,
         )
+
+
+def refuse_plain_options(config: LoraConfig) -> None:
+    """ValueError for options of LoRA that experts have no meaning for."""
+    for name in ("lora_bias", "layer_replication"):
+        if getattr(config, name):
+            raise ValueError(f"instance-wise LoRA does not take {name}")
 
 
 class ILoraVariant(LoraVariant):
@@ -96,7 +108,8 @@ class ILoraVariant(LoraVariant):
     def forward(module: ILoraLinear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: object) -> Tensor:
         """The layer's output [rows, tokens, o]; see :func:`instance_lora`."""
         low_rank = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
-        factors = module.current_gates.of_rows(x) * module.scaling[active_adapter]
+        gates = module.current_gates.of_rows(x) * module.scaling[active_adapter]
+        factors = rank_gates(gates, low_rank.shape[-1])
         update: Tensor = module.lora_B[active_adapter](low_rank * factors[:, None].to(low_rank))
         return result + update
 
@@ -126,6 +139,12 @@ class ILoraLinear(Linear):
         super().__init__(*args, **kwargs)
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
 
+    def update_of(self, adapter: str, gates: Tensor) -> Tensor:
+        """What one instance's gates [1, K], scale included, add to the weight [o, m]."""
+        up, down = self.lora_B[adapter].weight, self.lora_A[adapter].weight
+        update: Tensor = (up * rank_gates(gates, len(down)).to(up)) @ down
+        return update
+
     @property
     def lora_variants(self) -> Mapping[tuple[str, ...], type[LoraVariant]]:
         """The only variant there is: combinations with others, and plain LoRA, are peft's errors."""
@@ -153,9 +172,10 @@ class ILoraModel(LoraModel):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
         trains = adapter_name in self.active_adapters and not config.inference_mode
-        gate = config.gate_network().requires_grad_(trains)
         # Where weights are about to be loaded, peft makes everything on the meta device.
-        self.lora_gate[adapter_name] = gate if gate.weight.is_meta else gate.to(next(model.parameters()).device)
+        if (gate := config.gate_network()) is not None:
+            gate.requires_grad_(trains)
+            self.lora_gate[adapter_name] = gate if gate.weight.is_meta else gate.to(next(model.parameters()).device)
         for module in model.modules():
             if isinstance(module, ILoraLinear):
                 module.current_gates = self.current_gates
@@ -169,7 +189,8 @@ class ILoraModel(LoraModel):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter with its gate network."""
         super().delete_adapter(adapter_name)
-        del self.lora_gate[adapter_name]
+        if adapter_name in self.lora_gate:
+            del self.lora_gate[adapter_name]
 
     def add_weighted_adapter(self, *args: object, **kwargs: object) -> None:
         """NotImplementedError: the sum of two updates has no gate network."""
@@ -246,12 +267,13 @@ class ILoraModel(LoraModel):
         return cast(GateNetwork, self.lora_gate[self._active()])
 
     def _factors(self, gates: Tensor) -> Tensor:
-        """Factors of the rank dimension [b, r]; every layer multiplies them by alpha / r."""
+        """Factors of the experts [b, K]; every layer multiplies them by its scale, alpha / r."""
         check_gates(gates)
         config = self.peft_config[self._active()]
         if gates.shape[1] != config.num_experts:
             raise ValueError(f"gates are of {gates.shape[1]} experts, the adapter has {config.num_experts}")
-        return rank_gates(gates, config.r) * (config.num_experts if config.scale == "expert_rank" else 1)
+        factors: Tensor = gates * config.gate_scale
+        return factors
 
     def _factors_of(self, representations: Tensor) -> Tensor:
         def factors(found: Tensor) -> Tensor:
@@ -283,8 +305,7 @@ def fixed_update(module: ILoraLinear, adapter: str) -> Tensor:
     if not module.get_base_layer().weight.is_floating_point():
         raise ValueError("instance-wise LoRA cannot be merged into quantised weights")
     with torch.no_grad():
-        up, down = module.lora_B[adapter].weight, module.lora_A[adapter].weight
-        update: Tensor = (up * (factors * module.scaling[adapter]).to(up)) @ down
+        update = module.update_of(adapter, factors * module.scaling[adapter])
     return update.T if module.fan_in_fan_out else update
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from recbole_llm.adapter.base import Adapter, describe_difference
+from recbole_llm.adapter.ranks import SpectraOf, compute_spectra, ranks_by_spectra, spectra_of, target_layers
 from recbole_llm.declare import Setting
 from recbole_llm.errors import InputError
 
@@ -30,6 +33,8 @@ _QUERY_VALUE = (
 # State-space families: their fused kernels read this map's weight past any adapter, so peft refuses it.
 _STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _READ_BY_KERNELS = "out_proj"
+_SARA = ("sara_threshold", "sara_budget", "sara_r_min", "sara_r_max")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,15 @@ class LoraAdapter(Adapter):
         dropout: of the input of A, in [0, 1).
         target_modules: "auto" for the query and value projections, "all" for every linear map but the output embedding,
             or the last parts of module names.
+        rank_rule: ``fixed``, r everywhere; or ``sara`` (arXiv 2408.03290): each matrix gets as many ranks as its
+            largest singular values take to make up a share of their sum. Every rank's scale stays alpha / r.
+        sara_threshold: that share.
+        sara_budget: ranks in all, in place of the share: the largest share whose ranks fit is taken. With neither, the
+            budget is r for each matrix.
+        sara_r_min: least rank of a matrix.
+        sara_r_max: largest rank of a matrix.
         seed: of A's initial values; the global random state is left as it was.
+        spectra: remembers singular values; :meth:`with_spectra` sets it.
 
     Example:
         >>> LoraAdapter.from_settings({"lora_r": 16}).r
@@ -67,9 +80,66 @@ class LoraAdapter(Adapter):
             note="auto takes query and value, all takes every one but the head",
         ),
     ] = "auto"
+    rank_rule: Annotated[
+        str,
+        Setting(
+            "rank of each matrix",
+            choices={"fixed": "lora_r everywhere", "sara": "by the matrix' singular values"},
+        ),
+    ] = "fixed"
+    sara_threshold: Annotated[
+        float | None,
+        Setting(
+            "a rank's singular values make up this share of all",
+            above=0,
+            high=1,
+            null="goes by sara_budget",
+            scope="sara",
+            key="sara_threshold",
+        ),
+    ] = None
+    sara_budget: Annotated[
+        int | None,
+        Setting("ranks of all matrices together", low=1, null="is lora_r for each", scope="sara", key="sara_budget"),
+    ] = None
+    sara_r_min: Annotated[int, Setting("least rank of a matrix", low=1, scope="sara", key="sara_r_min")] = 1
+    sara_r_max: Annotated[
+        int | None,
+        Setting("largest rank of a matrix", low=1, null="is its smaller side", scope="sara", key="sara_r_max"),
+    ] = None
     seed: int = 0
+    spectra: SpectraOf = field(default=compute_spectra, repr=False, compare=False)
 
     name: ClassVar[str] = "lora"
+    starts_at_zero: ClassVar[str] = "lora_B"
+    """Part of the names of the weights that are zero until something is learned."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [key for key in ("sara_threshold", "sara_budget", "sara_r_max") if getattr(self, key) is not None]
+        if self.rank_rule != "sara" and given:
+            raise InputError(
+                given[0],
+                f"only applies to lora_rank_rule: sara (got {self.rank_rule}); leave it out",
+                kind="conflict",
+            )
+        if self.sara_threshold is not None and self.sara_budget is not None:
+            raise InputError(
+                "sara_budget", "a budget finds the threshold itself; leave out sara_threshold", kind="conflict"
+            )
+        if self.sara_r_max is not None and self.sara_r_max < self.sara_r_min:
+            raise InputError(
+                "sara_r_max", f"{self.sara_r_max} is below sara_r_min, {self.sara_r_min}; raise it", kind="conflict"
+            )
+
+    @property
+    def needs_spectra(self) -> bool:  # type: ignore[override]
+        """See :class:`Adapter`."""
+        return self.rank_rule == "sara"
+
+    def with_spectra(self, remember: SpectraOf) -> LoraAdapter:
+        """See :class:`Adapter`."""
+        return replace(self, spectra=remember)
 
     def attach(self, model: PreTrainedModel) -> PeftModel:
         """Freeze the LLM and add the low-rank maps, in float32 whatever the LLM's own number type is.
@@ -96,7 +166,7 @@ class LoraAdapter(Adapter):
                     f"{self.name} cannot be attached to {type(model).__name__}: {reason}", kind="conflict"
                 ) from error
 
-    def _peft_config(self, model: PreTrainedModel, targets: str | list[str]) -> PeftConfig:
+    def _peft_config(self, model: PreTrainedModel, targets: list[str]) -> PeftConfig:
         from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
 
@@ -107,7 +177,25 @@ class LoraAdapter(Adapter):
             lora_dropout=self.dropout,
             target_modules=targets,
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            **self._patterns(model, targets),
         )
+
+    def _patterns(self, model: PreTrainedModel, targets: list[str]) -> dict[str, dict[str, Any]]:
+        """peft's ranks of single modules, and the alphas that keep every rank's scale; none under the fixed rule."""
+        if self.rank_rule != "sara":
+            return {}
+        layers = target_layers(model, targets)
+        spectra = self.spectra(list(layers), lambda: spectra_of(layers))
+        limits = (self.sara_threshold, self.sara_budget, self.sara_r_min, self.sara_r_max)
+        found = ranks_by_spectra(spectra, self.r, *limits)
+        ranks = {f"^{re.escape(name)}": self._stacked(rank) for name, rank in found.items()}
+        log.info("lora_rank_rule: sara gives %d matrices %d ranks.", len(ranks), sum(ranks.values()))
+        scale = self.alpha / self._stacked(self.r)
+        return {"rank_pattern": ranks, "alpha_pattern": {name: scale * rank for name, rank in ranks.items()}}
+
+    def _stacked(self, rank: int) -> int:
+        """Ranks of a layer for the rank that a rule gives a matrix: adapters of several experts have more."""
+        return rank
 
     @contextmanager
     def untuned(self, model: PeftModel) -> Iterator[nn.Module]:
@@ -125,10 +213,11 @@ class LoraAdapter(Adapter):
             "dropout": self.dropout,
             "target_modules": targets,
             "seed": self.seed,
+            **({key: getattr(self, key) for key in ("rank_rule", *_SARA)} if self.needs_spectra else {}),
         }
 
     def _save_weights(self, model: PeftModel, folder: Path) -> None:
-        _check_learned(_peft_state(model), folder)
+        self._check_learned(_peft_state(model), folder)
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def _load_weights(self, model: PeftModel, folder: Path) -> None:
@@ -142,7 +231,7 @@ class LoraAdapter(Adapter):
             raise InputError(
                 f"adapter {folder}: its weights do not fit the model: {difference}; train again", kind="file"
             )
-        _check_learned(state, folder)
+        self._check_learned(state, folder)
         set_peft_model_state_dict(model, state)
         for name, loaded in _peft_state(model).items():
             if not torch.equal(loaded.cpu(), state[name].to(loaded.dtype)):
@@ -150,6 +239,14 @@ class LoraAdapter(Adapter):
                     f"adapter {folder}: {name} was not loaded into the model; report this with your peft version",
                     kind="environment",
                 )
+
+    def _check_learned(self, state: Mapping[str, Tensor], folder: Path) -> None:
+        """If what starts at zero still is, nothing was learned, and the LLM would answer untuned without a sign."""
+        if not any(tensor.any() for name, tensor in state.items() if self.starts_at_zero in name):
+            what = self.starts_at_zero.removeprefix("lora_")
+            raise InputError(
+                f"adapter {folder}: it is empty, every {what} is zero; train it for at least one step", kind="file"
+            )
 
 
 def find_target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> list[str]:
@@ -198,12 +295,6 @@ def _peft_state(model: PeftModel) -> dict[str, Tensor]:
         model, adapter_name=model.active_adapter, save_embedding_layers=False
     )
     return state
-
-
-def _check_learned(state: Mapping[str, Tensor], folder: Path) -> None:
-    """B starts at zero: if it still is, nothing was learned, and the LLM would answer untuned without a sign of it."""
-    if not any(tensor.any() for name, tensor in state.items() if "lora_B" in name):
-        raise InputError(f"adapter {folder}: it is empty, every B is zero; train it for at least one step", kind="file")
 
 
 def _check_settings(attached: PeftConfig, folder: Path) -> None:

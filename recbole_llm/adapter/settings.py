@@ -16,13 +16,21 @@ class AdapterSettings(Declared):
         str,
         Setting(
             "which weights learn",
-            choices={"lora": "", "ilora": "instance-wise", "full": "all weights"},
+            choices={
+                "lora": "",
+                "ilora": "instance-wise",
+                "reclora": "a mixture for each user",
+                "mosara": "diagonals between singular vectors",
+                "full": "all weights",
+            },
             axis="adapter",
         ),
     ] = "lora"
     gate_lr_ratio: Annotated[
         float,
-        Setting("learning rate of the gate network, as a share of learning_rate", above=0, scope="ilora"),
+        Setting(
+            "learning rate of the gate network, as a share of learning_rate", above=0, scope="ilora, reclora, mosara"
+        ),
     ] = 0.3
     side_weight_decay: Annotated[
         float, Setting("weight decay of what stands beside the LLM, gate network and projector", low=0)

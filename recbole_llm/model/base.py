@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_llm.adapter import Adapter
+from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.evaluation import protocol_of
@@ -28,6 +29,7 @@ from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.backbones import load_llm, prompt_limit
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
+from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
 from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
 from recbole_llm.prompt.settings import PromptSettings
@@ -143,14 +145,18 @@ class LLMRecommender(RowReader, SequentialRecommender):
         adapter = _adapter_kind(self.config).from_settings(self.config.final_config_dict)
         if adapter.needs_states:
             adapter = adapter.with_states(self.auxiliary.sequence_states, self.auxiliary.state_width)
-        return adapter
+        return adapter.with_spectra(self._spectra) if adapter.needs_spectra else adapter
+
+    def _spectra(self, names: Sequence[str], compute: Callable[[], Spectra]) -> Spectra:
+        """Singular values of the LLM's layers, computed once per LLM."""
+        return self.stages.run(SpectraStage(self.backbone, self.config, names, compute))
 
     @cached_property
     def auxiliary(self) -> AuxiliaryRecommender:
         """The auxiliary recommender (key ``recommender``), trained on first use."""
         name = self.config["recommender"]
         return AuxiliaryRecommender(
-            self.config, name, self.stages, needs_states=_adapter_kind(self.config).needs_states
+            self.config, name, self.stages, needs_states=_adapter_kind(self.config).reads_states(self.config)
         )
 
     def conditioned_on(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:

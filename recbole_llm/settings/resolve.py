@@ -43,6 +43,7 @@ from recbole_llm.settings.stage_checks import (
     check_test_rows,
     check_validation,
     has_rows,
+    reads_states,
     resolved_unit,
 )
 from recbole_llm.settings.task_checks import (
@@ -301,7 +302,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     adapter = find_choice("adapter", final["adapter"])
     check_recommender(
         final,
-        states=getattr(adapter, "needs_states", False) is True or "recommender_vectors" in needs,
+        states=reads_states(adapter, final) or "recommender_vectors" in needs,
         vectors=facts.reads_vectors,
         influence="influence" in needs,
     )

@@ -141,6 +141,12 @@ def check_learner(settings: Settings) -> None:
         )
 
 
+def reads_states(adapter: type | None, settings: Settings) -> bool:
+    """Whether an adapter of these settings has weights that depend on the state of a row's history."""
+    asked = getattr(adapter, "reads_states", None)
+    return bool(asked(settings)) if asked is not None else getattr(adapter, "needs_states", False) is True
+
+
 def resolved_unit(model: str, task: str, adapter: type, settings: Settings) -> str:
     """What fine-tuning computes at once: ``"row"`` or ``"user"``.
 
@@ -157,7 +163,7 @@ def resolved_unit(model: str, task: str, adapter: type, settings: Settings) -> s
     obstacle = None
     if task == "click":
         obstacle = f"{model} lists liked and disliked titles apart, so prompts of a user do not begin alike"
-    elif getattr(adapter, "needs_states", False):
+    elif reads_states(adapter, settings):
         obstacle = f"adapter {settings['adapter']} has other weights for every row, so none is computed for two"
     elif settings["group_by_length"]:
         obstacle = "group_by_length puts rows of one length into a step, and a user's rows differ in theirs"

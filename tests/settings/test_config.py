@@ -235,7 +235,12 @@ def test_the_validation_metric_is_one_that_is_computed(settings, metric):
             "learning_rate",
             "value",
         ),
-        ({"adapter": "ilore"}, "adapter: 'ilore' is not allowed; give one of lora, ilora, full", "adapter", "value"),
+        (
+            {"adapter": "ilore"},
+            "adapter: 'ilore' is not allowed; give one of lora, ilora, reclora, mosara, full",
+            "adapter",
+            "value",
+        ),
         ({"metrics": ["NDGC"]}, "metrics: there is no metric named 'NDGC'; did you mean NDCG", "metrics", "unknown"),
         (
             {"valid_metric": "NDCG@7"},
