@@ -62,6 +62,7 @@ OBJECTIVES: Mapping[str, str | None] = {
 }
 GROUNDINGS: Mapping[str, str | None] = {
     "embedding": "recbole_llm.grounding.embedding:EmbeddingGrounding",
+    "interleaved": "recbole_llm.grounding.interleaved:InterleavedGrounding",
     "constrained": "recbole_llm.grounding.constrained:ConstrainedGrounding",
     "likelihood": "recbole_llm.grounding.likelihood:LikelihoodGrounding",
 }

@@ -118,6 +118,9 @@ class Answerer(Protocol):
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
         """Embedding of each row's generated answer, float32 ``[rows, d]``."""
 
+    def embed_beams(self, rows: PromptedRows) -> list[np.ndarray]:
+        """Embeddings of all beams of each row, float32 ``[beams, d]``, the best beam first."""
+
 
 class Grounding(ABC):
     """How a generative recommender ranks items: a value of the axis ``grounding``.

@@ -92,6 +92,35 @@ def check_by_distance(settings: Settings) -> None:
         )
 
 
+def check_interleaved(settings: Settings) -> None:
+    """Refuse what grounding by the lists of all beams does not take.
+
+    Raises:
+        InputError: ``lm_weight``, ``reweight``, or an approximate index.
+    """
+    if settings["lm_weight"] < 1:
+        raise InputError(
+            "lm_weight",
+            "grounding=interleaved does not use the probabilities of titles; set --grounding=constrained or likelihood",
+            kind="conflict",
+        )
+    if settings["reweight"] != "none":
+        raise InputError(
+            "reweight",
+            "weighs the distances of one answer, and grounding=interleaved merges the lists of several; set "
+            "--reweight=none, or --grounding=embedding",
+            kind="conflict",
+        )
+    for key, allowed in (("faiss_index", "Flat"), ("faiss_search", None)):
+        if settings[key] != allowed:
+            raise InputError(
+                key,
+                f"'{settings[key]}' does not apply: grounding=interleaved looks at the distances of all items, which "
+                f"are exact; leave {key} out",
+                kind="conflict",
+            )
+
+
 def check_by_title(settings: Settings) -> None:
     """Refuse what grounding by probabilities of titles does not take.
 
@@ -131,6 +160,7 @@ def check_by_beam(settings: Settings) -> None:
 
 RULES: Mapping[str, Callable[[Settings], None]] = {
     "embedding": check_by_distance,
+    "interleaved": check_interleaved,
     "constrained": check_by_beam,
     "likelihood": check_by_title,
 }

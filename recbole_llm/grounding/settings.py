@@ -18,6 +18,7 @@ class GroundingSettings(Declared):
             "how answers become scores",
             choices={
                 "embedding": "distance of the answer",
+                "interleaved": "distances of all beams' answers, in turn",
                 "constrained": "beams of titles",
                 "likelihood": "of every title",
             },

@@ -189,6 +189,12 @@ class BIGRec(LLMRecommender):
             self._kept.update((histories[row], vector) for row, vector in zip(missing, vectors, strict=True))
         return np.stack([self._kept[history] for history in histories])
 
+    def embed_beams(self, rows: PromptedRows) -> list[np.ndarray]:
+        """Embeddings of all beams of each row, the best first. Returns: float32 [beams, d] for each row."""
+        texts = self._texts(rows.prompts, rows.histories, all_beams=True)
+        vectors = self.ground([text for own in texts for text in own])
+        return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
+
     def _answers(self, rows: PromptedRows) -> list[str]:
         return [texts[0] for texts in self._texts(rows.prompts, rows.histories, all_beams=False)]
 
