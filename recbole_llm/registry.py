@@ -2,7 +2,7 @@
 
 Everything is imported on demand: looking a name up never loads the other entries of its table. A third party adds a
 value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum``,
-``objective`` or ``grounding``.
+``objective``, ``grounding`` or ``rerank``.
 """
 
 from __future__ import annotations
@@ -67,14 +67,21 @@ GROUNDINGS: Mapping[str, str | None] = {
     "likelihood": "recbole_llm.grounding.likelihood:LikelihoodGrounding",
 }
 
+RERANKS: Mapping[str, str | None] = {
+    "none": None,
+    "mmr": "recbole_llm.rerank.rerankers:MMRReranker",
+    "lmdh": "recbole_llm.rerank.rerankers:LMDHReranker",
+}
+
 AXES: Mapping[str, Mapping[str, str | None]] = {
     "adapter": ADAPTERS,
     "coreset": CORESETS,
     "curriculum": CURRICULA,
     "objective": OBJECTIVES,
     "grounding": GROUNDINGS,
+    "rerank": RERANKS,
 }
-QUIET: Mapping[str, str] = {"objective": "nll"}
+QUIET: Mapping[str, str] = {"objective": "nll", "rerank": "none"}
 """Axes whose value is told of a run only where it is another than this."""
 
 OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first

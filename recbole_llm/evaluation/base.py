@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.rows import Rows
+from recbole_llm.grounding.ranking import Ranking
 from recbole_llm.settings.task_checks import LOSS, computed_valid_metric
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Evaluation:
         top_items: int64 [rows, k], the first k items, padded by 0 where fewer are ranked; empty where nothing is.
         summary: how different the answers are (:func:`recbole_llm.evaluation.answer_spread`): ``distinct_answers`` and
             ``top_answer``; empty where a row has no single answer.
+        listed: the best items of each row with their scores, as many as are re-ranked; None where none are.
 
     Example:
         >>> evaluation = Evaluation({"ndcg@10": 0.5}, pd.DataFrame({"user_id": ["7"], "item_id": ["12"], "rank": [2]}))
@@ -54,6 +56,7 @@ class Evaluation:
     ranks: np.ndarray = _no_ids(0)
     top_items: np.ndarray = _no_ids(0, 0)
     summary: dict[str, float] = field(default_factory=dict)
+    listed: Ranking | None = None
 
 
 class Protocol(ABC):
@@ -159,6 +162,18 @@ class Protocol(ABC):
     def complete(self, evaluation: Evaluation) -> Evaluation:
         """The evaluation of a trained model with what is not computed at every validation."""
         return evaluation
+
+    def finish(self, trainer: Trainer, evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+        """What a trained model did, its lists in their last order; the validation rows may choose that order.
+
+        Args:
+            trainer: its model is in the state that was evaluated.
+            evaluations: by ``"valid"`` and ``"test"``, as :meth:`evaluate` gave them.
+        """
+        return {split: self.complete(evaluation) for split, evaluation in evaluations.items()}
+
+    def keep(self, folder: Path) -> None:  # noqa: B027
+        """Leave what recommendations of the finished model depend on beside its weights in its run folder."""
 
     @staticmethod
     @abstractmethod

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from recbole.evaluator import Evaluator
 
+from recbole_llm.evaluation.list_metrics import list_metrics
+
 if TYPE_CHECKING:
     from recbole.evaluator.collector import DataStruct
 
@@ -118,6 +120,7 @@ def count_by_item(evaluator: Evaluator) -> Evaluator:
         "itemcoverage": lambda collected, items: item_coverage(items, collected.get("data.num_items") - 1),
         "giniindex": lambda collected, items: gini_index(items, collected.get("data.num_items") - 1),
         "shannonentropy": lambda _, items: shannon_entropy(items),
+        **list_metrics(),
     }
     for name in ours.keys() & evaluator.metric_class.keys():
         evaluator.metric_class[name] = _Metric(config, name, ours[name])

@@ -13,7 +13,9 @@ from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
 from recbole_llm.evaluation.beyond_accuracy import count_by_item
-from recbole_llm.grounding.ranking import target_ranks, top_items
+from recbole_llm.evaluation.list_metrics import CategoryTable
+from recbole_llm.grounding.ranking import Ranking, rank_scores, target_ranks, top_items
+from recbole_llm.settings.list_metrics import CATEGORIES
 
 if TYPE_CHECKING:
     from recbole.data.dataloader import AbstractDataLoader
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
     from recbole_llm.settings.config import Config
 
-COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users")
+COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users", CATEGORIES)
+TARGETS = "rec.targets"  # beside RecBole's own entries, for metrics of categories
 UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
 
 
@@ -33,6 +36,7 @@ class RowCollector(Collector):
 
     Attributes:
         needs_scores: whether a metric reads the scores of all items, not only ranks and best items.
+        depth: how many best items of a row are looked at: as many as the longest cut-off, or as are re-ranked.
     """
 
     def __init__(self, config: Config) -> None:
@@ -41,6 +45,8 @@ class RowCollector(Collector):
         self.needs_scores = any(self.register.need(need) for need in ("rec.meanrank", "rec.score"))
         for need in self._own_needs:
             delattr(self.register, need)
+        self._reranked = config["rerank"] not in (None, "none")
+        self.depth = max(*self.topk, config["rerank_topn"] if self._reranked else 1)
         self.forget()
 
     def forget(self) -> None:
@@ -49,12 +55,15 @@ class RowCollector(Collector):
         self._top: list[torch.Tensor] = []
         self._pairs: list[torch.Tensor] = []
         self._clicks: list[torch.Tensor] = []
+        self._listed: list[Ranking] = []
 
     def data_collect(self, train_data: AbstractDataLoader) -> None:
         """What metrics read of the data: popularity is that before the split, whatever the model was trained on."""
         # The loader of knowledge models holds two: one of interactions, one of facts.
         loader = getattr(train_data, "general_dataloader", train_data)
         super().data_collect(loader)
+        if self.register.need(CATEGORIES):
+            self.data_struct.set(CATEGORIES, CategoryTable.of(loader.dataset, self.config))
         if not self.register.need("data.count_items"):
             return
         counts = getattr(loader.dataset, "item_counts", None)
@@ -77,7 +86,12 @@ class RowCollector(Collector):
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
 
     def collect_ranking(
-        self, users: torch.Tensor, targets: torch.Tensor, ranks: torch.Tensor, items: torch.Tensor
+        self,
+        users: torch.Tensor,
+        targets: torch.Tensor,
+        ranks: torch.Tensor,
+        items: torch.Tensor,
+        scores: torch.Tensor | None = None,
     ) -> None:
         """Collect one batch of a model that ranks by itself.
 
@@ -85,16 +99,24 @@ class RowCollector(Collector):
             users: int64 [rows].
             targets: int64 [rows].
             ranks: int64 [rows], 0-based ranks of the targets; -1 where one is not ranked.
-            items: int64 [rows, max(topk)], the best items, 0 behind a shorter ranking.
+            items: int64 [rows, at least max(topk)], the best items, 0 behind a shorter ranking.
+            scores: float64 [rows, the same], theirs; read where they are to be re-ranked.
         """
+        width = max(self.topk)
+        if self._reranked and scores is not None:
+            self._listed.append(Ranking(ranks.numpy(), items.numpy(), scores.numpy()))
+        items = items[:, :width]
         hits = ((items == targets[:, None]) & (items > 0)).int()
         self._update(items, hits, torch.ones(len(items), 1, dtype=torch.int))
+        self._update_targets(targets)
         self._top.append(items)
         self._ranks.append(ranks)
         self._pairs.append(torch.stack([users, targets], dim=1))
 
     def _collect_scores(self, scores: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
         width = max(self.topk)
+        if self._reranked:
+            self._listed.append(rank_scores(scores, None, self.depth))
         ids = top_items(scores, width)
         positive = torch.zeros_like(scores, dtype=torch.int)
         positive[positive_u, positive_i] = 1
@@ -106,6 +128,12 @@ class RowCollector(Collector):
         ids = ids.masked_fill(~ranked, 0)
         self._update(ids, hits, positive.sum(1, keepdim=True))
         self._top.append(ids.cpu())
+        if len(positive_i) == len(scores):
+            self._update_targets(positive_i)
+
+    def _update_targets(self, targets: torch.Tensor) -> None:
+        if self.register.need(CATEGORIES):
+            self.data_struct.update_tensor(TARGETS, targets)
 
     def _update(self, items: torch.Tensor, hits: torch.Tensor, n_positive: torch.Tensor) -> None:
         """What RecBole's metrics read: best items [rows, k], which are hits, and positives per row [rows, 1]."""
@@ -140,6 +168,8 @@ class RowCollector(Collector):
         for key in counts:
             del self.data_struct[key]
         struct = super().get_data_struct()
+        if TARGETS in self.data_struct:
+            del self.data_struct[TARGETS]
         for key, value in counts.items():
             struct[key] = self.data_struct[key] = value
         return struct
@@ -155,6 +185,15 @@ class RowCollector(Collector):
     def best(self) -> np.ndarray:
         """The best items of each row, padded by 0 where fewer are ranked. Returns: int64 [rows, max(topk)]."""
         return _together(self._top, (0, max(self.topk)))
+
+    @property
+    def listed(self) -> Ranking | None:
+        """The :attr:`depth` best items of each row with their scores, where they are to be re-ranked."""
+        if not self._listed:
+            return None
+        whole = Ranking.join(self._listed)
+        ranks = self.ranks
+        return Ranking(ranks, whole.top_items, whole.top_scores) if len(ranks) == len(whole) else None
 
     @property
     def pairs(self) -> np.ndarray:

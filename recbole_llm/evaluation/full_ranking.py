@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +18,13 @@ from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
 from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
+from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.evaluation.spread import answer_spread
 from recbole_llm.grounding.rank_metrics import RANK_METRICS, ndcg_at
+from recbole_llm.grounding.ranking import Ranking
 
 if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
     from recbole.model.abstract_recommender import AbstractRecommender
     from recbole.trainer import Trainer
 
@@ -49,6 +54,8 @@ class FullRanking(Protocol):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._categories: Categories | None = None
+        self._rows: Rows | None = None
+        self._reranking: Reranking | None = None
 
     def check(self, rows: Rows) -> None:
         """Refuse a ``category_field`` that is no item field, or not text."""
@@ -56,6 +63,7 @@ class FullRanking(Protocol):
 
     def prepare(self, rows: Rows, model: AbstractRecommender | None = None) -> None:
         """Read the categories that items can be told apart by, where the data state some."""
+        self._rows = rows
         field, found = self.config["category_field"], self._read_categories(rows)
         if field and found is None:
             log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
@@ -72,13 +80,7 @@ class FullRanking(Protocol):
                 metrics = _rank_by_model(trainer, loader, show_progress)
             else:
                 metrics = trainer.evaluate(loader, load_best_model=False, show_progress=show_progress)
-        pairs, ranks, best = collector.pairs, collector.ranks, collector.best
-        best = best if len(best) == len(pairs) else best[:0]  # several targets in a row have no single rank
-        shown = pd.array(np.where(ranks < 0, 0, ranks + 1), dtype="Int64")
-        shown[ranks < 0] = pd.NA
-        rows = {**outside_ids(loader.dataset, pairs), "rank": shown, "top_items": joined_ids(loader.dataset, best)}
-        spread = answer_spread(best[:, 0])
-        return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs, ranks, best, spread)
+        return _evaluation(loader.dataset, metrics, collector)
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
         """With the hit ratio of the category, where items have categories."""
@@ -87,6 +89,26 @@ class FullRanking(Protocol):
         targets, topk = evaluation.pairs[:, 1], self.config["topk"]
         hits = category_hit_ratio(evaluation.top_items, targets, self._categories, topk)
         return Evaluation(**{**vars(evaluation), "metrics": {**evaluation.metrics, **hits}})
+
+    def finish(self, trainer: Trainer, evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+        """See :class:`Protocol`; with a ``rerank``, lists are put in its order and the metrics computed anew."""
+        if self.config["rerank"] in (None, "none"):
+            return super().finish(trainer, evaluations)
+        if self._rows is None:
+            raise RuntimeError("prepare comes before finish")
+        self._reranking = reranking = Reranking.make(self.config, self._rows, trainer.model)
+        dataset = self._rows.whole
+
+        def again(base: Evaluation, trade_off: float) -> Evaluation:
+            return self.complete(_reranked(trainer, dataset, base, reranking, trade_off))
+
+        reranking.choose(evaluations, {split: self.complete(base) for split, base in evaluations.items()}, again)
+        return {split: again(base, reranking.trade_off) for split, base in evaluations.items()}
+
+    def keep(self, folder: Path) -> None:
+        """See :class:`Protocol`: the order of the lists, and how it was chosen."""
+        if self._reranking is not None:
+            self._reranking.write(folder)
 
     @staticmethod
     def gains(rows: pd.DataFrame) -> np.ndarray:
@@ -135,10 +157,40 @@ def _rank_by_model(trainer: Trainer, loader: AbstractDataLoader, show_progress: 
     model, collector, config = trainer.model, trainer.eval_collector, trainer.config
     model.eval()
     for batch, *_ in tqdm(loader, desc="evaluate", disable=not show_progress):
-        ranking = model.rank(batch.to(model.device), max(collector.topk))
+        ranking = model.rank(batch.to(model.device), collector.depth)
         users, targets = batch[config["USER_ID_FIELD"]].cpu(), batch[config["ITEM_ID_FIELD"]].cpu()
-        collector.collect_ranking(users, targets, torch.from_numpy(ranking.ranks), torch.from_numpy(ranking.top_items))
+        collector.collect_ranking(users, targets, *_as_tensors(ranking))
     collector.model_collect(model)
     metrics = trainer.evaluator.evaluate(collector.get_data_struct())
     trainer.wandblogger.log_eval_metrics(metrics, head="eval")
     return metrics
+
+
+def _as_tensors(ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ranks, items, scores = map(torch.from_numpy, (ranking.ranks, ranking.top_items, ranking.top_scores))
+    return ranks, items, scores
+
+
+def _reranked(
+    trainer: Trainer, dataset: Dataset, base: Evaluation, reranking: Reranking, trade_off: float
+) -> Evaluation:
+    """The evaluation of the same rows with their lists in another order."""
+    if base.listed is None:
+        raise RuntimeError("the lists of several targets in a row are not kept")
+    ranking = reranking.apply(base.listed, targets=base.pairs[:, 1], trade_off=trade_off)
+    users, targets = map(torch.from_numpy, base.pairs.T.copy())
+    with collecting(trainer) as collector:
+        collector.collect_ranking(users, targets, *_as_tensors(ranking))
+        metrics = trainer.evaluator.evaluate(collector.get_data_struct())
+    return _evaluation(dataset, metrics, collector)
+
+
+def _evaluation(dataset: Dataset, metrics: Any, collector: RowCollector) -> Evaluation:
+    """What a collector knows of the rows, with their metrics."""
+    pairs, ranks, best = collector.pairs, collector.ranks, collector.best
+    best = best if len(best) == len(pairs) else best[:0]  # several targets in a row have no single rank
+    shown = pd.array(np.where(ranks < 0, 0, ranks + 1), dtype="Int64")
+    shown[ranks < 0] = pd.NA
+    rows = {**outside_ids(dataset, pairs), "rank": shown, "top_items": joined_ids(dataset, best)}
+    spread = answer_spread(best[:, 0])
+    return Evaluation(as_floats(metrics), pd.DataFrame(rows), pairs, ranks, best, spread, collector.listed)

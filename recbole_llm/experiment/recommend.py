@@ -14,6 +14,7 @@ from recbole.utils import ModelType
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
+from recbole_llm.evaluation.reranking import all_scores
 from recbole_llm.experiment.seen import without_seen
 from recbole_llm.experiment.trained import Trained
 from recbole_llm.grounding.ranking import Ranking, rank_scores
@@ -44,7 +45,7 @@ def recommend(
 
     Returns:
         A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),
-        ``item_id``, ``title``, ``score`` (the model's own; larger is better).
+        ``item_id``, ``title``, ``score`` (the model's own, larger is better; written anew where it is re-ranked).
 
     Raises:
         InputError: the model ranks no items, or a user, an item id or a title is unknown.
@@ -58,10 +59,16 @@ def recommend(
         lists = item_lists(trained, [] if histories is None else histories)
         asked, column = _rows_of_items(trained, lists), ("query", np.arange(len(lists)))
         seen = [np.array(own) for own in lists] if exclude_seen else None
+    again = trained.reranking
+    depth = k if again is None else max(k, again.ranker.settings.rerank_topn)
     if seen is None:
-        return _as_frame(trained, _rank(trained, asked, k), column)
-    longest = min(k + max(map(len, seen), default=0), trained.rows.whole.item_num)
-    return _as_frame(trained, without_seen(_rank(trained, asked, longest), seen, k), column)
+        ranking = _rank(trained, asked, depth)
+    else:
+        longest = min(depth + max(map(len, seen), default=0), trained.rows.whole.item_num)
+        ranking = without_seen(_rank(trained, asked, longest), seen, depth)
+    if again is not None:
+        ranking = again.apply(ranking).first(k)
+    return _as_frame(trained, ranking, column)
 
 
 def users_with_rows(trained: Trained) -> list[str]:
@@ -209,29 +216,15 @@ def _rank(trained: Trained, asked: Interaction, k: int) -> Ranking:
         ranking: Ranking = model.rank(named.to(model.device), k)
         return ranking
     parts = [asked[torch.arange(start, min(start + BATCH, len(asked)))] for start in range(0, len(asked), BATCH)]
+    n_items = trained.rows.whole.item_num
     try:
-        return Ranking.join([rank_scores(_scores(trained, part.to(model.device)), None, k) for part in parts])
+        return Ranking.join([rank_scores(all_scores(model, part.to(model.device), n_items), None, k) for part in parts])
     except KeyError as error:
         raise InputError(
             "histories",
             f"{config['model']} reads the column {error} of every interaction; give users instead",
             kind="conflict",
         ) from error
-
-
-def _scores(trained: Trained, rows: Interaction) -> torch.Tensor:
-    """Scores of one of RecBole's models. Returns: [rows, items]; -inf for the padding item."""
-    dataset, model = trained.rows.whole, trained.model
-    n_items = dataset.item_num
-    try:
-        scores = model.full_sort_predict(rows)
-    except NotImplementedError:
-        pairs = rows.repeat_interleave(n_items)
-        pairs.update(Interaction({dataset.iid_field: torch.arange(n_items, device=model.device).repeat(len(rows))}))
-        scores = model.predict(pairs)
-    scores = torch.as_tensor(scores).view(len(rows), n_items).clone()
-    scores[:, 0] = -torch.inf
-    return scores
 
 
 def _as_frame(trained: Trained, ranking: Ranking, column: tuple[str, np.ndarray]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from recbole.utils import init_seed
 
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import protocol_of
+from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
@@ -237,7 +238,9 @@ def run_one(
             return Run(folder.path, config, result, digest)
         if config.is_llm:
             read_llm_run(folder.path, config, model)  # the state that is evaluated and kept is that of the last stage
-        return Run(folder.path, config, result, digest, Trained(config, model.eval(), rows))
+        return Run(
+            folder.path, config, result, digest, Trained(config, model.eval(), rows, Reranking.read(folder.path))
+        )
 
 
 def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:

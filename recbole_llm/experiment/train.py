@@ -40,10 +40,9 @@ def train_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Proto
     protocol.prepare(rows)
     trainer = fit_classic(config, rows, folder.path / "model.pth")
     loaders = {split: loader for split in ("valid", "test") if (loader := eval_loader(config, rows, split))}
-    evaluations = {
-        split: protocol.complete(protocol.evaluate(trainer, loader, config["show_progress"]))
-        for split, loader in loaders.items()
-    }
+    found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}
+    evaluations = protocol.finish(trainer, found)
+    protocol.keep(folder.path)
     losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
     folder.write("history.json", losses)
     epochs, step = len(losses), trainer.eval_step
@@ -84,7 +83,7 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
         """The model as it stands, that is after the tuning stage of this index; epochs count from the first one on."""
         found = {} if valid is None else {"valid": valid}
         found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
-        evaluations = {split: protocol.complete(evaluation) for split, evaluation in found.items()}
+        evaluations = protocol.finish(trainer, found)
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
         if trainer.tuned:
@@ -97,6 +96,7 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
+    protocol.keep(folder.path)
     write_llm_run(folder, trainer, rows.test.inter_feat)
     for index in reversed(range(len(trainer.tuned) - 1)):
         valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])

@@ -17,6 +17,7 @@ from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
+from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run
 from recbole_llm.experiment.seen import SeenItems
 from recbole_llm.model.base import LLMRecommender
@@ -34,11 +35,13 @@ class Trained:
         config: the resolved config.
         model: ours or RecBole's, in eval mode.
         rows: the rows of its run.
+        reranking: what puts its lists in another order, where the run has one.
     """
 
     config: Config
     model: Any
     rows: Rows
+    reranking: Reranking | None = None
 
     @cached_property
     def catalog(self) -> ItemCatalog | None:
@@ -133,9 +136,9 @@ def load_trained(folder: Path, config: Config) -> Trained:
     """
     rows = load_rows(config, is_few_shot(config))
     if not config.is_llm:
-        return Trained(config, load_classic(config, rows, folder / "model.pth"), rows)
+        return Trained(config, load_classic(config, rows, folder / "model.pth"), rows, Reranking.read(folder))
     model = build_llm(config, rows)
     protocol_of(config).prepare(rows, model)
     model.eval()
     read_llm_run(folder, config, model)
-    return Trained(config, model, rows)
+    return Trained(config, model, rows, Reranking.read(folder))

@@ -57,6 +57,10 @@ class Ranking:
             np.concatenate([part.top_scores for part in parts]),
         )
 
+    def first(self, k: int) -> Ranking:
+        """The same with shorter lists."""
+        return Ranking(self.ranks, self.top_items[:, :k], self.top_scores[:, :k])
+
     def spread(self, rows: Sequence[int] | np.ndarray, n_rows: int) -> Ranking:
         """This ranking as that of ``rows`` among ``n_rows``; the others rank nothing."""
         whole = Ranking.nothing(n_rows, self.top_items.shape[1])

@@ -8,6 +8,7 @@ from recbole_llm.report.environment import data_hash, git_revision, peak_mib, re
 from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.projection import map_points
+from recbole_llm.report.rerank_plot import plot_trade_off, trade_off_figure
 from recbole_llm.report.table import NOT_RUN, TINY_LLM_NOTE, ResultTable, RunResult
 
 __all__ = [
@@ -35,7 +36,9 @@ __all__ = [
     "plot_gates",
     "plot_goracs",
     "plot_table",
+    "plot_trade_off",
     "revision",
+    "trade_off_figure",
     "versions",
 ]
 

@@ -10,7 +10,26 @@ from recbole_llm.lazy import lazy_exports
 if TYPE_CHECKING:
     from recbole_llm.rerank.bandit import ModularDispersionBandit
     from recbole_llm.rerank.lists import greedy_list, list_value, mmr_list, rerank_scores
+    from recbole_llm.rerank.rerankers import Example, LMDHReranker, MMRReranker, Reranker, reordered, standardised
+    from recbole_llm.rerank.settings import RerankSettings, check_rerank
+    from recbole_llm.rerank.space import ItemSpace, category_vectors
 
-__all__ = ["ModularDispersionBandit", "greedy_list", "list_value", "mmr_list", "rerank_scores"]
+__all__ = [
+    "Example",
+    "ItemSpace",
+    "LMDHReranker",
+    "MMRReranker",
+    "ModularDispersionBandit",
+    "RerankSettings",
+    "Reranker",
+    "category_vectors",
+    "check_rerank",
+    "greedy_list",
+    "list_value",
+    "mmr_list",
+    "reordered",
+    "rerank_scores",
+    "standardised",
+]
 
 __getattr__ = lazy_exports(__name__, __file__)

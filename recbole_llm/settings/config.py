@@ -13,11 +13,14 @@ import torch
 from recbole.config import Config as RecBoleConfig
 
 import recbole_llm.data.patched  # noqa: F401
+from recbole_llm.declare import keys_of
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml
 from recbole_llm.registry import AXES, QUIET
+from recbole_llm.rerank.settings import RerankSettings
 from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_model
 from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of, union_columns
+from recbole_llm.settings.list_metrics import register_list_metrics
 from recbole_llm.settings.models import find_model, task_of
 from recbole_llm.settings.resolve import Resolution, resolve
 from recbole_llm.settings.task_checks import LOSS, NOT_FOR_CLICKS
@@ -25,13 +28,15 @@ from recbole_llm.settings.values import parse_texts
 
 __all__ = ["Config", "union_load_col"]
 
+register_list_metrics()
+
 # What a trained model does not depend on: where it ran, what was printed, and how much memory a batch took.
 NOT_LEARNED = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
     "generation_batch_tokens category_field candidates title_field title_with".split()
-)
+) | frozenset(key.name for key in keys_of(RerankSettings).values())
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
 FOLDERS = ("data_path", "checkpoint_dir")
 FILES = ("coreset_file", "sd_file", "llm_path", "coreset_encoder", "pre_model_path")
@@ -100,7 +105,7 @@ class Config(RecBoleConfig):
     def effective_point(self) -> str:
         """The model and where it stands on the axes, presets and flags resolved; just the name for RecBole's models."""
         if not self.is_llm:
-            return str(self.model)
+            return str(self.model) if self["rerank"] == "none" else f"{self.model} (rerank={self['rerank']})"
         built_on = ["llm_recommender"] if self.model_class.__name__ != self.model else []
         axes = [axis for axis in AXES if self.task != "click" or axis not in NOT_FOR_CLICKS]
         axes = [axis for axis in axes if QUIET.get(axis) != self[axis]]

@@ -17,6 +17,7 @@ from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyL
 from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
+from recbole_llm.rerank.settings import RerankSettings
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
 from recbole_llm.settings.training import FineTuneSettings, ModelSettings
 
@@ -49,6 +50,7 @@ def groups() -> tuple[Group, ...]:
         Group("Data and run", (RecBoleSettings,), every_model=True),
         Group("Rows", (RowSettings,), every_model=True),
         Group("Evaluation", (EvaluationSettings,), every_model=True),
+        Group("Re-ranking", (RerankSettings,), every_model=True),
         Group("Training", (FineTuneSettings,), every_model=True),
         Group("Trunks", (TrunkSettings,)),
         Group("LLM", (BackboneSettings,)),

@@ -20,6 +20,7 @@ from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
+from recbole_llm.rerank.settings import check_rerank
 from recbole_llm.settings.data_folder import find_data, own_properties
 from recbole_llm.settings.defaults import (
     GIVEN,
@@ -204,6 +205,7 @@ def _finish(
     final["data_path"] = find_data(dataset, str(final["data_path"]), "data_path" in user)
     check_test_rows(final)
     check_order(final)
+    check_rerank(model, task, facts.is_llm, final, has_rows(final, "valid"))
     if facts.is_llm:
         final["train_unit"] = resolved_unit(model, task, cast(type, find_choice("adapter", final["adapter"])), final)
         _check_components(final)

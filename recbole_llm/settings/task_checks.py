@@ -11,6 +11,7 @@ from typing import Any
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.registry import QUIET, suggestion
+from recbole_llm.settings.list_metrics import CATEGORIES, LIST_METRICS
 from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
 
@@ -24,9 +25,10 @@ log = logging.getLogger(__name__)
 
 @cache
 def metric_kinds() -> Mapping[str, str]:
-    """RecBole's metrics by name: ``RANKING``, of lists of items, or ``VALUE``, of scores of single rows."""
+    """Metrics by name, RecBole's and ours: ``RANKING``, of lists of items, or ``VALUE``, of scores of single rows."""
     found = {metric.name: metric.attribute("metric_type") for metric in classes_in("recbole.evaluator.metrics")}
-    return {name: kind for name, kind in found.items() if kind is not None}
+    ours = dict.fromkeys(LIST_METRICS, RANKING)
+    return {name: kind for name, kind in {**found, **ours}.items() if kind is not None}
 
 
 def as_list(value: object) -> list[Any]:
@@ -49,6 +51,7 @@ def check_task(model: str, task: str, final: Mapping[str, Any]) -> None:
     click = task == "click"
     kind, words = (VALUE, "predicts clicks") if click else (RANKING, "ranks items")
     kinds = {name.lower(): of for name, of in metric_kinds().items()}
+    by_category = {name.lower(): needs for name, needs in LIST_METRICS.items()}
     for metric in as_list(final["metrics"]):
         if metric.lower() not in kinds:
             hint = suggestion(metric, metric_kinds())
@@ -57,6 +60,10 @@ def check_task(model: str, task: str, final: Mapping[str, Any]) -> None:
             fitting = ", ".join(sorted(name for name, of in metric_kinds().items() if of == kind))
             raise InputError(
                 "metrics", f"{model} {words}, so '{metric}' does not apply; choose from: {fitting}", kind="conflict"
+            )
+        if by_category.get(metric.lower()) == CATEGORIES and not final["category_field"]:
+            raise InputError(
+                "category_field", f"metric '{metric}' is over categories; name an item field", kind="missing"
             )
     for value in modes_of(final["eval_args"]):
         if not re.fullmatch("labeled" if click else r"full|(uni|pop)[1-9]\d*", str(value)):

@@ -26,6 +26,7 @@ class Settings(dict):
             "metric_decimal_place": 4,
             "USER_ID_FIELD": "user_id",
             "model": "stub",
+            "rerank": "none",
         }
         super().__init__(base | more)
 

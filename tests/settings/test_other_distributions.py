@@ -28,6 +28,7 @@ from recbole_llm.coreset.selector import Selector
 from recbole_llm.curriculum.schedule import FixedCurriculum
 from recbole_llm.declare import Setting
 from recbole_llm.objective import TokenObjective
+from recbole_llm.rerank import Reranker
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Doubled(TokenObjective):
 
 class Grounding:
     settings = ()
+
+
+class UpsideDown(Reranker):
+    def order(self, items, scores, length, trade_off):
+        return np.arange(len(items))[::-1][:length]
 """
 
 
@@ -91,6 +97,8 @@ def other(tmp_path, monkeypatch):
             doubled = other_axes:Doubled
             [recbole_llm.grounding]
             theirs = other_axes:Grounding
+            [recbole_llm.rerank]
+            upside_down = other_axes:UpsideDown
             [recbole_llm.model]
             TheirRec = their_rec:TheirRec
             """)
@@ -112,6 +120,7 @@ def words(*more: str) -> list[str]:
 def test_every_axis_takes_values_of_others(other):
     names = {"adapter": "ranked", "coreset": "first", "curriculum": "half", "grounding": "theirs"}
     names["objective"] = "doubled"
+    names |= {"rerank": "upside_down"}
     assert all(name in choices(axis) for axis, name in names.items()) and set(names) == set(AXES)
     assert find_choice("coreset", "first").__name__ == "FirstRows"
     assert find_choice("adapter", "lora").__module__ == "recbole_llm.adapter.lora"  # ours stay ours

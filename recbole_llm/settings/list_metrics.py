@@ -1,0 +1,39 @@
+"""Metrics of whole lists that RecBole has not: their names, and their place in RecBole's tables of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+CATEGORIES, COUNTS = "data.categories", "data.count_items"
+LIST_METRICS: Mapping[str, str] = MappingProxyType(
+    {"ILD": CATEGORIES, "CategoryCoverage": CATEGORIES, "AlphaNDCG": CATEGORIES, "Novelty": COUNTS}
+)
+"""Name of a metric to what it reads beside lists and targets."""
+
+
+def register_list_metrics() -> None:
+    """Make the names known to RecBole, whose config refuses others; nothing happens the second time.
+
+    RecBole finds metrics in one module of its own and nowhere else. What the entries compute is put in by
+    :func:`recbole_llm.evaluation.beyond_accuracy.count_by_item`.
+    """
+    from recbole.evaluator import metric_information, metric_types, metrics_dict
+    from recbole.utils import EvaluatorType
+
+    for name, needs in LIST_METRICS.items():
+        metrics_dict.setdefault(name.lower(), _Placeholder)
+        metric_information.setdefault(name.lower(), ["rec.items", "rec.topk", "data.num_items", needs])
+        metric_types.setdefault(name.lower(), EvaluatorType.RANKING)
+
+
+class _Placeholder:
+    """What stands in RecBole's table until an evaluator is given the metric itself."""
+
+    def __init__(self, config: Any) -> None:
+        pass
+
+    def calculate_metric(self, collected: Any) -> dict[str, float]:
+        """Never asked: :func:`count_by_item` has replaced it."""
+        raise NotImplementedError("an evaluator of lists that count_by_item has not been given")

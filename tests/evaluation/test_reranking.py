@@ -1,0 +1,143 @@
+"""``--rerank`` over trained models: what stays as it was, what is chosen, what is kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import recbole_llm
+from recbole_llm.evaluation.reranking import interaction_vectors, mean_distance
+from recbole_llm.rerank import ItemSpace
+from tests.processes import forked_python
+from tests.refusals import refused
+from tests.runs import TINY, working_in
+from tests.worlds import make_world
+
+SETTINGS = {
+    **{"epochs": 2, "topk": [5, 10], "valid_metric": "NDCG@10", "show_progress": False, "category_field": "class"},
+    **{"metrics": ["NDCG", "ILD"], "rerank_topn": 15},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("data") / "reranked", n_users=40, n_items=50, seed=1)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "saved"
+
+
+def trained(world, saved, model="SASRec", **settings):
+    saved.parent.mkdir(exist_ok=True)
+    with working_in(saved.parent):
+        return recbole_llm.run(
+            model, world.name, data_path=str(world.parent), checkpoint_dir=str(saved), **{**SETTINGS, **settings}
+        )
+
+
+def lines(finished, split="test"):
+    with open(finished.folder / f"{split}_ranks.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def plain(world, saved):
+    return trained(world, saved)
+
+
+def test_relevance_alone_changes_nothing(world, saved, plain):
+    again = trained(world, saved, rerank="mmr", rerank_lambda=1.0)
+    assert lines(again) == lines(plain) and again.metrics == plain.metrics
+
+
+def test_diversity_brings_other_lists_of_the_same_best_items(world, saved, plain):
+    again = trained(world, saved, rerank="mmr", rerank_lambda=0.2)
+    assert again.metrics["ild@10"] > plain.metrics["ild@10"] + 0.02
+    moved = [(old, new) for old, new in zip(lines(plain), lines(again), strict=True) if old["rank"] != new["rank"]]
+    assert moved and all(int(one["rank"]) <= 15 for pair in moved for one in pair)
+    for line in lines(again):
+        items = line["top_items"].split()
+        place = items.index(line["item_id"]) + 1 if line["item_id"] in items else None
+        assert len(set(items)) == 10 and (place == int(line["rank"]) if place else int(line["rank"]) > 10)
+    ndcg = np.mean([1 / np.log2(int(line["rank"]) + 1) * (int(line["rank"]) <= 10) for line in lines(again)])
+    assert again.metrics["ndcg@10"] == pytest.approx(ndcg)
+
+
+def test_validation_chooses_the_trade_off_and_the_folder_tells_how(world, saved):
+    shares = [0.0, 0.5, 1.0]
+    free = trained(world, saved, rerank="mmr", rerank_lambda=shares)
+    kept = json.loads((free.folder / "rerank.json").read_text())
+    curve = {point["lambda"]: point for point in kept["curve"]}
+    assert list(curve) == [None, *shares] and curve[1.0]["ndcg"] == curve[None]["ndcg"]
+    assert curve[kept["lambda"]]["ndcg"] == max(curve[share]["ndcg"] for share in shares)
+    assert free.valid_metrics["ndcg@10"] == pytest.approx(curve[kept["lambda"]]["ndcg"])
+    assert curve[0.0]["distance"] > curve[1.0]["distance"]
+    assert (free.folder / "rerank.png").stat().st_size > 10_000
+    least = (curve[0.0]["distance"] + curve[1.0]["distance"]) / 2
+    bound = trained(world, saved, rerank="mmr", rerank_lambda=shares, rerank_min_distance=least)
+    chosen = json.loads((bound.folder / "rerank.json").read_text())["lambda"]
+    allowed = [share for share in shares if curve[share]["distance"] >= least]
+    assert chosen in allowed and curve[chosen]["ndcg"] == max(curve[share]["ndcg"] for share in allowed)
+
+
+def test_a_new_process_recommends_the_same(world, saved):
+    """lmdh on a model without item vectors, and without categories: by what users did."""
+    settings = {"category_field": None, "metrics": ["NDCG"], "rerank": "lmdh", "rerank_features": "id"}
+    one, other = (trained(world, saved, "Pop", **settings) for _ in range(2))
+    assert (one.folder / "rerank.json").read_bytes() == (other.folder / "rerank.json").read_bytes()
+    code = """
+        import sys
+        from recbole_llm import load_run
+        print(load_run(sys.argv[1]).recommend(users=["u1", "u2"], k=20, exclude_seen=True).to_json())
+    """
+    done = forked_python(code, one.folder, cwd=saved.parent)
+    found = one.recommend(users=["u1", "u2"], k=20, exclude_seen=True)
+    assert done.stdout.splitlines()[-1] == found.to_json()
+    assert (np.diff(found["score"][:15]) < 0).all()  # behind the re-ranked ones, popularity ties
+
+
+def test_an_llms_titles_can_be_put_in_another_order(world, saved):
+    """The stages are shared: what is tuned knows nothing of the order of lists."""
+    words = dict(word.removeprefix("--").split("=") for word in TINY if "lora" not in word)
+    tiny = {name: int(value) if value.isdigit() else value for name, value in words.items()}
+    tiny |= {"epochs": 0, "metrics": ["NDCG"], "test_sample_size": 10, "valid_sample_size": 10}
+    plain = trained(world, saved, "BIGRec", **tiny)
+    same = trained(world, saved, "BIGRec", **tiny, rerank="mmr", rerank_lambda=1)
+    other = trained(world, saved, "BIGRec", **tiny, rerank="lmdh", rerank_rows=8, rerank_features="llm")
+    assert lines(plain) == lines(same) and plain.metrics == same.metrics
+    assert "rerank" not in plain.result.point and "rerank=mmr" in same.result.point
+    stages = [json.loads((one.folder / "stages.json").read_text()) for one in (plain, same, other)]
+    assert stages[0] == stages[1] == stages[2]
+    facts = json.loads((other.folder / "rerank.json").read_text())
+    assert len(facts["learnt"]["theta"]) == 10 and lines(other) != lines(plain)
+
+
+def test_what_leaves_nothing_to_order_is_refused(world, saved):
+    for settings, key, kind in (
+        ({"rerank": "dpp"}, "rerank", "value"),
+        ({"rerank": "mmr", "rerank_topn": 5}, "rerank_topn", "conflict"),
+        ({"rerank": "mmr", "metrics": ["GAUC"], "valid_metric": "GAUC"}, "metrics", "conflict"),
+        ({"rerank": "mmr", "rerank_min_distance": 0.5}, "rerank_min_distance", "conflict"),
+        ({"rerank": "mmr", "rerank_features": "llm"}, "rerank_features", "conflict"),
+        ({"rerank": "mmr", "rerank_features": "id", "rerank_distance": "jaccard"}, "rerank_distance", "conflict"),
+        ({"rerank_lambda": 1.5}, "rerank_lambda", "value"),
+        ({"category_field": None}, "category_field", "missing"),
+    ):
+        with refused(key, kind):
+            trained(world, saved, **settings)
+
+
+def test_items_of_the_same_users_have_like_vectors():
+    """Two groups of users who share no item."""
+    pairs = np.array(
+        [[user, 1 + item + 4 * (user > 5)] for user in range(1, 11) for item in range(4) if item != user % 5]
+    )
+    vectors = interaction_vectors(pairs, 11, 9, width=4)
+    table = ItemSpace(vectors).distances(np.arange(1, 9))
+    assert table[:4, 4:].min() > 0.9 > 0.5 > table[:4, :4].mean()
+    assert mean_distance(ItemSpace(vectors), np.array([[1, 2, 0], [3, 0, 0]])) == pytest.approx(table[0, 1] / 2)
