@@ -33,6 +33,7 @@ class ItemSpace:
     def distances(self, items: Sequence[int] | np.ndarray) -> Floats:
         """Distances of some items. Returns: float64 [n, n], symmetric, 0 on the diagonal."""
         chosen = self.vectors[np.asarray(items, dtype=np.int64)]
+        table: Floats
         if self.distance == "jaccard":
             shared = chosen @ chosen.T
             sizes = chosen.sum(axis=1)
