@@ -23,7 +23,7 @@ def register_list_metrics() -> None:
     from recbole.utils import EvaluatorType
 
     for name, needs in LIST_METRICS.items():
-        metrics_dict.setdefault(name.lower(), _Placeholder)
+        metrics_dict.setdefault(name.lower(), type(name, (_Placeholder,), {}))
         metric_information.setdefault(name.lower(), ["rec.items", "rec.topk", "data.num_items", needs])
         metric_types.setdefault(name.lower(), EvaluatorType.RANKING)
 

@@ -13,6 +13,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command, settings_for
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.list_metrics import register_list_metrics
 from recbole_llm.settings.models import facts_by_name, facts_of, find_model, llm_model_names, recbole_models
 from recbole_llm.settings.recommender_checks import is_of_a_sequence, reads_graph
 from recbole_llm.settings.resolve import resolve
@@ -86,8 +87,10 @@ def test_what_a_recommender_gives_is_read_from_its_source(name):
 
 
 def test_kinds_of_metrics_are_recbole_own():
+    """And ours, which are in RecBole's tables once its config is to be made."""
     from recbole.evaluator import metric_types, metrics_dict
 
+    register_list_metrics()
     assert metric_kinds() == {known.__name__: metric_types[name].name for name, known in metrics_dict.items()}
 
 
