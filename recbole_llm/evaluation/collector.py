@@ -37,6 +37,7 @@ class RowCollector(Collector):
     Attributes:
         needs_scores: whether a metric reads the scores of all items, not only ranks and best items.
         depth: how many best items of a row are looked at: as many as the longest cut-off, or as are re-ranked.
+        keeps_lists: whether these are kept; RecBole's own validations have no use for them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -47,6 +48,7 @@ class RowCollector(Collector):
             delattr(self.register, need)
         self._reranked = config["rerank"] not in (None, "none")
         self.depth = max(*self.topk, config["rerank_topn"] if self._reranked else 1)
+        self.keeps_lists = False
         self.forget()
 
     def forget(self) -> None:
@@ -103,7 +105,7 @@ class RowCollector(Collector):
             scores: float64 [rows, the same], theirs; read where they are to be re-ranked.
         """
         width = max(self.topk)
-        if self._reranked and scores is not None:
+        if self._reranked and self.keeps_lists and scores is not None:
             self._listed.append(Ranking(ranks.numpy(), items.numpy(), scores.numpy()))
         items = items[:, :width]
         hits = ((items == targets[:, None]) & (items > 0)).int()
@@ -115,7 +117,7 @@ class RowCollector(Collector):
 
     def _collect_scores(self, scores: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
         width = max(self.topk)
-        if self._reranked:
+        if self._reranked and self.keeps_lists:
             self._listed.append(rank_scores(scores, None, self.depth))
         ids = top_items(scores, width)
         positive = torch.zeros_like(scores, dtype=torch.int)
@@ -243,11 +245,12 @@ def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # for models whose scores are random
     collector: RowCollector = trainer.eval_collector
     collector.forget()
+    collector.keeps_lists = True
     rounded, trainer.evaluator = trainer.evaluator, unrounded_evaluator(trainer.config)
     try:
         yield collector
     finally:
-        trainer.evaluator = rounded
+        trainer.evaluator, collector.keeps_lists = rounded, False
 
 
 def as_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
