@@ -52,6 +52,7 @@ test-newest: $(NEWEST)/.installed
 
 results: install
 	$(VENV)/bin/python -m benchmarks.results
+	$(VENV)/bin/python -m benchmarks.claims
 
 benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed --json benchmarks/results/speed.json

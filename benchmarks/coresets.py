@@ -6,7 +6,7 @@ Rows are RecBole's training rows in their order, which is that of ``World.rows``
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,40 @@ def write_oracle(world: World, folder: Path, share: float, **settings: Any) -> P
         share: of all training rows.
         settings: what rows depend on beside the data, as in the command.
     """
+    return write_rows(world, folder, oracle_file(folder, share), _useful, share, **settings)
+
+
+def _useful(rows: PlantedRows) -> np.ndarray:
+    return ~(rows.mislabelled | rows.redundant)
+
+
+def write_rows(
+    world: World, folder: Path, file: Path, choice: Callable[[PlantedRows], np.ndarray], size: float, **settings: Any
+) -> Path:
+    """Write a ``coreset_file`` of rows drawn at random among those of a choice.
+
+    Args:
+        world: whose marks are known.
+        folder: where ``write_world`` wrote it: the command's ``data_path``.
+        file: to write.
+        choice: bool per training row, whether it may be drawn.
+        size: as ``coreset_size``: a count, or a share of all training rows.
+        settings: what rows depend on beside the data, as in the command.
+
+    Returns:
+        The file.
+    """
     config = Config("BIGRec", NAME, config_dict={"data_path": str(folder), "train_sample_size": None, **settings})
     train, rows = load_rows(config, few_shot=True).train, world.rows("train")
     check_order(train, world, rows)
-    useful = np.flatnonzero(~(rows.mislabelled | rows.redundant))
     generator = np.random.default_rng(stage_seed(world.settings.seed, "oracle coreset"))
-    order = generator.permutation(useful)  # so that a larger share holds a smaller one
-    chosen = np.sort(order[: resolve_budget(len(train), ratio=share)])
-    hashes, file = row_hashes(train), oracle_file(folder, share)
+    order = generator.permutation(np.flatnonzero(choice(rows)))  # so that a larger share holds a smaller one
+    n_rows = size if isinstance(size, int) else resolve_budget(len(train), ratio=size)
+    hashes = row_hashes(train)
     with open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow([SAMPLE_ID, "row", "selected"])
-        writer.writerows([row, hashes[row], 1] for row in chosen.tolist())
+        writer.writerows([row, hashes[row], 1] for row in np.sort(order[:n_rows]).tolist())
     return file
 
 

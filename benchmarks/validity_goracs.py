@@ -31,13 +31,13 @@ from recbole.utils import init_seed
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
+from benchmarks.answer_loss import answer_losses
 from benchmarks.coresets import check_order
 from benchmarks.planted import NAME, PlantedSettings, make_world, write_world
 from benchmarks.validity import RESULTS, ROOT, rank_correlation, render_report
-from recbole_llm.coreset import goracs_select, losses_per_row, proxy_objective
+from recbole_llm.coreset import goracs_select, proxy_objective
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, take_sample
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.report import versions
 from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.row_inputs import RowInputs
@@ -128,19 +128,6 @@ KINDS: dict[str, Callable[..., tuple[np.ndarray, str]]] = {
 # ------------------------------------------------------------------------------------------------------ the test loss
 
 
-def mean_answer_loss(model: LLMRecommender, rows: Any, max_tokens: int) -> float:
-    """Mean over test rows of the mean loss of the answer's tokens, by the model as it stands."""
-    examples = model.token_pairs(rows.inter_feat)
-    total = 0.0
-    model.eval()
-    with torch.no_grad():
-        for batch in micro_batches([len(prompt) + len(answer) for prompt, answer in examples], max_tokens, sort=True):
-            prompts, answers = zip(*(examples[row] for row in batch), strict=True)
-            found = model.scorer.log_probs(prompts, [[answer] for answer in answers])
-            total += float(losses_per_row(-found.values, found.rows, len(batch)).double().sum())
-    return total / len(examples)
-
-
 class Tuning:
     """The same fine-tuning for any subset; a finished one is found again as a stage."""
 
@@ -158,7 +145,7 @@ class Tuning:
 
     def loss(self) -> float:
         """Test loss of the model as it stands."""
-        return mean_answer_loss(self.model, self.rows.test, self.config["micro_batch_tokens"])
+        return float(answer_losses(self.model, self.rows.test, self.config["micro_batch_tokens"]).mean())
 
 
 # ------------------------------------------------------------------------------------------------------------ the run
