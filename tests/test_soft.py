@@ -291,6 +291,24 @@ def test_nearest_keeps_the_beam_nearest_to_the_true_title(both, soft, untuned, m
     assert largest_difference(adapter_of(finished), adapter_of(soft("--curriculum=sd_only"))) > 1e-3
 
 
+def test_some_rows_are_distilled_with_beams_and_epochs_of_their_own(both, soft, stages):
+    """The distance is that of a search with one beam; the file of the answers gives the same run."""
+    some = soft("--sd_rows=9", "--sd_num_beams=1", "--curriculum_epochs=2")
+    used, usual = some.json("SOFT", "stages.json"), both.json("SOFT", "stages.json")
+    assert used["fine-tune"] == usual["fine-tune"]
+    assert all(used[stage] != usual[stage] for stage in ("distil", "initial-distance", "curriculum"))
+    assert some.json("SOFT", "distilled.json")["rows"] == len(answers_of(some)) == 9
+    history = some.json("SOFT", "history.json")
+    assert len(history) == 2 and history[0]["real_loss"] is None
+    assert "sd_rows: answers to 9 of 24 training rows." in some.log("SOFT")
+    greedy = soft("--SOFT.num_beams=1", "--alpha=10", models="SOFT")
+    assert greedy.json("SOFT", "stages.json")["initial-distance"] == used["initial-distance"]
+    file = some.stage("SOFT", "distil") / "answers.jsonl"
+    given = soft("--sd_rows=9", "--sd_num_beams=1", "--curriculum_epochs=2", f"--sd_file={file}")
+    check_equal_runs(some, given)
+    assert soft("--sd_rows=24").json("SOFT", "stages.json") == usual  # as many rows as there are
+
+
 def test_permuted_targets_use_the_same_answers_and_learn_something_else(both, soft):
     permuted = soft("--curriculum=sd_only", "--sd_permuted=True")
     plain = soft("--curriculum=sd_only")

@@ -93,7 +93,15 @@ def log_of(finished: Finished, label: str = "BIGRec") -> str:
 @pytest.mark.parametrize("model", ["BIGRec", "SOFT"])
 def test_segments_train_as_rows_with_the_same_histories_do(trunk, model, monkeypatch):
     """The same steps of the same cut rows, each row in a place of its own; SOFT with both targets."""
-    more = ("--curriculum=fixed:0.5",) if model == "SOFT" else ()
+    check_segments(trunk, model, ("--curriculum=fixed:0.5",) if model == "SOFT" else (), monkeypatch)
+
+
+def test_segments_train_as_rows_do_where_some_rows_have_a_distilled_answer(trunk, monkeypatch):
+    """The first epoch is of these rows alone."""
+    check_segments(trunk, "SOFT", ("--alpha=10", "--sd_rows=20", "--curriculum_epochs=3"), monkeypatch)
+
+
+def check_segments(trunk: Any, model: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     together = trunk(*more, models=model)
     line = re.search(r"train_unit user: 63 targets, .*; (\d+) see (\d) to (\d) items", log_of(together, model))
     assert int(line[1]) > 5 and int(line[2]) >= OVERLAP and int(line[3]) < LONGEST

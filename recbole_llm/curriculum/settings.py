@@ -21,6 +21,9 @@ class DistillationSettings(Declared):
             like="text like none, sd_only, adaptive or fixed:0.5",
         ),
     ] = "none"
+    curriculum_epochs: Annotated[
+        int | None, Setting("largest number of epochs of the curriculum", low=1, null="as many as epochs")
+    ] = None
     alpha: Annotated[
         float | list[float],
         Setting(
@@ -34,6 +37,22 @@ class DistillationSettings(Declared):
         int,
         Setting("training rows whose answers' distance to the true titles is measured", low=1, scope="adaptive"),
     ] = 256
+    sd_rows: Annotated[
+        int | None,
+        Setting(
+            "training rows whose answers are distilled, drawn by seed; the others have their true title alone",
+            low=1,
+            null="all, as in the paper",
+        ),
+    ] = None
+    sd_num_beams: Annotated[
+        int | None,
+        Setting(
+            "beams of the search for distilled answers, and for answers whose distance is measured",
+            low=1,
+            null="num_beams",
+        ),
+    ] = None
     sd_select: Annotated[
         str,
         Setting(

@@ -10,6 +10,7 @@ from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
+from recbole_llm.experiment.answers import write_answers
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
@@ -98,6 +99,7 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     protocol.keep(folder.path)
     write_llm_run(folder, trainer, rows.test.inter_feat)
+    write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
     for index in reversed(range(len(trainer.tuned) - 1)):
         valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])
         stages.insert(0, evaluated(index, valid))

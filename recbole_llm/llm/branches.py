@@ -194,16 +194,20 @@ class BranchScorer:
 
         Args:
             prompts: token ids of each prompt.
-            answers: the answers to each prompt, as many for each.
+            answers: the answers to each prompt, as many for each; all but one of a prompt may be empty.
         """
         batch = branch_batch(prompts, answers, self.pad_token_id)
         if batch.attention_mask.ndim == 2 or self.takes_branches(batch.input_ids.shape[1]):
             return AnswerLogProbs(self.run(batch), batch.rows.to(self.device), batch.answers.to(self.device))
         values, rows, indices = [], [], []
         for index in range(len(answers[0])):
-            alone = branch_batch(prompts, [[own[index]] for own in answers], self.pad_token_id)
+            having = [row for row, own in enumerate(answers) if own[index]]
+            if not having:
+                continue
+            own_prompts = [prompts[row] for row in having]
+            alone = branch_batch(own_prompts, [[answers[row][index]] for row in having], self.pad_token_id)
             values.append(self.run(alone))
-            rows.append(alone.rows.to(self.device))
+            rows.append(torch.tensor(having)[alone.rows].to(self.device))
             indices.append(torch.full_like(rows[-1], index))
         return AnswerLogProbs(torch.cat(values), torch.cat(rows), torch.cat(indices))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -75,6 +75,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         self.config = config
+        self._num_beams: int | None = None
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
         settings = PromptSettings.from_settings(config.final_config_dict)
@@ -285,6 +286,19 @@ class LLMRecommender(RowReader, SequentialRecommender):
         """The texts of all beams of each row, raw, the best first; an empty string where the history has no title."""
         return self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams=True)
 
+    @contextmanager
+    def searching(self, num_beams: int | None) -> Iterator[None]:
+        """Search for free answers with another number of beams for the duration of the context.
+
+        Args:
+            num_beams: of the search; None is the run's own number.
+        """
+        before, self._num_beams = self._num_beams, num_beams
+        try:
+            yield
+        finally:
+            self._num_beams = before
+
     def _texts(
         self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]], all_beams: bool
     ) -> list[list[str]]:
@@ -306,7 +320,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
             eos_token_id=self.backbone.eos_token_id,
             pad_token_id=self.backbone.pad_token_id,
             forbidden_token_ids=self.backbone.forbidden_token_ids,
-            num_beams=settings.num_beams,
+            num_beams=self._num_beams or settings.num_beams,
             max_new_tokens=settings.max_new_tokens,
             length_penalty=settings.length_penalty,
             max_batch_tokens=settings.generation_batch_tokens,

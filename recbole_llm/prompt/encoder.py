@@ -71,8 +71,8 @@ class PromptEncoder(ABC):
                 has none, as for 0, the padding. Kept as it is, not copied.
             eos_token_id: Ends every response.
             bos_token_id: Starts every prompt, if the tokenizer has one; a chat template brings its own.
-            style: `alpaca`, `plain` or `chat` (see :meth:`Layout.of_blocks`). A chat template spells special tokens,
-                BOS among them, which titles must not: they are encoded as such in the fixed texts alone.
+            style: `alpaca`, `plain`, `list` or `chat` (see :meth:`Layout.of_blocks`). A chat template spells special
+                tokens, BOS among them, which titles must not: they are encoded as such in the fixed texts alone.
             chat_template: The Hugging Face tokenizer whose chat template is used, for style `chat` only.
             max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
             candidates: Whether prompts list the titles to choose from.

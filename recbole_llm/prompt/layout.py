@@ -11,7 +11,8 @@ from recbole_llm.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPT_STYLES = ("alpaca", "plain", "chat")
+PROMPT_STYLES = ("alpaca", "plain", "list", "chat")
+LIST = "list"  # the style in which the answer is the next title of the history
 SEPARATOR = ","  # the blank after it belongs to the title's own tokens, as in running text
 NONE = "none"  # in place of an empty list of titles
 _MARK = "\ue000"  # around the name of a slot; a private-use character: no wording contains it
@@ -47,17 +48,21 @@ class Layout:
 
         Args:
             blocks: The three texts, slots as :func:`slot_mark` writes them; an empty one is left out.
-            style: `alpaca` (blocks under headers), `plain` (the same blocks without headers) or `chat` (the plain
-                blocks as the user's turn in the tokenizer's own chat template).
+            style: `alpaca` (blocks under headers), `plain` (the same blocks without headers), `list` (the input alone,
+                which ends with the history, and a separator: the answer goes on with it) or `chat` (the plain blocks as
+                the user's turn in the tokenizer's own chat template).
             tokenizer: A Hugging Face tokenizer, for `chat` only.
 
         Raises:
-            InputError: The style is unknown, or the tokenizer has no usable chat template.
+            InputError: The style is unknown, the tokenizer has no usable chat template, or `list` is asked of an input
+                that does not end with the history.
         """
         if style not in PROMPT_STYLES:
             raise InputError(
                 f"prompt_style: no style {style!r}; choose one of {', '.join(PROMPT_STYLES)}", kind="unknown"
             )
+        if style == LIST:
+            return cls._going_on(blocks[-1])
         headers = ("", "### Instruction:\n", "### Input:\n") if style == "alpaca" else ("", "", "")
         joined = "\n\n".join(header + block for header, block in zip(headers, blocks, strict=True) if block)
         if style == "chat":
@@ -66,6 +71,23 @@ class Layout:
             text = joined + ("\n\n### Response:\n" if style == "alpaca" else "\n\n")
         parts = text.split(_MARK)
         return cls(tuple(parts[::2]), tuple(parts[1::2]), style)
+
+    @classmethod
+    def _going_on(cls, block: str) -> Layout:
+        """The layout of a block that ends with the history, which the answer goes on with."""
+        *texts, last, end = block.split(_MARK)
+        if end or last != "history":
+            raise InputError(
+                "prompt_style",
+                "list goes on with the history, and something else stands behind it; choose plain",
+                kind="conflict",
+            )
+        return cls((*texts[::2], SEPARATOR), (*texts[1::2], last), LIST)
+
+    @property
+    def before_answer(self) -> str:
+        """What stands between the end of the prompt and the answer, and belongs to the answer's own tokens."""
+        return " " if self.style == LIST else ""
 
     def fill(self, titles: Mapping[str, Sequence[str]]) -> str:
         """The whole prompt as text.

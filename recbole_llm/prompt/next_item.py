@@ -62,11 +62,13 @@ class TitlePromptEncoder(PromptEncoder):
         Raises:
             ValueError: The item has no title.
         """
-        return [*self._pieces.of(quote(self._title(item, "be an answer"))), self.eos_token_id]
+        text = self.layout.before_answer + quote(self._title(item, "be an answer"))
+        return [*self._pieces.of(text), self.eos_token_id]
 
     def response_from_text(self, text: str) -> list[int]:
         """Token ids of any answer text as it stands, then EOS: generated answers serve as targets without grounding."""
-        return [*self._encode(text), self.eos_token_id]
+        before = self.layout.before_answer
+        return [*self._encode(text if text.startswith(before) else before + text), self.eos_token_id]
 
     def _shown(self, example: Example) -> Example:
         shown = super()._shown(example)

@@ -20,7 +20,15 @@ class PromptSettings(Declared):
     ] = "item"
     prompt_style: Annotated[
         str,
-        Setting("layout of the prompt", choices={"alpaca": "", "plain": "", "chat": "the LLM's own chat template"}),
+        Setting(
+            "layout of the prompt",
+            choices={
+                "alpaca": "",
+                "plain": "",
+                "list": "titles alone: the answer is the next one",
+                "chat": "the LLM's own chat template",
+            },
+        ),
     ] = "alpaca"
     max_prompt_tokens: Annotated[int, Setting("longest prompt in tokens", low=1, note="the oldest items go first")] = (
         512

@@ -130,6 +130,21 @@ class Trunks:
                 trunks.append([row])
         return cls([np.array(rows, dtype=np.int64) for rows in trunks])
 
+    def only(self, chosen: np.ndarray) -> Trunks:
+        """The trunks of some rows, in the same order; the rows keep their numbers.
+
+        Args:
+            chosen: int64, the rows.
+
+        Example:
+            >>> [rows.tolist() for rows in Trunks([np.array([2, 0]), np.array([3]), np.array([1])]).only([0, 1]).rows]
+            [[0], [1]]
+        """
+        wanted = np.zeros(sum(map(len, self.rows)), dtype=bool)
+        wanted[chosen] = True
+        found = [rows[wanted[rows]] for rows in self.rows]
+        return Trunks([rows for rows in found if len(rows)])
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -223,13 +223,27 @@ def check_objective(model: str, has_answers: bool, settings: Settings) -> None:
 
 
 def check_on_trie(settings: Settings) -> None:
-    """Refuse settings of raw distilled answers where these are titles of the catalogue.
+    """Refuse settings of raw distilled answers where these are titles, and rows without any where an objective weighs.
 
     Raises:
         InputError: which.
     """
+    if settings["sd_rows"] is not None and settings["objective"] != NLL:
+        raise InputError(
+            "sd_rows",
+            f"objective={settings['objective']} weighs the answers of every row, and with sd_rows some have none; "
+            f"leave it out, or set --objective={NLL}",
+            kind="conflict",
+        )
     if not settings["distil_on_trie"]:
         return
+    if settings["sd_num_beams"] is not None:
+        raise InputError(
+            "sd_num_beams",
+            "it is of raw answers, and with distil_on_trie the title ranked first is learnt, of num_beams beams; "
+            "leave it out",
+            kind="conflict",
+        )
     for key, allowed in (("sd_select", "top"), ("sd_empty", "real")):
         if settings[key] != allowed:
             raise InputError(

@@ -1,4 +1,7 @@
-"""The stages between the two tunings: the fine-tuned model's answers, and the untuned LLM's distance."""
+"""The stages between the two tunings: the fine-tuned model's answers, and the untuned LLM's distance.
+
+Both are searched for with the beams of distillation (``sd_num_beams``), whatever ranks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
+
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.stages import Stage, write_json
 from recbole_llm.trainer.distillation import ANSWERS, RANKED, DistanceMeter, distil, read_answers
@@ -19,31 +26,40 @@ class DistilStage(Stage[list[str]]):
     Args:
         tuning: its model and rows.
         fine_tuned: the result of the fine-tuning.
+        chosen: int64, the readable rows that are answered, ascending.
     """
 
     name = "distil"
     is_resumable = True
 
-    def __init__(self, tuning: Tuning, fine_tuned: TuningResult) -> None:
-        self._tuning, self._fine_tuned = tuning, fine_tuned
+    def __init__(self, tuning: Tuning, fine_tuned: TuningResult, chosen: np.ndarray) -> None:
+        self._tuning, self._fine_tuned, self._chosen = tuning, fine_tuned, chosen
+        self._examples = [tuning.rows.examples[row] for row in chosen]
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        select = self._tuning.distillation.sd_select
-        facts = {"fine-tuned": self._tuning.facts, "generation": self._tuning.generation, "select": select}
-        return {**facts, **self._tuning.on_trie}
+        tuning = self._tuning
+        facts = {
+            "fine-tuned": tuning.facts,
+            "generation": tuning.generation,
+            "select": tuning.distillation.sd_select,
+            **tuning.on_trie,
+        }
+        some = len(self._chosen) < len(tuning.rows.examples)
+        return {**facts, "chosen": hash_arrays(self._chosen)} if some else facts
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the model gets the fine-tuned weights."""
-        model, rows = cast(BIGRec, self._tuning.model), self._tuning.rows
+        model, settings = cast(BIGRec, self._tuning.model), self._tuning.distillation
         load_adapter(model, self._fine_tuned.folder / "adapter")
-        settings = self._tuning.distillation
+        rows = self._tuning.rows.readable[torch.from_numpy(self._chosen)]
         select = RANKED if settings.distil_on_trie else settings.sd_select
-        distil(model, rows.readable, rows.examples, select, folder, self._tuning.show_progress)
+        with model.searching(settings.sd_num_beams):
+            distil(model, rows, self._examples, select, folder, self._tuning.show_progress)
 
     def load(self, folder: Path) -> list[str]:
         """See :class:`Stage`."""
-        return read_answers(folder / ANSWERS, self._tuning.rows.examples)
+        return read_answers(folder / ANSWERS, self._examples)
 
 
 class DistanceStage(Stage[float]):

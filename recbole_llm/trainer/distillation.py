@@ -126,6 +126,27 @@ def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:
     return [answer for _, answer in found]
 
 
+def chosen_rows(n_rows: int, sd_rows: int | None, seed: int) -> np.ndarray:
+    """The rows whose answers are distilled.
+
+    Args:
+        n_rows: training rows.
+        sd_rows: how many are drawn; None, or as many as there are and more, takes all.
+        seed: of the draw.
+
+    Returns:
+        int64, ascending.
+
+    Example:
+        >>> chosen_rows(4, None, seed=0), chosen_rows(4, 9, seed=0), len(set(chosen_rows(100, 30, seed=0).tolist()))
+        (array([0, 1, 2, 3]), array([0, 1, 2, 3]), 30)
+    """
+    if sd_rows is None or sd_rows >= n_rows:
+        return np.arange(n_rows)
+    found: np.ndarray = np.sort(np.random.default_rng(seed).choice(n_rows, sd_rows, replace=False))
+    return found
+
+
 def distilled_targets(
     model: BIGRec, texts: Sequence[str], examples: Sequence[TokenPair], settings: Mapping[str, Any]
 ) -> list[list[int]]:
@@ -188,14 +209,17 @@ class DistanceMeter:
         model: the recommender.
         rows: the training rows.
         n_rows: size of the sample; all rows if there are not more.
+        num_beams: of the search for answers; None is the run's own number.
     """
 
-    def __init__(self, model: BIGRec, rows: Interaction, n_rows: int) -> None:
+    def __init__(self, model: BIGRec, rows: Interaction, n_rows: int, num_beams: int | None = None) -> None:
         generator = np.random.default_rng(model.stage_seed("distance"))
         chosen = np.sort(generator.choice(len(rows), min(n_rows, len(rows)), replace=False))
         self.model, self.rows = model, rows[torch.from_numpy(chosen)]
         self.targets = model.title_vectors(self.rows[model.ITEM_ID].numpy())
+        self.num_beams = num_beams
 
     def measure(self) -> float:
         """The distance of the model as it stands."""
-        return mean_distance(self.model.answer_vectors(self.rows), self.targets)
+        with self.model.searching(self.num_beams):
+            return mean_distance(self.model.answer_vectors(self.rows), self.targets)

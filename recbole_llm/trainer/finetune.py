@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,7 +62,8 @@ class DistilledTargets:
 
     Attributes:
         curriculum: gives the weight.
-        answers: token ids of the distilled answer to each example's prompt.
+        answers: token ids of the distilled answer to each example's prompt; empty where there is none, and such an
+            example has its true answer alone.
         distances: mean distance of generated and true titles before training and after each epoch; empty where the
             curriculum asks for none.
         measure: gives that distance for the model as it stands.
@@ -77,7 +79,8 @@ class FineTuning:
     """One fine-tuning of a model's adapter on a list of examples.
 
     The loss of an epoch is (1 - weight) * L_real + weight * L_distilled, each the mean over its own response tokens of
-    a step (SOFT, arXiv 2505.20771); without distilled targets it is L_real.
+    a step (SOFT, arXiv 2505.20771); without distilled targets it is L_real. An epoch goes over the examples that have
+    an answer of a kind that counts in it.
 
     Args:
         model: the recommender; its adapter's weights are trained in place.
@@ -120,7 +123,7 @@ class FineTuning:
         self.passes = Passes(model, prompts, histories, answers, settings, trunks)
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.loss = make_loss(self.passes, self.trainable)
-        steps = settings.steps(len(examples))
+        steps = self._expected_steps()
         for warning in warmup_warning(settings.warmup(steps), steps):
             log.warning("%s.", warning)
         self.scheduler = make_schedule(optimizer, settings, steps)
@@ -160,6 +163,19 @@ class FineTuning:
         self.model.adapter.load_trainable_state(self.model.llm, self.best)
         return self.history
 
+    def _rows_of(self, kinds: Collection[str]) -> np.ndarray:
+        """The examples that have an answer of one of these kinds. Returns: int64, ascending."""
+        return np.flatnonzero(sum(self.passes.answer_lengths[kind] for kind in kinds))
+
+    def _expected_steps(self) -> int:
+        """Optimiser steps of all epochs, as far as it can be told before: a weight that falls by itself begins at 1."""
+        n_rows = [len(self.passes.prompt_lengths)] * self.settings.epochs
+        if self.distilled is not None and n_rows:
+            curriculum = self.distilled.curriculum
+            n_first = len(self._rows_of(target_weights(self._weight())))
+            n_rows = [n_first, *n_rows[1:]] if curriculum.uses_distance else [n_first] * len(n_rows)
+        return sum(math.ceil(n / self.settings.train_batch_size) for n in n_rows)
+
     def _train_epoch(self) -> dict[str, Any]:
         self.model.train()
         seed = self.model.stage_seed("fine-tune", self.epoch)
@@ -167,17 +183,20 @@ class FineTuning:
         weight = self._weight()
         weights = target_weights(weight)
         lengths = self.loss.lengths(weights)
-        steps = self.passes.steps(np.random.default_rng(seed), lengths)
+        steps = self.passes.steps(np.random.default_rng(seed), lengths, self._rows_of(weights))
         started, losses, self.loss.tokens = time.perf_counter(), np.zeros(len(weights)), 0
+        counted = np.zeros(len(weights))  # steps with an answer of each kind
         title = f"Train {self.epoch}/{self.settings.epochs}"
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
             n_steps = self.settings.epochs * len(steps)
             with self.model.training_step((self.epoch - 1) * len(steps) + done - 1, n_steps):
                 losses += self._step(rows, weights, lengths)
+            counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
             speed = self.loss.tokens / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {losses @ list(weights.values()) / done:.4f}, {speed:,.0f} tokens/s")
+            mean = losses / counted.clip(min=1) @ list(weights.values())
+            bar.set_postfix_str(f"loss {mean:.4f}, {speed:,.0f} tokens/s")
         seconds = time.perf_counter() - started
-        losses /= len(steps)
+        losses /= counted.clip(min=1)
         record: dict[str, Any] = {
             "epoch": self.epoch,
             "train_loss": float(losses @ list(weights.values())),
@@ -197,7 +216,7 @@ class FineTuning:
         return 0.0 if self.distilled is None else self.distilled.curriculum.weight(self.distilled.distances)
 
     def _step(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """One optimiser step; returns the loss on each target.
+        """One optimiser step; returns the loss on each target, 0 where no row of it has such an answer.
 
         A loss is a mean over all tokens of that target in the step, however its rows are cut into batches.
         """

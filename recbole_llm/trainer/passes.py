@@ -50,18 +50,21 @@ class Passes:
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
 
-    def steps(self, generator: np.random.Generator, lengths: np.ndarray) -> list[np.ndarray]:
+    def steps(self, generator: np.random.Generator, lengths: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
         """The rows of each optimiser step of an epoch.
 
         Args:
             generator: draws the order.
             lengths: int64 [rows], tokens of prompt and answers.
+            chosen: int64, the rows of the epoch, ascending.
         """
         batch_size = self.settings.train_batch_size
         if self.trunks is not None:
-            return trunk_steps(self.trunks, batch_size, generator)
+            return trunk_steps(self.trunks.only(chosen), batch_size, generator)
         window = LENGTH_WINDOW if self.settings.group_by_length else 0
-        return epoch_steps(len(self.prompts), batch_size, generator, lengths=lengths.tolist(), length_window=window)
+        own = lengths[chosen].tolist()
+        steps = epoch_steps(len(chosen), batch_size, generator, lengths=own, length_window=window)
+        return [chosen[step] for step in steps]
 
     def of_step(self, rows: np.ndarray, kinds: Collection[str], lengths: np.ndarray) -> list[Pass]:
         """The forward passes of an optimiser step.

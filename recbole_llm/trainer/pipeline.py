@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from recbole_llm.curriculum import Curriculum
 from recbole_llm.hashing import hash_file
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
-from recbole_llm.trainer.distillation import DistanceMeter, distilled_targets, read_answers
+from recbole_llm.trainer.distillation import DistanceMeter, chosen_rows, distilled_targets, read_answers
 from recbole_llm.trainer.tuning import CurriculumStage, FineTuneStage, State, Tuning, TuningResult, load_adapter
 
 log = logging.getLogger(__name__)
@@ -45,18 +47,32 @@ class Pipeline:
             self.tuned.append(stages.run(FineTuneStage(tuning)))
         if not self.curricula:
             return
-        texts, source = self._distilled_answers()
-        answers = distilled_targets(cast(BIGRec, tuning.model), texts, tuning.rows.examples, tuning.config)
+        answers, source = self._targets()
         found = [stages.run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
         self.tuned.append(self._best(found))
 
-    def _distilled_answers(self) -> tuple[list[str], Any]:
-        """Distilled answers of the fine-tuned model, or those of ``sd_file``; and what they depend on."""
+    def _targets(self) -> tuple[list[list[int]], Any]:
+        """Token ids of the distilled answer to each row, none where it has none; and what they depend on."""
+        tuning = self.tuning
+        model, examples = cast(BIGRec, tuning.model), tuning.rows.examples
+        chosen = chosen_rows(len(examples), tuning.distillation.sd_rows, model.stage_seed("distilled rows"))
+        if len(chosen) < len(examples):
+            log.info("sd_rows: answers to %s of %s training rows.", f"{len(chosen):,}", f"{len(examples):,}")
+        texts, source = self._distilled_answers(chosen)
+        found = distilled_targets(model, texts, [examples[row] for row in chosen], tuning.config)
+        answers: list[list[int]] = [[] for _ in examples]
+        for row, answer in zip(chosen, found, strict=True):
+            answers[row] = answer
+        return answers, source
+
+    def _distilled_answers(self, chosen: np.ndarray) -> tuple[list[str], Any]:
+        """Distilled answers to the chosen rows, by the fine-tuned model or of ``sd_file``; and what they depend on."""
         tuning, stages = self.tuning, self.tuning.model.stages
         given = tuning.distillation.sd_file
         if given is not None:
-            return read_answers(Path(given), tuning.rows.examples), hash_file(Path(given))
-        distil = DistilStage(tuning, self.tuned[-1])
+            examples = [tuning.rows.examples[row] for row in chosen]
+            return read_answers(Path(given), examples), hash_file(Path(given))
+        distil = DistilStage(tuning, self.tuned[-1], chosen)
         texts = stages.run(distil)
         self.distilled = stages.folder(distil)
         return texts, distil.facts()
@@ -67,8 +83,9 @@ class Pipeline:
         """The stage of one curriculum, the distance at its start measured where it is used."""
         tuning, meter, distance = self.tuning, None, None
         if curriculum.uses_distance:
+            settings = tuning.distillation
             model, rows = cast(BIGRec, tuning.model), tuning.rows.readable
-            meter = DistanceMeter(model, rows, tuning.distillation.distance_rows)
+            meter = DistanceMeter(model, rows, settings.distance_rows, settings.sd_num_beams)
             distance = model.stages.run(DistanceStage(tuning, meter, untuned))
         group = "Curriculum/" + (f"alpha {curriculum.facts()['alpha']:g}/" if len(self.curricula) > 1 else "")
         return CurriculumStage(tuning, curriculum, answers, source, untuned, meter, distance, group)

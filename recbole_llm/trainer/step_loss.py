@@ -73,9 +73,9 @@ class MeanNll(StepLoss):
     """Negative log-likelihood, the mean over all tokens of a kind of answer in the step."""
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """See :class:`StepLoss`."""
+        """See :class:`StepLoss`; a kind of which no row has an answer has a loss of 0."""
         passes, kinds = self.passes, list(weights)
-        counts = np.array([passes.answer_lengths[name][rows].sum() for name in weights])
+        counts = np.array([passes.answer_lengths[name][rows].sum() for name in weights]).clip(min=1)
         scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=passes.model.device)
         totals = np.zeros(len(weights))
         for one in passes.of_step(rows, kinds, lengths):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -108,8 +108,9 @@ class Tuning:
 
     @property
     def generation(self) -> dict[str, Any]:
-        """What decides a generated answer besides the weights."""
-        return {name: self.config[name] for name in GENERATION}
+        """What decides a generated answer of distillation besides the weights."""
+        beams = self.distillation.sd_num_beams or self.config["num_beams"]
+        return {**{name: self.config[name] for name in GENERATION}, "num_beams": beams}
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ class FineTuneStage(Stage[TuningResult]):
     group = ""
     is_resumable = True
 
+    @property
+    def settings(self) -> FineTuneSettings:
+        """How it is tuned."""
+        return FineTuneSettings.from_settings(self.tuning.config.final_config_dict)
+
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
         self._evaluation: Evaluation | None = None
@@ -167,7 +173,7 @@ class FineTuneStage(Stage[TuningResult]):
             model,
             tuning.rows.examples,
             tuning.rows.histories,
-            FineTuneSettings.from_settings(tuning.config.final_config_dict),
+            self.settings,
             tuning.make_optimizer(),
             tuning.validation,
             self.distilled(),
@@ -192,9 +198,8 @@ class FineTuneStage(Stage[TuningResult]):
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """What there is to doubt of a training with this history, a line each."""
         tuning = self.tuning
-        settings = FineTuneSettings.from_settings(tuning.config.final_config_dict)
-        steps = settings.steps(len(tuning.rows.examples))
-        found = warmup_warning(settings.warmup(steps), steps)
+        steps = self.settings.steps(len(tuning.rows.examples))
+        found = warmup_warning(self.settings.warmup(steps), steps)
         if tuning.objective is not None:  # the plateau is one of the mean log-likelihood
             return found
         level = plateau(tuning.model.n_answers, [len(response) for _, response in tuning.rows.examples])
@@ -215,7 +220,7 @@ class CurriculumStage(FineTuneStage):
     Args:
         tuning: what it is tuned on, and how it is evaluated.
         curriculum: gives the weights of the targets.
-        answers: token ids of the distilled answer to each row.
+        answers: token ids of the distilled answer to each row; empty for a row that has none.
         source: what the distilled answers depend on, as plain data.
         untuned: the adapter's weights before any tuning.
         meter: measures the distance between epochs, where the curriculum uses it.
@@ -243,13 +248,21 @@ class CurriculumStage(FineTuneStage):
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
         names = ("sd_empty", "sd_permuted", *(("distance_rows",) if self.meter else ()))
+        facts = super().facts()
         return {
-            **super().facts(),
+            **facts,
+            "settings": {**facts["settings"], "epochs": self.settings.epochs},
             "distilled": self.source,
             **{name: self.tuning.config[name] for name in names},
             "curriculum": self.curriculum.facts(),
             **(self.tuning.on_trie if self.meter else {}),
         }
+
+    @property
+    def settings(self) -> FineTuneSettings:
+        """As fine-tuning, for epochs of its own number."""
+        own = super().settings
+        return replace(own, epochs=self.tuning.distillation.curriculum_epochs or own.epochs)
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from the untuned ones."""

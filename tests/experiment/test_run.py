@@ -100,6 +100,22 @@ def test_seen_items_are_left_out_and_the_others_keep_their_order(runs, world, na
         assert by_history["item_id"].tolist() == found["item_id"].tolist()
 
 
+def test_answers_to_ten_rows_are_told_in_words(runs, titles, world):
+    run, histories = runs["BIGRec"], histories_in(world)
+    text = (run.folder / "answers.md").read_text(encoding="utf-8")
+    ranks = run.ranks
+    n_first = ranks["top_items"].str.split(" ").str[0].nunique()
+    assert f"Of 12 test rows, {(ranks['rank'] <= 10).sum()} have" in text and f" {n_first} different items" in text
+    blocks = text.split("\n\n")[2:]
+    assert len(blocks) == 10 and not (runs["SASRec"].folder / "answers.md").exists()
+    for block, row in zip(blocks, np.linspace(0, 11, 10).astype(int), strict=True):
+        user, target, rank, best = ranks.loc[row, ["user_id", "item_id", "rank", "top_items"]]
+        first = "; ".join(titles[item] for item in best.split(" ")[:5])
+        assert f"    - ranked first: {first}\n    - came next: {titles[target]}, at rank {rank}" in block
+        assert "; ".join(titles[item] for item in histories[user][:-1][-5:]) in block.splitlines()[0]
+        assert "    - answer: " in block
+
+
 def test_an_adapter_is_served_by_transformers_and_peft_alone(runs, saved):
     """A new process runs the block of the card, and this package is not in it."""
     run = runs["BIGRec"]

@@ -373,6 +373,20 @@ def test_a_model_that_cannot_branch_takes_a_pass_per_answer_and_says_so_once(fam
     check_equal(stubborn, rows)
 
 
+@pytest.mark.parametrize("in_one_pass", [True, False])
+def test_a_prompt_may_lack_all_answers_but_one(in_one_pass):
+    model, tokenizer = make_family("llama")
+    prompts, answers = make_rows(len(tokenizer), k=3)
+    answers = [[own[0] if row else [], own[1] if row % 2 else [], own[2]] for row, own in enumerate(answers)]
+    scorer = BranchScorer(model.eval() if in_one_pass else Stubborn(model, refuses=True).eval(), PAD)
+    found = scorer.log_probs(prompts, answers)
+    for row, own in enumerate(answers):
+        for kind, answer in enumerate(own):
+            values = found.values[(found.rows == row) & (found.answers == kind)]
+            alone = BranchScorer(model, PAD).log_probs([prompts[row]], [[answer]]).values if answer else torch.empty(0)
+            torch.testing.assert_close(values, alone, atol=1e-5, rtol=1e-5)
+
+
 def test_sliding_windows_take_a_pass_per_answer(caplog):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.llm.branches import branch_batch
 from recbole_llm.llm.tiny import TinyLLMConfig, train_tokenizer
+from recbole_llm.llm.trunks import TokenTree
 from recbole_llm.prompt import ClickPromptEncoder, Example, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.titles import clean_answer, clean_title
 from tests.families import FAMILIES, TEXTS, make_tokenizer
@@ -102,6 +103,39 @@ def test_plain_is_alpaca_without_the_headers():
     assert plain == alpaca
 
 
+def test_a_list_is_the_history_alone_which_the_answer_goes_on_with(family):
+    """Prompt and answer of a row are the beginning of the next row's prompt, but for what a quote merges with."""
+    builder, encode = make_builder(family, "list"), text_encoder(TOKENIZERS[family])
+    example = Example([1, 5], target=2)
+    text = builder.text(example)
+    assert text == 'So far this user has watched these movies: "Toy Story (1995)", "Babe",'
+    bos = [token for token in (TOKENIZERS[family].bos_token_id,) if token is not None]
+    prompt, (*answer, end) = builder.prompt(example), builder.response(example)
+    assert prompt + answer == bos + encode(text + f' "{TITLES[2]}"') and end == TOKENIZERS[family].eos_token_id
+    grown, shared = builder.prompt(Example([1, 5, 2])), len(prompt + answer) - 1
+    assert grown == bos + encode(text + f' "{TITLES[2]}",') and grown[:shared] == (prompt + answer)[:shared]
+    assert clean_answer(TOKENIZERS[family].decode(answer)) == TITLES[2]
+    assert builder.response_from_text(f' "{TITLES[2]}"') == [*answer, end]
+
+
+def test_rows_of_a_user_as_lists_are_one_chain_for_the_tiny_llms_tokenizer():
+    titles = ["Toy Story (1995)", "Babe", "Heat"]
+    tokenizer = train_tokenizer(titles, [], TinyLLMConfig(vocab_size=600))
+    builder = TitlePromptEncoder(
+        Wording(**WORDS), text_encoder(tokenizer), [None, *titles], eos_token_id=2, bos_token_id=1, style="list"
+    )
+    rows = [Example([1], 2), Example([1, 2], 3), Example([1, 2, 3], 1)]
+    tree = TokenTree.of([builder.prompt(row) for row in rows], [[builder.response(row)] for row in rows])
+    last = [*builder.prompt(rows[-1]), *builder.response(rows[-1])]
+    assert tree.is_chain and tree.tokens == last[:-1]
+
+
+@pytest.mark.parametrize("shown", [{"candidates": True}, {"wording": Wording(**WORDS, input="{history}: {verb}")}])
+def test_a_list_that_does_not_end_with_the_history_is_refused(shown):
+    with refused("prompt_style", "conflict", "list goes on with the history, and something else stands behind it"):
+        make_builder(style="list", **shown)
+
+
 def test_docs_show_the_layout_as_built():
     assert make_builder().text(Example([1, 5])) in (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
 
@@ -161,7 +195,7 @@ def test_missing_keys_and_unreadable_files_are_named(tmp_path):
 
 
 def test_an_unknown_style_lists_the_styles():
-    with refused("prompt_style", "unknown", "prompt_style: no style 'alpacca'; choose one of alpaca, plain, chat"):
+    with refused("prompt_style", "unknown", "no style 'alpacca'; choose one of alpaca, plain, list, chat"):
         make_builder(style="alpacca")
 
 

@@ -97,7 +97,7 @@ class Toy(Trained):
         weight = nn.functional.dropout(self.llm.weight, self.dropout, self.training)
         rows = zip(prompts, answers, strict=True)
         losses = [
-            torch.stack([len(answer) * (weight - len(prompt) - answer[-1] + 2).square().sum() for answer in own])
+            torch.stack([len(answer) * (weight - len(prompt) - sum(answer[-1:]) + 2).square().sum() for answer in own])
             for prompt, own in rows
         ]
         return torch.stack(losses).sum(dim=0)
@@ -493,6 +493,45 @@ def test_each_target_is_averaged_over_its_own_tokens_however_rows_are_cut(tmp_pa
     for loss, moved in found:
         assert loss == pytest.approx((1 - weight) * real + weight * distilled, rel=1e-5)
         assert moved == pytest.approx(-0.1 * ((1 - weight) * real_slope + weight * slope), rel=1e-5)
+
+
+SOME = [answer if row in (2, 3, 7) else [] for row, answer in enumerate(DISTILLED)]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("budget", [1, 25, 1000])
+def test_a_loss_is_the_mean_over_the_rows_that_have_such_an_answer(tmp_path, weight, budget):
+    model, targets = Toy(dropout=0), DistilledTargets(FixedCurriculum(weight), SOME)
+    run = tuning(model, None, distilled=targets, epochs=1, train_batch_size=10, micro_batch_tokens=budget)
+    (record,) = run.run(tmp_path)
+    (real, real_slope), (distilled, slope) = (
+        mean_over_tokens(answers) for answers in ([answer for _, answer in EXAMPLES], SOME)
+    )
+    assert record["train_loss"] == pytest.approx((1 - weight) * real + weight * distilled, rel=1e-5)
+    assert model.llm.weight.item() == pytest.approx(-0.1 * ((1 - weight) * real_slope + weight * slope), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+def test_an_epoch_on_distilled_answers_alone_is_over_their_rows_and_the_rate_counts_its_steps(tmp_path, size):
+    model, seen, planted = Toy(dropout=0), [], iter([0.0, 0.0])
+    targets = DistilledTargets(AdaptiveCurriculum(100.0), SOME, [4.0], lambda: next(planted))
+    run = tuning(model, None, distilled=targets, epochs=3, train_batch_size=size, lr_scheduler="linear")
+    step = run._step
+    run._step = lambda rows, *rest: seen.append((run.epoch, rows.tolist())) or step(rows, *rest)
+    history = run.run(tmp_path)
+    for epoch, rows in ((1, [2, 3, 7]), (2, list(range(10))), (3, list(range(10)))):
+        own = [step for done, step in seen if done == epoch]
+        assert sorted(sum(own, [])) == rows and len(own) == math.ceil(len(rows) / size)
+    assert history[0]["real_loss"] is None and history[1]["distilled_loss"] is None
+    assert history[-1]["learning_rate"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_steps_without_a_distilled_answer_do_not_count_in_its_loss(tmp_path):
+    model, targets = Toy(dropout=0), DistilledTargets(FixedCurriculum(0.5), SOME)
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    (record,) = tuning(model, None, still, targets, epochs=1, train_batch_size=1).run(tmp_path)
+    losses = [(2 - len(EXAMPLES[row][0]) - 5) ** 2 for row in (2, 3, 7)]
+    assert record["distilled_loss"] == pytest.approx(np.mean(losses))
 
 
 @pytest.mark.parametrize("budget", [4, 1000])
