@@ -18,6 +18,7 @@ import torch
 from benchmarks.claims import ledger
 from benchmarks.claims.cells import missing, run_cell
 from benchmarks.claims.page import write_page
+from recbole_llm.report import versions
 
 
 def main() -> None:
@@ -31,10 +32,10 @@ def main() -> None:
     seeds = [int(seed) for seed in options.seeds.split(",") if seed] or list(ledger.SEEDS)
     wanted = [(world, arm) for world, arm in ledger.cells() if f"{world.name}-{arm}".startswith(options.only)]
     cells = [(world, arm, seed) for seed, (world, arm) in itertools.product(seeds, wanted)]
+    environment = versions()  # once: a page that is written makes a checkout another one than was measured with
     for world, arm, seed in [] if options.render else missing(cells):
         print(f"--- {world.name}-{arm}, seed {seed}", flush=True)
-        run_cell(world, arm, ledger.ARMS[arm], seed)
-        write_page()
+        run_cell(world, arm, ledger.ARMS[arm], seed, environment)
     write_page()
 
 

@@ -21,12 +21,12 @@ from benchmarks.planted import NAME, PlantedRows, make_world, write_world
 from benchmarks.planted import World as Drawn
 from benchmarks.reports import RESULTS
 from recbole_llm.data.rows import load_rows
-from recbole_llm.report import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = RESULTS / "claims"
 HOME = Path("saved") / "claims"  # worlds and the LLMs that their cells share
 CONFIGS = (ROOT / "properties" / "llm" / "tiny.yaml", Path(__file__).with_name("settings.yaml"))
+LLM_KEYS = ("MAX_ITEM_LIST_LENGTH", "recommender_config", "tiny_n_layers")  # what an LLM's making depends on
 LLM_SEED = 2020  # of the world in which a shared LLM is made: it reads titles, not what this seed draws
 DIGITS = 6  # of a kept number
 
@@ -48,10 +48,17 @@ def read_cell(world: str, arm: str, seed: int) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def run_cell(world: World, name: str, arm: Arm, seed: int) -> None:
+def run_cell(world: World, name: str, arm: Arm, seed: int, environment: Mapping[str, str]) -> None:
     """Draw the world of a seed, train an arm in it, and keep what it did.
 
     Stages are kept for the cell alone, so that its seconds are those of everything but the shared LLM.
+
+    Args:
+        world: its world.
+        name: of the arm.
+        arm: what is trained.
+        seed: of the world and of the run.
+        environment: the versions that it is measured with.
     """
     drawn, folder = make_world(replace(world.planted, seed=seed)), HOME / "worlds" / f"{world.name}-{seed}"
     write_world(drawn, folder)
@@ -75,7 +82,7 @@ def run_cell(world: World, name: str, arm: Arm, seed: int) -> None:
         content = {
             "model": arm.model,
             "settings": settings,
-            "environment": versions(),
+            "environment": dict(environment),
             "cost": {"seconds": seconds, "rows": run.result.train_rows, "tokens": trained_tokens(stages)},
             "values": {**of_users(run, drawn), **of_the_run(run, stages)},
             "shares": marks_of(drawn.rows("train"), Path(scratch) if arm.rows else run.folder),
@@ -103,7 +110,7 @@ def shared_llm(world: World) -> Path:
     """Folder of the tiny LLM that all cells of a world tune, and of all worlds with the same titles and prompts."""
     drawn, folder = make_world(replace(world.planted, seed=LLM_SEED)), HOME / "worlds" / f"{world.name}-{LLM_SEED}"
     write_world(drawn, folder)
-    own = {key: world.settings[key] for key in ("MAX_ITEM_LIST_LENGTH", "recommender_config") if key in world.settings}
+    own = {key: world.settings[key] for key in LLM_KEYS if key in world.settings}
     given = {"data_path": str(folder), "seed": LLM_SEED, "checkpoint_dir": str(HOME)}
     run = train(world.llm, llm_path="tiny", epochs=0, valid_sample_size=2, test_sample_size=2, **given, **own)
     stages = json.loads((run.folder / "stages.json").read_text(encoding="utf-8"))

@@ -47,7 +47,7 @@ WORLDS = {
                 max_length=8,
                 items_seed=1,
             ),
-            SOFT_RUN,
+            {**SOFT_RUN, "tiny_n_layers": 2},
         ),
         World(
             "exact",

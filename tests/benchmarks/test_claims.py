@@ -216,7 +216,7 @@ def test_a_cell_keeps_what_its_run_did(tmp_path: Path, monkeypatch: pytest.Monke
     chosen = [(world, name, 2020) for name in ("random", "clean")]
     assert cells.missing(chosen) == chosen
     for _, name, seed in chosen:
-        cells.run_cell(world, name, ledger.ARMS[name], seed)
+        cells.run_cell(world, name, ledger.ARMS[name], seed, {"git_revision": "abc1234"})
     assert cells.missing(chosen) == []
     random, clean = (cells.read_cell("small", name, 2020) for name in ("random", "clean"))
     for found in (random, clean):
