@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import InputError
+
+_CORE = "OPENBLAS_CORETYPE"
+_CORES = {"AVX512": "SkylakeX", "AVX2": "Haswell"}  # torch's name of what a CPU can do, OpenBLAS's name of such a CPU
 
 
 def needs_package(key: str, package: str, instead: str) -> InputError:
@@ -58,3 +63,33 @@ def lazy_exports(package: str, file: str) -> Callable[[str], Any]:
 
     vars(sys.modules[package])["__dir__"] = lambda: sorted({*vars(sys.modules[package]), *modules})
     return load
+
+
+def load_faiss() -> Any:
+    """The faiss module; None where it is not installed."""
+    try:
+        with _known_core():
+            import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
+@contextmanager
+def _known_core() -> Iterator[None]:
+    """Name the CPU's kind to the OpenBLAS inside faiss-cpu while that is loaded.
+
+    The OpenBLAS 0.3.15 of its wheels does not know CPUs made after it, and falls back to code without AVX, in which a
+    search takes three times as long.
+    """
+    import torch
+
+    core = _CORES.get(torch.backends.cpu.get_cpu_capability())
+    if "faiss" in sys.modules or core is None or _CORE in os.environ:
+        yield
+        return
+    os.environ[_CORE] = core
+    try:
+        yield
+    finally:
+        del os.environ[_CORE]

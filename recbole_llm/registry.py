@@ -20,6 +20,7 @@ from recbole_llm.errors import InputError
 # A value is "module:Class", or None where the name means that the axis does nothing.
 MODELS: Mapping[str, str | None] = {
     "BIGRec": "recbole_llm.model.bigrec:BIGRec",
+    "SemID": "recbole_llm.model.semid:SemID",
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "TALLRec": "recbole_llm.model.tallrec:TALLRec",
 }

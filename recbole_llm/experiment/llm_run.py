@@ -41,6 +41,7 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
     """
     folder.write("history.json", trainer.tuned[-1].history if trainer.tuned else [])
     folder.write("stages.json", trainer.model.stages.used)
+    trainer.model.write_report(folder.path)
     if trainer.gammas:
         folder.write("gammas.json", trainer.gammas)
     if trainer.coreset:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.distances import Points, blocks
+from recbole_llm.lazy import load_faiss
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +20,6 @@ _KEPT_ELEMENTS = 2**28  # of the centred copy of all points, at most: 1 GB
 _BLOCK_ELEMENTS = 2**24  # of one block of points that are not kept: 64 MB
 _TABLE_ELEMENTS = 2**24  # of one table of queries x points of the torch fallback: 64 MB
 _TRAINING_ROWS = 2**17  # that an index learns its cells and codes from, at most
-_CORE = "OPENBLAS_CORETYPE"
-_CORES = {"AVX512": "SkylakeX", "AVX2": "Haswell"}  # torch's name of what a CPU can do, OpenBLAS's name of such a CPU
 _GPU_NEIGHBOURS = 2048  # more than these FAISS does not search for on a GPU
 
 
@@ -210,31 +205,3 @@ def gpu_number(faiss: ModuleType, device: str) -> int | None:
     if kind != "cuda" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     return int(number or 0)
-
-
-def load_faiss() -> Any:
-    """The faiss module; None where it is not installed."""
-    try:
-        with _known_core():
-            import faiss
-    except ImportError:
-        return None
-    return faiss
-
-
-@contextmanager
-def _known_core() -> Iterator[None]:
-    """Name the CPU's kind to the OpenBLAS inside faiss-cpu while that is loaded.
-
-    The OpenBLAS 0.3.15 of its wheels does not know CPUs made after it, and falls back to code without AVX, in which a
-    search takes three times as long.
-    """
-    core = _CORES.get(torch.backends.cpu.get_cpu_capability())
-    if "faiss" in sys.modules or core is None or _CORE in os.environ:
-        yield
-        return
-    os.environ[_CORE] = core
-    try:
-        yield
-    finally:
-        del os.environ[_CORE]

@@ -168,6 +168,13 @@ class LLMRecommender(RowReader, SequentialRecommender):
         """What the LLM's forward needs to know of each row besides its tokens, where a pass goes on from a cache."""
         return self.adapter.row_inputs(self.llm, histories)
 
+    def more_examples(self) -> list[TokenPair]:
+        """Prompts and responses to be trained on beside those of rows, once in every epoch."""
+        return []
+
+    def write_report(self, folder: Path) -> None:  # noqa: B027
+        """Write what there is to tell of this model alone into the folder of its run."""
+
     def training_step(self, step: int, n_steps: int) -> AbstractContextManager[None]:
         """A context for one of a training's optimiser steps, counted from 0, in which prompts may be others."""
         return nullcontext()

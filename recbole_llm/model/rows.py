@@ -42,9 +42,22 @@ class PromptKind:
         """Fixed texts and the slots between them, without a chat template."""
         return self.encoder.make_layout(self.wording, self.style, candidates=self.n_candidates > 0)
 
-    def encode_with(self, tokenizer: PreTrainedTokenizerBase, catalog: ItemCatalog, **options: Any) -> PromptEncoder:
-        """The prompts in the tokens of a tokenizer; further options are those of :class:`PromptEncoder`."""
-        return self.encoder(
+    def encode_with(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        catalog: ItemCatalog,
+        encoder: type[PromptEncoder] | None = None,
+        **options: Any,
+    ) -> PromptEncoder:
+        """The prompts in the tokens of a tokenizer.
+
+        Args:
+            tokenizer: Hugging Face's.
+            catalog: the items.
+            encoder: another one in the same words and style.
+            **options: those of the encoder.
+        """
+        return (encoder or self.encoder)(
             self.wording,
             text_encoder(tokenizer),
             catalog.titles,

@@ -22,6 +22,9 @@ _TITLE_SLOTS = {
     "input": ("history",),
     "candidates": ("candidates",),
     "click_input": ("liked", "disliked", "target"),
+    "code_input": ("history",),
+    "code_to_title": ("code",),
+    "title_to_code": ("title",),
 }
 
 
@@ -64,6 +67,14 @@ class Wording:
         "Judge whether this user would like one more {item}. Answer Yes or No."
     )
     click_input: str = "Liked: {liked}\nNot liked: {disliked}\nWould this user like the {item} {target}?"
+    code_preamble: str = "You know {items} by their codes."
+    code_instruction: str = (
+        "Here are the codes of the {items} a user has {verb}, oldest first. Give the code of one new {item} this user "
+        "would like."
+    )
+    code_input: str = "So far this user has {verb}: {history}"
+    code_to_title: str = "Which {item} has the code {code}? Give its name in double quotes."
+    title_to_code: str = "Which code does this {item} have: {title}"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -154,13 +165,29 @@ class Wording:
         """
         return self._layout(["click_preamble", "click_instruction"], ["click_input"], style, tokenizer)
 
+    def of_codes(
+        self, sentence: str, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> Layout:
+        """The layout of a prompt in which items are named by codes.
+
+        Args:
+            sentence: Name of the one that holds the slots: `code_input`, or a question about one item.
+            style: As for :meth:`next_item`, and so is the next.
+            tokenizer: See there.
+
+        Raises:
+            InputError: As for :meth:`next_item`.
+        """
+        opening = ["code_preamble", "code_instruction"] if sentence == "code_input" else ["code_preamble", ""]
+        return self._layout(opening, [sentence], style, tokenizer)
+
     def _layout(
         self, opening: list[str], holding: list[str], style: str, tokenizer: PreTrainedTokenizerBase | None
     ) -> Layout:
         """The sentences of these names in a style; those of `holding` share a block and have slots for titles."""
         words = {word: getattr(self, word) for word in _WORDS}
         marks = {slot: slot_mark(slot) for name in holding for slot in _TITLE_SLOTS[name]}
-        blocks = [getattr(self, name).format(**words) for name in opening]
+        blocks = [getattr(self, name).format(**words) if name else "" for name in opening]
         blocks.append("\n".join(getattr(self, name).format(**words, **marks) for name in holding))
         return Layout.of_blocks(blocks, style, tokenizer)
 

@@ -1,5 +1,6 @@
 """Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
 
+from recbole_llm.report.code_plot import code_figure, plot_codes
 from recbole_llm.report.compared import Compared
 from recbole_llm.report.comparison_plots import comparison_figure, cost_figure, learning_figure, plot_table
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
@@ -18,6 +19,7 @@ __all__ = [
     "ResultTable",
     "RunResult",
     "category_coverage",
+    "code_figure",
     "comparison_figure",
     "coreset_figure",
     "cost_figure",
@@ -31,6 +33,7 @@ __all__ = [
     "map_points",
     "novelty",
     "peak_mib",
+    "plot_codes",
     "plot_coreset",
     "plot_curriculum",
     "plot_gates",

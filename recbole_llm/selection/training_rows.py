@@ -43,6 +43,15 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.data)
 
+    def beside(self, more: Sequence[TokenPair]) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
+        """Examples, histories and trunks of the readable rows and of further examples, which have no history."""
+        if not more:
+            return self.examples, self.histories, self.trunks
+        n_rows = len(self.examples)
+        alone = [np.array([n_rows + index]) for index in range(len(more))]
+        trunks = None if self.trunks is None else Trunks([*self.trunks.rows, *alone])
+        return [*self.examples, *more], [*self.histories, *([] for _ in more)], trunks
+
     @classmethod
     def of(cls, model: LLMRecommender, rows: Dataset, examples: Sequence[TokenPair | None]) -> TrainingRows:
         """The rows with their examples, None for those that cannot be read; the log says how many these are.

@@ -18,6 +18,7 @@ from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
 from recbole_llm.rerank.settings import RerankSettings
+from recbole_llm.semantic_ids.settings import CodeSettings
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
 from recbole_llm.settings.training import FineTuneSettings, ModelSettings
 
@@ -63,6 +64,7 @@ def groups() -> tuple[Group, ...]:
         Group("Influence and effort", (InfluenceSettings, EffortSettings)),
         Group("Curriculum", (DistillationSettings,)),
         Group("Objective", (ObjectiveSettings, *_of_axis("objective"))),
+        Group("Codes of items", (CodeSettings,)),
         Group("Grounding", (GroundingSettings, ReweightSettings)),
     )
 

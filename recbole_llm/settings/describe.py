@@ -55,9 +55,9 @@ def describe(key: Key) -> str:
 
 
 def _own_scope(key: Key) -> str:
-    """The axis value that a setting belongs to; LoRA's serve other adapters too."""
+    """The axis value that a setting belongs to; those of LoRA and of codes serve others too."""
     name = getattr(key.owner, "name", None) or getattr(key.owner, "prefix", "").strip("_")
-    return name if name not in ("lora", "tiny") else ""
+    return name if name not in ("lora", "tiny", "sid") else ""
 
 
 def yaml_text(value: object) -> str:

@@ -39,6 +39,7 @@ class ModelFacts:
         is_llm: whether the model is LLM-based.
         has_answers: whether it is an LLM model that writes titles, as BIGRec and what derives from it.
         reads_vectors: whether its prompts hold item vectors of the auxiliary recommender, as LLaRA's.
+        names_codes: whether items are codes in its prompts, as SemID's.
         property_files: of an LLM model, those of the classes it derives from first.
     """
 
@@ -50,6 +51,7 @@ class ModelFacts:
     has_answers: bool = False
     reads_vectors: bool = False
     property_files: tuple[Path, ...] = ()
+    names_codes: bool = False
 
     def task(self, by_labels: bool = False) -> str:
         """What the model predicts: ``"next-item"`` or ``"click"``.
@@ -83,6 +85,7 @@ def facts_of(model_class: type) -> ModelFacts:
         is_llm and any(base.__name__ == ANSWERING for base in model_class.__mro__),
         bool(is_llm and getattr(model_class, "item_slots", False)),
         tuple(files),
+        bool(is_llm and getattr(model_class, "names_codes", False)),
     )
 
 
@@ -113,7 +116,9 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     answers = is_llm and any(one.name == ANSWERING for one in ancestors)
     vectors = is_llm and bool(source.attribute("item_slots"))
     property_files = tuple(dict.fromkeys(files))
-    return ModelFacts(source.name, kind, inputs, source.attribute("task"), is_llm, answers, vectors, property_files)
+    codes = is_llm and bool(source.attribute("names_codes"))
+    own_task = source.attribute("task")
+    return ModelFacts(source.name, kind, inputs, own_task, is_llm, answers, vectors, property_files, codes)
 
 
 def _files_of(class_name: str, folder: Path) -> list[Path]:

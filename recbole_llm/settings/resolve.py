@@ -21,6 +21,8 @@ from recbole_llm.logs import check_level
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.rerank.settings import check_rerank
+from recbole_llm.semantic_ids.settings import CodeSettings
+from recbole_llm.settings.code_checks import check_codes
 from recbole_llm.settings.data_folder import find_data, own_properties
 from recbole_llm.settings.defaults import (
     GIVEN,
@@ -281,6 +283,7 @@ def _check_components(final: Mapping[str, Any]) -> None:
         component = find_choice(axis, final[axis])
         if component is not None and hasattr(component, "from_settings"):
             component.from_settings(final)
+    CodeSettings.from_settings(final)
     if final["llm_path"] == TINY:
         TinyLLMConfig.from_settings(final)
     make_curricula(final)
@@ -296,6 +299,8 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     if facts.has_answers:
         check_grounding(final)
         check_gamma(final, has_valid_rows)
+    if facts.names_codes:
+        check_codes(model, final)
     check_validation(final, has_valid_rows)
     selector = cast("type[Selector] | None", find_choice("coreset", final["coreset"]))
     needs = {need.name for need in selector.needs} if selector is not None and _selects(final) else set()
@@ -305,7 +310,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     check_recommender(
         final,
         states=reads_states(adapter, final) or "recommender_vectors" in needs,
-        vectors=facts.reads_vectors,
+        vectors=facts.reads_vectors or (facts.names_codes and final["sid_source"] == "id"),
         influence="influence" in needs,
     )
 

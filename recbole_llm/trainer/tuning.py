@@ -169,17 +169,18 @@ class FineTuneStage(Stage[TuningResult]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from what they are now."""
         tuning, model = self.tuning, self.tuning.model
+        examples, histories, trunks = tuning.rows.beside(model.more_examples())
         run = FineTuning(
             model,
-            tuning.rows.examples,
-            tuning.rows.histories,
+            examples,
+            histories,
             self.settings,
             tuning.make_optimizer(),
             tuning.validation,
             self.distilled(),
             lambda record: tuning.on_epoch(self.group, record),
             tuning.show_progress,
-            tuning.rows.trunks,
+            trunks,
             LossMaker(model, tuning.objective),
         )
         write_json(folder / "history.json", run.run(folder))
@@ -198,7 +199,7 @@ class FineTuneStage(Stage[TuningResult]):
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """What there is to doubt of a training with this history, a line each."""
         tuning = self.tuning
-        steps = self.settings.steps(len(tuning.rows.examples))
+        steps = self.settings.steps(len(tuning.rows.examples) + len(tuning.model.more_examples()))
         found = warmup_warning(self.settings.warmup(steps), steps)
         if tuning.objective is not None:  # the plateau is one of the mean log-likelihood
             return found

@@ -1,0 +1,105 @@
+"""Codes of a catalogue as stages: vectors of its items, and what a quantiser makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.hashing import hash_arrays, hash_json
+from recbole_llm.llm.encoder import TextEncoder
+from recbole_llm.semantic_ids.settings import CodeSettings
+from recbole_llm.semantic_ids.table import Quantiser, code_summary, standardised, unique_codes
+from recbole_llm.stages import Stage, write_json
+
+VECTORS, CODES, CODEBOOKS, SUMMARY = "vectors.npy", "codes.npy", "codebooks.npy", "codes.json"
+
+
+class TextVectorStage(Stage[np.ndarray]):
+    """The mean state of each item's text, by the untuned LLM: float32 [texts, d].
+
+    Args:
+        encoder: of texts.
+        texts: one for each item.
+        llm: what tells the LLM from others, as plain data.
+        progress: whether to show a progress bar.
+    """
+
+    name = "item-vectors"
+
+    def __init__(self, encoder: TextEncoder, texts: list[str], llm: Mapping[str, Any], progress: bool = False) -> None:
+        self._encoder, self._texts, self._llm, self._progress = encoder, texts, dict(llm), progress
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {"llm": self._llm, "encoder": self._encoder.fingerprint_facts(), "texts": hash_json(self._texts)}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        np.save(folder / VECTORS, self._encoder.encode(self._texts, progress=self._progress))
+
+    def load(self, folder: Path) -> np.ndarray:
+        """See :class:`Stage`."""
+        vectors: np.ndarray = np.load(folder / VECTORS)
+        return vectors
+
+
+@dataclass(frozen=True)
+class ItemCodes:
+    """What a quantiser made of items.
+
+    Attributes:
+        codes: int64 [n, levels + 1], no two alike; the last column counts the items of one code.
+        codebooks: float32 [levels, codes, width].
+        summary: see :func:`recbole_llm.semantic_ids.table.code_summary`, with ``reconstruction_error``.
+    """
+
+    codes: np.ndarray
+    codebooks: np.ndarray
+    summary: dict[str, Any]
+
+
+class CodeStage(Stage[ItemCodes]):
+    """Codes of items; their vectors are asked for where the codes are not there yet.
+
+    Args:
+        settings: of the quantiser.
+        vectors: gives the vectors, float [n, d].
+        source: what the vectors depend on, as plain data.
+        seed: of the quantiser.
+    """
+
+    name = "item-codes"
+
+    def __init__(
+        self, settings: CodeSettings, vectors: Callable[[], np.ndarray], source: Mapping[str, Any], seed: int
+    ) -> None:
+        self._settings, self._vectors, self._source, self._seed = settings, vectors, dict(source), seed
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {"settings": self._settings.facts(), "source": self._source, "seed": self._seed}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        points = standardised(self._vectors())
+        quantiser = Quantiser.fit(points, self._settings, self._seed)
+        codes = unique_codes(quantiser.codes(points))
+        np.save(folder / CODES, codes)
+        np.save(folder / CODEBOOKS, quantiser.codebooks)
+        summary = code_summary(codes, quantiser.codebooks.shape[1])
+        write_json(folder / SUMMARY, {**summary, "reconstruction_error": quantiser.error(points)})
+
+    def load(self, folder: Path) -> ItemCodes:
+        """See :class:`Stage`."""
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return ItemCodes(np.load(folder / CODES), np.load(folder / CODEBOOKS), summary)
+
+
+def vectors_digest(vectors: np.ndarray) -> str:
+    """What tells vectors from others."""
+    return hash_arrays(np.ascontiguousarray(vectors))

@@ -1,0 +1,107 @@
+"""Settings of codes that stand for items: what they are made of, by which quantiser, and what an LLM learns of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from recbole_llm.declare import Declared, Setting
+from recbole_llm.errors import InputError
+
+NEXT = "next"
+LARGE_CATALOGUE = 5_000  # items, above which a level has more codes
+FEW_CODES, MANY_CODES = 64, 256
+
+
+@dataclass(frozen=True)
+class CodeSettings(Declared):
+    """How items get their codes (the line of TIGER, arXiv 2305.05065, and LC-Rec, arXiv 2311.09049).
+
+    Raises:
+        InputError: a value out of range, or ``sid_tasks`` without the task that ranks.
+
+    Example:
+        >>> CodeSettings.from_settings({"sid_levels": 2}).codes_per_level(n_items=100)
+        64
+    """
+
+    quantizer: Annotated[
+        str,
+        Setting(
+            "how vectors become codes",
+            choices={"rkmeans": "k-means of the residuals, level by level", "rqvae": "an autoencoder with codewords"},
+        ),
+    ] = "rkmeans"
+    source: Annotated[
+        str,
+        Setting(
+            "vectors of items",
+            choices={
+                "text": "the untuned LLM's states of title and item_text_fields",
+                "id": "those of the auxiliary recommender",
+            },
+        ),
+    ] = "text"
+    levels: Annotated[int, Setting("codes in a row that name an item, its counter not counted", low=1, high=8)] = 3
+    codes: Annotated[
+        int | None,
+        Setting(
+            "different codes of a level",
+            low=2,
+            high=4096,
+            null=f"is {FEW_CODES}, or {MANY_CODES} for more than {LARGE_CATALOGUE:,} items",
+        ),
+    ] = None
+    dim: Annotated[int, Setting("width of a codeword", low=1, high=4096, scope="rqvae")] = 32
+    epochs: Annotated[int, Setting("epochs of the autoencoder", low=1, scope="rqvae")] = 200
+    assign: Annotated[
+        str,
+        Setting(
+            "codes in the autoencoder's training",
+            choices={"argmin": "the nearest", "sample": "drawn by distance, ever nearer"},
+            scope="rqvae",
+        ),
+    ] = "argmin"
+    assign_temperature: Annotated[
+        float,
+        Setting("temperature at which drawing begins", above=0, note="it falls to 0.05 or stays below", scope="rqvae"),
+    ] = 1.0
+    tasks: Annotated[
+        list[str],
+        Setting(
+            "what the LLM is tuned on",
+            choices={
+                NEXT: "history to the next item",
+                "item2text": "code to title",
+                "text2item": "title to code",
+            },
+            note="a list with next in it",
+        ),
+    ] = field(default_factory=lambda: [NEXT])
+
+    prefix: ClassVar[str] = "sid_"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if NEXT not in self.tasks or len(set(self.tasks)) < len(self.tasks):
+            given = ", ".join(self.tasks)
+            raise InputError("sid_tasks", f"[{given}] must hold {NEXT}, which ranks items, and no task twice")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> CodeSettings:
+        """See :class:`Declared`."""
+        return super().from_settings(settings)
+
+    def codes_per_level(self, n_items: int) -> int:
+        """Codewords of a level: no more than there are items."""
+        wanted = self.codes or (MANY_CODES if n_items > LARGE_CATALOGUE else FEW_CODES)
+        return min(wanted, n_items)
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the codes of given vectors, as JSON values."""
+        own: dict[str, Any] = {"quantizer": self.quantizer, "levels": self.levels, "codes": self.codes}
+        if self.quantizer == "rqvae":
+            own |= {"dim": self.dim, "epochs": self.epochs, "assign": self.assign}
+            own |= {"temperature": self.assign_temperature} if self.assign == "sample" else {}
+        return own

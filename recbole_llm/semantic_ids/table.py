@@ -1,0 +1,121 @@
+"""The codes of a catalogue: made of item vectors, unique by a counter, and what is to be told of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.semantic_ids.codes import collision_rate, disambiguate
+from recbole_llm.semantic_ids.kmeans import residual_kmeans
+from recbole_llm.semantic_ids.quantise import residual_quantise
+from recbole_llm.semantic_ids.rqvae import RQVAE, fit_rqvae
+from recbole_llm.semantic_ids.settings import CodeSettings
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """What turns standardised vectors into codes.
+
+    Attributes:
+        codebooks: float32 [levels, codes, width].
+        autoencoder: of ``rqvae``; None where the codewords are of the vectors' own space.
+    """
+
+    codebooks: np.ndarray
+    autoencoder: RQVAE | None = None
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray, settings: CodeSettings, seed: int) -> Quantiser:
+        """Learn the codewords of vectors [n, d], standardised.
+
+        Raises:
+            InputError: FAISS is not installed.
+        """
+        n_codes = settings.codes_per_level(len(vectors))
+        if settings.quantizer == "rkmeans":
+            return cls(residual_kmeans(vectors, settings.levels, n_codes, seed))
+        model = fit_rqvae(
+            vectors,
+            width=settings.dim,
+            levels=settings.levels,
+            n_codes=n_codes,
+            epochs=settings.epochs,
+            seed=seed,
+            assign="sample" if settings.assign == "sample" else "argmin",
+            temperature=settings.assign_temperature,
+        )
+        return cls(model.codebooks.detach().numpy().copy(), model)
+
+    def codes(self, vectors: np.ndarray) -> np.ndarray:
+        """The codes of vectors [n, d]. Returns: int64 [n, levels]."""
+        points = torch.as_tensor(vectors, dtype=torch.float32)
+        if self.autoencoder is not None:
+            return self.autoencoder.codes(points).numpy()
+        found: np.ndarray = residual_quantise(points, torch.from_numpy(self.codebooks))[0].numpy()
+        return found
+
+    def error(self, vectors: np.ndarray) -> float:
+        """Mean square between vectors [n, d] and what their codewords make of them."""
+        points = torch.as_tensor(vectors, dtype=torch.float32)
+        if self.autoencoder is not None:
+            return self.autoencoder.reconstruction_error(points)
+        found = residual_quantise(points, torch.from_numpy(self.codebooks))[2]
+        return float((found - points).square().mean())
+
+
+def standardised(vectors: np.ndarray) -> np.ndarray:
+    """Every column with mean 0 and standard deviation 1; a constant one becomes 0.
+
+    Args:
+        vectors: float [n, d].
+
+    Returns:
+        float32 [n, d].
+
+    Example:
+        >>> standardised(np.array([[1.0, 5.0], [3.0, 5.0]])).tolist()
+        [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    wide = np.asarray(vectors, dtype=np.float64)
+    spread = wide.std(axis=0)
+    known = spread > 1e-12 * np.maximum(np.abs(wide).max(axis=0, initial=0.0), 1e-300)
+    centred = wide - wide.mean(axis=0)
+    scaled: np.ndarray = np.where(known, centred, 0.0) / np.where(known, spread, 1.0)
+    return scaled.astype(np.float32)
+
+
+def unique_codes(codes: np.ndarray) -> np.ndarray:
+    """Codes [n, levels] with a counter behind them: int64 [n, levels + 1], no two alike."""
+    return np.asarray(disambiguate(codes), dtype=np.int64)
+
+
+def code_summary(codes: np.ndarray, n_codes: int) -> dict[str, Any]:
+    """What there is to know of codes, as JSON values.
+
+    Args:
+        codes: int64 [n, levels + 1], the last column the counter.
+        n_codes: codewords of a level.
+
+    Returns:
+        ``items``, ``collision_rate`` before the counter, ``counters`` (different values of it), and by level ``used``
+        (codes that an item has) and ``perplexity`` (exp of the entropy of their shares: as many codes used equally).
+
+    Example:
+        >>> found = code_summary(np.array([[0, 1, 0], [0, 1, 1], [2, 0, 0]]), n_codes=4)
+        >>> round(found["collision_rate"], 4), found["used"], found["counters"]
+        (0.3333, [2, 2], 2)
+    """
+    own = codes[:, :-1]
+    shares = [np.bincount(column, minlength=n_codes) / max(len(column), 1) for column in own.T]
+    entropies = [-(share[share > 0] * np.log(share[share > 0])).sum() for share in shares]
+    return {
+        "items": len(codes),
+        "codes": n_codes,
+        "collision_rate": collision_rate(own),
+        "counters": int(codes[:, -1].max(initial=-1)) + 1,
+        "used": [int((share > 0).sum()) for share in shares],
+        "perplexity": [float(np.exp(entropy)) for entropy in entropies],
+    }
