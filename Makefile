@@ -36,6 +36,7 @@ $(NEWEST)/.installed: setup.py constraints.txt
 
 demo: install
 	$(VENV)/bin/python run_recbole_llm.py $(DEMO)
+	@newest=$$(ls -td saved/SOFT-ml-100k-*/ | head -1); cat "$${newest}answers.md"; echo "plot: $${newest}curriculum.png"
 
 test: install
 	$(VENV)/bin/python -m $(PYTEST) -m "not slow"
