@@ -14,9 +14,9 @@ the exact item only from interactions. Items may come again.
 
 **Groups** (``n_groups``). Every group has its own rule, and for no category do two groups agree; with one group per
 category, the rules averaged over groups are exactly uniform. Groups are equally large, unless ``last_group`` makes the
-last one a minority. With ``group_visible=history``
-the last item alone tells nothing about the group: only which category followed which does. With ``item``, a group
-prefers its own brands, so that each item of a history hints at the group.
+last one a minority. With ``group_visible=history`` the last item alone tells nothing about the group: only which
+category followed which does. With ``item``, a group prefers its own brands, so that each item of a history hints at the
+group. With ``id`` it prefers its own positions: each item hints at the group, but no item's text does.
 
 **Splits** are RecBole's leave-one-out: a user's last item is the test target, the one before it the validation target,
 and every earlier item but the first the target of a training row. Two knobs touch training rows only:
@@ -54,7 +54,7 @@ from recbole_llm.grounding.rank_metrics import RANK_METRICS, metric_means
 
 NAME = "planted"
 TOPK = (1, 5, 10, 20)
-BRAND_PREFERENCE = 20.0  # how many times as popular an item of one's own brands is where groups show in the items
+BRAND_PREFERENCE = 20.0  # how many times as popular an item of one's own is where groups show in the items
 N_DRIFTED = 3  # last interactions of a user who joins another group
 N_LEFT = {"valid": 2, "test": 1}  # interactions from a judged target on, itself included
 STREAMS = ("items", "rules", "users", "drift", "draws", "noise", "copies")
@@ -98,7 +98,7 @@ class PlantedSettings:
     p_item: float = _knob(0.1, "probability of the exact successor where the rule is followed", 0, 1)
     popularity_skew: float = _knob(0.5, "popularity in a category is place to the power of minus this", 0, 10)
     n_groups: int = _knob(1, "number of user groups with contradicting rules", 1, len(CATEGORIES))
-    group_visible: str = _knob("history", "where a group shows", choices=("history", "item"))
+    group_visible: str = _knob("history", "where a group shows", choices=("history", "item", "id"))
     mislabelled: float = _knob(0.0, "share of training targets that are random items", 0, 1)
     redundant: float = _knob(0.0, "share of users whose training rows repeat another user's", 0, 0.99)
     last_group: float = _knob(0.0, "share of users in the last group; 0 makes groups equally large", 0, 0.99)
@@ -124,6 +124,11 @@ class PlantedSettings:
             )
         if self.last_group and self.n_groups == 1:
             raise InputError(f"last_group {self.last_group:g} is a share of one group; raise n_groups or leave it out")
+        if self.group_visible == "id" and self.items_per_category < self.n_groups:
+            raise InputError(
+                f"items_per_category {self.items_per_category} is less than n_groups {self.n_groups}, but "
+                "group_visible=id gives a group items of its own; raise items_per_category"
+            )
         if self.shift and self.drift_share > 1:
             raise InputError(
                 f"shift {self.shift:g} exceeds {self._largest_shift:.4g}, the most that n_groups {self.n_groups} and "
@@ -206,8 +211,10 @@ class Rules:
         """Probability of an item when its category is given. Returns: float64 [groups, items], 1 per category."""
         knobs = self.settings
         weights = np.tile(self.popularity, (knobs.n_groups, knobs.n_categories))
-        if knobs.group_visible == "item":
-            own = self.brand % knobs.n_groups == np.arange(knobs.n_groups)[:, None]
+        if knobs.group_visible != "history":
+            position = np.arange(knobs.n_items) % knobs.items_per_category
+            shown = self.brand if knobs.group_visible == "item" else position
+            own = shown % knobs.n_groups == np.arange(knobs.n_groups)[:, None]
             weights = weights * np.where(own, BRAND_PREFERENCE, 1.0)
         weights = weights.reshape(knobs.n_groups, knobs.n_categories, knobs.items_per_category)
         return (weights / weights.sum(axis=2, keepdims=True)).reshape(knobs.n_groups, knobs.n_items)

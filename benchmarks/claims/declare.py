@@ -78,6 +78,7 @@ class Trial:
         measure: of this trial, a name of ``ledger.MEASURES``.
         against: measure of the worse arm, where it is another one.
         arms: the better and the worse one, where they are not the claim's.
+        sure: whether the world makes the claim true or false by construction; else that is what the trial asks.
     """
 
     world: str
@@ -85,6 +86,7 @@ class Trial:
     measure: str
     against: str = ""
     arms: tuple[str, str] | None = None
+    sure: bool = True
 
 
 @dataclass(frozen=True)

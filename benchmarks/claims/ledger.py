@@ -25,9 +25,18 @@ FEW_RUN = {**NEWEST, "train_batch_size": 32, "epochs": 16, "coreset_size": 64, "
 FEW_RUN |= {"recommender_config": {"epochs": 20, "eval_step": 0, "train_batch_size": 256}}
 FEW = {"n_users": 200, "min_length": 8, "max_length": 8, "n_categories": 6, "items_per_category": 20}
 FEW |= {"p_category": 0.95, "p_item": 0.0, "items_seed": 1}
-GATED_RUN = {"MAX_ITEM_LIST_LENGTH": 2, "train_batch_size": 32, "epochs": 3, "num_beams": 1, "valid_sample_size": 8}
-GATED_RUN |= {"lora_r": 16, "lora_alpha": 32, "prompt_schedule": "direct"}
-GATED_RUN |= {"recommender_config": {"epochs": 30, "eval_step": 0, "train_batch_size": 256}}
+GATED_RUN = {**NEWEST, "train_batch_size": 32, "epochs": 6, "num_beams": 1, "valid_sample_size": 8}
+GATED_RUN |= {"lora_r": 16, "lora_alpha": 32}
+GATED_RUN |= {
+    "recommender_config": {
+        "epochs": 30,
+        "eval_step": 0,
+        "train_batch_size": 128,
+        "learning_rate": 0.005,
+        "hidden_dropout_prob": 0.1,
+        "attn_dropout_prob": 0.1,
+    }
+}
 WORLDS = {
     world.name: world
     for world in (
@@ -90,12 +99,12 @@ WORLDS = {
         ),
         World(
             "groups",
-            "Four groups of users whose rules contradict each other, told by the brands of the history.",
-            PlantedSettings(**FEW, n_groups=4, group_visible="item"),
+            "Four groups of users whose rules contradict each other. A group has items of its own, and nothing in "
+            "their titles tells whose they are: SASRec, which reads ids, can know a user's group, the LLM cannot.",
+            PlantedSettings(**FEW, n_groups=4, group_visible="id"),
             GATED_RUN,
-            llm="LLaRA",
         ),
-        World("one group", "The same with one group: one rule for all.", PlantedSettings(**FEW), GATED_RUN, "LLaRA"),
+        World("one-group", "The same with one group: one rule for all.", PlantedSettings(**FEW), GATED_RUN),
     )
 }
 
@@ -120,17 +129,20 @@ ARMS = {
     "el2n": Arm("EL2N", "BIGRec", {"coreset": "el2n"}),
     "minority": Arm("oracle: random rows of the second group", "BIGRec", rows="rows of the last group"),
     "clean": Arm("oracle: random rows that are not mislabelled", "BIGRec", rows="rows that are not mislabelled"),
-    "ilora": Arm("iLoRA", "iLoRA"),
-    "lora": Arm("LoRA", "LLaRA"),
-    "lora-17": Arm("LoRA of rank 17", "LLaRA", {"lora_r": 17, "lora_alpha": 34}),
-    "others": Arm("iLoRA, gates of other rows", "iLoRA", {"ilora_permuted": True}),
+    # On BIGRec, not on LLaRA: LLaRA's prompts hold SASRec's item vectors, which tell the group to LoRA as well.
+    "ilora": Arm("iLoRA", "BIGRec", {"adapter": "ilora"}),
+    "lora": Arm("LoRA", "BIGRec"),
+    "lora-17": Arm("LoRA of rank 17", "BIGRec", {"lora_r": 17, "lora_alpha": 34}),
+    "others": Arm("iLoRA, gates of other rows", "BIGRec", {"adapter": "ilora", "ilora_permuted": True}),
 }
 
 # ---------------------------------------------------------------------------------------------------------- claims
 
 
-def _coreset_trials(true: str, because: str, false: str, but: str, measure: str = "loss") -> dict[str, Trial]:
-    return {"true": Trial(true, because, measure), "false": Trial(false, but, measure)}
+def _coreset_trials(
+    true: str, because: str, false: str, but: str, measure: str = "loss", sure: bool = True
+) -> dict[str, Trial]:
+    return {"true": Trial(true, because, measure, sure=sure), "false": Trial(false, but, measure, sure=sure)}
 
 
 MINORITY_COUNTS = "the second group is rare among the rows to choose from and common among those that are evaluated"
@@ -230,7 +242,13 @@ PAPERS = (
                 "figure 4",
                 "dealrec",
                 "influence",
-                **_coreset_trials("rare", "rows of the second group are the harder ones", "noise", NOISE_STANDS_OUT),
+                **_coreset_trials(
+                    "rare",
+                    "rows of the second group may be the harder ones",
+                    "noise",
+                    "hard rows may be the mislabelled ones",
+                    sure=False,
+                ),
             ),
         ),
     ),
@@ -271,7 +289,13 @@ PAPERS = (
                 "equation 10",
                 "goracs",
                 "goracs-0",
-                **_coreset_trials("rare", MINORITY_COUNTS, "noise", NOISE_STANDS_OUT),
+                **_coreset_trials(
+                    "rare",
+                    "the LLM may have more to learn from rows of the second group",
+                    "even",
+                    ALL_ALIKE,
+                    sure=False,
+                ),
             ),
             Claim(
                 "el2n",
@@ -294,7 +318,7 @@ PAPERS = (
                 "ilora",
                 other,
                 true=Trial("groups", "after one category, each group goes on to another", "loss"),
-                false=Trial("one group", "there is one rule for everybody", "loss"),
+                false=Trial("one-group", "there is one rule for everybody", "loss"),
                 real=real,
             )
             for key, other, sentence, source, real in (

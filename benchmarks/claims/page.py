@@ -22,6 +22,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "claims.md"
 START, END = "<!-- ledger -->", "<!-- end ledger -->"
 REAL, REAL_MEASURE = "ml-100k", "ndcg@10"
 AS_BUILT = {"true": HOLDS, "false": FAILS}
+UNSURE = " *"
 Key = tuple[str, str]  # of a claim, and what its world makes of it: "true", "false" or "real"
 
 
@@ -117,14 +118,17 @@ def at_a_glance(judged: Mapping[str, Mapping[Key, Verdict | None]]) -> Iterator[
             for name in ("true", "false", "real"):
                 verdict = judged[paper.name].get((claim.key, name))
                 words.append(verdict.word if verdict else "-" if name == "real" and claim.real is None else NOT_RUN)
-                if name in AS_BUILT and verdict:
+                if name in AS_BUILT and not claim.trials[name].sure:
+                    words[-1] += UNSURE
+                if name in AS_BUILT and verdict and claim.trials[name].sure:
                     counts["as built" if verdict.word == AS_BUILT[name] else verdict.word] += 1
             yield f"| {paper.name} | {claim.sentence} | " + " | ".join(words) + " |"
     run = sum(counts.values())
     yield ""
     yield (
-        f"Of {run} trials in planted worlds {counts['as built']} come out as the world was built, "
-        f"{counts['undecided']} are undecided, {counts[HOLDS] + counts[FAILS]} contradict it."
+        f"Of {run} trials in worlds built for them {counts['as built']} come out as the world was built, "
+        f"{counts['undecided']} are undecided, {counts[HOLDS] + counts[FAILS]} contradict it. "
+        "A star marks worlds that do not settle the claim by construction."
     )
     yield ""
 
@@ -143,8 +147,8 @@ def of_paper(paper: Paper, tried: Mapping[Key, Tried], judged: Mapping[Key, Verd
             else _title(claim.better)
         )
         yield f"- **{claim.key}**: {claim.sentence} ({claim.source}; {arms})"
-        yield f"    - true in *{claim.true.world}*: {claim.true.why}"
-        yield f"    - false in *{claim.false.world}*: {claim.false.why}"
+        for name, trial in claim.trials.items():
+            yield f"    - {name if trial.sure else f'perhaps {name}'} in *{trial.world}*: {trial.why}"
     yield ""
     names = ["claim", "world", "measure", "means", "towards the claim", "seeds", "over users", "over seeds and users"]
     names += ["p", "Holm", "detectable", "margin", "verdict"]

@@ -186,7 +186,8 @@ def test_the_first_table_counts_what_comes_out_as_built(planted_cells: Paper, mo
     lines = list(page.render())
     (line,) = (line for line in lines if line.startswith("| SOFT | "))
     assert line.endswith("| holds | holds | not run |")
-    assert "Of 2 trials in planted worlds 1 come out as the world was built, 0 are undecided, 1 contradict it." in lines
+    told = "Of 2 trials in worlds built for them 1 come out as the world was built, 0 are undecided, 1 contradict it."
+    assert any(line.startswith(told) for line in lines)
     worlds = [line for line in lines if line.startswith("| SOFT, α = 10 | 3 | ")]
     assert len(worlds) == 2 and all(line.endswith("| 25.0% | 256 | 5,000 | 1.2 |") for line in worlds)
     assert "Measured with abc1234 (6 cells)." in lines

@@ -143,7 +143,7 @@ def test_the_rules_averaged_over_groups_tell_nothing():
     np.testing.assert_allclose(by_category[:, :2], 0.2 / 3)
 
 
-@pytest.mark.parametrize("visible, told", [("history", False), ("item", True)])
+@pytest.mark.parametrize("visible, told", [("history", False), ("item", True), ("id", True)])
 def test_the_last_item_alone_tells_the_group_only_where_it_shall(visible, told):
     rules = make_world(replace(SMALL, n_groups=3, p_item=0.5, group_visible=visible)).rules
     groups = np.arange(3)
@@ -158,6 +158,16 @@ def test_a_group_that_shows_in_the_items_prefers_its_own_brands():
     world = make_world(replace(BIG, n_groups=2, group_visible="item"))
     pairs = zip(world.sequences, world.group, strict=True)
     assert np.mean([(world.rules.brand[items] % 2 == group).mean() for items, group in pairs]) > 0.8
+
+
+def test_a_group_that_shows_in_the_ids_prefers_items_whose_texts_do_not_tell():
+    world = make_world(replace(BIG, n_brands=4, n_groups=2, group_visible="id"))
+    items = np.concatenate(world.sequences)
+    group = np.repeat(world.group, [len(own) for own in world.sequences])
+    assert (items % world.settings.items_per_category % 2 == group).mean() > 0.8
+    for told in (world.rules.brand, world.rules.series):  # as unequal as titles fall to positions, not as groups are
+        shares = [np.bincount(told[items[group == own]], minlength=4) / (group == own).sum() for own in (0, 1)]
+        assert np.abs(shares[0] - shares[1]).max() < 0.5
 
 
 def test_the_history_tells_the_group():
@@ -258,8 +268,8 @@ def popularity_within(rules: Rules, group: int, item: int) -> float:
     size = rules.settings.items_per_category
 
     def weight(other: int) -> float:
-        own = rules.brand[other] % rules.settings.n_groups == group
-        preferred = own and rules.settings.group_visible == "item"
+        shown = {"item": rules.brand[other], "id": other % size}.get(rules.settings.group_visible, -1)
+        preferred = shown >= 0 and shown % rules.settings.n_groups == group
         return rules.popularity[other % size] * (planted.BRAND_PREFERENCE if preferred else 1)
 
     start = item // size * size
@@ -308,6 +318,7 @@ def brute_force(world: World, history: list[int], split: str, known: int | None 
         {"n_groups": 2, "mislabelled": 0.2, "shift": 0.1, "redundant": 0.3},
         {"n_groups": 3, "group_visible": "item", "shift": 0.2},
         {"n_groups": 2, "last_group": 0.1, "shift": 0.3},
+        {"n_groups": 2, "group_visible": "id"},
     ],
 )
 def test_the_oracle_equals_brute_force(knobs, split):
@@ -435,11 +446,15 @@ def test_the_command_runs_on_it_and_judges_pop_as_we_do(spoiled, tmp_path):
         ({"p_item": float("nan")}, "p_item is nan"),
         ({"mislabelled": -0.1}, "mislabelled is -0.1"),
         ({"redundant": True}, "redundant is True"),
-        ({"group_visible": "always"}, "group_visible is 'always'; give one of history, item"),
+        ({"group_visible": "always"}, "group_visible is 'always'; give one of history, item, id"),
         ({"min_length": 3}, "min_length is 3"),
         ({"min_length": 12}, "min_length 12 exceeds max_length 11"),
         ({"n_groups": 9}, "n_groups 9 exceeds n_categories 8"),
         ({"n_groups": 5, "group_visible": "item"}, "n_brands 4 is less than n_groups 5"),
+        (
+            {"n_groups": 5, "items_per_category": 4, "group_visible": "id"},
+            "items_per_category 4 is less than n_groups 5",
+        ),
         ({"shift": 0.1}, "shift 0.1 exceeds 0, the most that n_groups 1"),
         ({"last_group": 0.1}, "last_group 0.1 is a share of one group"),
         ({"n_groups": 2, "shift": 0.5}, r"shift 0.5 exceeds 0.4231, .* lengths 8 to 11 allow"),
