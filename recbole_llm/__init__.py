@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from recbole_llm.experiment.compare import compare
     from recbole_llm.experiment.load import load_run
     from recbole_llm.experiment.run import Run, run
+    from recbole_llm.experiment.tune import Tuned, tune
     from recbole_llm.report.table import ResultTable
     from recbole_llm.settings.config import Config
 
 __version__ = "0.1.0"
-__all__ = ["Config", "InputError", "ResultTable", "Run", "__version__", "compare", "load_run", "run"]
+__all__ = ["Config", "InputError", "ResultTable", "Run", "Tuned", "__version__", "compare", "load_run", "run", "tune"]
 
 __getattr__ = lazy_exports(__name__, __file__)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -217,6 +218,11 @@ def test_of_several_alphas_the_best_on_validation_stays_and_answers_are_distille
         assert listed.json("SOFT", "stages.json") == alone[best].json("SOFT", "stages.json")
         assert listed.json("SOFT", "curriculum.json") == alone[best].json("SOFT", "curriculum.json")
         assert timeless(listed) == timeless(alone[best])
+        table = pd.read_csv(listed.folders["SOFT"] / "curricula.csv").set_index("alpha")
+        assert table["chosen"].to_dict() == {best: 1, other: 0}
+        for alpha, own in table.iterrows():
+            valid = alone[alpha].result("SOFT").valid
+            assert {name: own[f"valid_{name}"] for name in valid} == pytest.approx(valid)
     assert f"curriculum: {{'alpha': {best:.1f}}} is the best on validation." in listed.log("SOFT")
     assert sorted(name.split("-")[0] for name in stages_in(saved) - before) == ["curriculum"] * 2
 

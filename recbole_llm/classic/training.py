@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def fit_classic(config: Config, rows: Rows, checkpoint: Path) -> Any:
+def fit_classic(
+    config: Config, rows: Rows, checkpoint: Path, on_score: Callable[[int, float], None] | None = None
+) -> Any:
     """Train a RecBole model and leave its best epoch in the trainer.
 
     The order of seeding and building is that of RecBole's quick start, so that the same settings give the same model.
@@ -42,6 +45,8 @@ def fit_classic(config: Config, rows: Rows, checkpoint: Path) -> Any:
         config: the model's config.
         rows: its rows.
         checkpoint: the ``.pth`` file RecBole writes its best epoch to; the models of earlier stages go beside it.
+        on_score: told epoch (from 1) and validation score of every validated epoch of the last stage; what it raises
+            ends the training.
 
     Returns:
         RecBole's trainer, its ``model`` in the state of the best epoch.
@@ -56,13 +61,15 @@ def fit_classic(config: Config, rows: Rows, checkpoint: Path) -> Any:
         for stage in earlier:
             trainer = _fit_stage(stage, rows, checkpoint)
             trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
-        trainer = _fit_stage(last, rows, checkpoint)
+        trainer = _fit_stage(last, rows, checkpoint, on_score)
     if checkpoint.exists():  # a trainer with nothing to validate on may save none and keeps its last epoch
         restore(trainer.model, checkpoint)
     return trainer
 
 
-def _fit_stage(config: Config, rows: Rows, checkpoint: Path) -> Any:
+def _fit_stage(
+    config: Config, rows: Rows, checkpoint: Path, on_score: Callable[[int, float], None] | None = None
+) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = _build(config, rows)
@@ -70,7 +77,12 @@ def _fit_stage(config: Config, rows: Rows, checkpoint: Path) -> Any:
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.checkpoint_dir, trainer.saved_model_file = str(checkpoint.parent), str(checkpoint)
     install_collector(trainer)
-    trainer.fit(train_data, valid_data, saved=True, show_progress=config["show_progress"])
+    told: dict[str, Any] = {}
+    if on_score is not None and "callback_fn" in inspect.signature(trainer.fit).parameters:
+        told["callback_fn"] = lambda epoch, score: on_score(epoch + 1, float(score))
+    elif on_score is not None:
+        log.info("%s trains without telling its epochs, so none of them ends a run early.", config["model"])
+    trainer.fit(train_data, valid_data, saved=True, show_progress=config["show_progress"], **told)
     return trainer
 
 

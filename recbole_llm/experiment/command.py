@@ -18,6 +18,7 @@ VERBS = {
     "audit": "recbole_llm.experiment.audit_command",
     "import": "recbole_llm.data.importers.command",
     "recommend": "recbole_llm.experiment.recommend_command",
+    "tune": "recbole_llm.experiment.tune_command",
 }
 
 

@@ -17,7 +17,7 @@ from recbole.utils import ModelType, dataset_arguments, init_seed
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import check_together, protocol_of
-from recbole_llm.experiment.comparison import check_baseline, compare_runs, find_baseline
+from recbole_llm.experiment.comparison import check_baseline, compare_runs, find_baseline, leading_config
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.run import Run, check_rows, run_one
 from recbole_llm.experiment.run_folder import new_folder
@@ -128,7 +128,7 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     if seeds is None:
         runs = _run(by_seed[0])
         return _write_table(command, words, runs, new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
-    data = _data_hash(config)
+    data = data_hash_of(config)
     names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
     finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
@@ -144,20 +144,21 @@ def _stem(kind: str, command: Command) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
 
 
-def _data_hash(config: Config) -> str:
+def data_hash_of(config: Config) -> str:
+    """Digest of the files of a run's data set."""
     return data_hash(sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")))
 
 
 def _write_table(command: Command, words: Sequence[str], runs: Sequence[Run], folder: Path) -> tuple[ResultTable, Path]:
     """The table of runs, with its comparisons, and the folder it is written to."""
     labels = list(dict.fromkeys(run.result.model for run in runs))
-    config = runs[0].config
+    config = leading_config(runs)
     protocol = protocol_of(config)
     several = len(labels) > 1
     table = ResultTable(
         tuple(sorted((run.result for run in runs), key=lambda result: labels.index(result.model))),
         environment=versions(),
-        data_hash={command.dataset: _data_hash(config)},
+        data_hash={command.dataset: data_hash_of(config)},
         command=shlex.join(["recbole-llm", *words]),
         title=protocol.title,
         reading=runs[0].data["lines"],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from recbole.data.interaction import Interaction
 
 from recbole_llm.adapter import INSTANCE_GATES
@@ -28,6 +30,7 @@ from recbole_llm.trainer.reweighting import Reweighting
 if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
 
+log = logging.getLogger(__name__)
 N_STRATA = 50  # of the picture, where the selector has none
 
 
@@ -62,6 +65,8 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         folder.write("distilled.json", json.loads((trainer.distilled / SUMMARY).read_text(encoding="utf-8")))
     if not last.settings:
         return
+    if len(trainer.tried) > 1:
+        log.info("curricula by alpha, on validation rows:\n%s", _write_curricula(folder, trainer))
     facts = {**last.settings, "initial_distance": last.initial_distance, "best_epoch": last.best_epoch}
     folder.write("curriculum.json", facts)
     plot_curriculum(
@@ -72,6 +77,25 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         initial_distance=last.initial_distance,
         best_epoch=last.best_epoch,
     )
+
+
+def _write_curricula(folder: RunFolder, trainer: LLMTrainer) -> str:
+    """Write ``curricula.csv``: a line for every value of ``alpha``, with the validation of its best epoch.
+
+    Returns:
+        The same as text, rounded.
+    """
+    lines = []
+    for tried in {one.folder: one for one in trainer.tried}.values():  # 1 and 1.0 are one curriculum
+        facts = {**tried.settings, "epochs": len(tried.history), "best_epoch": tried.best_epoch}
+        best = tried.history[tried.best_epoch - 1]
+        found = {f"valid_{name}": value for name, value in best["valid"].items()}
+        loss = {} if "valid_loss" not in best else {"valid_loss": best["valid_loss"]}
+        lines.append({**facts, **found, **loss, "chosen": int(tried.folder == trainer.tuned[-1].folder)})
+    frame = pd.DataFrame(lines)
+    frame.to_csv(folder.path / "curricula.csv", index=False)
+    shown = [*lines[0]][: [*lines[0]].index("best_epoch") + 1]
+    return frame[[*shown, f"valid_{trainer.valid_metric}", "chosen"]].to_string(index=False)
 
 
 def read_llm_run(folder: Path, config: Config, model: LLMRecommender) -> None:

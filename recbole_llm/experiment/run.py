@@ -21,7 +21,7 @@ from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
 from recbole_llm.experiment.run_folder import RunFolder
-from recbole_llm.experiment.train import train_classic, train_llm
+from recbole_llm.experiment.train import OnScore, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
@@ -191,6 +191,9 @@ def run_one(
     few_shot: bool | None = None,
     beside: Run | None = None,
     keep_model: bool = False,
+    *,
+    with_test: bool = True,
+    on_score: OnScore | None = None,
 ) -> Run:
     """Train and evaluate one model and leave its run folder.
 
@@ -200,6 +203,8 @@ def run_one(
         few_shot: whether ``train_sample_size`` applies; by default to LLM models, and to all with ``sample_for: all``.
         beside: another model's run that this one is compared to.
         keep_model: whether the run holds the model in memory, instead of reading it from the folder when asked.
+        with_test: whether test rows are evaluated, and not validation rows alone.
+        on_score: told epoch and validation score of every validated epoch; may raise to end the run.
 
     Raises:
         InputError: a setting that shows to be wrong only now; or other rows than those ``beside`` was evaluated on.
@@ -217,7 +222,8 @@ def run_one(
         if beside is not None:
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
-        model, stages = (train_llm if config.is_llm else train_classic)(config, rows, folder, protocol)
+        train = train_llm if config.is_llm else train_classic
+        model, stages = train(config, rows, folder, protocol, with_test=with_test, on_score=on_score)
         last, evaluations = stages[-1]
         result = replace(last, model=label, wall_seconds=time.perf_counter() - started, revision=revision())
         folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
@@ -233,7 +239,8 @@ def run_one(
             lines = [replace(line, model=f"{label} after {line.model}") for line, _ in stages]
             lines[-1] = replace(lines[-1], wall_seconds=result.wall_seconds)
             log.info("stages:\n%s", write_stage_table(folder, lines, len(rows.valid)))
-        log.info("%s test: %s", label, "    ".join(f"{name} : {value:.4f}" for name, value in result.test.items()))
+        split, found = ("test", result.test) if with_test else ("validation", result.valid)
+        log.info("%s %s: %s", label, split, "    ".join(f"{name} : {value:.4f}" for name, value in found.items()))
         if not keep_model:
             return Run(folder.path, config, result, digest)
         if config.is_llm:

@@ -24,8 +24,8 @@ class RunFolder:
     the data set's files),
     ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are
     predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates;
-    with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json`` and
-    ``distilled.json``.
+    with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json``,
+    ``distilled.json`` and, of several values of ``alpha``, ``curricula.csv``.
 
     Args:
         config: the run's config.

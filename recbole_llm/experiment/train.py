@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from recbole_llm.classic.auxiliary import auxiliary_rows
@@ -23,10 +24,19 @@ REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
 log = logging.getLogger(__name__)
 
 Evaluations = dict[str, Evaluation]  # by "valid" and "test"; no "valid" where there are no such rows
+OnScore = Callable[[int, float], None]  # told epoch and validation score of every validated epoch; may raise to end it
 Stages = list[tuple[RunResult, Evaluations]]  # the model after each stage of its training, the last one stands
 
 
-def train_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
+def train_classic(
+    config: Config,
+    rows: Rows,
+    folder: RunFolder,
+    protocol: Protocol,
+    *,
+    with_test: bool = True,
+    on_score: OnScore | None = None,
+) -> tuple[Any, Stages]:
     """Train one of RecBole's models and evaluate it.
 
     Args:
@@ -34,13 +44,16 @@ def train_classic(config: Config, rows: Rows, folder: RunFolder, protocol: Proto
         rows: the rows of the run.
         folder: of the run; the checkpoint and the losses go there.
         protocol: how rows are evaluated.
+        with_test: whether test rows are.
+        on_score: see :data:`OnScore`.
 
     Returns:
         The model, and the one stage of its training.
     """
     protocol.prepare(rows)
-    trainer = fit_classic(config, rows, folder.path / "model.pth")
-    loaders = {split: loader for split in ("valid", "test") if (loader := eval_loader(config, rows, split))}
+    trainer = fit_classic(config, rows, folder.path / "model.pth", on_score)
+    splits = ("valid", "test") if with_test else ("valid",)
+    loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}
     evaluations = protocol.finish(trainer, found)
     protocol.keep(folder.path)
@@ -58,7 +71,15 @@ def _plain(loss: Any) -> Any:
     return [float(part) for part in loss] if isinstance(loss, tuple) else float(loss)
 
 
-def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol) -> tuple[Any, Stages]:
+def train_llm(
+    config: Config,
+    rows: Rows,
+    folder: RunFolder,
+    protocol: Protocol,
+    *,
+    with_test: bool = True,
+    on_score: OnScore | None = None,
+) -> tuple[Any, Stages]:
     """Train an LLM recommender and evaluate it after each stage of its training.
 
     Args:
@@ -66,6 +87,8 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
         rows: the rows of the run.
         folder: of the run; it gets what :func:`recbole_llm.experiment.llm_run.write_llm_run` writes.
         protocol: how rows are evaluated.
+        with_test: whether test rows are evaluated; without, the last stage alone is told of.
+        on_score: see :data:`OnScore`.
 
     Returns:
         The model, and the stages; an untuned LLM has one too.
@@ -75,7 +98,7 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
     log.info(model)
     trainer = LLMTrainer(config, model)
     valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
-    trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"])
+    trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"], callback_fn=on_score)
     notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
@@ -83,7 +106,8 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
     def evaluated(index: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
         """The model as it stands, that is after the tuning stage of this index; epochs count from the first one on."""
         found = {} if valid is None else {"valid": valid}
-        found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
+        if with_test:
+            found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
         evaluations = protocol.finish(trainer, found)
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
@@ -99,8 +123,9 @@ def train_llm(config: Config, rows: Rows, folder: RunFolder, protocol: Protocol)
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     protocol.keep(folder.path)
     write_llm_run(folder, trainer, rows.test.inter_feat)
-    write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
-    for index in reversed(range(len(trainer.tuned) - 1)):
+    if with_test:
+        write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
+    for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):
         valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])
         stages.insert(0, evaluated(index, valid))
     return model, stages
@@ -120,19 +145,21 @@ def _line(
         **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
             ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``.
     """
-    notes, test = (*protocol.notes(), *facts.pop("notes", ())), evaluations["test"]
+    notes = (*protocol.notes(), *facts.pop("notes", ()))
+    split = "test" if "test" in evaluations else "valid"
+    last, n_rows = evaluations[split], len(rows.test if split == "test" else rows.valid)
     warnings, n_answers = list(facts.pop("warnings", ())), int(rows.whole.item_num) - 1  # the padding is none
     if config["model"] not in SAME_FOR_ALL:
-        warnings += spread_warnings(test.summary, len(rows.test), n_answers)
-    summary = {**test.summary, **({} if (loss := facts.pop("valid_loss", None)) is None else {"valid_loss": loss})}
+        warnings += spread_warnings(last.summary, n_rows, n_answers)
+    summary = {**last.summary, **({} if (loss := facts.pop("valid_loss", None)) is None else {"valid_loss": loss})}
     return RunResult(
         **facts,
         dataset=config["dataset"],
         point=config.effective_point() if config.is_llm else "",
         seed=config["seed"],
-        n_rows=len(rows.test),
+        n_rows=n_rows,
         folder=str(folder.path),
-        test=dict(test.metrics),
+        test=dict(evaluations["test"].metrics) if "test" in evaluations else {},
         valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
         summary=summary,
         warnings=tuple(warnings),

@@ -11,6 +11,7 @@ from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curric
 from recbole_llm.report.projection import map_points
 from recbole_llm.report.rerank_plot import plot_trade_off, trade_off_figure
 from recbole_llm.report.table import NOT_RUN, TINY_LLM_NOTE, ResultTable, RunResult
+from recbole_llm.report.tuning_plots import importance_figure, plot_importances, plot_slices, slice_figure
 
 __all__ = [
     "NOT_RUN",
@@ -28,6 +29,7 @@ __all__ = [
     "gate_figure",
     "git_revision",
     "goracs_figure",
+    "importance_figure",
     "intra_list_distance",
     "learning_figure",
     "map_points",
@@ -38,9 +40,12 @@ __all__ = [
     "plot_curriculum",
     "plot_gates",
     "plot_goracs",
+    "plot_importances",
+    "plot_slices",
     "plot_table",
     "plot_trade_off",
     "revision",
+    "slice_figure",
     "trade_off_figure",
     "versions",
 ]

@@ -12,6 +12,7 @@ from recbole_llm.settings.models import llm_model_names
 
 HELP = """\
 usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
+       recbole-llm tune --model=<model> --dataset=<data set> --params_file=hyper.test   search for settings (--help)
        recbole-llm import <file or folder> --name=<data set>   make a data set of a table or a public data set (--help)
 
   --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's

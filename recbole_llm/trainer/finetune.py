@@ -95,6 +95,8 @@ class FineTuning:
         trunks: of the examples, where those of a user are computed together; None computes each apart.
         make_loss: gives the loss of a step, from the passes and the weights that learn; by default the mean negative
             log-likelihood of the answers.
+        on_validated: called with the record of every validated epoch once it is kept, of those before a resumption
+            too; may raise to end the training, which then can be resumed.
 
     Attributes:
         best_evaluation: what the validation of the best epoch found; None where it was in an earlier process.
@@ -113,9 +115,11 @@ class FineTuning:
         progress: bool = False,
         trunks: Trunks | None = None,
         make_loss: MakeLoss = lambda passes, trainable: MeanNll(passes),
+        on_validated: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
         self.model, self.settings, self.optimizer, self.distilled = model, settings, optimizer, distilled
         self.validation, self.on_epoch, self.progress, self.histories = validation, on_epoch, progress, histories
+        self.on_validated = on_validated
         prompts = [prompt for prompt, _ in examples]
         answers: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
         if distilled is not None:
@@ -158,6 +162,8 @@ class FineTuning:
             self.history.append(record)
             self.on_epoch(record)
             save_state(folder, self._state())
+            if "valid" in record:
+                self.on_validated(record)
         if self.validation and self.validation.bigger and self.stopping.best_score == 0:
             log.warning("%s was 0 in every epoch: the choice of epoch 1 is arbitrary.", self.validation.metric)
         self.model.adapter.load_trainable_state(self.model.llm, self.best)
@@ -289,3 +295,6 @@ class FineTuning:
             self.distilled.distances = state.progress["distances"]
         if "loss" in state.progress:
             self.loss.load_state(state.progress["loss"])
+        for record in self.history:
+            if "valid" in record:
+                self.on_validated(record)

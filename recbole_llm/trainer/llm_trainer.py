@@ -47,6 +47,7 @@ class LLMTrainer(Trainer):
 
     Attributes:
         tuned: the tuning stages that ``fit`` ran, in their order; the last one's weights stand.
+        tried: the curricula of every value of ``alpha``, of which the best on validation is the last of ``tuned``.
         distilled: folder of the distilled answers, if the curriculum used some that were generated.
         coreset: folder of the chosen rows, if a coreset chose some.
         n_train_rows: rows trained on, None before ``fit`` and for the untuned LLM.
@@ -64,6 +65,7 @@ class LLMTrainer(Trainer):
         self.evaluator = unrounded_evaluator(config)
         self.protocol = protocol_of(config)
         self.tuned: list[TuningResult] = []
+        self.tried: list[TuningResult] = []
         self.distilled: Path | None = None
         self.coreset: Path | None = None
         self.n_train_rows: int | None = None
@@ -100,7 +102,8 @@ class LLMTrainer(Trainer):
             verbose: whether each epoch is logged.
             saved: kept for RecBole's signature; stages are always kept.
             show_progress: whether to show progress bars.
-            callback_fn: called with (epoch, validation score) after every validated epoch of each tuning stage.
+            callback_fn: called with (epoch, validation score) after every validated epoch of each tuning stage, those
+                that an earlier run computed included; what it raises ends the run.
 
         Returns:
             Best validation score and the validation metrics of that epoch; (None, None) without validation.
@@ -117,7 +120,7 @@ class LLMTrainer(Trainer):
             tuning = self._tuning(train_data, valid_data, verbose, show_progress, callback_fn)
             pipeline = Pipeline(tuning, make_curricula(self.config))
             pipeline.run()
-            self.tuned, self.distilled = pipeline.tuned, pipeline.distilled
+            self.tuned, self.tried, self.distilled = pipeline.tuned, pipeline.tried, pipeline.distilled
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
         self.valid_evaluation = self._evaluate_valid(self.tuned[-1] if self.tuned else None, valid_data, show_progress)
@@ -154,11 +157,9 @@ class LLMTrainer(Trainer):
             write_scalars(self.tensorboard, group, record)
             if verbose:
                 log_epoch(record)
-            if callback_fn and "valid" in record:
-                callback_fn(record["epoch"], record["valid"][self.valid_metric])
 
         validation = self._validation(evaluate) if valid_data else None
-        shared = (rows, valid_rows, validation, make_optimizer, on_epoch, show_progress)
+        shared = (rows, valid_rows, validation, make_optimizer, on_epoch, show_progress, callback_fn)
         return Tuning(self.model, self.config, self.protocol, *shared)
 
     def _validation(self, evaluate: Callable[[], Evaluation]) -> Validation:

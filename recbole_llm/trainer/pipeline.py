@@ -31,12 +31,14 @@ class Pipeline:
     Attributes:
         tuned: results of the tuning stages, in their order.
         distilled: folder of the distilled answers, if the curriculum used some that were generated.
+        tried: results of the curricula, one for each value of ``alpha``; the best of them is the last of ``tuned``.
     """
 
     tuning: Tuning
     curricula: Sequence[Curriculum]
     tuned: list[TuningResult] = field(default_factory=list)
     distilled: Path | None = None
+    tried: list[TuningResult] = field(default_factory=list)
 
     def run(self) -> None:
         """Run what the curricula need, or fine-tune alone."""
@@ -48,8 +50,8 @@ class Pipeline:
         if not self.curricula:
             return
         answers, source = self._targets()
-        found = [stages.run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
-        self.tuned.append(self._best(found))
+        self.tried = [stages.run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
+        self.tuned.append(self._best(self.tried))
 
     def _targets(self) -> tuple[list[list[int]], Any]:
         """Token ids of the distilled answer to each row, none where it has none; and what they depend on."""

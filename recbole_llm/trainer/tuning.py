@@ -53,6 +53,8 @@ class Tuning:
         make_optimizer: gives a fresh optimiser over the adapter's weights.
         on_epoch: called with the group of the stage, such as ``Curriculum/``, and the record of every epoch.
         show_progress: whether to show progress bars.
+        on_score: called with the epoch and validation score of every validated epoch, of those that were found too; may
+            raise to end the run.
     """
 
     model: LLMRecommender
@@ -64,6 +66,12 @@ class Tuning:
     make_optimizer: Callable[[], torch.optim.Optimizer]
     on_epoch: Callable[[str, dict[str, Any]], None]
     show_progress: bool = False
+    on_score: Callable[[int, float], None] | None = None
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Pass the score of a validated epoch on to who asked for it."""
+        if self.on_score is not None and self.validation is not None and "valid" in record:
+            self.on_score(record["epoch"], record["valid"][self.validation.metric])
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -161,6 +169,7 @@ class FineTuneStage(Stage[TuningResult]):
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
         self._evaluation: Evaluation | None = None
+        self._has_told = False
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
@@ -182,7 +191,9 @@ class FineTuneStage(Stage[TuningResult]):
             tuning.show_progress,
             trunks,
             LossMaker(model, tuning.objective),
+            tuning.tell,
         )
+        self._has_told = True
         write_json(folder / "history.json", run.run(folder))
         model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
         clear_states(folder)
@@ -192,6 +203,8 @@ class FineTuneStage(Stage[TuningResult]):
         """See :class:`Stage`; the model gets the weights."""
         load_adapter(self.tuning.model, folder / "adapter")
         history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        for record in () if self._has_told else history:
+            self.tuning.tell(record)
         best = best_epoch(history, self.tuning.validation)
         warnings = tuple(f"{self.name}: {warning}" for warning in self.doubts(history))
         return TuningResult(self.name, folder, history, best, self._evaluation, **self.told(), warnings=warnings)
