@@ -13,6 +13,7 @@ from recbole_llm.evaluation import Comparison, compare_two_level, holm, protocol
 from recbole_llm.experiment.run import Run
 from recbole_llm.registry import suggestion
 from recbole_llm.report import Compared
+from recbole_llm.settings.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def compare_runs(runs: Sequence[Run], baseline: str) -> tuple[Compared, ...]:
     Returns:
         A comparison for every other model, in the order of the runs; none where a model has fewer than two users.
     """
-    protocol = protocol_of(runs[0].config)
+    protocol = protocol_of(leading_config(runs))
     gains: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for run in runs:
         rows = protocol.read(run.folder, "test", ["user_id", *protocol.outcome])
@@ -49,6 +50,11 @@ def compare_runs(runs: Sequence[Run], baseline: str) -> tuple[Compared, ...]:
         )
         for (model, one), p_holm in zip(found.items(), corrected, strict=True)
     )
+
+
+def leading_config(runs: Sequence[Run]) -> Config:
+    """Whose ``valid_metric`` leads the table: the first LLM model's, as RecBole's models have various defaults."""
+    return next((run.config for run in runs if run.config.is_llm), runs[0].config)
 
 
 _SHARED = ("difference", "users", "seeds_and_users", "p", "detectable", "n_users", "n_seeds")

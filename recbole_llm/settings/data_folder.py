@@ -35,6 +35,9 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
         for folder in (os.path.join(data_path, name), data_path):
             if has_data(Path(folder), name):
                 return folder
+    if name == BUILT_IN and is_given and not os.path.isdir(data_path):
+        message = f"there is no folder {data_path}; leave data_path out for RecBole's own copy of {BUILT_IN}"
+        raise InputError("data_path", message, kind="file")
     if name == BUILT_IN:
         return str(recbole_folder() / "config" / ".." / "dataset_example" / name)
     _refuse_a_table(name)

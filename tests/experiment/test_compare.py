@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import recbole_llm
 from recbole_llm import ResultTable
+from recbole_llm.experiment.comparison import leading_config
 from tests.refusals import refused
 from tests.runs import working_in
 
@@ -25,6 +27,13 @@ def test_every_model_has_a_row_for_every_seed(small, saved):
     assert frame["ndcg@10"].tolist()[:2] == [frame["ndcg@10"][0]] * 2  # counting has no seed
     html = table._repr_html_()
     assert html.count("<tr") == 5 and "SASRec" in html and "Seed" in html
+
+
+def test_the_first_llm_model_says_which_metric_leads_the_table():
+    """RecBole's models have metrics of their own, which the models of a command need not share."""
+    runs = [SimpleNamespace(config=SimpleNamespace(is_llm=llm, name=name)) for llm, name in ((0, "Pop"), (1, "BIGRec"))]
+    assert leading_config(runs).name == leading_config(runs[::-1]).name == "BIGRec"
+    assert leading_config(runs[:1]).name == "Pop"
 
 
 def test_the_table_says_what_became_of_the_lines_of_the_files(small, saved, tmp_path):

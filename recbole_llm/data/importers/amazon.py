@@ -29,14 +29,30 @@ _FEATURES = (
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for files of Amazon Reviews; None if the files are none."""
+    """The plan for files of Amazon Reviews; None if the files are none.
+
+    Raises:
+        InputError: a folder holds several categories, or a part of a split without the others.
+    """
+    plans: dict[str, Plan] = {}
     for file in origin.given("*.csv", "*.jsonl", "*.json"):
-        if plain_name(file).startswith("meta_"):
+        if plain_name(file).startswith("meta_") or _category(file) in plans:
             continue
         found = (_csv if plain_name(file).endswith(".csv") else _json)(origin, file, choices)
         if found is not None:
-            return found
-    return None
+            plans[_category(file)] = found
+    if len(plans) > 1:
+        message = (
+            f"{origin.path} holds several categories ({', '.join(plans)}); give the file of one, or its own folder"
+        )
+        raise InputError("", message, kind="conflict")
+    return next(iter(plans.values()), None)
+
+
+def _category(file: Path) -> str:
+    """``Video_Games`` of ``Video_Games_5.json``, ``ratings_Video_Games.csv``, ``Video_Games.train.csv.gz``."""
+    name = re.sub(r"(\.(train|valid|test))?\.(csv|jsonl?)$", "", plain_name(file))
+    return re.sub(r"^(ratings_|reviews_)|_5$", "", name)
 
 
 def _csv(origin: Origin, file: Path, choices: Choices) -> Plan | None:
@@ -104,8 +120,7 @@ def _plan(
     columns: Columns,
     parts: tuple[str, ...] = (),
 ) -> Plan:
-    category = re.sub(r"(\.(train|valid|test))?\.(csv|jsonl?)$", "", plain_name(file))
-    category = re.sub(r"^(ratings_|reviews_)|_5$", "", category)
+    category = _category(file)
     metadata = origin.beside(f"meta_{category}.jsonl", f"meta_{category}.json")
     items = [Items(_metadata(path, choices), "item", "title", _FEATURES, clean_text) for path in metadata[:1]]
     domain = next((word for name, word in _DOMAINS.items() if name in category), "product")

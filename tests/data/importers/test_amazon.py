@@ -307,6 +307,21 @@ def test_mistakes_are_one_line(tmp_path, capsys, ratings, metadata, message, key
     assert "\n" not in str(caught.value) and str(caught.value) in error
 
 
+def test_a_folder_of_several_categories_is_refused_and_one_in_several_files_is_not(tmp_path):
+    folder = tmp_path / "amazon"
+    folder.mkdir()
+    reviews = '{"user_id": "u1", "parent_asin": "B1", "timestamp": 1, "rating": 5.0}\n'
+    (folder / "All_Beauty.csv").write_text(f"{HEADER}\n{ROWS}")
+    (folder / "All_Beauty.jsonl").write_text(reviews)
+    for name in ("meta_All_Beauty.jsonl", "meta_Video_Games.jsonl"):
+        (folder / name).write_text(META)
+    import_dataset(folder, "one", tmp_path / "out")
+    (folder / "Video_Games.jsonl").write_text(reviews)
+    with refused("", "conflict", "amazon holds several categories \\(All_Beauty, Video_Games\\)"):
+        import_dataset(folder, "two", tmp_path / "out")
+    import_dataset(folder / "Video_Games.jsonl", "two", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "message", "key"),
     [
