@@ -1,0 +1,207 @@
+# %% [markdown]
+# # Serve recommendations over HTTP
+#
+#     python examples/serve_fastapi.py saved/<run> --port=8000
+#     curl localhost:8000/recommend -H "Content-Type: application/json" -d '{"history": ["Toy Story (1995)"], "k": 5}'
+#
+# Of a LoRA run that grounds by embeddings, this needs transformers, peft and the run's files alone: the prompt in
+# `prompt.json`, the adapter, the catalogue's titles. `PlainModel` is all of it, in one screen. Any other run is served
+# by the package itself. It needs FastAPI: `pip install 'recbole-llm[serve]'`.
+
+# %%
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+# %% [markdown]
+# The catalogue is the data set's `.item` file. A history may name items by id or by title.
+
+
+# %%
+def read_titles(config: dict[str, Any]) -> dict[str, str]:
+    """Item id to title, of the items that have one."""
+    separator = config["field_separator"].encode().decode("unicode_escape")
+    text = (Path(config["data_path"]) / f"{config['dataset']}.item").read_text(
+        encoding=config.get("encoding") or "utf-8"
+    )
+    head, *lines = [line.rstrip("\r").split(separator) for line in text.lstrip("\ufeff").split("\n") if line]
+    names = [name.partition(":")[0] for name in head]
+    column = {key: names.index(config[key]) for key in ("ITEM_ID_FIELD", "title_field", "title_with") if config[key]}
+    titles = {}
+    for line in lines:
+        title = " ".join(line[column["title_field"]].split())
+        extra = line[column["title_with"]].strip() if "title_with" in column else ""
+        if title:
+            titles[line[column["ITEM_ID_FIELD"]]] = f"{title} ({extra})" if extra else title
+    return titles
+
+
+class UnknownItem(ValueError):
+    """An item of a history that the catalogue does not have."""
+
+
+# %% [markdown]
+# The tuned LLM answers with a title in quotes; the untuned one embeds it, and the nearest titles are the answer.
+
+
+# %%
+class PlainModel:
+    """A run of BIGRec or SOFT with LoRA, by transformers and peft."""
+
+    def __init__(self, folder: Path) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        self.prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
+        base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        llm = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self.config["llm_dtype"]))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = PeftModel.from_pretrained(llm, folder / "adapter").eval().to(self.device)
+        titles = read_titles(self.config)
+        self.ids, self.titles = list(titles), list(titles.values())
+        self.row_of = {title: row for row, title in reversed([*enumerate(self.titles)])}  # of equal titles the first
+        self.row_of_id = {item: row for row, item in enumerate(self.ids)}
+        self.vectors = self.embed(self.titles)
+
+    def recommend(self, history: list[str], k: int, exclude_seen: bool) -> dict[str, Any]:
+        """The best items after a history of ids or titles, and what the LLM said."""
+        rows = [self._row(item) for item in history]
+        answer = self.answer([self.titles[row] for row in rows])
+        named = self.row_of.get(answer)
+        vector = self.vectors[named] if named is not None else self.embed([answer])[0]
+        scores = -(self.vectors.double() - vector.double()).square().sum(dim=1).sqrt()
+        order = scores.argsort(descending=True, stable=True).tolist()
+        best = [row for row in order if not (exclude_seen and row in rows)][:k]
+        items = [{"item_id": self.ids[row], "title": self.titles[row], "score": float(scores[row])} for row in best]
+        return {"answer": answer, "items": items}
+
+    def _row(self, item: str) -> int:
+        found = self.row_of_id.get(item, self.row_of.get(item))
+        if found is None:
+            raise UnknownItem(f"the catalogue has no item or title '{item}'")
+        return found
+
+    @torch.no_grad()
+    def answer(self, titles: list[str]) -> str:
+        """The title that the tuned LLM names after these, without its quotes."""
+        shown = titles[-self.prompt["max_history"] :]
+        while len(ids := self._tokens(shown)) > self.prompt["max_prompt_tokens"] and len(shown) > 1:
+            shown = shown[1:]  # the oldest titles are dropped first
+        asked = torch.tensor([ids], device=self.device)
+        options = {**self.prompt["generation"], "eos_token_id": self.prompt["eos_token_id"], "do_sample": False}
+        found = self.model.generate(asked, attention_mask=torch.ones_like(asked), **options)
+        text = self.tokenizer.decode(found[0, len(ids) :], skip_special_tokens=True)
+        text = re.sub(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+", " ", text).strip()
+        return text.removeprefix('"').removesuffix('"').strip()
+
+    def _tokens(self, titles: list[str]) -> list[int]:
+        before, after = self.prompt["texts"]
+        listed = self.prompt["separator"].join(self.prompt["title"].format(title=title) for title in titles)
+        starts = self.prompt["starts_with"]
+        start = [] if starts is None or self.prompt["style"] == "chat" else [starts]
+        return (
+            start
+            + self.tokenizer(before + (listed or self.prompt["empty"]) + after, add_special_tokens=False).input_ids
+        )
+
+    @torch.no_grad()
+    def embed(self, texts: list[str], batch: int = 64) -> torch.Tensor:
+        """The untuned LLM's last hidden state at each text's last token, float32 [texts, d]."""
+        decoder, vectors = self.model.get_base_model().get_decoder(), []
+        with self.model.disable_adapter():
+            for first in range(0, len(texts), batch):
+                own = [self.tokenizer(text).input_ids for text in texts[first : first + batch]]
+                own = [ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids for ids in own]
+                own = [ids or [self.prompt["eos_token_id"]] for ids in own]
+                width = max(map(len, own))
+                ids = torch.tensor([row + [0] * (width - len(row)) for row in own], device=self.device)
+                lengths = torch.tensor([len(row) for row in own], device=self.device)
+                mask = (torch.arange(width, device=self.device) < lengths[:, None]).long()
+                states = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                vectors.append(states[torch.arange(len(own)), lengths - 1].float())
+        return torch.cat(vectors)
+
+
+# %% [markdown]
+# Everything else needs the package: full fine-tuning, gates, item vectors in prompts, other groundings, re-weighting,
+# and RecBole's sequential models.
+
+
+# %%
+class WholeRun:
+    """Any run that can recommend after a history."""
+
+    def __init__(self, folder: Path) -> None:
+        from recbole_llm import load_run
+
+        self.run = load_run(folder)
+
+    def recommend(self, history: list[str], k: int, exclude_seen: bool) -> dict[str, Any]:
+        """The best items after a history of ids or titles."""
+        try:
+            found = self.run.recommend([history], k=k, exclude_seen=exclude_seen)
+        except ValueError as error:
+            raise UnknownItem(str(error)) from error
+        return {"answer": None, "items": found[["item_id", "title", "score"]].to_dict("records")}
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether text is all that the run's model needs."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    if not (folder / "adapter" / "adapter_config.json").is_file() or not (folder / "prompt.json").is_file():
+        return False
+    prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
+    by_distance = config["grounding"] == "embedding" and config["reweight"] == "none"
+    whole = config["quant"] in (None, "none") and config["adapter"] == "lora" and not config["candidates"]
+    return by_distance and whole and prompt["slots"] == ["history"] and bool(prompt.get("is_plain_text"))
+
+
+# %%
+def create_app(folder: str | Path) -> Any:
+    """The application: ``POST /recommend`` and ``GET /health``."""
+    from fastapi import FastAPI, HTTPException
+    from pydantic import BaseModel, Field
+
+    class Question(BaseModel):
+        history: list[str] = Field(min_length=1, description="item ids or titles, the oldest first")
+        k: int = Field(10, ge=1, le=1000)
+        exclude_seen: bool = True
+
+    folder = Path(folder)
+    model = PlainModel(folder) if is_plain(folder) else WholeRun(folder)
+    app = FastAPI(title=f"recommendations of {folder.resolve().name}")
+
+    @app.post("/recommend")
+    def recommend(question: Question) -> dict[str, Any]:
+        try:
+            return model.recommend(question.history, question.k, question.exclude_seen)
+        except UnknownItem as error:
+            raise HTTPException(422, str(error)) from error
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"run": folder.resolve().name, "engine": type(model).__name__}
+
+    return app
+
+
+# %%
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Serve the recommendations of a finished run over HTTP.")
+    parser.add_argument("run", nargs="?", type=Path, help="folder of the run: saved/<model>-<data set>-<time>")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    words = parser.parse_args()
+    if words.run is None:
+        parser.print_help()
+    else:
+        import uvicorn
+
+        uvicorn.run(create_app(words.run), host=words.host, port=words.port)
