@@ -12,7 +12,7 @@ DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
 test test-rounding test-slow test-newest: export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-rounding test-slow test-newest results benchmark lint clean
+.PHONY: install demo test test-rounding test-slow test-newest results benchmark lint docs clean
 
 install: $(VENV)/.installed
 
@@ -76,6 +76,14 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Builds the site into site/; a link that leads nowhere, or a page that cannot be read, is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

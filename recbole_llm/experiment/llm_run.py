@@ -95,7 +95,7 @@ def _write_curricula(folder: RunFolder, trainer: LLMTrainer) -> str:
     frame = pd.DataFrame(lines)
     frame.to_csv(folder.path / "curricula.csv", index=False)
     shown = [*lines[0]][: [*lines[0]].index("best_epoch") + 1]
-    return frame[[*shown, f"valid_{trainer.valid_metric}", "chosen"]].to_string(index=False)
+    return str(frame[[*shown, f"valid_{trainer.valid_metric}", "chosen"]].to_string(index=False))
 
 
 def read_llm_run(folder: Path, config: Config, model: LLMRecommender) -> None:

@@ -110,7 +110,13 @@ def test_a_trial_whose_combination_fails_inside_recbole_fails_alone(world, tmp_p
 
 def test_epochs_that_were_found_are_told_as_those_that_were_computed(small_llm, world, tmp_path):
     """So ASHA decides alike, whatever has been computed before; and what ends a training keeps its epochs."""
-    settings = {**small_llm, "checkpoint_dir": str(tmp_path / "saved"), "dataset": "world", "model": "BIGRec"}
+    settings = {
+        **small_llm,
+        "checkpoint_dir": str(tmp_path / "saved"),
+        "dataset": "world",
+        "model": "BIGRec",
+        "epochs": 2,
+    }
     told: list[list[tuple[int, float]]] = [[], [], []]
 
     class Enough(Exception):
