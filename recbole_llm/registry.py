@@ -2,7 +2,7 @@
 
 Everything is imported on demand: looking a name up never loads the other entries of its table. A third party adds a
 value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum``,
-``objective``, ``grounding`` or ``rerank``.
+``objective``, ``grounding``, ``history_policy`` or ``rerank``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ MODELS: Mapping[str, str | None] = {
     "SemID": "recbole_llm.model.semid:SemID",
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "TALLRec": "recbole_llm.model.tallrec:TALLRec",
+}
+# Models of ours that are no LLM recommenders: RecBole's trainers train them, as they train RecBole's own models.
+CLASSIC_MODELS: Mapping[str, str] = {
+    "LMDH": "recbole_llm.model.lmdh:LMDH",
+    "SAR": "recbole_llm.model.sar:SAR",
+    "SOLID": "recbole_llm.model.solid:SOLID",
 }
 ADAPTERS: Mapping[str, str | None] = {
     "lora": "recbole_llm.adapter.lora:LoraAdapter",
@@ -73,6 +79,10 @@ RERANKS: Mapping[str, str | None] = {
     "mmr": "recbole_llm.rerank.rerankers:MMRReranker",
     "lmdh": "recbole_llm.rerank.rerankers:LMDHReranker",
 }
+HISTORY_POLICIES: Mapping[str, str | None] = {
+    "fixed": None,
+    "sar": "recbole_llm.history.policy:LengthPolicy",
+}
 
 AXES: Mapping[str, Mapping[str, str | None]] = {
     "adapter": ADAPTERS,
@@ -80,9 +90,10 @@ AXES: Mapping[str, Mapping[str, str | None]] = {
     "curriculum": CURRICULA,
     "objective": OBJECTIVES,
     "grounding": GROUNDINGS,
+    "history_policy": HISTORY_POLICIES,
     "rerank": RERANKS,
 }
-QUIET: Mapping[str, str] = {"objective": "nll", "rerank": "none"}
+QUIET: Mapping[str, str] = {"objective": "nll", "history_policy": "fixed", "rerank": "none"}
 """Axes whose value is told of a run only where it is another than this."""
 
 OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first

@@ -74,7 +74,8 @@ def _fit_stage(
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = _build(config, rows)
     log.info(model)
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer_class = getattr(model, "trainer_class", None) or get_trainer(config["MODEL_TYPE"], config["model"])
+    trainer = trainer_class(config, model)
     trainer.checkpoint_dir, trainer.saved_model_file = str(checkpoint.parent), str(checkpoint)
     install_collector(trainer)
     told: dict[str, Any] = {}

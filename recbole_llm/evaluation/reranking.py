@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from scipy.sparse import csr_matrix
-from scipy.sparse.linalg import svds
 from torch import nn
 
 from recbole_llm.data.catalog import read_categories
@@ -29,6 +27,7 @@ from recbole_llm.rerank import (
     Reranker,
     RerankSettings,
     category_vectors,
+    interaction_vectors,
     reordered,
     rerank_scores,
     standardised,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
 
 FILE, VECTORS, PLOT = "rerank.json", "rerank.npz", "rerank.png"
-ID_WIDTH = 32  # of item vectors that are made of interactions
 BATCH = 256
 log = logging.getLogger(__name__)
 
@@ -243,31 +241,6 @@ def training_pairs(rows: Rows) -> np.ndarray:
         return told_interactions(train)[:, :2]
     feats = train.inter_feat
     return np.stack([feats[train.uid_field].numpy(), feats[train.iid_field].numpy()], axis=1)
-
-
-def interaction_vectors(pairs: np.ndarray, n_users: int, n_items: int, width: int = ID_WIDTH) -> np.ndarray:
-    """Items as the first singular vectors of the table of users and items, its entries over the root of both counts.
-
-    Args:
-        pairs: int64 [pairs, 2], users and items by id, 0 for padding.
-        n_users: users, padding included.
-        n_items: items, padding included.
-        width: how many, at most.
-
-    Returns:
-        float64 [items, d]; zeros for an item that nobody had.
-    """
-    table = csr_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_users, n_items))
-    table.data[:] = 1.0
-    weights = [1 / np.sqrt(np.maximum(np.asarray(table.sum(axis=axis)).ravel(), 1)) for axis in (1, 0)]
-    scaled = table.multiply(weights[0][:, None]).multiply(weights[1][None]).tocsr()
-    width = min(width, min(table.shape) - 1)
-    start = np.random.default_rng(0).normal(size=min(table.shape))
-    _, values, axes = svds(scaled, k=width, v0=start)
-    order = np.argsort(-values)
-    signs = np.sign(axes[np.arange(width), np.abs(axes).argmax(axis=1)])
-    found: np.ndarray = ((axes * signs[:, None]).T * values)[:, order]
-    return found
 
 
 def without_last(source: Dataset, count: int, seed: int) -> Interaction:

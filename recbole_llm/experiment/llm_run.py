@@ -24,6 +24,9 @@ from recbole_llm.selection.row_selection import FILE as CORESET_FILE
 from recbole_llm.selection.row_selection import MAP as CORESET_MAP
 from recbole_llm.selection.row_selection import SUMMARY as CORESET_SUMMARY
 from recbole_llm.trainer.distillation import SUMMARY
+from recbole_llm.trainer.history_policy import FACTS as POLICY_FACTS
+from recbole_llm.trainer.history_policy import WEIGHTS as POLICY_WEIGHTS
+from recbole_llm.trainer.history_policy import HistoryCut, read_policy
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
 
@@ -54,6 +57,9 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         _plot_search(folder, trainer.coreset)
     elif trainer.n_train_rows and trainer.config["coreset_file"]:
         shutil.copy(trainer.config["coreset_file"], folder.path / CORESET_FILE)
+    if trainer.history_policy:
+        for name in (POLICY_WEIGHTS, POLICY_FACTS):
+            shutil.copy(trainer.history_policy / name, folder.path / name)
     if not trainer.tuned:
         return
     last = trainer.tuned[-1]
@@ -102,6 +108,9 @@ def read_llm_run(folder: Path, config: Config, model: LLMRecommender) -> None:
     """Give a model what a run of this config left in its folder: the adapter, and the strength of the re-weighting."""
     if (folder / "adapter").is_dir():  # an untuned LLM has none
         model.adapter.load(model.llm, folder / "adapter", model.adapter_owner)
+    if config["history_policy"] != "fixed":
+        policy = read_policy(folder, model.n_items, config["MAX_ITEM_LIST_LENGTH"])
+        model.history_cut = HistoryCut(policy, model)
     model.prepare()
     if config["reweight"] != "none":
         metric = protocol_of(config).usual_metric

@@ -12,6 +12,7 @@ from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
 from recbole_llm.experiment.answers import write_answers
+from recbole_llm.experiment.length_curve import write_length_curve
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
@@ -57,6 +58,8 @@ def train_classic(
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}
     evaluations = protocol.finish(trainer, found)
     protocol.keep(folder.path)
+    if hasattr(trainer.model, "fixed_length"):
+        write_length_curve(folder, trainer, protocol, loaders.get("valid", loaders["test"]), trainer.model)
     losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
     folder.write("history.json", losses)
     epochs, step = len(losses), trainer.eval_step
@@ -122,6 +125,8 @@ def train_llm(
 
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     protocol.keep(folder.path)
+    if model.history_cut is not None:
+        write_length_curve(folder, trainer, protocol, valid_data or test_data, model.history_cut)
     write_llm_run(folder, trainer, rows.test.inter_feat)
     if with_test:
         write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])

@@ -10,7 +10,19 @@ from recbole_llm.lazy import lazy_exports
 if TYPE_CHECKING:
     from recbole_llm.history.actor_critic import actor_critic_losses, discounted_returns
     from recbole_llm.history.cut import last_items
+    from recbole_llm.history.policy import LengthPolicy, learn_by_table, newest, policy_loss
+    from recbole_llm.history.settings import HistorySettings, SarSettings
 
-__all__ = ["actor_critic_losses", "discounted_returns", "last_items"]
+__all__ = [
+    "HistorySettings",
+    "LengthPolicy",
+    "SarSettings",
+    "actor_critic_losses",
+    "discounted_returns",
+    "last_items",
+    "learn_by_table",
+    "newest",
+    "policy_loss",
+]
 
 __getattr__ = lazy_exports(__name__, __file__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,7 @@ class RowReader:
         catalog: item id to title and back.
         prompts: examples to token ids.
         candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
+        history_cut: chooses how much of each history is shown (``history_policy``); None shows all.
     """
 
     # Names of the columns, by RecBole.
@@ -90,11 +91,13 @@ class RowReader:
     catalog: ItemCatalog
     prompts: PromptEncoder
     candidates: Candidates | None = None
+    history_cut: Callable[[list[list[int]]], list[list[int]]] | None = None
 
     def histories(self, interaction: Interaction) -> list[list[int]]:
-        """Item ids of each row's history, oldest first, without padding."""
+        """Item ids of each row's history, oldest first, without padding: what of it is shown, once that is chosen."""
         lengths = interaction[self.ITEM_SEQ_LEN].tolist()
-        return [items[:n] for items, n in zip(interaction[self.ITEM_SEQ].tolist(), lengths, strict=True)]
+        whole = [items[:n] for items, n in zip(interaction[self.ITEM_SEQ].tolist(), lengths, strict=True)]
+        return whole if self.history_cut is None else self.history_cut(whole)
 
     def readable_rows(self, histories: Sequence[Sequence[int]]) -> list[int]:
         """The rows that can be answered; the log says how many cannot."""

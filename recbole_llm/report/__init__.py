@@ -7,6 +7,7 @@ from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, revision, versions
 from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
+from recbole_llm.report.length_plot import length_figure, plot_lengths
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.projection import map_points
 from recbole_llm.report.rerank_plot import plot_trade_off, trade_off_figure
@@ -32,6 +33,7 @@ __all__ = [
     "importance_figure",
     "intra_list_distance",
     "learning_figure",
+    "length_figure",
     "map_points",
     "novelty",
     "peak_mib",
@@ -42,6 +44,7 @@ __all__ = [
     "plot_goracs",
     "plot_importances",
     "plot_slices",
+    "plot_lengths",
     "plot_table",
     "plot_trade_off",
     "revision",

@@ -26,7 +26,7 @@ def plot_trade_off(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> P
 
 
 def trade_off_figure(
-    curve: Sequence[Mapping[str, float | None]], chosen: float | None = None, title: str = "Re-ranking"
+    curve: Sequence[Mapping[str, Any]], chosen: float | None = None, title: str = "Re-ranking"
 ) -> Figure:
     """NDCG of the validation rows against the mean distance within their lists, a point per trade-off.
 

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from recbole_llm.rerank.lists import greedy_list, list_value, mmr_list, rerank_scores
     from recbole_llm.rerank.rerankers import Example, LMDHReranker, MMRReranker, Reranker, reordered, standardised
     from recbole_llm.rerank.settings import RerankSettings, check_rerank
-    from recbole_llm.rerank.space import ItemSpace, category_vectors
+    from recbole_llm.rerank.simulation import ListWorld, simulated_regret
+    from recbole_llm.rerank.space import ItemSpace, category_vectors, interaction_vectors
 
 __all__ = [
     "Example",
     "ItemSpace",
     "LMDHReranker",
+    "ListWorld",
     "MMRReranker",
     "ModularDispersionBandit",
     "RerankSettings",
@@ -25,10 +27,12 @@ __all__ = [
     "category_vectors",
     "check_rerank",
     "greedy_list",
+    "interaction_vectors",
     "list_value",
     "mmr_list",
     "reordered",
     "rerank_scores",
+    "simulated_regret",
     "standardised",
 ]
 

@@ -93,6 +93,24 @@ class RerankSettings(Declared):
         return [float(one) for one in given] if isinstance(given, list | tuple) else [float(given)]
 
 
+@dataclass(frozen=True)
+class LMDHSettings(Declared):
+    """The model LMDH; ``half_relevance`` and ``clip_beta`` are read as by ``rerank: lmdh``."""
+
+    prefix = "lmdh_"
+
+    width: Annotated[
+        int, Setting("entries of an item's vector, singular vectors of the table of users and items", low=1)
+    ] = 16
+    window: Annotated[int, Setting("newest items of a history that distances are summed over", low=1)] = 5
+    negatives: Annotated[int, Setting("items outside the history per row, with feedback 0", low=1)] = 4
+    prior_ridge: Annotated[float, Setting("penalty of the weights of all users", above=0)] = 1.0
+    ridge: Annotated[
+        float, Setting("penalty of a user's distance from these: how reluctantly a user leaves the crowd", above=0)
+    ] = 10.0
+    topn: Annotated[int, Setting("best items by relevance that lists are made of", low=2)] = 100
+
+
 def check_rerank(model: str, task: str, is_llm: bool, final: Mapping[str, Any], has_valid_rows: bool) -> None:
     """Refuse settings that leave nothing to put in another order, or nothing to compare items by.
 

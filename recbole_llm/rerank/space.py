@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 N_COMPONENTS = 8
+ID_WIDTH = 32  # of item vectors that are made of interactions
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class ItemSpace:
     def distances(self, items: Sequence[int] | np.ndarray) -> Floats:
         """Distances of some items. Returns: float64 [n, n], symmetric, 0 on the diagonal."""
         chosen = self.vectors[np.asarray(items, dtype=np.int64)]
-        table: Floats
+        table: Any
         if self.distance == "jaccard":
             shared = chosen @ chosen.T
             sizes = chosen.sum(axis=1)
             either = sizes[:, None] + sizes[None] - shared
-            table = 1 - np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+            table = 1.0 - np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
         else:
             unit = unit_rows(chosen)
             cosines = unit @ unit.T
@@ -97,3 +99,31 @@ def category_vectors(categories: Sequence[Collection[Hashable]]) -> Floats:
     for item, own in enumerate(categories):
         table[item, [columns[name] for name in own]] = 1
     return table
+
+
+def interaction_vectors(pairs: np.ndarray, n_users: int, n_items: int, width: int = ID_WIDTH) -> np.ndarray:
+    """Items as the first singular vectors of the table of users and items, its entries over the root of both counts.
+
+    Args:
+        pairs: int64 [pairs, 2], users and items by id, 0 for padding.
+        n_users: users, padding included.
+        n_items: items, padding included.
+        width: how many, at most.
+
+    Returns:
+        float64 [items, d]; zeros for an item that nobody had.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.linalg import svds
+
+    table = csr_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_users, n_items))
+    table.data[:] = 1.0
+    weights = [1 / np.sqrt(np.maximum(np.asarray(table.sum(axis=axis)).ravel(), 1)) for axis in (1, 0)]
+    scaled = table.multiply(weights[0][:, None]).multiply(weights[1][None]).tocsr()
+    width = min(width, min(table.shape) - 1)
+    start = np.random.default_rng(0).normal(size=min(table.shape))
+    _, values, axes = svds(scaled, k=width, v0=start)
+    order = np.argsort(-values)
+    signs = np.sign(axes[np.arange(width), np.abs(axes).argmax(axis=1)])
+    found: np.ndarray = ((axes * signs[:, None]).T * values)[:, order]
+    return found

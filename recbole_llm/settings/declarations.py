@@ -13,12 +13,14 @@ from recbole_llm.coreset.settings import CoresetSettings, EffortSettings, Influe
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.grounding.settings import GroundingSettings, ReweightSettings
+from recbole_llm.history.settings import HistorySettings, SarSettings
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
 from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
-from recbole_llm.rerank.settings import RerankSettings
+from recbole_llm.rerank.settings import LMDHSettings, RerankSettings
 from recbole_llm.semantic_ids.settings import CodeSettings
+from recbole_llm.semantic_ids.solid_settings import SolidSettings
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
 from recbole_llm.settings.training import FineTuneSettings, ModelSettings
 
@@ -31,11 +33,13 @@ class Group:
         title: heading in the docs.
         components: the dataclasses that declare them.
         every_model: whether RecBole's own models read them as well.
+        model: the one model of ours that reads them, where it is no LLM recommender.
     """
 
     title: str
     components: tuple[type, ...]
     every_model: bool = False
+    model: str = ""
 
 
 def _of_axis(axis: str) -> tuple[type, ...]:
@@ -66,6 +70,10 @@ def groups() -> tuple[Group, ...]:
         Group("Objective", (ObjectiveSettings, *_of_axis("objective"))),
         Group("Codes of items", (CodeSettings,)),
         Group("Grounding", (GroundingSettings, ReweightSettings)),
+        Group("History", (HistorySettings,)),
+        Group("LMDH", (LMDHSettings,), model="LMDH"),
+        Group("SAR", (SarSettings,), model="SAR"),
+        Group("SOLID", (SolidSettings,), model="SOLID"),
     )
 
 
@@ -79,9 +87,16 @@ def llm_keys() -> Mapping[str, Key]:
     return _keys(every_model=False, added=tuple(entry for axis in AXES for entry in added_choices(axis).values()))
 
 
+@lru_cache(maxsize=1)
+def model_keys() -> Mapping[str, Key]:
+    """Declared settings of single models of ours that are no LLM recommenders, by name."""
+    return keys_by_name([one for group in groups() if group.model for one in group.components])
+
+
 @lru_cache(maxsize=8)
 def _keys(every_model: bool, added: tuple[EntryPoint, ...]) -> Mapping[str, Key]:
-    components = [one for group in groups() if group.every_model or not every_model for one in group.components]
+    read = [group for group in groups() if not group.model and (group.every_model or not every_model)]
+    components = [one for group in read for one in group.components]
     keys = keys_by_name([*components, *filter(None, map(_component, added))])
     return {name: with_choices(key) for name, key in keys.items()}
 

@@ -14,7 +14,7 @@ from typing import Any
 from recbole_llm.declare import NO_DEFAULT, Key, keys_by_name
 from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.property_files import find_properties
-from recbole_llm.settings.declarations import groups, llm_keys, with_choices
+from recbole_llm.settings.declarations import groups, llm_keys, model_keys, with_choices
 from recbole_llm.settings.describe import describe, types_of, yaml_text
 from recbole_llm.settings.evaluation import RecBoleSettings
 
@@ -66,15 +66,18 @@ def _refreshed_lines(lines: list[str], own_defaults: Mapping[str, Any], keys: Ma
 def property_texts(folder: Path) -> dict[Path, str]:
     """What every derived property file should hold."""
     keys, found = llm_keys(), {}
-    declared = [one for group in groups() for one in group.components]
+    keys = {**keys, **model_keys()}
+    declared = [one for group in groups() if not group.model for one in group.components]
     defaults = {key.name: key.default for key in keys_by_name(declared).values() if key.default is not NO_DEFAULT}
     tiny = {key.name: key.default for key in keys_by_name([TinyLLMConfig]).values()}
     overall = {name: value for name, value in defaults.items() if name not in (*tiny, "valid_metric")}
     own = {"overall.yaml": overall, "evaluation.yaml": defaults}
     for name, values in {**own, "click.yaml": {}, "llm/tiny.yaml": tiny, "llm/smollm2.yaml": {}}.items():
         found[folder / name] = refreshed((folder / name).read_text(encoding="utf-8"), values, keys)
+    single = {group.model: keys_by_name(group.components) for group in groups() if group.model}
     for file in sorted((folder / "model").glob("*.yaml")):
-        found[file] = refreshed(file.read_text(encoding="utf-8"), {}, keys)
+        own_values = {name: key.default for name, key in single.get(file.stem, {}).items()}
+        found[file] = refreshed(file.read_text(encoding="utf-8"), own_values, keys)
     return found
 
 
@@ -96,6 +99,7 @@ def page() -> str:
     parts = [PAGE]
     for group in groups():
         reach = "Of every model, RecBole's own included." if group.every_model else "Of LLM models."
+        reach = f"Of {group.model}." if group.model else reach
         keys = keys_by_name(group.components)
         rows = [
             f"| `{key.name}` | {types_of(key)} | {_default_text(key)} | {_cell(describe(key))} |"

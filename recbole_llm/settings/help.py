@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
-from recbole_llm.declare import NO_DEFAULT, Key
-from recbole_llm.registry import AXES, choices, suggestion
-from recbole_llm.settings.declarations import classic_keys, llm_keys
+from recbole_llm.declare import NO_DEFAULT, Key, keys_by_name
+from recbole_llm.registry import AXES, CLASSIC_MODELS, choices, suggestion
+from recbole_llm.settings.declarations import classic_keys, groups, llm_keys, model_keys
 from recbole_llm.settings.describe import describe, types_of, yaml_text
 from recbole_llm.settings.models import llm_model_names
 
@@ -27,7 +27,8 @@ usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<v
 --key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
 All settings, with types and ranges: the files in properties/, and docs/settings.md.
 
-LLM models: {models}; all others are RecBole's. Their axes:
+LLM models: {models}; beside them {classic}, which have no LLM; all others are RecBole's. The LLM models' axes
+(rerank is every model's):
 {axes}
 """
 
@@ -36,12 +37,13 @@ def help_text(word: str = "") -> str:
     """How to write a command; or the settings whose name or meaning holds a word."""
     if word:
         return _settings_with(word)
-    axes = (f"  --{axis:<12}{', '.join(choices(axis))}" for axis in AXES)
-    return HELP.format(models=", ".join(llm_model_names()), axes="\n".join(axes))
+    axes = (f"  --{axis:<15}{', '.join(choices(axis))}" for axis in AXES)
+    names = {"models": ", ".join(llm_model_names()), "classic": ", ".join(CLASSIC_MODELS)}
+    return HELP.format(**names, axes="\n".join(axes))
 
 
 def _settings_with(word: str) -> str:
-    keys, wanted = llm_keys(), word.lower().lstrip("-")
+    keys, wanted = {**llm_keys(), **model_keys()}, word.lower().lstrip("-")
     found = [key for key in keys.values() if wanted in key.name.lower() or wanted in describe(key).lower()]
     if not found:
         return f"No setting's name or meaning holds '{word}'{suggestion(wanted, keys)}"
@@ -50,6 +52,7 @@ def _settings_with(word: str) -> str:
 
 def _paragraph(key: Key) -> str:
     default = "RecBole's" if key.default is NO_DEFAULT else yaml_text(key.default)
-    reach = "every model" if key.name in classic_keys() else "LLM models"
+    own = [group.model for group in groups() if group.model and key.name in keys_by_name(group.components)]
+    reach = own[0] if own else "every model" if key.name in classic_keys() else "LLM models"
     text = textwrap.fill(describe(key), 100, initial_indent="    ", subsequent_indent="    ")
     return f"--{key.name} ({types_of(key)}; default {default}; {reach})\n{text}"

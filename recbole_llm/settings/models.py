@@ -15,7 +15,7 @@ from typing import Any
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
-from recbole_llm.registry import MODELS, added_choices, load_class, load_entry, suggestion
+from recbole_llm.registry import CLASSIC_MODELS, MODELS, added_choices, load_class, load_entry, suggestion
 from recbole_llm.settings.source import missing_packages, read_class
 
 LLM_BASE = "LLMRecommender"
@@ -40,7 +40,7 @@ class ModelFacts:
         has_answers: whether it is an LLM model that writes titles, as BIGRec and what derives from it.
         reads_vectors: whether its prompts hold item vectors of the auxiliary recommender, as LLaRA's.
         names_codes: whether items are codes in its prompts, as SemID's.
-        property_files: of an LLM model, those of the classes it derives from first.
+        property_files: of a model of ours, those of the classes it derives from first.
     """
 
     class_name: str
@@ -75,6 +75,8 @@ def facts_of(model_class: type) -> ModelFacts:
         if is_llm and is_llm_model(base):
             module = getattr(sys.modules.get(base.__module__), "__file__", None) or __file__
             files += _files_of(base.__name__, Path(module).parent)
+    if model_class.__name__ in CLASSIC_MODELS:
+        files = _files_of(model_class.__name__, Path(__file__).parent)
     kind: Any = getattr(model_class, "type", None)
     return ModelFacts(
         model_class.__name__,
@@ -112,6 +114,7 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     is_llm = any(one.name == LLM_BASE for one in ancestors)
     own = [one for one in reversed(ancestors) if is_llm and any(base.name == LLM_BASE for base in one.ancestry())]
     files = [file for one in own for file in _files_of(one.name, one.file.parent)]
+    files += _files_of(name, source.file.parent) if name in CLASSIC_MODELS else []
     inputs = source.attribute("input_type") is not None
     answers = is_llm and any(one.name == ANSWERING for one in ancestors)
     vectors = is_llm and bool(source.attribute("item_slots"))
@@ -161,7 +164,7 @@ def llm_model_names() -> list[str]:
 
 def model_names() -> list[str]:
     """Every name that ``--model`` takes."""
-    return sorted({*llm_model_names(), *recbole_models()})
+    return sorted({*llm_model_names(), *CLASSIC_MODELS, *recbole_models()})
 
 
 def is_llm_model(model: str | type) -> bool:
@@ -187,6 +190,8 @@ def find_reference(name: str, llm_recommender: str | None = None) -> str:
         )
     if name in MODELS:
         return str(MODELS[name])
+    if name in CLASSIC_MODELS:
+        return CLASSIC_MODELS[name]
     if name in added_choices("model"):
         return added_choices("model")[name].value
     if name in recbole_models():

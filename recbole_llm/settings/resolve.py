@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, cast
 from recbole_llm.curriculum import make_curricula
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.rules import check_grounding
+from recbole_llm.history.settings import check_sar
 from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.rerank.settings import check_rerank
 from recbole_llm.semantic_ids.settings import CodeSettings
+from recbole_llm.semantic_ids.solid_settings import check_solid
 from recbole_llm.settings.code_checks import check_codes
 from recbole_llm.settings.data_folder import find_data, own_properties
 from recbole_llm.settings.defaults import (
@@ -60,6 +62,7 @@ from recbole_llm.settings.values import split_names
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
 
+MODEL_CHECKS = {"SAR": check_sar, "SOLID": check_solid}  # of models of ours that are no LLM recommenders
 log = logging.getLogger(__name__)
 
 
@@ -208,6 +211,8 @@ def _finish(
     check_test_rows(final)
     check_order(final)
     check_rerank(model, task, facts.is_llm, final, has_rows(final, "valid"))
+    if model in MODEL_CHECKS:
+        MODEL_CHECKS[model](final)
     if facts.is_llm:
         final["train_unit"] = resolved_unit(model, task, cast(type, find_choice("adapter", final["adapter"])), final)
         _check_components(final)
@@ -230,7 +235,7 @@ def _columns(facts: ModelFacts, task: str, final: Mapping[str, Any]) -> dict[str
         inter += [final["LABEL_FIELD"], *(final["threshold"] or ())]
     named = {"inter": [column for column in inter if column]}
     item = [final["category_field"]]
-    if facts.is_llm or final["candidates"]:
+    if facts.is_llm or final["candidates"] or final.get("semantic_source") == "kmeans_llm":
         item += [final["title_field"], final["title_with"]]
     if facts.is_llm:
         item += final["item_text_fields"] or ()

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_llm.declare import Key, Setting, keys_of
 from recbole_llm.errors import InputError
 from recbole_llm.registry import suggestion
-from recbole_llm.settings.declarations import classic_keys, llm_keys
+from recbole_llm.settings.declarations import classic_keys, llm_keys, model_keys
 from recbole_llm.settings.evaluation import EvalArgs
 
 # RecBole's own way to several processes, which would take over the devices.
@@ -19,8 +19,8 @@ PASSED_ON = ("clip_grad_norm",)  # RecBole's models hand the mapping to torch, w
 
 def is_text(key: str) -> bool:
     """Whether the values of this setting are text whatever they look like."""
-    keys = llm_keys()
-    return key in keys and keys[key].text_only
+    found = llm_keys().get(key) or model_keys().get(key)
+    return found is not None and found.text_only
 
 
 def check_value(key: str, value: object, default: object = None, is_llm: bool = True) -> None:
@@ -36,7 +36,7 @@ def check_value(key: str, value: object, default: object = None, is_llm: bool = 
     Raises:
         InputError: wrong type or out of range, with what is allowed.
     """
-    declared = (llm_keys() if is_llm else classic_keys()).get(key)
+    declared = (llm_keys() if is_llm else classic_keys()).get(key) or model_keys().get(key)
     if declared is not None and not is_llm and key in PASSED_ON:
         declared = replace(declared, setting=replace(declared.setting, accept=None, like=""))
     allowed = declared or _like(key, default)

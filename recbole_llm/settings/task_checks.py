@@ -111,6 +111,12 @@ def check_axes_of_clicks(model: str, final: Mapping[str, Any], user: Mapping[str
     Raises:
         InputError: the axis that does not apply.
     """
+    if final["history_policy"] != "fixed":
+        raise InputError(
+            "history_policy",
+            f"{model} answers Yes or No, and '{final['history_policy']}' is rewarded by titles; leave it out",
+            kind="conflict",
+        )
     for key in NOT_FOR_CLICKS:
         if key in user if key == "grounding" else final[key] != QUIET.get(key, "none"):
             raise InputError(

@@ -22,6 +22,7 @@ from recbole_llm.settings.stage_checks import check_gamma, check_validation
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.finetune import Validation
+from recbole_llm.trainer.history_policy import HistoryCut, HistoryPolicyStage
 from recbole_llm.trainer.objective_loss import make_reader
 from recbole_llm.trainer.optimizer import parameter_groups
 from recbole_llm.trainer.pipeline import Pipeline
@@ -50,6 +51,7 @@ class LLMTrainer(Trainer):
         tried: the curricula of every value of ``alpha``, of which the best on validation is the last of ``tuned``.
         distilled: folder of the distilled answers, if the curriculum used some that were generated.
         coreset: folder of the chosen rows, if a coreset chose some.
+        history_policy: folder of what chooses how much of a history is shown, where that is chosen.
         n_train_rows: rows trained on, None before ``fit`` and for the untuned LLM.
         valid_evaluation: of the validation rows after ``fit``; None without such rows.
         valid_loss: gives the loss of the validation rows' answers; None without such rows and where clicks are
@@ -68,6 +70,7 @@ class LLMTrainer(Trainer):
         self.tried: list[TuningResult] = []
         self.distilled: Path | None = None
         self.coreset: Path | None = None
+        self.history_policy: Path | None = None
         self.n_train_rows: int | None = None
         self.valid_evaluation: Evaluation | None = None
         self.valid_loss: ValidLoss | None = None
@@ -123,6 +126,8 @@ class LLMTrainer(Trainer):
             self.tuned, self.tried, self.distilled = pipeline.tuned, pipeline.tried, pipeline.distilled
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
+        if self.config["history_policy"] != "fixed":
+            self._choose_histories(train_data.dataset)
         self.valid_evaluation = self._evaluate_valid(self.tuned[-1] if self.tuned else None, valid_data, show_progress)
         if self.valid_evaluation is None:
             return None, None
@@ -132,6 +137,14 @@ class LLMTrainer(Trainer):
         else:
             self.best_valid_score = self.best_valid_result[self.valid_metric]
         return self.best_valid_score, self.best_valid_result
+
+    def _choose_histories(self, train: Any) -> None:
+        """Let an actor-critic choose how much of a history the prompts of the trained model show."""
+        stages = self.model.stages
+        weights = stages.used[self.tuned[-1].stage] if self.tuned else "untuned"
+        stage = HistoryPolicyStage(self.model, self.config, train, weights)
+        self.model.history_cut = HistoryCut(stages.run(stage), self.model)
+        self.history_policy = stages.folder(stage)
 
     def _tuning(
         self,
@@ -189,6 +202,7 @@ class LLMTrainer(Trainer):
             What the model does on the validation rows; None without such rows.
         """
         self.load_adapter(tuned.folder / "adapter")
+        self.model.history_cut = None  # it is chosen for the last stage's weights
         return self._evaluate_valid(tuned, valid_data, show_progress)
 
     def _evaluate_valid(
@@ -198,7 +212,7 @@ class LLMTrainer(Trainer):
         if self.config["reweight"] != "none":
             self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.protocol.usual_metric)
             self._reweighting.search(valid_data)
-        elif tuned is not None and tuned.evaluation is not None:
+        elif tuned is not None and tuned.evaluation is not None and self.model.history_cut is None:
             return tuned.evaluation
         return self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None
 

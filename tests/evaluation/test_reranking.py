@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import recbole_llm
-from recbole_llm.evaluation.reranking import interaction_vectors, mean_distance
-from recbole_llm.rerank import ItemSpace
+from recbole_llm.evaluation.reranking import mean_distance
+from recbole_llm.rerank import ItemSpace, interaction_vectors
 from tests.processes import forked_python
 from tests.refusals import refused
 from tests.runs import TINY, working_in

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.rerank import ModularDispersionBandit, greedy_list, list_value, mmr_list, rerank_scores
+from recbole_llm.rerank import (
+    ModularDispersionBandit,
+    greedy_list,
+    list_value,
+    mmr_list,
+    rerank_scores,
+    simulated_regret,
+)
 
 seeds = st.integers(0, 10_000)
 RELEVANCE = np.array([1.0, 0.92, 0.2, 0.6])
@@ -161,3 +168,20 @@ def test_regret_grows_like_a_root_and_relevance_alone_stays_behind():
     both, alone = (np.cumsum(regrets[name]) / 2 for name in ("both", "relevance"))
     assert both[-1] / both[299] < 2.4  # sqrt(4) is 2, linear growth 4
     assert alone[-1] > 4 * both[-1]
+
+
+@pytest.mark.slow
+def test_who_learns_dispersion_loses_least():
+    """Regret by policies in one world: that of LMDH grows like a root, and ends below that of LinUCB and of chance."""
+    regret = {
+        policy: np.mean([simulated_regret(policy, 1600, seed) for seed in range(2)], axis=0)
+        for policy in ("lmdh", "linucb", "random")
+    }
+    assert regret["lmdh"][-1] / regret["lmdh"][399] < 2.2  # sqrt(4) is 2, linear growth 4
+    assert 4 * regret["lmdh"][-1] < regret["linucb"][-1] < regret["random"][-1]
+    assert regret["random"][-1] / regret["random"][399] == pytest.approx(4, rel=0.1)
+
+
+def test_a_policy_that_there_is_not():
+    with pytest.raises(ValueError, match="'best'"):
+        simulated_regret("best", 1)

@@ -97,6 +97,8 @@ def other(tmp_path, monkeypatch):
             doubled = other_axes:Doubled
             [recbole_llm.grounding]
             theirs = other_axes:Grounding
+            [recbole_llm.history_policy]
+            all = other_axes:Missing
             [recbole_llm.rerank]
             upside_down = other_axes:UpsideDown
             [recbole_llm.model]
@@ -120,7 +122,7 @@ def words(*more: str) -> list[str]:
 def test_every_axis_takes_values_of_others(other):
     names = {"adapter": "ranked", "coreset": "first", "curriculum": "half", "grounding": "theirs"}
     names["objective"] = "doubled"
-    names |= {"rerank": "upside_down"}
+    names |= {"rerank": "upside_down", "history_policy": "all"}
     assert all(name in choices(axis) for axis, name in names.items()) and set(names) == set(AXES)
     assert find_choice("coreset", "first").__name__ == "FirstRows"
     assert find_choice("adapter", "lora").__module__ == "recbole_llm.adapter.lora"  # ours stay ours

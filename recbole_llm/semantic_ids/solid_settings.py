@@ -1,0 +1,77 @@
+"""Settings of SOLID: where an item's semantic class comes from, and how heads are generated from classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from recbole_llm.declare import Declared, Setting
+from recbole_llm.errors import InputError
+
+
+@dataclass(frozen=True)
+class SolidSettings(Declared):
+    """The model SOLID (arXiv 2408.00123)."""
+
+    solid_backbone: Annotated[
+        str, Setting("RecBole's model whose state the head is put on", choices=("SASRec", "GRU4Rec", "BERT4Rec"))
+    ] = "SASRec"
+    semantic_source: Annotated[
+        str,
+        Setting(
+            "where an item's semantic class comes from",
+            choices={
+                "field": "category_field",
+                "kmeans_llm": "k-means of a text encoder's vectors of titles",
+                "kmeans_id": "k-means of vectors of the training interactions",
+            },
+        ),
+    ] = "kmeans_id"
+    semantic_encoder: Annotated[
+        str,
+        Setting(
+            "text encoder of kmeans_llm: minilm, a folder, or a name on the Hugging Face hub",
+            note="the extra text-encoders reads it",
+        ),
+    ] = "minilm"
+    n_semantic: Annotated[
+        int | None, Setting("classes, at most", low=2, null="takes one for every 20 items, 256 at most")
+    ] = None
+    semantic_epochs: Annotated[
+        int, Setting("epochs of the model of classes alone, whose class vectors are the codebook", low=1)
+    ] = 20
+    hyper_clip: Annotated[
+        float, Setting("largest entry of the weights that the items add", low=0, note="0 leaves the items' branch out")
+    ] = 0.01
+    codebook_weight: Annotated[
+        float, Setting("weight of the distance between class vectors and the codewords of items", low=0)
+    ] = 0.1
+    head_layers: Annotated[int, Setting("generated layers, the last one linear", low=1)] = 2
+    straight_through: Annotated[
+        bool, Setting("hand the gradient of a codeword on to the item vector that was snapped to it")
+    ] = True
+    codebook_trainable: Annotated[bool, Setting("let the codebook learn from the distance to class vectors")] = False
+
+
+def check_solid(final: Mapping[str, Any]) -> None:
+    """Refuse a source of classes that the run has not.
+
+    Args:
+        final: resolved settings.
+
+    Raises:
+        InputError: which.
+    """
+    settings = SolidSettings.from_settings(final)
+    if settings.semantic_source == "field" and not final["category_field"]:
+        raise InputError("category_field", "semantic_source=field needs it; name an item field", kind="missing")
+    if final["hidden_size"] != final["embedding_size"]:
+        raise InputError(
+            "embedding_size",
+            f"it is {final['embedding_size']} and hidden_size {final['hidden_size']}; SOLID has one width: set both "
+            "alike",
+            kind="conflict",
+        )
+    if final["loss_type"] != "CE":
+        raise InputError("loss_type", f"SOLID has CE, not {final['loss_type']}; leave it out", kind="conflict")

@@ -1,0 +1,163 @@
+"""SOLID as a model: what its options do to gradients, that it learns, and what a run keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_llm
+from recbole_llm.data.loaders import train_loader
+from recbole_llm.data.rows import load_rows
+from recbole_llm.model.solid import SOLID
+from recbole_llm.settings.config import Config
+from tests.processes import forked_python
+from tests.refusals import refused
+from tests.runs import working_in
+from tests.worlds import make_world
+
+SIZES = {"hidden_size": 16, "embedding_size": 16, "inner_size": 32, "n_layers": 1, "n_heads": 2, "semantic_epochs": 2}
+CALM = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
+SETTINGS = {**SIZES, **CALM, "topk": [1, 10], "metrics": ["NDCG", "Hit"], "valid_metric": "NDCG@10"}
+SETTINGS |= {"show_progress": False, "category_field": "class", "semantic_source": "field", "n_semantic": 12}
+
+OURS = ("semantic_epochs", "n_semantic", "embedding_size", "semantic_source", "dropout_prob")  # SASRec has no such keys
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("data") / "solid", n_users=50, n_items=60, seed=3)
+
+
+def built(world, folder, **settings):
+    """A model with its classes and codebook, and a batch of its rows."""
+    where = {"data_path": str(world.parent), "checkpoint_dir": str(folder)}
+    config = Config("SOLID", world.name, settings={**SETTINGS, **where, **settings})
+    rows = load_rows(config, few_shot=False)
+    torch.manual_seed(0)
+    model = SOLID(config, rows.train)
+    model.learn_codebook(config, rows.train, rows.valid)
+    return model, next(iter(train_loader(config, rows)))
+
+
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec", "BERT4Rec"])
+def test_every_weight_learns_but_the_codebook(world, tmp_path_factory, backbone):
+    model, batch = built(world, tmp_path_factory.getbasetemp() / "solid", solid_backbone=backbone)
+    model.calculate_loss(batch).backward()
+    still = {name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().max() > 0}
+    spare = {name for name in still if "output_bias" in name}  # of BERT4Rec's own scores
+    assert still - spare == {"codebook"}
+    assert model.codebook[: int(model.n_used)].abs().min(dim=0).values.max() > 0
+
+
+def test_the_codebook_learns_by_choice_and_from_the_distance_alone(world, tmp_path):
+    model, batch = built(world, tmp_path, codebook_trainable=True)
+    model.calculate_loss(batch).backward()
+    assert model.codebook.grad.abs().max() > 0
+    model, batch = built(world, tmp_path, codebook_trainable=True, codebook_weight=0.0)
+    model.calculate_loss(batch).backward()
+    assert not model.codebook.grad.any()
+
+
+def test_item_vectors_learn_through_the_snap_by_straight_through_alone(world, tmp_path):
+    """The layer before the snap has no other way to the loss."""
+    for straight, learns in ((True, True), (False, False)):
+        model, batch = built(world, tmp_path, straight_through=straight)
+        model.calculate_loss(batch).backward()
+        gradient = model.item_vectors.layer.weight.grad
+        assert (gradient is not None and bool(gradient.abs().max() > 0)) is learns
+
+
+def test_without_the_items_branch_scores_go_by_states_and_classes(world, tmp_path):
+    """Another codebook changes what items say and nothing else."""
+    for clip, same in ((0.0, True), (0.5, False)):
+        model, batch = built(world, tmp_path, hyper_clip=clip)
+        before = model.eval().full_sort_predict(batch)
+        model.codebook.data = model.codebook.data.flip(0) * 5 + 1
+        model.n_used.fill_(len(model.codebook))
+        model.item_condition.layers[2].bias.data += 100
+        assert torch.equal(before, model.full_sort_predict(batch)) is same
+
+
+def test_pairs_have_the_scores_of_the_table(world, tmp_path):
+    model, batch = built(world, tmp_path)
+    table = model.eval().full_sort_predict(batch)
+    found = model.predict(batch)
+    assert found.tolist() == pytest.approx(table.gather(1, batch["item_id"][:, None])[:, 0].tolist(), abs=1e-5)
+
+
+def run(world, folder, model="SOLID", **settings):
+    with working_in(folder):
+        where = {"data_path": str(world.parent), "checkpoint_dir": str(folder / "saved")}
+        chosen = {key: value for key, value in {**SETTINGS, **settings}.items() if model == "SOLID" or key not in OURS}
+        return recbole_llm.run(model, world.name, **where, **chosen)
+
+
+def test_fifty_users_are_learnt_by_heart_kept_and_asked_again(world, tmp_path):
+    """What is asked of the finished model are the users' last training rows: at most one in ten is missed."""
+    settings = {"epochs": 50, "learning_rate": 0.01, "train_batch_size": 64, "eval_step": 0}
+    one = run(world, tmp_path, **settings)
+    rows = one._trained.rows.train.inter_feat
+    last = {user: row for row, user in enumerate(rows["user_id"].tolist())}
+    rows = rows[torch.tensor(list(last.values()))]
+    best = one.model.full_sort_predict(rows)[:, 1:].argmax(dim=1) + 1
+    assert (best == rows["item_id"]).float().mean() >= 0.9
+    code = """
+        import sys
+        from recbole_llm import load_run
+        print(load_run(sys.argv[1]).recommend(users=["u1", "u9"], k=8).to_json())
+    """
+    done = forked_python(code, one.folder, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == one.recommend(users=["u1", "u9"], k=8).to_json()
+
+
+def test_the_same_seed_gives_the_same_bits_with_a_stage_made_and_found(world, tmp_path):
+    one, other = (run(world, tmp_path, epochs=2, semantic_source="kmeans_id") for _ in range(2))
+    assert len(list((tmp_path / "saved" / "stages").glob("semantic-codebook-*"))) == 1
+    states = [dict(again.model.state_dict()) for again in (one, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    third = run(world, tmp_path, epochs=2, semantic_source="kmeans_id", hyper_clip=0.02)
+    assert len(list((tmp_path / "saved" / "stages").glob("semantic-codebook-*"))) == 1
+    assert torch.equal(third.model.codebook, one.model.codebook)
+
+
+def categories_world(folder, n_users=150, n_kinds=12, per_kind=25, length=9, seed=0):
+    """Categories follow each other in a ring; which item of a category is chance, and each is seen a few times."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    lines, items = ["user_id:token\titem_id:token\ttimestamp:float"], ["item_id:token\tclass:token_seq"]
+    for user in range(n_users):
+        kind = int(rng.integers(n_kinds))
+        for step in range(length):
+            lines.append(f"u{user}\ti{kind * per_kind + rng.integers(per_kind)}\t{step}")
+            kind = (kind + 1) % n_kinds
+    items += [f"i{item}\tc{item // per_kind}" for item in range(n_kinds * per_kind)]
+    for suffix, rows in (("inter", lines), ("item", items)):
+        (folder / f"{folder.name}.{suffix}").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_true_categories_help_where_ids_are_rare(tmp_path):
+    planted = categories_world(tmp_path / "data" / "ring")
+    settings = {"epochs": 30, "learning_rate": 0.003, "train_batch_size": 128, "topk": [25], "valid_metric": "Hit@25"}
+    settings |= {"hidden_size": 32, "embedding_size": 32, "semantic_epochs": 20, "n_semantic": 12}
+    found = {
+        model: np.mean([run(planted, tmp_path, model, seed=seed, **settings).metrics["hit@25"] for seed in (1, 2)])
+        for model in ("SASRec", "SOLID")
+    }
+    assert found["SOLID"] >= found["SASRec"] and found["SOLID"] > 0.3, found
+
+
+def test_bad_settings_are_refused(world):
+    for settings, key, kind in (
+        ({"semantic_source": "kmeans"}, "semantic_source", "value"),
+        ({"category_field": None}, "category_field", "missing"),
+        ({"hidden_size": 32}, "embedding_size", "conflict"),
+        ({"loss_type": "BPR"}, "loss_type", "conflict"),
+        ({"solid_backbone": "NARM"}, "solid_backbone", "value"),
+        ({"hyper_clip": -1}, "hyper_clip", "value"),
+        ({"n_semantics": 4}, "n_semantics", "unknown"),
+    ):
+        with refused(key, kind):
+            Config("SOLID", world.name, settings={**SETTINGS, **settings, "data_path": str(world.parent)})
