@@ -102,7 +102,7 @@ def run(world, folder, model="SAR", **settings):
 
 
 def test_fifty_users_are_learnt_by_heart_kept_and_asked_again(world, tmp_path):
-    settings = {"epochs": 25, "learning_rate": 0.01, "train_batch_size": 64, "eval_step": 0, "sar_lengths": [5, 10]}
+    settings = {"epochs": 45, "learning_rate": 0.01, "train_batch_size": 64, "eval_step": 0, "sar_lengths": [5, 10]}
     one = run(world, tmp_path, **settings)
     rows = one._trained.rows.train.inter_feat
     last = {user: row for row, user in enumerate(rows["user_id"].tolist())}
