@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CELLS = RESULTS / "claims"
 HOME = Path("saved") / "claims"  # worlds and the LLMs that their cells share
 CONFIGS = (ROOT / "properties" / "llm" / "tiny.yaml", Path(__file__).with_name("settings.yaml"))
-LLM_KEYS = ("MAX_ITEM_LIST_LENGTH", "recommender_config", "tiny_n_layers")  # what an LLM's making depends on
+LLM_KEYS = ("MAX_ITEM_LIST_LENGTH", "tiny_n_layers")  # what an LLM's making depends on
 LLM_SEED = 2020  # of the world in which a shared LLM is made: it reads titles, not what this seed draws
 DIGITS = 6  # of a kept number
 
@@ -73,9 +73,8 @@ def run_cell(world: World, name: str, arm: Arm, seed: int, environment: Mapping[
             write_rows(drawn, folder, file, CHOICES[arm.rows], size, MAX_ITEM_LIST_LENGTH=history)
             given["coreset_file"] = str(file)
         if arm.teacher_epochs:
-            given["sd_file"] = str(
-                weak_answers(Path(scratch) / "teacher", arm.teacher_epochs, llm_path=str(llm), **given)
-            )
+            teacher = {**given, "llm_path": str(llm), "epochs": arm.teacher_epochs, "curriculum": "sd_only"}
+            given["sd_file"] = str(distilled_by(Path(scratch) / "teacher", teacher))
         run = train(arm.model, **given, llm_path=str(llm), checkpoint_dir=scratch)
         seconds = time.process_time() - started
         stages = Path(scratch) / "stages"
@@ -83,7 +82,7 @@ def run_cell(world: World, name: str, arm: Arm, seed: int, environment: Mapping[
             "model": arm.model,
             "settings": settings,
             "environment": dict(environment),
-            "cost": {"seconds": seconds, "rows": run.result.train_rows, "tokens": trained_tokens(stages)},
+            "cost": {"seconds": seconds, "rows": run.result.train_rows, "tokens": trained_tokens(Path(scratch))},
             "values": {**of_users(run, drawn), **of_the_run(run, stages)},
             "shares": marks_of(drawn.rows("train"), Path(scratch) if arm.rows else run.folder),
         }
@@ -97,10 +96,9 @@ def train(model: str, **settings: Any) -> recbole_llm.Run:
     return recbole_llm.run(model, NAME, config_files=CONFIGS, show_progress=False, state="WARNING", **settings)
 
 
-def weak_answers(scratch: Path, epochs: int, **settings: Any) -> Path:
-    """File of the answers that a model distils which was fine-tuned for fewer epochs than the run is."""
-    given = {**settings, "epochs": epochs, "curriculum": "sd_only"}
-    train("SOFT", **given, checkpoint_dir=str(scratch))
+def distilled_by(scratch: Path, settings: Mapping[str, Any]) -> Path:
+    """File of the answers that a run of its own distils."""
+    train("SOFT", **settings, checkpoint_dir=str(scratch))
     (file,) = scratch.glob("stages/distil-*/answers.jsonl")
     return file
 
@@ -112,9 +110,9 @@ def shared_llm(world: World) -> Path:
     write_world(drawn, folder)
     own = {key: world.settings[key] for key in LLM_KEYS if key in world.settings}
     given = {"data_path": str(folder), "seed": LLM_SEED, "checkpoint_dir": str(HOME)}
-    run = train(world.llm, llm_path="tiny", epochs=0, valid_sample_size=2, test_sample_size=2, **given, **own)
+    run = train("BIGRec", llm_path="tiny", epochs=0, valid_sample_size=2, test_sample_size=2, **given, **own)
     stages = json.loads((run.folder / "stages.json").read_text(encoding="utf-8"))
-    return (HOME / "stages" / stages["tiny-llm"]).resolve()
+    return (HOME / "stages" / str(stages["tiny-llm"])).resolve()
 
 
 # ------------------------------------------------------------------------------------------------- what is measured
@@ -166,10 +164,11 @@ def of_the_run(run: recbole_llm.Run, stages: Path) -> dict[str, float]:
     return found
 
 
-def trained_tokens(stages: Path) -> float:
-    """Tokens that went through the LLM in the training of all tuning stages, prompts and padding included."""
-    histories = [json.loads(file.read_text(encoding="utf-8")) for file in stages.glob("*/history.json")]
-    return round(sum(epoch["tokens_per_second"] * epoch["seconds"] for history in histories for epoch in history))
+def trained_tokens(scratch: Path) -> int:
+    """Tokens that went through the LLM in all tuning stages of a cell's runs, prompts and padding included."""
+    files = scratch.glob("**/stages/*/history.json")
+    epochs = [epoch for file in files for epoch in json.loads(file.read_text(encoding="utf-8"))]
+    return round(sum(float(epoch["tokens_per_second"]) * float(epoch["seconds"]) for epoch in epochs))
 
 
 def marks_of(rows: PlantedRows, folder: Path) -> Mapping[str, float]:

@@ -54,7 +54,6 @@ class World:
         text: what is true in it.
         planted: its knobs; the cell's seed replaces theirs.
         settings: of every run in it.
-        llm: model whose prompts the shared tiny LLM is made for.
         check: arms that show that the world is what its text says: the first is better on ``check_measure``.
         check_measure: see above.
     """
@@ -63,7 +62,6 @@ class World:
     text: str
     planted: PlantedSettings
     settings: Mapping[str, Any]
-    llm: str = "BIGRec"
     check: tuple[str, str] | None = None
     check_measure: str = "loss"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from benchmarks.claims.declare import Arm, Claim, Measure, Paper, Real, Trial, World
 from benchmarks.planted import PlantedSettings
 
@@ -18,16 +21,26 @@ MEASURES = {
 
 # ---------------------------------------------------------------------------------------------------------- worlds
 
-NEWEST = {"MAX_ITEM_LIST_LENGTH": 1}  # the rule reads no more of a history
-SOFT_RUN = {**NEWEST, "train_sample_size": 256, "epochs": 8, "distance_rows": 64, "valid_sample_size": 8}
+Settings = dict[str, Any]
+NEWEST: Settings = {"MAX_ITEM_LIST_LENGTH": 1}  # the rule reads no more of a history
+SOFT_RUN: Settings = {**NEWEST, "train_sample_size": 256, "epochs": 8, "distance_rows": 64, "valid_sample_size": 8}
 # 64 rows in 32 steps; all 1,000 rows once are 32 steps too.
-FEW_RUN = {**NEWEST, "train_batch_size": 32, "epochs": 16, "coreset_size": 64, "num_beams": 1}
-FEW_RUN |= {"recommender_config": {"epochs": 20, "eval_step": 0, "train_batch_size": 256}}
-FEW = {"n_users": 200, "min_length": 8, "max_length": 8, "n_categories": 6, "items_per_category": 20}
-FEW |= {"p_category": 0.95, "p_item": 0.0, "items_seed": 1}
-GATED_RUN = {**NEWEST, "train_batch_size": 32, "epochs": 6, "num_beams": 1, "valid_sample_size": 8}
-GATED_RUN |= {"lora_r": 16, "lora_alpha": 32}
-GATED_RUN |= {
+FEW_RUN: Settings = {
+    **NEWEST,
+    "train_batch_size": 32,
+    "epochs": 16,
+    "coreset_size": 64,
+    "num_beams": 1,
+    "recommender_config": {"epochs": 20, "eval_step": 0, "train_batch_size": 256},
+}
+GATED_RUN: Settings = {
+    **NEWEST,
+    "train_batch_size": 32,
+    "epochs": 6,
+    "num_beams": 1,
+    "valid_sample_size": 8,
+    "lora_r": 16,
+    "lora_alpha": 32,
     "recommender_config": {
         "epochs": 30,
         "eval_step": 0,
@@ -35,8 +48,18 @@ GATED_RUN |= {
         "learning_rate": 0.005,
         "hidden_dropout_prob": 0.1,
         "attn_dropout_prob": 0.1,
-    }
+    },
 }
+ONE_RULE = PlantedSettings(
+    n_users=200,
+    min_length=8,
+    max_length=8,
+    n_categories=6,
+    items_per_category=20,
+    p_category=0.95,
+    p_item=0.0,
+    items_seed=1,
+)
 WORLDS = {
     world.name: world
     for world in (
@@ -80,31 +103,31 @@ WORLDS = {
             "rare",
             "Two groups of users whose rules contradict each other, told by the brand of the last item. A tenth of the "
             "users are of the second group, but most of the validation and test rows follow its rule.",
-            PlantedSettings(**FEW, n_groups=2, group_visible="item", last_group=0.1, shift=0.6),
+            replace(ONE_RULE, n_groups=2, group_visible="item", last_group=0.1, shift=0.6),
             FEW_RUN,
             check=("minority", "random"),
         ),
         World(
             "noise",
             "One rule for all; three of ten training targets are items drawn at random.",
-            PlantedSettings(**FEW, mislabelled=0.3),
+            replace(ONE_RULE, mislabelled=0.3),
             FEW_RUN,
             check=("clean", "random"),
         ),
         World(
             "even",
             "One rule for all, no row better than another: training, validation and test rows are drawn alike.",
-            PlantedSettings(**FEW),
+            ONE_RULE,
             FEW_RUN,
         ),
         World(
             "groups",
             "Four groups of users whose rules contradict each other. A group has items of its own, and nothing in "
             "their titles tells whose they are: SASRec, which reads ids, can know a user's group, the LLM cannot.",
-            PlantedSettings(**FEW, n_groups=4, group_visible="id"),
+            replace(ONE_RULE, n_groups=4, group_visible="id"),
             GATED_RUN,
         ),
-        World("one-group", "The same with one group: one rule for all.", PlantedSettings(**FEW), GATED_RUN),
+        World("one-group", "The same with one group: one rule for all.", ONE_RULE, GATED_RUN),
     )
 }
 
@@ -139,10 +162,23 @@ ARMS = {
 # ---------------------------------------------------------------------------------------------------------- claims
 
 
-def _coreset_trials(
-    true: str, because: str, false: str, but: str, measure: str = "loss", sure: bool = True
-) -> dict[str, Trial]:
-    return {"true": Trial(true, because, measure, sure=sure), "false": Trial(false, but, measure, sure=sure)}
+Where = tuple[str, str]  # a world, and why the claim is true or false in it
+
+
+def _of_rows(
+    key: str,
+    sentence: str,
+    source: str,
+    arms: tuple[str, str],
+    true: Where,
+    false: Where,
+    measure: str = "loss",
+    sure: bool = True,
+    real: Real | None = None,
+) -> Claim:
+    """A claim that one choice of rows is better than another."""
+    trials = [Trial(world, why, measure, sure=sure) for world, why in (true, false)]
+    return Claim(key, sentence, source, arms[0], arms[1], trials[0], trials[1], real)
 
 
 MINORITY_COUNTS = "the second group is rare among the rows to choose from and common among those that are evaluated"
@@ -218,37 +254,33 @@ PAPERS = (
         "DEALRec",
         "DEALRec (arXiv 2401.17197)",
         (
-            Claim(
+            _of_rows(
                 "dealrec",
                 "DEALRec's rows are better than as many at random.",
-                "table 2",
-                "dealrec",
-                "random",
-                **_coreset_trials("rare", MINORITY_COUNTS, "noise", NOISE_STANDS_OUT),
+                "overall comparison, 1,024 rows",
+                ("dealrec", "random"),
+                ("rare", MINORITY_COUNTS),
+                ("noise", NOISE_STANDS_OUT),
                 real=Real("ml-100k-coreset", "dealrec, 2%", "random, 2%"),
             ),
-            Claim(
+            _of_rows(
                 "dealrec-all",
                 "DEALRec's few rows are better than all rows, here with as many steps.",
-                "table 3",
-                "dealrec",
-                "all",
-                **_coreset_trials("rare", MINORITY_COUNTS, "noise", NOISE_STANDS_OUT, "category"),
+                "comparison with full fine-tuning",
+                ("dealrec", "all"),
+                ("rare", MINORITY_COUNTS),
+                ("noise", NOISE_STANDS_OUT),
+                measure="category",
                 real=Real("ml-100k-coreset", "dealrec, 2%", "all rows"),
             ),
-            Claim(
+            _of_rows(
                 "effort",
                 "Without effort, DEALRec is worse.",
-                "figure 4",
-                "dealrec",
-                "influence",
-                **_coreset_trials(
-                    "rare",
-                    "rows of the second group may be the harder ones",
-                    "noise",
-                    "hard rows may be the mislabelled ones",
-                    sure=False,
-                ),
+                "ablation, figure 4",
+                ("dealrec", "influence"),
+                ("rare", "rows of the second group may be the harder ones"),
+                ("noise", "hard rows may be the mislabelled ones"),
+                sure=False,
             ),
         ),
     ),
@@ -256,54 +288,50 @@ PAPERS = (
         "GORACS",
         "GORACS (arXiv 2506.04015)",
         (
-            Claim(
+            _of_rows(
                 "goracs",
                 "GORACS' rows are better than as many at random.",
                 "table 1",
-                "goracs",
-                "random",
-                **_coreset_trials("rare", MINORITY_COUNTS, "even", ALL_ALIKE),
+                ("goracs", "random"),
+                ("rare", MINORITY_COUNTS),
+                ("even", ALL_ALIKE),
                 real=Real("ml-100k-coreset", "goracs, 2%", "random, 2%"),
             ),
-            Claim(
+            _of_rows(
                 "goracs-dealrec",
                 "GORACS' rows are better than DEALRec's.",
                 "table 1",
-                "goracs",
-                "dealrec",
-                **_coreset_trials("rare", MINORITY_COUNTS + ", which GORACS alone looks at", "even", ALL_ALIKE),
+                ("goracs", "dealrec"),
+                ("rare", MINORITY_COUNTS + ", and GORACS goes where these lie"),
+                ("even", ALL_ALIKE),
                 real=Real("ml-100k-coreset", "goracs, 2%", "dealrec, 2%"),
             ),
-            Claim(
+            _of_rows(
                 "goracs-all",
                 "GORACS' few rows are better than all rows, here with as many steps.",
                 "abstract",
-                "goracs",
-                "all",
-                **_coreset_trials("rare", MINORITY_COUNTS, "even", ALL_ALIKE, "category"),
+                ("goracs", "all"),
+                ("rare", MINORITY_COUNTS),
+                ("even", ALL_ALIKE),
+                measure="category",
                 real=Real("ml-100k-coreset", "goracs, 2%", "all rows"),
             ),
-            Claim(
+            _of_rows(
                 "goracs-gradient",
                 "The gradient norms help: λ = 0.1 is better than λ = 0.",
                 "equation 10",
-                "goracs",
-                "goracs-0",
-                **_coreset_trials(
-                    "rare",
-                    "the LLM may have more to learn from rows of the second group",
-                    "even",
-                    ALL_ALIKE,
-                    sure=False,
-                ),
+                ("goracs", "goracs-0"),
+                ("rare", "the LLM may have more to learn from rows of the second group"),
+                ("noise", "large gradients may be those of mislabelled rows"),
+                sure=False,
             ),
-            Claim(
+            _of_rows(
                 "el2n",
                 "Rows chosen by EL2N are worse than random ones.",
                 "table 1: 29 of 30 cells, with GraNd",
-                "random",
-                "el2n",
-                **_coreset_trials("noise", NOISE_STANDS_OUT, "rare", MINORITY_COUNTS),
+                ("random", "el2n"),
+                ("noise", NOISE_STANDS_OUT),
+                ("rare", MINORITY_COUNTS),
             ),
         ),
     ),

@@ -130,6 +130,19 @@ def test_arms_that_are_compared_at_equal_cost_take_as_many_steps():
             assert settings["epochs"] == 2 * world.settings["epochs"]
 
 
+def test_cells_were_run_with_the_settings_of_the_ledger():
+    for world, own in ledger.cells():
+        for seed in ledger.SEEDS:
+            if found := cells.read_cell(world.name, own, seed):
+                arm = ledger.ARMS[own]
+                assert found["model"] == arm.model and found["settings"] == {**world.settings, **arm.settings}
+
+
+def test_no_cell_is_left_over():
+    known = {cells.cell_file(world.name, own, seed).name for world, own in ledger.cells() for seed in ledger.SEEDS}
+    assert {file.name for file in cells.CELLS.glob("*")} <= known
+
+
 def test_rules_of_a_world_differ_by_seed_and_titles_do_not():
     for world in ledger.WORLDS.values():
         first, second = (make_world(replace(world.planted, seed=seed)) for seed in ledger.SEEDS[:2])
