@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+)"', INIT).group(1)
 REQUIREMENTS = [
     "accelerate>=1.0",
     "filelock",
+    "jinja2>=3.1",
     "matplotlib",
     "numpy>=1.26",
     "pandas>=2.0,<3",  # RecBole's token sequences and fillna(inplace=True) break on 3
@@ -86,6 +87,6 @@ setup(
     },
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},  # at the top of the repository, inside the package in a wheel
-    package_data={"recbole_llm": ["py.typed"], "recbole_llm.properties": ["**/*"]},
+    package_data={"recbole_llm": ["py.typed", "report/templates/*"], "recbole_llm.properties": ["**/*"]},
     entry_points={"console_scripts": ["recbole-llm=recbole_llm.experiment.command:main"]},
 )

@@ -38,14 +38,14 @@ def run_recbole_llm(
         InputError: a wrong setting or file.
     """
     from recbole_llm.evaluation import protocol_of
-    from recbole_llm.experiment.run import run_one
+    from recbole_llm.experiment.run import run_one, with_report
     from recbole_llm.logs import console_log
     from recbole_llm.settings.config import Config
     from recbole_llm.settings.task_checks import LOSS
 
     with console_log():
         config = Config(model, dataset, list(config_file_list or []), config_dict)
-        run = run_one(config)
+        run = with_report(run_one(config))
     name = protocol_of(config).valid_metric
     return {
         "best_valid_score": {**run.valid_metrics, LOSS: run.summary.get("valid_loss")}.get(name),

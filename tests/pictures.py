@@ -40,7 +40,10 @@ def drawn_once() -> Iterator[None]:
             draw(figure, file, format=format, dpi=dpi, **options)
         else:
             width, height = (round(side * dpi) for side in figure.get_size_inches())
-            Image.new("RGB", (width, height)).save(file, format=format)
+            if format == "svg":
+                Path(file).write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"/>')
+            else:
+                Image.new("RGB", (width, height)).save(file, format=format)
         _seen.add(name)
 
     with pytest.MonkeyPatch.context() as patch:

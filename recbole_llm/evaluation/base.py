@@ -125,6 +125,10 @@ class Protocol(ABC):
         """What a reader must know of the evaluation beside the metrics' names."""
         return ()
 
+    @abstractmethod
+    def words(self) -> dict[str, str]:
+        """What is asked of a model, how ties are broken and what is measured: a heading to a sentence each."""
+
     def check(self, rows: Rows) -> None:  # noqa: B027
         """Refuse data that lack what rows are evaluated by, before any model is built.
 

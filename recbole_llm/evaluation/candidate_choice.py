@@ -80,6 +80,17 @@ class CandidateChoice(Protocol):
         """Among how many candidates a row's answer is chosen."""
         return (f"evaluated among {self.n_candidates} candidates per row, the target one of them",)
 
+    def words(self) -> dict[str, str]:
+        """See :class:`Protocol`."""
+        return {
+            "Candidates": f"A prompt lists {self.n_candidates} titles, the target's one of them, drawn once for all "
+            "models and epochs; a model names one.",
+            "Masking": "Items of the history are no candidates.",
+            "Ties": "Of candidates with equal scores the lower id is chosen.",
+            "Metrics": "HitRatio@1 is hits over rows and ValidRatio answers that name exactly one candidate over rows; "
+            "the strict rule wants whole words, the reference rule is that of LLaRA's code.",
+        }
+
     def check(self, rows: Rows) -> None:
         """Refuse a ``title_field`` or ``title_with`` that is no item field, or not text."""
         self._titles(rows)

@@ -37,6 +37,14 @@ class ClickPrediction(Protocol):
         """What counts as a like."""
         return (f"a like is {label_rule(self.config)}",)
 
+    def words(self) -> dict[str, str]:
+        """See :class:`Protocol`."""
+        return {
+            "Candidates": f"Every row asks whether its user likes its item; a like is {label_rule(self.config)}.",
+            "Ties": "Rows of equal probability share their ranks in the AUC.",
+            "Metrics": "AUC and LogLoss over all test rows, unrounded.",
+        }
+
     def evaluate(self, trainer: Trainer, loader: AbstractDataLoader, show_progress: bool = False) -> Evaluation:
         """See :class:`Protocol`."""
         with collecting(trainer) as collector:

@@ -57,6 +57,25 @@ class FullRanking(Protocol):
         self._rows: Rows | None = None
         self._reranking: Reranking | None = None
 
+    def words(self) -> dict[str, str]:
+        """See :class:`Protocol`."""
+        mode, topk = str(self.config["eval_args"]["mode"]["test"]), self.config["topk"]
+        kind, count = mode.rstrip("0123456789"), mode.lstrip("unipo")
+        drawn = {"uni": "uniformly", "pop": "by popularity"}.get(kind)
+        among = "The whole catalogue is ranked"
+        if drawn:
+            among = f"The target is ranked among {count} items drawn {drawn}, by sample_seed, the same for all models"
+        masked = "Items of the history are ranked like all others; nothing is masked."
+        if drawn and not self.config["repeatable"]:
+            masked = "Items of a user's history are not drawn."
+        return {
+            "Candidates": f"{among}, with one target per row.",
+            "Masking": masked,
+            "Ties": "Items of equal scores are ranked by their ids, the lower one first; an item without a score is "
+            "not ranked and never a hit.",
+            "Metrics": f"Means over rows, unrounded, at {', '.join(map(str, topk))}.",
+        }
+
     def check(self, rows: Rows) -> None:
         """Refuse a ``category_field`` that is no item field, or not text."""
         self._read_categories(rows)

@@ -17,16 +17,16 @@ from recbole.utils import ModelType, dataset_arguments, init_seed
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import check_together, protocol_of
-from recbole_llm.experiment.comparison import check_baseline, compare_runs, find_baseline, leading_config
+from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
+from recbole_llm.experiment.results import data_hash_of, table_of, write_results
 from recbole_llm.experiment.run import Run, check_rows, run_one
 from recbole_llm.experiment.run_folder import new_folder
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import console_log, silent
 from recbole_llm.model.backbones import check_backbone
-from recbole_llm.report import ResultTable, data_hash, plot_table, versions
-from recbole_llm.report.rows import NEEDS_PYARROW, has_pyarrow
+from recbole_llm.report import ResultTable
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
@@ -81,7 +81,8 @@ def compare(
 
     Returns:
         The table, which a notebook shows; ``saved/results-<dataset>-<time>`` (with seeds
-        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, LaTeX, CSV and JSON, and plots.
+        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, LaTeX, CSV and JSON, plots, and all of it as
+        one page, ``report.html``.
 
     Raises:
         InputError: a wrong setting or file, found before the first model trains.
@@ -113,7 +114,7 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
         words: the command line, to be written beside the results.
 
     Returns:
-        The table, and the folder with ``results.md``, ``results.csv`` and ``results.json``.
+        The table, and the folder with ``report.html``, ``results.md``, ``results.csv`` and ``results.json``.
 
     Raises:
         InputError: a wrong setting; or a model's settings give it other rows than the first model's.
@@ -127,7 +128,7 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     config = by_seed[0][0].config
     if seeds is None:
         runs = _run(by_seed[0])
-        return _write_table(command, words, runs, new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
+        return _write(command, words, runs, new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
     data = data_hash_of(config)
     names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
@@ -136,42 +137,19 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
         runs = []
         for planned in by_seed:
             runs += _run(planned, finished, [names[id(one)] for one in planned], runs[0] if runs else None)
-        return _write_table(command, words, runs, finished.folder)
+        return _write(command, words, runs, finished.folder)
+
+
+def _write(command: Command, words: Sequence[str], runs: Sequence[Run], folder: Path) -> tuple[ResultTable, Path]:
+    """The table of runs, and the folder it is written to."""
+    table = table_of(runs, shlex.join(["recbole-llm", *words]) if words else "", command.baseline)
+    write_results(runs, table, folder, want_rows=command.seeds is not None)
+    return table, folder
 
 
 def _stem(kind: str, command: Command) -> str:
     name = f"{kind}-{command.dataset}"
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-
-
-def data_hash_of(config: Config) -> str:
-    """Digest of the files of a run's data set."""
-    return data_hash(sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")))
-
-
-def _write_table(command: Command, words: Sequence[str], runs: Sequence[Run], folder: Path) -> tuple[ResultTable, Path]:
-    """The table of runs, with its comparisons, and the folder it is written to."""
-    labels = list(dict.fromkeys(run.result.model for run in runs))
-    config = leading_config(runs)
-    protocol = protocol_of(config)
-    several = len(labels) > 1
-    table = ResultTable(
-        tuple(sorted((run.result for run in runs), key=lambda result: labels.index(result.model))),
-        environment=versions(),
-        data_hash={command.dataset: data_hash_of(config)},
-        command=shlex.join(["recbole-llm", *words]),
-        title=protocol.title,
-        reading=runs[0].data["lines"],
-        metric=protocol.usual_metric,
-        comparisons=compare_runs(runs, find_baseline(command.baseline, runs)) if several else (),
-    )
-    table.write(folder)
-    plot_table(table, folder)
-    if has_pyarrow():
-        table.to_parquet(folder / "rows.parquet")
-    elif command.seeds is not None:
-        log.info("rows.parquet, what every test row got, is left out: %s", NEEDS_PYARROW)
-    return table, folder
 
 
 def _make_configs(command: Command, seed: int | None = None) -> list[Config]:

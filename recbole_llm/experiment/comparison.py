@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Comparison, compare_two_level, holm, protocol_of
-from recbole_llm.experiment.run import Run
 from recbole_llm.registry import suggestion
 from recbole_llm.report import Compared
 from recbole_llm.settings.config import Config
+
+if TYPE_CHECKING:
+    from recbole_llm.experiment.run import Run
 
 log = logging.getLogger(__name__)
 

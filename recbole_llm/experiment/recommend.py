@@ -62,10 +62,10 @@ def recommend(
     again = trained.reranking
     depth = k if again is None else max(k, again.ranker.settings.rerank_topn)
     if seen is None:
-        ranking = _rank(trained, asked, depth)
+        ranking = rank_rows(trained, asked, depth)
     else:
         longest = min(depth + max(map(len, seen), default=0), trained.rows.whole.item_num)
-        ranking = without_seen(_rank(trained, asked, longest), seen, depth)
+        ranking = without_seen(rank_rows(trained, asked, longest), seen, depth)
     if again is not None:
         ranking = again.apply(ranking).first(k)
     return _as_frame(trained, ranking, column)
@@ -206,7 +206,7 @@ def _with_targets(rows: Interaction, config: Config, length_field: str) -> Inter
 
 
 @torch.no_grad()
-def _rank(trained: Trained, asked: Interaction, k: int) -> Ranking:
+def rank_rows(trained: Trained, asked: Interaction, k: int) -> Ranking:
     """The model's ranking of all items for each row."""
     model, config = trained.model, trained.config
     model.eval()

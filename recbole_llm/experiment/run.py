@@ -20,6 +20,7 @@ from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
+from recbole_llm.experiment.results import table_of, write_report
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.train import OnScore, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
@@ -182,7 +183,13 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
     with console_log():
         config = Config(model, dataset, files, settings)
         check_resolved([config.resolution])
-        return run_one(config, keep_model=True)
+        return with_report(run_one(config, keep_model=True))
+
+
+def with_report(run: Run) -> Run:
+    """Write a run's ``report.html`` and its plots into its folder, as those of several runs are; returns the run."""
+    write_report([run], table_of([run]), run.folder)
+    return run
 
 
 def run_one(

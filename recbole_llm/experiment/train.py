@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from recbole_llm.classic.auxiliary import auxiliary_rows
@@ -12,6 +12,7 @@ from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
 from recbole_llm.experiment.answers import write_answers
+from recbole_llm.experiment.examples import write_examples
 from recbole_llm.experiment.length_curve import write_length_curve
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
@@ -19,6 +20,7 @@ from recbole_llm.experiment.trained import build_llm
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.tuning import TuningResult
 
 SAME_FOR_ALL = ("Pop",)  # models that give every row one answer by design
 REUSED_NOTE = "Wall time excludes stages reused from an earlier run: "
@@ -60,6 +62,8 @@ def train_classic(
     protocol.keep(folder.path)
     if hasattr(trainer.model, "fixed_length"):
         write_length_curve(folder, trainer, protocol, loaders.get("valid", loaders["test"]), trainer.model)
+    if "test" in evaluations:
+        write_examples(folder.path, config, trainer.model, rows, evaluations["test"])
     losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
     folder.write("history.json", losses)
     epochs, step = len(losses), trainer.eval_step
@@ -118,6 +122,7 @@ def train_llm(
             stage, before = trainer.tuned[index], sum(len(tuned.history) for tuned in trainer.tuned[:index])
             facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
             facts |= {"best_epoch": before + stage.best_epoch}
+            facts["train_tokens"] = _n_tokens(trainer.tuned[: index + 1])
         facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
         facts["auxiliary_rows"] = auxiliary_rows(model.stages)
         facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
@@ -130,10 +135,16 @@ def train_llm(
     write_llm_run(folder, trainer, rows.test.inter_feat)
     if with_test:
         write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
+        write_examples(folder.path, config, model, rows, stages[0][1]["test"])
     for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):
         valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])
         stages.insert(0, evaluated(index, valid))
     return model, stages
+
+
+def _n_tokens(tuned: Sequence[TuningResult]) -> int:
+    """Tokens that stages were trained on, those of prompts included; a run that found a stage counts them too."""
+    return sum(round(record["seconds"] * record["tokens_per_second"]) for stage in tuned for record in stage.history)
 
 
 def _line(

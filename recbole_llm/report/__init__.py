@@ -6,8 +6,10 @@ from recbole_llm.report.comparison_plots import comparison_figure, cost_figure, 
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
 from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, revision, versions
+from recbole_llm.report.examples import ExampleUser, example_users
 from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
 from recbole_llm.report.length_plot import length_figure, plot_lengths
+from recbole_llm.report.page import Changed, PageFacts, to_page, write_page
 from recbole_llm.report.plots import curriculum_figure, gate_figure, plot_curriculum, plot_gates
 from recbole_llm.report.projection import map_points
 from recbole_llm.report.rerank_plot import plot_trade_off, trade_off_figure
@@ -17,7 +19,10 @@ from recbole_llm.report.tuning_plots import importance_figure, plot_importances,
 __all__ = [
     "NOT_RUN",
     "TINY_LLM_NOTE",
+    "Changed",
     "Compared",
+    "ExampleUser",
+    "PageFacts",
     "ResultTable",
     "RunResult",
     "category_coverage",
@@ -27,6 +32,7 @@ __all__ = [
     "cost_figure",
     "curriculum_figure",
     "data_hash",
+    "example_users",
     "gate_figure",
     "git_revision",
     "goracs_figure",
@@ -49,8 +55,10 @@ __all__ = [
     "plot_trade_off",
     "revision",
     "slice_figure",
+    "to_page",
     "trade_off_figure",
     "versions",
+    "write_page",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +18,30 @@ if TYPE_CHECKING:
 
     from recbole_llm.report.table import ResultTable, RunResult
 
-FORMATS = ("png", "pdf")
+FORMATS = ("png", "pdf", "svg")
+CAPTIONS = {  # of the files, by their names
+    "comparison": "The metric of the comparisons, and how models differ from the baseline",
+    "learning": "Training and validation by epoch",
+    "cost": "Accuracy against cost",
+}
+# Text stays text, so that a page can show and search it; names inside a file do not depend on chance.
+_SVG = {"svg.fonttype": "none", "svg.hashsalt": "recbole-llm"}
+_NO_TIME = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # the same table gives the same file
 
 
 def plot_table(table: ResultTable, folder: str | os.PathLike[str]) -> list[Path]:
-    """Save :func:`comparison_figure`, :func:`learning_figure` and :func:`cost_figure` as PNG and PDF.
+    """Save :func:`comparison_figure`, :func:`learning_figure` and :func:`cost_figure` as PNG, PDF and SVG.
 
     Args:
         table: its run folders give the learning curves.
         folder: it must exist.
 
     Returns:
-        ``comparison``, ``learning`` and ``cost``, with ``.png`` and ``.pdf`` each; none of a table without metrics.
+        ``comparison``, ``learning`` and ``cost``, with ``.png``, ``.pdf`` and ``.svg`` each; none of a table without
+        metrics.
     """
+    from matplotlib import rc_context
+
     if not test_metrics(table):
         return []
     figures = {"comparison": comparison_figure, "learning": learning_figure, "cost": cost_figure}
@@ -38,13 +50,14 @@ def plot_table(table: ResultTable, folder: str | os.PathLike[str]) -> list[Path]
         figure = draw(table)
         for kind in FORMATS:
             paths.append(Path(folder) / f"{name}.{kind}")
-            # No time of writing: the same table gives the same file.
-            figure.savefig(paths[-1], format=kind, dpi=DPI, metadata={"CreationDate": None} if kind == "pdf" else None)
+            with rc_context(_SVG):
+                see_through = kind == "svg"  # on a page of any colour
+                figure.savefig(paths[-1], format=kind, dpi=DPI, metadata=_NO_TIME.get(kind), transparent=see_through)
     return paths
 
 
 def comparison_figure(table: ResultTable) -> Figure:
-    """The metric of the comparisons by model, a point for each seed; and the differences from the baseline.
+    """The metric of the comparisons by model, a point for each seed, and the differences from the baseline.
 
     Args:
         table: of results with test metrics.
@@ -64,13 +77,15 @@ def comparison_figure(table: ResultTable) -> Figure:
     else:
         bars = figure.subplots()
     indices = range(len(lines))
-    bars.barh(indices, [line.mean(metric) or 0.0 for line in lines], color="C0", alpha=0.6)
-    for index, line in enumerate(lines):
-        values = [value for result in line.results if (value := result.test.get(metric)) is not None]
-        bars.plot(values, [index] * len(values), "o", color="C0", markersize=4)
+    values = [[value for one in line.results if (value := one.test.get(metric)) is not None] for line in lines]
+    deviations = [statistics.stdev(own) if len(own) > 1 else 0.0 for own in values]
+    bars.barh(indices, [line.mean(metric) or 0.0 for line in lines], xerr=deviations, color="C0", alpha=0.6)
+    for index, own in enumerate(values):
+        bars.plot(own, [index] * len(own), "o", color="C0", markersize=4)
     _name_lines(bars, [line.model for line in lines])
     several = any(len(line.results) > 1 for line in lines)
-    bars.set_title(metric_label(metric) + (", a point for each seed" if several else ""), fontsize="medium")
+    told = ", a point for each seed, ± standard deviation" if several else ""
+    bars.set_title(metric_label(metric) + told, fontsize="medium")
     return figure
 
 
@@ -82,6 +97,7 @@ def _draw_differences(axes: Axes, table: ResultTable) -> None:
         axes.plot(one.users, [index, index], color=colour, linewidth=4, solid_capstyle="butt", alpha=0.6)
         axes.plot([one.difference], [index], "o", color=colour)
     axes.axvline(0, color="0.5", linestyle="--", linewidth=1, zorder=0)
+    axes.margins(y=0.3)
     _name_lines(axes, [one.model for one in table.comparisons])
     first = table.comparisons[0]
     axes.set_title(f"{metric_label(first.metric)} − {first.baseline}, 95 % intervals", fontsize="medium")
@@ -129,7 +145,7 @@ def learning_figure(table: ResultTable) -> Figure:
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend()
+            axes.legend(frameon=False)
         else:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="0.5")
     return figure
@@ -150,32 +166,58 @@ def _loss(record: dict[str, Any]) -> float | None:
 
 
 def cost_figure(table: ResultTable) -> Figure:
-    """The metric of the comparisons against wall time, a point for each run.
+    """The metric of the comparisons against wall time and, of LLMs, against tokens; a point for each run.
 
     Args:
         table: of results with test metrics and wall times.
+
+    Returns:
+        A figure with a panel for the time and, where an LLM was trained, one for the tokens it was trained on.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes, metric = figure.subplots(), test_metrics(table)[0]
-    for line in lines_of(table.results):
-        points = _points(line, metric)
-        if points:
-            axes.plot(*zip(*points, strict=True), "o", label=line.model)
-    axes.set_xscale("log")
-    axes.set_xlabel("wall time of the run in seconds, without stages reused from an earlier one")
-    axes.set_ylabel(metric_label(metric))
-    axes.set_title("Accuracy against cost")
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
+    figure.suptitle("Accuracy against cost", parse_math=False)
+    costs = [name for name in _COSTS if any(getattr(result, name) for result in table.results)] or ["wall_seconds"]
+    for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
+        _draw_costs(axes, table, cost)
     return figure
 
 
-def _points(line: Line, metric: str) -> list[tuple[float, float]]:
+_COSTS = {  # a fact of a run to the label of its axis
+    "wall_seconds": "wall time in seconds, without stages reused from an earlier run",
+    "train_tokens": "tokens trained on, prompts included",
+}
+
+
+_LONG = 10_000  # a number from here on has commas
+
+
+def _draw_costs(axes: Axes, table: ResultTable, cost: str) -> None:
+    """Runs that have no such cost are left out; a model keeps its colour in every panel."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    metric = test_metrics(table)[0]
+    for index, line in enumerate(lines_of(table.results)):
+        points = _points(line, metric, cost)
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", color=f"C{index}", label=line.model)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < _LONG else f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_xlim()
+    axes.set_xlim(low / 2, high * 2)  # so wide that some of the ticks are inside
+    axes.set_xlabel(_COSTS[cost], fontsize="small")
+    axes.set_ylabel(metric_label(metric))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _points(line: Line, metric: str, cost: str) -> list[tuple[float, float]]:
     return [
-        (max(result.wall_seconds, 1e-3), value)
+        (max(spent, 1e-3), value)
         for result in line.results
-        if result.wall_seconds is not None and (value := result.test.get(metric)) is not None
+        if (spent := getattr(result, cost)) is not None and (value := result.test.get(metric)) is not None
     ]

@@ -38,6 +38,7 @@ class RunResult:
         wall_seconds: wall time of the run.
         n_rows: rows evaluated.
         auxiliary_rows: rows that the auxiliary recommender was trained on, where the model borrows from one.
+        train_tokens: tokens that the LLM was trained on, all epochs and stages together.
         folder: the run's own folder.
         test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``), and ``category_hit@10``, or those
             of answers among candidates (``hit_ratio``); None or missing: not run.
@@ -63,6 +64,7 @@ class RunResult:
     wall_seconds: float | None = None
     n_rows: int | None = None
     auxiliary_rows: int | None = None
+    train_tokens: int | None = None
     folder: str = ""
     test: dict[str, float | None] = field(default_factory=dict)
     valid: dict[str, float | None] = field(default_factory=dict)

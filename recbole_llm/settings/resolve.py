@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 MODEL_CHECKS = {"SAR": check_sar, "SOLID": check_solid}  # of models of ours that are no LLM recommenders
 log = logging.getLogger(__name__)
+_NAMES = ("model", "dataset")  # what a run is of, no setting with a default
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Resolution:
     def task(self) -> str:
         """What the model predicts: ``"next-item"`` or ``"click"``."""
         return _task(self.facts, self.user)
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """What the user set otherwise than the property files: key to the value of the run and the default."""
+        own = {key: (self.final.get(key), self.defaults.get(key)) for key in self.user if key not in _NAMES}
+        return {key: pair for key, pair in own.items() if pair[0] != pair[1]}
 
 
 def _task(facts: ModelFacts, user: Mapping[str, Any]) -> str:

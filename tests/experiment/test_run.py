@@ -282,13 +282,13 @@ def test_evaluation_and_recommendation_ask_the_index(small_llm, saved, monkeypat
     monkeypatch.setattr(EmbeddingGrounding, "index", property(lambda self: stub))
     with working_in(saved.parent):
         run = recbole_llm.run("BIGRec", "world", **{**small_llm, "epochs": 0})
-    assert stub.asked == [(12, True, 10)] * 2  # validation and test
+    assert stub.asked == [(12, True, 10)] * 2 + [(10, False, 5)]  # validation, test, and the examples of the report
     ids = run.model.catalog.tokens
     assert run.ranks["top_items"].tolist() == [" ".join(ids[1:11])] * 12
     assert run.ranks["rank"].tolist() == [ids.index(item) for item in run.ranks["item_id"]]
     assert run.metrics == pytest.approx(metrics_of(run.ranks["rank"].tolist(), (1, 5, 10)), abs=1e-14)
     found = run.recommend([["i1", "i2"], ["i3"]], k=3)
-    assert stub.asked[2:] == [(2, False, 3)]
+    assert stub.asked[3:] == [(2, False, 3)]
     assert found["item_id"].tolist() == ids[1:4] * 2 and found["score"].tolist() == [0, -1, -2] * 2
 
 

@@ -141,13 +141,13 @@ def test_figures_show_the_numbers(table):
 def test_plots_are_files_and_the_same_each_time(table, tmp_path):
     paths = plot_table(table, tmp_path)
     assert sorted(path.name for path in paths) == sorted(
-        f"{name}.{kind}" for name in ("comparison", "cost", "learning") for kind in ("pdf", "png")
+        f"{name}.{kind}" for name in ("comparison", "cost", "learning") for kind in ("pdf", "png", "svg")
     )
     before = [path.read_bytes() for path in paths]
-    assert all(content[:4] in (b"%PDF", b"\x89PNG") for content in before)
+    assert all(content[:4] in (b"%PDF", b"\x89PNG", b"<?xm") for content in before)
     assert [path.read_bytes() for path in plot_table(table, tmp_path)] == before
     gone = replace(table, results=[replace(result, folder="") for result in table.results], comparisons=())
-    assert len(plot_table(gone, tmp_path)) == 6 and plot_table(ResultTable(()), tmp_path) == []
+    assert len(plot_table(gone, tmp_path)) == 9 and plot_table(ResultTable(()), tmp_path) == []
 
 
 def test_parquet_holds_every_row_of_every_run(table, tmp_path):

@@ -1,0 +1,74 @@
+"""The protocol of a run in sentences, for people who read its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from recbole_llm.declare import Settings
+from recbole_llm.report.layout import metric_label
+from recbole_llm.settings.task_checks import LOSS
+
+if TYPE_CHECKING:
+    from recbole_llm.evaluation.base import Protocol
+
+_LEFT_OUT = {
+    "valid_and_test": "the last interaction is the test target, the one before it that of validation, and models learn "
+    "from what comes before",
+    "valid_only": "the last interaction is the validation target and models learn from what comes before",
+    "test_only": "the last interaction is the test target and models learn from what comes before",
+}
+_ORDER = {"TO": "by time", "RO": "in random order"}
+
+
+def protocol_in_words(protocol: Protocol, n_test: int | None = None) -> dict[str, str]:
+    """How rows were evaluated.
+
+    Args:
+        protocol: of the run.
+        n_test: test rows, where they are known.
+
+    Returns:
+        A heading to a sentence each: split, rows, history, masking, what is ranked, ties, metrics, epoch.
+    """
+    config = protocol.config
+    own = protocol.valid_metric
+    epoch = "the loss of the validation rows' answers" if own == LOSS else metric_label(own)
+    return {
+        "Split": split_in_words(config),
+        "Rows": rows_in_words(config, n_test),
+        "History": f"A model is shown at most the {config['MAX_ITEM_LIST_LENGTH']} last items before the target.",
+        **protocol.words(),
+        "Epoch": f"The kept epoch is the best one by {epoch} on the validation rows; the test rows are evaluated once.",
+    }
+
+
+def split_in_words(config: Settings) -> str:
+    """How rows were divided into training, validation and test.
+
+    Example:
+        >>> found = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+        >>> split_in_words({"benchmark_filename": None, "eval_args": found})[:44]
+        'Leave one out: of each user, ordered by time'
+    """
+    if config["benchmark_filename"]:
+        return f"As the files are split: {', '.join(config['benchmark_filename'])}."
+    found: Mapping[str, Any] = config["eval_args"]
+    ((kind, value),) = found["split"].items()
+    whose = "of each user" if found["group_by"] == "user" else "of all interactions together"
+    order = _ORDER[found["order"]]
+    if kind == "LS":
+        return f"Leave one out: {whose}, ordered {order}, {_LEFT_OUT[value]}."
+    shares = " : ".join(f"{share:g}" for share in value)
+    return f"Shares: {whose}, ordered {order}, training : validation : test are {shares}."
+
+
+def rows_in_words(config: Settings, n_test: int | None = None) -> str:
+    """Which rows were evaluated, and on which models were trained."""
+    counted = "" if n_test is None else f"{n_test:,} test rows, "
+    named = {"validation": config["valid_sample_size"], "test": config["test_sample_size"]}
+    sizes = [f"{size:,} of the {name} rows" for name, size in named.items() if size is not None]
+    drawn = f"at most {' and '.join(sizes)}, drawn by sample_seed {config['sample_seed']}" if sizes else "all there are"
+    few = config["train_sample_size"]
+    learned = "" if few is None else f" Few-shot models learn from {few:,} training rows drawn by seed."
+    return f"{counted}{drawn}, with one target each; the same rows for all models.{learned}"
