@@ -24,6 +24,7 @@ from recbole_llm.report.layout import (
 if TYPE_CHECKING:
     from recbole_llm.report.table import ResultTable
 
+N_SPREAD, N_PLAIN = 3, 6  # metrics side by side on a page of a paper, with and without deviations
 N_FIRST = 4  # metrics of the terminal's block that go before facts that explain less
 # GitHub's tables without padding: a long name in one row makes no other row longer.
 _MARKDOWN = TableFormat(
@@ -38,7 +39,16 @@ _MARKDOWN = TableFormat(
 )
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
-_LATEX |= {"±": r"$\pm$", "†": r"$\dagger$", "−": "$-$", "…": r"\ldots{}", "–": "--", "*": r"$^{*}$"}
+_LATEX |= {
+    "±": r"$\pm$",
+    "†": r"$\dagger$",
+    "−": "$-$",
+    "…": r"\ldots{}",
+    "–": "--",
+    "*": r"$^{*}$",
+    "<": "$<$",
+    ">": "$>$",
+}
 
 
 def to_text(table: ResultTable, width: int, bold: bool) -> str:
@@ -144,29 +154,44 @@ def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def to_latex(table: ResultTable) -> str:
-    """Two tables for a paper (package booktabs): metrics, best ones bold, and comparisons with the baseline."""
+    """Two tables for a paper (package booktabs): metrics, best ones bold, and comparisons with the baseline.
+
+    Metrics that would run over the width of a page go on in a block below.
+    """
     same = repeated(table)
     columns = [column for column in columns_of(table) if column.metric or column.head in ("Model", "Data", "Seeds")]
     columns = [column for column in columns if split(column.metric)[0] not in same]
     plain = [Column(column.head, tuple(map(_latex, column.cells)), column.metric, column.best) for column in columns]
     caption = [f"{metric_label(family)} equals {metric_label(other)}." for family, other in same.items()]
     caption = [f"{table.title}.", *caption, comparison_note(table)]
-    rows = _rows(plain, lambda cell: f"\\textbf{{{cell}}}")
+    facts, metrics = ([column for column in plain if bool(column.metric) is is_metric] for is_metric in (False, True))
+    width = N_PLAIN if not any("±" in cell for column in columns for cell in column.cells) else N_SPREAD
+    blocks = [facts + metrics[start : start + width] for start in range(0, max(len(metrics), 1), width)]
+    parts = [([column.head for column in own], _rows(own, lambda cell: f"\\textbf{{{cell}}}")) for own in blocks]
     lines = [f"% {table.command}"] if table.command else []
-    lines += _booktabs([column.head for column in columns], rows, " ".join(filter(None, caption)))
+    lines += _booktabs(parts, " ".join(filter(None, caption)))
     if table.comparisons:
         head, compared = comparison_cells(table)
-        lines += ["", *_booktabs(head, [list(map(_latex, row)) for row in compared], "Paired comparisons.")]
+        head = [name.replace("over seeds and users", "seeds, users").replace("over users", "users") for name in head]
+        lines += ["", *_booktabs([(head, [list(map(_latex, row)) for row in compared])], "Paired comparisons.")]
     notes = [*(f"[{number}] {note}" for number, note in numbered_notes(table)), *remarks(table)]
     return "\n".join([*lines, *(f"% {note}" for note in notes)]) + "\n"
 
 
-def _booktabs(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> list[str]:
-    lines = ["\\begin{table}", "  \\centering", f"  \\caption{{{_latex(caption)}}}"]
-    lines += [f"  \\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "    \\toprule"]
-    lines += [f"    {' & '.join(map(_latex, head))} \\\\", "    \\midrule"]
-    lines += [f"    {' & '.join(row)} \\\\" for row in rows]
-    return [*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
+def _booktabs(parts: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]], caption: str) -> list[str]:
+    """One float of several blocks below each other, each with its head and rows."""
+    lines = [
+        "\\begin{table}",
+        "  \\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+        f"  \\caption{{{_latex(caption)}}}",
+    ]
+    for number, (head, rows) in enumerate(parts):
+        lines += ["", "  \\medskip"] if number else []
+        lines += [f"  \\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "    \\toprule"]
+        lines += [f"    {' & '.join(map(_latex, head))} \\\\", "    \\midrule"]
+        lines += [f"    {' & '.join(row)} \\\\" for row in rows]
+        lines += ["    \\bottomrule", "  \\end{tabular}"]
+    return [*lines, "\\end{table}"]
 
 
 def _latex(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,14 +115,24 @@ def test_warnings_and_results_of_another_commit_are_marked(table):
 def test_latex_is_escaped_and_as_the_text_says(table):
     shown = table.latex()
     assert r"SAS\_Rec \& 50\%" in shown and r"\textbf{0.0633 $\pm$ 0.0153$^{*}$}" in shown
-    assert shown.count(r"\begin{tabular}") == shown.count(r"\end{tabular}") == 2
-    assert shown.count(r"\toprule") == shown.count(r"\bottomrule") == 2
+    assert shown.count(r"\begin{tabular}") == shown.count(r"\end{tabular}") == 4
+    assert shown.count(r"\toprule") == shown.count(r"\bottomrule") == 4 and "p $<$ .05" in shown
     body = [line for line in shown.splitlines() if not line.startswith("%")]
     for block in "\n".join(body).split(r"\begin{tabular}")[1:]:
         columns = len(re.match(r"\{([lr]+)\}", block)[1])
         lines = [line for line in block.splitlines() if line.rstrip().endswith(r"\\")]
         assert len(lines) >= 3 and all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in lines)
     assert not re.search(r"(?<!\\)[#_%]", "\n".join(body)) and shown.count("{") == shown.count("}")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex (apt install texlive-latex-base)")
+def test_latex_compiles_within_the_width_of_a_page(table, tmp_path):
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "paper.tex").write_text(f"{head}\n{table.latex()}\n\\end{{document}}\n", encoding="utf-8")
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and "Missing character" not in (tmp_path / "paper.log").read_text()
 
 
 def test_figures_show_the_numbers(table):
