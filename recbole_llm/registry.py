@@ -2,7 +2,7 @@
 
 Everything is imported on demand: looking a name up never loads the other entries of its table. A third party adds a
 value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum``,
-``objective``, ``grounding``, ``history_policy`` or ``rerank``.
+``objective``, ``preference``, ``grounding``, ``history_policy`` or ``rerank``.
 """
 
 from __future__ import annotations
@@ -67,6 +67,14 @@ OBJECTIVES: Mapping[str, str | None] = {
     "bear": "recbole_llm.objective.token_objectives:BEARObjective",
     "cft": "recbole_llm.objective.token_objectives:CFTObjective",
 }
+PREFERENCES: Mapping[str, str | None] = {
+    "none": None,
+    "dpo": "recbole_llm.objective.preferences:DPOPreference",
+    "sdpo": "recbole_llm.objective.preferences:SDPOPreference",
+    "dmpo": "recbole_llm.objective.preferences:DMPOPreference",
+    "rpo": "recbole_llm.objective.preferences:RPOPreference",
+    "sprec": "recbole_llm.objective.preferences:SPRecPreference",
+}
 GROUNDINGS: Mapping[str, str | None] = {
     "embedding": "recbole_llm.grounding.embedding:EmbeddingGrounding",
     "interleaved": "recbole_llm.grounding.interleaved:InterleavedGrounding",
@@ -89,11 +97,12 @@ AXES: Mapping[str, Mapping[str, str | None]] = {
     "coreset": CORESETS,
     "curriculum": CURRICULA,
     "objective": OBJECTIVES,
+    "preference": PREFERENCES,
     "grounding": GROUNDINGS,
     "history_policy": HISTORY_POLICIES,
     "rerank": RERANKS,
 }
-QUIET: Mapping[str, str] = {"objective": "nll", "history_policy": "fixed", "rerank": "none"}
+QUIET: Mapping[str, str] = {"objective": "nll", "preference": "none", "history_policy": "fixed", "rerank": "none"}
 """Axes whose value is told of a run only where it is another than this."""
 
 OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first

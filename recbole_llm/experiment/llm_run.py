@@ -29,6 +29,7 @@ from recbole_llm.trainer.history_policy import WEIGHTS as POLICY_WEIGHTS
 from recbole_llm.trainer.history_policy import HistoryCut, read_policy
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
+from recbole_llm.trainer.tuning import CurriculumStage
 
 if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
@@ -63,13 +64,16 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
     if not trainer.tuned:
         return
     last = trainer.tuned[-1]
+    if trainer.config["preference"] != "none":
+        folder.write("preference.json", {"stage": last.stage, **last.settings, "best_epoch": last.best_epoch})
     shutil.copytree(last.folder / "adapter", folder.path / "adapter")
     gates = trainer.model.row_inputs(trainer.model.histories(test_rows)).get(INSTANCE_GATES)
     if gates is not None:
         plot_gates(gates.cpu().numpy(), folder.path / "gates.png", title=f"{folder.path.name}: gates of the test rows")
     if trainer.distilled:
         folder.write("distilled.json", json.loads((trainer.distilled / SUMMARY).read_text(encoding="utf-8")))
-    if not last.settings:
+    last = next((tuned for tuned in trainer.tuned if tuned.stage == CurriculumStage.name), last)
+    if last.stage != CurriculumStage.name:
         return
     if len(trainer.tried) > 1:
         log.info("curricula by alpha, on validation rows:\n%s", _write_curricula(folder, trainer))
@@ -91,13 +95,13 @@ def _write_curricula(folder: RunFolder, trainer: LLMTrainer) -> str:
     Returns:
         The same as text, rounded.
     """
-    lines = []
+    lines, kept = [], {tuned.folder for tuned in trainer.tuned}
     for tried in {one.folder: one for one in trainer.tried}.values():  # 1 and 1.0 are one curriculum
         facts = {**tried.settings, "epochs": len(tried.history), "best_epoch": tried.best_epoch}
         best = tried.history[tried.best_epoch - 1]
         found = {f"valid_{name}": value for name, value in best["valid"].items()}
         loss = {} if "valid_loss" not in best else {"valid_loss": best["valid_loss"]}
-        lines.append({**facts, **found, **loss, "chosen": int(tried.folder == trainer.tuned[-1].folder)})
+        lines.append({**facts, **found, **loss, "chosen": int(tried.folder in kept)})
     frame = pd.DataFrame(lines)
     frame.to_csv(folder.path / "curricula.csv", index=False)
     shown = [*lines[0]][: [*lines[0]].index("best_epoch") + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class AnswerReader:
 
         Args:
             prompts: token ids of each row's prompt.
-            answers: the answers to each prompt, as many for each.
+            answers: the answers to each prompt, as many for each; all but one of a prompt may be empty.
             tau: temperature of the softmax among titles.
             trees: the rows of each tree, where rows are computed as trees: every row once.
 
@@ -83,8 +84,13 @@ class AnswerReader:
             return self._pass(prompts, answers, tau, None, apart=not branches)
         parts = []
         for index in range(len(answers[0])):
-            part = self._pass(prompts, [[own[index]] for own in answers], tau, None, apart=True)
-            parts.append(AnswerTokens(**{**vars(part), "answers": torch.full_like(part.answers, index)}))
+            having = [row for row, own in enumerate(answers) if own[index]]
+            if not having:
+                continue
+            own_prompts, own_answers = [prompts[row] for row in having], [[answers[row][index]] for row in having]
+            part = self._pass(own_prompts, own_answers, tau, None, apart=True)
+            rows = torch.tensor(having, device=part.rows.device)[part.rows]
+            parts.append(replace(part, rows=rows, answers=torch.full_like(part.answers, index)))
         return AnswerTokens.join(parts)
 
     def extra_tokens(self, answer_lengths: np.ndarray) -> np.ndarray:
@@ -128,12 +134,15 @@ class AnswerReader:
         return AnswerTokens(batch.rows, batch.answers, steps, legal=found)
 
     def _titles(self, answers: Answers) -> list[list[int]]:
-        """The title of each row's each answer."""
+        """The title of each row's each answer; 0 for one that is empty, of which no token asks."""
         legal = self.legal
         found = [legal.titles(own) for own in answers] if legal is not None else []
-        if any(title < 0 for own in found for title in own):
+        asked = [
+            (title, answer) for own in zip(found, answers, strict=False) for title, answer in zip(*own, strict=True)
+        ]
+        if any(title < 0 and answer for title, answer in asked):
             raise ValueError("an answer is no title of the catalogue")
-        return found
+        return [[max(title, 0) for title in own] for own in found]
 
     def _copies(self, prompts: Sequence[Tokens], answers: Answers, trees: Trees | None, apart: bool) -> list[list[int]]:
         """Which answers, numbered row by row, stand behind each copy of the prompt without history."""
@@ -147,6 +156,8 @@ class AnswerReader:
         copies: list[list[int]] = []
         room = 0
         for number, answer in enumerate(answer for own in answers for answer in own):
+            if not answer:
+                continue
             if not copies or len(answer) > room:
                 copies.append([])
                 room = width - len(self.bare_prompt or ())

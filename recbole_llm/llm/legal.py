@@ -41,8 +41,9 @@ class LegalSets:
         return [-1 if title is None else title for title in found]
 
     def branching(self, titles: Sequence[int]) -> np.ndarray:
-        """How many tokens of each title have several continuations beside them. Returns: int64 [titles]."""
-        counts: np.ndarray = self._branching[np.asarray(titles, dtype=np.int64)]
+        """How many tokens of each title have several continuations; none of -1. Returns: int64 [titles]."""
+        numbers = np.asarray(titles, dtype=np.int64)
+        counts: np.ndarray = np.where(numbers < 0, 0, self._branching[numbers])
         return counts
 
     def of(self, titles: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

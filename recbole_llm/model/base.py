@@ -270,7 +270,8 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def fast_paths(self) -> set[FastPath]:
         """Ways of saving forward passes that this run may take; each is compared with plain passes before training."""
         paths = {FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS}
-        if self.config["curriculum"] != "none" or self.config["objective"] == "cft":
+        config = self.config
+        if config["curriculum"] != "none" or config["objective"] == "cft" or config["preference"] != "none":
             paths.add(FastPath.BRANCHES)
         if self.config["train_unit"] == "user":
             paths.add(FastPath.TRUNKS)

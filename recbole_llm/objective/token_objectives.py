@@ -55,7 +55,7 @@ class TokenObjective(Declared, ABC):
         """Sum of the weights of each answer's tokens, where it is known before the forward pass.
 
         Args:
-            lengths: int64 [answers], tokens, EOS included.
+            lengths: int64 [answers], tokens, EOS included; 0 for a row without this answer.
             branching: int64 [answers], of these the ones with several legal tokens; read by those who read legal ones.
 
         Returns:
@@ -288,7 +288,7 @@ class CFTObjective(TokenObjective):
 
     def known_weights(self, lengths: np.ndarray, branching: np.ndarray) -> np.ndarray | None:
         """See :class:`TokenObjective`; an evenly falling sequence sums to its length times its mean."""
-        return np.where(lengths > 1, lengths * (1 + self.beta) / 2, 1.0)
+        return np.where(lengths > 1, lengths * (1 + self.beta) / 2, lengths)
 
     @classmethod
     def check(cls, settings: Settings) -> None:

@@ -15,6 +15,7 @@ from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.grounding.settings import GroundingSettings, ReweightSettings
 from recbole_llm.history.settings import HistorySettings, SarSettings
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
+from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
@@ -68,6 +69,7 @@ def groups() -> tuple[Group, ...]:
         Group("Influence and effort", (InfluenceSettings, EffortSettings)),
         Group("Curriculum", (DistillationSettings,)),
         Group("Objective", (ObjectiveSettings, *_of_axis("objective"))),
+        Group("Preference", (PreferenceSettings,)),
         Group("Codes of items", (CodeSettings,)),
         Group("Grounding", (GroundingSettings, ReweightSettings)),
         Group("History", (HistorySettings,)),

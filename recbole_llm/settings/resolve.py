@@ -19,6 +19,7 @@ from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.history.settings import check_sar
 from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
+from recbole_llm.objective.preference_settings import check_preference
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.rerank.settings import check_rerank
@@ -306,6 +307,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     check_answers(model, facts.has_answers, final)
     check_objective(model, facts.has_answers, final)
     check_on_trie(final)
+    check_preference(model, facts.has_answers, final, has_valid_rows)
     check_learner(final)
     if facts.has_answers:
         check_grounding(final)

@@ -15,7 +15,7 @@ from recbole_llm.settings.list_metrics import CATEGORIES, LIST_METRICS
 from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
 
-NOT_FOR_CLICKS = ("curriculum", "objective", "grounding", "reweight")  # they work on generated text
+NOT_FOR_CLICKS = ("curriculum", "objective", "preference", "grounding", "reweight")  # they work on generated text
 DRAWS_CANDIDATES = ("candidates", "sample_seed", "title_field", "title_with")  # these settings decide which are drawn
 EVALUATED_ROWS = ("eval_args", "valid_sample_size", "test_sample_size")
 RANKING, VALUE = "RANKING", "VALUE"

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,6 +98,7 @@ class FineTuning:
             log-likelihood of the answers.
         on_validated: called with the record of every validated epoch once it is kept, of those before a resumption
             too; may raise to end the training, which then can be resumed.
+        more_answers: further answers to each example's prompt, by kind, that the loss reads.
 
     Attributes:
         best_evaluation: what the validation of the best epoch found; None where it was in an earlier process.
@@ -116,6 +118,7 @@ class FineTuning:
         trunks: Trunks | None = None,
         make_loss: MakeLoss = lambda passes, trainable: MeanNll(passes),
         on_validated: Callable[[dict[str, Any]], None] = lambda record: None,
+        more_answers: Mapping[str, Sequence[list[int]]] | None = None,
     ) -> None:
         self.model, self.settings, self.optimizer, self.distilled = model, settings, optimizer, distilled
         self.validation, self.on_epoch, self.progress, self.histories = validation, on_epoch, progress, histories
@@ -124,7 +127,7 @@ class FineTuning:
         answers: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
         if distilled is not None:
             answers[DISTILLED] = distilled.answers
-        self.passes = Passes(model, prompts, histories, answers, settings, trunks)
+        self.passes = Passes(model, prompts, histories, {**answers, **(more_answers or {})}, settings, trunks)
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.loss = make_loss(self.passes, self.trainable)
         steps = self._expected_steps()
@@ -183,7 +186,7 @@ class FineTuning:
         return sum(math.ceil(n / self.settings.train_batch_size) for n in n_rows)
 
     def _train_epoch(self) -> dict[str, Any]:
-        self.model.train()
+        self.model.train(self.loss.dropout)
         seed = self.model.stage_seed("fine-tune", self.epoch)
         torch.manual_seed(seed)  # dropout of an epoch does not depend on whether the run was resumed before it
         weight = self._weight()
@@ -195,7 +198,8 @@ class FineTuning:
         title = f"Train {self.epoch}/{self.settings.epochs}"
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
             n_steps = self.settings.epochs * len(steps)
-            with self.model.training_step((self.epoch - 1) * len(steps) + done - 1, n_steps):
+            step = (self.epoch - 1) * len(steps) + done - 1
+            with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext():
                 losses += self._step(rows, weights, lengths)
             counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
             speed = self.loss.tokens / (time.perf_counter() - started)

@@ -59,7 +59,7 @@ def check_titles(objective: str, answers: Mapping[str, Sequence[Any]], legal: Le
         InputError: with how many they are.
     """
     for kind, own in answers.items():
-        wrong = sum(title < 0 for title in legal.titles(own))
+        wrong = sum(title < 0 and len(answer) > 0 for title, answer in zip(legal.titles(own), own, strict=True))
         if wrong:
             raise InputError(
                 "objective",

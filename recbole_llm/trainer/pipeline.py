@@ -1,4 +1,4 @@
-"""The stages of a run in their order: fine-tune, distil, distance, curriculum, each only where another needs it."""
+"""The stages of a run in their order: fine-tune, distil, distance, curriculum, preference, each where it is needed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recbole_llm.hashing import hash_file
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
 from recbole_llm.trainer.distillation import DistanceMeter, chosen_rows, distilled_targets, read_answers
+from recbole_llm.trainer.preference import prefer
 from recbole_llm.trainer.tuning import CurriculumStage, FineTuneStage, State, Tuning, TuningResult, load_adapter
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,12 @@ class Pipeline:
     tried: list[TuningResult] = field(default_factory=list)
 
     def run(self) -> None:
-        """Run what the curricula need, or fine-tune alone."""
+        """Run what the curricula need, or fine-tune alone; then the preference, if there is one."""
+        self._tune()
+        if self.tuning.config["preference"] != "none":
+            self.tuned.append(self._best(prefer(self.tuning, self.tuned[-1])))
+
+    def _tune(self) -> None:
         tuning, stages = self.tuning, self.tuning.model.stages
         tuning.model.adapter.prepare_rows(tuning.rows.histories)
         untuned = tuning.model.adapter.trainable_state(tuning.model.llm)
@@ -93,12 +99,12 @@ class Pipeline:
         return CurriculumStage(tuning, curriculum, answers, source, untuned, meter, distance, group)
 
     def _best(self, found: Sequence[TuningResult]) -> TuningResult:
-        """The best curriculum on validation, whose weights the model gets."""
+        """The best curriculum or preference on validation, whose weights the model gets."""
         validation = self.tuning.validation
         if len(found) == 1 or validation is None:
             return found[0]
         best = max(found, key=lambda tuned: tuned.best_score(validation))
-        log.info("curriculum: %s is the best on validation.", best.settings)
+        log.info("%s: %s is the best on validation.", best.stage, best.settings)
         load_adapter(self.tuning.model, best.folder / "adapter")
         self.tuning.model.stages.used[best.stage] = best.folder.name
         return best

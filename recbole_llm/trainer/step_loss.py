@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ class StepLoss(ABC):
         passes: as given.
         tokens: that went through forward passes so far.
     """
+
+    dropout: ClassVar[bool] = True
+    """Whether the model is in training mode, where it drops out."""
+    scheduled_prompts: ClassVar[bool] = True
+    """Whether prompts may be others by the step, as LLaRA's are at first."""
 
     def __init__(self, passes: Passes) -> None:
         self.passes, self.tokens = passes, 0

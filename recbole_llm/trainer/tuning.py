@@ -16,8 +16,9 @@ from recbole_llm.curriculum import Curriculum
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.evaluation import Evaluation, Protocol
-from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.objective import TokenObjective, make_objective
+from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.selection.trunk_rows import trunk_facts
@@ -27,7 +28,7 @@ from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import Stage, write_json
 from recbole_llm.trainer.checkpoint import clear_states
 from recbole_llm.trainer.distillation import DistanceMeter
-from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
+from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, MakeLoss, Validation
 from recbole_llm.trainer.guards import plateau, plateau_warning, warmup_warning, weight_warning
 from recbole_llm.trainer.objective_loss import LossMaker
 from recbole_llm.trainer.optimizer import group_options
@@ -161,11 +162,6 @@ class FineTuneStage(Stage[TuningResult]):
     group = ""
     is_resumable = True
 
-    @property
-    def settings(self) -> FineTuneSettings:
-        """How it is tuned."""
-        return FineTuneSettings.from_settings(self.tuning.config.final_config_dict)
-
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
         self._evaluation: Evaluation | None = None
@@ -178,20 +174,21 @@ class FineTuneStage(Stage[TuningResult]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from what they are now."""
         tuning, model = self.tuning, self.tuning.model
-        examples, histories, trunks = tuning.rows.beside(model.more_examples())
+        examples, histories, trunks = self.examples()
         run = FineTuning(
             model,
             examples,
             histories,
             self.settings,
-            tuning.make_optimizer(),
+            self.make_optimizer(),
             tuning.validation,
             self.distilled(),
             lambda record: tuning.on_epoch(self.group, record),
             tuning.show_progress,
             trunks,
-            LossMaker(model, tuning.objective),
+            self.make_loss(),
             tuning.tell,
+            self.more_answers(),
         )
         self._has_told = True
         write_json(folder / "history.json", run.run(folder))
@@ -208,6 +205,27 @@ class FineTuneStage(Stage[TuningResult]):
         best = best_epoch(history, self.tuning.validation)
         warnings = tuple(f"{self.name}: {warning}" for warning in self.doubts(history))
         return TuningResult(self.name, folder, history, best, self._evaluation, **self.told(), warnings=warnings)
+
+    def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
+        """What is trained on: token ids of prompts and answers, histories, and trunks if there are some."""
+        return self.tuning.rows.beside(self.tuning.model.more_examples())
+
+    @property
+    def settings(self) -> FineTuneSettings:
+        """How it is tuned."""
+        return FineTuneSettings.from_settings(self.tuning.config.final_config_dict)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """A fresh optimiser over the adapter's weights."""
+        return self.tuning.make_optimizer()
+
+    def make_loss(self) -> MakeLoss:
+        """Gives the loss of a step."""
+        return LossMaker(self.tuning.model, self.tuning.objective)
+
+    def more_answers(self) -> Mapping[str, Sequence[list[int]]]:
+        """Further answers to each row's prompt, by kind, that the loss reads."""
+        return {}
 
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """What there is to doubt of a training with this history, a line each."""

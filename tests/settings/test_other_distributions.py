@@ -67,6 +67,13 @@ class Doubled(TokenObjective):
         return lengths
 
 
+class Hinge(PreferenceObjective):
+    name = "hinge"
+
+    def loss(self, contrasts, beta, temperature):
+        return (beta - contrasts.chosen[:, None] + contrasts.rejected).relu().mean()
+
+
 class Grounding:
     settings = ()
 
@@ -95,6 +102,8 @@ def other(tmp_path, monkeypatch):
             half = other_axes:Half
             [recbole_llm.objective]
             doubled = other_axes:Doubled
+            [recbole_llm.preference]
+            hinge = other_axes:Hinge
             [recbole_llm.grounding]
             theirs = other_axes:Grounding
             [recbole_llm.history_policy]
@@ -121,7 +130,7 @@ def words(*more: str) -> list[str]:
 
 def test_every_axis_takes_values_of_others(other):
     names = {"adapter": "ranked", "coreset": "first", "curriculum": "half", "grounding": "theirs"}
-    names["objective"] = "doubled"
+    names |= {"objective": "doubled", "preference": "hinge"}
     names |= {"rerank": "upside_down", "history_policy": "all"}
     assert all(name in choices(axis) for axis, name in names.items()) and set(names) == set(AXES)
     assert find_choice("coreset", "first").__name__ == "FirstRows"

@@ -75,11 +75,15 @@ def answers_of(titles: Sequence[int]) -> list[list[int]]:
     return [[*TITLES[title], EOS] for title in titles]
 
 
-def passes_of(model: Reads, budget: int = 10_000, trunks: bool = False, prompts: Any = None) -> Passes:
+def passes_of(
+    model: Reads, budget: int = 10_000, trunks: bool = False, distilled: Sequence[int] = range(len(PROMPTS))
+) -> Passes:
+    """Passes of all rows, of which some have a distilled answer."""
     settings = FineTuneSettings(micro_batch_tokens=budget)
-    answers = {REAL: answers_of(REALS), DISTILLED: answers_of(DISTILLEDS)}
+    some = [answer if row in distilled else [] for row, answer in enumerate(answers_of(DISTILLEDS))]
+    answers = {REAL: answers_of(REALS), DISTILLED: some}
     own = Trunks.of(np.array(USERS), np.zeros(len(USERS), dtype=np.int64), HISTORIES) if trunks else None
-    return Passes(model, prompts or PROMPTS, HISTORIES, answers, settings, own)  # type: ignore[arg-type]
+    return Passes(model, PROMPTS, HISTORIES, answers, settings, own)  # type: ignore[arg-type]
 
 
 def reader_of(model: Reads, trie: TitleTrie, objective: TokenObjective, **options: Any) -> AnswerReader:
@@ -95,11 +99,12 @@ def step(
     rows: Sequence[int] = range(len(PROMPTS)),
     budget: int = 10_000,
     trunks: bool = False,
+    distilled: Sequence[int] = range(len(PROMPTS)),
     **options: Any,
 ) -> tuple[np.ndarray, list[Tensor]]:
     """Losses of a step by kind, and the gradient of all weights."""
     model.llm.zero_grad(set_to_none=True)
-    passes = passes_of(model, budget, trunks)
+    passes = passes_of(model, budget, trunks, distilled)
     loss = ObjectiveMeans(passes, objective, reader_of(model, trie, objective, **options), list(model.parameters()))
     losses = loss.backward(np.array(rows), weights, loss.lengths(weights))
     return losses, gradients(model)
@@ -132,6 +137,22 @@ def plain_loss(model: Reads, trie: TitleTrie, objective: TokenObjective, titles:
     assert isinstance(objective, CFTObjective)
     without = torch.cat([plain_logits(model, BARE, answer) for answer in answers])
     return cft_loss(logits, without, targets, rows, objective.beta, objective.weight)
+
+
+def plain_mean(model: Reads, trie: TitleTrie, objective: TokenObjective, titles: Sequence[int], rows: Any) -> float:
+    """The same over some rows alone."""
+    answers = answers_of(titles)
+    with torch.no_grad():
+        logits = torch.cat([plain_logits(model, PROMPTS[row], answers[row]) for row in rows])
+        targets = torch.tensor([token for row in rows for token in answers[row]])
+        own = torch.tensor([index for index, row in enumerate(rows) for _ in answers[row]])
+        legal = [trie.allowed(answers[row][:step]) for row in rows for step in range(len(answers[row]))]
+        if isinstance(objective, CFTObjective):
+            without = torch.cat([plain_logits(model, BARE, answers[row]) for row in rows])
+            return float(cft_loss(logits, without, targets, own, objective.beta, objective.weight))
+        if isinstance(objective, BEARObjective):
+            return float(bear_loss(logits, targets, legal, k=objective.k or 0))
+        return float(msl_loss(logits, targets, legal))
 
 
 OBJECTIVES = [
@@ -187,6 +208,16 @@ class AllLegal:
     def of(self, titles: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         n, ids = len(steps), torch.arange(VOCABULARY)
         return torch.arange(n).repeat_interleave(VOCABULARY), ids.repeat(n), torch.full((n,), VOCABULARY)
+
+
+@pytest.mark.parametrize("objective", [MSLObjective(), BEARObjective(k=2), CFTObjective(weight=0.4)], ids=repr)
+def test_a_row_without_a_distilled_answer_counts_for_the_true_one_alone(model, trie, objective):
+    weights, having = {REAL: 0.6, DISTILLED: 0.4}, [0, 3, 4, 7]
+    sides = ((REALS, range(len(PROMPTS))), (DISTILLEDS, having))
+    expected = [plain_mean(model, trie, objective, *side) for side in sides]
+    for options in ({}, {"budget": 45}, {"trunks": True}, {"takes_branches": lambda n_tokens: False}):
+        losses, _ = step(model, trie, objective, weights, distilled=having, **options)
+        np.testing.assert_allclose(losses, expected, atol=1e-5)
 
 
 def test_identities_of_the_objectives(model, trie):

@@ -1,0 +1,116 @@
+"""The values of the axis ``preference``: what the log-ratios of right and wrong answers cost."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """Right and wrong answers of some rows, as log-ratios of the tuned LLM and its reference.
+
+    Attributes:
+        chosen: [m], of the right answers.
+        rejected: [m, k], of the wrong ones.
+        mask: bool [m, k], True where there is one.
+        across: bool [m, m * k], True where a row's right answer may stand against another row's wrong one; None where
+            nobody asks.
+        prompts: [m, d], vectors of the rows' prompts; None where all are alike, or nobody asks.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    mask: Tensor
+    across: Tensor | None = None
+    prompts: Tensor | None = None
+
+
+class PreferenceObjective(ABC):
+    """A loss of contrasts: a mean over the rows that have any."""
+
+    name: ClassVar[str]
+    """Value of the config key ``preference``."""
+    across_rows: ClassVar[bool] = False
+    """Whether rows are set against one another's answers, so that a step cannot be taken row by row."""
+
+    @abstractmethod
+    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
+        """The mean, a scalar.
+
+        Args:
+            contrasts: of some rows.
+            beta: strength.
+            temperature: of the weights by likeness of prompts.
+        """
+
+
+class DPOPreference(PreferenceObjective):
+    """Pairs of a right and a wrong answer: :func:`recbole_llm.objective.dpo_loss`."""
+
+    name = "dpo"
+
+    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
+        """See :class:`PreferenceObjective`."""
+        from recbole_llm.objective.preference import dpo_loss
+
+        found: Tensor = dpo_loss(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
+        return found
+
+
+class SPRecPreference(DPOPreference):
+    """Pairs whose wrong answer is the model's own, in rounds (SPRec, arXiv 2412.09243)."""
+
+    name = "sprec"
+
+
+class SDPOPreference(PreferenceObjective):
+    """The right answer among several wrong ones: :func:`recbole_llm.objective.sdpo_loss`."""
+
+    name = "sdpo"
+
+    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
+        """See :class:`PreferenceObjective`."""
+        from recbole_llm.objective.preference import sdpo_loss
+
+        found: Tensor = sdpo_loss(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
+        return found
+
+
+class DMPOPreference(PreferenceObjective):
+    """The right answer against the mean of several wrong ones: :func:`recbole_llm.objective.dmpo_loss`."""
+
+    name = "dmpo"
+
+    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
+        """See :class:`PreferenceObjective`."""
+        from recbole_llm.objective.preference import dmpo_loss
+
+        found: Tensor = dmpo_loss(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
+        return found
+
+
+class RPOPreference(PreferenceObjective):
+    """Each right answer of a step against each wrong one, by likeness of prompts: :func:`.rpo_loss`."""
+
+    name = "rpo"
+    across_rows = True
+
+    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
+        """See :class:`PreferenceObjective`."""
+        from recbole_llm.objective.rpo import rpo_loss, rpo_weights
+
+        if contrasts.across is None:
+            raise ValueError("rpo needs to know which answers may stand against which")
+        rejected = contrasts.rejected.flatten()
+        if contrasts.prompts is None:
+            weights = rejected.new_ones(contrasts.across.shape)
+        else:
+            of_rejected = contrasts.prompts.repeat_interleave(contrasts.rejected.shape[1], dim=0)
+            weights = rpo_weights(contrasts.prompts, of_rejected, temperature, contrasts.across)
+        found: Tensor = rpo_loss(contrasts.chosen, rejected, weights, beta, contrasts.across)
+        return found
