@@ -45,7 +45,10 @@ def warmup_warning(warmup: int, steps: int) -> list[str]:
 
 
 def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[str]:
-    """A line where the training loss on true answers stayed at the plateau, or above, in every epoch.
+    """A line where the loss on true answers stayed at the plateau, or above, in every epoch.
+
+    The training loss of an epoch is a mean over it, and a first epoch begins far above the plateau; the loss of the
+    validation rows, where it is measured, is of the epoch's end.
 
     Args:
         history: one record per epoch; see :meth:`recbole_llm.trainer.finetune.FineTuning.run`.
@@ -53,7 +56,8 @@ def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[
     """
     losses = [record.get("real_loss", record["train_loss"]) for record in history]
     known = [loss for loss in losses if loss is not None]  # an epoch on distilled answers alone tells nothing
-    if not known or min(known) < PLATEAU_SHARE * level:
+    at_end = [record["valid_loss"] for record in history if record.get("valid_loss") is not None]
+    if not known or min([*known, *at_end]) < PLATEAU_SHARE * level:
         return []
     return [
         f"the training loss never fell below {PLATEAU_SHARE} of ln(answers) / tokens per answer = {level:.4f} (lowest "

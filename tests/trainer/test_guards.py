@@ -33,6 +33,12 @@ def test_a_loss_that_stays_on_the_plateau_is_told(losses, speaks):
     assert len(found) == speaks and all("= 1.0000 (lowest 0.9700)" in line for line in found)
 
 
+@pytest.mark.parametrize(("valid", "speaks"), [(0.5, False), (0.98, True), (None, True)])
+def test_a_loss_that_fell_within_the_epoch_is_told_by_the_validation_rows(valid, speaks):
+    assert bool(plateau_warning([{"train_loss": 1.1, "valid_loss": valid}], level=1.0)) == speaks
+    assert not plateau_warning([{"real_loss": None, "train_loss": 0.2, "valid_loss": 2.0}], level=1.0)
+
+
 def test_with_distilled_answers_the_loss_on_true_ones_counts():
     """The mixed loss is lower; an epoch on distilled answers alone has no loss on true ones."""
     mixed = [{"train_loss": 0.1, "real_loss": None}, {"train_loss": 0.2, "real_loss": 0.99}]
