@@ -202,7 +202,7 @@ PAPERS = (
                     "category",
                 ),
                 false=Trial("exact", "every true title is certain; a distilled answer is it, or an error", "item"),
-                real=Real("ml-100k-soft", "SOFT (adaptive)", "fine-tuned, SOFT's total steps"),
+                real=Real("ml-100k-10", "SOFT, constrained", "BIGRec, constrained"),
             ),
             Claim(
                 "easier",
@@ -355,7 +355,7 @@ PAPERS = (
                     "lora",
                     "iLoRA is better than LoRA of the same rank.",
                     "abstract: 11.4 % on average",
-                    Real("ml-100k-llara", "iLoRA", "LLaRA"),
+                    Real("ml-100k-10", "iLoRA, 8,192 rows", "LLaRA, 8,192 rows"),
                 ),
                 (
                     "weights",
