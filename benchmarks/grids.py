@@ -54,6 +54,7 @@ class Grid:
         world: settings of the planted world the cells run on, which gets the seed of the cell; None for real data.
         floor: title of the line from which the share of the way to the oracle is counted, in a world.
         oracle_shares: of training rows, for which a coreset of useful rows is written beside a world.
+        metrics: shown beside those of the protocol.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Grid:
     world: PlantedSettings | None = None
     floor: str = ""
     oracle_shares: tuple[float, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     def world_folder(self, seed: int) -> Path:
         """``data_path`` of the world of a seed."""
@@ -272,6 +274,24 @@ def all_rows_grid(history: int) -> Grid:
     return Grid(name, named(name, cells), lines, compared_with=compared)
 
 
+def vectors_grid(name: str, data: tuple[str, ...]) -> Grid:
+    """LLMEmb in three backbones beside them on ids alone, head and tail apart."""
+    backbones = ("SASRec", "GRU4Rec", "BERT4Rec")
+    classic = {name: (f"--model={name}", *data, "--head_share=0.2") for name in backbones}
+    own = {f"LLMEmb-{name}": ("--model=LLMEmb", f"--rat_backbone={name}", *data) for name in backbones}
+    untuned = {"LLMEmb-untuned": ("--model=LLMEmb", "--scft_steps=0", *data)}
+    plain = {"LLMEmb-unaligned": ("--model=LLMEmb", "--rat_alpha=0", *data)}
+    cells = {f"{name}-{cell}": words for cell, words in {**classic, **own, **untuned, **plain}.items()}
+    lines = (
+        *(Line(backbone, f"{name}-{backbone}", backbone) for backbone in backbones),
+        *(Line(f"LLMEmb in {backbone}", f"{name}-LLMEmb-{backbone}", "LLMEmb") for backbone in backbones),
+        Line("LLMEmb in SASRec, the untuned LLM's vectors", f"{name}-LLMEmb-untuned", "LLMEmb"),
+        Line("LLMEmb in SASRec, not aligned", f"{name}-LLMEmb-unaligned", "LLMEmb"),
+    )
+    shown = tuple(f"{family}_{part}@10" for family in ("ndcg", "hit") for part in ("head", "tail"))
+    return Grid(name, cells, lines, compared_with=("SASRec",), metrics=shown)
+
+
 CONTRADICTING = (*planted("planted-ilora"), *NEWEST)
 GRIDS = (
     Grid(
@@ -396,6 +416,8 @@ GRIDS = (
         few={0.02: ("--epochs=20", "--eval_step=10")},
         classics="ml-100k",
     ),
+    vectors_grid("ml-100k-llmemb", MOVIES),
+    vectors_grid("games-tiny-llmemb", ("--dataset=amazon-games-tiny", "--data_path=saved/data")),
     real_llm_grid("ml-100k-smollm2", (*MOVIES, "--config_files=benchmarks/smollm2.yaml")),
     click_grid("ml-100k-click", (*MOVIES, "--train_sample_size=4096", "--valid_sample_size=300")),
 )

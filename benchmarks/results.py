@@ -171,7 +171,7 @@ def render(grid: Grid) -> Iterator[str]:
     """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(grid, line, seed))] for line in grid.lines}
     usual, others = revisions(grid)
-    metrics = [*METRICS_OF[grid.protocol], *(CATEGORY_METRICS if grid.floor else ())]
+    metrics = [*METRICS_OF[grid.protocol], *(CATEGORY_METRICS if grid.floor else ()), *grid.metrics]
     way = way_to_oracle(grid, read) if grid.world else {}
     extra = [WAY] if way else []
     yield "| model | train rows | seeds | epochs | time | " + " | ".join([*metrics, *extra]) + " |"

@@ -23,6 +23,7 @@ MODELS: Mapping[str, str | None] = {
     "SemID": "recbole_llm.model.semid:SemID",
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "TALLRec": "recbole_llm.model.tallrec:TALLRec",
+    "LLMEmb": "recbole_llm.model.llmemb:LLMEmb",
 }
 # Models of ours that are no LLM recommenders: RecBole's trainers train them, as they train RecBole's own models.
 CLASSIC_MODELS: Mapping[str, str] = {

@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 
 
 def fit_classic(
-    config: Config, rows: Rows, checkpoint: Path, on_score: Callable[[int, float], None] | None = None
+    config: Config,
+    rows: Rows,
+    checkpoint: Path,
+    on_score: Callable[[int, float], None] | None = None,
+    build: Callable[..., Any] | None = None,
 ) -> Any:
     """Train a RecBole model and leave its best epoch in the trainer.
 
@@ -47,6 +51,7 @@ def fit_classic(
         checkpoint: the ``.pth`` file RecBole writes its best epoch to; the models of earlier stages go beside it.
         on_score: told epoch (from 1) and validation score of every validated epoch of the last stage; what it raises
             ends the training.
+        build: gives the untrained model, in place of the config's own class, of the config and the rows.
 
     Returns:
         RecBole's trainer, its ``model`` in the state of the best epoch.
@@ -59,20 +64,24 @@ def fit_classic(
     with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
         *earlier, last = _stages(config, checkpoint.parent)
         for stage in earlier:
-            trainer = _fit_stage(stage, rows, checkpoint)
+            trainer = _fit_stage(stage, rows, checkpoint, build or _build)
             trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
-        trainer = _fit_stage(last, rows, checkpoint, on_score)
+        trainer = _fit_stage(last, rows, checkpoint, build or _build, on_score)
     if checkpoint.exists():  # a trainer with nothing to validate on may save none and keeps its last epoch
         restore(trainer.model, checkpoint)
     return trainer
 
 
 def _fit_stage(
-    config: Config, rows: Rows, checkpoint: Path, on_score: Callable[[int, float], None] | None = None
+    config: Config,
+    rows: Rows,
+    checkpoint: Path,
+    build: Callable[..., Any],
+    on_score: Callable[[int, float], None] | None = None,
 ) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = _build(config, rows)
+    model = build(config, rows)
     log.info(model)
     trainer_class = getattr(model, "trainer_class", None) or get_trainer(config["MODEL_TYPE"], config["model"])
     trainer = trainer_class(config, model)

@@ -29,7 +29,11 @@ class CoresetSettings(Declared):
         str,
         Setting(
             "what gives a row's vector",
-            choices=("recommender", "llm"),
+            choices={
+                "recommender": "its state of the history",
+                "llm": "its vector of the history's titles",
+                "llmemb": "the mean of the history's item vectors (scft_*)",
+            },
             scope="k_center, herding, d2_pruning, moderate, fdmat, qdit",
         ),
     ] = "recommender"

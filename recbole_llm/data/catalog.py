@@ -109,7 +109,7 @@ class ItemCatalog:
         """
         titles = _read_text(dataset, title_field, "title_field")
         extras = None if title_with is None else _read_text(dataset, title_with, "title_with")
-        columns = [_read_words(dataset, field, "item_text_fields") for field in text_fields]
+        columns = [read_words(dataset, field, "item_text_fields") for field in text_fields]
         return cls(
             titles,
             extras=extras,
@@ -159,15 +159,15 @@ def read_categories(dataset: Dataset, field: str) -> list[list[str]] | None:
         InputError: The field does not exist or is not text.
     """
     loaded = dataset.item_feat is not None and field in dataset.item_feat.columns
-    return _read_words(dataset, field, "category_field") if loaded or field not in _item_fields(dataset) else None
+    return read_words(dataset, field, "category_field") if loaded or field not in _item_fields(dataset) else None
 
 
 def _read_text(dataset: Dataset, field: str, setting: str) -> list[str]:
     """One text per internal item id from a `token` or `token_seq` field, "" where it is missing."""
-    return [" ".join(words) for words in _read_words(dataset, field, setting)]
+    return [" ".join(words) for words in read_words(dataset, field, setting)]
 
 
-def _read_words(dataset: Dataset, field: str, setting: str) -> list[list[str]]:
+def read_words(dataset: Dataset, field: str, setting: str) -> list[list[str]]:
     """The words of every item's `token` (one) or `token_seq` field; none where it is missing.
 
     RecBole gives a missing value id 0 in both types, and pads a `token_seq` with 0 once it is a tensor.

@@ -18,6 +18,7 @@ from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
 from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
+from recbole_llm.evaluation.head_tail import head_items, head_tail_metrics
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.evaluation.spread import answer_spread
 from recbole_llm.grounding.rank_metrics import RANK_METRICS, ndcg_at
@@ -56,6 +57,7 @@ class FullRanking(Protocol):
         self._categories: Categories | None = None
         self._rows: Rows | None = None
         self._reranking: Reranking | None = None
+        self._head: np.ndarray | None = None
 
     def words(self) -> dict[str, str]:
         """See :class:`Protocol`."""
@@ -87,6 +89,8 @@ class FullRanking(Protocol):
         if field and found is None:
             log.info("category_hit is left out: load_col does not load the item field '%s'.", field)
         self._categories = drop_common(found) if found else None
+        if self.config["head_share"]:
+            self._head = head_items(rows.whole.item_counts, self.config["head_share"])
 
     def _read_categories(self, rows: Rows) -> list[list[str]] | None:
         field = self.config["category_field"]
@@ -102,12 +106,13 @@ class FullRanking(Protocol):
         return _evaluation(loader.dataset, metrics, collector)
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
-        """With the hit ratio of the category, where items have categories."""
-        if self._categories is None or not len(evaluation.top_items):
-            return evaluation
-        targets, topk = evaluation.pairs[:, 1], self.config["topk"]
-        hits = category_hit_ratio(evaluation.top_items, targets, self._categories, topk)
-        return Evaluation(**{**vars(evaluation), "metrics": {**evaluation.metrics, **hits}})
+        """With the hit ratio of the category, where items have categories, and with head and tail, where asked for."""
+        targets, topk, more = evaluation.pairs[:, 1], self.config["topk"], {}
+        if self._categories is not None and len(evaluation.top_items):
+            more = category_hit_ratio(evaluation.top_items, targets, self._categories, topk)
+        if self._head is not None:
+            more = {**more, **head_tail_metrics(evaluation.ranks, targets, self._head, topk)}
+        return Evaluation(**{**vars(evaluation), "metrics": {**evaluation.metrics, **more}}) if more else evaluation
 
     def finish(self, trainer: Trainer, evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
         """See :class:`Protocol`; with a ``rerank``, lists are put in its order and the metrics computed anew."""

@@ -20,7 +20,7 @@ from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
-from recbole_llm.experiment.run import Run, check_rows, run_one
+from recbole_llm.experiment.run import Run, check_rows, is_teacher, run_one, teach
 from recbole_llm.experiment.run_folder import new_folder
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
@@ -158,8 +158,9 @@ def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
     configs = [Config(model, command.dataset, settings=settings_for(model, command)) for model in command.models]
     check_together([protocol_of(config) for config in configs])
     columns = union_load_col(configs)
+    head_share = next((config["head_share"] for config in configs if config["head_share"]), None)
     for config in configs:
-        config["load_col"] = columns
+        config["load_col"], config["head_share"] = columns, head_share
     return configs
 
 
@@ -248,4 +249,6 @@ def _run(
             if finished:
                 finished.add(name, run)
         runs.append(run)
+        if is_teacher(one.config):
+            runs.append(run.student or teach(run))
     return runs

@@ -64,6 +64,9 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
     if not trainer.tuned:
         return
     last = trainer.tuned[-1]
+    if trainer.model.reads_items:
+        trainer.write_run(folder.path)
+        return
     if trainer.config["preference"] != "none":
         folder.write("preference.json", {"stage": last.stage, **last.settings, "best_epoch": last.best_epoch})
     shutil.copytree(last.folder / "adapter", folder.path / "adapter")
@@ -110,8 +113,7 @@ def _write_curricula(folder: RunFolder, trainer: LLMTrainer) -> str:
 
 def read_llm_run(folder: Path, config: Config, model: LLMRecommender) -> None:
     """Give a model what a run of this config left in its folder: the adapter, and the strength of the re-weighting."""
-    if (folder / "adapter").is_dir():  # an untuned LLM has none
-        model.adapter.load(model.llm, folder / "adapter", model.adapter_owner)
+    model.restore(folder)
     if config["history_policy"] != "fixed":
         policy = read_policy(folder, model.n_items, config["MAX_ITEM_LIST_LENGTH"])
         model.history_cut = HistoryCut(policy, model)

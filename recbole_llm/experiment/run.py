@@ -22,16 +22,18 @@ from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
 from recbole_llm.experiment.results import table_of, write_report
 from recbole_llm.experiment.run_folder import RunFolder
-from recbole_llm.experiment.train import OnScore, train_classic, train_llm
-from recbole_llm.experiment.trained import Trained, is_few_shot, load_trained
+from recbole_llm.experiment.student import lessons_of
+from recbole_llm.experiment.train import OnScore, Teacher, train_classic, train_llm
+from recbole_llm.experiment.trained import Trained, config_of, is_few_shot, load_trained
 from recbole_llm.logs import console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
 from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
+from recbole_llm.stages import write_json
 
-FACTS, DATA = "run.json", "data.json"
+FACTS, DATA, STUDENT = "run.json", "data.json", "student.json"
 NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.json
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,16 @@ class Run:
         found: dict[str, Any] = json.loads((self.folder / DATA).read_text(encoding="utf-8"))
         return found
 
+    @cached_property
+    def student(self) -> Run | None:
+        """The run of the classic model that was taught this one's rankings (``distill_into``); None without."""
+        file = self.folder / STUDENT
+        if not file.is_file():
+            return None
+        folder = self.folder.parent / json.loads(file.read_text(encoding="utf-8"))["folder"]
+        config = config_of(folder)
+        return Run(folder, config, *read_facts(folder, config))
+
     @property
     def model(self) -> Any:
         """The trained model, in eval mode."""
@@ -183,7 +195,10 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
     with console_log():
         config = Config(model, dataset, files, settings)
         check_resolved([config.resolution])
-        return with_report(run_one(config, keep_model=True))
+        found = with_report(run_one(config, keep_model=True))
+        if is_teacher(config):
+            teach(found)
+        return found
 
 
 def with_report(run: Run) -> Run:
@@ -201,6 +216,7 @@ def run_one(
     *,
     with_test: bool = True,
     on_score: OnScore | None = None,
+    teacher: Teacher | None = None,
 ) -> Run:
     """Train and evaluate one model and leave its run folder.
 
@@ -212,6 +228,7 @@ def run_one(
         keep_model: whether the run holds the model in memory, instead of reading it from the folder when asked.
         with_test: whether test rows are evaluated, and not validation rows alone.
         on_score: told epoch and validation score of every validated epoch; may raise to end the run.
+        teacher: what one of RecBole's models learns from beside its rows.
 
     Raises:
         InputError: a setting that shows to be wrong only now; or other rows than those ``beside`` was evaluated on.
@@ -229,8 +246,11 @@ def run_one(
         if beside is not None:
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
-        train = train_llm if config.is_llm else train_classic
-        model, stages = train(config, rows, folder, protocol, with_test=with_test, on_score=on_score)
+        options: dict[str, Any] = {"with_test": with_test, "on_score": on_score}
+        if config.is_llm:
+            model, stages = train_llm(config, rows, folder, protocol, **options)
+        else:
+            model, stages = train_classic(config, rows, folder, protocol, teacher=teacher, **options)
         last, evaluations = stages[-1]
         result = replace(last, model=label, wall_seconds=time.perf_counter() - started, revision=revision())
         folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
@@ -238,7 +258,7 @@ def run_one(
             log.warning("%s: %s", label, warning)
         folder.write(FACTS, {"rows": digest, "environment": versions(), **_facts(result)})
         folder.write(DATA, rows.whole.reading.to_dict())
-        if config.is_llm:
+        if config.is_llm and not model.reads_items:
             write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
         for split, evaluation in evaluations.items():
             protocol.write(folder.path, split, evaluation)
@@ -255,6 +275,28 @@ def run_one(
         return Run(
             folder.path, config, result, digest, Trained(config, model.eval(), rows, Reranking.read(folder.path))
         )
+
+
+def is_teacher(config: Config) -> bool:
+    """Whether a run's rankings are to teach a classic model."""
+    return config.is_llm and config["distill_into"] is not None
+
+
+def teach(run: Run) -> Run:
+    """Train the classic model that a run's rankings teach, as a run of its own, and note it in the teacher's folder.
+
+    Args:
+        run: of an LLM recommender with ``distill_into``.
+
+    Returns:
+        The classic model's run; :attr:`Run.student` of the teacher.
+    """
+    lessons, note, config = lessons_of(run.model, run.folder, run.result.model)
+    label = f"{config['model']} from {run.result.model}"
+    student = run_one(config, label, few_shot=False, beside=run, teacher=Teacher(lessons, note))
+    write_json(run.folder / STUDENT, {"folder": student.folder.name})
+    run.__dict__.pop("student", None)
+    return student
 
 
 def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:

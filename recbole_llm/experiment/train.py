@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from recbole_llm.classic.auxiliary import auxiliary_rows
+from recbole_llm.classic.taught import Lessons, taught
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
@@ -17,6 +19,7 @@ from recbole_llm.experiment.length_curve import write_length_curve
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
+from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -31,6 +34,23 @@ OnScore = Callable[[int, float], None]  # told epoch and validation score of eve
 Stages = list[tuple[RunResult, Evaluations]]  # the model after each stage of its training, the last one stands
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """What a classic model learns from beside its rows.
+
+    Attributes:
+        lessons: an LLM's lists.
+        note: what the table says of it.
+    """
+
+    lessons: Lessons
+    note: str
+
+    def build(self, config: Config, rows: Rows) -> Any:
+        """The untrained model."""
+        return taught(config.model_class)(config, rows.train, self.lessons).to(config["device"])
+
+
 def train_classic(
     config: Config,
     rows: Rows,
@@ -39,6 +59,7 @@ def train_classic(
     *,
     with_test: bool = True,
     on_score: OnScore | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[Any, Stages]:
     """Train one of RecBole's models and evaluate it.
 
@@ -49,12 +70,13 @@ def train_classic(
         protocol: how rows are evaluated.
         with_test: whether test rows are.
         on_score: see :data:`OnScore`.
+        teacher: what it learns from beside its rows.
 
     Returns:
         The model, and the one stage of its training.
     """
     protocol.prepare(rows)
-    trainer = fit_classic(config, rows, folder.path / "model.pth", on_score)
+    trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, teacher.build if teacher else None)
     splits = ("valid", "test") if with_test else ("valid",)
     loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}
@@ -69,7 +91,8 @@ def train_classic(
     epochs, step = len(losses), trainer.eval_step
     validations = epochs // step if "valid" in evaluations and step > 0 else 0
     best = (validations - trainer.cur_step) * step if validations else epochs
-    facts = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
+    facts: dict[str, Any] = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
+    facts["notes"] = (teacher.note,) if teacher else ()
     return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **facts), evaluations)]
 
 
@@ -103,7 +126,7 @@ def train_llm(
     model = build_llm(config, rows)
     protocol.prepare(rows, model)
     log.info(model)
-    trainer = LLMTrainer(config, model)
+    trainer = cast(type[LLMTrainer], load_class(model.trainer))(config, model)
     valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"], callback_fn=on_score)
     notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()

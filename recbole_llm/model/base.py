@@ -71,6 +71,10 @@ class LLMRecommender(RowReader, SequentialRecommender):
     """How examples become token ids."""
     inventor: ClassVar[Inventor] = staticmethod(invent_titles)
     """Makes the examples that the tiny LLM reads."""
+    reads_items: ClassVar[bool] = False
+    """Whether the LLM reads items and answers no prompts: then it is loaded only where their vectors are computed."""
+    trainer: ClassVar[str] = "recbole_llm.trainer.llm_trainer:LLMTrainer"
+    """What trains it, as ``"module:Class"``."""
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
@@ -83,7 +87,11 @@ class LLMRecommender(RowReader, SequentialRecommender):
             dataset, config["title_field"], config["title_with"], tuple(settings.item_text_fields or ())
         )
         self.wording, self._prompt_style = Wording.of_domain(settings.domain), settings.prompt_style
-        self.backbone = load_llm(config, self.device, self.stages, self._build_tiny)
+        if not self.reads_items:
+            self._load_llm(config, settings)
+
+    def _load_llm(self, config: Config, settings: PromptSettings) -> None:
+        self.backbone = load_llm(config, self.device, self.stages, self.build_tiny)
         wanted = settings.max_prompt_tokens
         self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
         if (limit := prompt_limit(self.backbone, wanted, self._longest_answer())) < wanted:
@@ -117,7 +125,8 @@ class LLMRecommender(RowReader, SequentialRecommender):
 
     # ---- the LLM
 
-    def _build_tiny(self) -> Path:
+    def build_tiny(self) -> Path:
+        """The folder of the tiny LLM of these items and prompts."""
         kind, inventor = self.prompt_kind, type(self).inventor
         stage = TinyLLMStage(self.config, self.catalog, kind, inventor, self.max_seq_length, self.device)
         return self.stages.run(stage)
@@ -344,6 +353,11 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def _text_of(self, answer: Generation) -> str:
         text = self.backbone.decode(answer.token_ids)
         return text.strip().partition("\n")[0] if self.generation.first_line else text
+
+    def restore(self, folder: Path) -> None:
+        """Take what a run left in its folder: the adapter, of which an untuned LLM has none."""
+        if (folder / "adapter").is_dir():
+            self.adapter.load(self.llm, folder / "adapter", self.adapter_owner)
 
     @abstractmethod
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:

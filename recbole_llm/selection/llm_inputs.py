@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +15,9 @@ from recbole_llm.coreset.influence.losses import frozen
 from recbole_llm.coreset.settings import EffortSettings
 from recbole_llm.declare import keys_by_name
 from recbole_llm.llm.prefill import PrefillScorer
+from recbole_llm.model.backbones import load_llm
 from recbole_llm.model.base import LLMRecommender, TokenPair
+from recbole_llm.model.item_vectors import ItemVectors
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
@@ -49,6 +51,8 @@ class LLMInputs(Provider):
 
     def facts(self, declared: RowInput) -> dict[str, Any]:
         """See :class:`Provider`."""
+        if declared.name == LLMInputs.llmemb_vectors.__name__:
+            return {**self.pool.digests, "vectors": self._item_vectors.fingerprint}
         return {
             **self.pool.digests,
             "settings": {key: self.config[key] for key in declared.settings},
@@ -73,6 +77,18 @@ class LLMInputs(Provider):
         texts = [self.data.titles(history) for history in self.pool.histories]
         with self.model.untuned() as llm:
             return llm_encoder(self.model, llm, "last").encode(texts, progress=self.model.show_progress)
+
+    @row_input("vectors", chosen_by=("coreset_vectors", "llmemb"))
+    def llmemb_vectors(self) -> np.ndarray:
+        """Means over the histories' items of the vectors that LLMEmb's tuning gives them. Returns: float32 [n, d]."""
+        table = self._item_vectors.table
+        return np.stack([table[list(history)].mean(axis=0) for history in self.pool.histories])
+
+    @cached_property
+    def _item_vectors(self) -> ItemVectors:
+        model, config = self.model, self.config
+        load = partial(load_llm, config, model.device, model.stages, model.build_tiny)
+        return ItemVectors(config, self.pool.data, model.stages, load, lambda: model.backbone.fingerprint)
 
     def _numbers(self, of_batch: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, without a gradient."""

@@ -35,7 +35,7 @@ NOT_LEARNED = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
-    "generation_batch_tokens category_field candidates title_field title_with".split()
+    "generation_batch_tokens category_field head_share candidates title_field title_with".split()
 ) | frozenset(key.name for key in keys_of(RerankSettings).values())
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
 FOLDERS = ("data_path", "checkpoint_dir")
@@ -137,22 +137,24 @@ class Config(RecBoleConfig):
         """The settings that decide what the model learns, for a stage's fingerprint; data and rows are not in it."""
         return {key: value for key, value in self.to_dict().items() if key not in NOT_LEARNED}
 
-    def for_auxiliary(self, name: str) -> Config:
+    def for_auxiliary(self, name: str, own: Mapping[str, Any] | None = None) -> Config:
         """The config of an auxiliary recommender on this run's data.
 
-        It takes over the user's environment, data and evaluation settings, and ``recommender_config``, but nothing
-        about training: that was meant for the LLM.
+        It takes over the user's environment, data and evaluation settings, and its own, but nothing about training:
+        that was meant for the LLM.
 
         Args:
             name: a RecBole model.
+            own: its own settings; by default ``recommender_config``.
         """
+        own = (self["recommender_config"] or {}) if own is None else own
         carried = {"worker", "valid_sample_size", "sample_seed", "windows", "encoding", "bad_lines", "quoting"}
         carried.update(recbole_arguments("general_arguments"), recbole_arguments("dataset_arguments"))
         if task_of(find_model(name)) == self.task:
             carried.update(recbole_arguments("evaluation_arguments"))
         settings = {key: value for key, value in self.external_config_dict.items() if key in carried}
         settings |= {key: self[key] for key in FOLDERS}
-        config = Config(name, self.dataset, settings={**settings, **(self["recommender_config"] or {})})
+        config = Config(name, self.dataset, settings={**settings, **own})
         config["load_col"] = copy.deepcopy(self["load_col"])
         return config
 

@@ -15,6 +15,7 @@ from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.grounding.settings import GroundingSettings, ReweightSettings
 from recbole_llm.history.settings import HistorySettings, SarSettings
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
+from recbole_llm.llm.vector_settings import ItemVectorSettings
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
@@ -23,7 +24,7 @@ from recbole_llm.rerank.settings import LMDHSettings, RerankSettings
 from recbole_llm.semantic_ids.settings import CodeSettings
 from recbole_llm.semantic_ids.solid_settings import SolidSettings
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
-from recbole_llm.settings.training import FineTuneSettings, ModelSettings
+from recbole_llm.settings.training import AlignmentSettings, FineTuneSettings, ModelSettings, TeachingSettings
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def groups() -> tuple[Group, ...]:
         Group("Item text and prompt", (PromptSettings,)),
         Group("Generation", (GenerationSettings,)),
         Group("Model", (ModelSettings,)),
+        Group("Item vectors", (ItemVectorSettings, AlignmentSettings)),
+        Group("Teaching a classic model", (TeachingSettings,)),
         Group("Adapter", (AdapterSettings, *_of_axis("adapter"))),
         Group("Coreset", (CoresetSettings, *_of_axis("coreset"))),
         Group("Influence and effort", (InfluenceSettings, EffortSettings)),

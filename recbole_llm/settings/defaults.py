@@ -66,8 +66,8 @@ def read_properties(
     """All defaults of one model on one data set; a later file wins, ``load_col`` is the union.
 
     RecBole's files; evaluation.yaml; overall.yaml for LLM models; click.yaml for click models; the recommender's; the
-    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM, less what few-shot models keep; the data set's,
-    ours and that beside its files.
+    preset's; llm/tiny.yaml or llm/smollm2.yaml where that is the LLM, less what few-shot models keep and what models
+    set whose LLM only reads items; the data set's, ours and that beside its files.
 
     Args:
         model: name of the model or preset.
@@ -95,7 +95,8 @@ def read_properties(
     if facts.is_llm:
         settings = {**_added_defaults(), **settings}
         if (name := str(llm_path or settings["llm_path"])) in (TINY, SMOLLM2):
-            kept = {*(few_shot_regime(of_model) if name == TINY else ()), *(["valid_metric"] if click else [])}
+            its_own = of_model if facts.reads_items else few_shot_regime(of_model)
+            kept = {*(its_own if name == TINY else ()), *(["valid_metric"] if click else [])}
             of_llm = load_if_there(folder / "llm" / f"{name}.yaml")
             settings.update({key: value for key, value in of_llm.items() if key not in kept})
     settings.update(load_if_there(folder / "dataset" / f"{dataset}.yaml"))

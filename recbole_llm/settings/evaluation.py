@@ -129,6 +129,15 @@ class EvaluationSettings(Declared):
     topk: Annotated[list[int] | int, Setting("cut-offs of the metrics", low=1)] = field(
         default_factory=lambda: [1, 5, 10, 20]
     )
+    head_share: Annotated[
+        float | None,
+        Setting(
+            "share of items, the most popular in training, whose targets are evaluated apart from the others",
+            above=0,
+            below=1,
+            null="evaluates none apart",
+        ),
+    ] = None
     category_field: Annotated[
         str | None,
         Setting(

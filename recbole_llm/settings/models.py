@@ -40,6 +40,7 @@ class ModelFacts:
         has_answers: whether it is an LLM model that writes titles, as BIGRec and what derives from it.
         reads_vectors: whether its prompts hold item vectors of the auxiliary recommender, as LLaRA's.
         names_codes: whether items are codes in its prompts, as SemID's.
+        reads_items: whether its LLM reads items and answers no prompts, as LLMEmb's.
         property_files: of a model of ours, those of the classes it derives from first.
     """
 
@@ -52,6 +53,7 @@ class ModelFacts:
     reads_vectors: bool = False
     property_files: tuple[Path, ...] = ()
     names_codes: bool = False
+    reads_items: bool = False
 
     def task(self, by_labels: bool = False) -> str:
         """What the model predicts: ``"next-item"`` or ``"click"``.
@@ -88,6 +90,7 @@ def facts_of(model_class: type) -> ModelFacts:
         bool(is_llm and getattr(model_class, "item_slots", False)),
         tuple(files),
         bool(is_llm and getattr(model_class, "names_codes", False)),
+        bool(is_llm and getattr(model_class, "reads_items", False)),
     )
 
 
@@ -117,11 +120,12 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     files += _files_of(name, source.file.parent) if name in CLASSIC_MODELS else []
     inputs = source.attribute("input_type") is not None
     answers = is_llm and any(one.name == ANSWERING for one in ancestors)
-    vectors = is_llm and bool(source.attribute("item_slots"))
+    vectors, codes, items = (
+        is_llm and bool(source.attribute(name)) for name in ("item_slots", "names_codes", "reads_items")
+    )
     property_files = tuple(dict.fromkeys(files))
-    codes = is_llm and bool(source.attribute("names_codes"))
     own_task = source.attribute("task")
-    return ModelFacts(source.name, kind, inputs, own_task, is_llm, answers, vectors, property_files, codes)
+    return ModelFacts(source.name, kind, inputs, own_task, is_llm, answers, vectors, property_files, codes, items)
 
 
 def _files_of(class_name: str, folder: Path) -> list[Path]:

@@ -46,6 +46,7 @@ from recbole_llm.settings.stage_checks import (
     check_objective,
     check_on_trie,
     check_order,
+    check_teaching,
     check_test_rows,
     check_validation,
     has_rows,
@@ -59,6 +60,7 @@ from recbole_llm.settings.task_checks import (
     chosen_valid_metric,
 )
 from recbole_llm.settings.values import split_names
+from recbole_llm.settings.vectors import check_vectors
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
@@ -309,6 +311,9 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     check_on_trie(final)
     check_preference(model, facts.has_answers, final, has_valid_rows)
     check_learner(final)
+    check_teaching(model, task, facts.reads_items, final)
+    if facts.reads_items:
+        check_vectors(model, final["dataset"], final, find_choice("adapter", final["adapter"]))
     if facts.has_answers:
         check_grounding(final)
         check_gamma(final, has_valid_rows)
@@ -323,7 +328,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     check_recommender(
         final,
         states=reads_states(adapter, final) or "recommender_vectors" in needs,
-        vectors=facts.reads_vectors or (facts.names_codes and final["sid_source"] == "id"),
+        vectors=facts.reads_vectors or facts.reads_items or (facts.names_codes and final["sid_source"] == "id"),
         influence="influence" in needs,
     )
 

@@ -260,6 +260,25 @@ def check_on_trie(settings: Settings) -> None:
         )
 
 
+def check_teaching(model: str, task: str, reads_items: bool, settings: Settings) -> None:
+    """Refuse to teach a classic model what is no ranking of the catalogue, or needs no teaching.
+
+    Raises:
+        InputError: why.
+    """
+    if settings["distill_into"] is None:
+        return
+    obstacle = None
+    if task == "click":
+        obstacle = f"{model} predicts clicks and ranks no items"
+    elif settings["candidates"]:
+        obstacle = f"with candidates {model} ranks no catalogue"
+    elif reads_items:
+        obstacle = f"{model} is served by a classic model as it is"
+    if obstacle:
+        raise InputError("distill_into", f"{obstacle}; leave it out", kind="conflict")
+
+
 def on_validation(name: str, settings: Settings) -> bool:
     """Whether an input of selectors, by its name, looks at validation rows."""
     return name in OF_VALIDATION or (name == "influence" and settings["influence_target"] == "valid")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from recbole_llm.declare import Declared, Setting
 
+READERS = ("SASRec", "GRU4Rec", "BERT4Rec")  # RecBole's models that can read vectors in place of item embeddings
+STUDENTS = ("SASRec", "GRU4Rec", "NARM")  # RecBole's models that can learn an LLM's rankings
 MAX_NORM = "max_norm"  # the one key of clip_grad_norm that is read; RecBole's models take torch's other ones too
 
 
@@ -113,3 +115,53 @@ class FineTuneSettings(Declared):
         """Optimiser steps of warm-up in a training of so many; a decimal ``warmup_steps`` is a share of them."""
         share = self.warmup_steps
         return share if isinstance(share, int) else math.floor(share * steps + 1e-9)  # 0.29 * 100 is a little less
+
+
+@dataclass(frozen=True)
+class AlignmentSettings(Declared):
+    """Training of the sequential model on the vectors (RAT)."""
+
+    backbone: Annotated[str, Setting("RecBole's model that reads the vectors", choices=READERS)] = "SASRec"
+    config: Annotated[
+        dict[str, Any] | None, Setting("settings of that model, under RecBole's names", null="is none")
+    ] = field(default_factory=dict)
+    loss: Annotated[
+        str,
+        Setting(
+            "loss of the next item",
+            choices={"ce": "over all items, as RecBole's models have it", "bce": "against one negative, the authors'"},
+        ),
+    ] = "ce"
+    alpha: Annotated[
+        float,
+        Setting("weight of the alignment with the recommender's own item embeddings", low=0, note="0 trains none"),
+    ] = 0.01
+    tau: Annotated[float, Setting("temperature of the alignment", above=0)] = 2.0
+    align_items: Annotated[int, Setting("different items of a batch that are aligned, at most", low=2)] = 2048
+    freeze: Annotated[bool, Setting("keep the vectors as they are; False lets them learn")] = True
+
+    prefix: ClassVar[str] = "rat_"
+
+
+@dataclass(frozen=True)
+class TeachingSettings(Declared):
+    """A classic model that learns the rankings of a run's LLM (ranking distillation, arXiv 1809.07428)."""
+
+    into: Annotated[
+        str | None,
+        Setting(
+            "RecBole's model that is taught the LLM's rankings after the run", choices=STUDENTS, null="teaches none"
+        ),
+    ] = None
+    config: Annotated[
+        dict[str, Any] | None, Setting("settings of that model, under RecBole's names", null="is none")
+    ] = field(default_factory=dict)
+    rows: Annotated[
+        int | float | None,
+        Setting("training rows, drawn by seed, that the LLM ranks items for", share=True, null="takes all"),
+    ] = None
+    topk: Annotated[int, Setting("items of each list", low=1)] = 20
+    weight: Annotated[float, Setting("weight of the lists beside the true items", low=0, high=1)] = 0.5
+    decay: Annotated[float, Setting("ranks over which an item's part in a list falls to 1 / e", above=0)] = 10.0
+
+    prefix: ClassVar[str] = "distill_"

@@ -216,6 +216,9 @@ class LLMTrainer(Trainer):
             return tuned.evaluation
         return self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None
 
+    def write_run(self, folder: Path) -> None:  # noqa: B027
+        """Write what a run folder holds of a model whose LLM answers no prompts."""
+
     def load_adapter(self, folder: Path) -> None:
         """Load a saved adapter, checked against its own manifest."""
         load_adapter(self.model, folder)

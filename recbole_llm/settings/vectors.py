@@ -1,0 +1,83 @@
+"""Checks of sequential models that read an LLM's item vectors (LLMEmb)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_llm.errors import InputError
+from recbole_llm.settings.defaults import read_properties
+from recbole_llm.settings.models import facts_by_name
+from recbole_llm.settings.stage_checks import reads_states
+from recbole_llm.settings.task_checks import LOSS
+from recbole_llm.settings.training import READERS, AlignmentSettings
+
+WIDTHS: Mapping[str, str] = dict(zip(READERS, ("hidden_size", "embedding_size", "hidden_size"), strict=True))
+"""The setting of each model that reads vectors which says how wide its item embeddings are."""
+# Keys that the run's own training hands to the sequential model.
+TRAINING = (
+    *("epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "eval_step", "stopping_step"),
+    *("valid_metric", "clip_grad_norm"),
+)
+
+
+def check_vectors(model: str, dataset: str, final: Mapping[str, Any], adapter: type | None) -> None:
+    """Refuse settings of an LLM that answers prompts, or of sequential models that do not fit each other.
+
+    Args:
+        model: its name.
+        dataset: name of the data set.
+        final: settings of the run, resolved.
+        adapter: the class of the adapter.
+
+    Raises:
+        InputError: which.
+    """
+    for key, nothing in (("coreset", "none"), ("curriculum", "none"), ("reweight", "none"), ("grounding", "embedding")):
+        if final[key] != nothing:
+            raise InputError(key, f"{model}'s LLM reads items and answers no prompts; leave {key} out", kind="conflict")
+    if final["candidates"]:
+        raise InputError(
+            "candidates", f"{model}'s LLM answers no prompts that could list some; leave it out", kind="conflict"
+        )
+    if reads_states(adapter, final):
+        raise InputError(
+            "adapter", f"{final['adapter']} reads a user's history, and {model} tunes on items; give lora or full",
+            kind="conflict",
+        )  # fmt: skip
+    if final["valid_metric"] == LOSS:
+        raise InputError("valid_metric", f"{model} has no answers to take the loss of; give NDCG@10", kind="conflict")
+    if not final["epochs"]:
+        raise InputError("epochs", f"{model} ranks by what it learns; give at least 1", kind="conflict")
+    _check_backbones(model, dataset, final)
+
+
+def _check_backbones(model: str, dataset: str, final: Mapping[str, Any]) -> None:
+    """The model that reads vectors, and the one that it is aligned with."""
+    rat = AlignmentSettings.from_settings(final)
+    if rat.backbone == "BERT4Rec" and rat.loss == "bce":
+        raise InputError("rat_loss", "BERT4Rec has no loss against single items; give ce", kind="conflict")
+    if not rat.alpha:
+        return
+    if final["recommender"] not in WIDTHS:
+        raise InputError(
+            "recommender",
+            f"{model} is aligned with item embeddings of {', '.join(WIDTHS)}, not of {final['recommender']}; "
+            "choose one",
+            kind="conflict",
+        )
+    own = width_of(rat.backbone, dataset, rat.config)
+    other = width_of(final["recommender"], dataset, final["recommender_config"])
+    if own != other:
+        raise InputError(
+            "rat_config",
+            f"{rat.backbone}'s item embeddings are {own} wide and those of the recommender, {final['recommender']}, "
+            f"{other}; give both the same {WIDTHS[rat.backbone]}, or rat_alpha: 0",
+            kind="conflict",
+        )
+
+
+def width_of(model: str, dataset: str, given: Mapping[str, Any] | None) -> int:
+    """Entries of an item embedding of one of RecBole's models."""
+    key = WIDTHS[model]
+    return int((given or {}).get(key) or read_properties(model, facts_by_name(model), dataset)[key])

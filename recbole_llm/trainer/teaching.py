@@ -1,0 +1,93 @@
+"""A tuned LLM's rankings of training rows, from which a classic model learns (``distill_into``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from tqdm import tqdm
+
+from recbole_llm.coreset.checks import share_of
+from recbole_llm.data.rows import SAMPLE_ID, rows_digest
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.settings.config import Config
+from recbole_llm.settings.training import TeachingSettings
+from recbole_llm.stages import Stage, stage_seed
+from recbole_llm.trainer.tuning import ANSWERING
+
+CHUNK = 256  # rows ranked between two writes: what a killed run loses at most
+IDS, ITEMS = "sample_ids.npy", "items.npy"
+
+
+class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
+    """The best items of training rows by an LLM as its run left it.
+
+    Args:
+        model: the recommender, in the state that was evaluated.
+        stages: folders of the stages that led to it, by name.
+        rows: training rows, a RecBole data set; those of the model that is taught.
+        settings: how many rows and items.
+    """
+
+    name = "teacher-rankings"
+    is_resumable = True
+
+    def __init__(self, model: LLMRecommender, stages: Mapping[str, str], rows: Any, settings: TeachingSettings) -> None:
+        self._model, self._stages, self._rows, self._settings = model, dict(stages), rows, settings
+
+    @property
+    def _config(self) -> Config:
+        return self._model.config
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        config = self._config
+        names = (*ANSWERING, "reweight", "gamma", "lm_weight", "title_length_penalty", "title_renormalize")
+        return {
+            "stages": self._stages,
+            "model": self._model.facts(),
+            "answering": {name: config[name] for name in names},
+            "rows": rows_digest(self._rows),
+            "n_rows": self._settings.rows,
+            "topk": self._settings.topk,
+            "seed": config["seed"],
+        }
+
+    def _chosen(self) -> np.ndarray:
+        """Indices of the rows that are ranked: all, or some drawn by seed."""
+        n_rows, wanted = len(self._rows), self._settings.rows
+        if wanted is None:
+            return np.arange(n_rows)
+        count = wanted if isinstance(wanted, int) else max(1, share_of(wanted, n_rows))
+        generator = np.random.default_rng(stage_seed(self._config["seed"], "teach"))
+        return np.sort(generator.permutation(n_rows)[:count])
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; a run that was killed goes on after the last chunk it wrote."""
+        model, chosen = self._model.eval(), self._chosen()
+        feat = self._rows.inter_feat
+        columns = (model.ITEM_SEQ, model.ITEM_SEQ_LEN)  # no target: it is not to be ranked
+        starts = range(0, len(chosen), CHUNK)
+        parts = []
+        for start in tqdm(starts, desc="Teach", unit="chunk", ncols=100, disable=not model.show_progress):
+            file = folder / f"part-{start:08d}.npy"
+            if not file.is_file():
+                part = feat[torch.from_numpy(chosen[start : start + CHUNK])]
+                asked = Interaction({name: part[name] for name in columns}).to(model.device)
+                with torch.no_grad():
+                    np.save(aside := folder / "new.npy", model.rank(asked, self._settings.topk).top_items)
+                os.replace(aside, file)
+            parts.append(file)
+        np.save(folder / ITEMS, np.concatenate([np.load(file) for file in parts]))
+        np.save(folder / IDS, feat[SAMPLE_ID].numpy()[chosen])
+        for file in parts:
+            file.unlink()
+
+    def load(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Stage`. Returns: sample ids int64 [lists] and items int64 [lists, k]."""
+        return np.load(folder / IDS), np.load(folder / ITEMS)

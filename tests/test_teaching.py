@@ -1,0 +1,116 @@
+"""``distill_into`` through the command: a second row, a folder of RecBole's own, the stage that it goes on from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recbole_llm
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.trainer import teaching
+from tests.processes import forked_python
+from tests.runs import Finished
+
+STUDENT = "SASRec from BIGRec"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("teaching") / "saved"
+
+
+@pytest.fixture(scope="module")
+def go(command: Any, llama: Path, shared: Path) -> Any:
+    def go(*more: str, models: str = "BIGRec", saved: Path = shared) -> Finished:
+        words = (f"--BIGRec.llm_path={llama}", "--epochs=1", "--BIGRec.distill_into=SASRec")
+        done = command(models, *words, "--BIGRec.distill_config={epochs: 2}", "--distill_topk=5", *more, saved=saved)
+        assert done.status == 0
+        return done
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def table(go: Any) -> Finished:
+    return go(models="SASRec,BIGRec")
+
+
+def student_of(table: Finished) -> Path:
+    folder = table.folders["BIGRec"]
+    return folder.parent / json.loads((folder / "student.json").read_text())["folder"]
+
+
+def test_a_run_leaves_a_second_row_that_is_evaluated_on_the_same_rows(table):
+    labels = [result.model for result in table.table.results]
+    assert labels == ["SASRec", "BIGRec", STUDENT]
+    taught, alone = table.result(STUDENT), table.result("SASRec")
+    assert taught.n_rows == alone.n_rows and taught.epochs == 2
+    assert any("5 best items of" in note for note in taught.notes)
+    facts = [json.loads((folder / "run.json").read_text()) for folder in (student_of(table), table.folders["BIGRec"])]
+    assert facts[0]["rows"] == facts[1]["rows"]
+
+
+def test_the_lists_are_the_rankings_of_the_run(table):
+    folder = table.stage("BIGRec", "fine-tune").parent
+    (stage,) = folder.glob("teacher-rankings-*")
+    ids, items = np.load(stage / "sample_ids.npy"), np.load(stage / "items.npy")
+    assert items.shape == (len(ids), 5) and (items > 0).all() and len(set(ids.tolist())) == len(ids)
+    run = recbole_llm.load_run(table.folders["BIGRec"])
+    rows = run._asked().rows.train.inter_feat
+    order = {int(number): row for row, number in enumerate(rows["sample_id"].tolist())}
+    chosen = ids[:4]
+    asked = rows[[order[int(number)] for number in chosen]]
+    assert np.array_equal(run.model.rank(asked.to(run.model.device), 5).top_items, items[:4])
+
+
+def test_its_folder_is_one_of_recboles_and_serves_in_a_new_process(table):
+    run = recbole_llm.load_run(table.folders["BIGRec"]).student
+    assert run is not None and run.result.model == STUDENT and run.config["model"] == "SASRec"
+    assert type(run.model).__name__ == "SASRec" and type(run.model).__module__.startswith("recbole.")
+    mine = run.recommend(users=run.users[:3], k=3)[["user_id", "item_id"]].to_csv(index=False)
+    printed = forked_python(
+        """
+        import sys
+        import recbole_llm
+        run = recbole_llm.load_run(sys.argv[1])
+        print(run.recommend(users=run.users[:3], k=3)[["user_id", "item_id"]].to_csv(index=False))
+        """,
+        run.folder,
+        cwd=run.folder.parent.parent,
+    ).stdout
+    assert printed.strip().endswith(mine.strip())
+
+
+def test_a_killed_teacher_goes_on_and_the_student_is_the_same(go, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(teaching, "CHUNK", 16)
+    rank, calls = BIGRec.rank, []
+
+    def fail(self: Any, rows: Any, k: int, targets: Any = None) -> Any:
+        calls.append(len(rows)) if k == 5 else None
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return rank(self, rows, k, targets)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(BIGRec, "rank", fail)
+        go(saved=tmp_path / "saved")
+    assert len(list((tmp_path / "saved" / "stages").glob("teacher-rankings-*.partial/part-*"))) == 2
+    again = go(saved=tmp_path / "saved")
+    theirs, mine = (student_of(one) / "test_ranks.csv" for one in (again, table))
+    assert theirs.read_text() == mine.read_text()
+
+
+def test_few_rows_and_a_run_by_the_function(go, table, world, llama, shared):
+    few = go("--distill_rows=10")
+    assert any("of 10 rows" in note for note in few.result(STUDENT).notes)
+    settings = json.loads(json.dumps({"distill_into": "SASRec", "distill_config": {"epochs": 1}, "distill_rows": 4}))
+    run = recbole_llm.run(
+        *("BIGRec", world.name),
+        **{"data_path": str(world.parent), "checkpoint_dir": str(shared), "llm_path": str(llama), **settings},
+        **{"epochs": 0, "max_new_tokens": 4, "num_beams": 1, "show_progress": False, "prompt_style": "plain"},
+    )
+    assert run.student is not None and run.student.result.epochs == 1
