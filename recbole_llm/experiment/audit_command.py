@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> None:
     with console_log():
         (name,) = command.models
         config = Config(name, command.dataset, [], settings_for(name, command))
-        if not config.is_llm or protocol_of(config).has_labels:
+        if not config.is_llm or protocol_of(config).has_labels or config.resolution.facts.reads_items:
             raise InputError("model", f"{name} answers no prompts with titles; name BIGRec or LLaRA", kind="conflict")
         findings = audit(config)
     folder = new_folder(Path(config["checkpoint_dir"]), f"audit-{command.dataset}")

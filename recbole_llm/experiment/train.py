@@ -156,7 +156,7 @@ def train_llm(
     if model.history_cut is not None:
         write_length_curve(folder, trainer, protocol, valid_data or test_data, model.history_cut)
     write_llm_run(folder, trainer, rows.test.inter_feat)
-    if with_test:
+    if with_test and not model.reads_items:
         write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
         write_examples(folder.path, config, model, rows, stages[0][1]["test"])
     for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):

@@ -6,6 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
@@ -97,6 +98,12 @@ class LLMEmb(LLMRecommender):
         """Nothing: what ranks is the sequential model."""
 
     # ---- ranking
+
+    @property
+    def item_embeddings(self) -> np.ndarray:
+        """The LLM's vectors of the items, as the sequential model has them. Returns: float32 [items, p]."""
+        vectors: np.ndarray = self.recommender.item_embedding.vectors.detach().cpu().numpy()
+        return vectors
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
