@@ -81,7 +81,8 @@ class _LearnsLists(_Model):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """The model's own loss and that of the lists; rows without a list count in the first alone."""
-        lessons, own = self._lessons, super().calculate_loss(interaction)
+        own: Tensor = super().calculate_loss(interaction)
+        lessons = self._lessons
         numbers = interaction[SAMPLE_ID].cpu()
         known = numbers < len(lessons.list_of)
         lists = torch.where(known, lessons.list_of[numbers.clamp(max=len(lessons.list_of) - 1)], -1)

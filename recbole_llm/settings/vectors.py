@@ -33,7 +33,9 @@ def check_vectors(model: str, dataset: str, final: Mapping[str, Any], adapter: t
     Raises:
         InputError: which.
     """
-    for key, nothing in (("coreset", "none"), ("curriculum", "none"), ("reweight", "none"), ("grounding", "embedding")):
+    unused = {"coreset": "none", "curriculum": "none", "reweight": "none", "grounding": "embedding", "objective": "nll"}
+    unused |= {"preference": "none", "history_policy": "fixed"}
+    for key, nothing in unused.items():
         if final[key] != nothing:
             raise InputError(key, f"{model}'s LLM reads items and answers no prompts; leave {key} out", kind="conflict")
     if final["candidates"]:
