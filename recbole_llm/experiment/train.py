@@ -145,7 +145,8 @@ def train_llm(
             stage, before = trainer.tuned[index], sum(len(tuned.history) for tuned in trainer.tuned[:index])
             facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
             facts |= {"best_epoch": before + stage.best_epoch}
-            facts["train_tokens"] = _n_tokens(trainer.tuned[: index + 1])
+            if not model.reads_items:
+                facts["train_tokens"] = _n_tokens(trainer.tuned[: index + 1])
         facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
         facts["auxiliary_rows"] = auxiliary_rows(model.stages)
         facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
@@ -158,6 +159,7 @@ def train_llm(
     write_llm_run(folder, trainer, rows.test.inter_feat)
     if with_test and not model.reads_items:
         write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
+    if with_test:
         write_examples(folder.path, config, model, rows, stages[0][1]["test"])
     for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):
         valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])
