@@ -24,8 +24,14 @@ def answer_losses(model: LLMRecommender, rows: Any, max_tokens: int) -> np.ndarr
 
     Returns:
         float64 ``[rows]``, in nats per token.
+
+    Raises:
+        ValueError: a row has no titled history or target.
     """
-    examples, histories = model.token_pairs(rows.inter_feat), model.histories(rows.inter_feat)
+    histories = model.histories(rows.inter_feat)
+    examples = [pair for pair in model.token_pairs(rows.inter_feat) if pair is not None]
+    if len(examples) < len(histories):
+        raise ValueError(f"{len(histories) - len(examples)} rows have no titled history or target")
     losses = np.empty(len(examples))
     with evaluating(model):
         for batch in micro_batches([len(prompt) + len(answer) for prompt, answer in examples], max_tokens, sort=True):

@@ -38,7 +38,8 @@ def write_oracle(world: World, folder: Path, share: float, **settings: Any) -> P
 
 
 def _useful(rows: PlantedRows) -> np.ndarray:
-    return ~(rows.mislabelled | rows.redundant)
+    useful: np.ndarray = ~(rows.mislabelled | rows.redundant)
+    return useful
 
 
 def write_rows(
