@@ -64,6 +64,13 @@ def test_the_first_step_of_the_real_stage_is_log_2_per_term(preference, expected
     assert abs(first["right_ratio"]) < 1e-3 and f"preference={preference}" in finished.result("BIGRec").point
 
 
+@pytest.mark.slow
+def test_likeness_of_histories_is_the_recommenders_by_default(tuned):
+    finished = tuned("--preference=rpo", ALL_ROWS)
+    assert finished.json("BIGRec", "history.json")[0]["train_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert "auxiliary-SASRec" in finished.json("BIGRec", "stages.json")
+
+
 def test_strengths_share_the_fine_tuning_and_the_reference_and_the_best_is_kept(tuned, tmp_path):
     saved = tmp_path / "saved"
     finished = tuned("--preference=sdpo", "--pref_beta=[0.05,2.0]", saved=saved)

@@ -31,6 +31,7 @@ from recbole_llm.model.backbones import load_llm, prompt_limit
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
+from recbole_llm.objective.preference_settings import compares_histories
 from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
 from recbole_llm.prompt.settings import PromptSettings
 from recbole_llm.registry import find_choice
@@ -164,10 +165,9 @@ class LLMRecommender(RowReader, SequentialRecommender):
     @cached_property
     def auxiliary(self) -> AuxiliaryRecommender:
         """The auxiliary recommender (key ``recommender``), trained on first use."""
-        name = self.config["recommender"]
-        return AuxiliaryRecommender(
-            self.config, name, self.stages, needs_states=_adapter_kind(self.config).reads_states(self.config)
-        )
+        config = self.config
+        states = _adapter_kind(config).reads_states(config) or compares_histories(config)
+        return AuxiliaryRecommender(config, config["recommender"], self.stages, needs_states=states)
 
     def conditioned_on(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
         """A context whose forward passes are for rows of these histories, in this order; iLoRA's gates read them."""

@@ -67,20 +67,24 @@ class PreferenceSettings(Declared):
             key="pref_learning_rate",
         ),
     ] = None
-    rounds: Annotated[int, Setting("sprec: rounds of answers, fine-tuning and dpo", low=1, key="pref_rounds")] = 5
-    round_rows: Annotated[int, Setting("sprec: rows drawn for a round", low=1, key="pref_round_rows")] = 2048
+    rounds: Annotated[
+        int, Setting("rounds of answers, fine-tuning and dpo", low=1, scope="sprec", key="pref_rounds")
+    ] = 5
+    round_rows: Annotated[int, Setting("rows drawn for a round", low=1, scope="sprec", key="pref_round_rows")] = 2048
     temperature: Annotated[
-        float, Setting("rpo: temperature of the weights by likeness of prompts", above=0, key="rpo_temperature")
+        float,
+        Setting("temperature of the weights by likeness of prompts", above=0, scope="rpo", key="rpo_temperature"),
     ] = 0.5
     prompts: Annotated[
         str,
         Setting(
-            "rpo: vectors that say how alike prompts are",
+            "vectors that say how alike prompts are",
             choices={
                 "recommender": "its states of the histories",
                 "llm": "the untuned LLM's embeddings",
                 "none": "all weigh 1",
             },
+            scope="rpo",
             key="rpo_prompts",
         ),
     ] = "recommender"
@@ -96,6 +100,11 @@ class PreferenceSettings(Declared):
     def n_negatives(self) -> int:
         """Wrong answers of a row."""
         return self.n_neg or N_NEGATIVES.get(self.preference, 1)
+
+
+def compares_histories(settings: Settings) -> bool:
+    """Whether the auxiliary recommender's states of the histories say how alike prompts are."""
+    return (settings["preference"], settings["rpo_prompts"]) == ("rpo", "recommender")
 
 
 def check_preference(model: str, has_answers: bool, settings: Settings, has_valid_rows: bool) -> None:

@@ -19,7 +19,7 @@ from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.history.settings import check_sar
 from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
-from recbole_llm.objective.preference_settings import check_preference
+from recbole_llm.objective.preference_settings import check_preference, compares_histories
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.rerank.settings import check_rerank
@@ -327,7 +327,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     adapter = find_choice("adapter", final["adapter"])
     check_recommender(
         final,
-        states=reads_states(adapter, final) or "recommender_vectors" in needs,
+        states=reads_states(adapter, final) or "recommender_vectors" in needs or compares_histories(final),
         vectors=facts.reads_vectors or facts.reads_items or (facts.names_codes and final["sid_source"] == "id"),
         influence="influence" in needs,
     )

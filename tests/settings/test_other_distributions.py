@@ -28,6 +28,7 @@ from recbole_llm.coreset.selector import Selector
 from recbole_llm.curriculum.schedule import FixedCurriculum
 from recbole_llm.declare import Setting
 from recbole_llm.objective import TokenObjective
+from recbole_llm.objective.preferences import PreferenceObjective
 from recbole_llm.rerank import Reranker
 
 
