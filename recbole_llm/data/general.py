@@ -136,6 +136,22 @@ def _same_interactions(whole: Dataset, general: Dataset) -> bool:
     return bool(same.all()) and len(theirs.lines) == len(general.inter_feat)
 
 
+def pairs_before_split(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> np.ndarray:
+    """User and item of every interaction before the split, the same for every model of a command.
+
+    Args:
+        whole: the data set.
+        parts: its training, validation and test rows, before any is sampled.
+
+    Returns:
+        int64 [interactions, 2]; of presplit files, the distinct pairs that the training rows tell of.
+    """
+    if whole.config["benchmark_filename"] is not None:
+        return told_interactions(parts[0])[:, :2]
+    before, _ = split_point(whole, parts)
+    return np.stack([whole.in_time.users[before], whole.in_time.items[before]], axis=1)
+
+
 def count_before_split(whole: SequentialDataset, parts: Sequence[SequentialDataset]) -> np.ndarray:
     """How often each item occurs before the split, the same for every model of a command.
 

@@ -20,7 +20,7 @@ from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.columns import check_columns, check_graph, inter_columns
-from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows
+from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows, pairs_before_split
 from recbole_llm.data.identity import interactions_digest, place_rows, token_keys
 from recbole_llm.data.labels import check_labels, label_column, missing_label, row_labels
 from recbole_llm.data.presplit import log_unseen, prepare_presplit
@@ -94,6 +94,28 @@ def row_histories(dataset: SequentialDataset) -> tuple[np.ndarray, np.ndarray]:
     return items, rows[dataset.item_list_length_field].numpy()
 
 
+def find_pairs(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """For each wanted (user, target) pair its index among others, repeats in their order.
+
+    Args:
+        pairs: int64 [rows, 2].
+        wanted: int64 [rows, 2].
+
+    Returns:
+        int64 [rows]; None where the two are not the same pairs in another order.
+
+    Example:
+        >>> find_pairs(np.array([[1, 5], [2, 6]]), np.array([[2, 6], [1, 5]])).tolist()
+        [1, 0]
+    """
+    order, other = np.lexsort(pairs.T), np.lexsort(wanted.T)
+    if len(pairs) != len(wanted) or not np.array_equal(pairs[order], wanted[other]):
+        return None
+    found = np.empty(len(wanted), dtype=np.int64)
+    found[other] = order
+    return found
+
+
 def rows_digest(dataset: SequentialDataset) -> str:
     """SHA-256 over users, histories and targets, and their labels: what a training stage depends on."""
     items, lengths = row_histories(dataset)
@@ -147,6 +169,8 @@ def load_rows(config: MutableSettings, few_shot: bool) -> Rows:
     elif not sequential:
         train = interactions_before(config, _dataset_class(config), whole, parts)
     train.item_counts = whole.item_counts = count_before_split(whole, parts)
+    if config["beyond_accuracy"]:
+        whole.pairs_before = pairs_before_split(whole, parts)
     rows = Rows(train, sampled[1], sampled[2], whole)
     if label_column(config):
         check_labels(config, {"train": rows.train, "valid": rows.valid, "test": rows.test})

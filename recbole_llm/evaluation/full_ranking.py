@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
 from tqdm import tqdm
 
 from recbole_llm.data.catalog import read_categories
-from recbole_llm.data.rows import Rows
+from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
+from recbole_llm.evaluation.beyond import HEAD, Popularity, beyond_accuracy
 from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
 from recbole_llm.evaluation.head_tail import head_items, head_tail_metrics
@@ -58,6 +60,7 @@ class FullRanking(Protocol):
         self._rows: Rows | None = None
         self._reranking: Reranking | None = None
         self._head: np.ndarray | None = None
+        self._popularity: Popularity | None = None
 
     def words(self) -> dict[str, str]:
         """See :class:`Protocol`."""
@@ -106,13 +109,33 @@ class FullRanking(Protocol):
         return _evaluation(loader.dataset, metrics, collector)
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
-        """With the hit ratio of the category, where items have categories, and with head and tail, where asked for."""
+        """With the hit ratio of the category, head and tail, and the columns of ``beyond_accuracy``, where asked for."""
         targets, topk, more = evaluation.pairs[:, 1], self.config["topk"], {}
         if self._categories is not None and len(evaluation.top_items):
             more = category_hit_ratio(evaluation.top_items, targets, self._categories, topk)
         if self._head is not None:
             more = {**more, **head_tail_metrics(evaluation.ranks, targets, self._head, topk)}
+        if self.config["beyond_accuracy"] and len(evaluation.top_items):
+            more = {**more, **self._beyond(evaluation)}
         return Evaluation(**{**vars(evaluation), "metrics": {**evaluation.metrics, **more}}) if more else evaluation
+
+    def _beyond(self, evaluation: Evaluation) -> dict[str, float]:
+        """The columns of ``beyond_accuracy``."""
+        if self._rows is None:
+            raise RuntimeError("prepare comes before complete")
+        if self._popularity is None:
+            self._popularity = Popularity.of(self._rows)
+        family, _, cutoff = self.compared_metric.partition("@")
+        head, targets = head_items(self._popularity.counts, HEAD), evaluation.pairs[:, 1]
+        parts = {} if self._head is not None else head_tail_metrics(evaluation.ranks, targets, head, [int(cutoff)])
+        for part in (self._rows.test, self._rows.valid):
+            indices = find_pairs(row_pairs(part), evaluation.pairs) if len(part) else None
+            if indices is not None:
+                histories = row_histories(part)[0][indices]
+                worth = partial(_worth, family, int(cutoff))
+                more = beyond_accuracy(evaluation, histories, self._popularity, worth, family, int(cutoff))
+                return {**more, **parts}
+        raise ValueError("the evaluated rows are neither those of validation nor of test")
 
     def finish(self, trainer: Trainer, evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
         """See :class:`Protocol`; with a ``rerank``, lists are put in its order and the metrics computed anew."""
@@ -157,6 +180,11 @@ class FullRanking(Protocol):
         reweighted = self.config["reweight"] not in (None, "none")
         full = isinstance(loader, FullSortEvalDataLoader)
         return full and not reweighted and not collector.needs_scores and ranks_by_itself(model)
+
+
+def _worth(family: str, cutoff: int, ranks: np.ndarray) -> np.ndarray:
+    """What rows are worth by 0-based ranks, -1 where a target was not ranked. Returns: float64 [rows]."""
+    return RANK_METRICS[family](np.where(ranks < 0, NOT_RANKED, ranks), cutoff)
 
 
 def _ranks_of(rows: pd.DataFrame) -> np.ndarray:

@@ -52,6 +52,22 @@ def audit(config: Config) -> list[Finding]:
     return [*found, _known_titles(model), _known_sequences(model, rows)]
 
 
+def memorisation(model: LLMRecommender, rows: Rows) -> dict[str, float]:
+    """What the untuned LLM knows of the data: shares of the probes of :func:`audit`.
+
+    Args:
+        model: tuned or not; its adapter is left out.
+        rows: of the run.
+
+    Returns:
+        ``titles_known``, the share of titles that it completes from their first half, and ``sequences_known``, the
+        share of test rows whose next title it prefers to another one about as popular: half of them would be by chance.
+    """
+    with model.untuned(), evaluating(model.llm):
+        found = {"titles_known": _known_titles(model), "sequences_known": _known_sequences(model, rows)}
+    return {name: finding.count / finding.total for name, finding in found.items() if finding.total}
+
+
 def _plain(part: SequentialDataset) -> SplitRows:
     pairs, (items, lengths) = row_pairs(part), row_histories(part)
     has_times = part.time_field is not None and part.time_field in part.inter_feat

@@ -14,7 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.data.rows import Rows, row_histories, row_pairs
+from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Evaluation
 from recbole_llm.evaluation.reranking import all_scores
@@ -42,7 +42,7 @@ def write_examples(folder: Path, config: Config, model: Any, rows: Rows, evaluat
         rows: of the run.
         evaluation: of the test rows.
     """
-    part, indices = rows.test, _in_order(evaluation.pairs, row_pairs(rows.test))
+    part, indices = rows.test, find_pairs(evaluation.pairs, row_pairs(rows.test))
     if indices is None:
         return
     generator = np.random.default_rng(stage_seed(config["sample_seed"], "examples"))
@@ -72,16 +72,6 @@ def write_examples(folder: Path, config: Config, model: Any, rows: Rows, evaluat
         said = {"answer": answers[number], "outcome": outcomes[number], "items": items}
         records.append({**ids, **shown, **said})
     write_json(folder / FILE, records)
-
-
-def _in_order(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
-    """For each wanted (user, target) pair its index among the pairs, int64 [rows]; None where they are not the same."""
-    order, other = np.lexsort(pairs.T), np.lexsort(wanted.T)
-    if len(pairs) != len(wanted) or not np.array_equal(pairs[order], wanted[other]):
-        return None
-    found = np.empty(len(wanted), dtype=np.int64)
-    found[other] = order
-    return found
 
 
 def _catalog(trained: Trained) -> ItemCatalog | None:

@@ -14,6 +14,7 @@ from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
 from recbole_llm.experiment.answers import write_answers
+from recbole_llm.experiment.audit import memorisation
 from recbole_llm.experiment.examples import write_examples
 from recbole_llm.experiment.length_curve import write_length_curve
 from recbole_llm.experiment.llm_run import write_llm_run
@@ -148,10 +149,12 @@ def train_llm(
             if not model.reads_items:
                 facts["train_tokens"] = _n_tokens(trainer.tuned[: index + 1])
         facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
+        facts["known"] = known
         facts["auxiliary_rows"] = auxiliary_rows(model.stages)
         facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
+    known = memorisation(model, rows) if config["beyond_accuracy"] else {}
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     protocol.keep(folder.path)
     if model.history_cut is not None:
@@ -184,7 +187,7 @@ def _line(
         protocol: that of the evaluations.
         evaluations: of the model as it stands.
         **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
-            ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``.
+            ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``; ``known``, what the untuned LLM knows.
     """
     notes = (*protocol.notes(), *facts.pop("notes", ()))
     split = "test" if "test" in evaluations else "valid"
@@ -192,7 +195,8 @@ def _line(
     warnings, n_answers = list(facts.pop("warnings", ())), int(rows.whole.item_num) - 1  # the padding is none
     if config["model"] not in SAME_FOR_ALL:
         warnings += spread_warnings(last.summary, n_rows, n_answers)
-    summary = {**last.summary, **({} if (loss := facts.pop("valid_loss", None)) is None else {"valid_loss": loss})}
+    loss = facts.pop("valid_loss", None)
+    summary = {**last.summary, **facts.pop("known", {}), **({} if loss is None else {"valid_loss": loss})}
     return RunResult(
         **facts,
         dataset=config["dataset"],

@@ -4,7 +4,7 @@ from recbole_llm.report.code_plot import code_figure, plot_codes
 from recbole_llm.report.compared import Compared
 from recbole_llm.report.comparison_plots import comparison_figure, cost_figure, learning_figure, plot_table
 from recbole_llm.report.coreset_plot import coreset_figure, plot_coreset
-from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
+from recbole_llm.report.diversity import category_coverage, embedding_distance, intra_list_distance, novelty
 from recbole_llm.report.environment import data_hash, git_revision, peak_mib, revision, versions
 from recbole_llm.report.examples import ExampleUser, example_users
 from recbole_llm.report.goracs_plot import goracs_figure, plot_goracs
@@ -32,6 +32,7 @@ __all__ = [
     "cost_figure",
     "curriculum_figure",
     "data_hash",
+    "embedding_distance",
     "example_users",
     "gate_figure",
     "git_revision",

@@ -31,6 +31,31 @@ def intra_list_distance(items: Array, distances: Array) -> Any:
     return like(sums / max(len(first), 1), items)
 
 
+def embedding_distance(items: Array, embeddings: Array) -> Any:
+    """Mean cosine distance of the pairs of each list, without a table of all pairs of items.
+
+    Args:
+        items: int64 [q, k], a list per row.
+        embeddings: [n, d]; an item whose vector is 0 is at distance 1 from every other.
+
+    Returns:
+        float64 [q]; 0 for lists of one item.
+
+    Example:
+        >>> embedding_distance([[0, 1], [0, 2]], [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]).tolist()
+        [0.0, 1.0]
+    """
+    lists, vectors = to_numpy(items).astype(np.int64), to_numpy(embeddings).astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(lengths > 0, lengths, 1)
+    k, sums = lists.shape[1], np.zeros((len(lists), vectors.shape[1]))
+    for position in range(k):  # the squared length of a sum holds all pairs
+        sums += unit[lists[:, position]]
+    alone = (lengths[lists, 0] > 0).sum(axis=1)
+    pairs = max(k * (k - 1) / 2, 1)
+    return like(np.where(k > 1, 1 - ((sums**2).sum(axis=1) - alone) / 2 / pairs, 0.0), items)
+
+
 def category_coverage(items: Array, categories: Any, n_categories: int) -> Any:
     """Share of the categories that each list has an item of.
 

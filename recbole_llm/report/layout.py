@@ -15,7 +15,9 @@ DOUBT = "!"  # beside a run whose training or answers give reason to doubt it
 OTHER = "†"  # beside results of another commit than the table's
 DIFFERS = "*"  # beside a metric that differs from the baseline's
 SUMMARY = {"valid_loss": "Valid loss", "distinct_answers": "Distinct answers", "top_answer": "Top answer"}
-SMALLER_IS_BETTER = ("logloss", "mae", "rmse")
+SUMMARY |= {"titles_known": "Titles known", "sequences_known": "Sequences known"}
+SMALLER_IS_BETTER = ("logloss", "mae", "rmse", "giniindex", "averagepopularity")
+NEITHER_IS_BETTER = ("novelty", "popularitylift", "embeddingdistance")
 # In the order of the columns.
 _METRIC_LABELS = {
     "recall": "Recall",
@@ -27,6 +29,13 @@ _METRIC_LABELS = {
     "ndcg_tail": "NDCG of tail",
     "hit_head": "Hit of head",
     "hit_tail": "Hit of tail",
+    "ndcg_warm": "NDCG of warm",
+    "ndcg_cold": "NDCG of cold",
+    "itemcoverage": "Coverage",
+    "giniindex": "Gini",
+    "novelty": "Novelty",
+    "popularitylift": "PopularityLift",
+    "embeddingdistance": "ListDistance",
     "auc": "AUC",
     "logloss": "LogLoss",
     "hit_ratio": "HitRatio@1",
@@ -133,7 +142,7 @@ def _metric_column(table: ResultTable, lines: Sequence[Line], name: str) -> Colu
     means = [line.mean(name) for line in lines]
     known = [mean for mean in means if mean is not None]
     best: frozenset[int] = frozenset()
-    if len(known) > 1:
+    if len(known) > 1 and split(name)[0] not in NEITHER_IS_BETTER:
         top = min(known) if split(name)[0] in SMALLER_IS_BETTER else max(known)
         best = frozenset(position for position, mean in enumerate(means) if mean == top)
     differs = {one.model for one in table.comparisons if one.is_significant and one.metric == name}

@@ -45,7 +45,8 @@ class RunResult:
         valid: the same on the validation rows.
         notes: what a reader must know beside the numbers, such as ``TINY_LLM_NOTE``.
         summary: ``distinct_answers`` (different answers over rows) and ``top_answer`` (share of rows that got the most
-            frequent one) of the test rows, ``valid_loss`` (per token of the validation rows' answers); those it has.
+            frequent one) of the test rows, ``valid_loss`` (per token of the validation rows' answers), and, with
+            ``beyond_accuracy``, ``titles_known`` and ``sequences_known`` (by the untuned LLM); those it has.
         warnings: what there is to doubt of the run, a line each; it is marked in the table.
         revision: the commit that gave the result, or the version where the package is no checkout.
 

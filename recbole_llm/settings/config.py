@@ -35,7 +35,7 @@ NOT_LEARNED = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
-    "generation_batch_tokens category_field head_share candidates title_field title_with".split()
+    "generation_batch_tokens category_field head_share beyond_accuracy candidates title_field title_with".split()
 ) | frozenset(key.name for key in keys_of(RerankSettings).values())
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
 FOLDERS = ("data_path", "checkpoint_dir")

@@ -146,6 +146,13 @@ class EvaluationSettings(Declared):
             null="leaves it out",
         ),
     ] = None
+    beyond_accuracy: Annotated[
+        bool,
+        Setting(
+            "more columns: coverage, Gini index, novelty, popularity lift and distance of the items within lists; the "
+            "metric of the comparisons by head, tail, warm and cold targets; what the untuned LLM knows of the data",
+        ),
+    ] = False
     valid_metric: Annotated[
         str,
         Setting(

@@ -65,6 +65,12 @@ def check_task(model: str, task: str, final: Mapping[str, Any]) -> None:
             raise InputError(
                 "category_field", f"metric '{metric}' is over categories; name an item field", kind="missing"
             )
+    if final["beyond_accuracy"] and (click or final["candidates"]):
+        raise InputError(
+            "beyond_accuracy",
+            "it is about ranked lists, and by clicks or among candidates nothing is ranked; leave it out",
+            kind="conflict",
+        )
     for value in modes_of(final["eval_args"]):
         if not re.fullmatch("labeled" if click else r"full|(uni|pop)[1-9]\d*", str(value)):
             allowed = "labeled" if click else "full, uni<n> or pop<n>"
