@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +72,7 @@ def apply() -> None:
     read_ksr_vectors_in_single_precision()
     count_every_interaction_in_pop()
     name_missing_wandb()
+    write_scalars_into_the_run_folder()
     silence_deprecations()
 
 
@@ -217,6 +221,31 @@ def name_missing_wandb() -> None:
 
     check_and_setup.names_missing_package = True  # type: ignore[attr-defined]
     WandbLogger.setup = check_and_setup
+
+
+def write_scalars_into_the_run_folder() -> None:
+    """RecBole's trainers write TensorBoard's files into ``log_tensorboard`` in the working folder, whatever runs there.
+
+    Beside the log of a run they go to ``tensorboard/``, those of a second trainer to ``tensorboard-2/``. No upstream
+    report known.
+    """
+    module: Any = importlib.import_module("recbole.trainer.trainer")
+    usual = module.get_tensorboard
+    if getattr(usual, "knows_run_folders", False):
+        return
+
+    def get_tensorboard(logger: logging.Logger) -> Any:
+        files = [Path(handler.baseFilename) for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        logs = [file for file in files if file.suffix == ".log"]
+        if not logs:
+            return usual(logger)
+        from torch.utils.tensorboard import SummaryWriter
+
+        names = ("tensorboard" if number == 1 else f"tensorboard-{number}" for number in itertools.count(1))
+        return SummaryWriter(next(folder for name in names if not (folder := logs[-1].parent / name).exists()))
+
+    get_tensorboard.knows_run_folders = True  # type: ignore[attr-defined]
+    module.get_tensorboard = get_tensorboard
 
 
 def silence_deprecations() -> None:

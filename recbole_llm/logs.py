@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +14,62 @@ from recbole_llm.errors import InputError
 CONSOLE = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
 FILE = "%(asctime)s %(levelname)s  %(message)s"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+CHATTER = ("Saving current",)  # lines of RecBole's that tell of every epoch what its end tells once
 # Chatter of libraries that says nothing about the run.
 QUIET = ("httpx", "httpcore", "urllib3", "matplotlib", "faiss", "filelock", "fsspec", "absl")
 
 
+SHOWN = {"shown": True}
+"""``extra=SHOWN`` puts a message of several lines on the console too."""
+
+
 @contextmanager
-def console_log() -> Iterator[None]:
-    """Log to standard error, above any progress bar, for the duration of the context."""
-    from colorlog import ColoredFormatter
+def console_log(quiet: bool = False) -> Iterator[None]:
+    """Log to standard error, above any progress bar, for the duration of the context.
+
+    What has several lines, such as a config or a tree of modules, is in the log of the run alone. Colours are for
+    terminals.
+
+    Args:
+        quiet: whether only warnings and errors are shown.
+    """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(ColoredFormatter(CONSOLE, "%d %b %H:%M:%S", reset=True))
+    handler.setFormatter(_formatter(sys.stderr.isatty()))
+    handler.addFilter(_is_brief)
+    if quiet:
+        handler.setLevel(logging.WARNING)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _handled_by(handler, "INFO"), logging_redirect_tqdm():
         yield
+
+
+def _formatter(is_terminal: bool) -> logging.Formatter:
+    if not is_terminal:
+        return _Plain(FILE, "%d %b %H:%M:%S")
+    from colorlog import ColoredFormatter
+
+    formatter: logging.Formatter = ColoredFormatter(CONSOLE, "%d %b %H:%M:%S", reset=True)
+    return formatter
+
+
+class _Plain(logging.Formatter):
+    """Without the colours that RecBole writes into its messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See :class:`logging.Formatter`."""
+        return COLOUR.sub("", super().format(record))
+
+
+def _is_brief(record: logging.LogRecord) -> bool:
+    """Whether a record belongs on the console: a warning, a line, or what asks for it."""
+    if record.levelno > logging.INFO or getattr(record, "shown", False):
+        return True
+    text = COLOUR.sub("", record.getMessage())
+    return "\n" not in text.strip("\n") and text.strip() != "" and not text.startswith(CHATTER)
 
 
 def check_level(level: str) -> None:

@@ -86,7 +86,7 @@ def words_for(models: str, world: Path, saved: Path, *words: str) -> list[str]:
 
 
 def run(models: str, world: Path, saved: Path, *words: str) -> Finished:
-    """Run the command; RecBole's own litter (``log_tensorboard``) goes beside the results."""
+    """Run the command, beside the results."""
     saved.mkdir(parents=True, exist_ok=True)
     before = set(saved.iterdir())
     with working_in(saved.parent):

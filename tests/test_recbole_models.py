@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole writes its tensorboard files to the working directory."""
+    """Runs go to ``saved`` in the working directory."""
     monkeypatch.chdir(tmp_path)
 
 

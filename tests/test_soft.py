@@ -423,7 +423,7 @@ def test_the_stage_table_shows_both_stages_on_both_splits(both):
 def test_tensorboard_has_the_scalars_of_both_stages(soft, stages_without):
     saved = stages_without("fine-tune", "curriculum")
     finished = soft(saved=saved)
-    folders = {file.parent for file in (saved.parent / "log_tensorboard").rglob("events.out.*")}
+    folders = {file.parent for file in finished.folders["SOFT"].rglob("events.out.*")}
     scalars: dict[str, list[tuple[int, float]]] = {}
     for folder in folders:
         events = EventAccumulator(str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command
 from recbole_llm.settings.help import help_text
 
+QUIET = "--quiet"  # a word without a value: nothing is shown but warnings and the table
+PAGE = "report.html"
 # Modules with a function main, imported when asked for.
 VERBS = {
     "audit": "recbole_llm.experiment.audit_command",
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words of the command line without the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0, or 2 for a mistake in the input.
+        Exit status: 0, 2 for a mistake in the input, 130 where it was stopped from the keyboard.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     started = time.perf_counter()
@@ -38,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] in VERBS:
             import_module(VERBS[words[0]]).main(words[1:])
             return 0
-        command = parse_command(words)
+        quiet = QUIET in words
+        command = parse_command([word for word in words if word != QUIET])
         if command.help:
             print(help_text(command.help_word))
             return 0
@@ -50,13 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         from recbole_llm.logs import console_log
 
         transformers_logging.disable_progress_bar()
-        with console_log():
+        if quiet:
+            command.shared["show_progress"] = False
+        with console_log(quiet):
             table, folder = run_models(command, words)
     except InputError as error:
         print(f"recbole-llm: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        again = shlex.join(["recbole-llm", *words])
+        print(f"\nrecbole-llm: stopped; what is finished is kept. To go on: {again}", file=sys.stderr)
+        return 130
     print(table.text(bold=sys.stdout.isatty()))
     print(f"results: {folder}")
+    print(f"report: {folder / PAGE}")
     print(f"time: {time.perf_counter() - started:.0f} s")
     return 0
 

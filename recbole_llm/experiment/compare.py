@@ -127,16 +127,17 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     _check(by_seed[0])
     config = by_seed[0][0].config
     if seeds is None:
-        runs = _run(by_seed[0])
+        runs = _run(by_seed[0], Clock(len(by_seed[0])))
         return _write(command, words, runs, new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
     data = data_hash_of(config)
     names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
     finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
     with FileLock(finished.folder / ".lock"):
-        runs = []
+        runs, clock = [], Clock(sum(map(len, by_seed)))
         for planned in by_seed:
-            runs += _run(planned, finished, [names[id(one)] for one in planned], runs[0] if runs else None)
+            own = [names[id(one)] for one in planned]
+            runs += _run(planned, clock, finished, own, runs[0] if runs else None)
         return _write(command, words, runs, finished.folder)
 
 
@@ -219,8 +220,40 @@ def _data_facts(config: Config) -> str:
     return hash_json([facts, str(config["MODEL_TYPE"]), config["model"] if own_class else ""])
 
 
+class Clock:
+    """Says how many runs of a command are done, and how long the others may take.
+
+    Args:
+        n_runs: of the command.
+
+    Example:
+        >>> clock = Clock(2)
+        >>> clock.left(60.0)
+        'about 1 min left'
+    """
+
+    def __init__(self, n_runs: int) -> None:
+        self.n_runs, self.n_done = n_runs, 0
+        self._seconds: list[float] = []
+
+    def left(self, seconds: float | None) -> str:
+        """What is left once a run is done.
+
+        Args:
+            seconds: that it took; None for a run that was found.
+        """
+        self.n_done += 1
+        self._seconds += [] if seconds is None else [seconds]
+        rest = self.n_runs - self.n_done
+        if not rest or not self._seconds:
+            return f"{rest} left"
+        expected = rest * sum(self._seconds) / len(self._seconds)
+        return f"about {expected:.0f} s left" if expected < 60 else f"about {expected / 60:.0f} min left"
+
+
 def _run(
     planned: Sequence[Planned],
+    clock: Clock,
     finished: FinishedRuns | None = None,
     names: Sequence[str] = (),
     beside: Run | None = None,
@@ -229,6 +262,7 @@ def _run(
 
     Args:
         planned: the runs.
+        clock: of the command.
         finished: where finished runs are found and noted; None runs all.
         names: fingerprints of the runs.
         beside: a run before these, evaluated on the same rows.
@@ -237,9 +271,11 @@ def _run(
     for one, name in zip_longest(planned, names):
         if one.beside and (runs[-1].result.train_rows or 0) <= one.config["train_sample_size"]:
             log.info("Skipping %s: the training set has no more than train_sample_size rows", one.label)
+            clock.n_runs -= 1
             continue
         first = runs[0] if runs else beside
         run = finished.find(name, one.config) if finished else None
+        was_found = run is not None
         if run is not None:
             log.info("%s, seed %s: found in %s", one.label, one.config["seed"], run.folder)
             if first is not None:
@@ -248,6 +284,9 @@ def _run(
             run = run_one(one.config, one.label, one.few_shot, first)
             if finished:
                 finished.add(name, run)
+        left = clock.left(None if was_found else run.result.wall_seconds)
+        if clock.n_runs > 1:
+            log.info("%d of %d runs done, %s", clock.n_done, clock.n_runs, left)
         runs.append(run)
         if is_teacher(one.config):
             runs.append(run.student or teach(run))

@@ -8,12 +8,13 @@ from recbole_llm.experiment.run import Run, read_facts
 from recbole_llm.experiment.trained import config_of
 
 
-def load_run(folder: str | Path, *, trust_remote_code: bool = False) -> Run:
+def load_run(folder: str | Path, *, trust_remote_code: bool = False, data_path: str | Path | None = None) -> Run:
     """A finished run, as :func:`recbole_llm.run` returned it; the model is loaded once it is asked for.
 
     Args:
         folder: a run folder, ``saved/<model>-<dataset>-<time>``.
         trust_remote_code: whether code that comes with the run's LLM may run; needed for a run that was made with it.
+        data_path: where the data set lies now, if it has been moved.
 
     Raises:
         InputError: no run folder, its data are missing, or it asks for code to be run.
@@ -25,5 +26,5 @@ def load_run(folder: str | Path, *, trust_remote_code: bool = False) -> Run:
         recbole_llm.errors.InputError: saved is not a run folder: ...
     """
     folder = Path(folder)
-    config = config_of(folder, trust_remote_code)
+    config = config_of(folder, trust_remote_code, data_path)
     return Run(folder, config, *read_facts(folder, config))

@@ -25,7 +25,7 @@ from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.student import lessons_of
 from recbole_llm.experiment.train import OnScore, Teacher, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, config_of, is_few_shot, load_trained
-from recbole_llm.logs import console_log, run_log
+from recbole_llm.logs import SHOWN, console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
 from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
@@ -35,6 +35,7 @@ from recbole_llm.stages import write_json
 
 FACTS, DATA, STUDENT = "run.json", "data.json", "student.json"
 NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.json
+WITHOUT_EFFECT = frozenset(("verbose", "nproc", "world_size", "offset", "ip", "port"))  # keys of RecBole's
 log = logging.getLogger(__name__)
 
 
@@ -237,7 +238,10 @@ def run_one(
     folder = RunFolder(config, label)
     with run_log(folder.log, config["state"]):
         log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
+        log.info("Settings that differ from their defaults: %s", _told(config))
         log.info(config)
+        for key in WITHOUT_EFFECT & set(config.resolution.user):
+            log.warning("%s has no effect here: a run is one process, and its log is whole in the run folder", key)
         started = time.perf_counter()
         init_seed(config["seed"], config["reproducibility"])
         rows = load_rows(config, is_few_shot(config) if few_shot is None else few_shot)
@@ -265,7 +269,7 @@ def run_one(
         if len(stages) > 1:
             lines = [replace(line, model=f"{label} after {line.model}") for line, _ in stages]
             lines[-1] = replace(lines[-1], wall_seconds=result.wall_seconds)
-            log.info("stages:\n%s", write_stage_table(folder, lines, len(rows.valid)))
+            log.info("stages:\n%s", write_stage_table(folder, lines, len(rows.valid)), extra=SHOWN)
         split, found = ("test", result.test) if with_test else ("validation", result.valid)
         log.info("%s %s: %s", label, split, "    ".join(f"{name} : {value:.4f}" for name, value in found.items()))
         if not keep_model:
@@ -297,6 +301,12 @@ def teach(run: Run) -> Run:
     write_json(run.folder / STUDENT, {"folder": student.folder.name})
     run.__dict__.pop("student", None)
     return student
+
+
+def _told(config: Config) -> str:
+    """The settings that differ from their defaults, in one line."""
+    changed = config.resolution.differences()
+    return ", ".join(f"{key} = {value}" for key, (value, _) in sorted(changed.items())) or "none"
 
 
 def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:

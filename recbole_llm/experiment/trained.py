@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,13 +99,14 @@ def build_llm(config: Config, rows: Rows) -> LLMRecommender:
     return model
 
 
-def config_of(folder: Path, trust_remote_code: bool = False) -> Config:
+def config_of(folder: Path, trust_remote_code: bool = False, data_path: str | Path | None = None) -> Config:
     """The config that a run left in its folder.
 
     Args:
         folder: of the run.
         trust_remote_code: whether code that comes with the run's LLM may run, where the run was made with it. The
             folder alone, which somebody else may have written, does not decide that.
+        data_path: where the data set lies now, if it has been moved.
 
     Raises:
         InputError: no run folder, or one that asks for code to be run.
@@ -113,7 +115,8 @@ def config_of(folder: Path, trust_remote_code: bool = False) -> Config:
         raise InputError(
             f"{folder} is not a run folder: it has no config.yaml; give the folder of a finished run", kind="file"
         )
-    config = Config(config_file_list=[folder / "config.yaml"])
+    moved = None if data_path is None else {"data_path": os.path.abspath(data_path)}
+    config = Config(config_file_list=[folder / "config.yaml"], config_dict=moved)
     if config.is_llm and config["trust_remote_code"] and not trust_remote_code:
         raise InputError(
             "trust_remote_code",

@@ -22,6 +22,7 @@ usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<v
   --<Model>.<key>=<value>         a setting for one of the models only
   --seeds=5, --seeds=1,2,3        runs of every model, compared over seeds and users; the same command resumes them
   --baseline=SASRec               the model that the others are compared with (default: the first of RecBole's)
+  --quiet                         only warnings and the table; the log of a run is in its folder either way
   --help <word>                   the settings whose name or meaning holds a word
 
 --key=value and --key value mean the same. A value is a Python literal, else YAML, else text.

@@ -1,0 +1,94 @@
+"""What a command shows: lines, not dumps, no colours where nobody sees them, and a way on after Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recbole_llm
+from recbole_llm.experiment import compare as module
+from recbole_llm.experiment.compare import Clock
+from recbole_llm.logs import SHOWN, console_log
+from recbole_llm.quick_start import main
+from tests.runs import working_in
+
+
+@pytest.fixture
+def words(small: dict[str, Any], tmp_path: Path) -> list[str]:
+    own = {**small, "checkpoint_dir": str(tmp_path / "saved"), "epochs": 3, "nproc": 1}
+    return ["--model=Pop,SASRec", "--dataset=world", *(f"--{key}={value}" for key, value in own.items())]
+
+
+def test_the_console_has_lines_and_the_log_of_a_run_has_everything(words, tmp_path, capsys):
+    with working_in(tmp_path):
+        assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.err + shown.out
+    assert "hidden_size = 64" not in shown.err and "Embedding(" not in shown.err and "Saving current" not in shown.err
+    assert all(line[2:3] == " " for line in shown.err.splitlines())  # each line begins with a date
+    assert "Settings that differ from their defaults: checkpoint_dir = " in shown.err and "epochs = 3" in shown.err
+    assert shown.err.count("epoch 2 training") == 1 and "1 of 2 runs done, about" in shown.err
+    assert shown.err.count("nproc has no effect here") == 2
+    assert len(shown.err.splitlines()) < 40
+    log = next((tmp_path / "saved").glob("SASRec-*/*.log")).read_text()
+    assert "hidden_size = 64" in log and "Embedding(" in log and "\x1b" not in log
+    assert not (tmp_path / "log_tensorboard").exists()
+    assert len(list((tmp_path / "saved").glob("SASRec-*/tensorboard/events.out.*"))) == 1
+
+
+def test_quiet_shows_the_table_alone(words, tmp_path, capsys):
+    with working_in(tmp_path):
+        assert main([*(word for word in words if "nproc" not in word), "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and shown.out.startswith("Model") and "report: " in shown.out
+    assert "INFO" in next((tmp_path / "saved").glob("SASRec-*/*.log")).read_text()
+
+
+def test_ctrl_c_names_the_command_that_goes_on(words, tmp_path, capsys, monkeypatch):
+    def stopped(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_one", stopped)
+    with working_in(tmp_path):
+        assert main(words) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("recbole-llm: stopped;") and "recbole-llm --model=Pop,SASRec --dataset=world" in last
+
+
+def test_several_lines_are_shown_where_they_ask_for_it(capsys):
+    log = logging.getLogger("recbole_llm.test")
+    with console_log():
+        log.info("a\nb")
+        log.info("\x1b[1;35mone\x1b[0m line")
+        log.info("a table:\n1 2", extra=SHOWN)
+        log.warning("two\nlines")
+    shown = capsys.readouterr().err
+    assert "b\n" not in shown.replace("table", "") and "one line" in shown and "1 2" in shown and "two\nlines" in shown
+    with console_log(quiet=True):
+        log.info("nothing")
+        log.warning("something")
+    shown = capsys.readouterr().err
+    assert "something" in shown and "nothing" not in shown
+
+
+def test_the_time_left_is_that_of_the_runs_that_were_made():
+    clock = Clock(4)
+    assert clock.left(None) == "3 left"  # found: it tells nothing of the time
+    assert clock.left(90.0) == "about 3 min left"
+    assert clock.left(10.0) == "about 50 s left"
+    assert clock.left(1.0) == "0 left"
+
+
+def test_a_run_is_loaded_where_its_data_have_moved(small, tmp_path, world):
+    import shutil
+
+    data = shutil.copytree(world.parent, tmp_path / "before")
+    with working_in(tmp_path):
+        own = {**small, "checkpoint_dir": str(tmp_path / "saved"), "data_path": str(data)}
+        run = recbole_llm.run("Pop", "world", **own)
+    moved = data.rename(tmp_path / "after")
+    again = recbole_llm.load_run(run.folder, data_path=moved)
+    assert again.recommend(users=again.users[0], k=3)["item_id"].tolist()[0] in again.ranks["top_items"][0].split()
