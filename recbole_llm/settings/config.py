@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -216,6 +217,8 @@ class Config(RecBoleConfig):
         self.final_config_dict["data_path"] = data_path
         if self.final_config_dict["valid_metric"] == LOSS:
             self.final_config_dict["valid_metric_bigger"] = False
+        if "show_progress" not in self.external_config_dict and not _is_watched():
+            self.final_config_dict["show_progress"] = False  # a bar that is no bar fills a file with its states
 
     def _init_device(self) -> None:
         final, environment = self.final_config_dict, os.environ
@@ -233,6 +236,11 @@ class Config(RecBoleConfig):
         final["device"] = torch.device("cuda", rank) if wanted and torch.cuda.is_available() else torch.device("cpu")
         if rank:
             final["state"], final["show_progress"] = "error", False
+
+
+def _is_watched() -> bool:
+    """Whether progress bars are drawn where somebody sees them: in a terminal or a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def union_load_col(configs: Iterable[Any]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from recbole_llm.experiment import compare as module
 from recbole_llm.experiment.compare import Clock
 from recbole_llm.logs import SHOWN, console_log
 from recbole_llm.quick_start import main
+from recbole_llm.settings.config import Config
 from tests.runs import working_in
 
 
@@ -37,6 +39,14 @@ def test_the_console_has_lines_and_the_log_of_a_run_has_everything(words, tmp_pa
     assert "hidden_size = 64" in log and "Embedding(" in log and "\x1b" not in log
     assert not (tmp_path / "log_tensorboard").exists()
     assert len(list((tmp_path / "saved").glob("SASRec-*/tensorboard/events.out.*"))) == 1
+
+
+def test_bars_are_for_terminals_and_for_those_who_ask(small, monkeypatch):
+    own = {key: value for key, value in small.items() if key != "show_progress"}
+    assert Config("Pop", "world", settings=own)["show_progress"] is False  # pytest's standard error is no terminal
+    assert Config("Pop", "world", settings={**own, "show_progress": True})["show_progress"] is True
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert Config("Pop", "world", settings=own)["show_progress"] is True
 
 
 def test_quiet_shows_the_table_alone(words, tmp_path, capsys):
