@@ -35,7 +35,7 @@ from recbole_llm.stages import write_json
 
 FACTS, DATA, STUDENT = "run.json", "data.json", "student.json"
 NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.json
-WITHOUT_EFFECT = frozenset(("verbose", "nproc", "world_size", "offset", "ip", "port"))  # keys of RecBole's
+WITHOUT_EFFECT = frozenset(("verbose",))  # keys of RecBole's that nothing reads
 log = logging.getLogger(__name__)
 
 
@@ -241,7 +241,7 @@ def run_one(
         log.info("Settings that differ from their defaults: %s", _told(config))
         log.info(config)
         for key in WITHOUT_EFFECT & set(config.resolution.user):
-            log.warning("%s has no effect here: a run is one process, and its log is whole in the run folder", key)
+            log.warning("%s has no effect: the whole log is in the run folder; --quiet shows less", key)
         started = time.perf_counter()
         init_seed(config["seed"], config["reproducibility"])
         rows = load_rows(config, is_few_shot(config) if few_shot is None else few_shot)

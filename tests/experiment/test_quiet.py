@@ -20,7 +20,7 @@ from tests.runs import working_in
 
 @pytest.fixture
 def words(small: dict[str, Any], tmp_path: Path) -> list[str]:
-    own = {**small, "checkpoint_dir": str(tmp_path / "saved"), "epochs": 3, "nproc": 1}
+    own = {**small, "checkpoint_dir": str(tmp_path / "saved"), "epochs": 3, "verbose": True}
     return ["--model=Pop,SASRec", "--dataset=world", *(f"--{key}={value}" for key, value in own.items())]
 
 
@@ -33,7 +33,7 @@ def test_the_console_has_lines_and_the_log_of_a_run_has_everything(words, tmp_pa
     assert all(line[2:3] == " " for line in shown.err.splitlines())  # each line begins with a date
     assert "Settings that differ from their defaults: checkpoint_dir = " in shown.err and "epochs = 3" in shown.err
     assert shown.err.count("epoch 2 training") == 1 and "1 of 2 runs done, about" in shown.err
-    assert shown.err.count("nproc has no effect here") == 2
+    assert shown.err.count("verbose has no effect") == 2
     assert len(shown.err.splitlines()) < 40
     log = next((tmp_path / "saved").glob("SASRec-*/*.log")).read_text()
     assert "hidden_size = 64" in log and "Embedding(" in log and "\x1b" not in log
@@ -51,7 +51,7 @@ def test_bars_are_for_terminals_and_for_those_who_ask(small, monkeypatch):
 
 def test_quiet_shows_the_table_alone(words, tmp_path, capsys):
     with working_in(tmp_path):
-        assert main([*(word for word in words if "nproc" not in word), "--quiet"]) == 0
+        assert main([*(word for word in words if "verbose" not in word), "--quiet"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "" and shown.out.startswith("Model") and "report: " in shown.out
     assert "INFO" in next((tmp_path / "saved").glob("SASRec-*/*.log")).read_text()
