@@ -38,12 +38,12 @@ def console_log(quiet: bool = False) -> Iterator[None]:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(sys.stderr.isatty()))
-    handler.addFilter(_is_brief)
-    if quiet:
-        handler.setLevel(logging.WARNING)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _handled_by(handler, "INFO"), logging_redirect_tqdm():
+        for own in logging.getLogger().handlers:
+            if own.formatter is handler.formatter:  # tqdm's handler, which has taken the place of ours
+                own.addFilter(_is_warning if quiet else _is_brief)
         yield
 
 
@@ -64,9 +64,13 @@ class _Plain(logging.Formatter):
         return COLOUR.sub("", super().format(record))
 
 
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO
+
+
 def _is_brief(record: logging.LogRecord) -> bool:
     """Whether a record belongs on the console: a warning, a line, or what asks for it."""
-    if record.levelno > logging.INFO or getattr(record, "shown", False):
+    if _is_warning(record) or getattr(record, "shown", False):
         return True
     text = COLOUR.sub("", record.getMessage())
     return "\n" not in text.strip("\n") and text.strip() != "" and not text.startswith(CHATTER)
