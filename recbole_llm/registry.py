@@ -21,6 +21,7 @@ from recbole_llm.errors import InputError
 MODELS: Mapping[str, str | None] = {
     "BIGRec": "recbole_llm.model.bigrec:BIGRec",
     "SemID": "recbole_llm.model.semid:SemID",
+    "TTDS": "recbole_llm.model.ttds:TTDS",
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "TALLRec": "recbole_llm.model.tallrec:TALLRec",
     "LLMEmb": "recbole_llm.model.llmemb:LLMEmb",

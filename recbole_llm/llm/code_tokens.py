@@ -58,6 +58,23 @@ class CodeTokens(nn.Module):
     def __len__(self) -> int:
         return len(self.rows_in)
 
+    @torch.no_grad()
+    def start_rows(self, llm: nn.Module, at: int, starts: np.ndarray, generator: torch.Generator) -> None:
+        """Let the rows from ``at`` on begin anew; see :class:`CodeTokens`.
+
+        Args:
+            llm: the LLM, bare or wrapped.
+            at: the first of them, from 0.
+            starts: float [tokens, width].
+            generator: draws image and noise.
+        """
+        given = torch.from_numpy(np.asarray(starts, dtype=np.float32))
+        end = at + len(given)
+        self.rows_in[at:end] = _rows_like(input_embedding(llm).weight, given, generator).to(self.rows_in.device)
+        if self.rows_out is not None:
+            rows = _rows_like(_weight(output_embedding(llm)), given, generator)
+            self.rows_out[at:end] = rows.to(self.rows_out.device)
+
     def attach(self, llm: nn.Module) -> None:
         """Let an LLM, bare or wrapped, read and write the tokens from now on."""
         embedding = input_embedding(llm)

@@ -181,6 +181,44 @@ class LLMRecommender(RowReader, SequentialRecommender):
         """Prompts and responses to be trained on beside those of rows, once in every epoch."""
         return []
 
+    def prepare_training(self, rows: Any) -> None:  # noqa: B027
+        """Learn what depends on the training rows before any is read as a prompt.
+
+        Args:
+            rows: the training rows, a RecBole data set.
+        """
+
+    @property
+    def has_side_loss(self) -> bool:
+        """Whether a step has a loss beside that of its answers, :meth:`side_loss`."""
+        return False
+
+    def side_loss(self, histories: Sequence[Sequence[int]], more: Sequence[int]) -> torch.Tensor | None:
+        """A scalar added to the loss of an optimiser step; None where the step has none.
+
+        Args:
+            histories: item ids of the step's rows.
+            more: indices of the step's examples among :meth:`more_examples`.
+        """
+        return None
+
+    def end_epoch(self, epoch: int, n_epochs: int) -> dict[str, Any] | None:
+        """Called after an epoch, its validation included; may change what examples look like.
+
+        Args:
+            epoch: from 1.
+            n_epochs: of the training.
+
+        Returns:
+            What there is to tell of it, as JSON values; None where nothing has changed.
+        """
+        return None
+
+    @property
+    def changes_examples(self) -> bool:
+        """Whether examples may change between epochs, so that they are made anew then."""
+        return False
+
     def write_report(self, folder: Path) -> None:  # noqa: B027
         """Write what there is to tell of this model alone into the folder of its run."""
 

@@ -79,13 +79,13 @@ class SemID(LLMRecommender):
         code_tokens: the tokens' rows, and the codes as they are now.
     """
 
-    names_codes: ClassVar[bool] = True
-    """Whether items are codes in prompts and answers."""
+    names_codes: ClassVar[str] = "static"
+    """That items are codes in prompts and answers, ``"twin"`` if users are as well and codes change."""
     prompts: CodePromptEncoder
     backbone: CodedBackbone
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
-        check_codes(type(self).__name__, config)
+        check_codes(type(self).__name__, config, is_twin=self.names_codes == "twin")
         self.code_settings = CodeSettings.from_settings(config.final_config_dict)
         super().__init__(config, dataset)
         self.code_tokens.attach(self.llm)
@@ -95,7 +95,12 @@ class SemID(LLMRecommender):
     def _make_prompts(self, max_prompt_tokens: int) -> CodePromptEncoder:
         if not isinstance(self.backbone, CodedBackbone):
             self._name_items()
-        return self._encoder_of(CodePromptEncoder, max_prompt_tokens)
+        return self._encoder_of(self._next_prompts, max_prompt_tokens)
+
+    @property
+    def _next_prompts(self) -> type[CodePromptEncoder]:
+        """Prompts that ask for the next item."""
+        return CodePromptEncoder
 
     def _encoder_of(self, kind: type[CodePromptEncoder], max_prompt_tokens: int) -> CodePromptEncoder:
         names = dict(enumerate(self.backbone.code_names, start=self.backbone.first_code))
@@ -117,7 +122,7 @@ class SemID(LLMRecommender):
         self.items = np.flatnonzero(self.catalog.has_title)
         self.item_codes = self._make_codes()
         levels, n_codes, _ = self.item_codes.codebooks.shape
-        self.backbone = CodedBackbone.of(self.backbone, code_names(levels, n_codes, self._n_counters()))
+        self.backbone = CodedBackbone.of(self.backbone, self._token_names())
         self.codes: list[list[int] | None] = [None] * self.catalog.n_items
         self._set_codes(self._token_table(self.item_codes.codes))
         found = self.item_codes.summary
@@ -127,6 +132,24 @@ class SemID(LLMRecommender):
             *(len(self.items), levels, n_codes, found["collision_rate"], found["counters"]),
             ", ".join(map(str, found["used"])),
         )
+
+    def _token_names(self) -> list[str]:
+        """How the code tokens are written, in their order."""
+        levels, n_codes, _ = self.item_codes.codebooks.shape
+        return code_names(levels, n_codes, self._n_counters())
+
+    def _starts(self) -> np.ndarray:
+        """Where the rows of the tokens begin: float32 [tokens, width], zeros for no codeword."""
+        starts = self.item_codes.codebooks.reshape(-1, self.item_codes.codebooks.shape[2])
+        return np.pad(starts, ((0, self._n_counters()), (0, 0)))
+
+    def _modules_beside(self) -> dict[str, nn.Module]:
+        """What learns, or is kept, beside the LLM."""
+        table = self._token_table(self.item_codes.codes)
+        generator = torch.Generator().manual_seed(self.stage_seed("code-tokens"))
+        first = self.backbone.first_code
+        self.code_tokens = CodeTokens(self.backbone.model, first, self._starts(), table, generator).to(self.device)
+        return {"code_tokens": self.code_tokens}
 
     def _n_counters(self) -> int:
         """Values of the counter that there are tokens for."""
@@ -189,13 +212,7 @@ class SemID(LLMRecommender):
         return table
 
     def _make_adapter(self) -> Adapter:
-        table = self._token_table(self.item_codes.codes)
-        generator = torch.Generator().manual_seed(self.stage_seed("code-tokens"))
-        starts = self.item_codes.codebooks.reshape(-1, self.item_codes.codebooks.shape[2])
-        starts = np.pad(starts, ((0, self._n_counters()), (0, 0)))
-        model = self.backbone.model
-        self.code_tokens = CodeTokens(model, self.backbone.first_code, starts, table, generator).to(self.device)
-        return CodedAdapter(super()._make_adapter(), {"code_tokens": self.code_tokens}, self._read_codes)
+        return CodedAdapter(super()._make_adapter(), self._modules_beside(), self._read_codes)
 
     def facts(self) -> dict[str, Any]:
         """See :class:`LLMRecommender`."""
@@ -301,10 +318,13 @@ class SemID(LLMRecommender):
 
     # ---- what is left in a run's folder
 
+    def _code_facts(self) -> dict[str, Any]:
+        """What there is to tell of the codes as they are now."""
+        return {**self.item_codes.summary, **code_summary(self.code_table, self.item_codes.codebooks.shape[1])}
+
     def write_report(self, folder: Path) -> None:
         """See :class:`LLMRecommender`: ``codes.csv``, ``codes.json`` (collisions, use) and ``codes.png`` (the tree)."""
-        table, n_codes = self.code_table, self.item_codes.codebooks.shape[1]
-        summary = {**self.item_codes.summary, **code_summary(table, n_codes)}
+        table, n_codes, summary = self.code_table, self.item_codes.codebooks.shape[1], self._code_facts()
         write_json(folder / "codes.json", summary)
         with open(folder / "codes.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

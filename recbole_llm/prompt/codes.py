@@ -184,5 +184,40 @@ class TitleToCodePrompts(OneItemPrompts):
         return self._pieces.blank(slot) + quote(self._title(item))
 
 
+class UserCodePrompts(CodePromptEncoder):
+    """A user's code and the codes of the history; the answer is one code."""
+
+    sentence: ClassVar[str] = "user_input"
+
+    def _filled(self, shown: Example) -> Mapping[str, Sequence[int]]:
+        return {"user": shown.user, "history": shown.history}
+
+    def _slot_tokens(self, slot: str, items: Sequence[int]) -> list[int]:
+        return list(items) if slot == "user" else super()._slot_tokens(slot, items)
+
+    def _least_tokens(self) -> int:
+        """With a user's code, which is as long as an item's without its counter."""
+        longest = max((len(code) for code in self.codes if code is not None), default=1)
+        return super()._least_tokens() + max(longest - 1, 0)
+
+
+class UserSearchPrompts(UserCodePrompts):
+    """The target's code and the codes of users who took it; the answer, another such user, is no part of it."""
+
+    sentence: ClassVar[str] = "user_search"
+    least_history: ClassVar[int] = 0
+
+    def has_prompt(self, example: Example) -> bool:
+        """Whether the target has a code, and users are named."""
+        return self.codes[example.target] is not None and bool(example.user)
+
+    def user_response(self, tokens: Sequence[int]) -> list[int]:
+        """Token ids of the answer that names a user, EOS included."""
+        return [*tokens, self.eos_token_id]
+
+    def _filled(self, shown: Example) -> Mapping[str, Sequence[int]]:
+        return {"code": [shown.target], "user": shown.user}
+
+
 TASKS: Mapping[str, type[OneItemPrompts]] = {"item2text": CodeToTitlePrompts, "text2item": TitleToCodePrompts}
 """What an LLM can learn of an item's code beside its use in histories."""

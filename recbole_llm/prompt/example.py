@@ -19,9 +19,11 @@ class Example:
         candidates: The item ids that the prompt lists to choose from, in their order.
         liked: Whether the user liked the target: the answer to a yes/no question, and no part of any prompt.
 
+        user: Token ids of the users that a prompt names, where users have codes.
+
     Example:
         >>> Example(history=[3, 1], target=2)
-        Example(history=[3, 1], target=2, likes=None, candidates=(), liked=None)
+        Example(history=[3, 1], target=2, likes=None, candidates=(), liked=None, user=())
     """
 
     history: Sequence[int]
@@ -29,3 +31,4 @@ class Example:
     likes: Sequence[bool] | None = None
     candidates: Sequence[int] = ()
     liked: bool | None = None
+    user: Sequence[int] = ()

@@ -25,6 +25,8 @@ _TITLE_SLOTS = {
     "code_input": ("history",),
     "code_to_title": ("code",),
     "title_to_code": ("title",),
+    "user_input": ("user", "history"),
+    "user_search": ("code", "user"),
 }
 
 
@@ -46,6 +48,13 @@ class Wording:
         click_instruction: As `instruction`, for the yes/no task.
         click_input: As `input`, for the yes/no task, with the slots `{liked}`, `{disliked}` and `{target}`, each
             exactly once.
+        code_preamble: As `preamble`, where items are named by codes.
+        code_instruction: As `instruction`, where items are named by codes.
+        code_input: As `input`, where items are named by codes.
+        code_to_title: Asks for the title of an item by its code, the slot `{code}`.
+        title_to_code: Asks for the code of an item by its title, the slot `{title}`.
+        user_input: As `code_input`, where users have codes, too, the slot `{user}`.
+        user_search: Asks for one more user of an item, the slots `{code}` and `{user}`.
 
     Example:
         >>> Wording.of_domain("movie").verb
@@ -74,6 +83,8 @@ class Wording:
     )
     code_input: str = "So far this user has {verb}: {history}"
     code_to_title: str = "Which {item} has the code {code}? Give its name in double quotes."
+    user_input: str = "The user {user} has {verb}: {history}"
+    user_search: str = "The {item} {code} was {verb} by {user} and then by which user?"
     title_to_code: str = "Which code does this {item} have: {title}"
 
     def __post_init__(self) -> None:
@@ -178,7 +189,8 @@ class Wording:
         Raises:
             InputError: As for :meth:`next_item`.
         """
-        opening = ["code_preamble", "code_instruction"] if sentence == "code_input" else ["code_preamble", ""]
+        asks_for_next = sentence in ("code_input", "user_input")
+        opening = ["code_preamble", "code_instruction"] if asks_for_next else ["code_preamble", ""]
         return self._layout(opening, [sentence], style, tokenizer)
 
     def _layout(

@@ -206,6 +206,29 @@ def train_epoch(
         _revive(model, vectors, used, generator)
 
 
+def train_steps(model: RQVAE, vectors: Tensor, steps: int, seed: int, weight: float = 1.0) -> None:
+    """Some more steps from the present weights and codewords; nothing starts anew, and codes are the nearest.
+
+    Args:
+        model: trained in place, in eval mode and without gradients afterwards.
+        vectors: float32 [n, d].
+        steps: of at most 1,024 vectors each.
+        seed: of the order.
+        weight: of the loss.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    done = 0
+    while done < steps:
+        for batch in list(_batches(len(vectors), generator))[: steps - done]:
+            optimizer.zero_grad(set_to_none=True)
+            (weight * model.loss(vectors[batch])[0]).backward()
+            optimizer.step()
+            done += 1
+    optimizer.zero_grad(set_to_none=True)
+    model.eval()
+
+
 def _batches(n_rows: int, generator: torch.Generator) -> Iterator[Tensor]:
     yield from torch.randperm(n_rows, generator=generator).split(BATCH)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
 
-NEXT = "next"
+NEXT, USER_SEARCH = "next", "user_search"
 LARGE_CATALOGUE = 5_000  # items, above which a level has more codes
 FEW_CODES, MANY_CODES = 64, 256
 
@@ -75,6 +75,7 @@ class CodeSettings(Declared):
                 NEXT: "history to the next item",
                 "item2text": "code to title",
                 "text2item": "title to code",
+                USER_SEARCH: "an item and who took it to the next who did, of TTDS",
             },
             note="a list with next in it",
         ),
@@ -105,3 +106,31 @@ class CodeSettings(Declared):
             own |= {"dim": self.dim, "epochs": self.epochs, "assign": self.assign}
             own |= {"temperature": self.assign_temperature} if self.assign == "sample" else {}
         return own
+
+
+@dataclass(frozen=True)
+class TwinSettings(Declared):
+    """Codes of users beside those of items, and codes that follow the LLM while it learns (TTDS, arXiv 2409.09253)."""
+
+    refresh_every: Annotated[
+        int, Setting("epochs between two refreshes of the codes", low=0, scope="TTDS", note="0 keeps the first ones")
+    ] = 1
+    refresh_steps: Annotated[
+        int, Setting("steps that the quantisers learn at a refresh", low=0, scope="TTDS", note="1,024 vectors each")
+    ] = 200
+    user_tower: Annotated[bool, Setting("users have codes, too", scope="TTDS")] = True
+    rq_weight: Annotated[
+        float, Setting("weight of the quantisers' loss at a refresh", low=0, scope="TTDS", note="0 leaves them")
+    ] = 1.0
+    con_weight: Annotated[
+        float, Setting("weight of contrasting the states of codes with those of texts", low=0, scope="TTDS")
+    ] = 1.0
+    rec_weight: Annotated[
+        float, Setting("weight of the square between the states of codes and of texts", low=0, scope="TTDS")
+    ] = 1.0
+    con_tau: Annotated[float, Setting("temperature of the contrast", above=0, scope="TTDS")] = 0.1
+
+    @property
+    def follows_llm(self) -> bool:
+        """Whether anything depends on the LLM's states of texts."""
+        return bool(self.refresh_every or self.con_weight or self.rec_weight)

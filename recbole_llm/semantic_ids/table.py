@@ -28,13 +28,21 @@ class Quantiser:
     autoencoder: RQVAE | None = None
 
     @classmethod
-    def fit(cls, vectors: np.ndarray, settings: CodeSettings, seed: int) -> Quantiser:
+    def fit(cls, vectors: np.ndarray, settings: CodeSettings, seed: int, n_codes: int | None = None) -> Quantiser:
         """Learn the codewords of vectors [n, d], standardised.
+
+        Args:
+            vectors: float [n, d].
+            settings: of the quantiser.
+            seed: of everything random.
+            n_codes: codewords of a level; by default as the settings say, and no more than vectors.
 
         Raises:
             InputError: FAISS is not installed.
         """
-        n_codes = settings.codes_per_level(len(vectors))
+        n_codes = n_codes or settings.codes_per_level(len(vectors))
+        if len(vectors) < n_codes:  # k-means takes no fewer points than clusters
+            vectors = np.resize(vectors, (n_codes, vectors.shape[1]))
         if settings.quantizer == "rkmeans":
             return cls(residual_kmeans(vectors, settings.levels, n_codes, seed))
         model = fit_rqvae(
@@ -79,12 +87,26 @@ def standardised(vectors: np.ndarray) -> np.ndarray:
         >>> standardised(np.array([[1.0, 5.0], [3.0, 5.0]])).tolist()
         [[-1.0, 0.0], [1.0, 0.0]]
     """
+    mean, scale = column_scale(vectors)
+    found: np.ndarray = (np.asarray(vectors, dtype=np.float64) - mean) / scale
+    return found.astype(np.float32)
+
+
+def column_scale(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken from every column of vectors [n, d], and what it is divided by; infinity for a constant one.
+
+    Returns:
+        Both float64 [d].
+
+    Example:
+        >>> mean, scale = column_scale(np.array([[1.0, 5.0], [3.0, 5.0]]))
+        >>> mean.tolist(), scale.tolist()
+        ([2.0, 5.0], [1.0, inf])
+    """
     wide = np.asarray(vectors, dtype=np.float64)
     spread = wide.std(axis=0)
     known = spread > 1e-12 * np.maximum(np.abs(wide).max(axis=0, initial=0.0), 1e-300)
-    centred = wide - wide.mean(axis=0)
-    scaled: np.ndarray = np.where(known, centred, 0.0) / np.where(known, spread, 1.0)
-    return scaled.astype(np.float32)
+    return wide.mean(axis=0), np.where(known, spread, np.inf)
 
 
 def unique_codes(codes: np.ndarray) -> np.ndarray:

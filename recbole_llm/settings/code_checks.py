@@ -9,18 +9,19 @@ from recbole_llm.errors import InputError
 from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.lazy import needs_package
 from recbole_llm.registry import find_choice
-from recbole_llm.semantic_ids.settings import NEXT
+from recbole_llm.semantic_ids.settings import NEXT, USER_SEARCH
 from recbole_llm.settings.stage_checks import reads_states
 
 RANKS_CODES = ("constrained", "likelihood")
 
 
-def check_codes(model: str, settings: Settings) -> None:
+def check_codes(model: str, settings: Settings, is_twin: bool = False) -> None:
     """Refuse what does not go with codes.
 
     Args:
         model: name of the model, for the message.
         settings: of the run, resolved.
+        is_twin: whether users may have codes and codes may change.
 
     Raises:
         InputError: which setting.
@@ -50,5 +51,45 @@ def check_codes(model: str, settings: Settings) -> None:
             f"adapter {settings['adapter']} goes by a row's history, and only {NEXT} has one; set --sid_tasks=[{NEXT}]",
             kind="conflict",
         )
+    if USER_SEARCH in settings["sid_tasks"] and not (is_twin and settings["user_tower"]):
+        raise InputError(
+            "sid_tasks",
+            f"{USER_SEARCH} is about users' codes, and there are none; use --model=TTDS with user_tower: True",
+            kind="conflict",
+        )
+    if is_twin:
+        _check_twin(model, settings)
     if find_spec("faiss") is None:
         raise needs_package("sid_quantizer", "faiss-cpu", "choose another model")
+
+
+def _check_twin(model: str, settings: Settings) -> None:
+    """Refuse codes of users, or codes that change, where something that they need is not there."""
+    follows = [key for key in ("refresh_every", "con_weight", "rec_weight") if settings[key]]
+    if follows and settings["sid_source"] != "text":
+        raise InputError(
+            follows[0],
+            f"{settings[follows[0]]} goes by the LLM's states of texts, and sid_source is {settings['sid_source']}; "
+            f"set --sid_source=text, or {', '.join(follows)} to 0",
+            kind="conflict",
+        )
+    towers = [key for key in ("refresh_every", "user_tower") if settings[key]]
+    if towers and settings["sid_quantizer"] != "rqvae":
+        raise InputError(
+            "sid_quantizer",
+            f"{settings['sid_quantizer']} has no weights that could follow; set --sid_quantizer=rqvae, or "
+            f"{towers[0]} to {'0' if towers[0] == 'refresh_every' else 'False'}",
+            kind="conflict",
+        )
+    if settings["user_tower"] and not settings["epochs"]:
+        raise InputError(
+            "epochs",
+            f"users of {model} get their codes in training, and 0 trains nothing; set user_tower: False",
+            kind="conflict",
+        )
+    if reads_states(find_choice("adapter", settings["adapter"]), settings) and follows:
+        raise InputError(
+            "adapter",
+            f"{settings['adapter']} goes by a row's history, and texts and codes alone have none; choose lora or full",
+            kind="conflict",
+        )

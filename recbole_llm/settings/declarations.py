@@ -21,7 +21,7 @@ from recbole_llm.objective.settings import ObjectiveSettings
 from recbole_llm.prompt.settings import PromptSettings, TrunkSettings
 from recbole_llm.registry import AXES, added_choices, choices, load_class, load_entry
 from recbole_llm.rerank.settings import LMDHSettings, RerankSettings
-from recbole_llm.semantic_ids.settings import CodeSettings
+from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import SolidSettings
 from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
 from recbole_llm.settings.training import AlignmentSettings, FineTuneSettings, ModelSettings, TeachingSettings
@@ -73,7 +73,7 @@ def groups() -> tuple[Group, ...]:
         Group("Curriculum", (DistillationSettings,)),
         Group("Objective", (ObjectiveSettings, *_of_axis("objective"))),
         Group("Preference", (PreferenceSettings,)),
-        Group("Codes of items", (CodeSettings,)),
+        Group("Codes of items", (CodeSettings, TwinSettings)),
         Group("Grounding", (GroundingSettings, ReweightSettings)),
         Group("History", (HistorySettings,)),
         Group("LMDH", (LMDHSettings,), model="LMDH"),

@@ -39,7 +39,8 @@ class ModelFacts:
         is_llm: whether the model is LLM-based.
         has_answers: whether it is an LLM model that writes titles, as BIGRec and what derives from it.
         reads_vectors: whether its prompts hold item vectors of the auxiliary recommender, as LLaRA's.
-        names_codes: whether items are codes in its prompts, as SemID's.
+        names_codes: ``"static"`` where items are codes in its prompts, as SemID's, ``"twin"`` where users are
+            as well and codes change, as TTDS's; else empty.
         reads_items: whether its LLM reads items and answers no prompts, as LLMEmb's.
         property_files: of a model of ours, those of the classes it derives from first.
     """
@@ -52,7 +53,7 @@ class ModelFacts:
     has_answers: bool = False
     reads_vectors: bool = False
     property_files: tuple[Path, ...] = ()
-    names_codes: bool = False
+    names_codes: str = ""
     reads_items: bool = False
 
     def task(self, by_labels: bool = False) -> str:
@@ -89,7 +90,7 @@ def facts_of(model_class: type) -> ModelFacts:
         is_llm and any(base.__name__ == ANSWERING for base in model_class.__mro__),
         bool(is_llm and getattr(model_class, "item_slots", False)),
         tuple(files),
-        bool(is_llm and getattr(model_class, "names_codes", False)),
+        str(getattr(model_class, "names_codes", "") if is_llm else ""),
         bool(is_llm and getattr(model_class, "reads_items", False)),
     )
 
@@ -120,9 +121,8 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     files += _files_of(name, source.file.parent) if name in CLASSIC_MODELS else []
     inputs = source.attribute("input_type") is not None
     answers = is_llm and any(one.name == ANSWERING for one in ancestors)
-    vectors, codes, items = (
-        is_llm and bool(source.attribute(name)) for name in ("item_slots", "names_codes", "reads_items")
-    )
+    vectors, items = (is_llm and bool(source.attribute(attribute)) for attribute in ("item_slots", "reads_items"))
+    codes = str((source.attribute("names_codes") if is_llm else None) or "")
     property_files = tuple(dict.fromkeys(files))
     own_task = source.attribute("task")
     return ModelFacts(source.name, kind, inputs, own_task, is_llm, answers, vectors, property_files, codes, items)

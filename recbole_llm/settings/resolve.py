@@ -23,7 +23,7 @@ from recbole_llm.objective.preference_settings import check_preference, compares
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.rerank.settings import check_rerank
-from recbole_llm.semantic_ids.settings import CodeSettings
+from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import check_solid
 from recbole_llm.settings.code_checks import check_codes
 from recbole_llm.settings.data_folder import find_data, own_properties
@@ -298,6 +298,7 @@ def _check_components(final: Mapping[str, Any]) -> None:
         if component is not None and hasattr(component, "from_settings"):
             component.from_settings(final)
     CodeSettings.from_settings(final)
+    TwinSettings.from_settings(final)
     if final["llm_path"] == TINY:
         TinyLLMConfig.from_settings(final)
     make_curricula(final)
@@ -318,7 +319,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
         check_grounding(final)
         check_gamma(final, has_valid_rows)
     if facts.names_codes:
-        check_codes(model, final)
+        check_codes(model, final, is_twin=facts.names_codes == "twin")
     check_validation(final, has_valid_rows)
     selector = cast("type[Selector] | None", find_choice("coreset", final["coreset"]))
     needs = {need.name for need in selector.needs} if selector is not None and _selects(final) else set()
@@ -328,7 +329,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     check_recommender(
         final,
         states=reads_states(adapter, final) or "recommender_vectors" in needs or compares_histories(final),
-        vectors=facts.reads_vectors or facts.reads_items or (facts.names_codes and final["sid_source"] == "id"),
+        vectors=facts.reads_vectors or facts.reads_items or (bool(facts.names_codes) and final["sid_source"] == "id"),
         influence="influence" in needs,
     )
 

@@ -99,6 +99,7 @@ class FineTuning:
         on_validated: called with the record of every validated epoch once it is kept, of those before a resumption
             too; may raise to end the training, which then can be resumed.
         more_answers: further answers to each example's prompt, by kind, that the loss reads.
+        renewed: gives the examples as the model makes them now, where they may change between epochs.
 
     Attributes:
         best_evaluation: what the validation of the best epoch found; None where it was in an earlier process.
@@ -119,6 +120,7 @@ class FineTuning:
         make_loss: MakeLoss = lambda passes, trainable: MeanNll(passes),
         on_validated: Callable[[dict[str, Any]], None] = lambda record: None,
         more_answers: Mapping[str, Sequence[list[int]]] | None = None,
+        renewed: Callable[[], Sequence[TokenPair]] | None = None,
     ) -> None:
         self.model, self.settings, self.optimizer, self.distilled = model, settings, optimizer, distilled
         self.validation, self.on_epoch, self.progress, self.histories = validation, on_epoch, progress, histories
@@ -135,6 +137,7 @@ class FineTuning:
             log.warning("%s.", warning)
         self.scheduler = make_schedule(optimizer, settings, steps)
         self.stopping = EarlyStopping(settings.stopping_step, validation.bigger) if validation else EarlyStopping(0)
+        self._renewed = renewed
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
@@ -162,6 +165,7 @@ class FineTuning:
                 raise InputError(
                     f"learning_rate: after epoch {self.epoch}, {error}; set a lower one", kind="numeric"
                 ) from error
+            self._end_epoch(record)
             self.history.append(record)
             self.on_epoch(record)
             save_state(folder, self._state())
@@ -171,6 +175,22 @@ class FineTuning:
             log.warning("%s was 0 in every epoch: the choice of epoch 1 is arbitrary.", self.validation.metric)
         self.model.adapter.load_trainable_state(self.model.llm, self.best)
         return self.history
+
+    def _end_epoch(self, record: dict[str, Any]) -> None:
+        """Let the model change what examples look like, where another epoch will read them."""
+        if self._renewed is None or self.stopping.stop:
+            return
+        found = self.model.end_epoch(self.epoch, self.settings.epochs)
+        if found is not None:
+            record |= found
+            self._renew()
+
+    def _renew(self) -> None:
+        """Read the examples as they are now."""
+        if self._renewed is not None:
+            examples = self._renewed()
+            prompts = [prompt for prompt, _ in examples]
+            self.passes.renew(prompts, {REAL: [response for _, response in examples]})
 
     def _rows_of(self, kinds: Collection[str]) -> np.ndarray:
         """The examples that have an answer of one of these kinds. Returns: int64, ascending."""
@@ -289,6 +309,7 @@ class FineTuning:
         log.info("Resuming after epoch %d.", state.epoch)
         self.epoch, self.best = state.epoch, dict(state.best)
         self.model.adapter.load_trainable_state(self.model.llm, state.trainable)
+        self._renew()
         unpack_optimizer(self.optimizer, state.optimizer)
         self.scheduler.load_state_dict(state.progress["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):

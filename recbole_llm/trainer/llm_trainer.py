@@ -114,6 +114,7 @@ class LLMTrainer(Trainer):
         check_gamma(self.config, bool(valid_data))
         check_validation(self.config, bool(valid_data))
         self.eval_collector.data_collect(train_data)
+        self.model.prepare_training(train_data.dataset)
         self.model.prepare()
         if valid_data and (self.valid_metric == LOSS or not self.protocol.has_labels):
             objective = make_objective(self.config.final_config_dict)

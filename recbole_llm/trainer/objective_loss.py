@@ -14,7 +14,7 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective import TokenObjective
 from recbole_llm.trainer.passes import Passes
-from recbole_llm.trainer.step_loss import MeanNll, ObjectiveMeans, StepLoss
+from recbole_llm.trainer.step_loss import MeanNll, ObjectiveMeans, StepLoss, WithSideLoss
 
 
 def make_reader(model: LLMRecommender, objective: TokenObjective) -> AnswerReader:
@@ -45,7 +45,7 @@ class LossMaker:
             InputError: the objective is among titles, and an answer is none.
         """
         if self._objective is None:
-            return MeanNll(passes)
+            return WithSideLoss(passes) if self._model.has_side_loss else MeanNll(passes)
         reader = make_reader(self._model, self._objective)
         if reader.legal is not None:
             check_titles(self._objective.name, passes.answers, reader.legal)

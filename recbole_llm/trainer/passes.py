@@ -50,6 +50,13 @@ class Passes:
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
 
+    def renew(self, prompts: Sequence[list[int]], answers: Mapping[str, Sequence[list[int]]]) -> None:
+        """Let the same rows have other prompts and answers."""
+        self.prompts, self.answers = prompts, answers
+        self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
+        self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
+        self.__dict__.pop("_n_head", None)
+
     def steps(self, generator: np.random.Generator, lengths: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
         """The rows of each optimiser step of an epoch.
 

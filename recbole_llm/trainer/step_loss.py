@@ -94,6 +94,34 @@ class MeanNll(StepLoss):
         return totals
 
 
+class WithSideLoss(MeanNll):
+    """The same and a loss of the model's own beside it, one for the whole step."""
+
+    def __init__(self, passes: Passes) -> None:
+        super().__init__(passes)
+        self._side: list[float] = []
+        n_more = len(passes.model.more_examples())
+        self._n_rows = len(passes.prompts) - n_more
+
+    def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
+        """See :class:`StepLoss`; the losses are those of the answers."""
+        totals = super().backward(rows, weights, lengths)
+        histories = [self.passes.histories[row] for row in rows if row < self._n_rows]
+        with self._autocast():
+            side = self.passes.model.side_loss(
+                histories, [int(row) - self._n_rows for row in rows if row >= self._n_rows]
+            )
+        if side is not None:
+            side.backward()
+            self._side.append(float(side.detach()))
+        return totals
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`StepLoss`: the mean over the epoch's steps."""
+        found, self._side = self._side, []
+        return {"side_loss": float(np.mean(found))} if found else {}
+
+
 class ObjectiveMeans(StepLoss):
     """The weighted means of an objective, each over all tokens of a kind of answer in the step.
 

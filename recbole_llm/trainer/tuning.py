@@ -189,12 +189,19 @@ class FineTuneStage(Stage[TuningResult]):
             self.make_loss(),
             tuning.tell,
             self.more_answers(),
+            self._renewed if model.changes_examples else None,
         )
         self._has_told = True
         write_json(folder / "history.json", run.run(folder))
         model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
         clear_states(folder)
         self._evaluation = cast("Evaluation | None", run.best_evaluation)
+
+    def _renewed(self) -> list[TokenPair]:
+        """The examples as the model makes them now."""
+        model = self.tuning.model
+        pairs = [pair for pair in model.token_pairs(self.tuning.rows.readable) if pair is not None]
+        return [*pairs, *model.more_examples()]
 
     def load(self, folder: Path) -> TuningResult:
         """See :class:`Stage`; the model gets the weights."""

@@ -27,12 +27,16 @@ class ValidLoss:
     """
 
     def __init__(self, model: LLMRecommender, rows: Any, batch_tokens: int, reader: AnswerReader | None = None) -> None:
-        histories = model.histories(rows.inter_feat)
-        pairs = zip(model.token_pairs(rows.inter_feat), histories, strict=True)
-        self._model, self._reader = model, reader
+        self._model, self._reader, self._data, self._batch_tokens = model, reader, rows, batch_tokens
+        self._read()
+
+    def _read(self) -> None:
+        """Prompts and answers of the rows."""
+        feat = self._data.inter_feat
+        pairs = zip(self._model.token_pairs(feat), self._model.histories(feat), strict=True)
         self._rows = [(*pair, history) for pair, history in pairs if pair is not None]
         lengths = [len(prompt) + len(response) for prompt, response, _ in self._rows]
-        self._batches = micro_batches(lengths, batch_tokens, sort=True)
+        self._batches = micro_batches(lengths, self._batch_tokens, sort=True)
 
     @torch.no_grad()
     def measure(self) -> float | None:
@@ -41,6 +45,8 @@ class ValidLoss:
         Raises:
             FloatingPointError: it is not finite.
         """
+        if self._model.changes_examples:
+            self._read()
         if not self._rows:
             return None
         total, n_tokens = 0.0, 0

@@ -11,69 +11,30 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import recbole_llm
 from recbole_llm.grounding.likelihood import LikelihoodGrounding
 from recbole_llm.llm.parts import input_embedding
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
+from tests.model.coded import coded_run, same_bits, weights_of
 from tests.processes import forked_python
-from tests.runs import working_in
 from tests.worlds import make_world
 
-# A prompt that is the history alone costs a fifth of the time.
-WORDING = """
-item: movie
-items: movies
-verb: watched
-code_preamble: ""
-code_instruction: ""
-code_input: "{history}"
-code_to_title: "Name {code}"
-title_to_code: "Code of {title}"
-"""
 TASKS = ["next", "item2text", "text2item"]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("semid")
-    (folder / "short.yaml").write_text(WORDING)
-    return folder
+    return tmp_path_factory.mktemp("semid")
 
 
 @pytest.fixture(scope="module")
 def go(root: Path, gaps: Path, llama: Path) -> Any:
-    """``go(epochs=1)``: a run on the world with gaps; with the stages of this module unless ``saved`` is given."""
+    """``go(epochs=1)``: a run on the world with gaps."""
 
-    def go(world: Path = gaps, saved: Path | None = None, model: str = "SemID", **settings: Any) -> Any:
-        usual = {
-            "llm_path": str(llama),
-            "domain": str(root / "short.yaml"),
-            "prompt_style": "plain",
-            "sid_levels": 2,
-            "sid_codes": 4,
-            "sid_tasks": TASKS,
-            "epochs": 2,
-            "stopping_step": 0,
-            "train_batch_size": 16,
-            "train_sample_size": 24,
-            "learning_rate": 0.005,
-            "lr_scheduler": "constant",
-            "warmup_steps": 0,
-            "lora_r": 8,
-            "lora_dropout": 0.0,
-            "topk": [1, 5],
-            "num_beams": 8,
-            "valid_metric": "NDCG@5",
-            "show_progress": False,
-            "state": "ERROR",
-            "data_path": str(world.parent),
-            "checkpoint_dir": str(saved or root / "saved"),
-        }
-        with working_in(root):
-            return recbole_llm.run(model, world.name, **{**usual, **settings})
+    def go(world: Path = gaps, **settings: Any) -> Any:
+        return coded_run("SemID", world, root, llama, **{"sid_tasks": TASKS, **settings})
 
     return go
 
@@ -81,16 +42,6 @@ def go(root: Path, gaps: Path, llama: Path) -> Any:
 @pytest.fixture(scope="module")
 def run(go: Any) -> Any:
     return go()
-
-
-def weights_of(run: Any) -> dict[str, torch.Tensor]:
-    files = sorted((run.folder / "adapter").glob("*.safetensors"))
-    return {f"{file.stem}.{name}": weight for file in files for name, weight in load_file(file).items()}
-
-
-def same_bits(one: Any, other: Any) -> bool:
-    ours, theirs = weights_of(one), weights_of(other)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_every_titled_item_has_a_code_of_its_own_also_where_titles_are_shared(run):

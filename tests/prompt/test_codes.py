@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from recbole_llm.prompt import Example, Wording
-from recbole_llm.prompt.codes import TASKS, CodePromptEncoder
+from recbole_llm.prompt.codes import TASKS, CodePromptEncoder, UserCodePrompts, UserSearchPrompts
 from tests.refusals import refused
 
 EOS = 0
 TITLES = [None, "Toy Story", "Babe", None, 'The "Heat"']
 CODES = [None, [900, 910], [900, 911], None, [901, 910]]
-NAMES = {900: "<a_0>", 901: "<a_1>", 910: "<b_0>", 911: "<b_1>"}
+NAMES = {950: "[a_0]", 951: "[a_1]", 960: "[b_0]", 900: "<a_0>", 901: "<a_1>", 910: "<b_0>", 911: "<b_1>"}
 WORDS = Wording("movie", "movies", "watched")
 
 
@@ -76,10 +76,10 @@ def test_a_title_that_is_too_long_loses_its_end():
 
 
 @pytest.mark.parametrize("style", ["alpaca", "plain"])
-@pytest.mark.parametrize("kind", [CodePromptEncoder, *TASKS.values()])
+@pytest.mark.parametrize("kind", [CodePromptEncoder, UserCodePrompts, UserSearchPrompts, *TASKS.values()])
 def test_no_brace_is_left_in_any_text(kind, style):
     encoder = make(kind, style=style)
-    text = encoder.text(Example(history=[1, 2], target=4))
+    text = encoder.text(Example(history=[1, 2], target=4, user=[950]))
     assert "{" not in text and "}" not in text and "movie" in text
     assert encoder.facts() == make(kind, style=style).facts() != make(style=style, wording=replace(WORDS, item="film"))
 
@@ -94,3 +94,21 @@ def test_codes_that_change_are_read_anew():
 def test_candidates_are_refused():
     with pytest.raises(ValueError, match="candidates"):
         make(candidates=True)
+
+
+def test_a_users_code_stands_before_the_history_and_takes_room():
+    example = Example(history=[1, 2], target=4, user=(950, 960))
+    encoder = make(UserCodePrompts)
+    prompt = encoder.prompt(example)
+    assert [token for token in prompt if token >= 900] == [950, 960, 900, 910, 900, 911]
+    short = make(UserCodePrompts, max_prompt_tokens=len(prompt) - 1).prompt(example)
+    assert [token for token in short if token >= 900] == [950, 960, 900, 911]
+    assert encoder.response(example) == [901, 910, EOS]
+
+
+def test_a_search_for_users_names_the_item_and_others_who_took_it():
+    encoder = make(UserSearchPrompts)
+    example = Example(history=(), target=2, user=(950, 960, 951, 960))
+    assert [token for token in encoder.prompt(example) if token >= 900] == [900, 911, 950, 960, 951, 960]
+    assert encoder.user_response((951, 961)) == [951, 961, EOS]
+    assert not encoder.has_prompt(Example(history=(), target=2)) and not encoder.has_prompt(Example((), target=3))

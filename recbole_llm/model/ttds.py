@@ -1,0 +1,351 @@
+"""TTDS: users have codes as well, and all codes follow the LLM while it learns (arXiv 2409.09253, also named ED2)."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_llm.data.rows import rows_digest
+from recbole_llm.llm.contrastive import infonce_loss
+from recbole_llm.llm.parts import unwrapped
+from recbole_llm.model.base import TokenPair
+from recbole_llm.model.code_stages import CodeStage
+from recbole_llm.model.semid import SemID, code_names
+from recbole_llm.prompt import Example
+from recbole_llm.prompt.codes import CodePromptEncoder, UserCodePrompts, UserSearchPrompts
+from recbole_llm.semantic_ids.codes import collision_rate
+from recbole_llm.semantic_ids.rqvae import RQVAE, train_steps
+from recbole_llm.semantic_ids.settings import USER_SEARCH, TwinSettings
+from recbole_llm.semantic_ids.table import code_summary, column_scale, standardised, unique_codes
+from recbole_llm.settings.config import Config
+from recbole_llm.stages import stage_seed
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+MOST_COLLISIONS = 1.1  # times the rate before, up to which new codes are taken
+MOST_USERS = 20  # that a prompt names
+MOST_CONTRASTED = 512  # items or users of a step, drawn where there are more
+log = logging.getLogger(__name__)
+
+
+class TwinState(nn.Module):
+    """What codes were made of at the last refresh; kept with the weights, though nothing here is trained.
+
+    Args:
+        item_vectors: float [items with codes, d].
+        n_users: users, padding included.
+        levels: of a user's code.
+
+    Attributes:
+        item_vectors: as given.
+        user_codes: int64 [users, levels]; -1 for a user without training rows.
+        user_mean: float32 [d], of the users' vectors, by which they are standardised, and so is the next.
+        user_scale: float32 [d].
+    """
+
+    def __init__(self, item_vectors: np.ndarray, n_users: int, levels: int) -> None:
+        super().__init__()
+        width = item_vectors.shape[1]
+        self.item_vectors = _kept(torch.from_numpy(np.asarray(item_vectors, dtype=np.float32)))
+        self.user_codes = _kept(torch.full((n_users, levels), -1, dtype=torch.int64))
+        self.user_mean, self.user_scale = _kept(torch.zeros(width)), _kept(torch.ones(width))
+
+
+def _kept(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.clone(), requires_grad=False)
+
+
+class TTDS(SemID):
+    """SemID with two towers: items and users are named by the codes of two RQ-VAEs, which follow the LLM's states.
+
+    A user's vector is the mean of the vectors of the items in its training rows; who has none is named by the history
+    of the row. Between epochs texts are read by the LLM as it is now, the quantisers learn some steps from their
+    present codewords, and items and users get the codes that are nearest then, unless too many would collide; the last
+    epoch has the codes of the one before it. Beside the answers' loss stand two that draw the LLM's states of codes to
+    those of texts. With ``refresh_every: 0``, no user tower and no weights of these losses it is SemID.
+    """
+
+    names_codes: ClassVar[str] = "twin"
+
+    def __init__(self, config: Config, dataset: Dataset) -> None:
+        self.twin = TwinSettings.from_settings(config.final_config_dict)
+        self._n_users = int(dataset.user_num)
+        self._user_tokens = [str(token) for token in dataset.field2id_token[dataset.uid_field]]
+        self._takers: dict[int, list[int]] = {}
+        self._taken: dict[int, list[int]] = {}
+        super().__init__(config, dataset)
+
+    # ---- towers and tokens
+
+    @property
+    def _n_user_codes(self) -> int:
+        """Codewords of a level of users; 0 without their tower."""
+        return self.code_settings.codes_per_level(max(self._n_users - 1, 1)) if self.twin.user_tower else 0
+
+    @property
+    def _next_prompts(self) -> type[CodePromptEncoder]:
+        return UserCodePrompts if self.twin.user_tower else super()._next_prompts
+
+    def _n_counters(self) -> int:
+        """See :class:`SemID`; new codes may need more."""
+        own = super()._n_counters()
+        return 2 * own + 8 if self.twin.refresh_every else own
+
+    def _token_names(self) -> list[str]:
+        levels = self.item_codes.codebooks.shape[0]
+        self._first_user = len(super()._token_names())
+        return [*super()._token_names(), *code_names(levels, self._n_user_codes, 0, ("[", "]"))]
+
+    def _starts(self) -> np.ndarray:
+        levels = self.item_codes.codebooks.shape[0]
+        return np.pad(super()._starts(), ((0, levels * self._n_user_codes), (0, 0)))
+
+    def _modules_beside(self) -> dict[str, nn.Module]:
+        found = super()._modules_beside()
+        if self.twin.follows_llm or self.twin.user_tower:
+            levels = self.item_codes.codebooks.shape[0]
+            self._state = TwinState(self._item_vectors(), self._n_users, levels)
+            self._place = np.full(self.catalog.n_items, -1, dtype=np.int64)
+            self._place[self.items] = np.arange(len(self.items))
+            found["twins"] = self._state
+        # In a dictionary, so that they stay on the CPU, in float32, wherever the LLM goes.
+        self._towers: dict[str, RQVAE] = {}
+        if self.twin.refresh_every:
+            assert self.item_codes.tower is not None  # settings without it are refused
+            self._towers["item_tower"] = self.item_codes.tower
+        if self.twin.user_tower:
+            (levels, _, width), size = self.item_codes.codebooks.shape, self._state.item_vectors.shape[1]
+            generator = torch.Generator().manual_seed(self.stage_seed("user-tower"))
+            self._towers["user_tower"] = RQVAE(size, width, levels, self._n_user_codes, generator)
+        return {**found, **self._towers}
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`SemID`."""
+        return {**super().facts(), "twin": asdict(self.twin)}
+
+    # ---- users
+
+    def prepare_training(self, rows: Any) -> None:
+        """See :class:`LLMRecommender`: users get their first codes from their training rows."""
+        feat = rows.inter_feat
+        users, targets = feat[self.USER_ID].tolist(), feat[self.ITEM_ID].tolist()
+        time = self.config["TIME_FIELD"]
+        times = feat[time].tolist() if time and time in feat else list(range(len(users)))
+        self._takers, self._taken = {}, {}
+        for _, user, item in sorted(zip(times, users, targets, strict=True)):
+            if self.codes[item] is not None:
+                self._takers.setdefault(item, []).append(user)
+        for user, item, history in zip(users, targets, self.histories(feat), strict=True):
+            own = self._taken.setdefault(user, [])
+            own += [one for one in (*history, item) if one not in own]
+        if not self.twin.user_tower:
+            return
+        vectors = self._means([self._taken[user] for user in sorted(self._taken)])
+        source = {"rows": rows_digest(rows), "items": self._source_facts()}
+        seed, n_codes = self.stage_seed("user-codes"), self._n_user_codes
+        stage = CodeStage(self.code_settings, lambda: vectors, source, seed, "user-codes", n_codes)
+        found = self.stages.run(stage)
+        assert found.tower is not None
+        self._towers["user_tower"].load_state_dict(found.tower.state_dict())
+        self._name_users(vectors, found.codes[:, :-1])
+        generator = torch.Generator().manual_seed(self.stage_seed("user-tokens"))
+        starts = found.codebooks.reshape(-1, found.codebooks.shape[2])
+        self.code_tokens.start_rows(self.llm, self._first_user, starts, generator)
+
+    def _means(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Mean of the vectors of the items with codes: float32 [histories, d]; zeros where there are none."""
+        table = self._state.item_vectors.detach().cpu().numpy()
+        found = np.zeros((len(histories), table.shape[1]), dtype=np.float32)
+        for row, history in enumerate(histories):
+            places = self._place[list(history)]
+            if (places >= 0).any():
+                found[row] = table[places[places >= 0]].mean(axis=0)
+        return found
+
+    def _name_users(self, vectors: np.ndarray, codes: np.ndarray) -> None:
+        """The users with training rows, in ascending order, have these vectors [n, d] and codes [n, levels]."""
+        mean, scale = column_scale(vectors)
+        self._state.user_mean.data.copy_(torch.from_numpy(mean))
+        self._state.user_scale.data.copy_(torch.from_numpy(scale))
+        self._state.user_codes.data[sorted(self._taken)] = torch.from_numpy(codes).to(self._state.user_codes.device)
+
+    def examples(self, interaction: Interaction) -> list[Example]:
+        """See :class:`LLMRecommender`; each names its user: by the training rows, else by the history."""
+        found = super().examples(interaction)
+        if not self.twin.user_tower:
+            return found
+        known = self._state.user_codes.detach().cpu().numpy()
+        users = interaction[self.USER_ID].tolist() if self.USER_ID in interaction else [0] * len(found)
+        codes = known[users].copy()
+        new = np.flatnonzero(codes[:, 0] < 0)
+        if len(new):
+            codes[new] = self._codes_of([found[row].history for row in new])
+        return [replace(one, user=self._tokens_of_user(code)) for one, code in zip(found, codes, strict=True)]
+
+    def _codes_of(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Users' codes by histories alone: int64 [histories, levels]."""
+        mean, scale = (values.detach().cpu().numpy() for values in (self._state.user_mean, self._state.user_scale))
+        points = torch.from_numpy((self._means(histories) - mean) / scale)
+        return self._towers["user_tower"].codes(points).numpy()
+
+    def _tokens_of_user(self, code: np.ndarray) -> tuple[int, ...]:
+        first = self.backbone.first_code + self._first_user
+        return tuple((first + self._n_user_codes * np.arange(len(code)) + code).tolist())
+
+    # ---- training
+
+    def more_examples(self) -> list[TokenPair]:
+        """See :class:`SemID`; and for each item the users who took it, up to the last, who is the answer."""
+        found = super().more_examples()
+        if USER_SEARCH in self.code_settings.tasks:
+            encoder = self._encoder_of(UserSearchPrompts, int(self.prompts.max_prompt_tokens or 0))
+            assert isinstance(encoder, UserSearchPrompts)
+            for item, users in self._searches():
+                tokens = [self._tokens_of_user(code) for code in self._state.user_codes.detach().cpu().numpy()[users]]
+                named = tuple(token for code in tokens[:-1] for token in code)
+                prompt = encoder.prompt(Example(history=(), target=item, user=named))
+                found.append((prompt, encoder.user_response(tokens[-1])))
+        return found
+
+    def _searches(self) -> list[tuple[int, list[int]]]:
+        """Items that several users took, with the last of these in the order of time."""
+        return [(item, users[-MOST_USERS - 1 :]) for item, users in sorted(self._takers.items()) if len(users) > 1]
+
+    @property
+    def has_side_loss(self) -> bool:
+        """See :class:`LLMRecommender`."""
+        return bool(self.twin.con_weight or self.twin.rec_weight)
+
+    def side_loss(self, histories: Sequence[Sequence[int]], more: Sequence[int]) -> Tensor | None:
+        """See :class:`LLMRecommender`: states of codes against those of texts.
+
+        Items of histories, and users of searches, are contrasted among the different ones of the step; to items that
+        an example is about alone, the states are drawn by their square.
+        """
+        about = [task for task in self.code_settings.tasks if task in ("item2text", "text2item")]
+        n_single = len(about) * len(self.items)
+        single = [int(self.items[index % len(self.items)]) for index in more if index < n_single]
+        searches = self._searches() if USER_SEARCH in self.code_settings.tasks else []
+        users = [user for index in more if index >= n_single for user in searches[index - n_single][1]]
+        shown = [item for history in histories for item in history if self._place[item] >= 0]
+        parts = []
+        if self.twin.con_weight:
+            sets = [self._item_states(_some(shown)), self._user_states(_some(users))]
+            sets = [pair for pair in sets if len(pair[0]) > 1]
+            if sets:
+                n_all = sum(len(states) for states, _ in sets)
+                losses = [infonce_loss(*pair, self.twin.con_tau) * (len(pair[0]) / n_all) for pair in sets]
+                parts.append(self.twin.con_weight * torch.stack(losses).sum())
+        if self.twin.rec_weight and single:
+            states, texts = self._item_states(_some(single))
+            parts.append(self.twin.rec_weight * (states - texts).square().mean())
+        return torch.stack(parts).sum() if parts else None
+
+    def _item_states(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The LLM's mean states of items' codes alone, and the vectors of their texts; both float32 [items, d]."""
+        texts = self._state.item_vectors[torch.from_numpy(self._place[list(items)])]
+        tokens: list[Any] = [self.codes[item] for item in items]
+        return self._states(tokens), texts.to(self.device)
+
+    def _user_states(self, users: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same of users."""
+        codes = self._state.user_codes.detach().cpu().numpy()[list(users)]
+        vectors = torch.from_numpy(self._means([self._taken[user] for user in users]))
+        return self._states([self._tokens_of_user(code) for code in codes]), vectors.to(self.device)
+
+    def _states(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        if not tokens:
+            return torch.zeros(0, 1, device=self.device)
+        ids = torch.tensor([list(own) for own in tokens], device=self.device)
+        decoder = unwrapped(self.llm).get_decoder()
+        hidden: Tensor = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+        return hidden.float().mean(dim=1)
+
+    # ---- codes that follow
+
+    @property
+    def changes_examples(self) -> bool:
+        """See :class:`LLMRecommender`."""
+        return bool(self.twin.refresh_every)
+
+    def end_epoch(self, epoch: int, n_epochs: int) -> dict[str, Any] | None:
+        """See :class:`LLMRecommender`: new vectors, quantisers that follow them, and their codes."""
+        every = self.twin.refresh_every
+        if not every or epoch % every or epoch >= n_epochs:
+            return None
+        vectors = self._text_encoder(self.llm).encode(self.item_texts(), progress=self.show_progress)
+        self._state.item_vectors.data.copy_(torch.from_numpy(vectors))
+        table = self.code_table
+        codes, found = self._followed("item_tower", standardised(vectors), table[:, :-1], epoch)
+        unique = unique_codes(codes)
+        if unique[:, -1].max() < self._n_counters():
+            changed = self._token_table(unique)
+            self.code_tokens.codes.data.copy_(torch.from_numpy(changed))
+            self._read_codes()
+        else:
+            log.warning("The new codes need more counters than there are tokens: the old ones stay.")
+            found["codes_changed"] = 0.0
+        if self.twin.user_tower:
+            points = self._means([self._taken[user] for user in sorted(self._taken)])
+            before = self._state.user_codes.detach().cpu().numpy()[sorted(self._taken)]
+            users, told = self._followed("user_tower", standardised(points), before, epoch)
+            self._name_users(points, users)
+            found |= {"users_changed": told["codes_changed"], "user_collisions": told["collision_rate"]}
+        log.info("Codes after epoch %d: %s.", epoch, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        return found
+
+    def _followed(
+        self, name: str, points: np.ndarray, before: np.ndarray, epoch: int
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Codes of standardised vectors by a tower that has learned from them; the old ones where too many collide."""
+        tower, old = self._towers[name], {key: value.clone() for key, value in self._towers[name].state_dict().items()}
+        data = torch.from_numpy(points)
+        if self.twin.rq_weight and self.twin.refresh_steps:
+            seed = stage_seed(self.config["seed"], "refresh", name, epoch)
+            train_steps(tower, data, self.twin.refresh_steps, seed, self.twin.rq_weight)
+        codes = tower.codes(data).numpy()
+        rate, limit = collision_rate(codes), MOST_COLLISIONS * collision_rate(before)
+        if rate > limit:
+            log.warning("%s: %.4f of the new codes collide, more than %.4f: the old ones stay.", name, rate, limit)
+            tower.load_state_dict(old)
+            codes, rate = before, collision_rate(before)
+        return codes, {"codes_changed": float((codes != before).any(axis=1).mean()), "collision_rate": rate}
+
+    # ---- what is left in a run's folder
+
+    def _code_facts(self) -> dict[str, Any]:
+        if not self.twin.user_tower:
+            return super()._code_facts()
+        codes = self._state.user_codes.detach().cpu().numpy()
+        users = code_summary(unique_codes(codes[codes[:, 0] >= 0]), self._n_user_codes)
+        return {**super()._code_facts(), "users": users}
+
+    def write_report(self, folder: Path) -> None:
+        """See :class:`SemID`; and ``user_codes.csv`` (user, code)."""
+        super().write_report(folder)
+        if not self.twin.user_tower:
+            return
+        with open(folder / "user_codes.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["user_id", "code"])
+            for user, code in enumerate(self._state.user_codes.detach().cpu().numpy()):
+                if code[0] >= 0:
+                    writer.writerow([self._user_tokens[user], self.backbone.decode(self._tokens_of_user(code))])
+
+
+def _some(ids: Sequence[int]) -> list[int]:
+    """The different ids, ascending; a random part of them where there are too many."""
+    distinct = sorted(set(ids))
+    if len(distinct) <= MOST_CONTRASTED:
+        return distinct
+    return [distinct[index] for index in sorted(torch.randperm(len(distinct))[:MOST_CONTRASTED].tolist())]

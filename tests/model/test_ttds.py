@@ -1,0 +1,197 @@
+"""TTDS: codes of users, codes that follow the LLM, the losses beside it; and what is left of it without them: SemID."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_llm
+from recbole_llm.model import ttds
+from recbole_llm.semantic_ids import collision_rate
+from recbole_llm.trainer import finetune
+from recbole_llm.trainer.checkpoint import save_state
+from tests.model.coded import coded_run, same_bits, weights_of
+from tests.processes import forked_python
+from tests.worlds import make_world
+
+QUICK = {"sid_epochs": 5, "refresh_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ttds")
+
+
+@pytest.fixture(scope="module")
+def go(root: Path, gaps: Path, llama: Path) -> Any:
+    """``go(epochs=1)``: a run on the world with gaps; ``go("SemID")`` of another model."""
+
+    def go(model: str = "TTDS", world: Path = gaps, **settings: Any) -> Any:
+        return coded_run(model, world, root, llama, **{**QUICK, "sid_levels": 2, **settings})
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def run(go: Any) -> Any:
+    return go()
+
+
+def test_codes_of_items_and_users_are_left_and_told(run):
+    with open(run.folder / "user_codes.csv", newline="", encoding="utf-8") as file:
+        users = {line["user_id"]: line["code"] for line in csv.DictReader(file)}
+    trained = {f"u{user}" for user in run.model._taken}
+    assert {name for name in users} <= {f"u{number}" for number in range(1, 13)} and len(users) == len(trained)
+    assert all(code.startswith("[a_") and code.endswith("]") for code in users.values())
+    told = json.loads((run.folder / "codes.json").read_text())
+    assert told["users"]["items"] == len(users) and told["items"] == 19
+    assert told["collision_rate"] == pytest.approx(collision_rate(run.model.code_table[:, :-1]))
+    first, last = run.history
+    assert 0 <= first["codes_changed"] <= 1 and 0 <= first["users_changed"] <= 1 and first["side_loss"] > 0
+    assert "codes_changed" not in last  # the last epoch keeps the codes of the one before it
+
+
+def test_prompts_name_the_user_by_training_rows_alone(run):
+    model, rows = run.model, run._trained.rows
+    later = {
+        (int(user), int(item))
+        for part in (rows.valid, rows.test)
+        for user, item in zip(part.inter_feat[model.USER_ID], part.inter_feat[model.ITEM_ID], strict=True)
+    }
+    assert later and not any((user, item) in later for user, items in model._taken.items() for item in items)
+    for example in model.examples(rows.test.inter_feat):
+        assert len(example.user) == 2 and min(example.user) >= model.backbone.first_code + model._first_user
+
+
+def test_a_user_without_training_rows_is_named_by_the_history(run):
+    model, batch = run.model, run._trained.rows.test.inter_feat
+    known = model.examples(batch)[0]
+    strange = model._codes_of([known.history])[0]
+    named = {name: batch[name] for name in batch.columns if name != model.USER_ID}
+    (first, *_) = model.examples(type(batch)(named))
+    assert first.user == model._tokens_of_user(strange) and first.history == known.history
+
+
+def test_searches_ask_for_the_last_user_who_took_an_item(run):
+    model = run.model
+    more, searches = model.more_examples(), model._searches()
+    assert searches and len(more) == 2 * len(model.items) + len(searches)
+    rows = run._trained.rows.train.inter_feat
+    for (prompt, answer), (item, users) in zip(more[-len(searches) :], searches, strict=True):
+        own = sorted(
+            (float(time), int(user))
+            for time, user, target in zip(rows["timestamp"], rows[model.USER_ID], rows[model.ITEM_ID], strict=True)
+            if target == item
+        )
+        assert [user for _, user in own][-21:] == users
+        codes = model._state.user_codes[users].numpy()
+        assert answer == [*model._tokens_of_user(codes[-1]), model.backbone.eos_token_id]
+        coded = [token for token in prompt if token >= model.backbone.first_code]
+        assert coded == [*model.codes[item], *(token for code in codes[:-1] for token in model._tokens_of_user(code))]
+    texts = [model.backbone.decode(part) for pair in more for part in pair]
+    assert not any("{" in text or "}" in text for text in texts)
+
+
+def test_repeated_items_leave_the_loss_beside_the_answers_as_it_is_and_only_the_llm_is_moved(run):
+    model = run.model
+    items = [int(item) for item in model.items[:3]]
+    with torch.no_grad():
+        once = model.side_loss([items], [0, 1])
+        again = model.side_loss([items, [items[1], *items]], [0, 1, 1])
+        texts = model._state.item_vectors[model._place[items]]
+        states = model._states([model.codes[item] for item in items])
+        single = model.items[:2].tolist()
+        square = (model._states([model.codes[item] for item in single]) - model._state.item_vectors[:2]).square().mean()
+    cosines = torch.nn.functional.normalize(states, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T / 0.1
+    targets = torch.arange(3)
+    contrast = (
+        torch.nn.functional.cross_entropy(cosines, targets) + torch.nn.functional.cross_entropy(cosines.T, targets)
+    ) / 2
+    torch.testing.assert_close(once, again)
+    torch.testing.assert_close(once, contrast + square, atol=1e-4, rtol=1e-4)
+    model.side_loss([items], [0]).backward()
+    assert model.code_tokens.rows_in.grad.any()
+    assert all(weight.grad is None for tower in model._towers.values() for weight in tower.parameters())
+    model.zero_grad()
+
+
+def test_new_codes_of_which_too_many_collide_are_not_taken(run, monkeypatch):
+    model = run.model
+    state = model.adapter.trainable_state(model.llm)
+    before, tower = model.code_table.copy(), {k: v.clone() for k, v in model._towers["item_tower"].state_dict().items()}
+    monkeypatch.setattr(ttds, "MOST_COLLISIONS", -1.0)
+    found = model.end_epoch(1, 2)
+    assert found["codes_changed"] == found["users_changed"] == 0 and (model.code_table == before).all()
+    assert all(torch.equal(tower[name], weight) for name, weight in model._towers["item_tower"].state_dict().items())
+    assert model.end_epoch(2, 2) is None
+    model.adapter.load_trainable_state(model.llm, state)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(run, go, tmp_path, monkeypatch):
+    def save_and_fail(folder: Path, state: Any) -> None:
+        save_state(folder, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune, "save_state", save_and_fail)
+        go(saved=tmp_path / "saved")
+    resumed = go(saved=tmp_path / "saved")
+    assert same_bits(resumed, run) and resumed.ranks.equals(run.ranks)
+
+
+def test_without_towers_refresh_and_losses_it_is_semid(go):
+    options = {"sid_quantizer": "rqvae", "sid_tasks": ["next", "item2text"], "epochs": 1}
+    off = {"refresh_every": 0, "user_tower": False, "con_weight": 0.0, "rec_weight": 0.0}
+    one, other = go("TTDS", **options, **off), go("SemID", **options)
+    assert same_bits(one, other) and one.ranks.equals(other.ranks) and one.history[0]["train_loss"] > 0
+
+
+def test_a_loaded_run_has_the_same_codes_and_lists(run, go):
+    again = recbole_llm.load_run(run.folder)
+    kept = weights_of(run)
+    assert (again.model.code_table == run.model.code_table).all()
+    assert torch.equal(again.model._state.user_codes, kept["twins.user_codes"])
+    for asked in ({"users": ["u1", "u2"]}, {"histories": [["i1", "i2"], ["i4"]]}):
+        assert again.recommend(**asked, k=5).equals(run.recommend(**asked, k=5))
+    titles = [run.model.catalog.titles[item] for item in (1, 2)]
+    tokens = [run.model.catalog.tokens[item] for item in (1, 2)]
+    assert run.recommend([titles], k=5).equals(run.recommend([tokens], k=5))
+
+
+@pytest.mark.slow
+def test_a_new_process_gives_the_same_items(run, root):
+    program = f"""
+        from recbole_llm import compat
+        compat.apply()
+        import recbole_llm
+        run = recbole_llm.load_run({str(run.folder)!r})
+        run.recommend(users=["u1", "u2", "u3"], k=5).to_csv({str(root / "again.csv")!r}, index=False)
+    """
+    forked_python(program, cwd=root)
+    run.recommend(users=["u1", "u2", "u3"], k=5).to_csv(root / "here.csv", index=False)
+    assert (root / "again.csv").read_bytes() == (root / "here.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{"train_unit": "user", "train_sample_size": None}, {"adapter": "full", "sid_assign": "sample"}],
+    ids=["trunks", "full"],
+)
+def test_other_settings_run(go, settings):
+    assert np.isfinite(go(epochs=2, **settings).metrics["ndcg@5"])
+
+
+@pytest.mark.slow
+def test_fifty_users_are_learned_by_heart(go, tmp_path_factory):
+    world = make_world(tmp_path_factory.mktemp("data") / "fifty", n_users=50, n_items=40)
+    options = {"sid_codes": 8, "sid_tasks": ["next"], "epochs": 60, "eval_step": 0, "train_sample_size": 50}
+    run = go(world=world, **options, lora_r=16, refresh_every=30, con_weight=0.1, rec_weight=0.1)
+    ranking = run.model.rank(run._trained.rows.train.inter_feat, 5)
+    assert len(ranking) == 50 and (ranking.ranks == 0).mean() >= 0.9
