@@ -63,7 +63,8 @@ def list_loss(scores: Tensor, items: Tensor, decay: float) -> Tensor:
         1.386294
     """
     real = items > 0
-    parts = torch.exp(-torch.arange(items.shape[1], device=items.device) / decay).to(scores) * real
+    ranks = torch.arange(items.shape[1], device=scores.device, dtype=scores.dtype)
+    parts = torch.exp(-ranks / decay) * real
     totals = parts.sum(dim=1, keepdim=True)
     parts = parts / totals.clamp(min=torch.finfo(parts.dtype).tiny)
     losses = -(parts * scores.log_softmax(dim=1).gather(1, items)).sum(dim=1)
