@@ -25,6 +25,7 @@ MODELS: Mapping[str, str | None] = {
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "TALLRec": "recbole_llm.model.tallrec:TALLRec",
     "LLMEmb": "recbole_llm.model.llmemb:LLMEmb",
+    "Laser": "recbole_llm.model.laser:Laser",
 }
 # Models of ours that are no LLM recommenders: RecBole's trainers train them, as they train RecBole's own models.
 CLASSIC_MODELS: Mapping[str, str] = {

@@ -7,6 +7,7 @@ from recbole_llm.lazy import lazy_exports
 if TYPE_CHECKING:
     from recbole_llm.adapter.base import Adapter
     from recbole_llm.adapter.experts import gate_weights, load_balance_loss, mixed_lora, route_experts
+    from recbole_llm.adapter.frozen import FrozenAdapter
     from recbole_llm.adapter.full import FullAdapter
     from recbole_llm.adapter.gates import GateNetwork, gate_statistics, instance_lora
     from recbole_llm.adapter.ilora import ILoraAdapter
@@ -22,6 +23,7 @@ __all__ = [
     "INSTANCE_GATES",
     "Adapter",
     "AdapterWithModules",
+    "FrozenAdapter",
     "FullAdapter",
     "GateNetwork",
     "ILoraAdapter",

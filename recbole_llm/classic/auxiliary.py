@@ -108,8 +108,7 @@ class AuxiliaryRecommender:
         Returns:
             float32 [histories, d]; zeros where it knows no item of a history.
         """
-        limit, size = self.config["MAX_ITEM_LIST_LENGTH"], self.config["eval_batch_size"]
-        keys = [tuple(item for item in history if self.known[item])[-limit:] for history in histories]
+        keys, size = self._known_of(histories), self.config["eval_batch_size"]
         new = [key for key in dict.fromkeys(keys) if key and key not in self._states]
         for start in range(0, len(new), size):
             part = new[start : start + size]
@@ -120,6 +119,38 @@ class AuxiliaryRecommender:
                 found[row] = self._states[key]
         return found
 
+    @torch.no_grad()
+    def item_states(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """What the model makes of each item of a history, in the order of the history.
+
+        GRU4Rec's and SASRec's states of an item know what came before it, BERT4Rec's the whole history.
+
+        Args:
+            histories: item ids, oldest first; of the items it knows, the newest ``MAX_ITEM_LIST_LENGTH`` count.
+
+        Returns:
+            float32 [known items, d] for each history.
+        """
+        keys, size = self._known_of(histories), self.config["eval_batch_size"]
+        found = [np.zeros((0, self._item_embedding().shape[1]), dtype=np.float32) for _ in keys]
+        rows = [row for row, key in enumerate(keys) if key]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            own = vars(self._encoder)
+            own["gather_indexes"] = lambda output, last: output  # all positions in place of the last one's
+            try:
+                states = self._run([keys[row] for row in part])
+            finally:
+                del own["gather_indexes"]
+            for row, whole in zip(part, states.cpu().numpy(), strict=True):
+                found[row] = whole[: len(keys[row])]
+        return found
+
+    def _known_of(self, histories: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """The newest items that the model knows of each history."""
+        limit = self.config["MAX_ITEM_LIST_LENGTH"]
+        return [tuple(item for item in history if self.known[item])[-limit:] for history in histories]
+
     @cached_property
     def _encoder(self) -> torch.nn.Module:
         """The model in double precision: a state is the same float32 whichever rows it is computed with."""
@@ -128,6 +159,14 @@ class AuxiliaryRecommender:
 
     @torch.no_grad()
     def _forward(self, histories: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """States of histories. Returns: float32 [histories, d]."""
+        states = self._run(histories)
+        if states.ndim != 2:
+            raise no_state(self.config["model"])
+        return states.cpu().numpy()
+
+    def _run(self, histories: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """What the model's forward makes of histories, float32; an error where that is not finite."""
         device = self.config["device"]
         items = torch.zeros(len(histories), self.config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long, device=device)
         for row, history in enumerate(histories):
@@ -135,16 +174,14 @@ class AuxiliaryRecommender:
         lengths = torch.tensor([len(history) for history in histories], device=device)
         given = {"item_seq": items, "item_seq_len": lengths}
         states: torch.Tensor = self._encoder(*(given[name] for name in self._check_inputs())).float()
-        if states.ndim != 2:
-            raise no_state(self.config["model"])
-        if not (finite := torch.isfinite(states).all(dim=1)).all():
+        if not (finite := torch.isfinite(states).reshape(len(states), -1).all(dim=1)).all():
             history = histories[int((~finite).nonzero()[0])]
             raise InputError(
                 f"recommender: {self.config['model']}'s state of the history {list(history)} is not finite; train it "
                 "with a lower learning_rate in recommender_config",
                 kind="numeric",
             )
-        return states.cpu().numpy()
+        return states
 
     def _check_inputs(self) -> list[str]:
         """Names of the inputs of the model's forward, which must not ask for more than a sequence."""

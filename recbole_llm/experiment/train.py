@@ -154,7 +154,8 @@ def train_llm(
         facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
-    known = memorisation(model, rows) if config["beyond_accuracy"] else {}
+    asked = config["beyond_accuracy"] and not model.reads_items  # what answers no prompt is asked for no title
+    known = memorisation(model, rows) if asked else {}
     stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
     protocol.keep(folder.path)
     if model.history_cut is not None:

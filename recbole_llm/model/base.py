@@ -73,7 +73,9 @@ class LLMRecommender(RowReader, SequentialRecommender):
     inventor: ClassVar[Inventor] = staticmethod(invent_titles)
     """Makes the examples that the tiny LLM reads."""
     reads_items: ClassVar[bool] = False
-    """Whether the LLM reads items and answers no prompts: then it is loaded only where their vectors are computed."""
+    """Whether the LLM makes vectors and answers no prompts: then the recommender loads it where it needs it."""
+    reads_histories: ClassVar[bool] = False
+    """Whether such an LLM reads histories as well as items, and serves."""
     trainer: ClassVar[str] = "recbole_llm.trainer.llm_trainer:LLMTrainer"
     """What trains it, as ``"module:Class"``."""
 

@@ -22,6 +22,7 @@ _TITLE_SLOTS = {
     "input": ("history",),
     "candidates": ("candidates",),
     "click_input": ("liked", "disliked", "target"),
+    "summary_input": ("history",),
     "code_input": ("history",),
     "code_to_title": ("code",),
     "title_to_code": ("title",),
@@ -48,6 +49,9 @@ class Wording:
         click_instruction: As `instruction`, for the yes/no task.
         click_input: As `input`, for the yes/no task, with the slots `{liked}`, `{disliked}` and `{target}`, each
             exactly once.
+        summary_preamble: As `preamble`, where the user is asked for in one token.
+        summary_instruction: As `instruction`, for the same.
+        summary_input: As `input`, for the same; the history begins a line of its own.
         code_preamble: As `preamble`, where items are named by codes.
         code_instruction: As `instruction`, where items are named by codes.
         code_input: As `input`, where items are named by codes.
@@ -76,6 +80,9 @@ class Wording:
         "Judge whether this user would like one more {item}. Answer Yes or No."
     )
     click_input: str = "Liked: {liked}\nNot liked: {disliked}\nWould this user like the {item} {target}?"
+    summary_preamble: str = "You know {items} and the people who have {verb} them."
+    summary_instruction: str = "Sum up in a single token what the user with this history of {items} likes."
+    summary_input: str = "What this user has {verb}, oldest first:{history}"
     code_preamble: str = "You know {items} by their codes."
     code_instruction: str = (
         "Here are the codes of the {items} a user has {verb}, oldest first. Give the code of one new {item} this user "
@@ -175,6 +182,13 @@ class Wording:
         Args and Raises: as for :meth:`next_item`.
         """
         return self._layout(["click_preamble", "click_instruction"], ["click_input"], style, tokenizer)
+
+    def summary(self, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None) -> Layout:
+        """The layout of a prompt that asks for a user in one token, with the slot `history`.
+
+        Args and Raises: as for :meth:`next_item`.
+        """
+        return self._layout(["summary_preamble", "summary_instruction"], ["summary_input"], style, tokenizer)
 
     def of_codes(
         self, sentence: str, style: str = "alpaca", tokenizer: PreTrainedTokenizerBase | None = None

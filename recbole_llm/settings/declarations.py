@@ -14,6 +14,7 @@ from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.grounding.settings import GroundingSettings, ReweightSettings
 from recbole_llm.history.settings import HistorySettings, SarSettings
+from recbole_llm.llm.laser_settings import LaserSettings
 from recbole_llm.llm.settings import BackboneSettings, GenerationSettings, TinyLLMConfig
 from recbole_llm.llm.vector_settings import ItemVectorSettings
 from recbole_llm.objective.preference_settings import PreferenceSettings
@@ -66,6 +67,7 @@ def groups() -> tuple[Group, ...]:
         Group("Generation", (GenerationSettings,)),
         Group("Model", (ModelSettings,)),
         Group("Item vectors", (ItemVectorSettings, AlignmentSettings)),
+        Group("Bi-tuning", (LaserSettings,)),
         Group("Teaching a classic model", (TeachingSettings,)),
         Group("Adapter", (AdapterSettings, *_of_axis("adapter"))),
         Group("Coreset", (CoresetSettings, *_of_axis("coreset"))),

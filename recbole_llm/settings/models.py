@@ -41,7 +41,8 @@ class ModelFacts:
         reads_vectors: whether its prompts hold item vectors of the auxiliary recommender, as LLaRA's.
         names_codes: ``"static"`` where items are codes in its prompts, as SemID's, ``"twin"`` where users are
             as well and codes change, as TTDS's; else empty.
-        reads_items: whether its LLM reads items and answers no prompts, as LLMEmb's.
+        reads_items: whether its LLM makes vectors of what it reads and answers no prompts, as LLMEmb's.
+        reads_histories: whether it reads histories too, and serves, as Laser's.
         property_files: of a model of ours, those of the classes it derives from first.
     """
 
@@ -55,6 +56,7 @@ class ModelFacts:
     property_files: tuple[Path, ...] = ()
     names_codes: str = ""
     reads_items: bool = False
+    reads_histories: bool = False
 
     def task(self, by_labels: bool = False) -> str:
         """What the model predicts: ``"next-item"`` or ``"click"``.
@@ -92,6 +94,7 @@ def facts_of(model_class: type) -> ModelFacts:
         tuple(files),
         str(getattr(model_class, "names_codes", "") if is_llm else ""),
         bool(is_llm and getattr(model_class, "reads_items", False)),
+        bool(is_llm and getattr(model_class, "reads_histories", False)),
     )
 
 
@@ -121,11 +124,14 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
     files += _files_of(name, source.file.parent) if name in CLASSIC_MODELS else []
     inputs = source.attribute("input_type") is not None
     answers = is_llm and any(one.name == ANSWERING for one in ancestors)
-    vectors, items = (is_llm and bool(source.attribute(attribute)) for attribute in ("item_slots", "reads_items"))
+    vectors, items, histories = (
+        is_llm and bool(source.attribute(attribute)) for attribute in ("item_slots", "reads_items", "reads_histories")
+    )
     codes = str((source.attribute("names_codes") if is_llm else None) or "")
     property_files = tuple(dict.fromkeys(files))
     own_task = source.attribute("task")
-    return ModelFacts(source.name, kind, inputs, own_task, is_llm, answers, vectors, property_files, codes, items)
+    more = (answers, vectors, property_files, codes, items, histories)
+    return ModelFacts(source.name, kind, inputs, own_task, is_llm, *more)
 
 
 def _files_of(class_name: str, folder: Path) -> list[Path]:

@@ -60,7 +60,7 @@ from recbole_llm.settings.task_checks import (
     chosen_valid_metric,
 )
 from recbole_llm.settings.values import split_names
-from recbole_llm.settings.vectors import check_vectors
+from recbole_llm.settings.vectors import check_bi_tuning, check_vectors
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
@@ -312,8 +312,10 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
     check_on_trie(final)
     check_preference(model, facts.has_answers, final, has_valid_rows)
     check_learner(final)
-    check_teaching(model, task, facts.reads_items, final)
-    if facts.reads_items:
+    check_teaching(model, task, facts.reads_items and not facts.reads_histories, final)
+    if facts.reads_histories:
+        check_bi_tuning(model, final)
+    elif facts.reads_items:
         check_vectors(model, final["dataset"], final, find_choice("adapter", final["adapter"]))
     if facts.has_answers:
         check_grounding(final)

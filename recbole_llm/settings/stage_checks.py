@@ -260,8 +260,14 @@ def check_on_trie(settings: Settings) -> None:
         )
 
 
-def check_teaching(model: str, task: str, reads_items: bool, settings: Settings) -> None:
+def check_teaching(model: str, task: str, is_classic: bool, settings: Settings) -> None:
     """Refuse to teach a classic model what is no ranking of the catalogue, or needs no teaching.
+
+    Args:
+        model: its name.
+        task: ``"next-item"`` or ``"click"``.
+        is_classic: whether a classic model is what the run serves.
+        settings: of the run, resolved.
 
     Raises:
         InputError: why.
@@ -273,7 +279,7 @@ def check_teaching(model: str, task: str, reads_items: bool, settings: Settings)
         obstacle = f"{model} predicts clicks and ranks no items"
     elif settings["candidates"]:
         obstacle = f"with candidates {model} ranks no catalogue"
-    elif reads_items:
+    elif is_classic:
         obstacle = f"{model} is served by a classic model as it is"
     if obstacle:
         raise InputError("distill_into", f"{obstacle}; leave it out", kind="conflict")

@@ -1,4 +1,4 @@
-"""Checks of sequential models that read an LLM's item vectors (LLMEmb)."""
+"""Checks of models whose LLM makes vectors and answers no prompts: LLMEmb and Laser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.laser_settings import LaserSettings
 from recbole_llm.settings.defaults import read_properties
 from recbole_llm.settings.models import facts_by_name
 from recbole_llm.settings.stage_checks import reads_states
@@ -33,25 +34,64 @@ def check_vectors(model: str, dataset: str, final: Mapping[str, Any], adapter: t
     Raises:
         InputError: which.
     """
-    unused = {"coreset": "none", "curriculum": "none", "reweight": "none", "grounding": "embedding", "objective": "nll"}
-    unused |= {"preference": "none", "history_policy": "fixed"}
-    for key, nothing in unused.items():
-        if final[key] != nothing:
-            raise InputError(key, f"{model}'s LLM reads items and answers no prompts; leave {key} out", kind="conflict")
-    if final["candidates"]:
-        raise InputError(
-            "candidates", f"{model}'s LLM answers no prompts that could list some; leave it out", kind="conflict"
-        )
+    _check_no_answers(model, final, "reads items and answers no prompts")
     if reads_states(adapter, final):
         raise InputError(
             "adapter", f"{final['adapter']} reads a user's history, and {model} tunes on items; give lora or full",
             kind="conflict",
         )  # fmt: skip
+    _check_training(model, final)
+    _check_backbones(model, dataset, final)
+
+
+def check_bi_tuning(model: str, final: Mapping[str, Any]) -> None:
+    """Refuse settings of an LLM that answers prompts or learns, or of a recommender without states of items (Laser).
+
+    Args:
+        model: its name.
+        final: settings of the run, resolved.
+
+    Raises:
+        InputError: which.
+    """
+    LaserSettings.from_settings(final)
+    _check_no_answers(model, final, "makes vectors and answers no prompts")
+    if final["adapter"] != "lora":
+        raise InputError("adapter", f"{model}'s LLM stays as it is; leave adapter out", kind="conflict")
+    if final["train_unit"] == "user":
+        raise InputError(
+            "train_unit", f"{model} puts vectors of its own before every row's prompt; set train_unit: row",
+            kind="conflict",
+        )  # fmt: skip
+    if final["recommender"] not in WIDTHS:
+        raise InputError(
+            "recommender",
+            f"{model} reads states of single items, which {', '.join(WIDTHS)} give, not {final['recommender']}; "
+            "choose one",
+            kind="conflict",
+        )
+    _check_training(model, final)
+
+
+def _check_no_answers(model: str, final: Mapping[str, Any], instead: str) -> None:
+    """Axes of answers, and of rows chosen by them, are left as they are."""
+    unused = {"coreset": "none", "curriculum": "none", "reweight": "none", "grounding": "embedding", "objective": "nll"}
+    unused |= {"preference": "none", "history_policy": "fixed"}
+    for key, nothing in unused.items():
+        if final[key] != nothing:
+            raise InputError(key, f"{model}'s LLM {instead}; leave {key} out", kind="conflict")
+    if final["candidates"]:
+        raise InputError(
+            "candidates", f"{model}'s LLM answers no prompts that could list some; leave it out", kind="conflict"
+        )
+
+
+def _check_training(model: str, final: Mapping[str, Any]) -> None:
+    """The epoch is chosen by rankings, and there is one."""
     if final["valid_metric"] == LOSS:
         raise InputError("valid_metric", f"{model} has no answers to take the loss of; give NDCG@10", kind="conflict")
     if not final["epochs"]:
         raise InputError("epochs", f"{model} ranks by what it learns; give at least 1", kind="conflict")
-    _check_backbones(model, dataset, final)
 
 
 def _check_backbones(model: str, dataset: str, final: Mapping[str, Any]) -> None:

@@ -225,6 +225,7 @@ class FineTuning:
             speed = self.loss.tokens / (time.perf_counter() - started)
             mean = losses / counted.clip(min=1) @ list(weights.values())
             bar.set_postfix_str(f"loss {mean:.4f}, {speed:,.0f} tokens/s")
+        self.loss.after_epoch()
         seconds = time.perf_counter() - started
         losses /= counted.clip(min=1)
         record: dict[str, Any] = {

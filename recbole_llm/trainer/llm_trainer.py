@@ -116,15 +116,9 @@ class LLMTrainer(Trainer):
         self.eval_collector.data_collect(train_data)
         self.model.prepare_training(train_data.dataset)
         self.model.prepare()
-        if valid_data and (self.valid_metric == LOSS or not self.protocol.has_labels):
-            objective = make_objective(self.config.final_config_dict)
-            reader = make_reader(self.model, objective) if objective is not None and objective.reads_legal else None
-            self.valid_loss = ValidLoss(self.model, valid_data.dataset, self.config["generation_batch_tokens"], reader)
+        self.valid_loss = self._make_valid_loss(valid_data) if valid_data else None
         if self.config["epochs"]:
-            tuning = self._tuning(train_data, valid_data, verbose, show_progress, callback_fn)
-            pipeline = Pipeline(tuning, make_curricula(self.config))
-            pipeline.run()
-            self.tuned, self.tried, self.distilled = pipeline.tuned, pipeline.tried, pipeline.distilled
+            self._tune(self._tuning(train_data, valid_data, verbose, show_progress, callback_fn))
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
         if self.config["history_policy"] != "fixed":
@@ -138,6 +132,20 @@ class LLMTrainer(Trainer):
         else:
             self.best_valid_score = self.best_valid_result[self.valid_metric]
         return self.best_valid_score, self.best_valid_result
+
+    def _make_valid_loss(self, valid_data: AbstractDataLoader) -> ValidLoss | None:
+        """What gives the loss of the validation rows' answers, where it is told."""
+        if self.valid_metric != LOSS and self.protocol.has_labels:
+            return None
+        objective = make_objective(self.config.final_config_dict)
+        reader = make_reader(self.model, objective) if objective is not None and objective.reads_legal else None
+        return ValidLoss(self.model, valid_data.dataset, self.config["generation_batch_tokens"], reader)
+
+    def _tune(self, tuning: Tuning) -> None:
+        """Run the tuning stages."""
+        pipeline = Pipeline(tuning, make_curricula(self.config))
+        pipeline.run()
+        self.tuned, self.tried, self.distilled = pipeline.tuned, pipeline.tried, pipeline.distilled
 
     def _choose_histories(self, train: Any) -> None:
         """Let an actor-critic choose how much of a history the prompts of the trained model show."""

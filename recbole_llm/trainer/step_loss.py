@@ -58,6 +58,9 @@ class StepLoss(ABC):
     def after_step(self) -> None:  # noqa: B027
         """Called once the weights have changed."""
 
+    def after_epoch(self) -> None:  # noqa: B027
+        """Called once the steps of an epoch are done, before it is validated and kept."""
+
     def record(self) -> dict[str, Any]:
         """What is told of an epoch besides its loss, as JSON values."""
         return {}

@@ -90,6 +90,28 @@ def test_a_state_times_an_items_vector_is_its_score(recommender):
     np.testing.assert_allclose(products[:, known], scores[:, known], atol=1e-5)
 
 
+def test_an_items_state_is_that_of_the_history_up_to_it(recommender):
+    known = np.flatnonzero(recommender.known).tolist()
+    unknown = np.flatnonzero(~recommender.known).tolist()
+    mixed = [known[0], unknown[1], known[4], known[2]]
+    found = recommender.item_states([mixed, [], known[3:4], unknown])
+    assert [own.shape for own in found] == [(n, recommender.state_width) for n in (3, 0, 1, 0)]
+    expected = recommender.sequence_states([known[:1], [known[0], known[4]], [known[0], known[4], known[2]]])
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    np.testing.assert_allclose(found[2], forward(recommender, [known[3:4]]), atol=1e-5)
+    np.testing.assert_allclose(recommender.sequence_states([mixed]), expected[-1:], atol=1e-6)  # as before the others
+
+
+def test_bert4recs_states_of_items_know_the_whole_history(make):
+    model = make("BERT4Rec")
+    known = np.flatnonzero(model.known).tolist()
+    one, other = model.item_states([known[:3], [*known[:2], known[3]]])
+    with torch.no_grad():
+        expected = model.model(torch.tensor([known[:3] + [0] * 7]))[0, :3].numpy()
+    np.testing.assert_allclose(one, expected, atol=1e-5)
+    assert np.abs(one[0] - other[0]).max() > 1e-6
+
+
 def test_the_newest_items_count(recommender):
     known = np.flatnonzero(recommender.known).tolist()
     long = known[:7] + known[:8][::-1]
