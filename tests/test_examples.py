@@ -16,7 +16,7 @@ def case(example):
     return pytest.param(example, id=example.stem, marks=[pytest.mark.slow] if trains else [])
 
 
-@pytest.mark.parametrize("example", map(case, EXAMPLES))
+@pytest.mark.parametrize("example", [case(example) for example in EXAMPLES])
 def test_an_example(example, tmp_path):
     done = forked_python(PROGRAM, example, cwd=tmp_path)
     assert done.stdout

@@ -52,7 +52,7 @@ def test_pages_load_nothing_from_elsewhere(site):
 
 
 def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
-    for name in ("docs", "recbole_llm"):
+    for name in ("docs", "properties", "recbole_llm"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "mkdocs.yml", tmp_path)
     page = tmp_path / "docs" / "tune.md"
