@@ -17,6 +17,8 @@ from recbole_llm.quick_start import main
 from recbole_llm.report import ResultTable
 from recbole_llm.settings.models import is_llm_model
 
+INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
+
 # The smallest LLM; it learns fast enough that one epoch changes its answers.
 TINY = (
     "--tiny_steps=30",
@@ -91,6 +93,8 @@ def run(models: str, world: Path, saved: Path, *words: str) -> Finished:
     before = set(saved.iterdir())
     with working_in(saved.parent):
         status = main(words_for(models, world, saved, *words))
+    if status == INTERRUPTED:  # the command has said how it goes on; a test sees what interrupted it
+        raise KeyboardInterrupt
     new = sorted(set(saved.iterdir()) - before, key=lambda folder: folder.stat().st_ctime_ns)
     tables = [folder for folder in new if folder.name.startswith("results-")]
     runs = [folder for folder in new if f"-{world.name}-" in folder.name and folder not in tables]

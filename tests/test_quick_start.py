@@ -38,10 +38,10 @@ def pairs_of(finished: Any, label: str) -> list[tuple[str, str]]:
 
 def test_one_command_writes_one_table_in_four_formats_with_its_rows_and_plots(side_by_side, world):
     assert side_by_side.status == 0
-    plots = {f"{name}.{kind}" for name in ("comparison", "cost", "learning") for kind in ("pdf", "png")}
+    plots = {f"{name}.{kind}" for name in ("comparison", "cost", "learning") for kind in ("pdf", "png", "svg")}
     tables = {f"results.{kind}" for kind in ("csv", "json", "md", "tex")}
     rows = {"rows.parquet"} if has_pyarrow() else set()
-    assert {path.name for path in side_by_side.results.iterdir()} == tables | plots | rows
+    assert {path.name for path in side_by_side.results.iterdir()} == tables | plots | rows | {"report.html"}
     table = side_by_side.table
     assert [result.model for result in table.results] == ["Pop", "SASRec", "BIGRec"]
     assert [result.seed for result in table.results] == [2020] * 3

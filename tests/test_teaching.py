@@ -90,7 +90,7 @@ def test_a_killed_teacher_goes_on_and_the_student_is_the_same(go, table, tmp_pat
     rank, calls = BIGRec.rank, []
 
     def fail(self: Any, rows: Any, k: int, targets: Any = None) -> Any:
-        calls.append(len(rows)) if k == 5 else None
+        calls.append(len(rows)) if len(rows) == teaching.CHUNK else None  # the ten rows of the report are fewer
         if len(calls) == 3:
             raise KeyboardInterrupt
         return rank(self, rows, k, targets)

@@ -1,10 +1,11 @@
 import re
+from functools import cache
 
 import pytest
 import yaml
 
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
-from recbole_llm.settings.declarations import classic_keys, llm_keys
+from recbole_llm.settings.declarations import classic_keys, llm_keys, model_keys
 from recbole_llm.settings.schema import check_known, check_value
 from tests.refusals import refused
 
@@ -16,10 +17,16 @@ def name_of(file):
     return str(file.relative_to(find_properties()))
 
 
+@cache
+def recboles_own_keys():
+    """Keys of RecBole's models, which files of models without an LLM set too."""
+    return {key for file in (recbole_folder() / "properties").rglob("*.yaml") for key in load_yaml(file)}
+
+
 @pytest.mark.parametrize("file", SETTING_FILES, ids=name_of)
 def test_every_key_of_our_property_files_has_a_schema_entry_that_accepts_it(file):
     settings = load_yaml(file)
-    assert set(settings) <= set(llm_keys())
+    assert set(settings) <= {*llm_keys(), *model_keys(), *recboles_own_keys()}
     for key, value in settings.items():
         check_value(key, value)
 

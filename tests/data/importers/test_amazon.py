@@ -317,7 +317,7 @@ def test_a_folder_of_several_categories_is_refused_and_one_in_several_files_is_n
         (folder / name).write_text(META)
     import_dataset(folder, "one", tmp_path / "out")
     (folder / "Video_Games.jsonl").write_text(reviews)
-    with refused("", "conflict", "amazon holds several categories \\(All_Beauty, Video_Games\\)"):
+    with refused("", "conflict", "amazon holds several categories \\(all_beauty, video_games\\)"):
         import_dataset(folder, "two", tmp_path / "out")
     import_dataset(folder / "Video_Games.jsonl", "two", tmp_path / "out")
 
