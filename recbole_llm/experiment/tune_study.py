@@ -178,6 +178,9 @@ class Study:
         trials = self.trials
         for trial in trials:
             if trial.state == TrialState.RUNNING and (lock := self._try(trial.number)):
+                if self.trials[trial.number].state != TrialState.RUNNING:  # it ended between the list and the lock
+                    lock.release()
+                    continue
                 log.info("Trial %d was stopped before its end; going on with it.", trial.number + 1)
                 self._study.sampler = self._sampler(trial.number)
                 return Attempt(self, optuna.Trial(self._study, trial._trial_id), lock)

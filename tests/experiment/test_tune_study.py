@@ -123,6 +123,21 @@ def test_two_processes_take_different_trials_and_a_trial_is_held_by_one(tmp_path
     assert [trial.params for trial in alone.trials] == [trial.params for trial in studies[0].trials]
 
 
+def test_a_trial_that_ends_while_another_process_looks_for_one_is_not_taken_up(tmp_path, monkeypatch):
+    """It is listed as running, ends and is released, and only then is its lock asked for."""
+    mine, theirs = (Study(tmp_path, plan("random", "none", 2), True, seed=7) for _ in range(2))
+    with closing(theirs.attempts()) as attempts, closing(mine.attempts()) as others:
+        first, ask = next(attempts), mine._try
+
+        def end_first(number):
+            if number == 0:
+                first.finish(0.5)
+            return ask(number)
+
+        monkeypatch.setattr(mine, "_try", end_first)
+        assert next(others).number == 1
+
+
 @given(
     scores=st.lists(st.integers(0, 6), min_size=1, max_size=30),
     reduction=st.integers(2, 5),
