@@ -412,8 +412,7 @@ def main() -> None:
                 if not options.render and cell.startswith(options.only) and not cell_file(cell, seed).exists():
                     make_cell_world(grid, seed)
                     run_cell(grid, cell, seed)
-                    write_page()
-    write_page()
+    write_page()  # at the end: a page that changed would mark the commits of all later cells as dirty
 
 
 if __name__ == "__main__":
