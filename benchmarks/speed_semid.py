@@ -57,7 +57,7 @@ def callback() -> Any:
         for length, token in enumerate(whole):
             following[tuple(whole[:length])].add(token)
     allowed = {prefix: sorted(found) for prefix, found in following.items()}
-    return PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed.get(tuple(tokens.tolist()), [EOS]), BEAMS)
+    return PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed.get(tuple(tokens.tolist()), [EOS]), 1)
 
 
 def step_work() -> Work:
