@@ -9,13 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recbole_llm.quick_start import main
 from recbole_llm.report import ResultTable
 from recbole_llm.settings.models import is_llm_model
+from tests.processes import forked_python
+
+if TYPE_CHECKING:
+    from recbole_llm import Run
 
 INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
@@ -146,3 +150,17 @@ def metrics_of(ranks: Sequence[int], cutoffs: Sequence[int]) -> dict[str, float]
         metrics[f"mrr@{k}"] = (hit / safe).mean()
         metrics[f"ndcg@{k}"] = (hit / np.log2(safe + 1)).mean()
     return metrics
+
+
+def asked_in_new_process(run: Run, folder: Path, users: Sequence[str], k: int) -> tuple[bytes, bytes]:
+    """What a run recommends after a new process has loaded its folder, and here: CSV files, to the last digit."""
+    files = [folder / f"{name}.csv" for name in ("again", "here")]
+    program = """
+        import sys
+        from recbole_llm import load_run
+        load_run(sys.argv[1]).recommend(users=sys.argv[4:], k=int(sys.argv[3])).to_csv(sys.argv[2], index=False)
+    """
+    forked_python(program, run.folder, files[0], str(k), *users, cwd=folder)
+    run.recommend(users=list(users), k=k).to_csv(files[1], index=False)
+    again, here = (file.read_bytes() for file in files)
+    return again, here

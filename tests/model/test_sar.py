@@ -14,9 +14,8 @@ from recbole_llm.data.rows import load_rows
 from recbole_llm.history import discounted_returns
 from recbole_llm.model.sar import SAR, UserBatches
 from recbole_llm.settings.config import Config
-from tests.processes import forked_python
 from tests.refusals import refused
-from tests.runs import working_in
+from tests.runs import asked_in_new_process, working_in
 from tests.worlds import make_world
 
 SIZES = {"hidden_size": 16, "inner_size": 32, "n_layers": 1, "n_heads": 2, "sar_state_dim": 8}
@@ -109,13 +108,8 @@ def test_fifty_users_are_learnt_by_heart_kept_and_asked_again(world, tmp_path):
     rows = rows[torch.tensor(list(last.values()))]
     best = one.model.full_sort_predict(rows)[:, 1:].argmax(dim=1) + 1
     assert (best == rows["item_id"]).float().mean() >= 0.9
-    code = """
-        import sys
-        from recbole_llm import load_run
-        print(load_run(sys.argv[1]).recommend(users=["u1", "u9"], k=8).to_json())
-    """
-    done = forked_python(code, one.folder, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == one.recommend(users=["u1", "u9"], k=8).to_json()
+    again, here = asked_in_new_process(one, tmp_path, ["u1", "u9"], k=8)
+    assert again == here
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_folder_tells_of_lengths(world, tmp_path):

@@ -18,7 +18,7 @@ from recbole_llm.llm.parts import input_embedding
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
 from tests.model.coded import coded_run, same_bits, weights_of
-from tests.processes import forked_python
+from tests.runs import asked_in_new_process
 from tests.worlds import make_world
 
 TASKS = ["next", "item2text", "text2item"]
@@ -69,16 +69,8 @@ def test_the_folder_holds_the_rows_of_the_tokens_and_none_of_the_llm(run):
 
 @pytest.mark.slow
 def test_a_new_process_gives_the_same_items(run, root):
-    program = f"""
-        from recbole_llm import compat
-        compat.apply()
-        import recbole_llm
-        run = recbole_llm.load_run({str(run.folder)!r})
-        run.recommend(users=["u1", "u2", "u3"], k=5).to_csv({str(root / "again.csv")!r}, index=False)
-    """
-    forked_python(program, cwd=root)
-    run.recommend(users=["u1", "u2", "u3"], k=5).to_csv(root / "here.csv", index=False)
-    assert (root / "again.csv").read_bytes() == (root / "here.csv").read_bytes()
+    again, here = asked_in_new_process(run, root, ["u1", "u2", "u3"], k=5)
+    assert again == here
 
 
 def test_a_history_reads_the_same_by_ids_and_by_titles(run):

@@ -17,7 +17,7 @@ from recbole_llm.semantic_ids import collision_rate
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
 from tests.model.coded import coded_run, same_bits, weights_of
-from tests.processes import forked_python
+from tests.runs import asked_in_new_process
 from tests.worlds import make_world
 
 QUICK = {"sid_epochs": 5, "refresh_steps": 5}
@@ -166,16 +166,8 @@ def test_a_loaded_run_has_the_same_codes_and_lists(run, go):
 
 @pytest.mark.slow
 def test_a_new_process_gives_the_same_items(run, root):
-    program = f"""
-        from recbole_llm import compat
-        compat.apply()
-        import recbole_llm
-        run = recbole_llm.load_run({str(run.folder)!r})
-        run.recommend(users=["u1", "u2", "u3"], k=5).to_csv({str(root / "again.csv")!r}, index=False)
-    """
-    forked_python(program, cwd=root)
-    run.recommend(users=["u1", "u2", "u3"], k=5).to_csv(root / "here.csv", index=False)
-    assert (root / "again.csv").read_bytes() == (root / "here.csv").read_bytes()
+    again, here = asked_in_new_process(run, root, ["u1", "u2", "u3"], k=5)
+    assert again == here
 
 
 @pytest.mark.slow
