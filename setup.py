@@ -18,6 +18,7 @@ REQUIREMENTS = [
     "pandas>=2.0,<3",  # RecBole's token sequences and fillna(inplace=True) break on 3
     "peft>=0.21,<0.22",
     "POT>=0.9.4",
+    "psutil>=5.9.0",
     "pyyaml",
     "safetensors",
     "scipy>=1.11",
@@ -35,7 +36,6 @@ RECBOLE_WITHOUT_RAY = [
     "colorama==0.4.4",
     "colorlog==4.7.2",
     "plotly>=4.0.0",
-    "psutil>=5.9.0",
     "scikit-learn>=0.23.2",
     "tensorboard>=2.5.0",
     "texttable>=0.9.0",

@@ -2,8 +2,8 @@
 
 A stage writes into a ``.partial`` folder beside its final path, under a lock, and is renamed when it is whole. So a
 killed run leaves either nothing or something to resume from, two runs never write the same folder, and a folder with
-its final name is complete. What was written is checked on every reading; a damaged stage is rebuilt, and the log says
-so.
+its final name is complete. What was written is checked on every reading; a stage that is damaged, or that another
+version wrote in another format, is rebuilt, and the log says so.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from filelock import FileLock, Timeout
-
+from recbole_llm.disk import explained
 from recbole_llm.hashing import hash_file
+from recbole_llm.locks import OwnedLock
 
 Result = TypeVar("Result")
 MANIFEST = "stage.json"
+UNFINISHED = "unfinished"
+"""Folder in a stage's folder for what is of use until the stage is whole, and is removed then."""
 log = logging.getLogger(__name__)
 
 
@@ -44,10 +48,23 @@ def stage_seed(seed: int, *names: str | int) -> int:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    """Write JSON so that a reader sees the old file or the new one, never a part, even after a power cut."""
     aside = path.with_name(path.name + ".new")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+@cache
+def writers() -> dict[str, str]:
+    """Versions of the packages that decide what a stage holds."""
+    return {
+        "recbole_llm": str(import_module("recbole_llm").__version__),
+        "torch": metadata.version("torch"),
+        "transformers": metadata.version("transformers"),
+    }
 
 
 class Stage(ABC, Generic[Result]):
@@ -60,6 +77,9 @@ class Stage(ABC, Generic[Result]):
     name: str
     is_resumable: ClassVar[bool] = False
     """Whether :meth:`compute` can go on from what a killed run left in the folder; else the folder is emptied."""
+    format_number: ClassVar[int] = 1
+    """Of the files and of what their numbers mean: one more whenever a reader of the old ones would go wrong. A stage
+    of another number is rebuilt; the versions of packages are recorded beside it, and are no reason to."""
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
@@ -92,78 +112,136 @@ class StageStore:
 
     def run(self, stage: Stage[Result]) -> Result:
         """The result of a stage, computed first if it is not there or damaged."""
-        return stage.load(self.get(stage.name, stage.facts(), stage.compute, stage.is_resumable))
+        return stage.load(self.get(stage.name, stage.facts(), stage.compute, stage.is_resumable, stage.format_number))
 
     def folder(self, stage: Stage[Any]) -> Path:
         """Where the result of a stage that has run is kept."""
         return self.root / self.used[stage.name]
 
     def get(
-        self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool = False
+        self,
+        stage: str,
+        facts: Mapping[str, Any],
+        compute: Callable[[Path], None],
+        resumable: bool = False,
+        format_number: int = 1,
     ) -> Path:
-        """Return the folder of a stage, computing it first if it is not there or damaged.
+        """Return the folder of a stage, computing it first if it is not there, damaged or of another format.
 
         Args:
             stage: name of the stage, the first part of the folder's name.
             facts: everything the result depends on and nothing later, as plain data.
-            compute: writes the result into the folder it is given.
+            compute: writes the result into the folder it is given; what lies in :data:`UNFINISHED` there is removed.
             resumable: whether ``compute`` can go on from what a killed run left in that folder; else it is emptied.
+            format_number: see :class:`Stage`.
+
+        Raises:
+            InputError: the folder cannot be written to, or the disk is full.
         """
         folder = self.root / f"{stage}-{fingerprint(facts)}"
         ours = self.used.get(stage) == folder.name
         self.used[stage] = folder.name
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self._lock(folder):
-            if folder.exists():
-                damage = find_damage(folder)
-                if damage is None:
-                    log.info("Stage %s: found in %s", stage, folder)
-                    if not ours:
-                        self.reused.append(stage)
-                    return folder
-                log.warning("Stage %s: %s is damaged (%s); rebuilding it", stage, folder, damage)
-                shutil.rmtree(folder)
-            self._compute(stage, folder, facts, compute, resumable)
+        if not _refusal(folder, format_number):  # it will not change, so that reading it needs no lock
+            return self._found(stage, folder, ours)
+        with explained(self.root, f"stage {stage}"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with OwnedLock(self.root / f".{folder.name}.lock", f"Stage {folder.name}"):
+                refusal = _refusal(folder, format_number)
+                if not refusal:
+                    return self._found(stage, folder, ours)
+                if folder.exists():
+                    log.warning("Stage %s: %s %s; rebuilding it", stage, folder, refusal)
+                    shutil.rmtree(folder)
+                self._compute(stage, folder, facts, compute, resumable, format_number)
         return folder
 
-    def _lock(self, folder: Path) -> FileLock:
-        lock = FileLock(self.root / f".{folder.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-            lock.release()
-        except Timeout:
-            log.info("Stage %s is being computed by another run; waiting for it", folder.name)
-        return lock
+    def _found(self, stage: str, folder: Path, ours: bool) -> Path:
+        log.info("Stage %s: found in %s", stage, folder)
+        if not ours:
+            self.reused.append(stage)
+        return folder
 
     def _compute(
-        self, stage: str, folder: Path, facts: Mapping[str, Any], compute: Callable[[Path], None], resumable: bool
+        self,
+        stage: str,
+        folder: Path,
+        facts: Mapping[str, Any],
+        compute: Callable[[Path], None],
+        resumable: bool,
+        format_number: int,
     ) -> None:
-        partial = folder.with_name(folder.name + ".partial")
+        partial = _partial(folder, format_number)
         if partial.exists() and not resumable:
-            shutil.rmtree(partial)
+            _empty(partial)
         partial.mkdir(exist_ok=True)
         if any(partial.iterdir()):
             self.reused.append(stage)
-        started = time.perf_counter()
-        compute(partial)
-        files = {str(path.relative_to(partial)): hash_file(path) for path in _files(partial)}
-        seconds = round(time.perf_counter() - started, 3)
-        write_json(partial / MANIFEST, {"stage": stage, "seconds": seconds, "facts": dict(facts), "files": files})
+        if _refusal(partial, format_number):  # else all that was missing is the name
+            started = time.perf_counter()
+            compute(partial)
+            files = {path.relative_to(partial).as_posix(): hash_file(path) for path in _files(partial)}
+            seconds = round(time.perf_counter() - started, 3)
+            record = {"stage": stage, "format": format_number, "versions": writers(), "seconds": seconds}
+            write_json(partial / MANIFEST, {**record, "facts": dict(facts), "files": files})
         os.replace(partial, folder)
-        log.info("Stage %s: computed in %.1f s, kept in %s", stage, seconds, folder)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        log.info("Stage %s: computed in %.1f s, kept in %s", stage, _seconds(folder), folder)
+
+
+def _partial(folder: Path, format_number: int) -> Path:
+    """Where a stage is written until it is whole; what an older format has left there is removed."""
+    own = folder.with_name(f"{folder.name}.partial" + (f"-{format_number}" if format_number > 1 else ""))
+    for other in folder.parent.glob(f"{folder.name}.partial*"):
+        if other != own:
+            log.warning("Stage %s: an unfinished one of another format is removed", folder.name)
+            shutil.rmtree(other)
+    return own
+
+
+def _empty(partial: Path) -> None:
+    """Remove what a killed run left, but for what is made to be gone on from."""
+    for path in partial.iterdir():
+        if path.is_dir() and path.name != UNFINISHED:
+            shutil.rmtree(path)
+        elif path.name != UNFINISHED:
+            path.unlink()
+
+
+def _seconds(folder: Path) -> float:
+    return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seconds"])
+
+
+def _refusal(folder: Path, format_number: int) -> str:
+    """Why a stage's folder cannot be used as it is, as what a sentence says of it; empty where it can."""
+    damage = find_damage(folder)
+    if damage is not None:
+        return f"is damaged ({damage})"
+    found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if (number := found.get("format", 1)) != format_number:
+        writer = found.get("versions", {}).get("recbole_llm")
+        told = f"was written in format {number}" + (f" by recbole_llm {writer}" if writer else "")
+        return f"{told}, and this version writes format {format_number}"
+    return ""
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """What a stage's result is made of."""
+    unfinished = folder / UNFINISHED
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST and not path.is_relative_to(unfinished)
+    )
 
 
 def find_damage(folder: Path) -> str | None:
     """Say what is wrong with a stage's folder, or None when every file is as it was written."""
     try:
         expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        entries = list(expected.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, digest in expected.items():
+    for name, digest in entries:
         if not (folder / name).is_file():
             return f"{name} is missing"
         if hash_file(folder / name) != digest:

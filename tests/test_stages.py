@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
-from recbole_llm.stages import StageStore, find_damage, fingerprint, stage_seed
-from tests.processes import fresh_python
+import recbole_llm
+from recbole_llm.stages import UNFINISHED, StageStore, find_damage, fingerprint, stage_seed
+from tests.processes import forked_python, fresh_python
+from tests.refusals import refused
 
 
 def writer(text: str, calls: list[str]):
@@ -105,3 +110,195 @@ def test_every_stage_draws_from_its_own_seed():
 def test_facts_must_be_plain_data():
     with pytest.raises(TypeError):
         fingerprint({"a": object()})
+
+
+# ------------------------------------------------------------------------------------------------ formats and versions
+
+
+def in_format(number: int, text: str = "x"):
+    """``store.get`` for a stage of this format."""
+
+    def get(store: StageStore) -> Path:
+        return store.get("s", {"a": 1}, writer(text, []), format_number=number)
+
+    return get
+
+
+def test_the_record_tells_the_format_and_who_wrote_it(tmp_path):
+    manifest = json.loads((in_format(1)(StageStore(tmp_path)) / "stage.json").read_text())
+    assert manifest["format"] == 1
+    assert manifest["versions"] == {
+        "recbole_llm": recbole_llm.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def test_a_stage_without_a_format_is_of_the_first_and_of_any_versions(tmp_path, caplog):
+    place = in_format(1)(StageStore(tmp_path))
+    manifest = json.loads((place / "stage.json").read_text())
+    old = {name: value for name, value in manifest.items() if name not in ("format", "versions")}
+    for record in (old, {**manifest, "versions": {"torch": "1.0"}}):
+        (place / "stage.json").write_text(json.dumps(record))
+        store = StageStore(tmp_path)
+        assert (in_format(1, "y")(store) / "result.txt").read_text() == "x" and store.reused == ["s"]
+    assert "rebuilding" not in caplog.text
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (3, 2)])
+def test_a_stage_of_another_format_is_rebuilt_and_one_line_says_so(tmp_path, caplog, before, now):
+    in_format(before)(StageStore(tmp_path))
+    store = StageStore(tmp_path)
+    assert (in_format(now, "y")(store) / "result.txt").read_text() == "y" and not store.reused
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"format {before} by recbole_llm {recbole_llm.__version__}" in line and f"writes format {now}" in line
+
+
+def test_what_another_format_has_begun_is_not_gone_on_from(tmp_path):
+    def half(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        StageStore(tmp_path).get("s", {}, half, resumable=True)
+    seen: list[list[str]] = []
+    StageStore(tmp_path).get("s", {}, lambda folder: seen.append(os.listdir(folder)), True, format_number=2)
+    assert seen == [[]] and not list(tmp_path.glob("*.partial*"))
+
+
+# ------------------------------------------------------------------------------------- what is kept until it is whole
+
+
+def test_what_is_unfinished_survives_a_kill_and_goes_with_the_whole_stage(tmp_path):
+    def half(folder: Path) -> None:
+        (folder / UNFINISHED).mkdir(exist_ok=True)
+        (folder / UNFINISHED / "rows").write_text("half")
+        (folder / "result.txt").write_text("torn")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        StageStore(tmp_path).get("s", {}, half)
+    seen: list[list[str]] = []
+    place = StageStore(tmp_path).get("s", {}, lambda folder: seen.append(os.listdir(folder)))
+    assert seen == [[UNFINISHED]] and os.listdir(place) == ["stage.json"]
+
+
+def test_a_stage_that_lacked_its_name_alone_is_not_computed_again(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def cut(source: object, target: object) -> None:
+        if str(source).endswith(".partial"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    calls: list[str] = []
+    monkeypatch.setattr(os, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        StageStore(tmp_path).get("s", {}, writer("x", calls))
+    monkeypatch.undo()
+    place = StageStore(tmp_path).get("s", {}, writer("y", calls), resumable=True)
+    assert calls == ["x"] and (place / "result.txt").read_text() == "x"
+
+
+# ------------------------------------------------------------------------------------------------- disks that refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "no space is left in .* for stage other; .* kept: make room",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "no space is left"),
+        (OSError("1000 requested and 12 written"), "fewer bytes were written"),
+        (OSError(errno.EROFS, "Read-only file system"), r"cannot write stage other to .* \(Read-only file system\)"),
+    ],
+)
+def test_a_disk_that_refuses_is_told_in_one_line_and_what_was_whole_stays(tmp_path, error, words):
+    store, kept = StageStore(tmp_path), in_format(1)(StageStore(tmp_path))
+
+    def fails(folder: Path) -> None:
+        raise error
+
+    with refused("checkpoint_dir", "environment", words):
+        store.get("other", {}, fails)
+    assert find_damage(kept) is None and not [path for path in tmp_path.glob("other-*") if path.suffix != ".partial"]
+    assert store.get("other", {}, writer("x", [])).is_dir()
+
+
+def test_errors_that_are_not_the_disks_pass(tmp_path):
+    for error in (
+        PermissionError(errno.EACCES, "denied", "/elsewhere/data.inter"),
+        FileNotFoundError(2, "gone"),
+        ValueError("28"),
+    ):
+
+        def fails(folder: Path, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            StageStore(tmp_path).get("s", {}, fails)
+        assert caught.value is error
+
+
+def test_a_write_that_the_system_cuts_short_leaves_the_last_state(tmp_path):
+    """A file size limit stands for a full disk: numpy's and safetensors' own writes fail half way."""
+    program = f"""
+        import resource, signal, sys
+        import numpy, torch
+        from pathlib import Path
+        from safetensors.torch import save_file
+        from recbole_llm.errors import InputError
+        from recbole_llm.stages import StageStore
+        from recbole_llm.trainer.checkpoint import TrainingState, load_state, save_state
+
+        def state(epoch, size):
+            return TrainingState(epoch, {{"w": torch.full((size,), float(epoch))}}, {{}}, {{}}, {{"epoch": epoch}})
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        writes = {{
+            "numpy": lambda folder: numpy.save(folder / "x.npy", numpy.zeros(100_000)),
+            "safetensors": lambda folder: save_file({{"x": torch.zeros(100_000)}}, folder / "x.safetensors"),
+            "state": lambda folder: [save_state(folder, state(1, 10)), save_state(folder, state(2, 100_000))],
+        }}
+        for name, compute in writes.items():
+            try:
+                StageStore({str(tmp_path)!r}).get(name, {{}}, compute, resumable=True)
+            except InputError as error:
+                assert error.kind == "environment" and "\\n" not in str(error), error
+                print(name, error)
+        (partial,) = Path({str(tmp_path)!r}).glob("state-*.partial")
+        assert load_state(partial).progress == {{"epoch": 1}}
+    """
+    told = forked_python(program).stdout.splitlines()
+    assert [line.split()[0] for line in told] == ["numpy", "safetensors", "state"]
+    assert all("checkpoint_dir: cannot write stage" in line for line in told)
+
+
+def test_a_read_only_folder_is_read_and_not_written_to(tmp_path):
+    """As another user: to root, no folder is read-only."""
+    program = f"""
+        import os
+        from pathlib import Path
+        from recbole_llm.errors import InputError
+        from recbole_llm.stages import StageStore
+
+        if os.getuid() == 0:
+            os.setuid(65534)
+        store = StageStore({str(tmp_path / "stages")!r})
+        assert (store.get("s", {{"a": 1}}, None) / "result.txt").read_text() == "x"
+        try:
+            store.get("s", {{"a": 2}}, lambda folder: None)
+        except InputError as error:
+            print(error.key, error.kind, error)
+    """
+    in_format(1)(StageStore(tmp_path / "stages"))
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    (tmp_path / "stages").chmod(0o555)
+    told = forked_python(program).stdout
+    (tmp_path / "stages").chmod(0o755)
+    assert told.startswith("checkpoint_dir environment checkpoint_dir: cannot write stage s to")

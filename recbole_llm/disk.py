@@ -1,0 +1,72 @@
+"""What a disk says that takes no more, as one line: it is full, read-only, or cuts a file short."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recbole_llm.errors import InputError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+BROKEN = {errno.EFBIG, errno.EIO, errno.ESTALE}
+# Libraries that write by themselves tell the number in words, or that fewer bytes were written than asked for.
+_NUMBER = re.compile(r"os error (\d+)|\bcode: (\d+)")
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d+")
+
+
+@contextmanager
+def explained(folder: Path, what: str) -> Iterator[None]:
+    """A context in which an error of the disk becomes the one line of a user's mistake; others pass.
+
+    Args:
+        folder: what is written to.
+        what: is written, in words: ``stage fine-tune``.
+
+    Raises:
+        InputError: the disk is full, the folder is read-only, or a write was cut short.
+
+    Example:
+        >>> with explained(Path("saved"), "stage distil"):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        recbole_llm.errors.InputError: checkpoint_dir: no space is left in saved for stage distil; what was whole ...
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _reason(error, folder)
+        if reason is None:
+            raise
+        raise InputError("checkpoint_dir", reason.format(folder=folder, what=what), kind="environment") from error
+
+
+def _reason(error: Exception, folder: Path) -> str | None:
+    """What the disk says, in words with two gaps; None where the error is another's."""
+    number = getattr(error, "errno", None)
+    text = str(error)
+    if not isinstance(error, OSError) and (found := _NUMBER.search(text)):
+        number = int(found.group(1) or found.group(2))
+    kept = "what was whole before is kept: {cure} and run the same command again"
+    if number in FULL:
+        return "no space is left in {folder} for {what}; " + kept.format(cure="make room")
+    if number in CLOSED and _lies_in(error, folder):
+        told = os.strerror(number or errno.EACCES)
+        return f"cannot write {{what}} to {{folder}} ({told}); " + kept.format(cure="make it writable")
+    if number in BROKEN or (number is None and _CUT_SHORT.search(text)):
+        told = os.strerror(number) if number else "fewer bytes were written than there are"
+        return f"cannot write {{what}} to {{folder}} ({told}); " + kept.format(cure="look after the disk")
+    return None
+
+
+def _lies_in(error: Exception, folder: Path) -> bool:
+    """Whether the file of an error lies in a folder; one that names none may."""
+    name = getattr(error, "filename", None)
+    return name is None or Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder))
