@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext
@@ -76,6 +78,37 @@ def forked_python(
         output = [(Path(folder) / name).read_text(errors="replace") for name in ("stdout", "stderr")]
     assert process.exitcode is not None, "the process has not ended after ten minutes"
     return _checked(Done(process.exitcode, *output), status)
+
+
+def together(
+    code: str, *words: str | Path, count: int = 2, cwd: Path = REPOSITORY, status: int | None = 0, **env: str
+) -> list[Done]:
+    """Several processes of one program, as a launcher starts them: they find one another by the environment.
+
+    Args:
+        code: a program; what all its lines are indented by is removed. ``sys.argv[1:]`` are the words.
+        words: its arguments.
+        count: of the processes.
+        cwd: their working folder.
+        status: what each must end with; None: anything.
+        **env: variables beside those that launchers set.
+
+    Returns:
+        What each left, by rank.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    everybody = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = [{**everybody, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+
+    def start(rank: int) -> Done:
+        variables = {**{name: str(value) for name, value in own[rank].items()}, **env}
+        return forked_python(code, *words, cwd=cwd, status=status, env=variables)
+
+    _server()
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(start, range(count)))
 
 
 @cache
