@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
+AUDIT := .venv-audit
 RECBOLE := recbole==1.2.1
 TORCH := $(shell sed -n 's/^\(torch==[^;]*\).*/\1/p' constraints.txt)
 # Two workers; a file's tests stay together, as they share models and stages that take longer than the tests. Files are
@@ -12,7 +13,7 @@ DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
 test test-rounding test-slow test-newest: export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-rounding test-slow test-newest results benchmark lint docs clean
+.PHONY: install demo test test-rounding test-slow test-newest results benchmark lint docs vulnerabilities clean
 
 install: $(VENV)/.installed
 
@@ -84,6 +85,15 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[docs]'
 	touch $@
 
+# Known vulnerabilities of the tested versions, in an environment of its own so that no tested version moves.
+vulnerabilities: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --disable-pip --no-deps --progress-spinner=off --requirement constraints.txt
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) $(AUDIT) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
