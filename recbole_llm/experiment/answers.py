@@ -11,7 +11,6 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.evaluation import Evaluation
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.prompt.titles import clean_answer
 
 ANSWERS = "answers.md"
 N_ROWS = 10
@@ -49,7 +48,7 @@ def write_answers(folder: Path, model: LLMRecommender, rows: Interaction, evalua
         rank, first = int(evaluation.ranks[index]), evaluation.top_items[index, :N_FIRST]
         lines = [
             f"{number}. history: {'… ' if len(history) > N_NEWEST else ''}{_titles(model, history[-N_NEWEST:])}",
-            f"    - answer: {clean_answer(answer) or NOTHING}",
+            f"    - answer: {model.prompts.layout.title_of(answer) or NOTHING}",
             f"    - ranked first: {_titles(model, first[first > 0].tolist()) or NOTHING}",
             f"    - came next: {_titles(model, [target])}, {f'at rank {rank + 1}' if rank >= 0 else 'not ranked'}",
         ]

@@ -9,7 +9,7 @@ from typing import Any
 from recbole.data.interaction import Interaction
 
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.prompt.layout import NONE, SEPARATOR
+from recbole_llm.prompt.layout import NONE
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.report import RunResult
 from recbole_llm.stages import write_json
@@ -31,10 +31,11 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
         What the file holds.
     """
     prompts, config = model.prompts, model.config
+    layout = prompts.layout
     facts: dict[str, Any] = {
-        **prompts.layout.facts(),
-        "title": '"{title}"',
-        "separator": f"{SEPARATOR} ",
+        **layout.facts(),
+        "title": layout.show("{title}"),
+        "separator": layout.separator + layout.before_title,
         "empty": NONE,
         "starts_with": model.backbone.bos_token_id,
         "eos_token_id": prompts.eos_token_id,
@@ -87,7 +88,7 @@ def write_card(folder: Path, model: LLMRecommender, result: RunResult, prompt: d
         "| metric | value |\n|---|---:|\n" + "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items()),
         "## Prompt",
         f"`../prompt.json` holds it in parts: `texts`, with the titles of `slots` ({', '.join(prompt['slots'])})"
-        " between them, quoted and separated; the newest title is the last. One prompt, filled:",
+        " between them, shown and separated as it says; the newest title is the last. One prompt, filled:",
         f"```text\n{prompt.get('example', {}).get('prompt', '')}\n```",
         "## Use",
         *_use(base, config["adapter"], prompt),
@@ -116,8 +117,8 @@ def _use(base: str, adapter: str, prompt: dict[str, Any]) -> list[str]:
     start = f"[{prompt['starts_with']}] + " if prompt["starts_with"] is not None and prompt["style"] != "chat" else ""
     search = ", ".join(f"{name}={value!r}" for name, value in prompt["generation"].items())
     return [
-        "With transformers and peft alone; the answer is a title in quotes, which still has to be found in the"
-        " catalogue (`recbole_llm.load_run(...).recommend` does so).",
+        "With transformers and peft alone; the answer is a title as `title` shows it, which still has to be found in"
+        " the catalogue (`recbole_llm.load_run(...).recommend` does so).",
         "```python\n"
         "import json, torch\n"
         "from peft import PeftModel\n"
@@ -126,8 +127,8 @@ def _use(base: str, adapter: str, prompt: dict[str, Any]) -> list[str]:
         f'model = AutoModelForCausalLM.from_pretrained("{base}", dtype=torch.float32)\n'
         'model = PeftModel.from_pretrained(model, "adapter").eval()\n'
         'prompt = json.load(open("prompt.json", encoding="utf-8"))\n'
-        'titles = prompt["separator"].join(f\'"{title}"\' for title in prompt["example"]["history"])\n'
-        'text = prompt["texts"][0] + titles + prompt["texts"][1]\n'
+        'shown = [prompt["title"].format(title=title) for title in prompt["example"]["history"]]\n'
+        'text = prompt["texts"][0] + prompt["separator"].join(shown) + prompt["texts"][1]\n'
         f"ids = torch.tensor([{start}tokenizer(text, add_special_tokens=False).input_ids])\n"
         f"answer = model.generate(ids, attention_mask=torch.ones_like(ids), {search}, "
         f"eos_token_id={prompt['eos_token_id']}, do_sample=False)\n"

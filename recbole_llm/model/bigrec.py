@@ -20,7 +20,6 @@ from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import TitlePromptEncoder
-from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.registry import find_choice
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ class BIGRec(LLMRecommender):
         Returns:
             float32 [texts, d].
         """
-        answers = [clean_answer(text) for text in texts]
+        answers = [self.prompts.layout.title_of(text) for text in texts]
         items = [self.catalog.lookup(answer) for answer in answers]
         unknown = sorted({answer for answer, item in zip(answers, items, strict=True) if item is None})
         table = self.item_embeddings

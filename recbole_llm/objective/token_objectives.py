@@ -300,6 +300,13 @@ class CFTObjective(TokenObjective):
                 "to row; leave candidates out, or set --objective=nll",
                 kind="conflict",
             )
+        if settings["prompt_style"] in ("list", "lines"):
+            raise InputError(
+                "prompt_style",
+                f"{settings['prompt_style']} shows a history and no question, and objective=cft asks without a "
+                "history; choose plain",
+                kind="conflict",
+            )
 
 
 def _legal(tokens: AnswerTokens) -> LegalTokens:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.example import Example
-from recbole_llm.prompt.layout import NONE, SEPARATOR, Layout, quote
+from recbole_llm.prompt.layout import NONE, Layout
 from recbole_llm.prompt.pieces import Pieces
 from recbole_llm.prompt.tokens import Encode, inside_encoder
 from recbole_llm.prompt.wording import Wording
@@ -71,8 +71,8 @@ class PromptEncoder(ABC):
                 has none, as for 0, the padding. Kept as it is, not copied.
             eos_token_id: Ends every response.
             bos_token_id: Starts every prompt, if the tokenizer has one; a chat template brings its own.
-            style: `alpaca`, `plain`, `list` or `chat` (see :meth:`Layout.of_blocks`). A chat template spells special
-                tokens, BOS among them, which titles must not: they are encoded as such in the fixed texts alone.
+            style: `alpaca`, `plain`, `list`, `lines` or `chat` (see :meth:`Layout.of_blocks`). A chat template spells
+                special tokens, BOS among them, which titles must not: they are encoded as such in the fixed texts only.
             chat_template: The Hugging Face tokenizer whose chat template is used, for style `chat` only.
             max_prompt_tokens: Longest prompt allowed, BOS included; no limit by default.
             candidates: Whether prompts list the titles to choose from.
@@ -178,7 +178,7 @@ class PromptEncoder(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What decides a prompt besides tokenizer and titles, as JSON values."""
-        facts = {**self.layout.facts(), "separator": SEPARATOR, "max_prompt_tokens": self.max_prompt_tokens}
+        facts = {**self.layout.facts(), "separator": self.layout.separator, "max_prompt_tokens": self.max_prompt_tokens}
         facts["pieces"] = "up to a blank"
         return {**facts, "item_slots": self.item_slots}
 
@@ -225,16 +225,17 @@ class PromptEncoder(ABC):
         return token_ids
 
     def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
-        """What fills a slot, quoted titles with separators between them, and the fixed text behind it."""
+        """What fills a slot, titles with separators between them, and the fixed text behind it."""
         blank = self._pieces.blank(slot)
         if not items:
             return [*self._pieces.of(blank + NONE), *self._pieces.behind(slot)]
-        titles = [(blank if index == 0 else " ") + quote(self._title(item)) for index, item in enumerate(items)]
+        shown, separator = [self.layout.show(self._title(item)) for item in items], self.layout.separator
+        titles = [blank + shown[0], *(self.layout.before_title + title for title in shown[1:])]
         if self.item_slots:
             return self._with_item_slots(titles, items, cut or 0) + self._pieces.behind(slot)
         token_ids: list[int] = []
         for title in titles[:-1]:
-            token_ids += self._pieces.of(title + SEPARATOR)
+            token_ids += self._pieces.of(title + separator)
         if cut is None:
             return token_ids + self._pieces.ending(slot, titles[-1])
         last = self._pieces.of(titles[-1])
@@ -245,7 +246,7 @@ class PromptEncoder(ABC):
         token_ids: list[int] = []
         for number, (title, item) in enumerate(zip(titles, items, strict=True), start=1):
             piece = self._pieces.of(title)
-            token_ids += self._pieces.of(SEPARATOR) if number > 1 else []
+            token_ids += self._pieces.of(self.layout.separator) if number > 1 else []
             token_ids += piece[: max(len(piece) - cut, 0)] if number == len(items) else piece
             token_ids.append(-item)
         return token_ids

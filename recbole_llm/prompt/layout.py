@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.errors import InputError
+from recbole_llm.prompt.titles import clean_answer, clean_title
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPT_STYLES = ("alpaca", "plain", "list", "chat")
-LIST = "list"  # the style in which the answer is the next title of the history
+PROMPT_STYLES = ("alpaca", "plain", "list", "lines", "chat")
+LIST = "list"  # the answer is the next title of the history
+LINES = "lines"  # as in a list, with a bare title on each line
 SEPARATOR = ","  # the blank after it belongs to the title's own tokens, as in running text
+LINE_BREAK = "\n"
 NONE = "none"  # in place of an empty list of titles
 _MARK = "\ue000"  # around the name of a slot; a private-use character: no wording contains it
 
@@ -49,20 +52,21 @@ class Layout:
         Args:
             blocks: The three texts, slots as :func:`slot_mark` writes them; an empty one is left out.
             style: `alpaca` (blocks under headers), `plain` (the same blocks without headers), `list` (the input alone,
-                which ends with the history, and a separator: the answer goes on with it) or `chat` (the plain blocks as
-                the user's turn in the tokenizer's own chat template).
+                which ends with the history, and a separator: the answer goes on with it), `lines` (the same with a
+                title on each line, without quotes) or `chat` (the plain blocks as the user's turn in the tokenizer's
+                own chat template).
             tokenizer: A Hugging Face tokenizer, for `chat` only.
 
         Raises:
-            InputError: The style is unknown, the tokenizer has no usable chat template, or `list` is asked of an input
-                that does not end with the history.
+            InputError: The style is unknown, the tokenizer has no usable chat template, or `list` or `lines` is asked
+                of an input without a history at its end.
         """
         if style not in PROMPT_STYLES:
             raise InputError(
                 f"prompt_style: no style {style!r}; choose one of {', '.join(PROMPT_STYLES)}", kind="unknown"
             )
-        if style == LIST:
-            return cls._going_on(blocks[-1])
+        if style in (LIST, LINES):
+            return cls._going_on(blocks[-1], style)
         headers = ("", "### Instruction:\n", "### Input:\n") if style == "alpaca" else ("", "", "")
         joined = "\n\n".join(header + block for header, block in zip(headers, blocks, strict=True) if block)
         if style == "chat":
@@ -73,21 +77,56 @@ class Layout:
         return cls(tuple(parts[::2]), tuple(parts[1::2]), style)
 
     @classmethod
-    def _going_on(cls, block: str) -> Layout:
+    def _going_on(cls, block: str, style: str) -> Layout:
         """The layout of a block that ends with the history, which the answer goes on with."""
+        if _MARK not in block:
+            raise InputError(
+                "prompt_style",
+                f"{style} shows a history and no question, and one without a history is asked for; choose plain",
+                kind="conflict",
+            )
         *texts, last, end = block.split(_MARK)
         if end or last != "history":
             raise InputError(
                 "prompt_style",
-                "list goes on with the history, and something else stands behind it; choose plain",
+                f"{style} goes on with the history, and something else stands behind it; choose plain",
                 kind="conflict",
             )
-        return cls((*texts[::2], SEPARATOR), (*texts[1::2], last), LIST)
+        *before, first = texts[::2]
+        if style == LINES:
+            return cls((*before, first.rstrip() + LINE_BREAK, LINE_BREAK), (*texts[1::2], last), style)
+        return cls((*before, first, SEPARATOR), (*texts[1::2], last), style)
+
+    @property
+    def separator(self) -> str:
+        """What stands behind every title of a slot but the last, a blank not counted."""
+        return LINE_BREAK if self.style == LINES else SEPARATOR
+
+    @property
+    def before_title(self) -> str:
+        """What stands between a separator and a title, and belongs to the title's own tokens."""
+        return "" if self.style == LINES else " "
 
     @property
     def before_answer(self) -> str:
         """What stands between the end of the prompt and the answer, and belongs to the answer's own tokens."""
         return " " if self.style == LIST else ""
+
+    def show(self, title: str) -> str:
+        """A title as prompts and answers show it: quoted, but for ``lines``."""
+        return title if self.style == LINES else quote(title)
+
+    def title_of(self, answer: str) -> str:
+        r"""The title that a generated answer names: what :meth:`show` makes of a title is that title again.
+
+        With ``lines`` it is the answer's first line; else see :func:`recbole_llm.prompt.titles.clean_answer`.
+
+        Example:
+            >>> lines = Layout.of_blocks(["", "", "Watched: " + slot_mark("history")], "lines")
+            >>> lines.title_of('"Heroes" \n"Live"'), lines.texts
+            ('"Heroes"', ('Watched:\n', '\n'))
+        """
+        return clean_title(answer.strip().partition(LINE_BREAK)[0]) if self.style == LINES else clean_answer(answer)
 
     def fill(self, titles: Mapping[str, Sequence[str]]) -> str:
         """The whole prompt as text.
@@ -95,7 +134,8 @@ class Layout:
         Args:
             titles: The titles of every slot; an empty list is shown as `none`.
         """
-        filled = {slot: f"{SEPARATOR} ".join(map(quote, own)) or NONE for slot, own in titles.items()}
+        between = self.separator + self.before_title
+        filled = {slot: between.join(map(self.show, own)) or NONE for slot, own in titles.items()}
         parts = zip(self.texts, [*self.slots, None], strict=True)
         return "".join(text + (filled[slot] if slot else "") for text, slot in parts)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from recbole_llm.prompt.encoder import PromptEncoder
 from recbole_llm.prompt.example import Example
-from recbole_llm.prompt.layout import Layout, quote
+from recbole_llm.prompt.layout import Layout
 from recbole_llm.prompt.wording import Wording
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TitlePromptEncoder(PromptEncoder):
         return self.titles[example.target] is not None
 
     def response(self, example: Example) -> list[int]:
-        """Token ids of the target's quoted title, EOS included. See :class:`PromptEncoder`."""
+        """Token ids of the target's title, EOS included. See :class:`PromptEncoder`."""
         return self.item_response(example.target)
 
     def item_response(self, item: int) -> list[int]:
@@ -62,7 +62,7 @@ class TitlePromptEncoder(PromptEncoder):
         Raises:
             ValueError: The item has no title.
         """
-        text = self.layout.before_answer + quote(self._title(item, "be an answer"))
+        text = self.layout.before_answer + self.layout.show(self._title(item, "be an answer"))
         return [*self._pieces.of(text), self.eos_token_id]
 
     def response_from_text(self, text: str) -> list[int]:

@@ -26,6 +26,7 @@ class PromptSettings(Declared):
                 "alpaca": "",
                 "plain": "",
                 "list": "titles alone: the answer is the next one",
+                "lines": "the same, a bare title on each line",
                 "chat": "the LLM's own chat template",
             },
         ),

@@ -19,8 +19,6 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
-from recbole_llm.prompt.layout import quote
-from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.settings.stage_checks import check_readable
 from recbole_llm.stages import write_json
 
@@ -69,7 +67,7 @@ def distil(
 def _answers(model: BIGRec, rows: Interaction, select: str) -> list[str]:
     if select == RANKED:
         titles = [model.catalog.titles[item] for item in model.top_items(rows)]
-        return ["" if title is None else quote(title) for title in titles]
+        return ["" if title is None else model.prompts.layout.show(title) for title in titles]
     if select == "top":
         return model.generate_text(rows)
     beams = model.generate_beams(rows)
@@ -159,7 +157,7 @@ def distilled_targets(
         settings: ``sd_empty`` (an empty answer becomes the true one, or stays), ``sd_permuted`` (a control: every row
             gets another row's answer).
     """
-    empty = [not clean_answer(text) for text in texts]
+    empty = [not model.prompts.layout.title_of(text) for text in texts]
     if any(empty):
         level = logging.WARNING if sum(empty) > MANY_EMPTY * len(texts) else logging.INFO
         counts = (sum(empty), len(texts), settings["sd_empty"])
@@ -185,7 +183,7 @@ def summarise(model: BIGRec, rows: Interaction, texts: Sequence[str], folder: Pa
     """
     targets = rows[model.ITEM_ID].numpy()
     same = model.catalog.representative
-    answers = [clean_answer(text) for text in texts]
+    answers = [model.prompts.layout.title_of(text) for text in texts]
     found = np.array([model.catalog.lookup(answer) or 0 for answer in answers])
     nearest = model.index.search(model.ground(texts), 1)[1][:, 0]
     shares = {

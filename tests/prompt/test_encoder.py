@@ -118,11 +118,12 @@ def test_a_list_is_the_history_alone_which_the_answer_goes_on_with(family):
     assert builder.response_from_text(f' "{TITLES[2]}"') == [*answer, end]
 
 
-def test_rows_of_a_user_as_lists_are_one_chain_for_the_tiny_llms_tokenizer():
+@pytest.mark.parametrize("style", ["list", "lines"])
+def test_rows_of_a_user_as_lists_are_one_chain_for_the_tiny_llms_tokenizer(style):
     titles = ["Toy Story (1995)", "Babe", "Heat"]
     tokenizer = train_tokenizer(titles, [], TinyLLMConfig(vocab_size=600))
     builder = TitlePromptEncoder(
-        Wording(**WORDS), text_encoder(tokenizer), [None, *titles], eos_token_id=2, bos_token_id=1, style="list"
+        Wording(**WORDS), text_encoder(tokenizer), [None, *titles], eos_token_id=2, bos_token_id=1, style=style
     )
     rows = [Example([1], 2), Example([1, 2], 3), Example([1, 2, 3], 1)]
     tree = TokenTree.of([builder.prompt(row) for row in rows], [[builder.response(row)] for row in rows])
@@ -130,10 +131,33 @@ def test_rows_of_a_user_as_lists_are_one_chain_for_the_tiny_llms_tokenizer():
     assert tree.is_chain and tree.tokens == last[:-1]
 
 
+@pytest.mark.parametrize("style", ["list", "lines"])
 @pytest.mark.parametrize("shown", [{"candidates": True}, {"wording": Wording(**WORDS, input="{history}: {verb}")}])
-def test_a_list_that_does_not_end_with_the_history_is_refused(shown):
-    with refused("prompt_style", "conflict", "list goes on with the history, and something else stands behind it"):
-        make_builder(style="list", **shown)
+def test_a_list_that_does_not_end_with_the_history_is_refused(shown, style):
+    with refused("prompt_style", "conflict", f"{style} goes on with the history, and something else stands behind it"):
+        make_builder(style=style, **shown)
+
+
+@pytest.mark.parametrize("style", ["list", "lines"])
+def test_a_list_without_a_history_is_refused(style):
+    with refused("prompt_style", "conflict", f"{style} shows a history and no question, and one without a history"):
+        Wording(**WORDS).without_history(style)
+
+
+def test_lines_are_bare_titles_which_the_answer_goes_on_with(family):
+    """A title costs its own tokens and one more; what it spells, outer quotes too, is what the answer names."""
+    builder, encode = make_builder(family, "lines"), text_encoder(TOKENIZERS[family])
+    text = builder.text(Example([1, 5]))
+    assert text == "So far this user has watched these movies:\nToy Story (1995)\nBabe\n"
+    bos = [token for token in (TOKENIZERS[family].bos_token_id,) if token is not None]
+    prompt, (*answer, end) = builder.prompt(Example([1, 5], target=2)), builder.response(Example([1, 5], target=2))
+    assert prompt == bos + encode(text) and end == TOKENIZERS[family].eos_token_id
+    assert TOKENIZERS[family].decode(answer) == TITLES[2]
+    assert builder.prompt(Example([1, 5, 2]))[: len(prompt + answer)] == prompt + answer
+    assert len(builder.prompt(Example([1, 5, 2]))) == len(prompt + answer) + len(encode("\n"))
+    for shown in (TITLES[2], '"Heroes"', '"'):
+        assert builder.layout.title_of(builder.layout.show(shown)) == shown
+    assert builder.layout.title_of(f" {TITLES[2]} \nBabe\n") == TITLES[2]
 
 
 def test_docs_show_the_layout_as_built():
@@ -195,7 +219,7 @@ def test_missing_keys_and_unreadable_files_are_named(tmp_path):
 
 
 def test_an_unknown_style_lists_the_styles():
-    with refused("prompt_style", "unknown", "no style 'alpacca'; choose one of alpaca, plain, list, chat"):
+    with refused("prompt_style", "unknown", "no style 'alpacca'; choose one of alpaca, plain, list, lines, chat"):
         make_builder(style="alpacca")
 
 
@@ -248,15 +272,17 @@ def test_titles_that_spell_special_tokens_stay_text(family):
 titles_of_any_script = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(clean_title)
 
 
+@pytest.mark.parametrize("style", ["alpaca", "lines"])
 @settings(max_examples=50, deadline=None)
-@given(st.lists(titles_of_any_script, min_size=1))
-def test_any_title_survives_prompt_and_response(titles):
-    builder = make_builder("qwen2", catalog=ItemCatalog([None, *titles]))
+@given(titles=st.lists(titles_of_any_script, min_size=1))
+def test_any_title_survives_prompt_and_response(titles, style):
+    builder = make_builder("qwen2", style, catalog=ItemCatalog([None, *titles]))
     decode = TOKENIZERS["qwen2"].decode
     history = range(1, len(titles) + 1)
     assert decode(asked(builder, history)) == builder.text(Example(history))
     for item_id in history:
-        assert clean_answer(decode(builder.item_response(item_id)[:-1])) == clean_title(titles[item_id - 1])
+        answer = decode(builder.item_response(item_id)[:-1])
+        assert builder.layout.title_of(answer) == clean_title(titles[item_id - 1])
 
 
 def test_a_tokenizer_that_opens_every_text_with_a_blank_gives_no_extra_blanks():
@@ -533,12 +559,12 @@ def test_quotes_commas_and_line_breaks_merge_where_the_tokenizer_merges_them(nam
     assert ('"\n\n' in words) == (name != "smollm")
 
 
-@pytest.mark.parametrize("style", ["alpaca", "plain", "chat"])
+@pytest.mark.parametrize("style", ["alpaca", "plain", "list", "lines", "chat"])
 @pytest.mark.parametrize("name", SPLITTING)
 @given(titles=titles_of_any_kind, listed=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_a_prompt_is_the_tokens_of_its_text_whatever_the_titles(name, style, titles, listed):
-    tokenizer = SPLITTING[name]
+    tokenizer, listed = SPLITTING[name], listed and style not in ("list", "lines")
     texts = [None, *(title for title in titles if not any(token in title for token in tokenizer.all_special_tokens))]
     encoder = TitlePromptEncoder(
         Wording(**WORDS),
