@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_llm.adapter.dropout import TokenDraws, normal_numbers
 from recbole_llm.adapter.ilora import GATES
 from recbole_llm.arrays import Array
 
@@ -130,6 +131,7 @@ class GateNetwork(nn.Module):
         if kind == "topk" and not min(2, num_experts) <= top_k <= num_experts:
             raise ValueError(f"top_k = {top_k} must lie in 2 ... {num_experts}, the number of experts")
         self.kind, self.top_k, self.noise = kind, top_k, noise
+        self.row_draws: TokenDraws | None = None
         # Parameters of this very module, not of layers inside it: peft takes the adapter's name out of a saved name
         # only where it stands directly before the parameter's.
         width = hidden_size if kind == "mlp" else representation_size
@@ -168,8 +170,18 @@ class GateNetwork(nn.Module):
             kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(self.top_k, dim=1).indices, True)
             return logits.masked_fill(~kept, -math.inf)
         if self.kind == "noisy" and self.training:
-            return logits + self.noise * torch.randn_like(logits)
+            return logits + self.noise * self._noise_like(logits)
         return logits
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws something here."""
+        return self.kind == "noisy" and self.noise > 0
+
+    def _noise_like(self, logits: Tensor) -> Tensor:
+        """Normal numbers, drawn by row where it is known whose they are. Returns: as ``logits`` [b, K]."""
+        found = self.row_draws.of_rows("gate noise", *logits.shape) if self.row_draws is not None else None
+        return torch.randn_like(logits) if found is None else normal_numbers(found).to(logits)
 
 
 def checked_representations(representations: Tensor, width: int) -> Tensor:

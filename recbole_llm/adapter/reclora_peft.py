@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from recbole_llm.adapter.dropout import TokenDraws, uniform_numbers
 from recbole_llm.adapter.experts import gate_weights
 from recbole_llm.adapter.gates import checked_representations, uniform_start
 from recbole_llm.adapter.ilora_peft import ILoraConfig, ILoraLinear, ILoraModel, ILoraVariant, PeftType
@@ -86,6 +87,7 @@ class MetaGate(nn.Module):
         self.weight = nn.Parameter(uniform_start(num_loras, hidden_size, fan_in=hidden_size))
         self.bias = nn.Parameter(uniform_start(num_loras, fan_in=hidden_size))
         self.temperature, self.dropout, self.top_k, self.square_root = temperature, dropout, top_k, square_root
+        self.row_draws: TokenDraws | None = None
 
     def forward(self, representations: Tensor) -> Tensor:
         """Gates of a batch.
@@ -103,15 +105,26 @@ class MetaGate(nn.Module):
         known = checked_representations(representations, width).any(dim=1, keepdim=True)
         with torch.autocast(representations.device.type, enabled=False):
             normed = F.layer_norm(representations.to(self.weight), (width,), self.norm_weight, self.norm_bias)
-            hidden = F.dropout(
-                F.relu(F.linear(normed, self.hidden_weight, self.hidden_bias)), self.dropout, self.training
-            )
+            hidden = self._dropped_out(F.relu(F.linear(normed, self.hidden_weight, self.hidden_bias)))
             logits = F.linear(hidden, self.weight, self.bias)
             logits = torch.where(known, logits, 0.0)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             gates = gate_weights(logits, self.temperature, self.square_root, self.top_k)
             even = gate_weights(torch.zeros_like(logits), self.temperature, self.square_root)
         return torch.where(known, gates, even)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws something here."""
+        return self.dropout > 0
+
+    def _dropped_out(self, hidden: Tensor) -> Tensor:
+        """Dropout of [b, hidden], drawn by row where it is known whose they are."""
+        found = self.row_draws.of_rows("gate dropout", *hidden.shape) if self.row_draws is not None else None
+        if found is None or not self.training:
+            return F.dropout(hidden, self.dropout, self.training)
+        kept = uniform_numbers(found).to(hidden.device) >= self.dropout
+        return hidden * kept / (1 - self.dropout)
 
 
 class FactorsVariant(ILoraVariant):

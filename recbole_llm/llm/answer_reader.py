@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_llm.adapter.dropout import NOBODY
 from recbole_llm.llm.branches import BranchBatch, Tokens, branch_batch
 from recbole_llm.llm.effects import token_effects
 from recbole_llm.llm.legal import LegalSets
@@ -88,7 +89,7 @@ class AnswerReader:
             if not having:
                 continue
             own_prompts, own_answers = [prompts[row] for row in having], [[answers[row][index]] for row in having]
-            part = self._pass(own_prompts, own_answers, tau, None, apart=True)
+            part = self._pass(own_prompts, own_answers, tau, None, apart=True, lines=having)
             rows = torch.tensor(having, device=part.rows.device)[part.rows]
             parts.append(replace(part, rows=rows, answers=torch.full_like(part.answers, index)))
         return AnswerTokens.join(parts)
@@ -106,8 +107,18 @@ class AnswerReader:
         tau: float,
         trees: Trees | None,
         apart: bool = False,
+        lines: Sequence[int] | None = None,
     ) -> AnswerTokens:
-        """One forward pass; ``apart`` gives each row a copy of the prompt without history."""
+        """One forward pass.
+
+        Args:
+            prompts: see :meth:`read`, as for the next three.
+            answers: of each prompt.
+            tau: temperature.
+            trees: the rows of each tree.
+            apart: whether each row gets a copy of the prompt without history.
+            lines: which of the caller's rows each prompt is of, where they are not all.
+        """
         n_rows, n_answers, pad = len(prompts), len(answers[0]), self.scorer.pad_token_id
         bare: list[list[int]] = []  # numbers of the answers behind each copy of the prompt without history
         if self.bare_prompt is not None:
@@ -117,12 +128,14 @@ class AnswerReader:
             answers = [*answers, *([flat[number] for number in own] for own in bare)]
         if trees is None:
             batch = branch_batch(prompts, answers, pad)
+            own_lines = [*(lines or range(n_rows)), *([NOBODY] * len(bare))]
         else:
             extra = ([row] for row in range(n_rows, len(prompts)))
             batch = trunk_batch([*map(list, trees), *extra], prompts, answers, pad)
+            own_lines = [NOBODY] * (len(trees) + len(bare))
         batch = batch.to(self.scorer.device)
         steps = answer_steps(batch.rows, batch.answers)
-        logits = self.scorer.logits(batch)
+        logits = self.scorer.logits(batch, own_lines)
         if bare:
             return self._effects(batch, logits, steps, n_rows, n_answers, bare)
         if self.legal is None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.adapter.dropout import TokenDraws, path_terms
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers, recall
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
 from recbole_llm.llm.parts import text_config
@@ -81,6 +82,7 @@ class BranchBatch:
         targets: int64 [n], the answer tokens.
         rows: int64 [n], the row of each answer token.
         answers: int64 [n], which of its row's answers it belongs to.
+        paths: int64 [rows, tokens], hashes of the tokens that each sees, for what is drawn by token.
     """
 
     input_ids: Tensor
@@ -92,6 +94,7 @@ class BranchBatch:
     targets: Tensor
     rows: Tensor
     answers: Tensor
+    paths: Tensor
 
     def to(self, device: str | torch.device) -> BranchBatch:
         """The same batch on another device."""
@@ -120,14 +123,44 @@ def branch_batch(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]],
         input_ids[row, width - lengths[row] :] = [*prompt, *tree.tokens]
     mask = (np.arange(width) >= width - np.array(lengths)[:, None]).astype(np.int64)
     if all(tree.is_chain for tree in trees):
-        positions = positions_from_mask(torch.from_numpy(mask))
-        return BranchBatch(torch.from_numpy(input_ids), torch.from_numpy(mask), positions, *_queries(trees, starts))
+        ordinary = positions_from_mask(torch.from_numpy(mask))
+        paths = hash_paths(input_ids, ordinary.numpy(), mask)
+        tensors = torch.from_numpy(input_ids), torch.from_numpy(mask), ordinary
+        return BranchBatch(*tensors, *_queries(trees, starts), paths=paths)
     seen = np.stack([_seen(own, start, tree) for own, start, tree in zip(mask, starts, trees, strict=True)])
     # A token sees as many others, itself included, as stand before it plus one: the count is its position.
-    positions = torch.from_numpy(np.where(mask, seen.sum(axis=2) - 1, 0))
-    return BranchBatch(
-        torch.from_numpy(input_ids), torch.from_numpy(seen[:, None]), positions, *_queries(trees, starts)
-    )
+    positions = np.where(mask, seen.sum(axis=2) - 1, 0)
+    runs = [
+        (row, start + place, start + place + 1, start + parent)
+        for row, (start, tree) in enumerate(zip(starts, trees, strict=True))
+        for place, parent in enumerate(tree.parents)
+    ]
+    paths = hash_paths(input_ids, positions, mask, runs)
+    tensors = torch.from_numpy(input_ids), torch.from_numpy(seen[:, None]), torch.from_numpy(positions)
+    return BranchBatch(*tensors, *_queries(trees, starts), paths=paths)
+
+
+def hash_paths(
+    input_ids: np.ndarray, positions: np.ndarray, mask: np.ndarray, runs: Sequence[tuple[int, int, int, int]] = ()
+) -> Tensor:
+    """Hashes of the tokens that each token sees, itself included: the same wherever they stand.
+
+    Args:
+        input_ids: int64 [rows, tokens].
+        positions: int64 [rows, tokens].
+        mask: int64 [rows, tokens], 1 for a token, 0 for padding.
+        runs: (row, start, end, parent) of chains that do not follow the token before them, parents first; a negative
+            parent is the start of the sequence.
+
+    Returns:
+        int64 [rows, tokens].
+    """
+    terms = path_terms(input_ids, positions) * mask.astype(np.uint64)
+    paths = terms.cumsum(axis=1)
+    for row, start, end, parent in runs:
+        before = paths[row, parent] if parent >= 0 else np.uint64(0)
+        paths[row, start:end] = before + terms[row, start:end].cumsum()
+    return torch.from_numpy(paths.view(np.int64))
 
 
 def _seen(mask: np.ndarray, start: int, tree: AnswerTree) -> np.ndarray:
@@ -183,10 +216,11 @@ class BranchScorer:
     Args:
         model: a causal LM, bare or wrapped.
         pad_token_id: any token id.
+        draws: is told which tokens a pass has, where dropout is drawn by them.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
-        self.model, self.pad_token_id = model, pad_token_id
+    def __init__(self, model: nn.Module, pad_token_id: int, draws: TokenDraws | None = None) -> None:
+        self.model, self.pad_token_id, self.draws = model, pad_token_id, draws
         self._said: set[str] = set()
 
     def log_probs(self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> AnswerLogProbs:
@@ -206,7 +240,7 @@ class BranchScorer:
                 continue
             own_prompts = [prompts[row] for row in having]
             alone = branch_batch(own_prompts, [[answers[row][index]] for row in having], self.pad_token_id)
-            values.append(self.run(alone))
+            values.append(self.run(alone, having))
             rows.append(torch.tensor(having)[alone.rows].to(self.device))
             indices.append(torch.full_like(rows[-1], index))
         return AnswerLogProbs(torch.cat(values), torch.cat(rows), torch.cat(indices))
@@ -236,13 +270,23 @@ class BranchScorer:
             self._said.add(instead)
         return finding.works
 
-    def run(self, batch: BranchBatch) -> Tensor:
-        """Log-probabilities of a batch's answer tokens in one forward pass. Returns: float32 [n]."""
+    def run(self, batch: BranchBatch, lines: Sequence[int] | None = None) -> Tensor:
+        """Log-probabilities of a batch's answer tokens by :meth:`logits`, in one pass. Returns: float32 [n]."""
         batch = batch.to(self.device)
-        return token_log_probs(self.logits(batch), batch.queries, batch.targets)
+        return token_log_probs(self.logits(batch, lines), batch.queries, batch.targets)
 
-    def logits(self, batch: BranchBatch) -> Tensor:
-        """Next-token logits at the positions that a batch on the model's device asks for. Returns: [q, vocabulary]."""
+    def logits(self, batch: BranchBatch, lines: Sequence[int] | None = None) -> Tensor:
+        """Next-token logits at the positions that a batch on the model's device asks for.
+
+        Args:
+            batch: the batch.
+            lines: whose line each is, for what is drawn by row (:meth:`TokenDraws.use_tokens`).
+
+        Returns:
+            [q, vocabulary].
+        """
+        if self.draws is not None:
+            self.draws.use_tokens(batch.paths, lines)
         return logits_at(
             self.model,
             batch.query_rows,

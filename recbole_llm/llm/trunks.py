@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_llm.llm.branches import N_FILLERS, AnswerLogProbs, BranchBatch, BranchScorer, Tokens, only
+from recbole_llm.adapter.dropout import NOBODY
+from recbole_llm.llm.branches import (
+    N_FILLERS,
+    AnswerLogProbs,
+    BranchBatch,
+    BranchScorer,
+    Tokens,
+    hash_paths,
+    only,
+)
 from recbole_llm.llm.capabilities import FastPath, find, narrow_layers
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 
@@ -148,14 +157,25 @@ def trunk_batch(
     slots, queries = torch.unique(torch.stack([lines, columns]), dim=1, return_inverse=True)
     asked = (slots[0], slots[1], queries, targets, own_rows, indices)
     tensors = torch.from_numpy(input_ids), torch.from_numpy(positions)
+    runs = [
+        (line, width - len(tree.tokens) + start, width - len(tree.tokens) + end, _column(width, tree, parent))
+        for line, tree in enumerate(grown)
+        for start, end, parent in tree.runs
+    ]
+    paths = hash_paths(input_ids, positions, mask, runs)
     if all(tree.is_chain for tree in grown):
-        return BranchBatch(tensors[0], torch.from_numpy(mask), tensors[1], *asked)
+        return BranchBatch(tensors[0], torch.from_numpy(mask), tensors[1], *asked, paths)
     seen = np.zeros((*shape, width), dtype=bool)
     seen[:, np.arange(width), np.arange(width)] = True  # padding sees itself, never nothing
     for line, tree in enumerate(grown):
         start = width - len(tree.tokens)
         seen[line, start:, start:] = tree.seen()
-    return BranchBatch(tensors[0], torch.from_numpy(seen[:, None]), tensors[1], *asked)
+    return BranchBatch(tensors[0], torch.from_numpy(seen[:, None]), tensors[1], *asked, paths)
+
+
+def _column(width: int, tree: TokenTree, slot: int) -> int:
+    """Where a token of a tree stands in its line; -1 for the start of the sequence."""
+    return width - len(tree.tokens) + slot if slot >= 0 else -1
 
 
 class TrunkScorer(BranchScorer):
@@ -186,7 +206,8 @@ class TrunkScorer(BranchScorer):
             answers: the answers to each prompt.
         """
         batch = trunk_batch(trees, prompts, answers, self.pad_token_id)
-        return AnswerLogProbs(self.run(batch), batch.rows.to(self.device), batch.answers.to(self.device))
+        values = self.run(batch, [NOBODY] * len(trees))
+        return AnswerLogProbs(values, batch.rows.to(self.device), batch.answers.to(self.device))
 
     def takes_trunks(self, n_tokens: int = MIN_TOKENS) -> bool:
         """Whether the model computes trees as it computes separate rows; the log says if it does not.

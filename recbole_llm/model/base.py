@@ -17,6 +17,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 
 from recbole_llm.adapter import Adapter
+from recbole_llm.adapter.dropout import draw_by_token
 from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
@@ -62,6 +63,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         backbone: the untuned LLM, its tokenizer and special token ids.
         adapter: which weights learn.
         llm: the LLM with the adapter attached; what is trained and what generates.
+        draws: what its dropout is drawn from in training.
         candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
     """
 
@@ -101,7 +103,8 @@ class LLMRecommender(RowReader, SequentialRecommender):
             self.prompts = self._make_prompts(limit)
         self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)
-        self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id)
+        self.draws = draw_by_token(self.llm)
+        self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id, self.draws)
 
     @classmethod
     def check(cls, config: Config) -> None:  # noqa: B027

@@ -208,7 +208,7 @@ class FineTuning:
     def _train_epoch(self) -> dict[str, Any]:
         self.model.train(self.loss.dropout)
         seed = self.model.stage_seed("fine-tune", self.epoch)
-        torch.manual_seed(seed)  # dropout of an epoch does not depend on whether the run was resumed before it
+        torch.manual_seed(seed)  # what is not drawn by row and token does not depend on a resumption before the epoch
         weight = self._weight()
         weights = target_weights(weight)
         lengths = self.loss.lengths(weights)
@@ -219,7 +219,8 @@ class FineTuning:
         for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
             n_steps = self.settings.epochs * len(steps)
             step = (self.epoch - 1) * len(steps) + done - 1
-            with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext():
+            drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
+            with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
                 losses += self._step(rows, weights, lengths)
             counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
             speed = self.loss.tokens / (time.perf_counter() - started)

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from recbole_llm.adapter.dropout import TokenDraws
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.rows import common_prefix
 from recbole_llm.llm.trunks import tree_size
@@ -34,6 +35,7 @@ class Passes:
     Attributes:
         prompt_lengths: int64 [rows], tokens of each prompt.
         answer_lengths: int64 [rows] by kind, tokens of each answer.
+        draws: what the model's dropout is drawn from: a row is known by its index here.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Passes:
     ) -> None:
         self.model, self.prompts, self.histories, self.answers = model, prompts, histories, answers
         self.settings, self.trunks = settings, trunks
+        self.draws: TokenDraws = getattr(model, "draws", None) or TokenDraws()
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
 
@@ -95,6 +98,7 @@ class Passes:
         """Negative log-likelihood of a pass's answers, summed by kind. Returns: float32 [kinds]."""
         rows, trees = self._laid_out(one)
         prompts, answers = [self.prompts[row] for row in rows], self._answers(rows, kinds)
+        self.draws.use_rows(rows, by_path=self.trunks is not None)
         if trees is not None:
             return self.model.trunk_loss(trees, prompts, answers)
         with self.model.conditioned_on([self.histories[row] for row in rows]):
@@ -112,6 +116,7 @@ class Passes:
         rows, trees = self._laid_out(one)
         prompts, answers = [self.prompts[row] for row in rows], self._answers(rows, kinds)
         histories = [self.histories[row] for row in rows] * (2 if reader.bare_per_row else 1)
+        self.draws.use_rows(rows, by_path=self.trunks is not None)
         with self.model.conditioned_on(histories):
             return reader.read(prompts, answers, tau, trees)
 

@@ -110,6 +110,7 @@ class WithSideLoss(MeanNll):
         """See :class:`StepLoss`; the losses are those of the answers."""
         totals = super().backward(rows, weights, lengths)
         histories = [self.passes.histories[row] for row in rows if row < self._n_rows]
+        self.passes.draws.forget_tokens()
         with self._autocast():
             side = self.passes.model.side_loss(
                 histories, [int(row) - self._n_rows for row in rows if row >= self._n_rows]

@@ -95,6 +95,7 @@ class Tuning:
             "settings": {**settings, **group_options(config, model)},
             "seed": config["seed"],
             **({"objective": self.objective.facts()} if self.objective else {}),
+            **model.draws.facts(),
         }
 
     @cached_property
