@@ -28,6 +28,7 @@ import pandas as pd
 import scipy.sparse
 import torch
 
+from recbole_llm.distributed import launched
 from recbole_llm.errors import InputError
 from recbole_llm.lazy import needs_package
 from recbole_llm.recbole_checkpoints import load_checkpoint
@@ -235,6 +236,8 @@ def write_scalars_into_the_run_folder() -> None:
         return
 
     def get_tensorboard(logger: logging.Logger) -> Any:
+        if not launched().is_main:
+            return _Unwritten()
         files = [Path(handler.baseFilename) for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
         logs = [file for file in files if file.suffix == ".log"]
         if not logs:
@@ -254,6 +257,13 @@ def silence_deprecations() -> None:
     The pins of this package are what keeps the announced changes away, so the user has nothing to do about them.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+
+
+class _Unwritten:
+    """TensorBoard's writer in a process that writes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
 
 
 class _View(ModuleType):

@@ -93,6 +93,21 @@ class Process:
         """What all processes have found, by row, of which each is known to one of them."""
         return {row: value for own in self.gather(dict(found)) for row, value in own.items()}
 
+    def complete(self, table: Any, batches: Sequence[Iterable[int]]) -> None:
+        """Write the rows that the other processes have computed into a table.
+
+        Args:
+            table: array or tensor ``[rows, ...]`` with the rows of this process's own batches; the others' are written.
+            batches: the rows of each, of all processes.
+        """
+        if self.count == 1:
+            return
+        own = [row for batch in self.own(batches) for row in batch]
+        values = table[own]
+        for rows, found in self.gather((own, values.cpu() if hasattr(values, "cpu") else values)):
+            if len(rows):
+                table[rows] = found.to(table.device) if hasattr(found, "to") else found
+
     def from_main(self, value: Value) -> Value:
         """The main process's value, whatever the others give."""
         if self.count == 1:

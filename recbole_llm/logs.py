@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recbole_llm.distributed import launched
 from recbole_llm.errors import InputError
 
 CONSOLE = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
@@ -36,6 +38,10 @@ def console_log(quiet: bool = False) -> Iterator[None]:
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    if not launched().is_main:
+        with _nothing():
+            yield
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(sys.stderr.isatty()))
     for name in QUIET:
@@ -103,6 +109,9 @@ def run_log(path: Path, level: str = "INFO") -> Iterator[None]:
     from recbole.utils.logger import RemoveColorFilter
 
     check_level(level)
+    if not launched().is_main:
+        yield
+        return
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FILE))
     handler.addFilter(RemoveColorFilter())
@@ -119,6 +128,19 @@ def silent() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    """Log nothing and warn of nothing, as the main process of several does."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 @contextmanager

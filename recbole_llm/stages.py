@@ -15,18 +15,22 @@ import os
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from recbole_llm.disk import explained
+from recbole_llm.distributed import alone, hear, process, tell
+from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
 from recbole_llm.locks import OwnedLock
 
 Result = TypeVar("Result")
 MANIFEST = "stage.json"
+_THERE, _WHOLE = "there", "/whole"
 UNFINISHED = "unfinished"
 """Folder in a stage's folder for what is of use until the stage is whole, and is removed then."""
 log = logging.getLogger(__name__)
@@ -77,6 +81,8 @@ class Stage(ABC, Generic[Result]):
     name: str
     is_resumable: ClassVar[bool] = False
     """Whether :meth:`compute` can go on from what a killed run left in the folder; else the folder is emptied."""
+    is_joint: bool = False
+    """Whether several processes of a command compute it together, of which the main one writes; else it works alone."""
     format_number: ClassVar[int] = 1
     """Of the files and of what their numbers mean: one more whenever a reader of the old ones would go wrong. A stage
     of another number is rebuilt; the versions of packages are recorded beside it, and are no reason to."""
@@ -112,7 +118,8 @@ class StageStore:
 
     def run(self, stage: Stage[Result]) -> Result:
         """The result of a stage, computed first if it is not there or damaged."""
-        return stage.load(self.get(stage.name, stage.facts(), stage.compute, stage.is_resumable, stage.format_number))
+        how = (stage.is_resumable, stage.format_number, stage.is_joint)
+        return stage.load(self.get(stage.name, stage.facts(), stage.compute, *how))
 
     def folder(self, stage: Stage[Any]) -> Path:
         """Where the result of a stage that has run is kept."""
@@ -125,8 +132,11 @@ class StageStore:
         compute: Callable[[Path], None],
         resumable: bool = False,
         format_number: int = 1,
+        joint: bool = False,
     ) -> Path:
         """Return the folder of a stage, computing it first if it is not there, damaged or of another format.
+
+        Of several processes the main one looks and writes, and the others wait for its word.
 
         Args:
             stage: name of the stage, the first part of the folder's name.
@@ -134,6 +144,7 @@ class StageStore:
             compute: writes the result into the folder it is given; what lies in :data:`UNFINISHED` there is removed.
             resumable: whether ``compute`` can go on from what a killed run left in that folder; else it is emptied.
             format_number: see :class:`Stage`.
+            joint: whether all processes take part in ``compute``.
 
         Raises:
             InputError: the folder cannot be written to, or the disk is full.
@@ -141,6 +152,22 @@ class StageStore:
         folder = self.root / f"{stage}-{fingerprint(facts)}"
         ours = self.used.get(stage) == folder.name
         self.used[stage] = folder.name
+        if not process().is_main:
+            return _follow(folder, compute)
+        with _leading(folder, compute, joint) as leading:
+            return self._get(stage, folder, ours, facts, leading, resumable, format_number)
+
+    def _get(
+        self,
+        stage: str,
+        folder: Path,
+        ours: bool,
+        facts: Mapping[str, Any],
+        compute: Callable[[Path], None],
+        resumable: bool,
+        format_number: int,
+    ) -> Path:
+        """See :meth:`get`; for the process that writes."""
         if not _refusal(folder, format_number):  # it will not change, so that reading it needs no lock
             return self._found(stage, folder, ours)
         with explained(self.root, f"stage {stage}"):
@@ -186,6 +213,50 @@ class StageStore:
         os.replace(partial, folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         log.info("Stage %s: computed in %.1f s, kept in %s", stage, _seconds(folder), folder)
+
+
+@contextmanager
+def _leading(folder: Path, compute: Callable[[Path], None], joint: bool) -> Iterator[Callable[[Path], None]]:
+    """A context in which the main process finds or computes a stage, and after which the others know that it is there.
+
+    Its words wait for those who ask later, as it may have asked for the stage while it worked alone.
+
+    Yields:
+        What computes the stage: together, or as if nobody else were there.
+    """
+    key, is_together = _key(folder), joint and process().count > 1
+    word = _THERE
+
+    def leading(partial: Path) -> None:
+        nonlocal word
+        if is_together:
+            word = str(partial.resolve())
+            tell(key, word)
+            compute(partial)
+            return
+        with alone():
+            compute(partial)
+
+    yield leading
+    if word == _THERE:
+        tell(key, word)
+    tell(key + _WHOLE, _THERE)
+
+
+def _follow(folder: Path, compute: Callable[[Path], None]) -> Path:
+    """Take part in computing a joint stage, where it has to be computed, and wait until it is whole."""
+    key = _key(folder)
+    if (word := hear(key)) != _THERE:
+        compute(Path(word))
+    hear(key + _WHOLE)
+    if not folder.is_dir():
+        message = f"{folder.parent} is not the main process's; set a folder on a disk that all machines share"
+        raise InputError("checkpoint_dir", message, kind="environment")
+    return folder
+
+
+def _key(folder: Path) -> str:
+    return f"stage/{folder.resolve()}"
 
 
 def _partial(folder: Path, format_number: int) -> Path:

@@ -170,6 +170,7 @@ def test_a_checkpoint_dir_that_may_not_be_written(fails, tmp_path):
     assert re.search("checkpoint_dir: cannot write to .*closed/saved .*; set another one", error)
 
 
-def test_several_processes_are_refused(fails, monkeypatch):
+def test_an_environment_of_several_processes_that_no_launcher_gives(fails, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert re.search("WORLD_SIZE: the launcher started 2 processes", fails("Pop"))
+    monkeypatch.delenv("RANK", raising=False)
+    assert re.search("WORLD_SIZE: 2 processes, but RANK is not set; start with accelerate launch", fails("Pop"))

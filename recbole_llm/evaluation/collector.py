@@ -12,6 +12,7 @@ from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
+from recbole_llm.distributed import on_main
 from recbole_llm.evaluation.beyond_accuracy import count_by_item
 from recbole_llm.evaluation.list_metrics import CategoryTable
 from recbole_llm.grounding.ranking import Ranking, rank_scores, target_ranks, top_items
@@ -224,7 +225,14 @@ class _Unrounded:
 
 def unrounded_evaluator(config: Config) -> Evaluator:
     """RecBole's evaluator of the configured metrics, without rounding."""
-    return count_by_item(Evaluator(_Unrounded(config)))
+    return _by_main(count_by_item(Evaluator(_Unrounded(config))))
+
+
+def _by_main(evaluator: Evaluator) -> Evaluator:
+    """Let the main process compute the metrics of the rows, which all processes know."""
+    evaluate = evaluator.evaluate
+    evaluator.evaluate = lambda data: on_main(lambda: evaluate(data))
+    return evaluator
 
 
 def install_collector(trainer: Trainer) -> RowCollector:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
 
+from recbole_llm.distributed import OtherProcessEnded, check_launch, is_first_to_fail, launched, refuse_several
 from recbole_llm.errors import InputError
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     started = time.perf_counter()
     try:
-        _refuse_several_processes()
+        check_launch()
         if words and words[0] in VERBS:
+            refuse_several(words[0])
             import_module(VERBS[words[0]]).main(words[1:])
             return 0
         quiet = QUIET in words
@@ -59,23 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         with console_log(quiet):
             table, folder = run_models(command, words)
     except InputError as error:
-        print(f"recbole-llm: error: {error}", file=sys.stderr)
+        if is_first_to_fail():
+            print(f"recbole-llm: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = shlex.join(["recbole-llm", *words])
-        print(f"\nrecbole-llm: stopped; what is finished is kept. To go on: {again}", file=sys.stderr)
+        if launched().is_main:
+            print(f"\nrecbole-llm: stopped; what is finished is kept. To go on: {again}", file=sys.stderr)
         return 130
+    except OtherProcessEnded:
+        if is_first_to_fail():
+            told = f"another of the {launched().count} processes has ended without a word, perhaps for lack of memory"
+            print(f"recbole-llm: error: {told}; what is finished is kept", file=sys.stderr)
+        return 1
+    except Exception:
+        if is_first_to_fail():
+            raise
+        return 1
+    if not launched().is_main:
+        return 0
     print(table.text(bold=sys.stdout.isatty()))
     print(f"results: {folder}")
     print(f"report: {folder / PAGE}")
     print(f"time: {time.perf_counter() - started:.0f} s")
     return 0
-
-
-def _refuse_several_processes() -> None:
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise InputError(
-            f"WORLD_SIZE: the launcher started {processes} processes, but a run is one process; use --num_processes=1",
-            kind="environment",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from itertools import zip_longest
@@ -16,6 +17,7 @@ from recbole.utils import ModelType, dataset_arguments, init_seed
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
+from recbole_llm.distributed import on_main, process
 from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
@@ -26,7 +28,7 @@ from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import console_log, silent
 from recbole_llm.model.backbones import check_backbone
-from recbole_llm.report import ResultTable
+from recbole_llm.report import ResultTable, RunResult
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
@@ -128,12 +130,13 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     config = by_seed[0][0].config
     if seeds is None:
         runs = _run(by_seed[0], Clock(len(by_seed[0])))
-        return _write(command, words, runs, new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
+        folder = on_main(lambda: new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
+        return _write(command, words, runs, folder)
     data = data_hash_of(config)
     names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
     finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
-    with FileLock(finished.folder / ".lock"):
+    with FileLock(finished.folder / ".lock") if process().is_main else nullcontext():
         runs, clock = [], Clock(sum(map(len, by_seed)))
         for planned in by_seed:
             own = [names[id(one)] for one in planned]
@@ -143,9 +146,13 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
 
 def _write(command: Command, words: Sequence[str], runs: Sequence[Run], folder: Path) -> tuple[ResultTable, Path]:
     """The table of runs, and the folder it is written to."""
-    table = table_of(runs, shlex.join(["recbole-llm", *words]) if words else "", command.baseline)
-    write_results(runs, table, folder, want_rows=command.seeds is not None)
-    return table, folder
+
+    def write() -> ResultTable:
+        table = table_of(runs, shlex.join(["recbole-llm", *words]) if words else "", command.baseline)
+        write_results(runs, table, folder, want_rows=command.seeds is not None)
+        return table
+
+    return on_main(write), folder
 
 
 def _stem(kind: str, command: Command) -> str:
@@ -274,7 +281,7 @@ def _run(
             clock.n_runs -= 1
             continue
         first = runs[0] if runs else beside
-        run = finished.find(name, one.config) if finished else None
+        run = _found(finished, name, one.config) if finished else None
         was_found = run is not None
         if run is not None:
             log.info("%s, seed %s: found in %s", one.label, one.config["seed"], run.folder)
@@ -282,7 +289,7 @@ def _run(
                 check_rows(one.label, run.rows_digest, first.result.model, first.rows_digest)
         else:
             run = run_one(one.config, one.label, one.few_shot, first)
-            if finished:
+            if finished and process().is_main:
                 finished.add(name, run)
         left = clock.left(None if was_found else run.result.wall_seconds)
         if clock.n_runs > 1:
@@ -291,3 +298,14 @@ def _run(
         if is_teacher(one.config):
             runs.append(run.student or teach(run))
     return runs
+
+
+def _found(finished: FinishedRuns, name: str, config: Config) -> Run | None:
+    """A finished run, which the main process looks for."""
+
+    def look() -> tuple[Path, RunResult, str] | None:
+        run = finished.find(name, config)
+        return None if run is None else (run.folder, run.result, run.rows_digest)
+
+    found = on_main(look)
+    return None if found is None else Run(found[0], config, *found[1:])

@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 from recbole.utils import init_seed
 
-from recbole_llm.data.rows import load_rows
-from recbole_llm.evaluation import protocol_of
+from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.distributed import launched, on_main, process
+from recbole_llm.evaluation import Protocol, protocol_of
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
@@ -23,7 +24,7 @@ from recbole_llm.experiment.recommend import Histories, recommend, users_with_ro
 from recbole_llm.experiment.results import table_of, write_report
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.student import lessons_of
-from recbole_llm.experiment.train import OnScore, Teacher, train_classic, train_llm
+from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, config_of, is_few_shot, load_trained
 from recbole_llm.logs import SHOWN, console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
@@ -204,7 +205,7 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
 
 def with_report(run: Run) -> Run:
     """Write a run's ``report.html`` and its plots into its folder, as those of several runs are; returns the run."""
-    write_report([run], table_of([run]), run.folder)
+    on_main(lambda: write_report([run], table_of([run]), run.folder) and None)
     return run
 
 
@@ -231,10 +232,35 @@ def run_one(
         on_score: told epoch and validation score of every validated epoch; may raise to end the run.
         teacher: what one of RecBole's models learns from beside its rows.
 
+    Of several processes all take part in a run of an LLM model, and the main one alone in one of RecBole's.
+
     Raises:
         InputError: a setting that shows to be wrong only now; or other rows than those ``beside`` was evaluated on.
     """
-    label = label or config["model"]
+    options: dict[str, Any] = {"with_test": with_test, "on_score": on_score}
+    how = (config, label or config["model"], few_shot, beside, keep_model)
+    if config.is_llm:
+        return _run(*how, **options)
+    made: list[Run] = []  # with the model, which the other processes do without
+
+    def compute() -> tuple[Path, RunResult, str]:
+        made.append(_run(*how, **options, teacher=teacher))
+        return made[0].folder, made[0].result, made[0].rows_digest
+
+    folder, result, digest = on_main(compute)
+    return made[0] if made else Run(folder, config, result, digest)
+
+
+def _run(
+    config: Config,
+    label: str,
+    few_shot: bool | None,
+    beside: Run | None,
+    keep_model: bool,
+    teacher: Teacher | None = None,
+    **options: Any,
+) -> Run:
+    """See :func:`run_one`."""
     folder = RunFolder(config, label)
     with run_log(folder.log, config["state"]):
         log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
@@ -250,28 +276,15 @@ def run_one(
         if beside is not None:
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
-        options: dict[str, Any] = {"with_test": with_test, "on_score": on_score}
+        if (count := launched().count) > 1 and config.is_llm:
+            log.info("%s is trained and evaluated by %d processes", label, count)
+        elif count > 1:
+            log.info("%s is trained by the main process; the other %d wait for it", label, count - 1)
         if config.is_llm:
             model, stages = train_llm(config, rows, folder, protocol, **options)
         else:
             model, stages = train_classic(config, rows, folder, protocol, teacher=teacher, **options)
-        last, evaluations = stages[-1]
-        result = replace(last, model=label, wall_seconds=time.perf_counter() - started, revision=revision())
-        folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
-        for warning in result.warnings:
-            log.warning("%s: %s", label, warning)
-        folder.write(FACTS, {"rows": digest, "environment": versions(), **_facts(result)})
-        folder.write(DATA, rows.whole.reading.to_dict())
-        if config.is_llm and not model.reads_items:
-            write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
-        for split, evaluation in evaluations.items():
-            protocol.write(folder.path, split, evaluation)
-        if len(stages) > 1:
-            lines = [replace(line, model=f"{label} after {line.model}") for line, _ in stages]
-            lines[-1] = replace(lines[-1], wall_seconds=result.wall_seconds)
-            log.info("stages:\n%s", write_stage_table(folder, lines, len(rows.valid)), extra=SHOWN)
-        split, found = ("test", result.test) if with_test else ("validation", result.valid)
-        log.info("%s %s: %s", label, split, "    ".join(f"{name} : {value:.4f}" for name, value in found.items()))
+        result = on_main(lambda: _write(config, label, folder, protocol, rows, model, stages, digest, started))
         if not keep_model:
             return Run(folder.path, config, result, digest)
         if config.is_llm:
@@ -279,6 +292,38 @@ def run_one(
         return Run(
             folder.path, config, result, digest, Trained(config, model.eval(), rows, Reranking.read(folder.path))
         )
+
+
+def _write(
+    config: Config,
+    label: str,
+    folder: RunFolder,
+    protocol: Protocol,
+    rows: Rows,
+    model: Any,
+    stages: Stages,
+    digest: str,
+    started: float,
+) -> RunResult:
+    """Write what a run's folder holds of every model; returns the run's line in a table."""
+    last, evaluations = stages[-1]
+    result = replace(last, model=label, wall_seconds=time.perf_counter() - started, revision=revision())
+    folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
+    for warning in result.warnings:
+        log.warning("%s: %s", label, warning)
+    folder.write(FACTS, {"rows": digest, "environment": versions(), **_facts(result)})
+    folder.write(DATA, rows.whole.reading.to_dict())
+    if config.is_llm and not model.reads_items:
+        write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
+    for split, evaluation in evaluations.items():
+        protocol.write(folder.path, split, evaluation)
+    if len(stages) > 1:
+        lines = [replace(line, model=f"{label} after {line.model}") for line, _ in stages]
+        lines[-1] = replace(lines[-1], wall_seconds=result.wall_seconds)
+        log.info("stages:\n%s", write_stage_table(folder, lines, len(rows.valid)), extra=SHOWN)
+    split, found = ("test", result.test) if result.test else ("validation", result.valid)
+    log.info("%s %s: %s", label, split, "    ".join(f"{name} : {value:.4f}" for name, value in found.items()))
+    return result
 
 
 def is_teacher(config: Config) -> bool:
@@ -298,7 +343,8 @@ def teach(run: Run) -> Run:
     lessons, note, config = lessons_of(run.model, run.folder, run.result.model)
     label = f"{config['model']} from {run.result.model}"
     student = run_one(config, label, few_shot=False, beside=run, teacher=Teacher(lessons, note))
-    write_json(run.folder / STUDENT, {"folder": student.folder.name})
+    if process().is_main:
+        write_json(run.folder / STUDENT, {"folder": student.folder.name})
     run.__dict__.pop("student", None)
     return student
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recbole_llm.distributed import on_main
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.settings.stage_checks import not_writable
@@ -33,14 +34,19 @@ class RunFolder:
     """
 
     def __init__(self, config: Config, label: str) -> None:
-        self.path = new_folder(Path(config["checkpoint_dir"]), f"{label}-{config['dataset']}")
+        self.path = on_main(lambda: _begin(config, label))
         self.log = self.path / f"{self.path.name}.log"
-        text = dump_yaml(config.settings())
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def write(self, name: str, value: object) -> None:
         """Write plain data as JSON."""
         write_json(self.path / name, value)
+
+
+def _begin(config: Config, label: str) -> Path:
+    """Make the folder of a run that begins."""
+    path = new_folder(Path(config["checkpoint_dir"]), f"{label}-{config['dataset']}")
+    (path / "config.yaml").write_text(dump_yaml(config.settings()), encoding="utf-8")
+    return path
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ from recbole_llm.classic.taught import Lessons, taught
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
+from recbole_llm.distributed import on_main
 from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
 from recbole_llm.experiment.answers import write_answers
 from recbole_llm.experiment.audit import memorisation
@@ -134,11 +135,18 @@ def train_llm(
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
 
-    def evaluated(index: int, valid: Evaluation | None) -> tuple[RunResult, Evaluations]:
-        """The model as it stands, that is after the tuning stage of this index; epochs count from the first one on."""
+    stages: Stages = []  # the main process's; the others know none
+
+    def evaluated(index: int, valid: Evaluation | None) -> None:
+        """Evaluate the model as it stands, that is after the tuning stage of this index."""
         found = {} if valid is None else {"valid": valid}
         if with_test:
             found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
+        loss = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
+        on_main(lambda: stages.insert(0, told(index, found, loss)))
+
+    def told(index: int, found: Evaluations, loss: float | None) -> tuple[RunResult, Evaluations]:
+        """What is told of a stage; epochs count from the first one on."""
         evaluations = protocol.finish(trainer, found)
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
@@ -151,23 +159,26 @@ def train_llm(
         facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
         facts["known"] = known
         facts["auxiliary_rows"] = auxiliary_rows(model.stages)
-        facts["valid_loss"] = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
+        facts["valid_loss"] = loss
         return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
 
+    def write() -> None:
+        """Write what the folder holds of the trained model."""
+        protocol.keep(folder.path)
+        if model.history_cut is not None:
+            write_length_curve(folder, trainer, protocol, valid_data or test_data, model.history_cut)
+        write_llm_run(folder, trainer, rows.test.inter_feat)
+        if with_test and not model.reads_items:
+            write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
+        if with_test:
+            write_examples(folder.path, config, model, rows, stages[0][1]["test"])
+
     asked = config["beyond_accuracy"] and not model.reads_items  # what answers no prompt is asked for no title
-    known = memorisation(model, rows) if asked else {}
-    stages = [evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)]
-    protocol.keep(folder.path)
-    if model.history_cut is not None:
-        write_length_curve(folder, trainer, protocol, valid_data or test_data, model.history_cut)
-    write_llm_run(folder, trainer, rows.test.inter_feat)
-    if with_test and not model.reads_items:
-        write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
-    if with_test:
-        write_examples(folder.path, config, model, rows, stages[0][1]["test"])
+    known = on_main(lambda: memorisation(model, rows)) if asked else {}
+    evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)
+    on_main(write)
     for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):
-        valid = trainer.restore(trainer.tuned[index], valid_data, config["show_progress"])
-        stages.insert(0, evaluated(index, valid))
+        evaluated(index, trainer.restore(trainer.tuned[index], valid_data, config["show_progress"]))
     return model, stages
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.parts import input_embedding, unwrapped
@@ -141,6 +142,8 @@ def encode_in_batches(
 ) -> np.ndarray:
     """Vectors of texts, every different text computed once, those of similar length together.
 
+    Several processes share the batches.
+
     Args:
         texts: any strings.
         tokenize: token ids of each text, at least one.
@@ -158,11 +161,14 @@ def encode_in_batches(
     distinct = list(dict.fromkeys(texts))
     token_ids = tokenize(distinct)
     vectors = np.empty((len(distinct), width), dtype=np.float32)
-    bar = tqdm(total=len(distinct), desc="embed", unit="text", disable=not progress)
+    batches = length_batches([len(ids) for ids in token_ids], max_batch_tokens)
+    own = process().own(batches)
+    bar = tqdm(total=sum(map(len, own)), desc="embed", unit="text", disable=not progress)
     with bar, torch.no_grad():
-        for batch in length_batches([len(ids) for ids in token_ids], max_batch_tokens):
+        for batch in own:
             vectors[batch] = pool([token_ids[i] for i in batch]).cpu().numpy()
             bar.update(len(batch))
+    process().complete(vectors, batches)
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         first = distinct[broken[0]][:_SHOWN]

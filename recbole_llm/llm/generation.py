@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LogitsProcessorList
 
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.beam_passes import Passes, choose_passes
 from recbole_llm.llm.beam_state import Extensions, Live, largest
@@ -83,7 +84,8 @@ def beam_search(
     """Continues every prompt by beam search and returns the best continuation of each.
 
     Equal scores are ordered by lower beam, then lower token id. Batching changes no result in fp32; in half precision
-    rounding can flip near-ties. The model is run in eval mode without gradients and given back as it was.
+    rounding can flip near-ties. The model is run in eval mode without gradients and given back as it was. Several
+    processes share the batches.
 
     Args:
         model: A decoder of Hugging Face, bare or wrapped by peft (of a DistributedDataParallel, its `module`).
@@ -135,12 +137,14 @@ def beam_search(
     )
     costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
     answers: dict[int, Generation] = {}
-    bar = tqdm(total=len(prompts), desc="generate", unit="prompt", disable=not progress)
+    batches = process().own(length_batches(costs, max_batch_tokens))
+    bar = tqdm(total=sum(map(len, batches)), desc="generate", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         start = choose_passes(model, prompts, pad_token_id, max_new_tokens, share_prefix, row_inputs)
-        for batch in length_batches(costs, max_batch_tokens):
+        for batch in batches:
             answers.update(search.run({i: prompts[i] for i in batch}, start()))
             bar.update(len(batch))
+    answers = process().gather_rows(answers)
     generations = [answers[i] for i in range(len(prompts))]
     if logits_processor is None and (broken := [i for i, g in enumerate(generations) if g.score == -math.inf]):
         raise FloatingPointError(f"no continuation has a finite score (prompt {broken[0]}): are the logits NaN?")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
@@ -105,7 +106,8 @@ def title_likelihoods(
     scores = torch.empty(len(prompts), trie.n_items, dtype=torch.float64, device=walk.device)
     bar = tqdm(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
-        for batch in length_batches(costs, max_batch_tokens):
+        batches = length_batches(costs, max_batch_tokens)
+        for batch in process().own(batches):
             inputs = {name: values[batch] for name, values in (row_inputs or {}).items()}
             log_probs = walk.run([prompts[index] for index in batch], inputs)
             helper = None if assistant is None else Assistant(assistant.item_scores[batch], assistant.lm_weight)
@@ -113,6 +115,7 @@ def title_likelihoods(
                 trie, log_probs, length_penalty=length_penalty, renormalize=renormalize, assistant=helper
             )
             bar.update(len(batch))
+        process().complete(scores, batches)
     if scores.isnan().any():
         raise FloatingPointError(f"a title of prompt {int(scores.isnan().any(dim=1).nonzero()[0])} has no score")
     return scores

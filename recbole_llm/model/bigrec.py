@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import EmbeddingGrounding, Grounding, ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.grounding.titles import TitleGrounding, title_trie
@@ -166,7 +167,7 @@ class BIGRec(LLMRecommender):
             "catalog": self.catalog.fingerprint(),
             "encoder": self._encoder(self.llm).fingerprint_facts(),
         }
-        folder = self.stages.get("item-embeddings", facts, self._embed_catalog)
+        folder = self.stages.get("item-embeddings", facts, self._embed_catalog, joint=True)
         table: np.ndarray = np.load(folder / "embeddings.npy")
         return table
 
@@ -175,7 +176,8 @@ class BIGRec(LLMRecommender):
         vectors = self.embed([self.catalog.titles[item] for item in titled], progress=self.show_progress)
         table = np.zeros((self.catalog.n_items, vectors.shape[1]), dtype=np.float32)
         table[titled] = vectors
-        np.save(folder / "embeddings.npy", table)
+        if process().is_main:
+            np.save(folder / "embeddings.npy", table)
 
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""

@@ -11,6 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.labels import missing_likes
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.loss import logits_at
 from recbole_llm.llm.rows import pad_batch
@@ -82,12 +83,14 @@ class TALLRec(LLMRecommender):
             log.warning("%d rows ask about an item without a title; their score is 0.", len(prompts) - len(asked))
         ratios = torch.zeros(len(prompts), dtype=torch.float64, device=self.device)
         rows, lengths = list(asked), list(map(len, asked.values()))
-        for batch in micro_batches(lengths, self.generation.generation_batch_tokens, sort=True):
-            chosen = [rows[index] for index in batch]
+        batches = micro_batches(lengths, self.generation.generation_batch_tokens, sort=True)
+        asked_of = [[rows[index] for index in batch] for batch in batches]
+        for chosen in process().own(asked_of):
             with evaluating(self.llm), self.conditioned_on([histories[row] for row in chosen]):
                 logits = self._last_logits([asked[row] for row in chosen])
             no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
             ratios[torch.tensor(chosen, device=self.device)] = yes - no
+        process().complete(ratios, asked_of)
         return ratios
 
     def _last_logits(self, prompts: Sequence[list[int]]) -> torch.Tensor:

@@ -7,7 +7,7 @@ one optimiser step. Weights have no gradient. Sources and formulas are those of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -94,6 +94,16 @@ class FirstTokens:
     right: list[float]
     legal: list[float]
     counts: list[int]
+
+    @classmethod
+    def together(cls, parts: Sequence[FirstTokens]) -> FirstTokens:
+        """Those of several processes, one after another."""
+        found = cls([], [], [])
+        for part in parts:
+            found.right += part.right
+            found.legal += part.legal
+            found.counts += part.counts
+        return found
 
     def add(self, tokens: AnswerTokens) -> None:
         """Note those of one forward pass."""

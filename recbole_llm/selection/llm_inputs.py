@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, loss
 from recbole_llm.coreset.influence.losses import frozen
 from recbole_llm.coreset.settings import EffortSettings
 from recbole_llm.declare import keys_by_name
+from recbole_llm.distributed import process
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.backbones import load_llm
 from recbole_llm.model.base import LLMRecommender, TokenPair
@@ -38,6 +39,8 @@ class LLMInputs(Provider):
         data: the rows.
         examples: prompt and response of each row to choose from.
     """
+
+    is_joint: ClassVar[bool] = True
 
     def __init__(self, model: LLMRecommender, config: Config, data: DataInputs, examples: Sequence[TokenPair]) -> None:
         super().__init__()
@@ -112,12 +115,17 @@ class LLMInputs(Provider):
             return self._by_row(norms)
 
     def _by_row(self, compute: Callable[[Sequence[Sequence[int]]], np.ndarray]) -> np.ndarray:
-        """Numbers in the order of the rows, from a function that gives them in the order of batches of rows."""
+        """Numbers in the order of the rows, from a function that gives them in the order of batches of rows.
+
+        Several processes share the batches.
+        """
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
         batches = micro_batches(lengths, self.config["micro_batch_tokens"], sort=True)
         found = np.empty(len(self.examples))
-        with evaluating(self.model):
-            found[np.concatenate(batches).astype(int)] = compute(batches)
+        if own := process().own(batches):
+            with evaluating(self.model):
+                found[np.concatenate(own).astype(int)] = compute(own)
+        process().complete(found, batches)
         return found
 
     def _losses(self, batch: Sequence[int]) -> torch.Tensor:

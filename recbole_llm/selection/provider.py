@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from recbole_llm.distributed import process
 from recbole_llm.report import peak_mib
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import Stage, write_json
@@ -65,6 +66,8 @@ class Provider:
 
     is_kept: ClassVar[bool] = True
     """Whether its inputs are stages of their own, which selectors, budgets and seeds of the draw share."""
+    is_joint: ClassVar[bool] = False
+    """Whether several processes share the batches of a computation; else the main one computes."""
     declared: ClassVar[Mapping[str, RowInput]] = {}
     """Its inputs by their own names."""
 
@@ -124,6 +127,7 @@ class RowInputStage(Stage[np.ndarray]):
     def __init__(self, provider: Provider, declared: RowInput) -> None:
         self.name = declared.name.replace("_", "-")
         self._provider, self._declared = provider, declared
+        self.is_joint = provider.is_joint
         self.reported: dict[str, Any] = {}
         self.peak_mib = 0.0
 
@@ -133,7 +137,10 @@ class RowInputStage(Stage[np.ndarray]):
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`."""
-        np.save(folder / VALUES, self._declared.compute(self._provider))
+        values = self._declared.compute(self._provider)
+        if not process().is_main:
+            return
+        np.save(folder / VALUES, values)
         reported = self._provider.reported.get(self._declared.name, {})
         write_json(folder / FACTS, {**reported, "peak_mib": peak_mib()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class TextInputs(Provider):
         data: the rows.
         examples: prompt and response of each row to choose from.
     """
+
+    is_joint: ClassVar[bool] = True
 
     def __init__(self, model: LLMRecommender, config: Config, data: DataInputs, examples: Sequence[TokenPair]) -> None:
         super().__init__()

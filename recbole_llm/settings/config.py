@@ -15,6 +15,7 @@ from recbole.config import Config as RecBoleConfig
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.declare import keys_of
+from recbole_llm.distributed import check_devices, launched
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml
 from recbole_llm.registry import AXES, QUIET
@@ -224,18 +225,20 @@ class Config(RecBoleConfig):
         final, environment = self.final_config_dict, os.environ
         if isinstance(final["gpu_id"], list | tuple):
             final["gpu_id"] = ",".join(map(str, final["gpu_id"]))
-        launched = "LOCAL_RANK" in environment or any(name.startswith("ACCELERATE_") for name in environment)
-        if final["use_gpu"] and not launched:
+        is_launched = "LOCAL_RANK" in environment or any(name.startswith("ACCELERATE_") for name in environment)
+        if final["use_gpu"] and not is_launched:
             super()._init_device()
             return
         # The launcher has already given each process its GPU: CUDA_VISIBLE_DEVICES stays as it is.
         rank = int(environment.get("LOCAL_RANK", 0))
         wanted = final["use_gpu"] and environment.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+        if wanted:
+            check_devices()
         final["gpu_id"] = str(final["gpu_id"])
         final["single_spec"], final["local_rank"] = True, 0
         final["device"] = torch.device("cuda", rank) if wanted and torch.cuda.is_available() else torch.device("cpu")
-        if rank:
-            final["state"], final["show_progress"] = "error", False
+        if not launched().is_main:
+            final["state"], final["show_progress"], final["log_wandb"] = "error", False, False
 
 
 def _is_watched() -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.stages import Stage, write_json
@@ -31,6 +32,7 @@ class DistilStage(Stage[list[str]]):
 
     name = "distil"
     is_resumable = True
+    is_joint = True
 
     def __init__(self, tuning: Tuning, fine_tuned: TuningResult, chosen: np.ndarray) -> None:
         self._tuning, self._fine_tuned, self._chosen = tuning, fine_tuned, chosen
@@ -72,6 +74,7 @@ class DistanceStage(Stage[float]):
     """
 
     name = "initial-distance"
+    is_joint = True
 
     def __init__(self, tuning: Tuning, meter: DistanceMeter, untuned: State) -> None:
         self._tuning, self._meter, self._untuned = tuning, meter, untuned
@@ -92,7 +95,9 @@ class DistanceStage(Stage[float]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the model gets the untuned weights."""
         self._tuning.model.adapter.load_trainable_state(self._tuning.model.llm, self._untuned)
-        write_json(folder / "distance.json", {"distance": self._meter.measure()})
+        distance = self._meter.measure()
+        if process().is_main:
+            write_json(folder / "distance.json", {"distance": distance})
 
     def load(self, folder: Path) -> float:
         """See :class:`Stage`."""

@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
 from recbole_llm.curriculum import mean_distance
+from recbole_llm.distributed import on_main, process
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import TokenPair
@@ -52,16 +53,17 @@ def distil(
         progress: whether to show a progress bar.
     """
     file = folder / ANSWERS
-    done = _whole_chunks(file)
+    done = on_main(lambda: _whole_chunks(file))
     starts = range(done, len(examples), CHUNK)
-    with open(file, "a", encoding="utf-8") as stream:
+    with open(file if process().is_main else os.devnull, "a", encoding="utf-8") as stream:
         for start in tqdm(starts, desc="Distil", unit="chunk", ncols=100, disable=not progress):
             part = torch.arange(start, min(start + CHUNK, len(examples)))
             for row, text in zip(part.tolist(), _answers(model, rows[part], select), strict=True):
                 stream.write(json.dumps({"row": row_hash(examples[row]), "answer": text}, ensure_ascii=False) + "\n")
             stream.flush()
-            os.fsync(stream.fileno())
-    summarise(model, rows, read_answers(file, examples), folder)
+            if process().is_main:
+                os.fsync(stream.fileno())
+    on_main(lambda: summarise(model, rows, read_answers(file, examples), folder))
 
 
 def _answers(model: BIGRec, rows: Interaction, select: str) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.prompt.trunk import Trunks
@@ -23,7 +24,7 @@ from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
 from recbole_llm.trainer.early_stopping import EarlyStopping
-from recbole_llm.trainer.guards import warmup_warning
+from recbole_llm.trainer.guards import check_alike, warmup_warning
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
@@ -168,7 +169,8 @@ class FineTuning:
             self._end_epoch(record)
             self.history.append(record)
             self.on_epoch(record)
-            save_state(folder, self._state())
+            if process().is_main:
+                save_state(folder, self._state())
             if "valid" in record:
                 self.on_validated(record)
         if self.validation and self.validation.bigger and self.stopping.best_score == 0:
@@ -227,14 +229,15 @@ class FineTuning:
             mean = losses / counted.clip(min=1) @ list(weights.values())
             bar.set_postfix_str(f"loss {mean:.4f}, {speed:,.0f} tokens/s")
         self.loss.after_epoch()
-        seconds = time.perf_counter() - started
+        check_alike(self.trainable)
+        seconds, n_tokens = time.perf_counter() - started, sum(process().gather(self.loss.tokens))
         losses /= counted.clip(min=1)
         record: dict[str, Any] = {
             "epoch": self.epoch,
             "train_loss": float(losses @ list(weights.values())),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
-            "tokens_per_second": self.loss.tokens / seconds,
+            "tokens_per_second": n_tokens / seconds,
             **self.loss.record(),
         }
         record |= self.model.adapter.row_facts(self.model.llm, self.histories)
@@ -253,7 +256,8 @@ class FineTuning:
         A loss is a mean over all tokens of that target in the step, however its rows are cut into batches.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        totals = self.loss.backward(rows, weights, lengths)
+        totals = process().sum(self.loss.backward(rows, weights, lengths))
+        process().sum_gradients(self.trainable)
         if not np.isfinite(totals).all():
             loss = float(totals @ list(weights.values()))
             raise InputError(

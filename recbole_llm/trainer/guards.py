@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from recbole_llm.distributed import process
+from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 PLATEAU_SHARE = 0.97
 MOST_WARMUP = 1 / 5  # of the optimiser steps
@@ -42,6 +48,22 @@ def warmup_warning(warmup: int, steps: int) -> list[str]:
         return []
     told = f"warmup_steps takes {warmup} of {steps} optimiser steps, more than a fifth"
     return [told + ": little is trained at the full learning rate"]
+
+
+def check_alike(weights: Sequence[torch.nn.Parameter]) -> None:
+    """Make sure that all processes have the same weights, on which everything that they share rests.
+
+    Raises:
+        InputError: they have not: their processors or libraries compute otherwise.
+    """
+    if process().count == 1:
+        return
+    own = [float(weight.detach().double().sum()) for weight in weights]
+    found = process().gather(own)
+    different = [rank for rank, others in enumerate(found) if str(others) != str(found[0])]
+    if different:
+        message = f"process {different[0]} of {len(found)} has other weights than the main one after the same steps"
+        raise InputError("", f"{message}; use machines with the same hardware and packages", kind="environment")
 
 
 def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[str]:

@@ -114,6 +114,7 @@ class RefreshedItemsStage(FineTuneStage):
     """The first stage: before every epoch, and before it is validated, the catalogue's vectors are computed anew."""
 
     name = "bi-tuning"
+    is_joint = False  # its steps are computed whole
     refreshes: ClassVar[bool] = True
 
     @property

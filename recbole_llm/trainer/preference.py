@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from recbole_llm.curriculum import REAL
+from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.model.base import TokenPair
@@ -106,6 +107,8 @@ class ReferenceStage(Stage[np.ndarray]):
         name: of the stage.
     """
 
+    is_joint = True
+
     def __init__(self, preference: Preference, name: str = "reference") -> None:
         self._preference, self.name = preference, name
 
@@ -124,13 +127,17 @@ class ReferenceStage(Stage[np.ndarray]):
         passes = Passes(model, prompts, own.rows.histories, answers, settings, own.rows.trunks)
         lengths = passes.prompt_lengths + sum(passes.answer_lengths.values())
         found, reader = np.zeros((len(prompts), len(kinds)), dtype=np.float32), own.reader()
+        steps = np.split(
+            np.arange(len(prompts)), range(settings.train_batch_size, len(prompts), settings.train_batch_size)
+        )
+        together = [one for rows in steps for one in passes.of_step(rows, kinds, lengths)]
         with evaluating(model):
-            for start in range(0, len(prompts), settings.train_batch_size):
-                rows = np.arange(start, min(start + settings.train_batch_size, len(prompts)))
-                for one in passes.of_step(rows, kinds, lengths):
-                    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.enable_amp):
-                        found[rows_of(one)] = answer_sums(passes, one, kinds, reader).float().cpu().numpy()
-        np.save(folder / FILE, found)
+            for one in process().own(together):
+                with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.enable_amp):
+                    found[rows_of(one)] = answer_sums(passes, one, kinds, reader).float().cpu().numpy()
+        process().complete(found, [rows_of(one) for one in together])
+        if process().is_main:
+            np.save(folder / FILE, found)
 
     def load(self, folder: Path) -> np.ndarray:
         """See :class:`Stage`. Returns: float32 [rows, 1 + k]."""
@@ -218,6 +225,8 @@ class OwnAnswersStage(Stage[np.ndarray]):
         name: of the stage.
     """
 
+    is_joint = True
+
     def __init__(self, tuning: Tuning, rows: TrainingRows, start: TuningResult, drawn: np.ndarray, name: str) -> None:
         self._tuning, self._rows, self._start, self._drawn, self.name = tuning, rows, start, drawn, name
 
@@ -233,7 +242,9 @@ class OwnAnswersStage(Stage[np.ndarray]):
         """See :class:`Stage`; the model gets the weights of the start."""
         model = cast(BIGRec, self._tuning.model)
         load_adapter(model, self._start.folder / "adapter")
-        np.save(folder / FILE, own_answers(model, self._rows))
+        found = own_answers(model, self._rows)
+        if process().is_main:
+            np.save(folder / FILE, found)
 
     def load(self, folder: Path) -> np.ndarray:
         """See :class:`Stage`. Returns: int64 [rows, 1], items; 0 where there is none."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.curriculum import REAL
+from recbole_llm.distributed import process
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.objective.preferences import Contrasts, PreferenceObjective
 from recbole_llm.prompt.trunk import Pass
@@ -96,14 +97,14 @@ class PreferenceLoss(StepLoss):
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; a step without wrong answers has a loss of 0 and no gradient."""
-        passes = self.passes.of_step(rows, self.kinds, lengths)
+        passes, me = self.passes.of_step(rows, self.kinds, lengths), process()
         total = int(self.opposites.mask[rows].any(axis=1).sum())
         if not total and not self.objective.across_rows:
             return np.zeros(1)
         if self.objective.across_rows and len(passes) > 1:
             return np.array([self._in_two(passes)])
         loss = 0.0
-        for one in passes:
+        for one in me.own(passes):
             own = rows_of(one)
             share = 1.0 if self.objective.across_rows else int(self.opposites.mask[own].any(axis=1).sum()) / total
             with self._autocast():
@@ -115,18 +116,19 @@ class PreferenceLoss(StepLoss):
 
     def _in_two(self, passes: Sequence[Pass]) -> float:
         """A step whose rows stand against one another, from passes that are not kept."""
-        rows = [rows_of(one) for one in passes]
+        rows, me = [rows_of(one) for one in passes], process()
         with torch.no_grad(), self._autocast():
-            found = torch.cat([self._log_ratios(one, own, told=False) for one, own in zip(passes, rows, strict=True)])
-        ratios = found.requires_grad_()
+            found = me.share_out(passes, lambda one: self._log_ratios(one, rows_of(one), told=False).cpu())
+        ratios = torch.cat(found).to(self.passes.model.device).requires_grad_()
         loss = self._value(ratios, np.concatenate(rows))
         (slopes,) = torch.autograd.grad(loss, ratios)
-        for one, own, slope in zip(passes, rows, slopes.split([len(own) for own in rows]), strict=True):
+        parts = list(zip(passes, rows, slopes.split([len(own) for own in rows]), strict=True))
+        for one, own, slope in me.own(parts):
             with self._autocast():
                 carried = (self._log_ratios(one, own) * slope).sum()
             self.tokens += one.n_tokens
             carried.backward()
-        return float(loss.detach())
+        return float(loss.detach()) if me.is_main else 0.0
 
     def _log_ratios(self, one: Pass, rows: np.ndarray, told: bool = True) -> Tensor:
         """Log-ratios of right and wrong answers of a pass. Returns: float32 [rows, 1 + k]."""
@@ -154,6 +156,6 @@ class PreferenceLoss(StepLoss):
 
     def record(self) -> dict[str, Any]:
         """See :class:`StepLoss`; mean log-ratios of right and wrong answers over the epoch's rows."""
-        right, wrong, count = self._ratios
+        right, wrong, count = process().sum(self._ratios)
         self._ratios = np.zeros(3)
         return {"right_ratio": right / count, "wrong_ratio": wrong / count} if count else {}

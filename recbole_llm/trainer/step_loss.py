@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from recbole_llm.distributed import process
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.objective.token_objectives import FirstTokens, TokenObjective
 from recbole_llm.objective.tokens import AnswerTokens
@@ -38,7 +39,9 @@ class StepLoss(ABC):
 
     @abstractmethod
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """Compute the loss of a step on each kind of answer, and its gradient.
+        """Compute the loss of a step on each kind of answer, and its gradient: this process's part of both.
+
+        Parts are sums over passes, which several processes share; a part of the whole step is the main process's.
 
         Args:
             rows: of the step.
@@ -86,7 +89,7 @@ class MeanNll(StepLoss):
         counts = np.array([passes.answer_lengths[name][rows].sum() for name in weights]).clip(min=1)
         scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=passes.model.device)
         totals = np.zeros(len(weights))
-        for one in passes.of_step(rows, kinds, lengths):
+        for one in process().own(passes.of_step(rows, kinds, lengths)):
             with self._autocast():
                 losses = passes.loss(one, kinds)
                 weighted = (losses * scale).sum()
@@ -109,6 +112,8 @@ class WithSideLoss(MeanNll):
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; the losses are those of the answers."""
         totals = super().backward(rows, weights, lengths)
+        if not process().is_main:
+            return totals
         histories = [self.passes.histories[row] for row in rows if row < self._n_rows]
         self.passes.draws.forget_tokens()
         with self._autocast():
@@ -160,7 +165,7 @@ class ObjectiveMeans(StepLoss):
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; a kind of which no token counts has a loss of 0."""
         kinds = list(weights)
-        passes = self.passes.of_step(rows, kinds, lengths)
+        passes = process().own(self.passes.of_step(rows, kinds, lengths))
         known = self._sums_before(rows, kinds, passes)
         scale = np.array(list(weights.values())) / (1.0 if known is None else np.where(known > 0, known, 1.0))
         factors = torch.tensor(scale, dtype=torch.float32, device=self.passes.model.device)
@@ -172,13 +177,14 @@ class ObjectiveMeans(StepLoss):
             (sums * factors).sum().backward()
             totals += sums.detach().cpu().numpy()
             counted += of_weights.cpu().numpy()
-        found = counted if known is None else known
+        found: np.ndarray = process().sum(counted) if known is None else known
         found = np.where(found > 0, found, 1.0)
         if known is None:
             for weight in self.trainable:
                 if weight.grad is not None:
                     weight.grad /= float(found[0])
-        return totals / found
+        losses: np.ndarray = totals / found
+        return losses
 
     def _sums_before(self, rows: np.ndarray, kinds: Sequence[str], passes: Sequence[Pass]) -> np.ndarray | None:
         """Sum of the weights of each kind; None where there is one kind alone and its sum shows afterwards."""
@@ -193,7 +199,7 @@ class ObjectiveMeans(StepLoss):
             for one in passes:
                 with self._autocast():
                     totals += self._sums(one, kinds, note=False)[1].cpu().numpy()
-        return totals
+        return process().sum(totals)
 
     def _sums(self, one: Pass, kinds: Sequence[str], note: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted losses and weights of a pass, summed by kind. Returns: both [kinds], the second without gradient."""
@@ -212,7 +218,8 @@ class ObjectiveMeans(StepLoss):
 
     def after_step(self) -> None:
         """See :class:`StepLoss`; an adaptive temperature follows the logits of the whole step."""
-        self.tau, self._first = self.objective.next_tau(self._first, self.tau), FirstTokens([], [], [])
+        first = FirstTokens.together(process().gather(self._first)) if self.objective.adapts else self._first
+        self.tau, self._first = self.objective.next_tau(first, self.tau), FirstTokens([], [], [])
 
     def record(self) -> dict[str, Any]:
         """See :class:`StepLoss`."""

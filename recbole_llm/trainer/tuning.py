@@ -15,6 +15,7 @@ from torch import Tensor
 from recbole_llm.curriculum import Curriculum
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.distributed import process
 from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.objective import TokenObjective, make_objective
@@ -162,6 +163,7 @@ class FineTuneStage(Stage[TuningResult]):
     name = "fine-tune"
     group = ""
     is_resumable = True
+    is_joint = True
 
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
@@ -193,9 +195,11 @@ class FineTuneStage(Stage[TuningResult]):
             self._renewed if model.changes_examples else None,
         )
         self._has_told = True
-        write_json(folder / "history.json", run.run(folder))
-        model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
-        clear_states(folder)
+        history = run.run(folder)
+        if process().is_main:
+            write_json(folder / "history.json", history)
+            model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
+            clear_states(folder)
         self._evaluation = cast("Evaluation | None", run.best_evaluation)
 
     def _renewed(self) -> list[TokenPair]:

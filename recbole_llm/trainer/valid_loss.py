@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.model.base import LLMRecommender
@@ -49,14 +50,15 @@ class ValidLoss:
             self._read()
         if not self._rows:
             return None
-        total, n_tokens = 0.0, 0
+
+        def sum_of(batch: Sequence[int]) -> float:
+            prompts, responses, histories = zip(*(self._rows[row] for row in batch), strict=True)
+            with self._model.conditioned_on(histories):
+                return self._sum(prompts, [[response] for response in responses])
+
         with evaluating(self._model):
-            for batch in self._batches:
-                prompts, responses, histories = zip(*(self._rows[row] for row in batch), strict=True)
-                with self._model.conditioned_on(histories):
-                    total += self._sum(prompts, [[response] for response in responses])
-                n_tokens += sum(map(len, responses))
-        loss = total / n_tokens
+            total = sum(process().share_out(self._batches, sum_of))
+        loss = total / sum(len(response) for _, response, _ in self._rows)
         if not torch.isfinite(torch.tensor(loss)):
             raise FloatingPointError(f"the loss of the validation rows is {loss}")
         return loss
