@@ -231,7 +231,7 @@ def real_llm_grid(name: str, data: tuple[str, ...]) -> Grid:
     return Grid(name, named(name, cells), lines, seeds=SEEDS[:2], compared_with=("Pop", "BIGRec on random rows"))
 
 
-ALL_ROWS = ("--config_files=benchmarks/all-rows.yaml",)
+ALL_ROWS = ("--config_files=properties/demo.yaml", "--topk=[1,5,10,20]")  # the regime of ``make demo``
 TITLES = ("--grounding=constrained", "--num_beams=20")
 
 
@@ -243,19 +243,18 @@ def all_rows_grid(history: int) -> Grid:
     """
     name, data = f"ml-100k-{history}", (*MOVIES, f"--MAX_ITEM_LIST_LENGTH={history}")
     bigrec = ("--model=BIGRec", *data, *ALL_ROWS)
-    # Distilled answers to 4,096 rows, as many as the paper's, and twice the epochs: the first is on these rows alone.
-    soft = ("--model=SOFT", *data, *ALL_ROWS, *TITLES, "--sd_rows=4096", "--sd_num_beams=4", "--alpha=10")
-    # A gate's weights differ from row to row, so nothing is shared: few rows, with the settings of the tiny LLM.
-    few = (*data, "--train_sample_size=8192", "--prompt_style=list", "--valid_metric=loss", *TITLES)
+    nearest = (*bigrec, "--grounding=embedding", "--num_beams=4")
+    # A gate's weights differ from row to row, so nothing is shared in a pass: few rows, seen once as well.
+    few = (*ALL_ROWS, "--train_unit=row", "--train_sample_size=8192", *TITLES)
     cells = {
         "pop": ("--model=Pop", *data),
         "constrained": (*bigrec, *TITLES),
-        "embedding": bigrec,
-        "popularity": (*bigrec, "--reweight=popularity"),
-        "soft": (*soft, "--curriculum_epochs=5"),
-        "llara": ("--model=LLaRA", *few),
-        "ilora": ("--model=iLoRA", *few),
+        "embedding": nearest,
+        "popularity": (*nearest, "--reweight=popularity"),
+        "soft": ("--model=SOFT", *data, *ALL_ROWS, *TITLES),
         "sasrec": ("--model=SASRec", *data),
+        "llara": ("--model=LLaRA", *data, *few, "--adapter=lora"),
+        "ilora": ("--model=iLoRA", *data, *few, "--adapter=ilora"),
         "likelihood": (*bigrec, "--grounding=likelihood"),
     }
     shown = (
@@ -292,6 +291,21 @@ def vectors_grid(name: str, data: tuple[str, ...]) -> Grid:
     return Grid(name, cells, lines, compared_with=("SASRec",), metrics=shown)
 
 
+def systems_grid(name: str, data: tuple[str, ...]) -> Grid:
+    """The systems beside the four methods, on data so small that each is tuned on all rows in a minute or two.
+
+    Args:
+        name: of the grid.
+        data: arguments of every command.
+    """
+    small = ("--config_files=benchmarks/games-tiny.yaml",)  # of the offline LLM, where a model has one
+    alone, with_llm = ("Pop", "SASRec", "SOLID", "SAR", "LMDH"), ("BIGRec", "SemID", "TTDS", "Laser")
+    cells = {model: (f"--model={model}", *data, *(small if model in with_llm else ())) for model in (*alone, *with_llm)}
+    lines = tuple(Line(model, f"{name}-{model}", model) for model in (*alone, *with_llm))
+    return Grid(name, named(name, cells), lines, compared_with=("Pop", "SASRec"))
+
+
+GAMES = ("--dataset=amazon-games-tiny", "--data_path=saved/data")
 CONTRADICTING = (*planted("planted-ilora"), *NEWEST)
 GRIDS = (
     Grid(
@@ -417,7 +431,8 @@ GRIDS = (
         classics="ml-100k",
     ),
     vectors_grid("ml-100k-llmemb", MOVIES),
-    vectors_grid("games-tiny-llmemb", ("--dataset=amazon-games-tiny", "--data_path=saved/data")),
+    vectors_grid("games-tiny-llmemb", GAMES),
+    systems_grid("games-tiny-systems", GAMES),
     real_llm_grid("ml-100k-smollm2", (*MOVIES, "--config_files=benchmarks/smollm2.yaml")),
     click_grid("ml-100k-click", (*MOVIES, "--train_sample_size=4096", "--valid_sample_size=300")),
 )

@@ -51,7 +51,17 @@ WAY = "way to the oracle"
 OTHER, UNKNOWN = "†", "unknown"  # a result of another commit than most of its table
 CUTOFF = 10  # of the NDCG that tells the way to the oracle
 # Names of scripts.
-SPEED = ("speed", "speed_soft", "speed_titles", "speed_ilora", "speed_dealrec", "speed_goracs", "speed_trunk")
+SPEED = (
+    "speed",
+    "speed_soft",
+    "speed_titles",
+    "speed_ilora",
+    "speed_dealrec",
+    "speed_goracs",
+    "speed_trunk",
+    "speed_objective",
+    "speed_semid",
+)
 REPORTS = {
     "reading": reading.render,
     "validity_goracs": validity_goracs.render_validity,

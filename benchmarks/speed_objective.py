@@ -26,7 +26,7 @@ from recbole_llm.objective import BEARObjective, CFTObjective, MSLObjective, Tok
 PROMPT, ANSWER, ROWS, TITLES, EOS = 192, 12, 8, 2000, 2
 SIZES = {
     "vocabulary-32k": {"width": 256, "layers": 8, "vocabulary": 32_000},
-    "vocabulary-128k": {"width": 1024, "layers": 4, "vocabulary": 128_000},
+    "vocabulary-128k": {"width": 256, "layers": 8, "vocabulary": 128_000},
 }
 NLL, MSL, BEAR = "nll", "msl", "bear"
 CFT, APART = "cft", "cft, each answer behind its own copy"

@@ -136,6 +136,9 @@ WORLDS = {
 # The paper's strata without its code's cut of the highest scores; influence on the loss of the validation rows.
 DEALREC = {"coreset": "dealrec", "dealrec_hard_prune_ratio": 0.0, "influence_target": "valid"}
 GORACS = {"coreset": "goracs", "goracs_max_exchanges": 30, "goracs_n_candidates": 10}
+# Ranked among titles alone, in the two ways there are: by beams, and by the likelihood of every title.
+BEAMS = {"grounding": "constrained", "num_beams": 10, "title_renormalize": True}
+TITLES = {"grounding": "likelihood", "title_renormalize": True}
 ARMS = {
     "tuned": Arm("fine-tuned, as many steps", "BIGRec", {"epochs": 16}),
     "soft-10": Arm("SOFT, α = 10", "SOFT", {"alpha": 10}),
@@ -157,10 +160,17 @@ ARMS = {
     "lora": Arm("LoRA", "BIGRec"),
     "lora-17": Arm("LoRA of rank 17", "BIGRec", {"lora_r": 17, "lora_alpha": 34}),
     "others": Arm("iLoRA, gates of other rows", "BIGRec", {"adapter": "ilora", "ilora_permuted": True}),
+    **{
+        f"{objective}-{name}": Arm(f"{objective}, {words}", "BIGRec", {**ranked, "objective": objective})
+        for name, words, ranked in (("beams", "by beams", BEAMS), ("titles", "by every title's likelihood", TITLES))
+        for objective in ("nll", "msl", "bear")
+    },
 }
 
 # ---------------------------------------------------------------------------------------------------------- claims
 
+UNCERTAIN = "the category can be learned, the title cannot: many titles stay likely"
+CERTAIN = "one title is right, and it can be learned"
 
 Where = tuple[str, str]  # a world, and why the claim is true or false in it
 
@@ -371,6 +381,30 @@ PAPERS = (
                     "abstract",
                     None,
                 ),
+            )
+        ),
+    ),
+    Paper(
+        "objectives",
+        "MSL (arXiv 2504.04178) and BEAR (arXiv 2601.22925)",
+        tuple(
+            Claim(
+                f"{better}-{worse}-{name}",
+                f"{better.upper()} is more accurate than {worse.upper()} where {words}.",
+                source,
+                f"{better}-{name}",
+                f"{worse}-{name}",
+                true=Trial("noisy", UNCERTAIN, "ndcg@10", sure=False),
+                false=Trial("exact", CERTAIN, "item", sure=False),
+            )
+            for name, words in (
+                ("beams", "beams rank that can only be titles"),
+                ("titles", "every title is ranked by its likelihood"),
+            )
+            for better, worse, source in (
+                ("msl", "nll", "MSL, abstract"),
+                ("bear", "nll", "BEAR, abstract"),
+                ("bear", "msl", "BEAR, abstract"),
             )
         ),
     ),
