@@ -88,8 +88,16 @@ def test_strengths_share_the_fine_tuning_and_the_reference_and_the_best_is_kept(
     assert "fine-tune, test" in lines and "preference, test" in lines
 
 
-def test_a_stage_that_stops_after_an_epoch_goes_on_as_if_nothing_had_been(tuned, tmp_path, monkeypatch):
-    whole, save, calls = tuned("--preference=dpo", "--pref_negatives=popular"), finetune.save_state, []
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--negatives_resample=True", "--mask_user_train=True", "--pref_nll_weight=0.5"),
+        pytest.param((), marks=pytest.mark.slow),
+    ],
+)
+def test_a_stage_that_stops_after_an_epoch_goes_on_as_if_nothing_had_been(more, tuned, tmp_path, monkeypatch):
+    words = ("--preference=dpo", "--pref_negatives=popular", *more)
+    whole, save, calls = tuned(*words), finetune.save_state, []
 
     def save_and_stop(folder: Path, state: Any) -> None:
         save(folder, state)
@@ -100,9 +108,9 @@ def test_a_stage_that_stops_after_an_epoch_goes_on_as_if_nothing_had_been(tuned,
     saved = tmp_path / "saved"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(finetune, "save_state", save_and_stop)
-        tuned("--preference=dpo", "--pref_negatives=popular", saved=saved)
+        tuned(*words, saved=saved)
     assert len(calls) == 2
-    resumed = tuned("--preference=dpo", "--pref_negatives=popular", saved=saved)
+    resumed = tuned(*words, saved=saved)
     assert "Resuming after epoch 1" in resumed.log("BIGRec")
     assert equal(adapter_of(whole), adapter_of(resumed)) and whole.ranks("BIGRec") == resumed.ranks("BIGRec")
     loaded = recbole_llm.load_run(resumed.folders["BIGRec"])
@@ -125,6 +133,23 @@ def test_rounds_answer_tune_and_prefer_one_after_the_other(tuned, stages):
     wrong = np.load(stages / "stages" / used["answers-1"] / "values.npy")
     assert wrong.shape == (10, 1) and (wrong > 0).any()
     assert finished.json("BIGRec", "preference.json")["stage"] in ("round-1", "round-2")
+
+
+def test_candidates_of_a_prompt_are_its_wrong_answers(tuned, stages):
+    words = ("--candidates=4", "--preference=sdpo", "--pref_negatives=in_prompt", ALL_ROWS)
+    finished = tuned(*words)
+    first = finished.json("BIGRec", "history.json")[0]
+    assert first["train_loss"] == pytest.approx(math.log(4), abs=1e-4)  # each row has three others in its prompt
+    assert (finished.folders["BIGRec"] / "test_answers.csv").is_file()
+
+
+@pytest.mark.slow
+def test_rounds_against_texts_as_they_are(tuned, stages):
+    finished = tuned("--preference=sprec", "--self_negative=raw", "--pref_rounds=1", "--pref_round_rows=8")
+    folder = stages / "stages" / finished.json("BIGRec", "stages.json")["answers-1"]
+    texts = json.loads((folder / "texts.json").read_text())
+    assert len(texts) == 8 and any(texts)
+    assert finished.json("BIGRec", "preference.json")["stage"] == "round-1"
 
 
 @pytest.mark.slow

@@ -49,6 +49,28 @@ def make_world(folder: str | Path, n_users: int = 20, n_items: int = 30, seed: i
     return folder
 
 
+def ring_world(
+    folder: Path, n_users: int = 300, n_kinds: int = 12, per_kind: int = 40, length: int = 9, seed: int = 0
+) -> Path:
+    """Categories follow each other in a ring; which item of a category is chance, and each is seen a few times.
+
+    Item number i is of category ``i // per_kind``. A title is a number of its own, which says nothing.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    lines, items = ["user_id:token\titem_id:token\ttimestamp:float"], ["item_id:token\ttitle:token\tclass:token_seq"]
+    for user in range(n_users):
+        kind = int(rng.integers(n_kinds))
+        for step in range(length):
+            lines.append(f"u{user}\ti{kind * per_kind + rng.integers(per_kind)}\t{step}")
+            kind = (kind + 1) % n_kinds
+    names = np.random.default_rng([seed, 1]).permutation(n_kinds * per_kind)
+    items += [f"i{item}\tNumber {name}\tc{item // per_kind}" for item, name in enumerate(names.tolist())]
+    for suffix, rows in (("inter", lines), ("item", items)):
+        (folder / f"{folder.name}.{suffix}").write_text("\n".join(rows) + "\n")
+    return folder
+
+
 def side_file_settings(model: str) -> dict[str, Any]:
     """The settings, beyond the data set's name, with which a sequential model of RecBole runs on a world.
 

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -175,8 +175,13 @@ def read_words(dataset: Dataset, field: str, setting: str) -> list[list[str]]:
     item_feat = dataset.item_feat
     loaded = {name: dataset.field2type[name].value for name in (() if item_feat is None else item_feat.columns)}
     check_item_field(setting, field, dataset.dataset_name, {**_item_fields(dataset), **loaded}, loaded)
+    return words_of(dataset, item_feat, field)
+
+
+def words_of(dataset: Dataset, feat: Any, field: str) -> list[list[str]]:
+    """The words of a text field in each row of a table of items or users, loaded."""
     words = dataset.field2id_token[field]
-    rows = (np.atleast_1d(row).astype(np.int64) for row in np.asarray(item_feat[field]))
+    rows = (np.atleast_1d(row).astype(np.int64) for row in np.asarray(feat[field]))
     return [[words[word_id] for word_id in row if word_id] for row in rows]
 
 

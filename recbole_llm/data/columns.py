@@ -120,9 +120,9 @@ def check_graph(model: str, config: Settings) -> None:
 
 
 def check_item_field(
-    key: str, field: str, dataset: str, columns: Mapping[str, str], loaded: Collection[str] | str
+    key: str, field: str, dataset: str, columns: Mapping[str, str], loaded: Collection[str] | str, of: str = "item"
 ) -> None:
-    """Refuse an item field that does not exist, is not loaded, or holds no text.
+    """Refuse a field of items, or of users, that does not exist, is not loaded, or holds no text.
 
     Args:
         key: the setting that names it.
@@ -130,6 +130,7 @@ def check_item_field(
         dataset: name of the data set.
         columns: of its ``.item`` file, with their types.
         loaded: the item fields that are loaded; ``"*"`` for all.
+        of: ``item``, or ``user`` for the ``.user`` file.
 
     Raises:
         InputError: what is wrong, and what to do.
@@ -137,15 +138,15 @@ def check_item_field(
     if field not in columns:
         there = ", ".join(columns) or "none"
         problem = (
-            f"data set {dataset!r} has no item field {field!r} (its item fields: {there}); name one of them, or add "
-            "the field to the .item file"
+            f"data set {dataset!r} has no {of} field {field!r} (its {of} fields: {there}); name one of them, or add "
+            f"the field to the .{of} file"
         )
     elif loaded != "*" and field not in loaded:
-        problem = f"item field {field!r} exists in {dataset}.item but load_col does not load it; add it to load_col"
+        problem = f"{of} field {field!r} exists in {dataset}.{of} but load_col does not load it; add it to load_col"
     elif columns[field] not in ("token", "token_seq"):
         problem = (
-            f"item field {field!r} of data set {dataset!r} has type {columns[field]}, not text; declare it as token or "
-            "token_seq in the header of the .item file"
+            f"{of} field {field!r} of data set {dataset!r} has type {columns[field]}, not text; declare it as token or "
+            f"token_seq in the header of the .{of} file"
         )
     else:
         return

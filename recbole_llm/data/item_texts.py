@@ -1,11 +1,11 @@
-"""What is known of items as attributes: pairs of a name and a value, in words."""
+"""What is known of items as attributes, pairs of a name and a value, in words; and of users in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from recbole_llm.data.catalog import read_words
+from recbole_llm.data.catalog import read_words, words_of
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -37,6 +37,17 @@ def read_attributes(
         cleaned = ((name.replace("_", " "), clean_value(value, max_chars)) for name, value in values)
         found.append([(name, value) for name, value in cleaned if value] if item else [])
     return found
+
+
+def read_user_texts(dataset: Dataset, fields: Sequence[str]) -> list[str]:
+    """What is known of every internal user id in words, the values of its fields in their order; "" for the padding.
+
+    Args:
+        dataset: A RecBole data set with these fields loaded.
+        fields: User fields, `token` or `token_seq`; checked before.
+    """
+    columns = [words_of(dataset, dataset.user_feat, field) for field in fields]
+    return [" ".join(sum(words, [])) for words in zip(*columns, strict=True)]
 
 
 def clean_value(value: str, max_chars: int) -> str:

@@ -29,19 +29,26 @@ VECTORS, CODES, CODEBOOKS, SUMMARY, TOWER = (
 
 
 class TextVectorStage(Stage[np.ndarray]):
-    """The mean state of each item's text, by the untuned LLM: float32 [texts, d].
+    """The mean state of each item's or user's text, by the untuned LLM: float32 [texts, d].
 
     Args:
         encoder: of texts.
-        texts: one for each item.
+        texts: one for each.
         llm: what tells the LLM from others, as plain data.
         progress: whether to show a progress bar.
+        name: of the stage.
     """
 
-    name = "item-vectors"
-
-    def __init__(self, encoder: TextEncoder, texts: list[str], llm: Mapping[str, Any], progress: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        texts: list[str],
+        llm: Mapping[str, Any],
+        progress: bool = False,
+        name: str = "item-vectors",
+    ) -> None:
         self._encoder, self._texts, self._llm, self._progress = encoder, texts, dict(llm), progress
+        self.name = name
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""

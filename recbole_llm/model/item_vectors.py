@@ -44,6 +44,7 @@ class ItemVectors:
         fingerprint: gives that of the untuned LLM.
 
     Attributes:
+        dataset: as given.
         attributes: of every item, by internal id; none for the padding.
         settings: of tuning and encoding.
     """
@@ -56,7 +57,8 @@ class ItemVectors:
         load: Callable[[], Backbone],
         fingerprint: Callable[[], str],
     ) -> None:
-        self.config, self.stages, self.load, self.llm_fingerprint = config, stages, load, fingerprint
+        self.config, self.dataset, self.stages, self.load = config, dataset, stages, load
+        self.llm_fingerprint = fingerprint
         self.settings = ItemVectorSettings.from_settings(config.final_config_dict)
         self.attributes = attributes_of(config, dataset, self.settings)
         self.instruction = f"The {Wording.of_domain(config['domain']).item} has these attributes:"

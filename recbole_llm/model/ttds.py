@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,16 +15,17 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
+from recbole_llm.data.item_texts import read_user_texts
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.llm.contrastive import infonce_loss
-from recbole_llm.llm.parts import unwrapped
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.code_stages import CodeStage
-from recbole_llm.model.semid import SemID, code_names
+from recbole_llm.model.coded import code_names
+from recbole_llm.model.semid import SemID
+from recbole_llm.model.twins import TwinState, UserTexts, code_states, distinct, followed_codes
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.codes import CodePromptEncoder, UserCodePrompts, UserSearchPrompts
-from recbole_llm.semantic_ids.codes import collision_rate
-from recbole_llm.semantic_ids.rqvae import RQVAE, train_steps
+from recbole_llm.semantic_ids.rqvae import RQVAE
 from recbole_llm.semantic_ids.settings import USER_SEARCH, TwinSettings
 from recbole_llm.semantic_ids.table import code_summary, column_scale, standardised, unique_codes
 from recbole_llm.settings.config import Config
@@ -32,37 +34,8 @@ from recbole_llm.stages import stage_seed
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-MOST_COLLISIONS = 1.1  # times the rate before, up to which new codes are taken
 MOST_USERS = 20  # that a prompt names
-MOST_CONTRASTED = 512  # items or users of a step, drawn where there are more
 log = logging.getLogger(__name__)
-
-
-class TwinState(nn.Module):
-    """What codes were made of at the last refresh; kept with the weights, though nothing here is trained.
-
-    Args:
-        item_vectors: float [items with codes, d].
-        n_users: users, padding included.
-        levels: of a user's code.
-
-    Attributes:
-        item_vectors: as given.
-        user_codes: int64 [users, levels]; -1 for a user without training rows.
-        user_mean: float32 [d], of the users' vectors, by which they are standardised, and so is the next.
-        user_scale: float32 [d].
-    """
-
-    def __init__(self, item_vectors: np.ndarray, n_users: int, levels: int) -> None:
-        super().__init__()
-        width = item_vectors.shape[1]
-        self.item_vectors = _kept(torch.from_numpy(np.asarray(item_vectors, dtype=np.float32)))
-        self.user_codes = _kept(torch.full((n_users, levels), -1, dtype=torch.int64))
-        self.user_mean, self.user_scale = _kept(torch.zeros(width)), _kept(torch.ones(width))
-
-
-def _kept(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.clone(), requires_grad=False)
 
 
 class TTDS(SemID):
@@ -114,7 +87,7 @@ class TTDS(SemID):
         found = super()._modules_beside()
         if self.twin.follows_llm or self.twin.user_tower:
             levels = self.item_codes.codebooks.shape[0]
-            self._state = TwinState(self._item_vectors(), self._n_users, levels)
+            self._state = TwinState(self._item_vectors(), self._n_users, levels, self._text_vectors())
             self._place = np.full(self.catalog.n_items, -1, dtype=np.int64)
             self._place[self.items] = np.arange(len(self.items))
             found["twins"] = self._state
@@ -131,7 +104,7 @@ class TTDS(SemID):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`SemID`."""
-        return {**super().facts(), "twin": asdict(self.twin)}
+        return {**super().facts(), "twin": self.twin.facts()}
 
     # ---- users
 
@@ -150,8 +123,10 @@ class TTDS(SemID):
             own += [one for one in (*history, item) if one not in own]
         if not self.twin.user_tower:
             return
-        vectors = self._means([self._taken[user] for user in sorted(self._taken)])
+        vectors = self._user_vectors(sorted(self._taken))
         source = {"rows": rows_digest(rows), "items": self._source_facts()}
+        if self.twin.user_text_fields:
+            source["texts"] = self._text_stage(self.user_texts.said, "user-vectors").facts()
         seed, n_codes = self.stage_seed("user-codes"), self._n_user_codes
         stage = CodeStage(self.code_settings, lambda: vectors, source, seed, "user-codes", n_codes)
         found = self.stages.run(stage)
@@ -171,6 +146,25 @@ class TTDS(SemID):
             if (places >= 0).any():
                 found[row] = table[places[places >= 0]].mean(axis=0)
         return found
+
+    def _user_vectors(self, users: Sequence[int]) -> np.ndarray:
+        """Vectors of users with training rows, of texts or the means of their items' vectors: float32 [users, d]."""
+        found = self._means([self._taken[user] for user in users])
+        if self._state.user_texts is not None:
+            texts = self._state.user_texts.detach().cpu().numpy()[list(users)]
+            found = np.where(texts.any(axis=1, keepdims=True), texts, found)
+        return found
+
+    @cached_property
+    def user_texts(self) -> UserTexts:
+        """What ``user_text_fields`` say of the users."""
+        return UserTexts(read_user_texts(self._dataset, self.twin.user_text_fields or ()))
+
+    def _text_vectors(self) -> np.ndarray | None:
+        """Vectors of users' texts by the untuned LLM: float32 [users, d], zeros without text; None if none are read."""
+        if not self.twin.user_text_fields:
+            return None
+        return self.user_texts.by_user(self.stages.run(self._text_stage(self.user_texts.said, "user-vectors")))
 
     def _name_users(self, vectors: np.ndarray, codes: np.ndarray) -> None:
         """The users with training rows, in ascending order, have these vectors [n, d] and codes [n, levels]."""
@@ -240,14 +234,14 @@ class TTDS(SemID):
         shown = [item for history in histories for item in history if self._place[item] >= 0]
         parts = []
         if self.twin.con_weight:
-            sets = [self._item_states(_some(shown)), self._user_states(_some(users))]
+            sets = [self._item_states(distinct(shown)), self._user_states(distinct(users))]
             sets = [pair for pair in sets if len(pair[0]) > 1]
             if sets:
                 n_all = sum(len(states) for states, _ in sets)
                 losses = [infonce_loss(*pair, self.twin.con_tau) * (len(pair[0]) / n_all) for pair in sets]
                 parts.append(self.twin.con_weight * torch.stack(losses).sum())
         if self.twin.rec_weight and single:
-            states, texts = self._item_states(_some(single))
+            states, texts = self._item_states(distinct(single))
             parts.append(self.twin.rec_weight * (states - texts).square().mean())
         return torch.stack(parts).sum() if parts else None
 
@@ -255,21 +249,13 @@ class TTDS(SemID):
         """The LLM's mean states of items' codes alone, and the vectors of their texts; both float32 [items, d]."""
         texts = self._state.item_vectors[torch.from_numpy(self._place[list(items)])]
         tokens: list[Any] = [self.codes[item] for item in items]
-        return self._states(tokens), texts.to(self.device)
+        return code_states(self.llm, tokens), texts.to(self.device)
 
     def _user_states(self, users: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The same of users."""
         codes = self._state.user_codes.detach().cpu().numpy()[list(users)]
-        vectors = torch.from_numpy(self._means([self._taken[user] for user in users]))
-        return self._states([self._tokens_of_user(code) for code in codes]), vectors.to(self.device)
-
-    def _states(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        if not tokens:
-            return torch.zeros(0, 1, device=self.device)
-        ids = torch.tensor([list(own) for own in tokens], device=self.device)
-        decoder = unwrapped(self.llm).get_decoder()
-        hidden: Tensor = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
-        return hidden.float().mean(dim=1)
+        tokens = [self._tokens_of_user(code) for code in codes]
+        return code_states(self.llm, tokens), torch.from_numpy(self._user_vectors(users)).to(self.device)
 
     # ---- codes that follow
 
@@ -296,7 +282,10 @@ class TTDS(SemID):
             log.warning("The new codes need more counters than there are tokens: the old ones stay.")
             found["codes_changed"] = 0.0
         if self.twin.user_tower:
-            points = self._means([self._taken[user] for user in sorted(self._taken)])
+            if self._state.user_texts is not None:
+                texts = self._text_encoder(self.llm).encode(self.user_texts.said, progress=self.show_progress)
+                self._state.user_texts.data.copy_(torch.from_numpy(self.user_texts.by_user(texts)))
+            points = self._user_vectors(sorted(self._taken))
             before = self._state.user_codes.detach().cpu().numpy()[sorted(self._taken)]
             users, told = self._followed("user_tower", standardised(points), before, epoch)
             self._name_users(points, users)
@@ -307,19 +296,9 @@ class TTDS(SemID):
     def _followed(
         self, name: str, points: np.ndarray, before: np.ndarray, epoch: int
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """Codes of standardised vectors by a tower that has learned from them; the old ones where too many collide."""
-        tower, old = self._towers[name], {key: value.clone() for key, value in self._towers[name].state_dict().items()}
-        data = torch.from_numpy(points)
-        if self.twin.rq_weight and self.twin.refresh_steps:
-            seed = stage_seed(self.config["seed"], "refresh", name, epoch)
-            train_steps(tower, data, self.twin.refresh_steps, seed, self.twin.rq_weight)
-        codes = tower.codes(data).numpy()
-        rate, limit = collision_rate(codes), MOST_COLLISIONS * collision_rate(before)
-        if rate > limit:
-            log.warning("%s: %.4f of the new codes collide, more than %.4f: the old ones stay.", name, rate, limit)
-            tower.load_state_dict(old)
-            codes, rate = before, collision_rate(before)
-        return codes, {"codes_changed": float((codes != before).any(axis=1).mean()), "collision_rate": rate}
+        """See :func:`followed_codes`."""
+        seed = stage_seed(self.config["seed"], "refresh", name, epoch)
+        return followed_codes(self._towers[name], points, before, self.twin, seed, self.code_settings.sinkhorn)
 
     # ---- what is left in a run's folder
 
@@ -341,11 +320,3 @@ class TTDS(SemID):
             for user, code in enumerate(self._state.user_codes.detach().cpu().numpy()):
                 if code[0] >= 0:
                     writer.writerow([self._user_tokens[user], self.backbone.decode(self._tokens_of_user(code))])
-
-
-def _some(ids: Sequence[int]) -> list[int]:
-    """The different ids, ascending; a random part of them where there are too many."""
-    distinct = sorted(set(ids))
-    if len(distinct) <= MOST_CONTRASTED:
-        return distinct
-    return [distinct[index] for index in sorted(torch.randperm(len(distinct))[:MOST_CONTRASTED].tolist())]

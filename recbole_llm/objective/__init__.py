@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from recbole_llm.objective.negatives import false_negative_mask, interleave
     from recbole_llm.objective.preference import choice_loss, dmpo_loss, dpo_loss, sdpo_loss, simpo_loss
     from recbole_llm.objective.rpo import rpo_diagonal_loss, rpo_loss, rpo_weights
-    from recbole_llm.objective.token_objectives import BEARObjective, CFTObjective, MSLObjective, TokenObjective
+    from recbole_llm.objective.token_objective import TokenObjective
+    from recbole_llm.objective.token_objectives import BEARObjective, CFTObjective, MSLObjective
     from recbole_llm.objective.tokens import AnswerTokens
 
 __all__ = [

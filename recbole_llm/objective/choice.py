@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from recbole_llm.objective.token_objectives import TokenObjective
+from recbole_llm.objective.token_objective import TokenObjective
 from recbole_llm.registry import find_choice
 
 

@@ -50,11 +50,38 @@ class PreferenceSettings(Declared):
         str,
         Setting(
             "which items the wrong answers are",
-            choices={"random": "any", "popular": "by training count", "similar": "titles nearest to the target's"},
+            choices={
+                "random": "any",
+                "popular": "by training count",
+                "similar": "titles nearest to the target's",
+                "in_prompt": "others of the prompt's candidates",
+            },
             note="sprec's are the model's own",
             key="pref_negatives",
         ),
     ] = "random"
+    resample: Annotated[
+        bool, Setting("draw wrong answers anew for every epoch of the stage", key="negatives_resample")
+    ] = False
+    mask_user_train: Annotated[
+        bool,
+        Setting("a wrong answer is none that the row's user took before the split either", key="mask_user_train"),
+    ] = False
+    nll_weight: Annotated[
+        float,
+        Setting(
+            "weight of the right answers' mean loss by token, beside the preference loss", low=0, key="pref_nll_weight"
+        ),
+    ] = 0.0
+    self_negative: Annotated[
+        str,
+        Setting(
+            "what of the model's own answer is wrong",
+            choices={"grounded": "the title nearest to it", "raw": "its text as it is"},
+            scope="sprec",
+            key="self_negative",
+        ),
+    ] = "grounded"
     epochs: Annotated[
         int, Setting("epochs of the preference stage, of each round with sprec", low=1, key="pref_epochs")
     ] = 1
@@ -101,6 +128,11 @@ class PreferenceSettings(Declared):
         """Wrong answers of a row."""
         return self.n_neg or N_NEGATIVES.get(self.preference, 1)
 
+    @property
+    def n_draws(self) -> int:
+        """How often they are drawn: once, or for every epoch."""
+        return self.epochs if self.resample else 1
+
 
 def compares_histories(settings: Settings) -> bool:
     """Whether the auxiliary recommender's states of the histories say how alike prompts are."""
@@ -144,3 +176,22 @@ def check_preference(model: str, has_answers: bool, settings: Settings, has_vali
         raise InputError(
             "preference", "sprec's wrong answers are titles of the catalogue; leave candidates out", kind="conflict"
         )
+    _check_negatives(value, settings)
+
+
+def _check_negatives(value: str, settings: Settings) -> None:
+    """Refuse wrong answers that there are none of, or that cannot be drawn anew.
+
+    Raises:
+        InputError: which setting.
+    """
+    kind = settings["pref_negatives"]
+    if kind == "in_prompt" and not settings["candidates"]:
+        raise InputError(
+            "pref_negatives",
+            "in_prompt takes the other titles that a prompt lists, and prompts list none; set candidates",
+            kind="conflict",
+        )
+    if settings["negatives_resample"] and (value == SELF_PLAY or kind == "similar"):
+        what = "sprec's are the model's own" if value == SELF_PLAY else "similar ones are the nearest, not drawn"
+        raise InputError("negatives_resample", f"{what}; leave negatives_resample out", kind="conflict")

@@ -49,17 +49,23 @@ class PreferenceObjective(ABC):
         """
 
 
-class DPOPreference(PreferenceObjective):
-    """Pairs of a right and a wrong answer: :func:`recbole_llm.objective.dpo_loss`."""
+class OwnContrasts(PreferenceObjective):
+    """A loss of each row's own wrong answers: the function of :mod:`recbole_llm.objective.preference` of its name."""
 
-    name = "dpo"
+    loss_name: ClassVar[str]
 
     def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
         """See :class:`PreferenceObjective`."""
-        from recbole_llm.objective.preference import dpo_loss
+        from recbole_llm.objective import preference
 
-        found: Tensor = dpo_loss(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
+        found: Tensor = getattr(preference, self.loss_name)(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
         return found
+
+
+class DPOPreference(OwnContrasts):
+    """Pairs of a right and a wrong answer: :func:`recbole_llm.objective.dpo_loss`."""
+
+    name, loss_name = "dpo", "dpo_loss"
 
 
 class SPRecPreference(DPOPreference):
@@ -68,30 +74,16 @@ class SPRecPreference(DPOPreference):
     name = "sprec"
 
 
-class SDPOPreference(PreferenceObjective):
+class SDPOPreference(OwnContrasts):
     """The right answer among several wrong ones: :func:`recbole_llm.objective.sdpo_loss`."""
 
-    name = "sdpo"
-
-    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
-        """See :class:`PreferenceObjective`."""
-        from recbole_llm.objective.preference import sdpo_loss
-
-        found: Tensor = sdpo_loss(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
-        return found
+    name, loss_name = "sdpo", "sdpo_loss"
 
 
-class DMPOPreference(PreferenceObjective):
+class DMPOPreference(OwnContrasts):
     """The right answer against the mean of several wrong ones: :func:`recbole_llm.objective.dmpo_loss`."""
 
-    name = "dmpo"
-
-    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
-        """See :class:`PreferenceObjective`."""
-        from recbole_llm.objective.preference import dmpo_loss
-
-        found: Tensor = dmpo_loss(contrasts.chosen, contrasts.rejected, beta, contrasts.mask)
-        return found
+    name, loss_name = "dmpo", "dmpo_loss"
 
 
 class RPOPreference(PreferenceObjective):

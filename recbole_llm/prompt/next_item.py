@@ -62,8 +62,11 @@ class TitlePromptEncoder(PromptEncoder):
         Raises:
             ValueError: The item has no title.
         """
-        text = self.layout.before_answer + self.layout.show(self._title(item, "be an answer"))
-        return [*self._pieces.of(text), self.eos_token_id]
+        return self.title_response(self._title(item, "be an answer"))
+
+    def title_response(self, title: str) -> list[int]:
+        """Token ids of an answer that names any title, EOS included."""
+        return [*self._pieces.of(self.layout.before_answer + self.layout.show(title)), self.eos_token_id]
 
     def response_from_text(self, text: str) -> list[int]:
         """Token ids of any answer text as it stands, then EOS: generated answers serve as targets without grounding."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from recbole_llm.semantic_ids.clashes import spread_codes
     from recbole_llm.semantic_ids.codebook import codebook_loss, dynamic_head, snap_to_codebook
     from recbole_llm.semantic_ids.codes import CodeTrie, collision_rate, disambiguate
     from recbole_llm.semantic_ids.quantise import (
@@ -28,6 +29,7 @@ __all__ = [
     "residual_quantise",
     "sinkhorn_assignment",
     "snap_to_codebook",
+    "spread_codes",
 ]
 
 __getattr__ = lazy_exports(__name__, __file__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from recbole_llm.declare import Declared, Setting
@@ -40,6 +40,7 @@ class CodeSettings(Declared):
             choices={
                 "text": "the untuned LLM's states of title and item_text_fields",
                 "id": "those of the auxiliary recommender",
+                "llmemb": "of the LLM tuned on views of items, as LLMEmb's (scft_*)",
             },
         ),
     ] = "text"
@@ -67,6 +68,14 @@ class CodeSettings(Declared):
         float,
         Setting("temperature at which drawing begins", above=0, note="it falls to 0.05 or stays below", scope="rqvae"),
     ] = 1.0
+    sinkhorn: Annotated[
+        float | None,
+        Setting(
+            "epsilon of the assignment that gives vectors of one code other last codewords",
+            above=0,
+            null="leaves all of them to the counter",
+        ),
+    ] = None
     tasks: Annotated[
         list[str],
         Setting(
@@ -105,7 +114,7 @@ class CodeSettings(Declared):
         if self.quantizer == "rqvae":
             own |= {"dim": self.dim, "epochs": self.epochs, "assign": self.assign}
             own |= {"temperature": self.assign_temperature} if self.assign == "sample" else {}
-        return own
+        return own if self.sinkhorn is None else {**own, "sinkhorn": self.sinkhorn}
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,32 @@ class TwinSettings(Declared):
         float, Setting("weight of the square between the states of codes and of texts", low=0, scope="TTDS")
     ] = 1.0
     con_tau: Annotated[float, Setting("temperature of the contrast", above=0, scope="TTDS")] = 0.1
+    user_text_fields: Annotated[
+        list[str] | None,
+        Setting(
+            "user fields whose text a user's vector is made of",
+            scope="TTDS",
+            null="takes the mean vector of the items that it took, as for users without text",
+        ),
+    ] = None
+    fixed_epochs: Annotated[
+        int, Setting("epochs of a second tuning, on the codes as they are then", low=0, scope="TTDS")
+    ] = 0
+    fixed_learning_rate: Annotated[
+        float | None,
+        Setting(
+            "largest learning rate of the second tuning", above=0, scope="TTDS", null="is a tenth of learning_rate"
+        ),
+    ] = None
 
     @property
     def follows_llm(self) -> bool:
         """Whether anything depends on the LLM's states of texts."""
         return bool(self.refresh_every or self.con_weight or self.rec_weight)
+
+    def facts(self) -> dict[str, Any]:
+        """What the first tuning depends on, as JSON values."""
+        own = asdict(self)
+        for later in ("fixed_epochs", "fixed_learning_rate", *(() if self.user_text_fields else ("user_text_fields",))):
+            own.pop(later)
+        return own

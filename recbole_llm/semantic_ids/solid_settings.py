@@ -23,7 +23,7 @@ class SolidSettings(Declared):
             "where an item's semantic class comes from",
             choices={
                 "field": "category_field",
-                "kmeans_llm": "k-means of a text encoder's vectors of titles",
+                "kmeans_llm": "k-means of an LLM's item vectors, of semantic_encoder",
                 "kmeans_id": "k-means of vectors of the training interactions",
             },
         ),
@@ -31,8 +31,9 @@ class SolidSettings(Declared):
     semantic_encoder: Annotated[
         str,
         Setting(
-            "text encoder of kmeans_llm: minilm, a folder, or a name on the Hugging Face hub",
-            note="the extra text-encoders reads it",
+            "text encoder of kmeans_llm: minilm, a folder, or a name on the Hugging Face hub; or the folder of a run "
+            "of LLMEmb, whose item vectors are taken",
+            note="the extra text-encoders reads an encoder",
         ),
     ] = "minilm"
     n_semantic: Annotated[

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_llm.semantic_ids.clashes import spread_codes
 from recbole_llm.semantic_ids.codes import collision_rate, disambiguate
 from recbole_llm.semantic_ids.kmeans import residual_kmeans
 from recbole_llm.semantic_ids.quantise import residual_quantise
@@ -22,10 +23,12 @@ class Quantiser:
     Attributes:
         codebooks: float32 [levels, codes, width].
         autoencoder: of ``rqvae``; None where the codewords are of the vectors' own space.
+        sinkhorn: epsilon by which vectors of one code are spread (:func:`.spread_codes`); None leaves them.
     """
 
     codebooks: np.ndarray
     autoencoder: RQVAE | None = None
+    sinkhorn: float | None = None
 
     @classmethod
     def fit(cls, vectors: np.ndarray, settings: CodeSettings, seed: int, n_codes: int | None = None) -> Quantiser:
@@ -44,7 +47,7 @@ class Quantiser:
         if len(vectors) < n_codes:  # k-means takes no fewer points than clusters
             vectors = np.resize(vectors, (n_codes, vectors.shape[1]))
         if settings.quantizer == "rkmeans":
-            return cls(residual_kmeans(vectors, settings.levels, n_codes, seed))
+            return cls(residual_kmeans(vectors, settings.levels, n_codes, seed), sinkhorn=settings.sinkhorn)
         model = fit_rqvae(
             vectors,
             width=settings.dim,
@@ -55,15 +58,18 @@ class Quantiser:
             assign="sample" if settings.assign == "sample" else "argmin",
             temperature=settings.assign_temperature,
         )
-        return cls(model.codebooks.detach().numpy().copy(), model)
+        return cls(model.codebooks.detach().numpy().copy(), model, settings.sinkhorn)
 
     def codes(self, vectors: np.ndarray) -> np.ndarray:
         """The codes of vectors [n, d]. Returns: int64 [n, levels]."""
         points = torch.as_tensor(vectors, dtype=torch.float32)
         if self.autoencoder is not None:
-            return self.autoencoder.codes(points).numpy()
-        found: np.ndarray = residual_quantise(points, torch.from_numpy(self.codebooks))[0].numpy()
-        return found
+            return tower_codes(self.autoencoder, points, self.sinkhorn)
+        books = torch.from_numpy(self.codebooks)
+        epsilon = self.sinkhorn
+        found = residual_quantise(points, books)[0] if epsilon is None else spread_codes(points, books, epsilon)
+        codes: np.ndarray = found.numpy()
+        return codes
 
     def error(self, vectors: np.ndarray) -> float:
         """Mean square between vectors [n, d] and what their codewords make of them."""
@@ -72,6 +78,15 @@ class Quantiser:
             return self.autoencoder.reconstruction_error(points)
         found = residual_quantise(points, torch.from_numpy(self.codebooks))[2]
         return float((found - points).square().mean())
+
+
+@torch.no_grad()
+def tower_codes(tower: RQVAE, points: torch.Tensor, sinkhorn: float | None = None) -> np.ndarray:
+    """Codes of float32 [n, d] by an autoencoder; spread where ``sinkhorn`` is given. Returns: int64 [n, levels]."""
+    if sinkhorn is None:
+        return tower.codes(points).numpy()
+    found: np.ndarray = spread_codes(tower.encoder(points), tower.codebooks, sinkhorn).numpy()
+    return found
 
 
 def standardised(vectors: np.ndarray) -> np.ndarray:

@@ -93,6 +93,7 @@ def _check_data(resolved: Resolution) -> None:
     if reads_graph(resolved.model, resolved.facts):
         check_graph(resolved.model, resolved)
     _check_item_fields(resolved)
+    _check_user_fields(resolved)
     if resolved.facts.is_llm and resolved.task == "click" and resolved["benchmark_filename"] is not None:
         likes = resolved["LABEL_FIELD"] + resolved["LIST_SUFFIX"]
         if any(likes not in columns for _, columns in inter_columns(resolved)):
@@ -163,3 +164,14 @@ def _check_item_fields(resolved: Resolution) -> None:
         check_item_field(key, field, resolved.dataset, columns, loaded)
     if ranks and resolved["category_field"]:  # a run that does not load it goes on without it
         check_item_field("category_field", resolved["category_field"], resolved.dataset, columns, "*")
+
+
+def _check_user_fields(resolved: Resolution) -> None:
+    """Refuse user fields for texts that the .user file does not have, or that are no text."""
+    if resolved.facts.names_codes != "twin" or not resolved["user_text_fields"]:
+        return
+    files = list(_files(resolved, "user"))
+    columns = read_header(files[0], Format.from_config(resolved)) if files else {}
+    loaded = (resolved["load_col"] or {"user": "*"}).get("user", ())
+    for field in resolved["user_text_fields"]:
+        check_item_field("user_text_fields", field, resolved.dataset, columns, loaded, of="user")

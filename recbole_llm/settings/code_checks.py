@@ -81,6 +81,18 @@ def _check_twin(model: str, settings: Settings) -> None:
             f"{towers[0]} to {'0' if towers[0] == 'refresh_every' else 'False'}",
             kind="conflict",
         )
+    if settings["user_text_fields"] and (not settings["user_tower"] or settings["sid_source"] != "text"):
+        without = "users have no codes" if not settings["user_tower"] else "items' vectors are of no texts"
+        raise InputError(
+            "user_text_fields",
+            f"{without}, so nothing reads users' texts; set user_tower: True and sid_source: text, or leave it out",
+            kind="conflict",
+        )
+    if settings["fixed_epochs"] and not settings["epochs"]:
+        raise InputError(
+            "fixed_epochs", "it is a second tuning, and epochs is 0; set epochs, or leave fixed_epochs out",
+            kind="conflict",
+        )  # fmt: skip
     if settings["user_tower"] and not settings["epochs"]:
         raise InputError(
             "epochs",

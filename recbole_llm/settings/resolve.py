@@ -250,6 +250,8 @@ def _columns(facts: ModelFacts, task: str, final: Mapping[str, Any]) -> dict[str
         item += final["item_text_fields"] or ()
     if any(item):
         named["item"] = [final["ITEM_ID_FIELD"], *(column for column in item if column)]
+    if facts.names_codes == "twin" and final["user_text_fields"]:
+        named["user"] = [final["USER_ID_FIELD"], *final["user_text_fields"]]
     # RecBole does not take both lists of one file: what a user leaves out is left out of everything.
     everything = dict.fromkeys(final["unload_col"] or (), "*")
     return union_columns([final["load_col"], named, everything])

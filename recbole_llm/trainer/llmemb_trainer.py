@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from recbole.utils import init_seed
 
+from recbole_llm.classic.kept_vectors import write_item_vectors
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.classic.with_vectors import ItemTable
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
@@ -126,8 +127,9 @@ class LLMEmbTrainer(LLMTrainer):
         return self.best_valid_score, self.best_valid_result
 
     def write_run(self, folder: Path) -> None:
-        """The sequential model, and the adapter of the LLM that made the vectors, which serving does not need."""
+        """The sequential model; the vectors, and the adapter of the LLM that made them, which serving does not need."""
         shutil.copy(self.tuned[-1].folder / CHECKPOINT, folder / CHECKPOINT)
         items = self.model.item_vectors
+        write_item_vectors(folder, items.dataset.field2id_token[items.dataset.iid_field], items.table)
         if items.settings.steps:
             shutil.copytree(items.stages.run(items.tuning) / ADAPTER, folder / ADAPTER)

@@ -1,64 +1,128 @@
-"""Wrong answers to training prompts: which items they are, and which of them may stand."""
+"""Wrong answers to training prompts: which items or texts they are, and which of them may stand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
+from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.negatives import false_negative_mask
+from recbole_llm.prompt.titles import clean_answer, normalize_title
 from recbole_llm.stages import stage_seed
 
 if TYPE_CHECKING:
     from recbole_llm.selection.training_rows import TrainingRows
 
 
-def draw_negatives(model: BIGRec, rows: TrainingRows, kind: str, count: int) -> np.ndarray:
-    """Wrong answers of each row, drawn by its own generator: whatever rows stand beside it.
+@dataclass(frozen=True)
+class WrongAnswers:
+    """The wrong answers of some rows: items, or texts that need be no title.
 
-    Items that share a title count as one. None is the target, in the history, or drawn twice; a row with fewer others
-    has fewer. Validation and test items are not looked at.
+    Attributes:
+        items: int64 [rows, k], representatives of their titles; 0 where there is none.
+        texts: one for each row, empty where there is none; None where the answers are ``items``.
+    """
+
+    items: np.ndarray
+    texts: list[str] | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Where there is one: bool [rows, k]."""
+        found: np.ndarray = self.items > 0 if self.texts is None else np.array([[bool(text)] for text in self.texts])
+        return found
+
+    @property
+    def digest(self) -> str:
+        """What tells them from others."""
+        return hash_arrays(self.items) if self.texts is None else hash_json(self.texts)
+
+    def token_ids(self, model: BIGRec, right: Sequence[list[int]]) -> list[list[list[int]]]:
+        """Token ids by column and row; the right answer, which changes nothing, where there is none."""
+        if self.texts is not None:
+            found = [
+                model.prompts.title_response(text) if text else own for text, own in zip(self.texts, right, strict=True)
+            ]
+            return [found]
+        return [
+            [model.response(int(item)) if item else own for item, own in zip(items, right, strict=True)]
+            for items in self.items.T
+        ]
+
+
+def known_items(model: BIGRec, rows: TrainingRows, of_user: bool = False) -> list[list[int]]:
+    """Items that are no wrong answers to a row, besides its target.
+
+    Validation and test items are not looked at.
 
     Args:
-        model: its catalogue, its index and its seed.
+        model: its catalogue and config.
         rows: the training rows.
-        kind: ``random``, ``popular`` (by training count) or ``similar`` (titles nearest to the target's).
+        of_user: whether they are, beside the row's history, all that its user took before the split.
+
+    Returns:
+        For each row.
+    """
+    if not of_user:
+        return rows.histories
+    taken: dict[int, list[int]] = {}
+    for user, item in _before_split(model).tolist():
+        taken.setdefault(user, []).append(item)
+    users = rows.readable[model.USER_ID].tolist()
+    return [[*history, *taken.get(user, ())] for history, user in zip(rows.histories, users, strict=True)]
+
+
+def draw_negatives(
+    model: BIGRec,
+    rows: TrainingRows,
+    kind: str,
+    count: int,
+    known: Sequence[Sequence[int]] | None = None,
+    draw: int = 0,
+) -> np.ndarray:
+    """Wrong answers of each row, drawn by its own generator: whatever rows stand beside it.
+
+    Items that share a title count as one. None is the target, known, or drawn twice; a row with fewer others has fewer.
+
+    Args:
+        model: its catalogue, its index, its candidates and its seed.
+        rows: the training rows.
+        kind: ``random``, ``popular`` (by training count), ``similar`` (titles nearest to the target's) or ``in_prompt``
+            (others of the candidates that the prompt lists).
         count: how many, k.
+        known: items that are none, for each row; the histories by default.
+        draw: number of the draw, where there are several.
 
     Returns:
         int64 [rows, k], items that are their titles' representatives; 0 behind a row's last.
     """
-    ids, targets = rows.readable[SAMPLE_ID].tolist(), rows.readable[model.ITEM_ID].numpy()
-    candidates = np.flatnonzero(model.catalog.rankable)
-    found = np.zeros((len(ids), count), dtype=np.int64)
+    known = rows.histories if known is None else known
+    targets = rows.readable[model.ITEM_ID].numpy()
     if kind == "similar":
-        n_known = max(map(len, rows.histories)) + 1
-        nearest = model.index.search(model.title_vectors(targets), count + n_known)[1]
-        for row, own in enumerate(nearest):
-            kept = own[_may_stand(model, own, int(targets[row]), rows.histories[row])][:count]
-            found[row, : len(kept)] = kept
-        return found
-    shares = _popularity(model)[candidates] if kind == "popular" else None
-    for row, (sample, history) in enumerate(zip(ids, rows.histories, strict=True)):
-        allowed = _may_stand(model, candidates, int(targets[row]), history)
-        allowed = allowed if shares is None else allowed & (shares > 0)
-        n_drawn = min(count, int(allowed.sum()))
-        weights = None if shares is None or not n_drawn else shares[allowed] / shares[allowed].sum()
-        generator = np.random.default_rng(stage_seed(model.config["seed"], "negatives", kind, sample))
-        found[row, :n_drawn] = generator.choice(candidates[allowed], n_drawn, replace=False, p=weights)
+        return _nearest(model, targets, known, count)
+    every, found = np.flatnonzero(model.catalog.rankable), np.zeros((len(targets), count), dtype=np.int64)
+    shares = _popularity(model) if kind == "popular" else None
+    listed = _listed(model, rows) if kind == "in_prompt" else None
+    for row, sample in enumerate(rows.readable[SAMPLE_ID].tolist()):
+        pool = every if listed is None else np.unique(listed[row])
+        pool = pool[_may_stand(model, pool, int(targets[row]), known[row])]
+        pool = pool if shares is None else pool[shares[pool] > 0]
+        weights = None if shares is None or not len(pool) else shares[pool] / shares[pool].sum()
+        again = (draw,) if draw else ()
+        generator = np.random.default_rng(stage_seed(model.config["seed"], "negatives", kind, sample, *again))
+        n_drawn = min(count, len(pool))
+        found[row, :n_drawn] = generator.choice(pool, n_drawn, replace=False, p=weights)
     return found
 
 
-def own_answers(model: BIGRec, rows: TrainingRows) -> np.ndarray:
-    """The title nearest to what the model itself answers, greedily (SPRec, arXiv 2412.09243).
-
-    Returns:
-        int64 [rows, 1]; 0 where it is the target's or in the history.
-    """
+def own_texts(model: BIGRec, rows: TrainingRows) -> list[str]:
+    """What the model itself answers to each row, greedily (SPRec, arXiv 2412.09243)."""
     prompts = [prompt for prompt, _ in rows.examples]
     answers = beam_search(
         model.llm,
@@ -72,22 +136,40 @@ def own_answers(model: BIGRec, rows: TrainingRows) -> np.ndarray:
         row_inputs=model.row_inputs(rows.histories),
         progress=model.show_progress,
     )
-    nearest = model.index.search(model.ground([model.backbone.decode(one.token_ids) for one in answers]), 1)[1]
-    targets = rows.readable[model.ITEM_ID].numpy()
-    stand = [
-        _may_stand(model, own, int(target), history)
-        for own, target, history in zip(nearest, targets, rows.histories, strict=True)
-    ]
-    return np.where(np.array(stand).reshape(nearest.shape), nearest, 0).astype(np.int64)
+    return [model.backbone.decode(one.token_ids) for one in answers]
 
 
-def contrasts_across(model: BIGRec, rows: TrainingRows, negatives: np.ndarray) -> np.ndarray:
+def grounded(model: BIGRec, rows: TrainingRows, texts: Sequence[str], known: Sequence[Sequence[int]]) -> WrongAnswers:
+    """The title nearest to each text; none where it is the target's or known."""
+    nearest = model.index.search(model.ground(texts), 1)[1]
+    targets = rows.readable[model.ITEM_ID].tolist()
+    stand = [_may_stand(model, own, target, items) for own, target, items in zip(nearest, targets, known, strict=True)]
+    return WrongAnswers(np.where(np.array(stand).reshape(nearest.shape), nearest, 0).astype(np.int64))
+
+
+def as_they_are(
+    model: BIGRec, rows: TrainingRows, texts: Sequence[str], known: Sequence[Sequence[int]]
+) -> WrongAnswers:
+    """The texts without their quotes, titles or not; none where one is empty, or the title of the target or known."""
+    titles, targets = model.catalog.titles, rows.readable[model.ITEM_ID].tolist()
+    kept = []
+    for text, target, items in zip(texts, targets, known, strict=True):
+        answer = clean_answer(text)
+        names = {normalize_title(titles[item] or "") for item in (*items, target)}
+        kept.append("" if normalize_title(answer) in names else answer)
+    return WrongAnswers(np.zeros((len(kept), 1), dtype=np.int64), kept)
+
+
+def contrasts_across(
+    model: BIGRec, rows: TrainingRows, negatives: np.ndarray, known: Sequence[Sequence[int]] | None = None
+) -> np.ndarray:
     """Which wrong answers may stand against each row's right one, whosever they are.
 
     Args:
         model: its catalogue.
         rows: m rows.
         negatives: int64 [m, k], their wrong answers; 0 where there is none.
+        known: items that are none, for each row; the histories by default.
 
     Returns:
         bool [m, m * k].
@@ -95,19 +177,42 @@ def contrasts_across(model: BIGRec, rows: TrainingRows, negatives: np.ndarray) -
     titles = model.catalog.representative
     flat, targets = negatives.flatten(), rows.readable[model.ITEM_ID].numpy()
     found = np.zeros((len(negatives), len(flat)), dtype=bool)
-    for row, history in enumerate(rows.histories):
-        known = titles[np.array([*history, targets[row]], dtype=np.int64)]
-        found[row] = (flat > 0) & ~np.isin(titles[flat], known)
+    for row, items in enumerate(rows.histories if known is None else known):
+        own = titles[np.array([*items, targets[row]], dtype=np.int64)]
+        found[row] = (flat > 0) & ~np.isin(titles[flat], own)
     return found
 
 
-def _may_stand(model: BIGRec, items: np.ndarray, target: int, history: Sequence[int]) -> np.ndarray:
+def _nearest(model: BIGRec, targets: np.ndarray, known: Sequence[Sequence[int]], count: int) -> np.ndarray:
+    """The titles nearest to the targets' that may stand: int64 [rows, count]."""
+    found = np.zeros((len(targets), count), dtype=np.int64)
+    nearest = model.index.search(model.title_vectors(targets), count + max(map(len, known)) + 1)[1]
+    for row, own in enumerate(nearest):
+        kept = own[_may_stand(model, own, int(targets[row]), known[row])][:count]
+        found[row, : len(kept)] = kept
+    return found
+
+
+def _listed(model: BIGRec, rows: TrainingRows) -> np.ndarray:
+    """The titles that each row's prompt lists, by their representatives: int64 [rows, n]."""
+    if model.candidates is None:
+        raise ValueError("in_prompt: prompts list no candidates")
+    found: np.ndarray = model.catalog.representative[model.candidates.of(rows.readable)]
+    return found
+
+
+def _may_stand(model: BIGRec, items: np.ndarray, target: int, known: Sequence[int]) -> np.ndarray:
     catalog = model.catalog
-    found: np.ndarray = false_negative_mask(items, target, np.array(history), catalog.representative, catalog.rankable)
+    found: np.ndarray = false_negative_mask(items, target, np.array(known), catalog.representative, catalog.rankable)
     return found
+
+
+def _before_split(model: BIGRec) -> np.ndarray:
+    """Users and items of the interactions before the split: int64 [interactions, 2]."""
+    return row_pairs(load_rows(model.config.for_auxiliary("Pop"), few_shot=False).train)
 
 
 def _popularity(model: BIGRec) -> np.ndarray:
     """Interactions before the split with each title, at its representative. Returns: float64 [items]."""
-    items = row_pairs(load_rows(model.config.for_auxiliary("Pop"), few_shot=False).train)[:, 1]
+    items = _before_split(model)[:, 1]
     return np.bincount(model.catalog.representative[items], minlength=model.catalog.n_items).astype(np.float64)

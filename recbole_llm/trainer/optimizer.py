@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
 
@@ -30,3 +32,10 @@ def parameter_groups(config: Config, model: LLMRecommender) -> list[dict[str, An
     options = group_options(config, model)
     weights = model.adapter.trainable_groups(model.llm)
     return [{"params": own, **options.get(group, {})} for group, own in weights.items()]
+
+
+def at_rate(optimizer: torch.optim.Optimizer, ratio: float) -> torch.optim.Optimizer:
+    """The optimiser with every learning rate times ``ratio``; it has not made a step yet."""
+    for group in optimizer.param_groups:
+        group["lr"] *= ratio
+    return optimizer

@@ -13,8 +13,10 @@ import numpy as np
 from recbole_llm.curriculum import Curriculum
 from recbole_llm.hashing import hash_file
 from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.model.ttds import TTDS
 from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
 from recbole_llm.trainer.distillation import DistanceMeter, chosen_rows, distilled_targets, read_answers
+from recbole_llm.trainer.fixed_codes import FixedCodesStage
 from recbole_llm.trainer.preference import prefer
 from recbole_llm.trainer.tuning import CurriculumStage, FineTuneStage, State, Tuning, TuningResult, load_adapter
 
@@ -53,6 +55,8 @@ class Pipeline:
         untuned = tuning.model.adapter.trainable_state(tuning.model.llm)
         if not self.curricula or tuning.distillation.sd_file is None:
             self.tuned.append(stages.run(FineTuneStage(tuning)))
+        if isinstance(tuning.model, TTDS) and tuning.model.twin.fixed_epochs:
+            self.tuned.append(stages.run(FixedCodesStage(tuning, self.tuned[-1])))
         if not self.curricula:
             return
         answers, source = self._targets()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.step_loss import StepLoss
 
 
-def wrong_kinds(count: int) -> list[str]:
-    """Names of the k wrong answers of a row."""
-    return [f"wrong {number}" for number in range(1, count + 1)]
+def wrong_kinds(count: int, first: int = 1) -> list[str]:
+    """Names of k wrong answers of a row, numbered from ``first``."""
+    return [f"wrong {number}" for number in range(first, first + count)]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ class Opposites:
     across: np.ndarray | None = None
     prompts: np.ndarray | None = None
 
+    def of_draw(self, number: int, count: int, across: np.ndarray | None = None) -> Opposites:
+        """Of several draws side by side, the k wrong answers of one.
+
+        Args:
+            number: of the draw, from 0.
+            count: k.
+            across: bool [rows, rows * k], as that of the whole, for this draw.
+        """
+        own = np.arange(number * count, (number + 1) * count)
+        return replace(self, mask=self.mask[:, own], reference=self.reference[:, [0, *(own + 1)]], across=across)
+
 
 def answer_sums(passes: Passes, one: Pass, kinds: Sequence[str], reader: AnswerReader) -> Tensor:
     """Log-probability of each row's each answer, EOS included. Returns: float32 [rows of the pass, kinds]."""
@@ -59,18 +70,20 @@ def rows_of(one: Pass) -> np.ndarray:
 
 
 class PreferenceLoss(StepLoss):
-    """A preference loss, the mean over the step's rows that have a wrong answer.
+    """A preference loss, the mean over the step's rows that have a wrong answer; beside it, if asked, the right ones'.
 
     Dropout is off, as for the reference. Where rows stand against one another's answers, a step of several passes is
     computed twice: log-ratios without gradient first, whose derivatives the passes with gradient then carry on.
 
     Args:
-        passes: of the training; their answers are the right one and the wrong ones.
+        passes: of the training; their answers are the right one and the wrong ones of all draws.
         objective: the loss of contrasts.
         beta: strength.
         temperature: of the weights by likeness of prompts.
-        opposites: of the rows.
+        draws: of the rows; a draw for every epoch, or one for all.
         reader: reads the log-probabilities.
+        nll_weight: of the right answers' negative log-likelihood, the mean over their tokens in the step, those of rows
+            without a wrong answer among them.
     """
 
     dropout = False
@@ -82,57 +95,88 @@ class PreferenceLoss(StepLoss):
         objective: PreferenceObjective,
         beta: float,
         temperature: float,
-        opposites: Opposites,
+        draws: Sequence[Opposites],
         reader: AnswerReader,
+        nll_weight: float = 0.0,
     ) -> None:
         super().__init__(passes)
         self.objective, self.beta, self.temperature = objective, beta, temperature
-        self.opposites, self.reader = opposites, reader
-        self.kinds = [REAL, *wrong_kinds(opposites.mask.shape[1])]
+        self.draws, self.reader, self.nll_weight = list(draws), reader, nll_weight
+        self._draw = 0
         self._ratios = np.zeros(3)  # sums over rows of a and of the mean b, and the number of rows
+        self._right = np.zeros(2)  # loss and tokens of the right answers
+
+    @property
+    def opposites(self) -> Opposites:
+        """Those of the epoch."""
+        return self.draws[self._draw % len(self.draws)]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The answers of the epoch, the right one first."""
+        count = self.opposites.mask.shape[1]
+        return [REAL, *wrong_kinds(count, 1 + count * (self._draw % len(self.draws)))]
 
     def lengths(self, kinds: Collection[str]) -> np.ndarray:
         """See :class:`StepLoss`; all answers of a row are computed."""
         return super().lengths(self.kinds)
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """See :class:`StepLoss`; a step without wrong answers has a loss of 0 and no gradient."""
-        passes, me = self.passes.of_step(rows, self.kinds, lengths), process()
+        """See :class:`StepLoss`; a step without wrong answers has no preference loss, and no gradient of one."""
         total = int(self.opposites.mask[rows].any(axis=1).sum())
-        if not total and not self.objective.across_rows:
+        if not total and not self.objective.across_rows and not self.nll_weight:
             return np.zeros(1)
+        passes = self.passes.of_step(rows, self.kinds, lengths)
+        n_tokens = int(self.passes.answer_lengths[REAL][rows].sum())
         if self.objective.across_rows and len(passes) > 1:
-            return np.array([self._in_two(passes)])
+            return np.array([self._in_two(passes, n_tokens)])
         loss = 0.0
-        for one in me.own(passes):
+        for one in process().own(passes):
             own = rows_of(one)
-            share = 1.0 if self.objective.across_rows else int(self.opposites.mask[own].any(axis=1).sum()) / total
             with self._autocast():
-                value = self._value(self._log_ratios(one, own), own) * share
+                sums = self._sums(one)
+                share = int(self.opposites.mask[own].any(axis=1).sum()) / max(total, 1)
+                value = self._value(self._log_ratios(sums, own), own)
+                value = value * (1.0 if self.objective.across_rows else share) + self._nll(sums, own, n_tokens)
             self.tokens += one.n_tokens
             value.backward()
             loss += float(value.detach())
         return np.array([loss])
 
-    def _in_two(self, passes: Sequence[Pass]) -> float:
+    def _in_two(self, passes: Sequence[Pass], n_tokens: int) -> float:
         """A step whose rows stand against one another, from passes that are not kept."""
         rows, me = [rows_of(one) for one in passes], process()
         with torch.no_grad(), self._autocast():
-            found = me.share_out(passes, lambda one: self._log_ratios(one, rows_of(one), told=False).cpu())
+            found = me.share_out(passes, lambda one: self._log_ratios(self._sums(one), rows_of(one), told=False).cpu())
         ratios = torch.cat(found).to(self.passes.model.device).requires_grad_()
-        loss = self._value(ratios, np.concatenate(rows))
-        (slopes,) = torch.autograd.grad(loss, ratios)
+        value = self._value(ratios, np.concatenate(rows))
+        (slopes,) = torch.autograd.grad(value, ratios)
+        loss = float(value.detach()) if me.is_main else 0.0
         parts = list(zip(passes, rows, slopes.split([len(own) for own in rows]), strict=True))
         for one, own, slope in me.own(parts):
             with self._autocast():
-                carried = (self._log_ratios(one, own) * slope).sum()
+                sums = self._sums(one)
+                nll = self._nll(sums, own, n_tokens)
+                carried = (self._log_ratios(sums, own) * slope).sum() + nll
             self.tokens += one.n_tokens
             carried.backward()
-        return float(loss.detach()) if me.is_main else 0.0
+            loss += float(nll.detach())
+        return loss
 
-    def _log_ratios(self, one: Pass, rows: np.ndarray, told: bool = True) -> Tensor:
-        """Log-ratios of right and wrong answers of a pass. Returns: float32 [rows, 1 + k]."""
-        sums = answer_sums(self.passes, one, self.kinds, self.reader).float()
+    def _sums(self, one: Pass) -> Tensor:
+        """Log-probabilities of right and wrong answers of a pass. Returns: float32 [rows, 1 + k]."""
+        return answer_sums(self.passes, one, self.kinds, self.reader).float()
+
+    def _nll(self, sums: Tensor, rows: np.ndarray, n_tokens: int) -> Tensor:
+        """The part of some rows in the weighted loss of the step's right answers, which have ``n_tokens``."""
+        if not self.nll_weight:
+            return sums.new_zeros(())
+        total = -sums[:, 0].sum()
+        self._right += [float(total.detach()), self.passes.answer_lengths[REAL][rows].sum()]
+        return self.nll_weight / n_tokens * total
+
+    def _log_ratios(self, sums: Tensor, rows: np.ndarray, told: bool = True) -> Tensor:
+        """Log-ratios of right and wrong answers of rows. Returns: float32 [rows, 1 + k]."""
         ratios = sums - torch.from_numpy(self.opposites.reference[rows]).to(sums)
         if told:
             mask = self.opposites.mask[rows]
@@ -154,8 +198,21 @@ class PreferenceLoss(StepLoss):
         contrasts = Contrasts(ratios[:, 0], ratios[:, 1:], mask, across, vectors)
         return self.objective.loss(contrasts, self.beta, self.temperature)
 
+    def after_epoch(self) -> None:
+        """See :class:`StepLoss`; the next epoch has the next draw."""
+        self._draw += 1
+
     def record(self) -> dict[str, Any]:
-        """See :class:`StepLoss`; mean log-ratios of right and wrong answers over the epoch's rows."""
-        right, wrong, count = process().sum(self._ratios)
-        self._ratios = np.zeros(3)
-        return {"right_ratio": right / count, "wrong_ratio": wrong / count} if count else {}
+        """See :class:`StepLoss`; mean log-ratios of the epoch's right and wrong answers, and the right ones' loss."""
+        right, wrong, count, loss, tokens = process().sum(np.concatenate([self._ratios, self._right]))
+        self._ratios, self._right = np.zeros(3), np.zeros(2)
+        found = {"right_ratio": right / count, "wrong_ratio": wrong / count} if count else {}
+        return {**found, "right_loss": loss / tokens} if self.nll_weight and tokens else found
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`StepLoss`."""
+        return {"draw": self._draw} if len(self.draws) > 1 else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`StepLoss`."""
+        self._draw = state["draw"]

@@ -12,7 +12,7 @@ import torch
 
 from recbole_llm.distributed import process
 from recbole_llm.llm.answer_reader import AnswerReader
-from recbole_llm.objective.token_objectives import FirstTokens, TokenObjective
+from recbole_llm.objective.token_objective import FirstTokens, TokenObjective
 from recbole_llm.objective.tokens import AnswerTokens
 from recbole_llm.prompt.trunk import Pass
 from recbole_llm.trainer.passes import Passes

@@ -192,7 +192,7 @@ class FineTuneStage(Stage[TuningResult]):
             self.make_loss(),
             tuning.tell,
             self.more_answers(),
-            self._renewed if model.changes_examples else None,
+            self.renewed if self.follows else None,
         )
         self._has_told = True
         history = run.run(folder)
@@ -202,7 +202,12 @@ class FineTuneStage(Stage[TuningResult]):
             clear_states(folder)
         self._evaluation = cast("Evaluation | None", run.best_evaluation)
 
-    def _renewed(self) -> list[TokenPair]:
+    @property
+    def follows(self) -> bool:
+        """Whether examples may change between epochs."""
+        return self.tuning.model.changes_examples
+
+    def renewed(self) -> list[TokenPair]:
         """The examples as the model makes them now."""
         model = self.tuning.model
         pairs = [pair for pair in model.token_pairs(self.tuning.rows.readable) if pair is not None]

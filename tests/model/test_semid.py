@@ -15,11 +15,14 @@ from PIL import Image
 import recbole_llm
 from recbole_llm.grounding.likelihood import LikelihoodGrounding
 from recbole_llm.llm.parts import input_embedding
+from recbole_llm.semantic_ids import residual_quantise
+from recbole_llm.semantic_ids.table import standardised
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
 from tests.model.coded import coded_run, same_bits, weights_of
+from tests.refusals import refused
 from tests.runs import asked_in_new_process
-from tests.worlds import make_world
+from tests.worlds import make_world, ring_world
 
 TASKS = ["next", "item2text", "text2item"]
 
@@ -106,6 +109,10 @@ def test_the_codes_that_lie_with_the_weights_are_those_of_the_items(run):
     model.adapter.load_trainable_state(model.llm, {**state, "code_tokens.codes": turned})
     assert model.codes[other] == before and model.response(other)[:-1] == before
     assert model.grounding.trie.items(before) == [other]
+    for wrong in (turned[one].clone(), turned[one] + 10_000):  # another item's, or of no vocabulary
+        turned[other] = wrong
+        with refused("", "file", "not one for each item"):
+            model.adapter.load_trainable_state(model.llm, {**state, "code_tokens.codes": turned})
     model.adapter.load_trainable_state(model.llm, state)
     assert model.codes[one] == before and model.grounding.trie.items(before) == [one]
 
@@ -156,11 +163,12 @@ def test_no_prompt_depends_on_the_target_and_no_brace_is_left(run):
     [
         {"sid_quantizer": "rqvae", "sid_epochs": 3, "sid_tasks": ["next"], "grounding": "likelihood"},
         {"sid_source": "id", "recommender_config": {"epochs": 1}, "lm_weight": 0.5, "adapter": "full"},
+        {"sid_source": "llmemb", "scft_steps": 3, "scft_batch": 8, "item_text_fields": ["class"], "epochs": 1},
         {"train_unit": "user", "train_sample_size": None, "epochs": 1},
         {"adapter": "ilora", "sid_tasks": ["next"], "recommender_config": {"epochs": 1}, "epochs": 1},
         {"epochs": 0},
     ],
-    ids=["rqvae", "id", "trunks", "ilora", "untuned"],
+    ids=["rqvae", "id", "llmemb", "trunks", "ilora", "untuned"],
 )
 @pytest.mark.slow
 def test_other_settings_run_and_come_back(go, settings):
@@ -168,6 +176,21 @@ def test_other_settings_run_and_come_back(go, settings):
     again = recbole_llm.load_run(run.folder)
     assert again.recommend(users=["u1", "u4"], k=5).equals(run.recommend(users=["u1", "u4"], k=5))
     assert np.isfinite(run.metrics["ndcg@5"])
+
+
+def test_codes_can_be_made_of_the_vectors_of_an_llm_tuned_on_items(go):
+    """As LLMEmb's stages give them: another tuning gives other vectors, and the run's own LLM is not the tuned one."""
+    options = {"sid_source": "llmemb", "scft_batch": 8, "pca_dim": 4, "epochs": 0}
+    run, again = (go(**options, scft_steps=steps) for steps in (2, 0))
+    vectors, untuned = (
+        np.load(one.model.stages.root / one.model.stages.used["item-vectors"] / "vectors.npy") for one in (run, again)
+    )
+    assert vectors.shape == (run.model.catalog.n_items, 4) and not np.allclose(vectors, untuned)
+    points = standardised(vectors[run.model.items])
+    codes = residual_quantise(torch.from_numpy(points), torch.from_numpy(run.model.item_codes.codebooks))[0]
+    assert (run.model.code_table[:, :-1] == codes.numpy()).all()
+    assert "contrastive-tuning" in run.model.stages.used and "contrastive-tuning" not in again.model.stages.used
+    assert run.model.backbone.fingerprint == again.model.backbone.fingerprint
 
 
 @pytest.mark.slow
@@ -188,3 +211,16 @@ def test_fifty_users_are_learned_by_heart(go, root, tmp_path_factory):
     run = go(world, sid_tasks=["next"], sid_codes=8, epochs=60, eval_step=0, train_sample_size=50, lora_r=16)
     ranking = run.model.rank(run._trained.rows.train.inter_feat, 5)
     assert len(ranking) == 50 and (ranking.ranks == 0).mean() >= 0.9
+
+
+@pytest.mark.slow
+def test_codes_do_no_worse_than_titles_where_titles_say_nothing(root, llama, tmp_path_factory):
+    """Titles are numbers by chance; codes are made of what a recommender learned of the items."""
+    world = ring_world(tmp_path_factory.mktemp("data") / "numbers", n_users=150, n_kinds=8, per_kind=5)
+    options = {"train_sample_size": 300, "epochs": 8, "lora_r": 16, "grounding": "likelihood", "eval_step": 0}
+    options |= {"metrics": ["Hit"], "valid_metric": "Hit@5", "test_sample_size": 100}
+    teacher = {"recommender_config": {"epochs": 30, "learning_rate": 0.005, "train_batch_size": 128}}
+    coded = coded_run("SemID", world, root, llama, sid_source="id", sid_codes=8, **options, **teacher)
+    titled = coded_run("BIGRec", world, root, llama, **options)
+    found = coded.metrics["hit@5"], titled.metrics["hit@5"]
+    assert found[0] >= found[1] and found[0] > 3 * 5 / 40, found

@@ -7,13 +7,18 @@ import pytest
 import torch
 
 import recbole_llm
+from recbole_llm.classic.kept_vectors import write_item_vectors
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import load_rows
+from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
 from recbole_llm.model.solid import SOLID
+from recbole_llm.semantic_ids.heads import classes_of_vectors
 from recbole_llm.settings.config import Config
+from recbole_llm.stages import stage_seed
+from tests.encoders import save_encoder
 from tests.refusals import refused
 from tests.runs import asked_in_new_process, working_in
-from tests.worlds import make_world
+from tests.worlds import make_world, ring_world
 
 SIZES = {"hidden_size": 16, "embedding_size": 16, "inner_size": 32, "n_layers": 1, "n_heads": 2, "semantic_epochs": 2}
 CALM = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
@@ -85,6 +90,13 @@ def test_pairs_have_the_scores_of_the_table(world, tmp_path):
     assert found.tolist() == pytest.approx(table.gather(1, batch["item_id"][:, None])[:, 0].tolist(), abs=1e-5)
 
 
+def model_tokens(world):
+    """Outside ids of the items in the model's order, the padding's first."""
+    config = Config("SOLID", world.name, settings={**SETTINGS, "data_path": str(world.parent)})
+    rows = load_rows(config, few_shot=False)
+    return [str(token) for token in rows.whole.field2id_token["item_id"]]
+
+
 def run(world, folder, model="SOLID", **settings):
     with working_in(folder):
         where = {"data_path": str(world.parent), "checkpoint_dir": str(folder / "saved")}
@@ -115,26 +127,47 @@ def test_the_same_seed_gives_the_same_bits_with_a_stage_made_and_found(world, tm
     assert torch.equal(third.model.codebook, one.model.codebook)
 
 
-def categories_world(folder, n_users=300, n_kinds=12, per_kind=40, length=9, seed=0):
-    """Categories follow each other in a ring; which item of a category is chance, and each is seen a few times."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    lines, items = ["user_id:token\titem_id:token\ttimestamp:float"], ["item_id:token\tclass:token_seq"]
-    for user in range(n_users):
-        kind = int(rng.integers(n_kinds))
-        for step in range(length):
-            lines.append(f"u{user}\ti{kind * per_kind + rng.integers(per_kind)}\t{step}")
-            kind = (kind + 1) % n_kinds
-    items += [f"i{item}\tc{item // per_kind}" for item in range(n_kinds * per_kind)]
-    for suffix, rows in (("inter", lines), ("item", items)):
-        (folder / f"{folder.name}.{suffix}").write_text("\n".join(rows) + "\n")
-    return folder
+def test_classes_come_from_a_text_encoder_of_titles(world, tmp_path):
+    """The encoder knows seven words; items of one title have one class, and like titles are joined."""
+    pytest.importorskip("sentence_transformers")
+    folder = save_encoder(tmp_path / "encoder")
+    model, _ = built(world, tmp_path, semantic_source="kmeans_llm", semantic_encoder=str(folder), n_semantic=5)
+    titles = dict(line.split("\t")[:2] for line in (world / f"{world.name}.item").read_text().splitlines()[1:])
+    names = [titles[token] for token in model_tokens(world)[1:]]
+    vectors = load_text_encoder(find_text_encoder(str(folder)), device="cpu").encode(names)
+    assert (
+        model.class_of[1:].tolist()
+        == classes_of_vectors(
+            np.concatenate([np.zeros_like(vectors[:1]), vectors]), 5, stage_seed(2020, "solid", "classes")
+        )[1:].tolist()
+    )
+    assert int(model.n_used) == len(set(model.class_of[1:].tolist())) <= 5
+
+
+def test_classes_come_from_the_vectors_that_a_run_of_llmemb_left(world, tmp_path):
+    """By outside ids: the other run may number items in another way, and lack one."""
+    names = [f"i{number}" for number in range(60, 1, -1)]
+    side = np.array([[1.0, 0.1 * (int(name[1:]) % 3)] if int(name[1:]) % 2 else [-1.0, 0.0] for name in names])
+    (tmp_path / "llmemb").mkdir()
+    write_item_vectors(tmp_path / "llmemb", ["[PAD]", *names], np.concatenate([np.zeros((1, 2)), side]))
+    given = {"semantic_source": "kmeans_llm", "semantic_encoder": str(tmp_path / "llmemb"), "n_semantic": 2}
+    model, _ = built(world, tmp_path, **given)
+    tokens = model_tokens(world)
+    of = {token: int(own) for token, own in zip(tokens[1:], model.class_of[1:].tolist(), strict=True)}
+    odd, even = ({of[name] for name in names if name in of and int(name[1:]) % 2 == rest} for rest in (1, 0))
+    assert len(odd) == len(even) == 1 and odd != even
+    (tmp_path / "llmemb" / "item_vectors.npz").write_text("no archive")
+    with refused("semantic_encoder", "file", "run LLMEmb again"):
+        built(world, tmp_path / "other", **given)
+    write_item_vectors(tmp_path / "llmemb", ["[PAD]", "x1"], np.ones((2, 2)))
+    with refused("semantic_encoder", "data", "knows none of the items"):
+        built(world, tmp_path / "other", **given)
 
 
 @pytest.mark.slow
 def test_true_categories_help_where_ids_are_rare(tmp_path):
     """An item is the target of four training rows; its category, of a hundred and fifty."""
-    planted = categories_world(tmp_path / "data" / "ring")
+    planted = ring_world(tmp_path / "data" / "ring")
     settings = {"epochs": 25, "learning_rate": 0.003, "train_batch_size": 128, "stopping_step": 6}
     settings |= {"topk": [40], "valid_metric": "Hit@40", "hidden_size": 32, "embedding_size": 32}
     settings |= {"hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5, "semantic_epochs": 10}

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import recbole_llm
-from recbole_llm.model import ttds
+from recbole_llm.model import twins
+from recbole_llm.model.twins import code_states
 from recbole_llm.semantic_ids import collision_rate
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
 from tests.model.coded import coded_run, same_bits, weights_of
+from tests.refusals import refused
 from tests.runs import asked_in_new_process
 from tests.worlds import make_world
 
@@ -105,9 +108,13 @@ def test_repeated_items_leave_the_loss_beside_the_answers_as_it_is_and_only_the_
         once = model.side_loss([items], [0, 1])
         again = model.side_loss([items, [items[1], *items]], [0, 1, 1])
         texts = model._state.item_vectors[model._place[items]]
-        states = model._states([model.codes[item] for item in items])
+        states = code_states(model.llm, [model.codes[item] for item in items])
         single = model.items[:2].tolist()
-        square = (model._states([model.codes[item] for item in single]) - model._state.item_vectors[:2]).square().mean()
+        square = (
+            (code_states(model.llm, [model.codes[item] for item in single]) - model._state.item_vectors[:2])
+            .square()
+            .mean()
+        )
     cosines = torch.nn.functional.normalize(states, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T / 0.1
     targets = torch.arange(3)
     contrast = (
@@ -125,7 +132,7 @@ def test_new_codes_of_which_too_many_collide_are_not_taken(run, monkeypatch):
     model = run.model
     state = model.adapter.trainable_state(model.llm)
     before, tower = model.code_table.copy(), {k: v.clone() for k, v in model._towers["item_tower"].state_dict().items()}
-    monkeypatch.setattr(ttds, "MOST_COLLISIONS", -1.0)
+    monkeypatch.setattr(twins, "MOST_COLLISIONS", -1.0)
     found = model.end_epoch(1, 2)
     assert found["codes_changed"] == found["users_changed"] == 0 and (model.code_table == before).all()
     assert all(torch.equal(tower[name], weight) for name, weight in model._towers["item_tower"].state_dict().items())
@@ -162,6 +169,53 @@ def test_a_loaded_run_has_the_same_codes_and_lists(run, go):
     titles = [run.model.catalog.titles[item] for item in (1, 2)]
     tokens = [run.model.catalog.tokens[item] for item in (1, 2)]
     assert run.recommend([titles], k=5).equals(run.recommend([tokens], k=5))
+
+
+def test_a_second_tuning_keeps_the_codes_of_the_first_and_goes_on_where_it_was_killed(run, go, tmp_path, monkeypatch):
+    """The first tuning is the run's own: what comes later is not in its fingerprint."""
+    options, saved = {"fixed_epochs": 2, "fixed_learning_rate": 0.01}, tmp_path / "saved"
+    second = go(**options)
+    stages = second.model.stages
+    first = stages.root / stages.used["fine-tune"] / "adapter"
+    assert stages.used["fine-tune"] == run.model.stages.used["fine-tune"]
+    facts = json.loads((stages.root / stages.used["fine-tune-fixed"] / "stage.json").read_text())["facts"]
+    assert facts["from"] == stages.used["fine-tune"] and facts["settings"]["epochs"] == 2
+    kept, before = weights_of(second), load_file(first / "code_tokens.safetensors")
+    assert torch.equal(kept["code_tokens.codes"], before["codes"])
+    assert not torch.equal(kept["code_tokens.rows_in"], before["rows_in"])
+    assert [set(record) & {"codes_changed", "side_loss"} for record in second.history] == [set(), set()]
+    assert second.history[0]["learning_rate"] == pytest.approx(0.01)
+
+    def save_and_fail(folder: Path, state: Any) -> None:
+        save_state(folder, state)
+        if folder.name.startswith("fine-tune-fixed"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune, "save_state", save_and_fail)
+        go(saved=saved, **options)
+    resumed = go(saved=saved, **options)
+    assert same_bits(resumed, second) and resumed.ranks.equals(second.ranks)
+    assert recbole_llm.load_run(second.folder).recommend(users=["u1"], k=5).equals(second.recommend(users=["u1"], k=5))
+
+
+@pytest.mark.slow
+def test_users_are_named_by_their_texts_where_they_have_some(go, run):
+    named = go(user_text_fields=["gender", "occupation"], sid_sinkhorn=0.003)
+    model = named.model
+    texts, vectors = model.user_texts.texts, model._state.user_texts.numpy()
+    assert {text.split()[0] for text in texts[1:]} == {"F", "M"} and texts[0] == "" and not vectors[0].any()
+    users = sorted(model._taken)
+    assert np.array_equal(model._user_vectors(users), vectors[users])
+    same = [(one, other) for one in users for other in users if one < other and texts[one] == texts[other]]
+    codes = model._state.user_codes.numpy()
+    assert same and all((codes[one] == codes[other]).all() for one, other in same)
+    assert "user-vectors" in model.stages.used and "user-vectors" not in run.model.stages.used
+    with refused("user_text_fields", "data", "no user has text"):
+        twins.UserTexts(["", ""])
+    again = recbole_llm.load_run(named.folder)
+    assert torch.equal(again.model._state.user_codes, model._state.user_codes)
+    assert again.recommend(users=["u1", "u2"], k=5).equals(named.recommend(users=["u1", "u2"], k=5))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,29 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.selection.row_selection import select_rows
-from recbole_llm.trainer.negatives import contrasts_across, draw_negatives
-from recbole_llm.trainer.preference import _some
+from recbole_llm.trainer.negatives import as_they_are, contrasts_across, draw_negatives, grounded, known_items
+from recbole_llm.trainer.self_play import some_rows
 from tests.model.test_bigrec import trainer_of
 
 
 @pytest.fixture(scope="module")
-def drawn_from(world: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """A model and its training rows."""
+def with_rows(world: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """A model, its training rows, and all rows of the split."""
     place = tmp_path_factory.mktemp("negatives") / "saved"
     shutil.copytree(llama, place / "llama")
     trainer, rows = trainer_of(world, place, "--train_sample_size=20")
     found, _ = select_rows(trainer.model, trainer.config, train_loader(trainer.config, rows).dataset, None)
-    return trainer.model, found
+    return trainer.model, found, rows
+
+
+@pytest.fixture(scope="module")
+def drawn_from(with_rows: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+    """A model and its training rows."""
+    return with_rows[:2]
 
 
 @pytest.mark.parametrize("kind", ["random", "popular", "similar"])
@@ -38,7 +46,7 @@ def test_wrong_answers_are_other_titles_that_the_history_lacks(drawn_from, kind)
         assert len(set(items.tolist())) == len(items) == 3 and model.catalog.rankable[items].all()
         assert not set(titles[items]) & {*titles[list(history)].tolist(), int(titles[target])}
     some = np.array([7, 2])
-    alone = _some(rows, some)
+    alone = some_rows(rows, some)
     assert alone.readable[SAMPLE_ID].tolist() == rows.readable[SAMPLE_ID][torch.from_numpy(some)].tolist()
     assert (draw_negatives(model, alone, kind, 3) == found[some]).all()
     across = contrasts_across(model, rows, found)
@@ -62,3 +70,78 @@ def test_a_catalogue_that_runs_out_gives_fewer(drawn_from):
     n_titles = int(model.catalog.rankable.sum())
     for own, history in zip(found, rows.histories, strict=True):
         assert (own > 0).sum() == n_titles - len(set(history)) - 1 and not own[(own > 0).sum() :].any()
+
+
+def test_another_draw_is_of_other_items_and_the_first_stays_what_it_was(drawn_from):
+    model, rows = drawn_from
+    first, second = (draw_negatives(model, rows, "random", 2, draw=number) for number in (0, 1))
+    assert (first == draw_negatives(model, rows, "random", 2)).all() and (first != second).any()
+    across = contrasts_across(model, rows, second)
+    assert across.reshape(len(rows.histories), -1, 2)[np.arange(len(first)), np.arange(len(first))].all()
+
+
+def test_what_a_user_took_before_the_split_can_be_left_out_and_later_items_cannot(with_rows):
+    model, rows, split = with_rows
+    known = known_items(model, rows, of_user=True)
+    users, later = rows.readable[model.USER_ID].tolist(), {}
+    for part in (split.valid, split.test):
+        for user, item in zip(
+            part.inter_feat[model.USER_ID].tolist(), part.inter_feat[model.ITEM_ID].tolist(), strict=True
+        ):
+            later.setdefault(user, set()).add(item)
+    before = {}
+    for user, history, target in zip(users, rows.histories, rows.readable[model.ITEM_ID].tolist(), strict=True):
+        before.setdefault(user, set()).update([*history, target])
+    titles, every = model.catalog.representative, draw_negatives(model, rows, "random", 200, known)
+    seen = 0
+    for user, own, drawn in zip(users, known, every, strict=True):
+        assert before[user] <= set(own)  # other training rows of the user are among them
+        left = {int(titles[item]) for item in later[user]} - {int(titles[item]) for item in own}
+        seen += len(left & set(drawn.tolist()))
+        assert not {int(titles[item]) for item in own} & set(drawn[drawn > 0].tolist())
+    assert seen  # nothing is left out for being a validation or test item
+    assert known_items(model, rows) == rows.histories
+
+
+def test_those_in_the_prompt_are_the_other_candidates_that_may_stand(drawn_from, monkeypatch):
+    model, rows = drawn_from
+    targets, ids = rows.readable[model.ITEM_ID].tolist(), rows.readable[SAMPLE_ID].numpy()
+    order, generator = np.argsort(ids), np.random.default_rng(0)
+    items = np.array([[target, *generator.choice(np.arange(1, 12), 5, replace=False)] for target in targets])
+    monkeypatch.setattr(model, "candidates", Candidates(ids[order], items[order]))
+    found, titles = draw_negatives(model, rows, "in_prompt", 2), model.catalog.representative
+    every = draw_negatives(model, rows, "in_prompt", 6)
+    for own, all_of, listed, history, target in zip(found, every, items, rows.histories, targets, strict=True):
+        may = {int(titles[item]) for item in listed} - {int(titles[item]) for item in (*history, target)}
+        may = {item for item in may if model.catalog.rankable[item]}
+        assert set(all_of[all_of > 0].tolist()) == may
+        assert set(own[own > 0].tolist()) <= may and (own > 0).sum() == min(2, len(may))
+
+
+def test_a_generated_text_is_its_nearest_title_or_stands_as_it_is(drawn_from):
+    model, rows = drawn_from
+    some = replace(
+        rows, readable=rows.readable[torch.arange(4)], examples=rows.examples[:4], histories=rows.histories[:4]
+    )
+    titles, targets = model.catalog.titles, some.readable[model.ITEM_ID].tolist()
+    other = next(
+        item
+        for item in np.flatnonzero(model.catalog.rankable).tolist()
+        if item not in some.histories[2] and titles[item] not in (titles[targets[2]],)
+    )
+    texts = [
+        f'"{titles[targets[0]]}"',
+        f' "{(titles[some.histories[1][0]] or "").upper()}" ',
+        f'"{titles[other]}"',
+        '"no such title',
+    ]
+    known = known_items(model, some)
+    nearest, raw = grounded(model, some, texts, known), as_they_are(model, some, texts, known)
+    assert nearest.items[:, 0].tolist()[0] == 0 and nearest.items[2, 0] == other
+    assert raw.texts == ["", "", titles[other], "no such title"]
+    assert raw.mask[:, 0].tolist() == [False, False, True, True] and raw.digest != nearest.digest
+    right = [answer for _, answer in some.examples]
+    (ids,) = raw.token_ids(model, right)
+    assert ids[0] == right[0] and ids[2] == model.response(other)
+    assert model.backbone.decode(ids[3][:-1]) == '"no such title"' and ids[3][-1] == model.backbone.eos_token_id
+    assert nearest.token_ids(model, right)[0][2] == model.response(other)

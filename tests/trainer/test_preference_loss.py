@@ -76,7 +76,7 @@ CHOICES = {"dpo": DPOPreference(), "sdpo": SDPOPreference(), "dmpo": DMPOPrefere
 def loss_of(passes: Passes, name: str, reference: np.ndarray, mask: np.ndarray = MASK) -> PreferenceLoss:
     rows = (ACROSS, VECTORS) if name == "rpo" else (None, None)
     reader = AnswerReader(passes.model.scorer)
-    return PreferenceLoss(passes, CHOICES[name], 0.3, 0.5, Opposites(mask, reference, *rows), reader)
+    return PreferenceLoss(passes, CHOICES[name], 0.3, 0.5, [Opposites(mask, reference, *rows)], reader)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -129,3 +129,56 @@ def test_rows_without_wrong_answers_change_nothing(model):
     loss = loss_of(passes_of(model), "dpo", reference, np.zeros_like(MASK))
     assert loss.backward(np.arange(3), {REAL: 1.0}, loss.lengths([REAL])).tolist() == [0.0]
     assert all(weight.grad is None for weight in model.parameters()) and loss.record() == {}
+
+
+@pytest.mark.parametrize("name", ["sdpo", "rpo"])
+def test_the_loss_of_the_right_answers_stands_beside_it_with_its_weight(model, name):
+    reference = torch.randn(len(PROMPTS), 3, generator=torch.Generator().manual_seed(3))
+    model.llm.zero_grad(set_to_none=True)
+    sums, n_tokens = plain_sums(model), passes_of(model).answer_lengths[REAL].sum()
+    nll = -sums[:, 0].sum() / n_tokens
+    expected = plain_loss(name, sums, reference) + 0.7 * nll
+    expected.backward()
+    slopes = gradients(model)
+    for budget in (10_000, 60):
+        model.llm.zero_grad(set_to_none=True)
+        loss = loss_of(passes_of(model, budget), name, reference.numpy())
+        loss.nll_weight = 0.7
+        found = loss.backward(np.arange(len(PROMPTS)), {REAL: 1.0}, loss.lengths([REAL]))
+        assert found == pytest.approx([expected.item()], abs=1e-5)
+        for one, other in zip(gradients(model), slopes, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+        assert loss.record()["right_loss"] == pytest.approx(nll.item(), abs=1e-5)
+
+
+def test_rows_without_wrong_answers_keep_the_loss_of_their_right_ones(model):
+    reference, rows = np.zeros((len(PROMPTS), 3), dtype=np.float32), np.arange(3)
+    loss = loss_of(passes_of(model), "dpo", reference, np.zeros_like(MASK))
+    loss.nll_weight = 0.5
+    model.llm.zero_grad(set_to_none=True)
+    found = loss.backward(rows, {REAL: 1.0}, loss.lengths([REAL]))
+    nll = -plain_sums(model)[:3, 0].sum().item() / loss.passes.answer_lengths[REAL][:3].sum()
+    assert found == pytest.approx([0.5 * nll], abs=1e-5) and any(
+        weight.grad is not None for weight in model.parameters()
+    )
+
+
+def test_each_epoch_has_the_wrong_answers_of_its_own_draw_and_a_resumed_one_as_well(model):
+    reference = np.random.default_rng(4).normal(size=(len(PROMPTS), 3)).astype(np.float32)
+    whole, rows = Opposites(MASK, reference), np.arange(len(PROMPTS))
+    draws = [whole.of_draw(number, 1) for number in (0, 1)]
+    options = (CHOICES["dpo"], 0.3, 0.5)
+    loss = PreferenceLoss(passes_of(model), *options, draws, AnswerReader(model.scorer))
+    found = []
+    for epoch in range(3):
+        assert loss.kinds == [REAL, KINDS[1 + epoch % 2]] and loss.state() == {"draw": epoch}
+        found.append(loss.backward(rows, {REAL: 1.0}, loss.lengths([REAL])).item())
+        loss.after_epoch()
+    ratios, mask = (plain_sums(model) - torch.from_numpy(reference)).detach(), torch.from_numpy(MASK)
+    for epoch in (0, 1):
+        expected = dpo_loss(ratios[:, 0], ratios[:, 1 + epoch], 0.3, mask[:, epoch : epoch + 1])
+        assert found[epoch] == pytest.approx(float(expected), abs=1e-5)
+    assert found[2] == pytest.approx(found[0], abs=1e-6)
+    resumed = PreferenceLoss(passes_of(model), *options, draws, AnswerReader(model.scorer))
+    resumed.load_state({"draw": 1})
+    assert resumed.backward(rows, {REAL: 1.0}, resumed.lengths([REAL])).item() == pytest.approx(found[1], abs=1e-6)

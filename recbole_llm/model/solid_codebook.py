@@ -1,0 +1,168 @@
+"""SOLID's codebook: class vectors of a model that reads classes alone, on one of RecBole's sequential models."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors
+from recbole_llm.settings.models import find_model
+from recbole_llm.stages import stage_seed
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+    from recbole_llm.settings.config import Config
+
+log = logging.getLogger(__name__)
+
+
+class _Ids:
+    """What RecBole's sequential models ask a data set for: how many ids there are."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def num(self, field: str) -> int:
+        return self._count
+
+
+class Backbone(nn.Module):
+    """One of RecBole's sequential models as what makes a state of a sequence of ids.
+
+    Args:
+        config: the resolved config; its sizes are the backbone's.
+        n_ids: ids to embed, 0 for padding among them.
+    """
+
+    def __init__(self, config: Config, n_ids: int) -> None:
+        super().__init__()
+        self.inner = find_model(config["solid_backbone"])(config, _Ids(n_ids))
+        self._n_ids = n_ids
+
+    @property
+    def embeddings(self) -> Tensor:
+        """[ids, d]."""
+        table: Tensor = self.inner.item_embedding.weight[: self._n_ids]  # BERT4Rec has one more, for its mask
+        return table
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """The state of each sequence before it scores ids.
+
+        Args:
+            ids: int64 [b, t], 0 behind the last one.
+            lengths: int64 [b].
+
+        Returns:
+            [b, d].
+        """
+        state: Tensor
+        if hasattr(self.inner, "reconstruct_test_data"):  # BERT4Rec: what stands where the next one is masked
+            states = self.inner(self.inner.reconstruct_test_data(ids, lengths))
+            state = self.inner.gather_indexes(states, lengths - 1)
+        else:
+            state = self.inner(ids, lengths)
+        return state
+
+
+class SemanticModel(nn.Module):
+    """The same network on classes in place of items, without a branch of items; its class vectors are the codebook.
+
+    Args:
+        config: the resolved config.
+        n_classes: classes, padding not among them.
+    """
+
+    def __init__(self, config: Config, n_classes: int) -> None:
+        super().__init__()
+        width = config["hidden_size"]
+        self.backbone = Backbone(config, n_classes + 1)
+        self.vectors = SequenceVectors(width, config["MAX_ITEM_LIST_LENGTH"])
+        self.condition = Condition(width)
+        self.head = GeneratedHead(width, config["head_layers"], clip=None)
+        self.translate = identity_layer(width)
+
+    def forward(self, classes: Tensor, lengths: Tensor) -> Tensor:
+        """Scores of the next class.
+
+        Args:
+            classes: int64 [b, t], 0 behind the last one.
+            lengths: int64 [b].
+
+        Returns:
+            [b, classes + 1]; -inf for padding.
+        """
+        embedded = self.vectors(self.backbone.embeddings[classes])
+        state = self.head(self.backbone(classes, lengths), self.condition(embedded, lengths))
+        scores: Tensor = state @ self.translate(self.backbone.embeddings).T
+        scores[:, 0] = -torch.inf
+        return scores
+
+
+def identity_layer(width: int) -> nn.Linear:
+    """A linear map that begins as the identity."""
+    layer = nn.Linear(width, width)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def train_classes(
+    config: Config, classes: np.ndarray, train: Dataset, valid: Dataset | None, folder: Path, device: Any
+) -> None:
+    """Train the model of classes; its class vectors, at the epoch of least validation loss, go into the folder.
+
+    Args:
+        config: the resolved config.
+        classes: int64 [items], of :func:`recbole_llm.model.solid_classes.item_classes`.
+        train: the training rows.
+        valid: the validation rows, which choose the epoch; None for the last.
+        folder: where ``codebook.npy`` is written.
+        device: to train on.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage_seed(config["seed"], "solid", "codebook"))
+        model = SemanticModel(config, int(classes.max())).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+        rows, judged = (_class_rows(part, classes, device) for part in (train, valid))
+        best, kept = np.inf, copy.deepcopy(model.state_dict())
+        for epoch in range(config["semantic_epochs"]):
+            model.train()
+            for index in torch.randperm(len(rows[2]), device=device).split(config["train_batch_size"]):
+                optimizer.zero_grad()
+                loss = cross_entropy(model(rows[0][index], rows[1][index]), rows[2][index])
+                loss.backward()
+                optimizer.step()
+            loss_valid = _loss_of(model, judged) if len(judged[2]) else -float(epoch)
+            if loss_valid < best:
+                best, kept = loss_valid, copy.deepcopy(model.state_dict())
+            log.info("SOLID: classes, epoch %d, validation loss %.4f", epoch + 1, loss_valid)
+        model.load_state_dict(kept)
+    np.save(folder / "codebook.npy", model.backbone.embeddings[1:].detach().float().cpu().numpy())
+
+
+def _class_rows(part: Dataset | None, classes: np.ndarray, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Histories and targets of rows as classes, with the lengths. Returns: [rows, t], [rows], [rows]."""
+    if part is None:
+        none = torch.zeros(0, dtype=torch.long)
+        return none[:, None], none, none
+    rows, table = part.inter_feat, torch.from_numpy(classes).to(device)
+    histories = rows[part.iid_field + part.config["LIST_SUFFIX"]].to(device)
+    lengths, targets = rows[part.item_list_length_field].to(device), rows[part.iid_field].to(device)
+    return table[histories], lengths, table[targets]
+
+
+@torch.no_grad()
+def _loss_of(model: SemanticModel, rows: tuple[Tensor, Tensor, Tensor], size: int = 2048) -> float:
+    model.eval()
+    histories, lengths, targets = rows
+    parts = torch.arange(len(targets), device=targets.device).split(size)
+    losses = [cross_entropy(model(histories[i], lengths[i]), targets[i], reduction="sum") for i in parts]
+    return float(torch.stack(losses).sum()) / len(targets)

@@ -1,0 +1,125 @@
+"""What TTDS keeps and computes beside SemID: states of codes, and towers that follow the LLM."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_llm.errors import InputError
+from recbole_llm.llm.parts import unwrapped
+from recbole_llm.semantic_ids.codes import collision_rate
+from recbole_llm.semantic_ids.rqvae import RQVAE, train_steps
+from recbole_llm.semantic_ids.settings import TwinSettings
+from recbole_llm.semantic_ids.table import tower_codes
+
+MOST_COLLISIONS = 1.1  # times the rate before, up to which new codes are taken
+MOST_CONTRASTED = 512  # items or users of a step, drawn where there are more
+log = logging.getLogger(__name__)
+
+
+class TwinState(nn.Module):
+    """What codes were made of at the last refresh; kept with the weights, though nothing here is trained.
+
+    Args:
+        item_vectors: float [items with codes, d].
+        n_users: users, padding included.
+        levels: of a user's code.
+        user_texts: float [users, d], vectors of users' texts, zeros for a user without; None where nobody reads some.
+
+    Attributes:
+        item_vectors: as given.
+        user_texts: as given.
+        user_codes: int64 [users, levels]; -1 for a user without training rows.
+        user_mean: float32 [d], of the users' vectors, by which they are standardised, and so is the next.
+        user_scale: float32 [d].
+    """
+
+    def __init__(
+        self, item_vectors: np.ndarray, n_users: int, levels: int, user_texts: np.ndarray | None = None
+    ) -> None:
+        super().__init__()
+        width = item_vectors.shape[1]
+        self.item_vectors = _kept(torch.from_numpy(np.asarray(item_vectors, dtype=np.float32)))
+        self.user_codes = _kept(torch.full((n_users, levels), -1, dtype=torch.int64))
+        self.user_texts = None if user_texts is None else _kept(torch.from_numpy(user_texts.astype(np.float32)))
+        self.user_mean, self.user_scale = _kept(torch.zeros(width)), _kept(torch.ones(width))
+
+
+def _kept(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.clone(), requires_grad=False)
+
+
+class UserTexts:
+    """What is known of users in words.
+
+    Args:
+        texts: by internal id; empty for a user of whom nothing is known.
+
+    Raises:
+        InputError: nothing is known of anybody.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = list(texts)
+        self.said = [text for text in self.texts if text]
+        if not self.said:
+            raise InputError(
+                "user_text_fields", "no user has text there; name other fields, or leave it out", kind="data"
+            )
+
+    def by_user(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors [n, d] of ``said`` by user: float32 [users, d], zeros for a user without text."""
+        found = np.zeros((len(self.texts), vectors.shape[1]), dtype=np.float32)
+        found[[user for user, text in enumerate(self.texts) if text]] = vectors
+        return found
+
+
+def code_states(llm: nn.Module, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """The LLM's mean states of codes alone. Returns: float32 [codes, d], with a gradient."""
+    device = next(llm.parameters()).device
+    if not tokens:
+        return torch.zeros(0, 1, device=device)
+    ids = torch.tensor([list(own) for own in tokens], device=device)
+    decoder = unwrapped(llm).get_decoder()
+    hidden: Tensor = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+    return hidden.float().mean(dim=1)
+
+
+def distinct(ids: Sequence[int]) -> list[int]:
+    """The different ids, ascending; a random part of them where there are too many."""
+    distinct = sorted(set(ids))
+    if len(distinct) <= MOST_CONTRASTED:
+        return distinct
+    return [distinct[index] for index in sorted(torch.randperm(len(distinct))[:MOST_CONTRASTED].tolist())]
+
+
+def followed_codes(
+    tower: RQVAE, points: np.ndarray, before: np.ndarray, settings: TwinSettings, seed: int, sinkhorn: float | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Codes by a tower that has learned from vectors as they are now; the old ones where too many would collide.
+
+    Args:
+        tower: trained in place, unless its codes are not taken.
+        points: float32 [n, d], standardised.
+        before: int64 [n, levels], the codes so far.
+        settings: steps and weight of the tower's loss.
+        seed: of its steps.
+        sinkhorn: see :func:`.tower_codes`.
+
+    Returns:
+        int64 [n, levels]; the share of codes that changed, and the collision rate.
+    """
+    old, data = {key: value.clone() for key, value in tower.state_dict().items()}, torch.from_numpy(points)
+    if settings.rq_weight and settings.refresh_steps:
+        train_steps(tower, data, settings.refresh_steps, seed, settings.rq_weight)
+    codes = tower_codes(tower, data, sinkhorn)
+    rate, limit = collision_rate(codes), MOST_COLLISIONS * collision_rate(before)
+    if rate > limit:
+        log.warning("%.4f of the new codes collide, more than %.4f: the old ones stay.", rate, limit)
+        tower.load_state_dict(old)
+        codes, rate = before, collision_rate(before)
+    return codes, {"codes_changed": float((codes != before).any(axis=1).mean()), "collision_rate": rate}

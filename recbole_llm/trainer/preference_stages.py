@@ -1,0 +1,215 @@
+"""The stages of a preference: what its answers are worth before it, and the tuning that sets them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from recbole_llm.curriculum import REAL
+from recbole_llm.distributed import process
+from recbole_llm.hashing import hash_arrays
+from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.model.base import TokenPair
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.modes import evaluating
+from recbole_llm.objective.preference_settings import PreferenceSettings
+from recbole_llm.objective.preferences import PreferenceObjective
+from recbole_llm.prompt.trunk import Trunks
+from recbole_llm.registry import find_choice
+from recbole_llm.selection.training_rows import TrainingRows
+from recbole_llm.settings.training import FineTuneSettings
+from recbole_llm.stages import Stage
+from recbole_llm.trainer.finetune import MakeLoss
+from recbole_llm.trainer.guards import warmup_warning
+from recbole_llm.trainer.negatives import WrongAnswers
+from recbole_llm.trainer.optimizer import at_rate, group_options
+from recbole_llm.trainer.passes import Passes
+from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, rows_of, wrong_kinds
+from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult, load_adapter
+
+FILE = "values.npy"
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What the stages of one preference have in common.
+
+    Attributes:
+        tuning: model, config and evaluation.
+        rows: the rows whose answers are set apart.
+        start: the tuning stage whose weights it begins with, and which is the reference.
+        wrong: the wrong answers of all draws, side by side.
+        settings: of the axis.
+    """
+
+    tuning: Tuning
+    rows: TrainingRows
+    start: TuningResult
+    wrong: WrongAnswers
+    settings: PreferenceSettings
+
+    @property
+    def model(self) -> BIGRec:
+        """The recommender."""
+        return cast(BIGRec, self.tuning.model)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What wrong answers and their reference depend on, as plain data."""
+        return {
+            "from": self.start.folder.name,
+            "negatives": self.wrong.digest,
+            "rows": len(self.rows.examples),
+        }
+
+    @cached_property
+    def wrong_answers(self) -> dict[str, list[list[int]]]:
+        """Token ids of the wrong answers by kind; the right one, which changes nothing, where there is none."""
+        found = self.wrong.token_ids(self.model, [response for _, response in self.rows.examples])
+        return dict(zip(wrong_kinds(len(found)), found, strict=True))
+
+    @property
+    def fine_tune_settings(self) -> FineTuneSettings:
+        """How the stage is trained: as fine-tuning, with epochs and a learning rate of its own."""
+        own = FineTuneSettings.from_settings(self.tuning.config.final_config_dict)
+        rate = self.settings.learning_rate or own.learning_rate / 10
+        return replace(own, epochs=self.settings.epochs, learning_rate=rate)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """A fresh optimiser at the stage's learning rate."""
+        ratio = self.fine_tune_settings.learning_rate / self.tuning.config["learning_rate"]
+        return at_rate(self.tuning.make_optimizer(), ratio)
+
+    def reader(self) -> AnswerReader:
+        """Reads log-probabilities among the whole vocabulary."""
+        return AnswerReader(self.model.scorer, takes_branches=self.model.takes_branches)
+
+
+class ReferenceStage(Stage[np.ndarray]):
+    """Log-probabilities of right and wrong answers under the weights that a preference begins with.
+
+    They are scored once: no second copy of the weights is kept, whatever the adapter is.
+
+    Args:
+        preference: its rows, wrong answers and start.
+        name: of the stage.
+    """
+
+    is_joint = True
+
+    def __init__(self, preference: Preference, name: str = "reference") -> None:
+        self._preference, self.name = preference, name
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return self._preference.facts
+
+    @torch.no_grad()
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the model gets the weights of the start."""
+        own, model = self._preference, self._preference.model
+        load_adapter(model, own.start.folder / "adapter")
+        answers = {REAL: [response for _, response in own.rows.examples], **own.wrong_answers}
+        prompts, kinds = [prompt for prompt, _ in own.rows.examples], list(answers)
+        settings = own.fine_tune_settings
+        passes = Passes(model, prompts, own.rows.histories, answers, settings, own.rows.trunks)
+        lengths = passes.prompt_lengths + sum(passes.answer_lengths.values())
+        found, reader = np.zeros((len(prompts), len(kinds)), dtype=np.float32), own.reader()
+        steps = np.split(
+            np.arange(len(prompts)), range(settings.train_batch_size, len(prompts), settings.train_batch_size)
+        )
+        together = [one for rows in steps for one in passes.of_step(rows, kinds, lengths)]
+        with evaluating(model):
+            for one in process().own(together):
+                with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.enable_amp):
+                    found[rows_of(one)] = answer_sums(passes, one, kinds, reader).float().cpu().numpy()
+        process().complete(found, [rows_of(one) for one in together])
+        if process().is_main:
+            np.save(folder / FILE, found)
+
+    def load(self, folder: Path) -> np.ndarray:
+        """See :class:`Stage`. Returns: float32 [rows, 1 + k]."""
+        found: np.ndarray = np.load(folder / FILE)
+        return found
+
+
+class PreferenceStage(FineTuneStage):
+    """The fine-tuned adapter, tuned further on contrasts of right and wrong answers.
+
+    Args:
+        preference: its rows, wrong answers and start.
+        beta: strength.
+        draws: masks, reference and vectors of the rows, by epoch or for all.
+        name: of the stage.
+    """
+
+    group = "Preference/"
+
+    def __init__(
+        self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str = "preference"
+    ) -> None:
+        super().__init__(preference.tuning)
+        self.preference, self.beta, self.draws, self.name = preference, beta, draws, name
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        own, settings = self.preference, self.preference.settings
+        facts = {"preference": settings.preference, "beta": self.beta, **own.facts}
+        if settings.nll_weight:
+            facts["nll_weight"] = settings.nll_weight
+        if len(self.draws) > 1:
+            facts["draws"] = len(self.draws)
+        if self.draws[0].across is not None:
+            vectors = self.draws[0].prompts
+            facts["prompts"] = None if vectors is None else hash_arrays(vectors)
+            facts["temperature"] = settings.temperature
+        settings_facts = {**own.fine_tune_settings.facts(), **group_options(self.tuning.config, own.model)}
+        return {**super().facts(), "preference": facts, "settings": settings_facts}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the weights are trained from those of the start."""
+        load_adapter(self.preference.model, self.preference.start.folder / "adapter")
+        super().compute(folder)
+
+    def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
+        """See :class:`FineTuneStage`."""
+        return self.preference.rows.beside([])
+
+    @property
+    def settings(self) -> FineTuneSettings:
+        """See :class:`FineTuneStage`."""
+        return self.preference.fine_tune_settings
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """See :class:`FineTuneStage`."""
+        return self.preference.make_optimizer()
+
+    def make_loss(self) -> MakeLoss:
+        """See :class:`FineTuneStage`."""
+        settings, reader = self.preference.settings, self.preference.reader()
+        objective = cast("type[PreferenceObjective]", find_choice("preference", settings.preference))()
+
+        def make(passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> PreferenceLoss:
+            options = (settings.temperature, self.draws, reader, settings.nll_weight)
+            return PreferenceLoss(passes, objective, self.beta, *options)
+
+        return make
+
+    def more_answers(self) -> Mapping[str, Sequence[list[int]]]:
+        """See :class:`FineTuneStage`."""
+        return self.preference.wrong_answers
+
+    def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """See :class:`FineTuneStage`."""
+        steps = self.settings.steps(len(self.preference.rows.examples))
+        return warmup_warning(self.settings.warmup(steps), steps)
+
+    def told(self) -> dict[str, Any]:
+        """See :class:`FineTuneStage`."""
+        return {"settings": {"beta": self.beta}}

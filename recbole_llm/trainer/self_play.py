@@ -1,0 +1,170 @@
+"""SPRec's rounds: the model's own answers, an epoch of fine-tuning, and a preference against the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from recbole_llm.distributed import process
+from recbole_llm.hashing import hash_arrays
+from recbole_llm.model.base import TokenPair
+from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.objective.preference_settings import PreferenceSettings
+from recbole_llm.prompt.trunk import Trunks
+from recbole_llm.selection.training_rows import TrainingRows
+from recbole_llm.settings.training import FineTuneSettings
+from recbole_llm.stages import Stage, write_json
+from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
+from recbole_llm.trainer.optimizer import group_options
+from recbole_llm.trainer.preference_loss import Opposites
+from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage
+from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult, load_adapter
+
+TEXTS = "texts.json"
+
+
+class OwnAnswersStage(Stage[WrongAnswers]):
+    """What the model itself answers, greedily, to the rows of a round: its wrong answers.
+
+    Args:
+        tuning: model and config.
+        rows: of the round.
+        start: the stage whose weights answer.
+        drawn: int64, which training rows they are.
+        settings: of the axis.
+        name: of the stage.
+    """
+
+    is_joint = True
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        rows: TrainingRows,
+        start: TuningResult,
+        drawn: np.ndarray,
+        settings: PreferenceSettings,
+        name: str,
+    ) -> None:
+        self._tuning, self._rows, self._start, self._drawn = tuning, rows, start, drawn
+        self._settings, self.name = settings, name
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {
+            "from": self._start.folder.name,
+            "rows": hash_arrays(self._drawn),
+            "max_new_tokens": self._tuning.config["max_new_tokens"],
+            **({"answers": "raw"} if self._is_raw else {}),
+            **({"mask_user_train": True} if self._settings.mask_user_train else {}),
+        }
+
+    @property
+    def _is_raw(self) -> bool:
+        return self._settings.self_negative == "raw"
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the model gets the weights of the start."""
+        model = cast(BIGRec, self._tuning.model)
+        load_adapter(model, self._start.folder / "adapter")
+        known = known_items(model, self._rows, self._settings.mask_user_train)
+        read = as_they_are if self._is_raw else grounded
+        found = read(model, self._rows, own_texts(model, self._rows), known)
+        if process().is_main:
+            np.save(folder / FILE, found.items)
+        if process().is_main and found.texts is not None:
+            write_json(folder / TEXTS, found.texts)
+
+    def load(self, folder: Path) -> WrongAnswers:
+        """See :class:`Stage`."""
+        texts = json.loads((folder / TEXTS).read_text(encoding="utf-8")) if self._is_raw else None
+        return WrongAnswers(np.load(folder / FILE), texts)
+
+
+class RoundTuneStage(FineTuneStage):
+    """The fine-tuning of a round: an epoch on the true answers of its rows, from the weights of the round before.
+
+    Args:
+        preference: rows and start; its wrong answers are not read.
+        drawn: int64, which training rows they are.
+        name: of the stage.
+    """
+
+    group = "Preference/Fine-tune/"
+
+    def __init__(self, preference: Preference, drawn: np.ndarray, name: str) -> None:
+        super().__init__(replace(preference.tuning, validation=None))
+        self.preference, self.drawn, self.name = preference, drawn, name
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        own = {"from": self.preference.start.folder.name, "drawn": hash_arrays(self.drawn)}
+        settings = {**self.settings.facts(), **group_options(self.tuning.config, self.preference.model)}
+        return {**super().facts(), **own, "settings": settings}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the weights are trained from those of the start."""
+        load_adapter(self.preference.model, self.preference.start.folder / "adapter")
+        super().compute(folder)
+
+    def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
+        """See :class:`FineTuneStage`."""
+        return self.preference.rows.beside([])
+
+    @property
+    def settings(self) -> FineTuneSettings:
+        """See :class:`FineTuneStage`."""
+        return replace(self.preference.fine_tune_settings, epochs=1)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """See :class:`FineTuneStage`."""
+        return self.preference.make_optimizer()
+
+    def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
+        """See :class:`FineTuneStage`; what there is to doubt of fine-tuning was told of the first."""
+        return []
+
+
+def self_play(tuning: Tuning, start: TuningResult, settings: PreferenceSettings) -> list[TuningResult]:
+    """SPRec (arXiv 2412.09243): answers, an epoch of fine-tuning, and dpo against the answers, round by round.
+
+    Args:
+        tuning: what the stages share.
+        start: the stage that the first round begins with.
+        settings: of the axis.
+
+    Returns:
+        A result for each round; the model has the weights of the last.
+    """
+    model, found = cast(BIGRec, tuning.model), list[TuningResult]()
+    n_rows = len(tuning.rows.examples)
+    for number in range(1, settings.rounds + 1):
+        generator = np.random.default_rng(model.stage_seed("sprec", number))
+        drawn = np.sort(generator.choice(n_rows, min(settings.round_rows, n_rows), replace=False))
+        rows = some_rows(tuning.rows, drawn)
+        wrong = model.stages.run(OwnAnswersStage(tuning, rows, start, drawn, settings, f"answers-{number}"))
+        before = Preference(tuning, rows, start, wrong, settings)
+        tuned = model.stages.run(RoundTuneStage(before, drawn, f"round-{number}-fine-tune"))
+        own = replace(before, start=tuned)
+        reference = model.stages.run(ReferenceStage(own, f"round-{number}-reference"))
+        stage = PreferenceStage(own, settings.betas[0], [Opposites(wrong.mask, reference)], f"round-{number}")
+        start = model.stages.run(stage)
+        found.append(start)
+    return found
+
+
+def some_rows(rows: TrainingRows, drawn: np.ndarray) -> TrainingRows:
+    """Some of the rows, each computed apart."""
+    return replace(
+        rows,
+        readable=rows.readable[torch.from_numpy(drawn)],
+        examples=[rows.examples[row] for row in drawn],
+        histories=[rows.histories[row] for row in drawn],
+        trunks=None,
+    )
