@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -22,7 +23,7 @@ class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ig
     """
 
 
-class _PropertyDumper(yaml.SafeDumper):
+class _PropertyDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the same
     """Writes what :class:`PropertyLoader` reads back as it was: the text ``1e5`` in quotes, as it would be a number."""
 
 
@@ -66,7 +67,7 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
         InputError: the file is missing, is no valid YAML, or holds something else than pairs.
     """
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=PropertyLoader)
+        content = copy.deepcopy(_parsed(Path(file).read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(
             f"cannot read the config file {file}: {error.strerror}", kind="file", about="config_files"
@@ -82,6 +83,12 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"the config file {file} must hold `key: value` pairs", kind="file", about="config_files")
     return content
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """What YAML says; the models of a command share most of their property files."""
+    return yaml.load(text, Loader=PropertyLoader)
 
 
 def dump_yaml(settings: Mapping[str, Any]) -> str:

@@ -1,7 +1,14 @@
 """What takes long to import and belongs to others: the server of ``tests/processes.py`` imports this once."""
 
+import faiss  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
 import peft  # noqa: F401
+import recbole.data
+import recbole.trainer  # noqa: F401
 import sklearn  # noqa: F401
-import torch  # noqa: F401
+import torch
 import transformers.generation.utils  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+torch.autograd.set_detect_anomaly(False)  # RecBole's models turn it on when they are imported

@@ -6,8 +6,10 @@ of its size is written; :func:`drawn` is for tests that look inside.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,16 @@ from PIL import Image
 
 _seen: set[str] = set()
 _all = [False]
+
+
+@cache
+def _empty(format: str, width: int, height: int) -> bytes:
+    """A picture of this size with nothing on it."""
+    if format == "svg":
+        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"/>'.encode()
+    content = io.BytesIO()
+    Image.new("RGB", (width, height)).save(content, format=format)
+    return content.getvalue()
 
 
 @contextmanager
@@ -40,10 +52,7 @@ def drawn_once() -> Iterator[None]:
             draw(figure, file, format=format, dpi=dpi, **options)
         else:
             width, height = (round(side * dpi) for side in figure.get_size_inches())
-            if format == "svg":
-                Path(file).write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"/>')
-            else:
-                Image.new("RGB", (width, height)).save(file, format=format)
+            Path(file).write_bytes(_empty(format, width, height))
         _seen.add(name)
 
     with pytest.MonkeyPatch.context() as patch:

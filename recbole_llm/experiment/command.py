@@ -16,6 +16,7 @@ from recbole_llm.settings.help import help_text
 
 QUIET = "--quiet"  # a word without a value: nothing is shown but warnings and the table
 PAGE = "report.html"
+NO_READER = 141  # what a shell tells of a program that SIGPIPE ended
 # Modules with a function main, imported when asked for.
 VERBS = {
     "audit": "recbole_llm.experiment.audit_command",
@@ -32,9 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words of the command line without the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0, 2 for a mistake in the input, 130 where it was stopped from the keyboard.
+        Exit status: 0, 2 for a mistake in the input, 130 where it was stopped from the keyboard, 141 where nobody reads
+        what is printed any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _main(words)
+        sys.stdout.flush()  # a reader that has gone shows here, and not when the interpreter ends
+    except BrokenPipeError:  # such as `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    return status
+
+
+def _main(words: list[str]) -> int:
     started = time.perf_counter()
     try:
         check_launch()

@@ -1,9 +1,10 @@
-"""A few test rows of a run in full, for people to look at: ``examples.json`` in the run folder."""
+"""A few test rows of a run in full, for people to look at: ``examples.json`` in the run folder, and ``answers.md``."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Evaluation
 from recbole_llm.evaluation.reranking import all_scores
+from recbole_llm.experiment.answers import write_answers
 from recbole_llm.experiment.recommend import rank_rows
 from recbole_llm.experiment.trained import Trained
 from recbole_llm.logs import silent
@@ -32,8 +34,9 @@ log = logging.getLogger(__name__)
 def write_examples(folder: Path, config: Config, model: Any, rows: Rows, evaluation: Evaluation) -> None:
     """Write ten test rows: history, what the model answered, the best items with their scores, target and outcome.
 
-    The rows are drawn by ``sample_seed``, so that they are the same for all models of a command. Where several targets
-    share a row there is nothing to show of one, and nothing is written.
+    The rows are drawn by ``sample_seed``, so that they are the same for all models of a command. An LLM model that
+    ranks tells of them in words as well. Where several targets share a row there is nothing to show of one, and nothing
+    is written.
 
     Args:
         folder: of the run.
@@ -53,11 +56,14 @@ def write_examples(folder: Path, config: Config, model: Any, rows: Rows, evaluat
     names = _Names(_catalog(trained), part)
     lists: list[list[dict[str, Any]]]
     answers: Sequence[str | None]
-    with silent():
+    texts: Sequence[str] = ()
+    with silent(), _answering_once(model):
         if evaluation.top_items.size:
             best = evaluation.top_items[indices[chosen], :N_ITEMS]
             lists = _ranked(trained, asked, best, names)
-            answers = _answers(config, model, asked)
+            if config.is_llm and not model.reads_items:
+                texts = model.generate_text(asked.to(model.device))
+            answers = texts if _are_answers(config) else [None] * len(chosen)
             outcomes = ["not ranked" if pd.isna(own["rank"]) else f"rank {own['rank']}" for own in told]
         else:
             lists, answers = [_listed(own, names) for own in told], [own.get("answer") for own in told]
@@ -72,6 +78,13 @@ def write_examples(folder: Path, config: Config, model: Any, rows: Rows, evaluat
         said = {"answer": answers[number], "outcome": outcomes[number], "items": items}
         records.append({**ids, **shown, **said})
     write_json(folder / FILE, records)
+    if texts:
+        write_answers(folder, model, records, texts, part.inter_feat, evaluation)
+
+
+def _answering_once(model: Any) -> AbstractContextManager[Any]:
+    """A context in which a model that grounds what it writes writes it once for each row."""
+    return model.answers_kept() if hasattr(model, "answers_kept") else nullcontext()
 
 
 def _catalog(trained: Trained) -> ItemCatalog | None:
@@ -125,10 +138,9 @@ def _listed(told: dict[str, Any], names: _Names) -> list[dict[str, Any]]:
     return [names.item(names.ids[token]) for token in str(told.get("candidates", "")).split()]
 
 
-def _answers(config: Config, model: Any, asked: Interaction) -> Sequence[str | None]:
-    """What a model wrote; None of models that write nothing."""
-    writes = config.is_llm and config.resolution.facts.has_answers and config["grounding"] != "likelihood"
-    return model.generate_text(asked.to(model.device)) if writes else [None] * len(asked)
+def _are_answers(config: Config) -> bool:
+    """Whether what a model writes is its answer to a row."""
+    return bool(config.is_llm and config.resolution.facts.has_answers and config["grounding"] != "likelihood")
 
 
 def _outcome(told: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.distributed import on_main
 from recbole_llm.evaluation import Evaluation, Protocol, spread_warnings
-from recbole_llm.experiment.answers import write_answers
 from recbole_llm.experiment.audit import memorisation
 from recbole_llm.experiment.examples import write_examples
 from recbole_llm.experiment.length_curve import write_length_curve
@@ -168,8 +167,6 @@ def train_llm(
         if model.history_cut is not None:
             write_length_curve(folder, trainer, protocol, valid_data or test_data, model.history_cut)
         write_llm_run(folder, trainer, rows.test.inter_feat)
-        if with_test and not model.reads_items:
-            write_answers(folder.path, model, rows.test.inter_feat, stages[0][1]["test"])
         if with_test:
             write_examples(folder.path, config, model, rows, stages[0][1]["test"])
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["LLMRecommender", "TokenPair"]
 log = logging.getLogger(__name__)
 
+_Asked = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, which may be cut, and the whole history
+
 
 class LLMRecommender(RowReader, SequentialRecommender):
     """A causal language model that reads a history as text and answers with an item.
@@ -85,6 +87,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         self._num_beams: int | None = None
+        self._kept_texts: dict[_Asked, str] | None = None
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
         settings = PromptSettings.from_settings(config.final_config_dict)
@@ -339,8 +342,28 @@ class LLMRecommender(RowReader, SequentialRecommender):
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""
-        found = self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams=False)
-        return [texts[0] for texts in found]
+        return self.answer_texts(self.row_prompts(interaction), self.histories(interaction))
+
+    def answer_texts(self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]]) -> list[str]:
+        """See :meth:`generate_text`; of prompts and histories. In :meth:`answers_kept`, each is answered once."""
+        if self._kept_texts is None:
+            return [texts[0] for texts in self._texts(prompts, histories, all_beams=False)]
+        kept = self._kept_texts
+        keys = [(tuple(prompt or ()), tuple(own)) for prompt, own in zip(prompts, histories, strict=True)]
+        new = {key: row for row, key in enumerate(keys) if key not in kept}
+        rows = list(new.values())
+        found = self._texts([prompts[row] for row in rows], [histories[row] for row in rows], all_beams=False)
+        kept.update((key, texts[0]) for key, texts in zip(new, found, strict=True))
+        return [kept[key] for key in keys]
+
+    @contextmanager
+    def answers_kept(self) -> Iterator[None]:
+        """Answer each row once for the duration of the context, in which the weights must not change."""
+        self._kept_texts = {}
+        try:
+            yield
+        finally:
+            self._kept_texts = None
 
     def generate_beams(self, interaction: Interaction) -> list[list[str]]:
         """The texts of all beams of each row, raw, the best first; an empty string where the history has no title."""

@@ -197,7 +197,7 @@ class BIGRec(LLMRecommender):
         return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
 
     def _answers(self, rows: PromptedRows) -> list[str]:
-        return [texts[0] for texts in self._texts(rows.prompts, rows.histories, all_beams=False)]
+        return self.answer_texts(rows.prompts, rows.histories)
 
     # ---- answers as vectors
 
@@ -253,10 +253,11 @@ class BIGRec(LLMRecommender):
 
     @contextmanager
     def answers_kept(self) -> Iterator[None]:
-        """Answer each history once for the duration of the context, in which the weights must not change."""
+        """See :class:`LLMRecommender`; each answer is embedded once, too."""
         self._kept = {}
         try:
-            yield
+            with super().answers_kept():
+                yield
         finally:
             self._kept = None
 

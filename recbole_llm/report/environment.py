@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -46,14 +47,20 @@ def versions() -> dict[str, str]:
     facts.update({name: _version(distributions) for name, distributions in _PACKAGES.items()})
     facts["platform"] = platform.platform()
     facts["cpu_count"] = str(os.cpu_count() or "unknown")
-    facts["git_revision"] = git_revision(CHECKOUT)
+    facts["git_revision"] = _revision_of_this_code()
     return facts
 
 
 def revision() -> str:
     """What tells this code from another: its commit, or the package's version where it is no checkout."""
-    found = git_revision(CHECKOUT)
+    found = _revision_of_this_code()
     return f"version {_own_version()}" if found == NO_CHECKOUT else found
+
+
+@cache
+def _revision_of_this_code() -> str:
+    """As it was found first: what a process runs does not follow a checkout that changes under it."""
+    return git_revision(CHECKOUT)
 
 
 def _own_version() -> str:
@@ -103,7 +110,8 @@ def data_hash(paths: Iterable[str | os.PathLike[str]]) -> str:
     return digest.hexdigest()
 
 
-def _version(distributions: Iterable[str]) -> str:
+@cache
+def _version(distributions: tuple[str, ...]) -> str:
     for name in distributions:
         try:
             return metadata.version(name)

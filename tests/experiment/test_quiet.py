@@ -15,6 +15,7 @@ from recbole_llm.experiment.compare import Clock
 from recbole_llm.logs import SHOWN, console_log
 from recbole_llm.quick_start import main
 from recbole_llm.settings.config import Config
+from tests.processes import fresh_python
 from tests.runs import working_in
 
 
@@ -66,6 +67,18 @@ def test_ctrl_c_names_the_command_that_goes_on(words, tmp_path, capsys, monkeypa
         assert main(words) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("recbole-llm: stopped;") and "recbole-llm --model=Pop,SASRec --dataset=world" in last
+
+
+def test_a_reader_that_goes_ends_the_command_without_a_traceback():
+    code = """
+        import os, sys
+        from recbole_llm.experiment.command import main
+        read, write = os.pipe()
+        os.close(read)
+        os.dup2(write, 1)
+        sys.exit(main(["--help"]))
+    """
+    assert fresh_python(code=code, status=141).stderr == ""
 
 
 def test_several_lines_are_shown_where_they_ask_for_it(capsys):

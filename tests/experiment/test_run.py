@@ -19,6 +19,7 @@ from recbole_llm.experiment.command import main
 from recbole_llm.experiment.recommend import item_lists
 from recbole_llm.grounding.embedding import EmbeddingGrounding
 from recbole_llm.grounding.ranking import Ranking
+from recbole_llm.prompt.titles import clean_answer
 from tests.processes import forked_python
 from tests.refusals import refused
 from tests.runs import histories_in, metrics_of, working_in
@@ -108,12 +109,15 @@ def test_answers_to_ten_rows_are_told_in_words(runs, titles, world):
     assert f"Of 12 test rows, {(ranks['rank'] <= 10).sum()} have" in text and f" {n_first} different items" in text
     blocks = text.split("\n\n")[2:]
     assert len(blocks) == 10 and not (runs["SASRec"].folder / "answers.md").exists()
-    for block, row in zip(blocks, np.linspace(0, 11, 10).astype(int), strict=True):
+    records = json.loads((run.folder / "examples.json").read_text(encoding="utf-8"))
+    row_of = {pair: row for row, pair in enumerate(zip(ranks["user_id"], ranks["item_id"], strict=True))}
+    for block, record in zip(blocks, records, strict=True):
+        row = row_of[record["user_id"], record["item_id"]]
         user, target, rank, best = ranks.loc[row, ["user_id", "item_id", "rank", "top_items"]]
         first = "; ".join(titles[item] for item in best.split(" ")[:5])
         assert f"    - ranked first: {first}\n    - came next: {titles[target]}, at rank {rank}" in block
         assert "; ".join(titles[item] for item in histories[user][:-1][-5:]) in block.splitlines()[0]
-        assert "    - answer: " in block
+        assert f"    - answer: {clean_answer(record['answer']) or '(none)'}\n" in block
 
 
 def test_an_adapter_is_served_by_transformers_and_peft_alone(runs, saved):
