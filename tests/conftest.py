@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +12,25 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a second thread only costs on small models
 
-from recbole_llm import compat  # noqa: E402
-
-# Before any test imports RecBole's sequential models: importing them turns on autograd's anomaly mode.
-compat.apply()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--rounding=1``: as on another machine; see ``tests/rounding.py``."""
     parser.addoption("--rounding", type=int, default=0, help="another machine's rounding; 0: this one's")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test imports RecBole's sequential models, as importing them turns on autograd's anomaly mode."""
+    hands_out = not hasattr(config, "workerinput") and config.getoption("numprocesses", None)
+    if not hands_out:  # a process that only hands tests to workers imports nothing
+        from recbole_llm import compat
+
+        compat.apply()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: every full collection would look at a million objects of it, for half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

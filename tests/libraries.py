@@ -1,10 +1,16 @@
 """What takes long to import and belongs to others: the server of ``tests/processes.py`` imports this once."""
 
+import gc
+
 import faiss  # noqa: F401
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 import peft  # noqa: F401
 import recbole.data
+import recbole.model.context_aware_recommender
+import recbole.model.general_recommender
+import recbole.model.knowledge_aware_recommender
+import recbole.model.sequential_recommender
 import recbole.trainer  # noqa: F401
 import sklearn  # noqa: F401
 import torch
@@ -12,3 +18,4 @@ import transformers.generation.utils  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
 torch.autograd.set_detect_anomaly(False)  # RecBole's models turn it on when they are imported
+gc.freeze()  # so that no collection in a fork copies the pages of all these

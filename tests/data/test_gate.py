@@ -89,13 +89,19 @@ def ml_100k_world() -> World:
     return World(ML_100K, {"data_path": str(ML_100K.parent)}, "utf-8", "\t")
 
 
+@pytest.fixture(scope="module")
+def ml_100k_by_hand() -> tuple[Judged, Counter[tuple[str, str]]]:
+    """The rows to evaluate, and the pairs to learn from, as plain Python reads them."""
+    return judged_by_hand(ml_100k_world()), before_the_split(ml_100k_world())
+
+
 @pytest.mark.parametrize("model", ["Pop", "SASRec", "BIGRec", "CKE"])
-def test_ml_100k_targets_are_the_latest_interactions_by_exact_time(model):
-    world = ml_100k_world()
-    rows = load(world, model)
-    assert len(rows.test) == 943 and judged_by(rows) == judged_by_hand(world)
+def test_ml_100k_targets_are_the_latest_interactions_by_exact_time(model, ml_100k_by_hand):
+    judged, learned = ml_100k_by_hand
+    rows = load(ml_100k_world(), model)
+    assert len(rows.test) == 943 and judged_by(rows) == judged
     if model in ("Pop", "CKE"):
-        assert learned_pairs(rows) == before_the_split(world)
+        assert learned_pairs(rows) == learned
 
 
 RECBOLE_ALONE = """
