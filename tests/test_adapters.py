@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ def go(command: Any, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     return go
 
 
+@pytest.fixture(scope="module")
+def whole(go: Any) -> Callable[[str], Finished]:
+    """The usual run of each point."""
+    return cache(lambda model: go(model, *POINTS[model]))
+
+
 def recommended(folder: Path) -> str:
     """What a run folder recommends, asked in a process of its own."""
     return forked_python(
@@ -62,10 +70,10 @@ def recommended(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("model", POINTS)
-def test_a_run_recommends_from_its_folder_in_a_new_process(go, model):
+def test_a_run_recommends_from_its_folder_in_a_new_process(go, whole, model):
     import recbole_llm
 
-    done = go(model, *POINTS[model])
+    done = whole(model)
     folder = done.folders[model]
     config = PeftConfig.from_pretrained(str(folder / "adapter"))
     assert str(config.peft_type).rpartition(".")[2] == {"BIGRec": "LORA"}.get(model, model.upper())
@@ -79,18 +87,17 @@ def test_a_run_recommends_from_its_folder_in_a_new_process(go, model):
 
 
 @pytest.mark.parametrize("model", ["RecLoRA", "MoSARA"])
-def test_an_interrupted_run_ends_with_the_same_ranks(go, model, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_ranks(go, whole, model, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
         raise KeyboardInterrupt
 
-    whole = go(model, *POINTS[model])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(finetune, "save_state", save_and_fail)
         go(model, *POINTS[model], saved=tmp_path / "saved")
     resumed = go(model, *POINTS[model], saved=tmp_path / "saved")
     assert "Resuming after epoch 1." in resumed.log(model)
-    assert resumed.ranks(model) == whole.ranks(model)
+    assert resumed.ranks(model) == whole(model).ranks(model)
 
 
 @pytest.mark.parametrize("words", [(), ("--reclora_mix=factors", "--reclora_gate_top_k=2", "--reclora_num_loras=3")])

@@ -1,4 +1,4 @@
-"""Finished runs loaded in a new process and another working folder: the same scores, and nothing is trained again."""
+"""Finished runs loaded here, in a new process and elsewhere: the same scores, and nothing is trained again."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ import pytest
 from tests.families import make_family
 from tests.gguf_files import write_gguf
 from tests.processes import forked_python
+from tests.runs import working_in
 
 SCORES = """
 import json, sys
 import torch
 from recbole_llm.quick_start import load_data_and_model
-config, model, dataset, _, _, test_data = load_data_and_model(sys.argv[1])
-rows = next(iter(test_data))
-rows = rows[0] if isinstance(rows, tuple | list) else rows
-with torch.no_grad():
-    scores = model.full_sort_predict(rows.to(model.device)) if config.task != "click" else model.predict(rows)
-print(json.dumps([config.effective_point(), torch.nan_to_num(scores.double().flatten()).tolist()]))
+
+def found_in(folder):
+    config, model, dataset, _, _, test_data = load_data_and_model(folder)
+    rows = next(iter(test_data))
+    rows = rows[0] if isinstance(rows, tuple | list) else rows
+    with torch.no_grad():
+        scores = model.full_sort_predict(rows.to(model.device)) if config.task != "click" else model.predict(rows)
+    return [config.effective_point(), torch.nan_to_num(scores.double().flatten()).tolist()]
+
+if __name__ == "__main__":
+    print(json.dumps(found_in(sys.argv[1])))
 """
 
 
@@ -30,14 +36,16 @@ def stages_in(saved: Path) -> set[str]:
 
 
 def loads_again(finished: Any, label: str, saved: Path, elsewhere: Path) -> None:
-    """Load a run in two processes, each from a folder of its own."""
+    """Load a run in a new process and in this one, each from a folder of its own."""
     before = stages_in(saved)
-    found = []
     for name in ("a", "b"):
         (elsewhere / name).mkdir()
-        output = forked_python(SCORES, finished.folders[label], cwd=elsewhere / name).stdout
-        found.append(json.loads(output.splitlines()[-1]))
-    assert found[0] == found[1] and any(found[0][1])
+    output = forked_python(SCORES, finished.folders[label], cwd=elsewhere / "a").stdout
+    names: dict[str, Any] = {"__name__": "here"}
+    exec(SCORES, names)  # noqa: S102
+    with working_in(elsewhere / "b"):
+        found = names["found_in"](finished.folders[label])
+    assert json.loads(output.splitlines()[-1]) == found and any(found[1])
     assert stages_in(saved) == before
 
 

@@ -55,13 +55,22 @@ def words(llama: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def soft(command: Any, stages: Path, words: tuple[str, ...]) -> Callable[..., Finished]:
-    """``soft("--alpha=0")``: SOFT, or other ``models``, with the stages of this module unless ``saved`` is given."""
+    """``soft("--alpha=0")``: SOFT, or other ``models``, with the stages of this module unless ``saved`` is given.
+
+    What another test of the module has run is not run again.
+    """
+    known: dict[tuple[str, ...], Finished] = {}
 
     def run(*more: str, models: str = "SOFT", saved: Path = stages, status: int = 0) -> Finished:
+        key, is_shared = (models, *more), saved == stages and status == 0
+        if is_shared and key in known:
+            return known[key]
         others = tuple(f"--{model}." for model in ("BIGRec", "SOFT") if model not in models.split(","))
         mine = [word for word in words if not word.startswith(others)]
         finished = command(models, *mine, *more, saved=saved)
         assert finished.status == status
+        if is_shared:
+            known[key] = finished
         return finished
 
     return run

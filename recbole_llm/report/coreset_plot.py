@@ -82,8 +82,12 @@ def _draw_strata(axes: Axes, scores: np.ndarray, strata: np.ndarray, selected: n
     middles = low + (np.arange(n_groups) + 0.5) * width
     rows = np.bincount(strata[kept], minlength=n_groups)
     chosen = np.bincount(strata[kept & selected], minlength=n_groups)
-    axes.bar(middles, rows, 0.9 * width, color="0.8", label=f"rows ({len(scores):,})")
-    axes.bar(middles, chosen, 0.9 * width, color="C0", label=f"selected ({int(selected.sum()):,})")
+    for counts, colour, label in (
+        (rows, "0.8", f"rows ({len(scores):,})"),
+        (chosen, "C0", f"selected ({int(selected.sum()):,})"),
+    ):
+        some = counts > 0  # of many strata most may be empty, and a bar without height takes as long to draw
+        axes.bar(middles[some], counts[some], 0.9 * width, color=colour, label=label)
     if not kept.all():
         label = f"cut ({int((~kept).sum()):,})"
         axes.bar(high + 1.5 * width, (~kept).sum(), 0.9 * width, color="C3", alpha=0.5, label=label)

@@ -368,10 +368,12 @@ def test_a_curriculum_still_learns_from_free_text_and_its_embeddings(finish, gro
 
 def test_what_decides_validation_decides_the_stage(finish):
     def stage(grounding: str, *words: str) -> str:
-        return finish(grounding, *words).json("BIGRec", "stages.json")["fine-tune"]
+        few = ("--valid_sample_size=3", "--test_sample_size=2")
+        return finish(grounding, *few, *words).json("BIGRec", "stages.json")["fine-tune"]
 
-    assert stage("embedding") == stage("embedding", "--title_length_penalty=1")
-    different = [stage("embedding"), stage("likelihood"), stage("likelihood", "--title_length_penalty=1")]
+    embedding = stage("embedding")
+    assert embedding == stage("embedding", "--title_length_penalty=1")
+    different = [embedding, stage("likelihood"), stage("likelihood", "--title_length_penalty=1")]
     aux = "--recommender_config={epochs: 1}"
     different += [stage("likelihood", "--lm_weight=0.5", aux), stage("likelihood", "--title_renormalize=True")]
     different += [stage("likelihood", "--lm_weight=0.5", "--recommender_config={epochs: 2}")]

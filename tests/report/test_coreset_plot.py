@@ -21,8 +21,8 @@ def bars(axes, label):
 def test_rows_and_selected_rows_stand_over_the_middle_of_their_stratum():
     left, _ = coreset_figure(SCORES, STRATA, SELECTED, SELECTION, TUNING).axes
     middles = [0.125, 0.375, 0.625, 0.875]
-    assert bars(left, "rows (7)") == list(zip(middles, [3, 1, 0, 2], strict=True))
-    assert bars(left, "selected (3)") == list(zip(middles, [1, 1, 0, 1], strict=True))
+    assert bars(left, "rows (7)") == [(middles[0], 3), (middles[1], 1), (middles[3], 2)]
+    assert bars(left, "selected (3)") == [(middles[0], 1), (middles[1], 1), (middles[3], 1)]
     assert bars(left, "cut (1)") == [(1.375, 1)]  # beyond the highest stratum, not at its score
 
 
