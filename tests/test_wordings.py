@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from recbole_llm.callbacks import choice
 from recbole_llm.errors import Kind
 from recbole_llm.llm import settings as llm_settings
 from recbole_llm.settings import recommender_checks
@@ -35,6 +36,12 @@ def test_every_kind_of_mistake_is_among_them() -> None:
             ["--model=Pop", "--log_wandb=True"],
             "log_wandb",
             "log_wandb: it needs the package wandb: pip install wandb, or set log_wandb: False",
+        ),
+        (
+            choice,
+            ["--model=Pop", "--callbacks=[mlflow, wandb]"],
+            "callbacks",
+            "callbacks: it needs the package mlflow: pip install mlflow, or leave it out",
         ),
         (
             llm_settings,

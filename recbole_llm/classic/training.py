@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole.utils import ModelType, get_trainer, init_seed
 
+from recbole_llm.callbacks import Callbacks, Scalars
 from recbole_llm.classic.by_labels import by_labels
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
@@ -40,6 +41,7 @@ def fit_classic(
     checkpoint: Path,
     on_score: Callable[[int, float], None] | None = None,
     build: Callable[..., Any] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Any:
     """Train a RecBole model and leave its best epoch in the trainer.
 
@@ -52,6 +54,7 @@ def fit_classic(
         on_score: told epoch (from 1) and validation score of every validated epoch of the last stage; what it raises
             ends the training.
         build: gives the untrained model, in place of the config's own class, of the config and the rows.
+        callbacks: who gets the scalars of the last stage, beside TensorBoard.
 
     Returns:
         RecBole's trainer, its ``model`` in the state of the best epoch.
@@ -66,7 +69,7 @@ def fit_classic(
         for stage in earlier:
             trainer = _fit_stage(stage, rows, checkpoint, build or _build)
             trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
-        trainer = _fit_stage(last, rows, checkpoint, build or _build, on_score)
+        trainer = _fit_stage(last, rows, checkpoint, build or _build, on_score, callbacks)
     if checkpoint.exists():  # a trainer with nothing to validate on may save none and keeps its last epoch
         restore(trainer.model, checkpoint)
     return trainer
@@ -78,6 +81,7 @@ def _fit_stage(
     checkpoint: Path,
     build: Callable[..., Any],
     on_score: Callable[[int, float], None] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -87,6 +91,8 @@ def _fit_stage(
     trainer = trainer_class(config, model)
     trainer.checkpoint_dir, trainer.saved_model_file = str(checkpoint.parent), str(checkpoint)
     install_collector(trainer)
+    if callbacks:
+        trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)
     told: dict[str, Any] = {}
     if on_score is not None and "callback_fn" in inspect.signature(trainer.fit).parameters:
         told["callback_fn"] = lambda epoch, score: on_score(epoch + 1, float(score))

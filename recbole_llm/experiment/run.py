@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from recbole.utils import init_seed
 
+from recbole_llm.callbacks import Callbacks, Started, make_callbacks
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.distributed import launched, on_main, process
 from recbole_llm.evaluation import Protocol, protocol_of
@@ -262,12 +263,13 @@ def _run(
 ) -> Run:
     """See :func:`run_one`."""
     folder = RunFolder(config, label)
-    with run_log(folder.log, config["state"]):
+    with run_log(folder.log, config["state"]), _callbacks(config) as callbacks:
         log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
         log.info("Settings that differ from their defaults: %s", _told(config))
         log.info(config)
         for key in WITHOUT_EFFECT & set(config.resolution.user):
             log.warning("%s has no effect: the whole log is in the run folder; --quiet shows less", key)
+        callbacks.start(Started(folder.path.name, folder.path, config.settings(), config["callback_project"]))
         started = time.perf_counter()
         init_seed(config["seed"], config["reproducibility"])
         rows = load_rows(config, is_few_shot(config) if few_shot is None else few_shot)
@@ -280,11 +282,13 @@ def _run(
             log.info("%s is trained and evaluated by %d processes", label, count)
         elif count > 1:
             log.info("%s is trained by the main process; the other %d wait for it", label, count - 1)
+        options["callbacks"] = callbacks
         if config.is_llm:
             model, stages = train_llm(config, rows, folder, protocol, **options)
         else:
             model, stages = train_classic(config, rows, folder, protocol, teacher=teacher, **options)
         result = on_main(lambda: _write(config, label, folder, protocol, rows, model, stages, digest, started))
+        callbacks.metrics = _flat(result)
         if not keep_model:
             return Run(folder.path, config, result, digest)
         if config.is_llm:
@@ -324,6 +328,17 @@ def _write(
     split, found = ("test", result.test) if result.test else ("validation", result.valid)
     log.info("%s %s: %s", label, split, "    ".join(f"{name} : {value:.4f}" for name, value in found.items()))
     return result
+
+
+def _callbacks(config: Config) -> Callbacks:
+    """Who is told of a run; of several processes the main one tells."""
+    return make_callbacks(config) if process().is_main else Callbacks()
+
+
+def _flat(result: RunResult) -> dict[str, float]:
+    """All numbers of a run by ``<split>/<metric>``."""
+    parts = {"valid": result.valid, "test": result.test, "summary": result.summary}
+    return {f"{part}/{name}": value for part, own in parts.items() for name, value in own.items() if value is not None}
 
 
 def is_teacher(config: Config) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from recbole_llm.callbacks import Callbacks, Scalars
 from recbole_llm.classic.auxiliary import auxiliary_rows
 from recbole_llm.classic.taught import Lessons, taught
 from recbole_llm.classic.training import fit_classic
@@ -60,6 +61,7 @@ def train_classic(
     *,
     with_test: bool = True,
     on_score: OnScore | None = None,
+    callbacks: Callbacks | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[Any, Stages]:
     """Train one of RecBole's models and evaluate it.
@@ -71,13 +73,15 @@ def train_classic(
         protocol: how rows are evaluated.
         with_test: whether test rows are.
         on_score: see :data:`OnScore`.
+        callbacks: who gets the scalars of the training, beside TensorBoard.
         teacher: what it learns from beside its rows.
 
     Returns:
         The model, and the one stage of its training.
     """
     protocol.prepare(rows)
-    trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, teacher.build if teacher else None)
+    build = teacher.build if teacher else None
+    trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, build, callbacks)
     splits = ("valid", "test") if with_test else ("valid",)
     loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}
@@ -110,6 +114,7 @@ def train_llm(
     *,
     with_test: bool = True,
     on_score: OnScore | None = None,
+    callbacks: Callbacks | None = None,
 ) -> tuple[Any, Stages]:
     """Train an LLM recommender and evaluate it after each stage of its training.
 
@@ -120,6 +125,7 @@ def train_llm(
         protocol: how rows are evaluated.
         with_test: whether test rows are evaluated; without, the last stage alone is told of.
         on_score: see :data:`OnScore`.
+        callbacks: who gets the scalars of the training, beside TensorBoard.
 
     Returns:
         The model, and the stages; an untuned LLM has one too.
@@ -128,6 +134,8 @@ def train_llm(
     protocol.prepare(rows, model)
     log.info(model)
     trainer = cast(type[LLMTrainer], load_class(model.trainer))(config, model)
+    if callbacks:
+        trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)
     valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"], callback_fn=on_score)
     notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()

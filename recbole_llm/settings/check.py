@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from recbole_llm.callbacks import check_callbacks
 from recbole_llm.curriculum import make_curricula
 from recbole_llm.data.columns import check_columns, check_graph, check_item_field, check_presplit, inter_columns
 from recbole_llm.data.labels import missing_likes
@@ -64,6 +65,7 @@ def check_resolved(resolved: Sequence[Resolution]) -> None:
     """
     for one in resolved:
         check_packages(one.model)
+        check_callbacks(one)
     by_task = {one.task: one.model for one in resolved}
     if len(by_task) > 1:
         raise mixed_tasks(by_task["click"], by_task["next-item"])

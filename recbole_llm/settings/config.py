@@ -35,6 +35,7 @@ register_list_metrics()
 # What a trained model does not depend on: where it ran, what was printed, and how much memory a batch took.
 NOT_LEARNED = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
+    "callbacks callback_project "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
     "generation_batch_tokens category_field head_share beyond_accuracy candidates title_field title_with".split()

@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint
 
 from recbole_llm.adapter.settings import AdapterSettings
+from recbole_llm.callbacks.settings import CallbackSettings
 from recbole_llm.coreset.settings import CoresetSettings, EffortSettings, InfluenceSettings
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.declare import Key, keys_by_name, keys_of
@@ -59,6 +60,7 @@ def groups() -> tuple[Group, ...]:
         Group("Rows", (RowSettings,), every_model=True),
         Group("Evaluation", (EvaluationSettings,), every_model=True),
         Group("Re-ranking", (RerankSettings,), every_model=True),
+        Group("Trackers", (CallbackSettings,), every_model=True),
         Group("Training", (FineTuneSettings,), every_model=True),
         Group("Trunks", (TrunkSettings,)),
         Group("LLM", (BackboneSettings,)),

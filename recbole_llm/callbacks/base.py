@@ -1,0 +1,126 @@
+"""What a callback is told, and how several are told at once without ending a run that is well."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+NAMES = {"Vaild_score": "Valid/Score"}  # RecBole's spelling
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that begins.
+
+    Attributes:
+        name: of the run, that of its folder.
+        folder: the run folder; ``config.yaml`` is in it already.
+        settings: all settings of the run, resolved.
+        project: what the run belongs to (``callback_project``).
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    project: str
+
+
+class RunCallback:
+    """Told of one run; what it does not care about it inherits, to do nothing.
+
+    Another package adds one by an entry point in the group ``recbole_llm.callback``.
+
+    Example:
+        >>> class Printed(RunCallback):
+        ...     def on_end(self, metrics, error):
+        ...         print(metrics)
+        >>> with Callbacks([Printed()]) as callbacks:
+        ...     callbacks.start(Started("Pop", Path("saved/Pop"), {}, "mine"))
+        ...     callbacks.metrics = {"test/ndcg@10": 0.5}
+        {'test/ndcg@10': 0.5}
+    """
+
+    def on_start(self, run: Started) -> None:
+        """The settings are resolved, and nothing is computed yet."""
+
+    def on_scalar(self, name: str, value: float, step: int) -> None:
+        """A number of an epoch, as TensorBoard gets it.
+
+        Args:
+            name: such as ``Loss/Train`` or ``Valid/ndcg@10``; of a later stage with the stage before it.
+            value: the number.
+            step: the epoch, counted within its stage.
+        """
+
+    def on_end(self, metrics: Mapping[str, float], error: BaseException | None) -> None:
+        """The run is over.
+
+        Args:
+            metrics: ``valid/<metric>``, ``test/<metric>`` and ``summary/<name>``, unrounded; empty where it failed.
+            error: what ended it before its end; None where it is finished.
+        """
+
+
+class Callbacks(AbstractContextManager["Callbacks"]):
+    """Several callbacks as one. One that fails is told nothing more, and the log says so; the run goes on.
+
+    Args:
+        callbacks: who is told.
+
+    Attributes:
+        metrics: what the end of the context tells; see :meth:`RunCallback.on_end`.
+    """
+
+    def __init__(self, callbacks: Sequence[RunCallback] = ()) -> None:
+        self._callbacks = list(callbacks)
+        self.metrics: Mapping[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def start(self, run: Started) -> None:
+        """Tell all that a run begins."""
+        self._tell(lambda one: one.on_start(run))
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Tell all of a number."""
+        self._tell(lambda one: one.on_scalar(NAMES.get(name, name), float(value), int(step)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tell(lambda one: one.on_end({} if error else self.metrics, error))
+
+    def _tell(self, tell: Callable[[RunCallback], None]) -> None:
+        for one in list(self._callbacks):
+            try:
+                tell(one)
+            except Exception as error:  # whatever a tracker's server does, the run is worth more
+                log.warning("%s is told nothing more: %s: %s", type(one).__name__, type(error).__name__, error)
+                self._callbacks.remove(one)
+
+
+class Scalars:
+    """TensorBoard's writer of a trainer, and callbacks that get every scalar it gets.
+
+    Args:
+        writer: a ``SummaryWriter``.
+        callbacks: who else is told.
+    """
+
+    def __init__(self, writer: Any, callbacks: Callbacks) -> None:
+        self._writer, self._callbacks = writer, callbacks
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Write a number of an epoch."""
+        self._writer.add_scalar(name, value, step)
+        self._callbacks.scalar(name, value, step)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)

@@ -1,0 +1,23 @@
+"""Settings of who is told of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from recbole_llm.declare import Declared, Setting
+
+
+@dataclass(frozen=True)
+class CallbackSettings(Declared):
+    """Experiment trackers that are told of every run."""
+
+    callbacks: Annotated[
+        list[str] | str | None,
+        Setting(
+            "experiment trackers that are told settings, scalars by epoch and metrics",
+            note="wandb, mlflow, or both; each is a package to install",
+            null="tells none",
+        ),
+    ] = None
+    callback_project: Annotated[str, Setting("project, or experiment, that trackers put runs into")] = "recbole-llm"
