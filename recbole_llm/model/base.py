@@ -351,9 +351,9 @@ class LLMRecommender(RowReader, SequentialRecommender):
         kept = self._kept_texts
         keys = [(tuple(prompt or ()), tuple(own)) for prompt, own in zip(prompts, histories, strict=True)]
         new = {key: row for row, key in enumerate(keys) if key not in kept}
-        rows = list(new.values())
-        found = self._texts([prompts[row] for row in rows], [histories[row] for row in rows], all_beams=False)
-        kept.update((key, texts[0]) for key, texts in zip(new, found, strict=True))
+        if rows := list(new.values()):
+            found = self._texts([prompts[row] for row in rows], [histories[row] for row in rows], all_beams=False)
+            kept.update((key, texts[0]) for key, texts in zip(new, found, strict=True))
         return [kept[key] for key in keys]
 
     @contextmanager
