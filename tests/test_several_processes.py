@@ -1,0 +1,207 @@
+"""Two processes against one, through the command: equal results with equal weights, and losses that only round apart.
+
+Each case is run by one process first. Two processes then run the same command twice: once beside the fine-tuned weights
+of the first run, from which all answers, ranks and metrics must come out equal to the bit, and once from nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Done, together
+from tests.runs import Finished, run, words_for
+
+# Small enough that every step and every search has several batches, the last of them smaller.
+BATCHES = ("--micro_batch_tokens=400", "--generation_batch_tokens=500", "--effort_tokens=answer")
+FEW = (
+    *BATCHES,
+    "--train_sample_size=20",
+    "--valid_sample_size=5",
+    "--test_sample_size=5",
+    "--epochs=1",
+    "--eval_step=1",
+)
+RECOMMENDER = "--recommender_config={epochs: 1, train_batch_size: 64}"
+CLICKS = ("--threshold={'rating': 3}", "--metrics=[AUC,LogLoss]", "--valid_metric=AUC")
+FAST = {"SOFT": ("SOFT", "--distance_rows=7", "--sd_select=nearest")}
+SLOW = {
+    "BIGRec": ("BIGRec", "--valid_metric=loss"),
+    "iLoRA": ("iLoRA", RECOMMENDER),
+    "DEALRec": ("DEALRec", "--coreset_size=8", RECOMMENDER),
+    "GORACS": ("GORACS", "--coreset_size=8"),
+    "TALLRec": ("TALLRec", *CLICKS),
+    "LLaRA": ("LLaRA", "--candidates=5", RECOMMENDER),
+    "constrained": ("BIGRec", "--grounding=constrained"),
+    "likelihood": ("BIGRec", "--grounding=likelihood"),
+    "trunks": ("BIGRec", "--train_unit=user"),
+    "el2n": ("TALLRec", *CLICKS, "--coreset=el2n", "--coreset_size=8"),
+    "MSL": ("BIGRec", "--objective=msl", "--msl_temperature=adaptive", "--grounding=constrained"),
+    "CFT": ("BIGRec", "--objective=cft"),
+    "DPO": ("BIGRec", "--preference=dpo", "--pref_epochs=1"),
+    "RPO": ("BIGRec", "--preference=rpo", "--pref_epochs=1", "--rpo_prompts=llm"),
+    "full": ("BIGRec", "--adapter=full", "--BIGRec.learning_rate=0.001"),
+    "Pop": ("Pop,BIGRec", "--epochs=0"),
+}
+COMMANDS = """
+    import json, sys
+    from pathlib import Path
+    from recbole_llm.experiment.command import main
+    from tests.pictures import drawn_once
+    with drawn_once():
+        for words in json.loads(Path(sys.argv[1]).read_text()):
+            if status := main(words):
+                sys.exit(status)
+"""
+TRAINED = ("fine-tune", "curriculum", "preference")
+TOLD = ("stage.json", "facts.json", "coreset.json", "README.md")  # times and memory
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command.
+
+    Attributes:
+        label: of the LLM model.
+        one: what one process left.
+        same: the ``checkpoint_dir`` of two processes that had its fine-tuned weights.
+        anew: that of two processes that had nothing.
+    """
+
+    label: str
+    one: Finished
+    same: Path
+    anew: Path
+
+    def folder(self, saved: Path, label: str = "") -> Path:
+        """The run folder of a model."""
+        (found,) = saved.glob(f"{label or self.label}-world-*")
+        return found
+
+    def files(self, saved: Path, trained: bool) -> dict[str, Path]:
+        """Files of the stages that are trained, or of the others."""
+        names = json.loads((self.folder(saved) / "stages.json").read_text()).values()
+        folders = [saved / "stages" / name for name in names if name.startswith(TRAINED) is trained]
+        files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+        return {str(file.relative_to(saved)): file for file in files if file.name not in TOLD}
+
+
+class Cases:
+    """Runs commands by one process, and all of them by two."""
+
+    def __init__(self, world: Path, root: Path, llama: Path) -> None:
+        self.world, self.root, self.llama = world, root, llama
+        self.done: dict[str, Case] = {}
+        self.output: list[Done] = []
+
+    def run(self, cases: dict[str, tuple[str, ...]]) -> dict[str, Case]:
+        commands = []
+        for name, (models, *words) in cases.items():
+            label = models.split(",")[-1]
+            llm = () if models == "TALLRec" else (f"--{label}.llm_path={self.llama}",)  # which has no token for Yes
+            more = (*FEW, *llm, f"--{label}.train_batch_size=8", *words)
+            folder = self.root / name
+            one = run(models, self.world, folder / "one" / "saved", *more)
+            assert one.status == 0
+            same, anew = (folder / kind / "saved" for kind in ("same", "anew"))
+            for saved in (same, anew):
+                (saved / "stages").mkdir(parents=True)
+                commands.append(words_for(models, self.world, saved, *more))
+            for stage in (folder / "one" / "saved" / "stages").glob("fine-tune-*"):
+                if stage.is_dir():
+                    shutil.copytree(stage, same / "stages" / stage.name)
+            self.done[name] = Case(label, one, same, anew)
+        file = self.root / "commands.json"
+        file.write_text(json.dumps(commands))
+        self.output = together(COMMANDS, file, cwd=self.root)
+        return self.done
+
+
+def check(case: Case) -> None:
+    """What must hold of two processes against one."""
+    ours = case.files(saved := case.one.folders[case.label].parent, trained=False)
+    for other in (case.same, case.anew):
+        theirs = case.files(other, trained=False)
+        assert theirs.keys() == ours.keys()  # the names of stages tell what they were made from, selections included
+        assert [name for name in ours if ours[name].read_bytes() != theirs[name].read_bytes()] == []
+        trained, by_two = case.files(saved, trained=True), case.files(other, trained=True)
+        assert trained.keys() == by_two.keys()
+        for name in trained:
+            if name.endswith("history.json"):
+                check_losses(*(json.loads(file.read_text()) for file in (trained[name], by_two[name])))
+        assert not list(other.rglob("*.partial"))
+    by_weights = {name.split("/")[1].partition("-")[0] for name in case.files(saved, trained=True)} - {"fine"}
+    if not by_weights:  # what is trained after fine-tuning rounds apart
+        folder, theirs = case.one.folders[case.label], case.folder(case.same)
+        tables = [file.name for file in folder.glob("*.csv") if file.name.startswith(("test_", "valid_"))]
+        assert len(tables) == 2
+        for name in tables:
+            assert (folder / name).read_bytes() == (theirs / name).read_bytes()
+        assert case.one.json(case.label, "metrics.json") == json.loads((theirs / "metrics.json").read_text())
+
+
+def check_losses(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
+    """Losses of epochs agree to 1e-5."""
+    assert len(one) == len(two)
+    for ours, theirs in zip(one, two, strict=True):
+        for name in ("train_loss", "valid_loss", "real_loss", "distilled_loss", "tau", "distance", "right_ratio"):
+            assert (ours.get(name) is None) == (theirs.get(name) is None)
+            if ours.get(name) is not None:
+                assert math.isclose(ours[name], theirs[name], rel_tol=1e-5, abs_tol=1e-5), (name, ours, theirs)
+
+
+def cases_of(request: Any, tmp_path_factory: pytest.TempPathFactory, cases: dict[str, tuple[str, ...]]) -> Cases:
+    world, llama = (request.getfixturevalue(name) for name in ("world", "llama"))
+    made = Cases(world, tmp_path_factory.mktemp("several"), llama)
+    made.run(cases)
+    return made
+
+
+@pytest.fixture(scope="module")
+def soft(request, tmp_path_factory):
+    return cases_of(request, tmp_path_factory, FAST)
+
+
+@pytest.fixture(scope="module")
+def others(request, tmp_path_factory):
+    return cases_of(request, tmp_path_factory, SLOW)
+
+
+def test_two_processes_do_what_one_does(soft):
+    check(soft.done["SOFT"])
+
+
+def test_the_main_process_alone_writes_logs_and_tables(soft):
+    case, (main, other) = soft.done["SOFT"], soft.output
+    assert (other.stdout, other.stderr) == ("", "")
+    assert "is trained and evaluated by 2 processes" in main.stderr and "results:" in main.stdout
+    one, two = case.one.folders["SOFT"], case.folder(case.same)
+    assert left_in(one) == left_in(two) and len(list(case.same.glob("results-*"))) == 1
+
+
+def left_in(folder: Path) -> set[str]:
+    """Names of what is in a run folder, without the times in them."""
+    names: Iterable[Path] = folder.rglob("*")
+    return {str(file.relative_to(folder)) for file in names if not file.name.startswith(("SOFT", "events"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_two_processes_do_what_one_does_for_other_methods(name, others):
+    check(others.done[name])
+
+
+@pytest.mark.slow
+def test_recboles_models_are_trained_by_the_main_process_and_the_log_says_so(others):
+    case = others.done["Pop"]
+    (log,) = case.folder(case.same, "Pop").glob("*.log")
+    assert "Pop is trained by the main process; the other 1 wait for it" in log.read_text(encoding="utf-8")
+    one, two = (folder / "test_ranks.csv" for folder in (case.one.folders["Pop"], case.folder(case.same, "Pop")))
+    assert one.read_bytes() == two.read_bytes()
