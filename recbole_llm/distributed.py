@@ -275,6 +275,9 @@ def check_launch() -> None:
     if numbers["RANK"] is None and one.count > 1:
         message = f"{one.count} processes, but RANK is not set; start with accelerate launch or torchrun"
         raise InputError("WORLD_SIZE", message, kind="environment")
+    if _is_on("ACCELERATE_USE_DEEPSPEED"):
+        message = "DeepSpeed's engine is not used; give --use_fsdp, or the processes alone, as in properties/accelerate"
+        raise InputError("use_deepspeed", message, kind="conflict")
     if one.rank >= max(one.count, 1) or one.count < 1:
         message = f"process {one.rank} of {one.count} cannot be; start with accelerate launch or torchrun"
         raise InputError("RANK", message, kind="environment")
@@ -311,6 +314,15 @@ def check_devices() -> None:
         raise InputError(flag.removeprefix("--"), message, kind="environment")
 
 
+def asks_for_shards() -> bool:
+    """Whether the launcher asks for FSDP."""
+    return _is_on("ACCELERATE_USE_FSDP")
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
 # ---- torch
 
 
@@ -320,8 +332,7 @@ def _group() -> Any:
     import torch.distributed as dist
     from accelerate import PartialState
 
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    PartialState(cpu=on_cpu, timeout=PATIENCE)
+    PartialState(cpu=_is_on("ACCELERATE_USE_CPU"), timeout=PATIENCE)
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ from recbole.utils import init_seed
 
 from recbole_llm.callbacks import Callbacks, Started, make_callbacks
 from recbole_llm.data.rows import Rows, load_rows
-from recbole_llm.distributed import launched, on_main, process
+from recbole_llm.distributed import asks_for_shards, launched, on_main, process
 from recbole_llm.evaluation import Protocol, protocol_of
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
@@ -279,7 +280,10 @@ def _run(
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
         if (count := launched().count) > 1 and config.is_llm:
-            log.info("%s is trained and evaluated by %d processes", label, count)
+            shares = ", which share the LLM's weights in training" if asks_for_shards() else ""
+            log.info("%s is trained and evaluated by %d processes%s", label, count, shares)
+            if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+                log.warning("mixed_precision=%s has no effect; set llm_dtype or enable_amp", precision)
         elif count > 1:
             log.info("%s is trained by the main process; the other %d wait for it", label, count - 1)
         options["callbacks"] = callbacks

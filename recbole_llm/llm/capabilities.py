@@ -172,6 +172,11 @@ def remember(model: nn.Module, path: FastPath, finding: Finding) -> None:
         _FOUND.setdefault(model, {}).setdefault(_key(model, path), []).insert(0, finding)
 
 
+def share_findings(model: nn.Module, copy: nn.Module) -> None:
+    """Let what is known of a model be known of a copy of it."""
+    _FOUND[copy] = {key: list(found) for key, found in _FOUND.get(model, {}).items()}
+
+
 def at_most(model: nn.Module, n_tokens: int) -> int:
     """`n_tokens`, or as many as the model has positions for."""
     limit = getattr(text_config(model), "max_position_embeddings", None)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llm.stages import write_json
+from recbole_llm.trainer.shards import like, whole_tensor
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -37,9 +38,9 @@ class TrainingState:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as flat named tensors: ``<parameter index>.<name>``."""
+    """The optimiser's state as flat named tensors, ``<parameter index>.<name>``; dealt out weights' too."""
     return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone()
+        f"{index}.{name}": torch.as_tensor(whole_tensor(value)).detach().cpu().clone()
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
@@ -48,9 +49,10 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Tensors) -> None:
     """Put :func:`pack_optimizer`'s tensors back into a fresh optimiser over the same parameters."""
     state: dict[int, dict[str, torch.Tensor]] = {}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for key, value in packed.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(int(index), {})[name] = like(value, weights[int(index)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

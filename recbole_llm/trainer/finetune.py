@@ -27,6 +27,7 @@ from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.guards import check_alike, warmup_warning
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
+from recbole_llm.trainer.shards import Shards, deals_weights_out, needs_whole_llm
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
@@ -131,8 +132,11 @@ class FineTuning:
         if distilled is not None:
             answers[DISTILLED] = distilled.answers
         self.passes = Passes(model, prompts, histories, {**answers, **(more_answers or {})}, settings, trunks)
+        self.shards = self._deal_out() if deals_weights_out() else None
         self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.loss = make_loss(self.passes, self.trainable)
+        if self.shards is not None and type(self.loss) is not MeanNll:
+            raise needs_whole_llm("objective", "this loss")
         steps = self._expected_steps()
         for warning in warmup_warning(settings.warmup(steps), steps):
             log.warning("%s.", warning)
@@ -156,6 +160,8 @@ class FineTuning:
             after it (None where not needed).
         """
         self._resume(folder)
+        if self.shards is not None:
+            self.shards.scatter()
         while self.epoch < self.settings.epochs and not self.stopping.stop:
             self.epoch += 1
             record = self._train_epoch()
@@ -169,14 +175,26 @@ class FineTuning:
             self._end_epoch(record)
             self.history.append(record)
             self.on_epoch(record)
-            if process().is_main:
-                save_state(folder, self._state())
+            state = self._state() if process().is_main or self.shards else None
+            if state is not None and process().is_main:
+                save_state(folder, state)
             if "valid" in record:
                 self.on_validated(record)
         if self.validation and self.validation.bigger and self.stopping.best_score == 0:
             log.warning("%s was 0 in every epoch: the choice of epoch 1 is arbitrary.", self.validation.metric)
         self.model.adapter.load_trainable_state(self.model.llm, self.best)
         return self.history
+
+    def _deal_out(self) -> Shards:
+        """The LLM as shards, once what decides its passes is found out with the whole one."""
+        if len(self.passes.answer_lengths) > 1:
+            self.model.takes_branches(
+                int((self.passes.prompt_lengths + sum(self.passes.answer_lengths.values())).max())
+            )
+        self.passes.prepare()
+        shards = Shards(self.model, self.optimizer)
+        self.passes.draws, self.passes.is_even = shards.draws, True
+        return shards
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         """Let the model change what examples look like, where another epoch will read them."""
@@ -218,18 +236,19 @@ class FineTuning:
         started, losses, self.loss.tokens = time.perf_counter(), np.zeros(len(weights)), 0
         counted = np.zeros(len(weights))  # steps with an answer of each kind
         title = f"Train {self.epoch}/{self.settings.epochs}"
-        for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
-            n_steps = self.settings.epochs * len(steps)
-            step = (self.epoch - 1) * len(steps) + done - 1
-            drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
-            with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
-                losses += self._step(rows, weights, lengths)
-            counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
-            speed = self.loss.tokens / (time.perf_counter() - started)
-            mean = losses / counted.clip(min=1) @ list(weights.values())
-            bar.set_postfix_str(f"loss {mean:.4f}, {speed:,.0f} tokens/s")
+        with self.shards.in_use() if self.shards is not None else nullcontext():
+            for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
+                n_steps = self.settings.epochs * len(steps)
+                step = (self.epoch - 1) * len(steps) + done - 1
+                drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
+                with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
+                    losses += self._step(rows, weights, lengths)
+                counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
+                speed = self.loss.tokens / (time.perf_counter() - started)
+                mean = losses / counted.clip(min=1) @ list(weights.values())
+                bar.set_postfix_str(f"loss {mean:.4f}, {speed:,.0f} tokens/s")
         self.loss.after_epoch()
-        check_alike(self.trainable)
+        check_alike([weight for weight in self.model.llm.parameters() if weight.requires_grad])
         seconds, n_tokens = time.perf_counter() - started, sum(process().gather(self.loss.tokens))
         losses /= counted.clip(min=1)
         record: dict[str, Any] = {
@@ -257,7 +276,8 @@ class FineTuning:
         """
         self.optimizer.zero_grad(set_to_none=True)
         totals = process().sum(self.loss.backward(rows, weights, lengths))
-        process().sum_gradients(self.trainable)
+        if self.shards is None:
+            process().sum_gradients(self.trainable)
         if not np.isfinite(totals).all():
             loss = float(totals @ list(weights.values()))
             raise InputError(

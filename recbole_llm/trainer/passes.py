@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from recbole_llm.adapter.dropout import TokenDraws
+from recbole_llm.distributed import process
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.rows import common_prefix
 from recbole_llm.llm.trunks import tree_size
@@ -50,6 +51,7 @@ class Passes:
         self.model, self.prompts, self.histories, self.answers = model, prompts, histories, answers
         self.settings, self.trunks = settings, trunks
         self.draws: TokenDraws = getattr(model, "draws", None) or TokenDraws()
+        self.is_even = False
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
 
@@ -93,6 +95,21 @@ class Passes:
             return tree_size([self.prompts[row] for row in tree], self._answers(tree, kinds))
 
         return trunk_passes(rows.tolist(), self._trunk_of_row, size, self._n_head, budget)
+
+    def prepare(self) -> None:
+        """Find out now whether the model takes trees of rows, which needs passes of its own."""
+        _ = self._trunk_of_row
+
+    def own(self, passes: Sequence[Pass]) -> list[tuple[Pass, float]]:
+        """This process's of a step's passes, and how much each counts.
+
+        Where the LLM's weights are dealt out, all processes have equally many, as every pass needs all of them: one
+        that has fewer computes the first again, which counts nothing.
+        """
+        me = process()
+        found = [(one, 1.0) for one in me.own(passes)]
+        missing = -(-len(passes) // me.count) - len(found) if self.is_even else 0
+        return found + [(passes[0], 0.0)] * missing
 
     def loss(self, one: Pass, kinds: Collection[str]) -> torch.Tensor:
         """Negative log-likelihood of a pass's answers, summed by kind. Returns: float32 [kinds]."""

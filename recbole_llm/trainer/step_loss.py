@@ -89,13 +89,13 @@ class MeanNll(StepLoss):
         counts = np.array([passes.answer_lengths[name][rows].sum() for name in weights]).clip(min=1)
         scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=passes.model.device)
         totals = np.zeros(len(weights))
-        for one in process().own(passes.of_step(rows, kinds, lengths)):
+        for one, share in passes.own(passes.of_step(rows, kinds, lengths)):
             with self._autocast():
                 losses = passes.loss(one, kinds)
-                weighted = (losses * scale).sum()
-            self.tokens += one.n_tokens
+                weighted = (losses * scale).sum() * share
+            self.tokens += one.n_tokens if share else 0
             weighted.backward()
-            totals += losses.detach().cpu().numpy()
+            totals += losses.detach().cpu().numpy() * share
         totals /= counts
         return totals
 
