@@ -135,6 +135,18 @@ def test_rounds_answer_tune_and_prefer_one_after_the_other(tuned, stages):
     assert finished.json("BIGRec", "preference.json")["stage"] in ("round-1", "round-2")
 
 
+def test_without_fine_tuning_the_bare_llm_is_start_and_reference(tuned):
+    finished = tuned("--preference=dpo", ALL_ROWS, "--epochs=0")
+    first, second = finished.json("BIGRec", "history.json")
+    assert first["train_loss"] == pytest.approx(math.log(2), abs=1e-4) and second["train_loss"] < first["train_loss"]
+    used = finished.json("BIGRec", "stages.json")
+    assert {"reference", "preference"} <= set(used) and "fine-tune" not in used
+    run = recbole_llm.load_run(finished.folders["BIGRec"])
+    trained = {name: weight for name, weight in adapter_of(finished).items() if "lora_B" in name}
+    assert any(weight.any() for weight in trained.values())
+    assert run.metrics == pytest.approx(dict(finished.result("BIGRec").test))
+
+
 def test_candidates_of_a_prompt_are_its_wrong_answers(tuned, stages):
     words = ("--candidates=4", "--preference=sdpo", "--pref_negatives=in_prompt", ALL_ROWS)
     finished = tuned(*words)

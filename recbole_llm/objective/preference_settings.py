@@ -157,12 +157,15 @@ def check_preference(model: str, has_answers: bool, settings: Settings, has_vali
     if not has_answers:
         message = f"{model} writes no titles to prefer; set --preference=none"
         raise InputError("preference", message, kind="conflict")
-    if not settings["epochs"]:
+    if not settings["epochs"] and value == SELF_PLAY:
         raise InputError(
-            "preference",
-            f"{value} starts from a fine-tuned LLM, and epochs is 0; set epochs, or --preference=none",
-            kind="conflict",
+            "preference", "sprec starts from a fine-tuned LLM, and epochs is 0; set epochs", kind="conflict"
         )
+    if not settings["epochs"] and settings["curriculum"] != "none":
+        raise InputError(
+            "curriculum", "epochs is 0, so no LLM is tuned that could distil answers; set epochs, or leave it out",
+            kind="conflict",
+        )  # fmt: skip
     several = isinstance(beta, list | tuple) and len(set(beta)) > 1
     if several and value == SELF_PLAY:
         raise InputError("pref_beta", "sprec's rounds follow one another with one strength; give one", kind="conflict")

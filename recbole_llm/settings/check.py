@@ -116,7 +116,7 @@ def _check_files(resolved: Resolution) -> None:
     if resolved["llm_path"] != TINY:
         find_llm(resolved["llm_path"])
         check_quantisation(resolved["quant"], on_cpu=not resolved["use_gpu"])
-    if not resolved["epochs"]:
+    if not resolved["epochs"] and resolved["preference"] == "none":
         return
     if resolved["sd_file"] is not None and make_curricula(resolved):
         check_readable("sd_file", Path(resolved["sd_file"]))

@@ -340,7 +340,7 @@ def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, 
 
 def _selects(final: Mapping[str, Any]) -> bool:
     """Whether the run chooses its training rows itself."""
-    return bool(final["epochs"]) and final["coreset_file"] is None
+    return (bool(final["epochs"]) or final["preference"] != "none") and final["coreset_file"] is None
 
 
 def _listed(key: str, value: object) -> Any:

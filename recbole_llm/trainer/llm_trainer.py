@@ -117,7 +117,7 @@ class LLMTrainer(Trainer):
         self.model.prepare_training(train_data.dataset)
         self.model.prepare()
         self.valid_loss = self._make_valid_loss(valid_data) if valid_data else None
-        if self.config["epochs"]:
+        if self.config["epochs"] or self.config["preference"] != "none":
             self._tune(self._tuning(train_data, valid_data, verbose, show_progress, callback_fn))
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")

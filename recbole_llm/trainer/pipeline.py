@@ -44,14 +44,15 @@ class Pipeline:
     tried: list[TuningResult] = field(default_factory=list)
 
     def run(self) -> None:
-        """Run what the curricula need, or fine-tune alone; then the preference, if there is one."""
-        self._tune()
+        """Run what the curricula need, or fine-tune alone, or nothing; then the preference, if there is one."""
+        self.tuning.model.adapter.prepare_rows(self.tuning.rows.histories)
+        if self.tuning.config["epochs"]:
+            self._tune()
         if self.tuning.config["preference"] != "none":
-            self.tuned.append(self._best(prefer(self.tuning, self.tuned[-1])))
+            self.tuned.append(self._best(prefer(self.tuning, self.tuned[-1] if self.tuned else None)))
 
     def _tune(self) -> None:
         tuning, stages = self.tuning, self.tuning.model.stages
-        tuning.model.adapter.prepare_rows(tuning.rows.histories)
         untuned = tuning.model.adapter.trainable_state(tuning.model.llm)
         if not self.curricula or tuning.distillation.sd_file is None:
             self.tuned.append(stages.run(FineTuneStage(tuning)))

@@ -13,22 +13,23 @@ from recbole_llm.objective.preferences import PreferenceObjective
 from recbole_llm.registry import find_choice
 from recbole_llm.trainer.negatives import WrongAnswers, contrasts_across, draw_negatives, known_items
 from recbole_llm.trainer.preference_loss import Opposites
-from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage
+from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage, Start
 from recbole_llm.trainer.self_play import self_play
 from recbole_llm.trainer.tuning import Tuning, TuningResult
 
 
-def prefer(tuning: Tuning, start: TuningResult) -> list[TuningResult]:
-    """Run the preference stages of a run after its last tuning stage.
+def prefer(tuning: Tuning, tuned: TuningResult | None) -> list[TuningResult]:
+    """Run the preference stages of a run after its last tuning stage, or on the LLM as it is.
 
     Args:
         tuning: what the stages share.
-        start: the last tuning stage.
+        tuned: the last tuning stage; None where there was none.
 
     Returns:
         A result for each strength, or for each round; the model has the weights of the last.
     """
     settings = PreferenceSettings.from_settings(tuning.config.final_config_dict)
+    start = Start.untuned(tuning) if tuned is None else Start.of(tuning, tuned)
     if settings.preference == SELF_PLAY:
         return self_play(tuning, start, settings)
     model = cast(BIGRec, tuning.model)

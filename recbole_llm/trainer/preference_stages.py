@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.stages import Stage
+from recbole_llm.stages import Stage, fingerprint
 from recbole_llm.trainer.finetune import MakeLoss
 from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.negatives import WrongAnswers
@@ -37,20 +37,46 @@ FILE = "values.npy"
 
 
 @dataclass(frozen=True)
+class Start:
+    """The weights that a stage begins with.
+
+    Attributes:
+        name: what tells them from others.
+        restore: gives them to the model.
+    """
+
+    name: str
+    restore: Callable[[], None]
+
+    @classmethod
+    def of(cls, tuning: Tuning, result: TuningResult) -> Start:
+        """Those of a tuning stage's best epoch."""
+        return cls(result.folder.name, lambda: load_adapter(tuning.model, result.folder / "adapter"))
+
+    @classmethod
+    def untuned(cls, tuning: Tuning) -> Start:
+        """Those that the model has now, before any tuning: the bare LLM's answers are the reference."""
+        model = tuning.model
+        weights = model.adapter.trainable_state(model.llm)
+        name = f"untuned-{fingerprint(tuning.facts)}"
+        return cls(name, lambda: model.adapter.load_trainable_state(model.llm, weights))
+
+
+@dataclass(frozen=True)
 class Preference:
     """What the stages of one preference have in common.
 
     Attributes:
         tuning: model, config and evaluation.
         rows: the rows whose answers are set apart.
-        start: the tuning stage whose weights it begins with, and which is the reference.
+        start: the weights that it begins with, and which are the reference.
         wrong: the wrong answers of all draws, side by side.
         settings: of the axis.
     """
 
     tuning: Tuning
     rows: TrainingRows
-    start: TuningResult
+    start: Start
     wrong: WrongAnswers
     settings: PreferenceSettings
 
@@ -63,7 +89,7 @@ class Preference:
     def facts(self) -> dict[str, Any]:
         """What wrong answers and their reference depend on, as plain data."""
         return {
-            "from": self.start.folder.name,
+            "from": self.start.name,
             "negatives": self.wrong.digest,
             "rows": len(self.rows.examples),
         }
@@ -114,7 +140,7 @@ class ReferenceStage(Stage[np.ndarray]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the model gets the weights of the start."""
         own, model = self._preference, self._preference.model
-        load_adapter(model, own.start.folder / "adapter")
+        own.start.restore()
         answers = {REAL: [response for _, response in own.rows.examples], **own.wrong_answers}
         prompts, kinds = [prompt for prompt, _ in own.rows.examples], list(answers)
         settings = own.fine_tune_settings
@@ -174,7 +200,7 @@ class PreferenceStage(FineTuneStage):
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from those of the start."""
-        load_adapter(self.preference.model, self.preference.start.folder / "adapter")
+        self.preference.start.restore()
         super().compute(folder)
 
     def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:

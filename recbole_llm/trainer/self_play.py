@@ -23,8 +23,8 @@ from recbole_llm.stages import Stage, write_json
 from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
 from recbole_llm.trainer.optimizer import group_options
 from recbole_llm.trainer.preference_loss import Opposites
-from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage
-from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult, load_adapter
+from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage, Start
+from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult
 
 TEXTS = "texts.json"
 
@@ -35,7 +35,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
     Args:
         tuning: model and config.
         rows: of the round.
-        start: the stage whose weights answer.
+        start: the weights that answer.
         drawn: int64, which training rows they are.
         settings: of the axis.
         name: of the stage.
@@ -47,7 +47,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
         self,
         tuning: Tuning,
         rows: TrainingRows,
-        start: TuningResult,
+        start: Start,
         drawn: np.ndarray,
         settings: PreferenceSettings,
         name: str,
@@ -58,7 +58,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
         return {
-            "from": self._start.folder.name,
+            "from": self._start.name,
             "rows": hash_arrays(self._drawn),
             "max_new_tokens": self._tuning.config["max_new_tokens"],
             **({"answers": "raw"} if self._is_raw else {}),
@@ -72,7 +72,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the model gets the weights of the start."""
         model = cast(BIGRec, self._tuning.model)
-        load_adapter(model, self._start.folder / "adapter")
+        self._start.restore()
         known = known_items(model, self._rows, self._settings.mask_user_train)
         read = as_they_are if self._is_raw else grounded
         found = read(model, self._rows, own_texts(model, self._rows), known)
@@ -104,13 +104,13 @@ class RoundTuneStage(FineTuneStage):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        own = {"from": self.preference.start.folder.name, "drawn": hash_arrays(self.drawn)}
+        own = {"from": self.preference.start.name, "drawn": hash_arrays(self.drawn)}
         settings = {**self.settings.facts(), **group_options(self.tuning.config, self.preference.model)}
         return {**super().facts(), **own, "settings": settings}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from those of the start."""
-        load_adapter(self.preference.model, self.preference.start.folder / "adapter")
+        self.preference.start.restore()
         super().compute(folder)
 
     def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
@@ -131,12 +131,12 @@ class RoundTuneStage(FineTuneStage):
         return []
 
 
-def self_play(tuning: Tuning, start: TuningResult, settings: PreferenceSettings) -> list[TuningResult]:
+def self_play(tuning: Tuning, start: Start, settings: PreferenceSettings) -> list[TuningResult]:
     """SPRec (arXiv 2412.09243): answers, an epoch of fine-tuning, and dpo against the answers, round by round.
 
     Args:
         tuning: what the stages share.
-        start: the stage that the first round begins with.
+        start: the weights that the first round begins with.
         settings: of the axis.
 
     Returns:
@@ -151,11 +151,11 @@ def self_play(tuning: Tuning, start: TuningResult, settings: PreferenceSettings)
         wrong = model.stages.run(OwnAnswersStage(tuning, rows, start, drawn, settings, f"answers-{number}"))
         before = Preference(tuning, rows, start, wrong, settings)
         tuned = model.stages.run(RoundTuneStage(before, drawn, f"round-{number}-fine-tune"))
-        own = replace(before, start=tuned)
+        own = replace(before, start=Start.of(tuning, tuned))
         reference = model.stages.run(ReferenceStage(own, f"round-{number}-reference"))
         stage = PreferenceStage(own, settings.betas[0], [Opposites(wrong.mask, reference)], f"round-{number}")
-        start = model.stages.run(stage)
-        found.append(start)
+        found.append(model.stages.run(stage))
+        start = Start.of(tuning, found[-1])
     return found
 
 
