@@ -32,6 +32,8 @@ TYPE_NAMES: Mapping[type, str] = {
     list: "a list",
     dict: "a mapping",
 }
+LARGEST = 2**63 - 1
+"""Largest integer of a setting: arrays and tensors hold no larger one."""
 NO_DEFAULT: Any = object()
 """The default of a setting whose component has none."""
 _Self = TypeVar("_Self", bound="Declared")
@@ -121,6 +123,8 @@ class Key:
         if not self._right_type(value) or not (self.setting.accept is None or self.setting.accept(value)):
             return False
         if isinstance(value, str):
+            if "\0" in value:  # no name of a file, column or encoding has one, and no line of a file
+                return False
             matches = not self.setting.pattern or re.fullmatch(self.setting.pattern, value.replace(" ", ""))
             return bool(matches) and (not self.setting.choices or value in self.setting.choices)
         if isinstance(value, list | tuple):
@@ -139,7 +143,13 @@ class Key:
             InputError: with what is allowed.
         """
         if not self.accepts(value):
-            raise InputError(f"{source}{self.name}: {value!r} is not allowed; give {self}")
+            raise InputError(f"{source}{self.name}: {_shown(value)} is not allowed; give {self}{self._limit_of(value)}")
+
+    def _limit_of(self, value: object) -> str:
+        """What is wrong with an integer or a text that is refused wherever it stands; else empty."""
+        if isinstance(value, Integral) and abs(int(value)) > LARGEST:
+            return f" and <= {LARGEST}"
+        return " without a NUL character" if isinstance(value, str) and "\0" in value else ""
 
     @property
     def _item_types(self) -> tuple[type, ...]:
@@ -156,9 +166,11 @@ class Key:
         return list in self.types if isinstance(value, tuple) else isinstance(value, self.types)
 
     def _in_range(self, value: Real) -> bool:
-        setting, number = self.setting, float(value)
+        setting, whole = self.setting, isinstance(value, Integral)
+        if whole and abs(int(value)) > LARGEST:  # type: ignore[call-overload]
+            return False
+        number = float(value)
         if setting.share:
-            whole = isinstance(value, Integral)
             return number >= self._least if whole else 0 < number <= 1 or number == self._least
         limits = (
             setting.low is None or number >= setting.low,
@@ -198,6 +210,14 @@ class Key:
             for sign, limit in limits.items()
             if limit is not None
         )
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, or its type where Python does not print it: an integer of 5,000 digits."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"this {type(value).__name__}"
 
 
 class Declared:

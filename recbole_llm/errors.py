@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake in what the user gave."""
+"""The exception that stands for a mistake in what the user gave, and its form for computations that went astray."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ Kind = Literal["unknown", "value", "missing", "conflict", "file", "data", "numer
 """
 
 _KEY = re.compile(r"(?:--)?([A-Za-z_][\w.-]*): ")
+_LONGEST = 2000  # characters of a message; lists of names keep within it, values such as a title may not
+_END = 600  # characters of the end of a longer one: what to do stands there
+
+
+def one_line(text: str) -> str:
+    r"""A text as it can be printed on one line of any terminal, whatever a value in it holds.
+
+    Line breaks, control characters, marks that turn the direction of writing and halves of surrogate pairs are
+    escaped; of more than 2,000 characters the middle is left out.
+
+    Example:
+        >>> one_line("no title 'a\nb\u202e'"), len(one_line("x" * 100_000))
+        ("no title 'a\\nb\\u202e'", 2000)
+    """
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - _END - 5]} ... {text[-_END:]}"
 
 
 class InputError(ValueError):
@@ -52,6 +69,24 @@ class InputError(ValueError):
             key = found.group(1) if found else ""
         else:
             text = f"{key}: {message}" if key else message
-        super().__init__(text)
-        self.key = about or key
+        super().__init__(one_line(text))
+        self.key = one_line(about or key)
         self.kind: Kind = kind
+
+
+class NonFiniteError(InputError, FloatingPointError):
+    """A loss, a score or a vector is NaN or infinite where every value has to be a number.
+
+    It is a line to print like any :class:`InputError`; code that can say more of it, such as the epoch it came after,
+    catches it as a :class:`FloatingPointError`.
+
+    Args:
+        message: what is not finite, of which rows, and what to do.
+
+    Example:
+        >>> NonFiniteError("the loss of row 3 is nan").kind
+        'numeric'
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("", message, kind="numeric")

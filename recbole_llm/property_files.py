@@ -22,6 +22,14 @@ class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ig
     this resolver has a class of its own, on module level because RecBole pickles the config that refers to it.
     """
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; a key that is written twice is an error, as one of the two values would be lost in silence."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice; keep one", node.start_mark)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
 
 class _PropertyDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the same
     """Writes what :class:`PropertyLoader` reads back as it was: the text ``1e5`` in quotes, as it would be a number."""
@@ -31,6 +39,14 @@ for _yaml in (PropertyLoader, _PropertyDumper):
     _yaml.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    """A text as YAML; one with line breaks of Unicode or other marks in double quotes, where they are escaped."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_PropertyDumper.add_representer(str, _write_text)
 
 
 def find_properties() -> Path:
@@ -72,6 +88,10 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
         raise InputError(
             f"cannot read the config file {file}: {error.strerror}", kind="file", about="config_files"
         ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"the config file {file} nests its values too deep", kind="file", about="config_files"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InputError(
             f"the config file {file} is not valid YAML: {' '.join(str(error).split())}",
@@ -104,8 +124,13 @@ def find_config_file(name: str | Path) -> Path:
     """
     folder = find_properties()
     for file in (Path(name), folder / name):
-        if file.is_file():
-            return file
+        try:
+            if file.is_file():
+                return file
+        except OSError as error:
+            raise InputError(
+                f"cannot read the config file {name}: {error.strerror}", kind="file", about="config_files"
+            ) from error
     settings = ", ".join(sorted(f"paper/{file.name}" for file in (folder / "paper").glob("*.yaml")))
     raise InputError(
         f"config file {name} does not exist; give a path, or a setting of ours: {settings}",

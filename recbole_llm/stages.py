@@ -310,7 +310,7 @@ def find_damage(folder: Path) -> str | None:
     try:
         expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         entries = list(expected.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is missing or unreadable"
     for name, digest in entries:
         if not (folder / name).is_file():

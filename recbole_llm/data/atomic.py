@@ -153,7 +153,7 @@ class _Reader:
     def _empty_cells(self, values: Mapping[str, list[str]]) -> dict[int, str]:
         """Rows that lack a value they must have, and what is wrong with each."""
         errors: dict[int, str] = {}
-        for name in self.required:
+        for name in dict.fromkeys([*self.required, *([] if self.time is None else [self.time])]):
             if "" in values.get(name, ()):
                 errors.update({row: f"has no {name}" for row, value in enumerate(values[name]) if not value})
         return errors

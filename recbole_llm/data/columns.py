@@ -11,7 +11,8 @@ from recbole_llm.data.lines import Format, read_header
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
-_RANGE = r"[\[(]\s*-?[\d.]+\s*,\s*(inf|-?[\d.]+)\s*[\])]"
+_NUMBER = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_RANGE = rf"[\[(]\s*{_NUMBER}\s*,\s*(inf|{_NUMBER})\s*[\])]"
 _INTERVAL = re.compile(rf"{_RANGE}(\s*;\s*{_RANGE})*")
 
 
@@ -199,6 +200,8 @@ def _check_features(config: Settings) -> None:
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not features or not file.is_file():
         return
+    if not isinstance(features, list) or not all(isinstance(field, str) for field in features):
+        raise InputError("selected_features", f"{features!r} is not allowed; give a list of columns of {file.name}")
     columns = read_header(file, Format.from_config(config))
     for field in features:
         if field not in columns:

@@ -92,9 +92,9 @@ def read_lines(file: Path, form: Format) -> Iterator[str]:
         with open(file, encoding=form.encoding, newline="\n") as stream:
             for number, line in enumerate(stream):
                 yield (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # beside bytes that cannot be decoded: UTF-16 without its mark
         raise _undecodable(file, form.encoding) from error
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         raise InputError(
             "encoding", f"there is no encoding '{form.encoding}'; give one like utf-8, latin-1", kind="unknown"
         ) from error
@@ -108,8 +108,8 @@ def _undecodable(file: Path, encoding: str) -> InputError:
     try:
         content.decode(encoding)
         offset = len(content)
-    except UnicodeDecodeError as error:
-        offset = error.start
+    except UnicodeError as error:
+        offset = getattr(error, "start", 0)
     line, other = content.count(b"\n", 0, offset) + 1, "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
     other = other or ("latin-1" if encoding.lower().replace("-", "") == "utf8" else "utf-8")
     return InputError(

@@ -105,13 +105,28 @@ def _histories(options: argparse.Namespace) -> list[list[str]] | None:
             return list(read_queries(options.histories))
         except OSError as error:
             raise InputError("histories", f"{options.histories}: {error.strerror}", kind="file") from error
+        except UnicodeDecodeError as error:
+            raise InputError(
+                "histories", f"{options.histories} is no UTF-8 text; write it as UTF-8", kind="file"
+            ) from error
     return None if options.history is None else [parse_history(text) for text in options.history]
 
 
 def _users(given: str, run: Run) -> list[str]:
     if given == "all":
         return run.users
-    if Path(given).is_file():
-        lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+    if _is_file(given):
+        try:
+            text = Path(given).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError("users", f"{given} is no UTF-8 text; write it as UTF-8", kind="file") from error
+        return [line.strip() for line in text.splitlines() if line.strip()]
     return [user.strip() for user in given.split(",") if user.strip()]
+
+
+def _is_file(name: str) -> bool:
+    """Whether there is a file of this name; a long list of ids is none."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False

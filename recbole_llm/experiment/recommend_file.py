@@ -154,6 +154,8 @@ def parse_history(text: str, where: str = "history") -> list[str]:
         return [item.strip() for item in text.split(";") if item.strip()]
     try:
         items = json.loads(text)
+    except RecursionError:
+        raise InputError("history", f"{where} is no list of ids or titles", kind="value") from None
     except ValueError as error:
         raise InputError("history", f"{where} is no JSON list: {error}", kind="value") from None
     if not all(isinstance(item, str | int) for item in items):

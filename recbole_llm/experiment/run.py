@@ -24,7 +24,7 @@ from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
 from recbole_llm.experiment.results import table_of, write_report
-from recbole_llm.experiment.run_folder import RunFolder
+from recbole_llm.experiment.run_folder import RunFolder, reading
 from recbole_llm.experiment.student import lessons_of
 from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, config_of, is_few_shot, load_trained
@@ -102,19 +102,22 @@ class Run:
         ``top_items``. Where clicks are predicted, the columns are ``label`` and ``score`` instead; among candidates,
         ``answer``, whether it was valid and a hit, and the ``candidates``.
         """
-        return protocol_of(self.config).read(self.folder, "test")
+        with reading(self.folder):
+            return protocol_of(self.config).read(self.folder, "test")
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """One record per epoch of the last training stage; empty for an untuned LLM."""
         file = self.folder / "history.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        with reading(self.folder):
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
     @cached_property
     def data(self) -> dict[str, Any]:
         """What became of every line of the data set's files (:class:`recbole_llm.data.summary.ReadSummary`)."""
-        found: dict[str, Any] = json.loads((self.folder / DATA).read_text(encoding="utf-8"))
-        return found
+        with reading(self.folder):
+            found: dict[str, Any] = json.loads((self.folder / DATA).read_text(encoding="utf-8"))
+            return found
 
     @cached_property
     def student(self) -> Run | None:
@@ -392,16 +395,29 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
 
 def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:
     """A run's line in a table, and the digest of its rows, from its folder."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    known: dict[str, Any] = {"model": config["model"], "dataset": config["dataset"], "seed": config["seed"]}
-    digest = ""
-    if (folder / FACTS).is_file():
-        known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        digest = known.pop("rows")
-        known.pop("environment", None)
-    known |= {name: tuple(known.get(name, ())) for name in ("notes", "warnings")}
-    known |= {name: metrics.get(name, {}) for name in NUMBERS}
-    return RunResult(**known, folder=str(folder)), digest
+    with reading(folder):
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        known: dict[str, Any] = {"model": config["model"], "dataset": config["dataset"], "seed": config["seed"]}
+        digest = ""
+        if (folder / FACTS).is_file():
+            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            digest = known.pop("rows")
+            known.pop("environment", None)
+        known |= {name: tuple(known.get(name, ())) for name in ("notes", "warnings")}
+        known |= {name: _numbers(metrics.get(name, {})) for name in NUMBERS}
+        return RunResult(**known, folder=str(folder)), digest
+
+
+def _numbers(found: Any) -> dict[str, float | None]:
+    """Metrics by name as a file holds them.
+
+    Raises:
+        TypeError: they are no numbers.
+    """
+    for name, value in found.items():
+        if not (value is None or isinstance(value, int | float)):
+            raise TypeError(f"{name} is {value!r}")
+    return dict(found)
 
 
 def _facts(result: RunResult) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +18,33 @@ from recbole_llm.stages import write_json
 
 if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
+
+
+# What parsers of JSON, arrays, tensors and tables raise on files that are cut short or hold something else.
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError),
+)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """A context in which a run's files are read: what is cut short, foreign or missing becomes one line.
+
+    Raises:
+        InputError: naming the folder and what a file holds instead.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{folder}: a file of this run is damaged, missing or of another run ({type(error).__name__}: {reason}); "
+            "copy the whole folder again, or train again",
+            kind="file",
+        ) from error
 
 
 class RunFolder:

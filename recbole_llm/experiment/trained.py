@@ -20,6 +20,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run
+from recbole_llm.experiment.run_folder import reading
 from recbole_llm.experiment.seen import SeenItems
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
@@ -139,9 +140,11 @@ def load_trained(folder: Path, config: Config) -> Trained:
     """
     rows = load_rows(config, is_few_shot(config))
     if not config.is_llm:
-        return Trained(config, load_classic(config, rows, folder / "model.pth"), rows, Reranking.read(folder))
+        with reading(folder):
+            return Trained(config, load_classic(config, rows, folder / "model.pth"), rows, Reranking.read(folder))
     model = build_llm(config, rows)
     protocol_of(config).prepare(rows, model)
     model.eval()
-    read_llm_run(folder, config, model)
-    return Trained(config, model, rows, Reranking.read(folder))
+    with reading(folder):
+        read_llm_run(folder, config, model)
+        return Trained(config, model, rows, Reranking.read(folder))

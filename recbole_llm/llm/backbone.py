@@ -148,6 +148,7 @@ def _load(
     tokenizer = _load_tokenizer(source, hub)
     _check_eos(tokenizer, source)
     model = _load_model(source, options)
+    _check_finite(model, source)
     if "quantization_config" not in options:
         model = model.to(device)
     if gradient_checkpointing:
@@ -188,6 +189,7 @@ def make_backbone(
             f"{name}: BOS {bos} or EOS {eos} is none of its {rows} embeddings; use the tokenizer made for it",
             kind="file",
         )
+    _check_vocabulary(tokenizer, rows, name)
     pad = find_pad_token(tokenizer, rows)
     model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, do_sample=False)
     forbidden = tuple(sorted({pad, bos} - {eos, None}))
@@ -294,6 +296,19 @@ def _check_eos(tokenizer: PreTrainedTokenizerBase, source: Path | str) -> None:
         )
 
 
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
+    """Stop at tokens without a row of the embedding matrix; special ones may lack theirs, as no text is read as one."""
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    found = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows and i not in special)
+    if found:
+        raise InputError(
+            "llm_path",
+            f"{name}: token {found[0][0]} ({found[0][1]!r}) of the tokenizer is none of the model's {rows} embeddings "
+            f"({len(found)} such tokens); use the tokenizer made for it",
+            kind="file",
+        )
+
+
 def _placement(dtype: str, quant: str | None, device: torch.device) -> dict[str, Any]:
     """Arguments of `from_pretrained` for number type, quantisation and device."""
     if dtype not in DTYPES:
@@ -344,6 +359,18 @@ def _load_model(source: Path | str, options: dict[str, Any]) -> PreTrainedModel:
             kind="file",
         )
     return model
+
+
+def _check_finite(model: PreTrainedModel, source: Path | str) -> None:
+    """Stop at weights that hold NaN or infinity: every answer would be wrong, and ranks would not show it."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise InputError(
+                "llm_path",
+                f"{source}: the weights {name} hold NaN or infinity; fetch or save the model again, or load it in "
+                "another llm_dtype",
+                kind="numeric",
+            )
 
 
 def _first_line(error: Exception) -> str:

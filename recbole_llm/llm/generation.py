@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessorList
 
 from recbole_llm.distributed import process
-from recbole_llm.errors import InputError
+from recbole_llm.errors import InputError, NonFiniteError
 from recbole_llm.llm.beam_passes import Passes, choose_passes
 from recbole_llm.llm.beam_state import Extensions, Live, largest
 from recbole_llm.llm.rows import length_batches
@@ -114,7 +114,7 @@ def beam_search(
     Raises:
         InputError: `num_beams` or `max_new_tokens` below 1.
         ValueError: A prompt is empty.
-        FloatingPointError: The model's logits are not a number.
+        NonFiniteError: The model's logits are not a number.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -147,7 +147,10 @@ def beam_search(
     answers = process().gather_rows(answers)
     generations = [answers[i] for i in range(len(prompts))]
     if logits_processor is None and (broken := [i for i, g in enumerate(generations) if g.score == -math.inf]):
-        raise FloatingPointError(f"no continuation has a finite score (prompt {broken[0]}): are the logits NaN?")
+        raise NonFiniteError(
+            f"no continuation has a finite score (prompt {broken[0]}, {len(broken)} of {len(prompts)} prompts): "
+            "the logits of the LLM are NaN; check its weights, or use llm_dtype float32 or bfloat16"
+        )
     return generations
 
 

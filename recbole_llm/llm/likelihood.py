@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_llm.distributed import process
-from recbole_llm.errors import InputError
+from recbole_llm.errors import InputError, NonFiniteError
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
 from recbole_llm.llm.parts import text_config
@@ -79,7 +79,7 @@ def title_likelihoods(
     Raises:
         InputError: The LLM does not compute a tree of titles as separate sequences.
         ValueError: A prompt is empty, or the assistant has not one row per prompt.
-        FloatingPointError: The model's logits are not a number.
+        NonFiniteError: The model's logits are not a number.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -117,7 +117,11 @@ def title_likelihoods(
             bar.update(len(batch))
         process().complete(scores, batches)
     if scores.isnan().any():
-        raise FloatingPointError(f"a title of prompt {int(scores.isnan().any(dim=1).nonzero()[0])} has no score")
+        broken = scores.isnan().any(dim=1).nonzero()[:, 0].tolist()
+        raise NonFiniteError(
+            f"a title of prompt {broken[0]} has no score ({len(broken)} of {len(prompts)} prompts): the LLM's logits "
+            "are NaN; check its weights, or use llm_dtype float32 or bfloat16"
+        )
     return scores
 
 

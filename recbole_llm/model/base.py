@@ -21,6 +21,7 @@ from recbole_llm.adapter.dropout import draw_by_token
 from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.capabilities import FastPath
@@ -421,7 +422,13 @@ class LLMRecommender(RowReader, SequentialRecommender):
         return text.strip().partition("\n")[0] if self.generation.first_line else text
 
     def restore(self, folder: Path) -> None:
-        """Take what a run left in its folder: the adapter, of which an untuned LLM has none."""
+        """Take what a run left in its folder: the adapter, of which an untuned LLM has none.
+
+        Raises:
+            InputError: the run was trained and its adapter is not there, so that the untuned LLM would answer for it.
+        """
+        if self.config["epochs"] and not (folder / "adapter").is_dir():
+            raise InputError(f"{folder}: the folder 'adapter' is missing; copy the whole run folder again", kind="file")
         if (folder / "adapter").is_dir():
             self.adapter.load(self.llm, folder / "adapter", self.adapter_owner)
 

@@ -15,6 +15,24 @@ BUILT_IN = "ml-100k"  # RecBole brings it along
 _TABLE = re.compile(r"(.+)\.(?:csv|tsv|txt|dat|jsonl?|ndjson|parquet|data)(?:\.gz)?", re.IGNORECASE)
 
 
+def check_path(key: str, path: str) -> None:
+    """Refuse what the system takes for no path at all, or does not let be looked up: whether it is there is not asked.
+
+    Raises:
+        InputError: the system's reason.
+    """
+    try:
+        os.stat(os.path.expanduser(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(
+            key, f"{path} cannot be looked up ({error.strerror}); give another path", kind="file"
+        ) from error
+    except ValueError as error:  # a NUL character, or half of a surrogate pair
+        raise InputError(key, f"{path} is no path; give another one", kind="file") from error
+
+
 def find_data(name: str, data_path: str, is_given: bool) -> str:
     """Folder of a data set: in ``data_path`` or that itself; else RecBole's own copy, or where RecBole will put it.
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from recbole_llm.declare import Declared, Setting
 
 LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
-_RANGE = r"[\[(]-?[\d.]+,(inf|[\d.]+)[\])]"
+NUMBER = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_RANGE = rf"[\[(]{NUMBER},(inf|{NUMBER})[\])]"
 _INTERVAL = rf"{_RANGE}(;{_RANGE})*"
 
 
@@ -25,6 +26,36 @@ def _is_split(split: Mapping[str, Any]) -> bool:
         return value in LEAVE_ONE_OUT
     shares = isinstance(value, list) and len(value) == 3 and all(_is_number(share) and share >= 0 for share in value)
     return kind in ("RS", "TS") and shares
+
+
+def _is_columns(value: Mapping[str, Any]) -> bool:
+    """Whether this names columns by the suffix of their file."""
+    return all(fields == "*" or _are_texts(fields) for fields in value.values()) and _are_texts(list(value))
+
+
+def _are_lists(value: Mapping[str, Any]) -> bool:
+    return all(map(_are_texts, value.values())) and _are_texts(list(value))
+
+
+def _parts_fields(value: str) -> bool:
+    return bool(value) and not {"\n", "\r"} & set(value)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+
+
+def _is_negatives(value: Mapping[str, Any]) -> bool:
+    """Whether these are RecBole's arguments of negative samples, of types that it can use."""
+    if value.get("distribution") == "none":  # what RecBole makes of ~, with "none" for numbers
+        return True
+    count, power, pool = (value.get(key, 1) for key in ("sample_num", "alpha", "candidate_num"))
+    names = {"distribution", "sample_num", "alpha", "dynamic", "candidate_num"}
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in (count, pool))
+    dynamic = isinstance(value.get("dynamic", False), bool)
+    return (
+        names.issuperset(value) and whole and count >= 1 and pool >= 0 and dynamic and _is_number(power) and power >= 0
+    )
 
 
 def _is_threshold(value: Mapping[str, Any]) -> bool:
@@ -70,6 +101,7 @@ class RowSettings(Declared):
         Setting(
             "seed that draws validation and test rows, and what each is evaluated among",
             low=0,
+            high=2**32 - 1,
             note="seed draws training rows and trains",
         ),
     ] = 2020
@@ -192,14 +224,42 @@ class RecBoleSettings(Declared):
     ITEM_ID_FIELD: Annotated[str, Setting("column of the item")]
     RATING_FIELD: Annotated[str, Setting("column of the rating")]
     TIME_FIELD: Annotated[str, Setting("column of the time")]
-    field_separator: Annotated[str, Setting("what parts the fields of a line of the atomic files")]
-    seq_separator: Annotated[str | None, Setting("what parts the entries of a sequence", null="is any white space")]
+    field_separator: Annotated[
+        str,
+        Setting(
+            "what parts the fields of a line of the atomic files",
+            accept=_parts_fields,
+            like="text that no line ends in, such as a comma",
+        ),
+    ]
+    seq_separator: Annotated[
+        str | None,
+        Setting(
+            "what parts the entries of a sequence",
+            accept=_parts_fields,
+            like="text that no line ends in, such as a blank",
+            null="is any white space",
+        ),
+    ]
     encoding: Annotated[str | None, Setting("text encoding of the atomic files", null="is utf-8")]
     load_col: Annotated[
         dict[str, Any] | None,
-        Setting("columns to load by file suffix", null="loads all", note="{inter: [user_id, item_id], item: '*'}"),
+        Setting(
+            "columns to load by file suffix",
+            accept=_is_columns,
+            like="lists of columns by file suffix, such as {inter: [user_id, item_id], item: '*'}",
+            null="loads all",
+        ),
     ]
-    unload_col: Annotated[dict[str, Any] | None, Setting("columns to leave out by file suffix", null="is none")]
+    unload_col: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "columns to leave out by file suffix",
+            accept=_are_lists,
+            like="lists of columns by file suffix, such as {inter: [rating]}",
+            null="is none",
+        ),
+    ]
     threshold: Annotated[
         dict[str, Any] | None,
         Setting(
@@ -218,4 +278,12 @@ class RecBoleSettings(Declared):
         str | None,
         Setting("interactions of an item that is kept", pattern=_INTERVAL, like="text like [3,inf)", null="keeps all"),
     ]
-    train_neg_sample_args: Annotated[dict[str, Any] | None, Setting("negative samples for training", null="draws none")]
+    train_neg_sample_args: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "negative samples for training",
+            accept=_is_negatives,
+            like="some of {distribution: uniform, sample_num: 1, alpha: 1.0, dynamic: False, candidate_num: 0}",
+            null="draws none",
+        ),
+    ]

@@ -26,7 +26,8 @@ from recbole_llm.rerank.settings import check_rerank
 from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import check_solid
 from recbole_llm.settings.code_checks import check_codes
-from recbole_llm.settings.data_folder import find_data, own_properties
+from recbole_llm.settings.data_folder import check_path, find_data, own_properties
+from recbole_llm.settings.declarations import llm_keys
 from recbole_llm.settings.defaults import (
     GIVEN,
     SEVERAL_RUNS,
@@ -67,6 +68,19 @@ if TYPE_CHECKING:
 
 MODEL_CHECKS = {"SAR": check_sar, "SOLID": check_solid}  # of models of ours that are no LLM recommenders
 log = logging.getLogger(__name__)
+# Settings that name a file or folder, or may.
+PATHS = (
+    "data_path",
+    "checkpoint_dir",
+    "coreset_file",
+    "sd_file",
+    "llm_path",
+    "coreset_encoder",
+    "pre_model_path",
+    "domain",
+)
+# RecBole's own of what a user's train_neg_sample_args leave out.
+NEGATIVES = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _NAMES = ("model", "dataset")  # what a run is of, no setting with a default
 
 
@@ -124,9 +138,12 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     """
     everything = {key: _listed(key, value) for key, value in user.items()}
     given = everything.pop(GIVEN, everything)
+    if given is not everything and not (isinstance(given, list) and all(isinstance(key, str) for key in given)):
+        raise InputError(GIVEN, f"{given!r} is no list of settings' names; take the run's own config.yaml", kind="file")
     user = {key: value for key, value in everything.items() if key in given}
     model = everything.get("model") if model is None else model
     dataset = everything.get("dataset") if dataset is None else dataset
+    _check_before_reading(model, dataset, everything)
     if not model or not dataset:
         missing = "dataset" if model else "model"
         raise InputError(missing, f"no {missing} is given; set it by name, for example BIGRec, ml-100k", kind="missing")
@@ -153,6 +170,21 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     defaults.update({key: value for key, value in everything.items() if key not in given})
     final = _finish(name, facts, dataset, task, user, defaults)
     return Resolution(name, facts, dataset, user, defaults, final)
+
+
+def _check_before_reading(model: object, dataset: object, user: Mapping[str, Any]) -> None:
+    """Names and paths that decide which property files are read."""
+    for key, name in (("model", model), ("dataset", dataset)):
+        if name and not isinstance(name, str) and not (key == "model" and isinstance(name, type)):
+            raise InputError(key, f"{name!r} is no name; give it as text")
+    for key in ("llm_recommender", "llm_path", "data_path"):
+        if key in user:
+            llm_keys()[key].check(user[key])
+    for key in PATHS:
+        if isinstance(user.get(key), str):
+            check_path(key, user[key])
+    if isinstance(dataset, str):
+        check_path("dataset", dataset)
 
 
 def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -290,7 +322,7 @@ def _checked_negatives(negatives: object) -> Any:
         raise InputError(
             "train_neg_sample_args", f"distribution: {distribution!r} is not allowed; give one of uniform, popularity"
         )
-    return None if distribution in (None, "None", "none") else negatives
+    return None if distribution in (None, "None", "none") else {**NEGATIVES, **cast(Mapping[str, Any], negatives)}
 
 
 def _check_components(final: Mapping[str, Any]) -> None:

@@ -72,8 +72,10 @@ def check_task(model: str, task: str, final: Mapping[str, Any]) -> None:
             kind="conflict",
         )
     for value in modes_of(final["eval_args"]):
-        if not re.fullmatch("labeled" if click else r"full|(uni|pop)[1-9]\d*", str(value)):
+        if not re.fullmatch("labeled" if click else r"full|(uni|pop)[1-9][0-9]{0,6}", str(value)):
             allowed = "labeled" if click else "full, uni<n> or pop<n>"
+            if not click and re.fullmatch(r"(uni|pop)[0-9]{8,}", str(value)):
+                allowed += " with n < 10,000,000"
             if value == "labeled":
                 allowed += f"; by labels are evaluated: TALLRec, FM, LR and their like, {', '.join(CLICK_IF_ASKED)}"
             raise InputError(

@@ -32,6 +32,7 @@ from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
 log = logging.getLogger(__name__)
+_TOLD = 5  # rows that a message names
 
 
 class Scored(Protocol):
@@ -147,6 +148,7 @@ class FineTuning:
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
         self.epoch = 0
+        self._folder: Path | None = None
 
     def run(self, folder: Path) -> list[dict[str, Any]]:
         """Train from the newest state in ``folder``, or from the start, to the end or to early stopping.
@@ -159,6 +161,7 @@ class FineTuning:
             targets also the weight of the epoch, the losses on both targets (None where not computed) and the distance
             after it (None where not needed).
         """
+        self._folder = folder
         self._resume(folder)
         if self.shards is not None:
             self.shards.scatter()
@@ -170,7 +173,7 @@ class FineTuning:
                 self._measure_distance(record)
             except FloatingPointError as error:  # the last step went astray, and no later loss can show it
                 raise InputError(
-                    f"learning_rate: after epoch {self.epoch}, {error}; set a lower one", kind="numeric"
+                    f"learning_rate: after epoch {self.epoch}, {error}; set a lower one{self._kept()}", kind="numeric"
                 ) from error
             self._end_epoch(record)
             self.history.append(record)
@@ -280,15 +283,33 @@ class FineTuning:
             process().sum_gradients(self.trainable)
         if not np.isfinite(totals).all():
             loss = float(totals @ list(weights.values()))
-            raise InputError(
-                f"learning_rate: the training loss is {loss} in epoch {self.epoch}; set a lower one", kind="numeric"
-            )
+            raise self._astray(f"the training loss is {loss}", self._broken(rows, weights, lengths))
         if self.settings.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
+            if not torch.isfinite(norm):  # clipped by it, every weight would become NaN
+                raise self._astray(f"the norm of the gradient is {float(norm)}", rows.tolist())
         self.optimizer.step()
         self.scheduler.step()
         self.loss.after_step()
         return totals
+
+    def _broken(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> list[int]:
+        """The rows of a step whose loss alone is no number; all of them where each alone has one."""
+        losses = {int(row): self.loss.backward(np.array([row]), weights, lengths) for row in rows}
+        self.optimizer.zero_grad(set_to_none=True)
+        return [row for row, loss in losses.items() if not np.isfinite(loss).all()] or list(losses)
+
+    def _astray(self, what: str, rows: Sequence[int]) -> InputError:
+        """The end of a training whose loss or gradient is no number; rows by their index among the training rows."""
+        told = ", ".join(map(str, sorted(rows)[:_TOLD])) + (", ..." if len(rows) > _TOLD else "")
+        return InputError(
+            f"learning_rate: {what} in epoch {self.epoch} (training rows {told}); set a lower one{self._kept()}",
+            kind="numeric",
+        )
+
+    def _kept(self) -> str:
+        """Where the last whole epoch is, if there is one."""
+        return f" (the state of epoch {self.epoch - 1} is in {self._folder})" if self.epoch > 1 else ""
 
     def _validate_epoch(self, record: dict[str, Any]) -> None:
         if not self.validation or self.settings.eval_step <= 0 or self.epoch % self.settings.eval_step:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from recbole_llm.distributed import process
-from recbole_llm.errors import InputError
+from recbole_llm.errors import InputError, NonFiniteError
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
@@ -44,7 +44,7 @@ class ValidLoss:
         """The loss of the model as it stands, in nats per token; None where no row can be read.
 
         Raises:
-            FloatingPointError: it is not finite.
+            NonFiniteError: it is not finite.
         """
         if self._model.changes_examples:
             self._read()
@@ -60,7 +60,9 @@ class ValidLoss:
             total = sum(process().share_out(self._batches, sum_of))
         loss = total / sum(len(response) for _, response, _ in self._rows)
         if not torch.isfinite(torch.tensor(loss)):
-            raise FloatingPointError(f"the loss of the validation rows is {loss}")
+            raise NonFiniteError(
+                f"the loss of the validation rows is {loss}; check the weights of the LLM, or its llm_dtype"
+            )
         return loss
 
     def _sum(self, prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]]) -> float:

@@ -166,8 +166,13 @@ def test_headers_are_read_with_the_encoding_and_without_a_mark(tmp_path):
     for encoding, named in (("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("latin-1", "latin-1")):
         path.write_bytes("item_id:token\ttitré:token\n".encode(encoding))
         assert read_header(path, Format(encoding=named)) == {"item_id": "token", "titré": "token"}
-    with refused("encoding", "unknown", "there is no encoding 'klingon'"):
-        read_header(path, Format(encoding="klingon"))
+    for name in ("klingon", "hex", "utf-8\0"):  # codecs that make no text, and no name at all
+        with refused("encoding", "unknown", "there is no encoding '"):
+            read_header(path, Format(encoding=name))
+    for name in ("undefined", "idna"):  # their codecs raise other errors than those of bytes that cannot be decoded
+        with refused("", "file", "is no (undefined|idna) text"):
+            path.write_bytes("item_id:token\ttitré..:token\n".encode())
+            read_header(path, Format(encoding=name))
 
 
 # ------------------------------------------------------------------------------------------------- quoting

@@ -139,6 +139,18 @@ def test_wrong_words_are_refused(words, key, kind):
         main(words)
 
 
+def test_a_file_of_histories_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "queries.jsonl").write_bytes(b'["caf\xe9"]\n')
+    with refused("histories", "file", "is no UTF-8 text"):
+        main(["nowhere", "--histories", str(tmp_path / "queries.jsonl")])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '["a", 1.5]', "[1", "[" + "9" * 5000 + "]"])
+def test_what_is_no_list_of_ids_or_titles_is_refused(text):
+    with refused("history", "value"):
+        parse_history(text)
+
+
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path):
     with refused("out", "value"):
         write_recommendations(tmp_path / "recs.xls", USERS, lines_of, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -299,3 +300,31 @@ def test_evaluation_and_recommendation_ask_the_index(small_llm, saved, monkeypat
 def test_a_folder_that_no_run_left_is_refused(tmp_path):
     with refused("", "file", "is not a run folder"):
         recbole_llm.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", b""),
+        ("metrics.json", b"[1, 2]"),
+        ("metrics.json", b'{"test": {"ndcg@10": "high"}}'),
+        ("run.json", b'{"rows": '),
+        ("run.json", b'{"rows": "x", "of_another_version": 1}'),
+    ],
+)
+def test_a_file_of_a_run_that_is_cut_or_foreign_is_named(runs, tmp_path, name, content):
+    folder = tmp_path / "run"
+    shutil.copytree(runs["Pop"].folder, folder)
+    (folder / name).write_bytes(content)
+    with refused("", "file", "a file of this run is damaged, missing or of another run"):
+        recbole_llm.load_run(folder)
+
+
+@pytest.mark.parametrize(("name", "file"), [("Pop", "model.pth"), ("BIGRec", "adapter")])
+def test_a_run_without_what_it_learned_recommends_nothing(runs, tmp_path, name, file):
+    """The untuned LLM must not answer in place of the tuned one."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[name].folder, folder)
+    shutil.rmtree(folder / file) if (folder / file).is_dir() else (folder / file).unlink()
+    with refused("", "file", "missing|no such checkpoint"):
+        recbole_llm.load_run(folder).recommend(users=["u1"])

@@ -217,3 +217,24 @@ def test_bad_options_are_named(folder, monkeypatch):
     message_of(folder, "quant", "environment", quant="4bit")
     if not torch.cuda.is_available():
         assert "CUDA" in message_of(folder, "device", "environment", device="cuda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(folder, value):
+    """Untuned they would rank nothing, and under constrained grounding every title alike."""
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][2] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "model.norm.weight hold NaN or infinity" in message_of(folder, kind="numeric")
+
+
+def test_a_token_without_an_embedding_is_refused_unless_it_is_special(folder):
+    """An ordinary token is read in titles, and its missing row would fail inside the LLM."""
+    tokenizer = make_tokenizer("llama")
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|image|>"]})
+    tokenizer.save_pretrained(folder)
+    assert load_backbone(folder).model.get_input_embeddings().weight.shape[0] == rows
+    tokenizer.add_tokens(["Babe"])
+    tokenizer.save_pretrained(folder)
+    assert f"token {rows + 1} ('Babe') of the tokenizer is none of the model's {rows} embeddings" in message_of(folder)

@@ -20,7 +20,7 @@ from torch import nn
 from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer import finetune
-from recbole_llm.trainer.checkpoint import save_state
+from recbole_llm.trainer.checkpoint import load_state, save_state
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
 from recbole_llm.trainer.schedules import make_schedule, share_of_step
@@ -357,6 +357,34 @@ def test_a_loss_that_is_not_a_number_names_the_learning_rate(tmp_path):
     model.answer_loss = lambda prompts, answers: model.llm.weight.sum() * torch.full((1,), math.nan)
     with refused("learning_rate", "numeric", "learning_rate: the training loss is nan in epoch 1"):
         tuning(model, None).run(tmp_path)
+
+
+def test_a_loss_that_is_not_a_number_names_its_rows_and_the_state_before(tmp_path):
+    """Of ten rows the fourth turns bad in the second epoch; the state of the first stays where the message says."""
+    model, calls = Toy(dropout=0), []
+    whole = model.answer_loss
+
+    def answer_loss(prompts, answers):
+        losses = whole(prompts, answers)
+        calls.append(len(prompts))
+        spoiled = any(prompt is EXAMPLES[3][0] for prompt in prompts) and sum(calls) > len(EXAMPLES)
+        return losses * math.nan if spoiled else losses
+
+    model.answer_loss = answer_loss
+    with refused(
+        "learning_rate", "numeric", r"nan in epoch 2 \(training rows 3\); .*the state of epoch 1 is in "
+    ) as caught:
+        tuning(model, None, micro_batch_tokens=1).run(tmp_path)
+    assert str(tmp_path) in str(caught.value) and load_state(tmp_path).epoch == 1
+
+
+def test_a_gradient_that_is_not_a_number_ends_before_it_spoils_the_weights(tmp_path):
+    model = Toy(dropout=0)
+    model.llm.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = model.llm.weight.detach().clone()
+    with refused("learning_rate", "numeric", "the norm of the gradient is (inf|nan) in epoch 1"):
+        tuning(model, None, clip_grad_norm={"max_norm": 1.0}).run(tmp_path)
+    assert torch.equal(model.llm.weight, before)
 
 
 def test_weights_that_went_astray_in_the_last_step_name_the_learning_rate(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ LAYOUTS: dict[str, Layout] = {
     "table": any_table.find,
 }
 log = logging.getLogger(__name__)
+_LONGEST_NAME = 200  # bytes; file systems take 255, endings included
 
 
 def import_dataset(
@@ -87,16 +89,20 @@ def import_dataset(
     filters = Filters(**{**vars(filters), "repeats": repeats})
     apply_filters(found, filters, titles if has_titles else None, plan.columns.time != ORDER)
     _report(plan, found, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("out", f"cannot make {folder} ({error.strerror}); give another folder", kind="file") from error
     _write(plan, found, titles if has_titles else None, folder, domain or plan.domain, split, command)
     return folder
 
 
 def _free_folder(name: str, out: Path, overwrite: bool) -> Path:
-    if not name or name != Path(name).name or name.startswith("."):
+    is_plain = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
+    if not name or not is_plain or name != Path(name).name or name.startswith("."):
         raise InputError("name", f"'{name}' is no name of a folder; give one without a path, like my-shop")
     folder = out / name
-    if not overwrite and any(folder.glob(f"{name}.*")):
+    if not overwrite and any(folder.glob(f"{glob.escape(name)}.*")):
         message = f"{folder} holds a data set already; give another name, or replace it with --overwrite"
         raise InputError("name", message, kind="conflict")
     return folder
