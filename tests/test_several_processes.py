@@ -31,32 +31,47 @@ FEW = (
 )
 RECOMMENDER = "--recommender_config={epochs: 1, train_batch_size: 64}"
 CLICKS = ("--threshold={'rating': 3}", "--metrics=[AUC,LogLoss]", "--valid_metric=AUC")
-FAST = {"SOFT": ("SOFT", "--distance_rows=7", "--sd_select=nearest")}
+TITLES = ("--grounding=constrained",)
+FAST = {"BIGRec": ("BIGRec", "--lora_dropout=0.1")}
 SLOW = {
-    "BIGRec": ("BIGRec", "--valid_metric=loss"),
-    "iLoRA": ("iLoRA", RECOMMENDER),
-    "DEALRec": ("DEALRec", "--coreset_size=8", RECOMMENDER),
-    "GORACS": ("GORACS", "--coreset_size=8"),
-    "TALLRec": ("TALLRec", *CLICKS),
-    "LLaRA": ("LLaRA", "--candidates=5", RECOMMENDER),
-    "constrained": ("BIGRec", "--grounding=constrained"),
-    "likelihood": ("BIGRec", "--grounding=likelihood"),
-    "trunks": ("BIGRec", "--train_unit=user"),
-    "el2n": ("TALLRec", *CLICKS, "--coreset=el2n", "--coreset_size=8"),
-    "MSL": ("BIGRec", "--objective=msl", "--msl_temperature=adaptive", "--grounding=constrained"),
-    "CFT": ("BIGRec", "--objective=cft"),
-    "DPO": ("BIGRec", "--preference=dpo", "--pref_epochs=1"),
-    "RPO": ("BIGRec", "--preference=rpo", "--pref_epochs=1", "--rpo_prompts=llm"),
-    "full": ("BIGRec", "--adapter=full", "--BIGRec.learning_rate=0.001"),
-    "Pop": ("Pop,BIGRec", "--epochs=0"),
+    "methods": {
+        "SOFT": ("SOFT", "--distance_rows=7", "--sd_select=nearest"),
+        "iLoRA": ("iLoRA", RECOMMENDER),
+        "DEALRec": ("DEALRec", "--coreset_size=8", RECOMMENDER),
+        "GORACS": ("GORACS", "--coreset_size=8"),
+        "TALLRec": ("TALLRec", *CLICKS, "--coreset=el2n", "--coreset_size=8"),
+    },
+    "answers": {
+        "LLaRA": ("LLaRA", "--candidates=5", RECOMMENDER),
+        "constrained": ("BIGRec", *TITLES),
+        "likelihood": ("BIGRec", "--grounding=likelihood", "--valid_metric=loss"),
+        "trunks": ("BIGRec", "--train_unit=user"),
+        "full": ("BIGRec", "--adapter=full", "--BIGRec.learning_rate=0.001"),
+        "Pop": ("Pop,BIGRec", "--epochs=0"),
+    },
+    "losses": {
+        "MSL": ("BIGRec", "--objective=msl", "--msl_temperature=adaptive", *TITLES),
+        "CFT": ("BIGRec", "--objective=cft"),
+        "DPO": ("BIGRec", "--preference=dpo", "--pref_epochs=1"),
+        "RPO": ("BIGRec", "--preference=rpo", "--pref_epochs=1", "--rpo_prompts=llm"),
+    },
+    "models": {
+        "SemID": ("SemID", "--sid_levels=2", "--sid_codes=4", "--num_beams=4"),
+        "TTDS": ("TTDS", "--sid_levels=2", "--sid_codes=4", "--num_beams=4", RECOMMENDER),
+        "Laser": ("Laser", "--laser_fixed_epochs=1", RECOMMENDER),
+        "LLMEmb": ("LLMEmb", "--scft_steps=3", "--scft_batch=8", "--item_text_fields=[class]", RECOMMENDER),
+        "SAR": ("SAR", "--sar_steps=5"),
+        "SOLID": ("SOLID",),
+    },
 }
 COMMANDS = """
-    import json, sys
+    import json, os, sys
     from pathlib import Path
     from recbole_llm.experiment.command import main
     from tests.pictures import drawn_once
     with drawn_once():
-        for words in json.loads(Path(sys.argv[1]).read_text()):
+        for words, variables in json.loads(Path(sys.argv[1]).read_text()):
+            os.environ.update(variables)
             if status := main(words):
                 sys.exit(status)
 """
@@ -113,7 +128,7 @@ class Cases:
             same, anew = (folder / kind / "saved" for kind in ("same", "anew"))
             for saved in (same, anew):
                 (saved / "stages").mkdir(parents=True)
-                commands.append(words_for(models, self.world, saved, *more))
+                commands.append((words_for(models, self.world, saved, *more), {}))
             for stage in (folder / "one" / "saved" / "stages").glob("fine-tune-*"):
                 if stage.is_dir():
                     shutil.copytree(stage, same / "stages" / stage.name)
@@ -165,24 +180,24 @@ def cases_of(request: Any, tmp_path_factory: pytest.TempPathFactory, cases: dict
 
 
 @pytest.fixture(scope="module")
-def soft(request, tmp_path_factory):
+def bigrec(request, tmp_path_factory):
     return cases_of(request, tmp_path_factory, FAST)
 
 
 @pytest.fixture(scope="module")
-def others(request, tmp_path_factory):
-    return cases_of(request, tmp_path_factory, SLOW)
+def group(request, tmp_path_factory):
+    return cases_of(request, tmp_path_factory, SLOW[request.param])
 
 
-def test_two_processes_do_what_one_does(soft):
-    check(soft.done["SOFT"])
+def test_two_processes_do_what_one_does(bigrec):
+    check(bigrec.done["BIGRec"])
 
 
-def test_the_main_process_alone_writes_logs_and_tables(soft):
-    case, (main, other) = soft.done["SOFT"], soft.output
+def test_the_main_process_alone_writes_logs_and_tables(bigrec):
+    case, (main, other) = bigrec.done["BIGRec"], bigrec.output
     assert (other.stdout, other.stderr) == ("", "")
     assert "is trained and evaluated by 2 processes" in main.stderr and "results:" in main.stdout
-    one, two = case.one.folders["SOFT"], case.folder(case.same)
+    one, two = case.one.folders["BIGRec"], case.folder(case.same)
     assert left_in(one) == left_in(two) and len(list(case.same.glob("results-*"))) == 1
 
 
@@ -193,15 +208,59 @@ def left_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_two_processes_do_what_one_does_for_other_methods(name, others):
-    check(others.done[name])
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in SLOW for name in SLOW[group]], indirect=["group"]
+)
+def test_two_processes_do_what_one_does_for_other_methods(group, name):
+    check(group.done[name])
 
 
 @pytest.mark.slow
-def test_recboles_models_are_trained_by_the_main_process_and_the_log_says_so(others):
-    case = others.done["Pop"]
+@pytest.mark.parametrize("group", ["answers"], indirect=True)
+def test_recboles_models_are_trained_by_the_main_process_and_the_log_says_so(group):
+    case = group.done["Pop"]
     (log,) = case.folder(case.same, "Pop").glob("*.log")
     assert "Pop is trained by the main process; the other 1 wait for it" in log.read_text(encoding="utf-8")
     one, two = (folder / "test_ranks.csv" for folder in (case.one.folders["Pop"], case.folder(case.same, "Pop")))
     assert one.read_bytes() == two.read_bytes()
+
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("SOFT", "--distance_rows=7", "--lora_dropout=0.1"), ("BIGRec", "--adapter=full", "--epochs=2")]
+)
+def test_weights_that_are_dealt_out_learn_as_whole_ones(words, world, llama, tmp_path):
+    model, *more = words
+    more = [*FEW, f"--llm_path={llama}", f"--{model}.train_batch_size=8", f"--{model}.learning_rate=0.001", *more]
+    one = run(model, world, tmp_path / "one" / "saved", *more)
+    saved = tmp_path / "two" / "saved"
+    saved.mkdir(parents=True)
+    file = tmp_path / "commands.json"
+    file.write_text(json.dumps([(words_for(model, world, saved, *more), FSDP)]))
+    main, other = together(COMMANDS, file, cwd=tmp_path)
+    assert "which share the LLM's weights in training" in main.stderr and (other.stdout, other.stderr) == ("", "")
+    case = Case(model, one, saved, saved)
+    trained, by_two = (case.files(folder, trained=True) for folder in (one.folders[model].parent, saved))
+    histories = [name for name in trained if name.endswith("history.json")]
+    assert trained.keys() == by_two.keys() and histories
+    for name in histories:
+        check_losses(*(json.loads(file.read_text()) for file in (trained[name], by_two[name])))
+
+
+@pytest.mark.slow
+def test_what_needs_whole_weights_is_refused_where_they_are_dealt_out(world, llama, tmp_path):
+    words = [*FEW, f"--llm_path={llama}", "--objective=cft"]
+    file = tmp_path / "commands.json"
+    file.write_text(json.dumps([(words_for("BIGRec", world, tmp_path / "saved", *words), FSDP)]))
+    (tmp_path / "saved").mkdir()
+    done = together(COMMANDS, file, cwd=tmp_path, status=2)
+    told = [line for one in done for line in one.stderr.splitlines() if line.startswith("recbole-llm: error")]
+    assert len(told) == 1 and "objective: this loss needs the whole LLM in every process" in told[0]
