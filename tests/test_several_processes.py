@@ -47,7 +47,7 @@ SLOW = {
         "likelihood": ("BIGRec", "--grounding=likelihood", "--valid_metric=loss"),
         "trunks": ("BIGRec", "--train_unit=user"),
         "full": ("BIGRec", "--adapter=full", "--BIGRec.learning_rate=0.001"),
-        "Pop": ("Pop,BIGRec", "--epochs=0"),
+        "Pop": ("Pop,SOLID,BIGRec", "--BIGRec.epochs=0"),
     },
     "losses": {
         "MSL": ("BIGRec", "--objective=msl", "--msl_temperature=adaptive", *TITLES),
@@ -58,10 +58,15 @@ SLOW = {
     "models": {
         "SemID": ("SemID", "--sid_levels=2", "--sid_codes=4", "--num_beams=4"),
         "TTDS": ("TTDS", "--sid_levels=2", "--sid_codes=4", "--num_beams=4", RECOMMENDER),
-        "Laser": ("Laser", "--laser_fixed_epochs=1", RECOMMENDER),
+        "Laser": ("Laser", "--laser_fixed_epochs=1", "--laser_experts=2", "--laser_width=16", RECOMMENDER),
         "LLMEmb": ("LLMEmb", "--scft_steps=3", "--scft_batch=8", "--item_text_fields=[class]", RECOMMENDER),
-        "SAR": ("SAR", "--sar_steps=5"),
-        "SOLID": ("SOLID",),
+        "lengths": (
+            "BIGRec",
+            "--history_policy=sar",
+            "--history_lengths=[1,3]",
+            "--history_updates=5",
+            "--history_rows=6",
+        ),
     },
 }
 COMMANDS = """

@@ -76,7 +76,8 @@ def check_known(key: str, known: Iterable[str], where: str, source: str = "") ->
         InputError: with the nearest known names.
     """
     if key in PROCESS_KEYS:
-        raise InputError(f"{source}{key}: a run is one process; leave it out", kind="conflict", about=key)
+        message = "RecBole's own processes are not used; start several by accelerate launch or torchrun"
+        raise InputError(f"{source}{key}: {message}", kind="conflict", about=key)
     known = set(known)
     if key not in known:
         hint = suggestion(key, known, "; the property files and docs/configuration.md list all of them")

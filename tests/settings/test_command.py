@@ -162,7 +162,7 @@ def test_later_places_win(tmp_path):
         (["--lora_rr=4"], "lora_rr", "unknown", "--lora_rr is not a setting of Pop or BIGRec; did you mean lora_r"),
         (["--Pop.lora_r=4"], "lora_r", "unknown", "--Pop.lora_r is not a setting of Pop"),
         (["--BIGRec.epoch=4"], "epoch", "unknown", "--BIGRec.epoch is not a setting of BIGRec; did you mean epochs"),
-        (["--nproc=2"], "nproc", "conflict", "nproc: a run is one process"),
+        (["--nproc=2"], "nproc", "conflict", "nproc: RecBole's own processes are not used"),
     ],
 )
 def test_a_key_that_no_model_knows_is_refused(words, key, kind, message):

@@ -268,7 +268,7 @@ def test_the_validation_metric_is_one_that_is_computed(settings, metric):
             "unknown",
         ),
         ({"llm_recommender": "Other"}, "llm_recommender: 'Other' is for presets", "llm_recommender", "conflict"),
-        ({"local_rank": 1}, "local_rank: a run is one process", "local_rank", "conflict"),
+        ({"local_rank": 1}, "local_rank: RecBole's own processes are not used", "local_rank", "conflict"),
         ({"SASRec.epochs": 1}, "SASRec.epochs: no model named 'SASRec' is run", "model", "unknown"),
         ({"config_files": "a.yaml", "epoch": 1}, "epoch is not a setting", "epoch", "unknown"),
     ],
