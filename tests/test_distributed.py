@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 
 import pytest
+from accelerate import DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import FullyShardedDataParallelPlugin
 
 from recbole_llm import distributed
 from recbole_llm.distributed import Process, alone, check_launch, launched, on_main, process, refuse_several
+from recbole_llm.property_files import find_properties
 from tests.processes import fresh_python, together
 from tests.refusals import refused
 
@@ -81,6 +87,24 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with refused("nproc_per_node", "environment", "4 processes on a machine with 2 GPUs; give --nproc_per_node=2"):
         distributed.check_devices()
+
+
+@pytest.mark.parametrize("file", sorted((find_properties() / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_takes_our_configs_as_they_are_meant(file):
+    config = load_config_from_file(str(file))  # refuses keys that it does not know
+    is_fsdp = config.distributed_type == DistributedType.FSDP
+    assert is_fsdp is ("fsdp" in file.stem) and (config.mixed_precision, config.use_cpu) == ("no", False)
+    assert config.num_processes == int(re.match(r"\d+", file.stem)[0])
+    if is_fsdp:
+        known = {field.name for field in fields(FullyShardedDataParallelPlugin)} | {"version", "offload_params"}
+        assert {key.removeprefix("fsdp_") for key in config.fsdp_config} <= known
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+def test_deepspeed_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with refused("use_deepspeed", "conflict", "give --use_fsdp"):
+        check_launch()
 
 
 # ----------------------------------------------------------------------------------------------------- two processes

@@ -9,7 +9,8 @@ from recbole_llm.settings.declarations import classic_keys, llm_keys, model_keys
 from recbole_llm.settings.schema import check_known, check_value
 from tests.refusals import refused
 
-OUR_FILES = sorted(file for file in find_properties().rglob("*.yaml") if file.parent.name != "prompt")
+OTHERS = ("prompt", "accelerate")  # folders of files that hold no settings
+OUR_FILES = sorted(file for file in find_properties().rglob("*.yaml") if file.parent.name not in OTHERS)
 SETTING_FILES = [file for file in OUR_FILES if file.name != "recbole_keys.yaml"]
 
 
