@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
-from tqdm import tqdm
 
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
@@ -25,6 +24,7 @@ from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.evaluation.spread import answer_spread
 from recbole_llm.grounding.rank_metrics import RANK_METRICS, ndcg_at
 from recbole_llm.grounding.ranking import Ranking
+from recbole_llm.progress import Bar
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -208,7 +208,7 @@ def _rank_by_model(trainer: Trainer, loader: AbstractDataLoader, show_progress: 
     """RecBole's metrics of the model's own ranking of each row."""
     model, collector, config = trainer.model, trainer.eval_collector, trainer.config
     model.eval()
-    for batch, *_ in tqdm(loader, desc="evaluate", disable=not show_progress):
+    for batch, *_ in Bar(loader, desc="evaluate", disable=not show_progress):
         ranking = model.rank(batch.to(model.device), collector.depth)
         users, targets = batch[config["USER_ID_FIELD"]].cpu(), batch[config["ITEM_ID_FIELD"]].cpu()
         collector.collect_ranking(users, targets, *_as_tensors(ranking))

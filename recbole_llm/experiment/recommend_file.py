@@ -59,11 +59,11 @@ def write_recommendations(
     digest = hash_json([facts, list(asked)])
     done, size = _progress(part, note, digest)
     already = done
-    from tqdm import tqdm
+    from recbole_llm.progress import Bar
 
     with (
         part.open("r+b" if done else "wb") as file,
-        tqdm(total=len(asked), initial=done, disable=not show_progress) as bar,
+        Bar(total=len(asked), initial=done, disable=not show_progress) as bar,
     ):
         file.truncate(size)
         file.seek(size)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.titles import TitleGrounding
@@ -17,6 +16,7 @@ from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.constrained import Assistant
 from recbole_llm.llm.likelihood import Way, choose_way, title_likelihoods
 from recbole_llm.llm.trie import TitleTrie
+from recbole_llm.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class LikelihoodGrounding(TitleGrounding):
         scores = np.full(rows.candidates.shape, -np.inf)
         prompted = rows.prompted
         options = self._options(rows.take(prompted)) if len(prompted) else {}
-        bar = tqdm(prompted, desc="score candidates", unit="row", disable=not self.config["show_progress"])
+        bar = Bar(prompted, desc="score candidates", unit="row", disable=not self.config["show_progress"])
         prompts = rows.prompt_ids
         way = self._way(rows.candidates.shape[1], options.get("row_inputs"))
         for index, row in enumerate(bar):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.distributed import process
@@ -20,6 +19,7 @@ from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.parts import input_embedding, unwrapped
 from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.modes import evaluating
+from recbole_llm.progress import Bar
 
 POOLINGS = ("last", "mean")
 _SHOWN = 80  # characters of a text in a message
@@ -163,7 +163,7 @@ def encode_in_batches(
     vectors = np.empty((len(distinct), width), dtype=np.float32)
     batches = length_batches([len(ids) for ids in token_ids], max_batch_tokens)
     own = process().own(batches)
-    bar = tqdm(total=sum(map(len, own)), desc="embed", unit="text", disable=not progress)
+    bar = Bar(total=sum(map(len, own)), desc="embed", unit="text", disable=not progress)
     with bar, torch.no_grad():
         for batch in own:
             vectors[batch] = pool([token_ids[i] for i in batch]).cpu().numpy()

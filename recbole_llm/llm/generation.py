@@ -20,7 +20,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import LogitsProcessorList
 
 from recbole_llm.distributed import process
@@ -29,6 +28,7 @@ from recbole_llm.llm.beam_passes import Passes, choose_passes
 from recbole_llm.llm.beam_state import Extensions, Live, largest
 from recbole_llm.llm.rows import length_batches
 from recbole_llm.modes import evaluating
+from recbole_llm.progress import Bar
 
 
 @dataclass
@@ -138,7 +138,7 @@ def beam_search(
     costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
     answers: dict[int, Generation] = {}
     batches = process().own(length_batches(costs, max_batch_tokens))
-    bar = tqdm(total=sum(map(len, batches)), desc="generate", unit="prompt", disable=not progress)
+    bar = Bar(total=sum(map(len, batches)), desc="generate", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         start = choose_passes(model, prompts, pad_token_id, max_new_tokens, share_prefix, row_inputs)
         for batch in batches:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.adapter.base import Adapter
@@ -28,6 +27,7 @@ from recbole_llm.llm.parts import input_embedding, unwrapped
 from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.llm.vector_settings import INFONCE, ItemVectorSettings
 from recbole_llm.modes import evaluating
+from recbole_llm.progress import Bar
 from recbole_llm.stages import stage_seed, write_json
 
 SAVED_EVERY = 50  # steps: what a killed tuning loses at most
@@ -71,7 +71,7 @@ class ItemReader:
         """
         token_ids = self._encode(items)
         found = np.empty((len(items), input_embedding(self.model).embedding_dim), dtype=np.float32)
-        bar = tqdm(total=len(items), desc="embed", unit="item", disable=not progress)
+        bar = Bar(total=len(items), desc="embed", unit="item", disable=not progress)
         with bar, evaluating(self.model), torch.no_grad():
             for batch in length_batches([len(ids) for ids in token_ids], self.max_batch_tokens):
                 found[batch] = self._pool([token_ids[item] for item in batch]).cpu().numpy()
@@ -128,7 +128,7 @@ class ContrastiveTuning:
         settings, model = self.reader.settings, self.reader.model
         model.train()
         steps = range(len(self.losses), settings.steps)
-        for step in tqdm(steps, desc="Contrast", ncols=100, disable=not self.progress):
+        for step in Bar(steps, desc="Contrast", ncols=100, disable=not self.progress):
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (1 - step / settings.steps)
             torch.manual_seed(stage_seed(self.seed, "contrast", step))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError, NonFiniteError
@@ -28,6 +27,7 @@ from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.title_walk import RowWalk, TreeWalk
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.modes import evaluating
+from recbole_llm.progress import Bar
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -104,7 +104,7 @@ def title_likelihoods(
         walk = RowWalk(model, trie, pad_token_id, max_batch_tokens)
         costs = [max_batch_tokens] * len(prompts)  # one by one: a prompt's titles fill several batches
     scores = torch.empty(len(prompts), trie.n_items, dtype=torch.float64, device=walk.device)
-    bar = tqdm(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
+    bar = Bar(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         batches = length_batches(costs, max_batch_tokens)
         for batch in process().own(batches):

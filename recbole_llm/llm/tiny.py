@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.llm.tiny_corpus import Document, PromptMaker, document_rounds, reading_prompts
+from recbole_llm.progress import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
     model.train()
     started, n_tokens, running = time.perf_counter(), 0, None
-    with tqdm(total=config.steps, desc="tiny LLM", unit="step", disable=not progress) as bar:
+    with Bar(total=config.steps, desc="tiny LLM", unit="step", disable=not progress) as bar:
         for _, (token_ids, labels) in zip(range(config.steps), batches, strict=False):
             loss = _next_token_loss(model, token_ids.to(model.device), labels.to(model.device))
             loss.backward()

@@ -13,7 +13,6 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 from recbole_llm.adapter import Adapter, AdapterWithModules, FrozenAdapter
 from recbole_llm.errors import InputError
@@ -26,6 +25,7 @@ from recbole_llm.llm.parts import input_embedding
 from recbole_llm.llm.rows import length_batches
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
+from recbole_llm.progress import Bar
 from recbole_llm.prompt import Example, PromptEncoder
 from recbole_llm.prompt.settings import PromptSettings
 from recbole_llm.prompt.summary import SummaryPromptEncoder
@@ -147,7 +147,7 @@ class Laser(LLMRecommender):
     def _batches(self, rows: Sequence[tuple[Any, Sequence[int]]], progress: bool) -> Iterator[list[int]]:
         """Rows that share a forward pass, in eval mode."""
         lengths = [len(prompt) + self._longest_answer() for _, prompt in rows]
-        bar = tqdm(total=len(rows), desc="encode", unit="row", disable=not progress)
+        bar = Bar(total=len(rows), desc="encode", unit="row", disable=not progress)
         with bar, evaluating(self.llm), evaluating(self.bi_tuning):
             for batch in length_batches(lengths, self.generation.generation_batch_tokens):
                 yield batch

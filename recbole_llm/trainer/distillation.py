@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from tqdm import tqdm
 
 from recbole_llm.curriculum import mean_distance
 from recbole_llm.distributed import on_main, process
@@ -20,6 +19,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.progress import Bar
 from recbole_llm.settings.stage_checks import check_readable
 from recbole_llm.stages import write_json
 
@@ -56,7 +56,7 @@ def distil(
     done = on_main(lambda: _whole_chunks(file))
     starts = range(done, len(examples), CHUNK)
     with open(file if process().is_main else os.devnull, "a", encoding="utf-8") as stream:
-        for start in tqdm(starts, desc="Distil", unit="chunk", ncols=100, disable=not progress):
+        for start in Bar(starts, desc="Distil", unit="chunk", ncols=100, disable=not progress):
             part = torch.arange(start, min(start + CHUNK, len(examples)))
             for row, text in zip(part.tolist(), _answers(model, rows[part], select), strict=True):
                 stream.write(json.dumps({"row": row_hash(examples[row]), "answer": text}, ensure_ascii=False) + "\n")

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
+from recbole_llm.progress import Bar
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
@@ -240,7 +240,7 @@ class FineTuning:
         counted = np.zeros(len(weights))  # steps with an answer of each kind
         title = f"Train {self.epoch}/{self.settings.epochs}"
         with self.shards.in_use() if self.shards is not None else nullcontext():
-            for done, rows in enumerate(bar := tqdm(steps, desc=title, ncols=100, disable=not self.progress), start=1):
+            for done, rows in enumerate(bar := Bar(steps, desc=title, ncols=100, disable=not self.progress), start=1):
                 n_steps = self.settings.epochs * len(steps)
                 step = (self.epoch - 1) * len(steps) + done - 1
                 drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from tqdm import tqdm
 
 from recbole_llm.coreset.checks import share_of
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.progress import Bar
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import TeachingSettings
 from recbole_llm.stages import Stage, stage_seed
@@ -74,7 +74,7 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
         columns = (model.ITEM_SEQ, model.ITEM_SEQ_LEN)  # no target: it is not to be ranked
         starts = range(0, len(chosen), CHUNK)
         parts = []
-        for start in tqdm(starts, desc="Teach", unit="chunk", ncols=100, disable=not model.show_progress):
+        for start in Bar(starts, desc="Teach", unit="chunk", ncols=100, disable=not model.show_progress):
             file = folder / f"part-{start:08d}.npy"
             if not file.is_file():
                 part = feat[torch.from_numpy(chosen[start : start + CHUNK])]

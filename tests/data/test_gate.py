@@ -20,7 +20,7 @@ from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs
 from recbole_llm.settings.config import Config
 from tests.data.plain import Judged, World, before_the_split, in_time, judged_by_hand, make
-from tests.processes import fresh_python
+from tests.processes import forked_python
 from tests.refusals import refused
 from tests.worlds import make_world, side_file_settings
 
@@ -135,7 +135,7 @@ def test_recboles_own_tensors_stay_bit_equal_on_a_file_in_order_of_time(tmp_path
     times = 1_700_000_000 + np.cumsum(rng.integers(0, 20, 400))  # nearer than single precision tells apart
     lines += [f"u{rng.integers(20)}\ti{rng.integers(30)}\t{rng.integers(1, 6)}\t{time}" for time in times]
     (folder / "sorted.inter").write_text("\n".join(lines) + "\n")
-    fresh_python(tmp_path, "sorted", tmp_path, code=RECBOLE_ALONE)
+    forked_python(RECBOLE_ALONE, tmp_path, "sorted", tmp_path)
     inter = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
     classes = {"SASRec": recbole_datasets.SequentialDataset, "DIEN": recbole_datasets.DIENDataset, "Pop": Dataset}
     for model in ("SASRec", "DIEN", "Pop"):

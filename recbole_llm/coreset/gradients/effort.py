@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from recbole_llm.coreset.gradients.norms import GradientNorms
 from recbole_llm.errors import InputError
+from recbole_llm.progress import Bar
 
 EFFORT_WEIGHTS = ("all", "last", "reference")
 
@@ -43,7 +43,7 @@ def effort_scores(
         [5.0, 1.0]
     """
     norms = GradientNorms(model, parameters)
-    bar = tqdm(batches, "effort", leave=False, disable=not progress)
+    bar = Bar(batches, "effort", leave=False, disable=not progress)
     found = [norms(partial(losses, model, batch)).cpu() for batch in bar]
     return torch.cat(found).numpy() if found else np.zeros(0)
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_llm.coreset.checks import check_losses
 from recbole_llm.coreset.influence.derivative import (
@@ -20,6 +19,7 @@ from recbole_llm.coreset.influence.derivative import (
 )
 from recbole_llm.coreset.influence.losses import Losses
 from recbole_llm.errors import InputError
+from recbole_llm.progress import Bar
 
 
 class MeanLoss:
@@ -135,5 +135,5 @@ class MeanLoss:
         return total / n_rows
 
     def _bar(self, batches: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(batches, "influence", leave=False, disable=not self.progress)
+        bar: Iterable[Any] = Bar(batches, "influence", leave=False, disable=not self.progress)
         return bar

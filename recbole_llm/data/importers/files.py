@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from tqdm import tqdm
-
 from recbole_llm.errors import InputError
+from recbole_llm.progress import Bar
 
 _STEP = 50_000  # lines between two steps of the progress bar
 _GZIP_MARK = b"\x1f\x8b"
 
 
 @contextmanager
-def opened(file: Path, progress: bool = False) -> Iterator[tuple[IO[bytes], tqdm]]:
+def opened(file: Path, progress: bool = False) -> Iterator[tuple[IO[bytes], Bar]]:
     """A file, unpacked if it is gzipped, and a progress bar over the bytes on disk, shown on a terminal only.
 
     Raises:
@@ -31,7 +30,7 @@ def opened(file: Path, progress: bool = False) -> Iterator[tuple[IO[bytes], tqdm
     except OSError as error:
         raise InputError("", f"cannot read {file}: {error.strerror}", kind="file") from error
     size = os.fstat(raw.fileno()).st_size
-    with raw, tqdm(total=size, desc=file.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    with raw, Bar(total=size, desc=file.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         gzipped = raw.peek(2)[:2] == _GZIP_MARK
         bar.offset = raw.tell
         try:

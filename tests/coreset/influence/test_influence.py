@@ -335,10 +335,9 @@ def test_lissa_tells_its_residual_and_warns_where_it_has_not_converged(caplog):
     with caplog.at_level(logging.WARNING):
         assert row_influence(loss, method="lissa", damping_ratio=0.01).residual < 1e-6
         assert not caplog.text
-        for ratio in (1e-4, 0.0):
-            found = row_influence(loss, method="lissa", damping_ratio=ratio)
-            assert found.steps == 5000 and found.residual > 0.01
-    assert caplog.text.count("LiSSA stopped after 5000 steps at a relative residual") == 2
+        found = row_influence(loss, method="lissa", damping_ratio=0.0)
+        assert found.steps == 5000 and found.residual > 0.01
+    assert caplog.text.count("LiSSA stopped after 5000 steps at a relative residual") == 1
     rows = MeanLoss(
         losses, torch.zeros(20, **DOUBLE), [slice(None)], sample=lambda step: slice(step % 30, step % 30 + 1)
     )
