@@ -156,6 +156,17 @@ def test_candidates_of_a_prompt_are_its_wrong_answers(tuned, stages):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("preference", "kind"), [("dpo", "raw"), ("sdpo", "grounded"), ("rpo", "grounded")])
+def test_own_answers_are_wrong_ones_without_rounds_too(preference, kind, tuned, stages):
+    words = (f"--preference={preference}", "--pref_negatives=self_generated", f"--self_negative={kind}", ALL_ROWS)
+    finished = tuned(*words, "--rpo_prompts=none")
+    used = finished.json("BIGRec", "stages.json")
+    wrong = np.load(stages / "stages" / used["answers"] / "values.npy")
+    assert wrong.shape == (24, 1) and (wrong > 0).any() is np.bool_(kind == "grounded")
+    assert finished.json("BIGRec", "history.json")[0]["train_loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.slow
 def test_rounds_against_texts_as_they_are(tuned, stages):
     finished = tuned("--preference=sprec", "--self_negative=raw", "--pref_rounds=1", "--pref_round_rows=8")
     folder = stages / "stages" / finished.json("BIGRec", "stages.json")["answers-1"]

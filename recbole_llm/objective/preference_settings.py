@@ -10,7 +10,7 @@ from recbole_llm.errors import InputError
 
 BETAS = {"sdpo": 1.0}  # what the authors' script has; 0.1 elsewhere
 N_NEGATIVES = {"sdpo": 3, "dmpo": 3}
-SELF_PLAY = "sprec"
+SELF_PLAY, SELF_GENERATED = "sprec", "self_generated"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class PreferenceSettings(Declared):
                 "popular": "by training count",
                 "similar": "titles nearest to the target's",
                 "in_prompt": "others of the prompt's candidates",
+                SELF_GENERATED: "the model's own answer, as always with sprec",
             },
-            note="sprec's are the model's own",
             key="pref_negatives",
         ),
     ] = "random"
@@ -78,7 +78,7 @@ class PreferenceSettings(Declared):
         Setting(
             "what of the model's own answer is wrong",
             choices={"grounded": "the title nearest to it", "raw": "its text as it is"},
-            scope="sprec",
+            scope="sprec and pref_negatives=self_generated",
             key="self_negative",
         ),
     ] = "grounded"
@@ -126,7 +126,12 @@ class PreferenceSettings(Declared):
     @property
     def n_negatives(self) -> int:
         """Wrong answers of a row."""
-        return self.n_neg or N_NEGATIVES.get(self.preference, 1)
+        return 1 if self.are_own else self.n_neg or N_NEGATIVES.get(self.preference, 1)
+
+    @property
+    def are_own(self) -> bool:
+        """Whether they are the model's own answers, of which there is one."""
+        return SELF_PLAY == self.preference or self.negatives == SELF_GENERATED
 
     @property
     def n_draws(self) -> int:
@@ -180,6 +185,8 @@ def check_preference(model: str, has_answers: bool, settings: Settings, has_vali
             "preference", "sprec's wrong answers are titles of the catalogue; leave candidates out", kind="conflict"
         )
     _check_negatives(value, settings)
+    if value != SELF_PLAY and settings["pref_negatives"] == SELF_GENERATED:
+        _check_self_generated(value, settings)
 
 
 def _check_negatives(value: str, settings: Settings) -> None:
@@ -195,6 +202,28 @@ def _check_negatives(value: str, settings: Settings) -> None:
             "in_prompt takes the other titles that a prompt lists, and prompts list none; set candidates",
             kind="conflict",
         )
-    if settings["negatives_resample"] and (value == SELF_PLAY or kind == "similar"):
-        what = "sprec's are the model's own" if value == SELF_PLAY else "similar ones are the nearest, not drawn"
+    if settings["negatives_resample"] and (value == SELF_PLAY or kind in ("similar", SELF_GENERATED)):
+        own = "sprec's are the model's own" if value == SELF_PLAY else "the model answers once, before the stage"
+        what = "similar ones are the nearest, not drawn" if kind == "similar" else own
         raise InputError("negatives_resample", f"{what}; leave negatives_resample out", kind="conflict")
+
+
+def _check_self_generated(value: str, settings: Settings) -> None:
+    """Refuse what does not go with one wrong answer of the model's own.
+
+    Raises:
+        InputError: which setting.
+    """
+    if settings["n_neg"] not in (None, 1):
+        raise InputError("n_neg", "self_generated is one answer, the model's own; leave n_neg out", kind="conflict")
+    if settings["candidates"]:
+        raise InputError(
+            "pref_negatives", "self_generated answers are of the whole catalogue; leave candidates out", kind="conflict"
+        )
+    if value == "rpo" and settings["self_negative"] == "raw":
+        raise InputError(
+            "self_negative",
+            "rpo sets a wrong answer against other rows, for which a text that may be no title cannot be told apart; "
+            "give grounded",
+            kind="conflict",
+        )

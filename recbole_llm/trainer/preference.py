@@ -14,7 +14,7 @@ from recbole_llm.registry import find_choice
 from recbole_llm.trainer.negatives import WrongAnswers, contrasts_across, draw_negatives, known_items
 from recbole_llm.trainer.preference_loss import Opposites
 from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage, Start
-from recbole_llm.trainer.self_play import self_play
+from recbole_llm.trainer.self_play import OwnAnswersStage, self_play
 from recbole_llm.trainer.tuning import Tuning, TuningResult
 
 
@@ -34,11 +34,22 @@ def prefer(tuning: Tuning, tuned: TuningResult | None) -> list[TuningResult]:
         return self_play(tuning, start, settings)
     model = cast(BIGRec, tuning.model)
     known = known_items(model, tuning.rows, settings.mask_user_train)
-    kind, count = settings.negatives, settings.n_negatives
-    drawn = [draw_negatives(model, tuning.rows, kind, count, known, draw) for draw in range(settings.n_draws)]
-    own = Preference(tuning, tuning.rows, start, WrongAnswers(np.concatenate(drawn, axis=1)), settings)
+    own = Preference(tuning, tuning.rows, start, _wrong_answers(tuning, start, settings, known), settings)
     draws = _opposites(own, model.stages.run(ReferenceStage(own)), known)
     return [model.stages.run(PreferenceStage(own, beta, draws)) for beta in settings.betas]
+
+
+def _wrong_answers(
+    tuning: Tuning, start: Start, settings: PreferenceSettings, known: Sequence[Sequence[int]]
+) -> WrongAnswers:
+    """Those of all draws, side by side; or the one that the model itself answers before the stage."""
+    model, rows = cast(BIGRec, tuning.model), tuning.rows
+    if settings.are_own:
+        every = np.arange(len(rows.examples))
+        return model.stages.run(OwnAnswersStage(tuning, rows, start, every, settings, "answers"))
+    kind, count = settings.negatives, settings.n_negatives
+    drawn = [draw_negatives(model, rows, kind, count, known, draw) for draw in range(settings.n_draws)]
+    return WrongAnswers(np.concatenate(drawn, axis=1))
 
 
 def _opposites(own: Preference, reference: np.ndarray, known: Sequence[Sequence[int]]) -> list[Opposites]:

@@ -30,11 +30,11 @@ TEXTS = "texts.json"
 
 
 class OwnAnswersStage(Stage[WrongAnswers]):
-    """What the model itself answers, greedily, to the rows of a round: its wrong answers.
+    """What the model itself answers, greedily, to some rows: its wrong answers.
 
     Args:
         tuning: model and config.
-        rows: of the round.
+        rows: that are answered.
         start: the weights that answer.
         drawn: int64, which training rows they are.
         settings: of the axis.
