@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK = 2**20  # bytes of a file in memory at once
 
@@ -25,6 +30,18 @@ def hash_arrays(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ravel(array).data)
+    return digest.hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Of the names, types and values of tensors, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {values.dtype} {len(values)}\n".encode())
+        digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

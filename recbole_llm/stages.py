@@ -26,6 +26,7 @@ from recbole_llm.disk import explained
 from recbole_llm.distributed import alone, hear, process, tell
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_file
+from recbole_llm.kept import Facts, KeptRows
 from recbole_llm.locks import OwnedLock
 
 Result = TypeVar("Result")
@@ -113,6 +114,7 @@ class StageStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._rows: Path | None = None
         self.used: dict[str, str] = {}
         self.reused: list[str] = []
 
@@ -153,7 +155,7 @@ class StageStore:
         ours = self.used.get(stage) == folder.name
         self.used[stage] = folder.name
         if not process().is_main:
-            return _follow(folder, compute)
+            return _follow(folder, self._keeping(compute))
         with _leading(folder, compute, joint) as leading:
             return self._get(stage, folder, ours, facts, leading, resumable, format_number)
 
@@ -205,7 +207,7 @@ class StageStore:
             self.reused.append(stage)
         if _refusal(partial, format_number):  # else all that was missing is the name
             started = time.perf_counter()
-            compute(partial)
+            self._keeping(compute)(partial)
             files = {path.relative_to(partial).as_posix(): hash_file(path) for path in _files(partial)}
             seconds = round(time.perf_counter() - started, 3)
             record = {"stage": stage, "format": format_number, "versions": writers(), "seconds": seconds}
@@ -213,6 +215,58 @@ class StageStore:
         os.replace(partial, folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         log.info("Stage %s: computed in %.1f s, kept in %s", stage, _seconds(folder), folder)
+
+    # ---- finished rows of what is not finished
+
+    def keep(self, name: str, facts: Facts) -> KeptRows:
+        """What finished rows are kept in: in the stage that is computed, or in what :meth:`unfinished` names."""
+        return KeptRows(self._rows, name, facts)
+
+    def _keeping(self, compute: Callable[[Path], None]) -> Callable[[Path], None]:
+        """What computes a stage and keeps finished rows in its folder."""
+
+        def keeping(partial: Path) -> None:
+            with self._keeping_in(partial / UNFINISHED):
+                compute(partial)
+
+        return keeping
+
+    @contextmanager
+    def _keeping_in(self, folder: Path | None) -> Iterator[None]:
+        before, self._rows = self._rows, folder
+        try:
+            yield
+        finally:
+            self._rows = before
+
+    @contextmanager
+    def unfinished(self, facts: Mapping[str, Any]) -> Iterator[None]:
+        """A context whose computations outside stages keep their finished rows until it ends without an error.
+
+        Where another process is at the same at this time, it keeps them, and here nothing is kept.
+
+        Args:
+            facts: what tells the whole of it from others, as plain data: the settings of a run.
+        """
+        folder = self.root / f".rows-{fingerprint(facts)}"
+        lock = OwnedLock(self.root / f"{folder.name}.lock", f"Rows {folder.name}")
+        is_ours = process().from_main(process().is_main and self._take(lock))
+        try:
+            with self._keeping_in(folder if is_ours else None):
+                yield
+            if is_ours and process().is_main:
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    def _take(self, lock: OwnedLock) -> bool:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return lock.take()
+        except OSError as error:  # a folder that is read only still serves
+            log.info("Finished rows are not kept: %s", error)
+            return False
 
 
 @contextmanager

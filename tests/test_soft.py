@@ -476,7 +476,7 @@ def plant(place: str, stop: Callable[[], None], patch: Callable[[Any, str, Any],
 
     def save_and_stop(folder: Path, state: Any) -> None:
         save(folder, state)
-        if folder.name.startswith("fine-tune" if place == "fine-tune" else "curriculum"):
+        if folder.parent.name.startswith("fine-tune" if place == "fine-tune" else "curriculum"):
             stop()
 
     def answer_or_stop(*arguments: Any) -> list[str]:

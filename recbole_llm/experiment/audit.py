@@ -124,6 +124,7 @@ def _known_titles(model: LLMRecommender) -> Finding:
         pad_token_id=model.backbone.pad_token_id,
         num_beams=1,
         max_new_tokens=max((len(tokens) for tokens in titles), default=1),
+        keep=model.keep,
     )
     whole = [
         answer.token_ids[: len(tokens) - 1 - half] == tokens[half:-1]

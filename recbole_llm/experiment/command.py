@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
+from typing import NoReturn
 
 from recbole_llm.distributed import OtherProcessEnded, check_launch, is_first_to_fail, launched, refuse_several
 from recbole_llm.errors import InputError
@@ -27,6 +32,27 @@ VERBS = {
 }
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, as clusters do before they kill."""
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """A context that SIGTERM ends as Ctrl-C does; in a thread beside the main one, signals are none of its business."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one table of all models, do what a verb says, or print one line of error.
 
@@ -34,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words of the command line without the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0, 2 for a mistake in the input, 130 where it was stopped from the keyboard, 141 where nobody reads
-        what is printed any more.
+        Exit status: 0, 2 for a mistake in the input, 130 where it was stopped from the keyboard, 143 by SIGTERM, 141
+        where nobody reads what is printed any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -70,17 +96,17 @@ def _main(words: list[str]) -> int:
         transformers_logging.disable_progress_bar()
         if quiet:
             command.shared["show_progress"] = False
-        with console_log(quiet):
+        with console_log(quiet), ended_by_sigterm():
             table, folder = run_models(command, words)
     except InputError as error:
         if is_first_to_fail():
             print(f"recbole-llm: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         again = shlex.join(["recbole-llm", *words])
         if launched().is_main:
             print(f"\nrecbole-llm: stopped; what is finished is kept. To go on: {again}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
     except OtherProcessEnded:
         if is_first_to_fail():
             told = f"another of the {launched().count} processes has ended without a word, perhaps for lack of memory"

@@ -20,7 +20,7 @@ NO_EFFECT = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "callbacks callback_project "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec "
-    "eval_batch_size loss_decimal_place micro_batch_tokens generation_batch_tokens".split()
+    "eval_batch_size loss_decimal_place micro_batch_tokens generation_batch_tokens checkpoint_minutes".split()
 )
 log = logging.getLogger(__name__)
 

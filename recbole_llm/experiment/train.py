@@ -21,6 +21,7 @@ from recbole_llm.experiment.length_curve import write_length_curve
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
+from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
@@ -133,6 +134,21 @@ def train_llm(
     model = build_llm(config, rows)
     protocol.prepare(rows, model)
     log.info(model)
+    with model.stages.unfinished(config.settings()):
+        return _fit_and_evaluate(config, rows, folder, protocol, model, with_test, on_score, callbacks)
+
+
+def _fit_and_evaluate(
+    config: Config,
+    rows: Rows,
+    folder: RunFolder,
+    protocol: Protocol,
+    model: LLMRecommender,
+    with_test: bool,
+    on_score: OnScore | None,
+    callbacks: Callbacks | None,
+) -> tuple[Any, Stages]:
+    """See :func:`train_llm`."""
     trainer = cast(type[LLMTrainer], load_class(model.trainer))(config, model)
     if callbacks:
         trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)

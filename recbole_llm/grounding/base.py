@@ -14,6 +14,7 @@ from recbole_llm.arrays import Array
 from recbole_llm.declare import Settings
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.grounding.settings import GroundingSettings
+from recbole_llm.kept import Facts, KeptRows
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.settings import GenerationSettings
@@ -108,6 +109,9 @@ class Answerer(Protocol):
     @property
     def item_embeddings(self) -> np.ndarray:
         """float32 ``[items, d]``: embeddings of the titles by the untuned LLM; zeros where an item has none."""
+
+    def keep(self, name: str, facts: Facts) -> KeptRows:
+        """What finished rows of a computation by the weights as they stand are kept in."""
 
     def response(self, item: int) -> list[int]:
         """Token ids of the answer that names an item, its end included."""

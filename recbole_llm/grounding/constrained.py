@@ -45,6 +45,7 @@ class ConstrainedGrounding(TitleGrounding):
             self.trie,
             num_beams=self.generation.num_beams,
             progress=self.config["show_progress"],
+            keep=self.model.keep,
             **self._options(rows),
         )
 

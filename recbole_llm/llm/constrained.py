@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from recbole_llm.errors import InputError
+from recbole_llm.hashing import hash_arrays, hash_tensors
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.parts import input_embedding
 from recbole_llm.llm.trie import PrefixIndex, TitleTrie
@@ -237,6 +238,7 @@ class TitleConstraint(LogitsProcessor):  # type: ignore[misc]  # transformers de
         device: str | torch.device = "cpu",
     ) -> None:
         self.trie, self.renormalize, self.n_prompt_tokens = trie, renormalize, n_prompt_tokens
+        self._assistant = assistant
         self._index = PrefixIndex(trie, device)
         n_children = torch.from_numpy(trie.n_children)
         # Whoever has ended, or left the trie, may only end: one more slice, holding EOS.
@@ -267,6 +269,16 @@ class TitleConstraint(LogitsProcessor):  # type: ignore[misc]  # transformers de
             values = values - values.masked_fill(repeated, -math.inf).logsumexp(dim=1, keepdim=True)
         # Behind a row's last allowed token that token is repeated, with the same value.
         return torch.full_like(scores, -math.inf).scatter_(1, tokens, values)
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`~recbole_llm.llm.generation.TokenConstraint`."""
+        trie, own = self.trie, self._assistant
+        opinion = None if own is None else [own.lm_weight, hash_tensors({"scores": own.item_scores})]
+        return {
+            "titles": hash_arrays(trie.tokens, trie.parents, trie.title_of_item),
+            "renormalize": self.renormalize,
+            "assistant": opinion,
+        }
 
     def candidates(self, generated: Tensor, logits: Tensor, prompts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores of the allowed tokens after each row.

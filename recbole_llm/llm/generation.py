@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from transformers import LogitsProcessorList
 
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError, NonFiniteError
+from recbole_llm.hashing import hash_tensors
+from recbole_llm.kept import Keep, KeptRows, keep_nothing
 from recbole_llm.llm.beam_passes import Passes, choose_passes
 from recbole_llm.llm.beam_state import Extensions, Live, largest
 from recbole_llm.llm.rows import length_batches
@@ -48,6 +50,11 @@ class Generation:
     finished: bool
     beams: list[Generation] = field(default_factory=list)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Generation:
+        """Of what :func:`dataclasses.asdict` gave."""
+        return cls(**{**values, "beams": [cls.from_dict(beam) for beam in values["beams"]]})
+
 
 class TokenConstraint(Protocol):
     """Decides which tokens may follow, and what they score."""
@@ -60,6 +67,10 @@ class TokenConstraint(Protocol):
             logits: [sequences, vocabulary].
             prompts: int64 [sequences], index of the sequence's prompt in the call.
         """
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What it decides by, as plain data; asked for where answers are kept."""
         ...
 
 
@@ -80,6 +91,7 @@ def beam_search(
     return_beams: bool = False,
     row_inputs: Mapping[str, Tensor] | None = None,
     progress: bool = False,
+    keep: Keep = keep_nothing,
 ) -> list[Generation]:
     """Continues every prompt by beam search and returns the best continuation of each.
 
@@ -107,6 +119,8 @@ def beam_search(
         row_inputs: Further inputs of the model's forward, tensors [prompts, ...]: each pass is given those of its rows.
             Nothing is shared between prompts then.
         progress: Shows a progress bar.
+        keep: Where finished batches are kept, so that a killed run goes on after them; it is asked by everything the
+            answers depend on besides the model. Nothing is kept with a `logits_processor`, which cannot be told of.
 
     Returns:
         One `Generation` per prompt, in the order of the prompts.
@@ -135,14 +149,29 @@ def beam_search(
         constraint,
         return_beams,
     )
+
+    def facts() -> dict[str, object]:
+        numbers = (eos_token_id, num_beams, max_new_tokens, length_penalty, return_beams)
+        return {
+            "prompts": [list(prompt) for prompt in prompts],
+            "search": [*numbers, sorted(forbidden_token_ids)],
+            "constraint": None if constraint is None else constraint.facts(),
+            "row_inputs": hash_tensors(row_inputs or {}),
+        }
+
     costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
     answers: dict[int, Generation] = {}
     batches = process().own(length_batches(costs, max_batch_tokens))
     bar = Bar(total=sum(map(len, batches)), desc="generate", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         start = choose_passes(model, prompts, pad_token_id, max_new_tokens, share_prefix, row_inputs)
+
+        def answer(batch: Sequence[int]) -> dict[int, Generation]:
+            return search.run({i: prompts[i] for i in batch}, start())
+
+        kept = KeptRows() if logits_processor is not None else keep("answers", facts)
         for batch in batches:
-            answers.update(search.run({i: prompts[i] for i in batch}, start()))
+            answers.update(kept.batch(batch, answer, asdict, Generation.from_dict))
             bar.update(len(batch))
     answers = process().gather_rows(answers)
     generations = [answers[i] for i in range(len(prompts))]

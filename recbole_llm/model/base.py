@@ -24,6 +24,8 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
+from recbole_llm.hashing import hash_tensors
+from recbole_llm.kept import Facts, KeptRows
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
@@ -89,6 +91,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         self.config = config
         self._num_beams: int | None = None
         self._kept_texts: dict[_Asked, str] | None = None
+        self._is_untuned = False
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
         settings = PromptSettings.from_settings(config.final_config_dict)
@@ -241,9 +244,30 @@ class LLMRecommender(RowReader, SequentialRecommender):
         reads = self.item_slots or self.adapter.needs_states
         return self.backbone.fingerprint + (f" with {self.auxiliary.fingerprint}" if reads else "")
 
-    def untuned(self) -> AbstractContextManager[torch.nn.Module]:
+    @contextmanager
+    def untuned(self) -> Iterator[torch.nn.Module]:
         """The LLM as it was before tuning, for the duration of the context."""
-        return self.adapter.untuned(self.llm)
+        before, self._is_untuned = self._is_untuned, True
+        try:
+            with self.adapter.untuned(self.llm) as llm:
+                yield llm
+        finally:
+            self._is_untuned = before
+
+    def keep(self, name: str, facts: Facts) -> KeptRows:
+        """What finished rows of a computation by the weights as they stand are kept in, while a run is not finished.
+
+        Args:
+            name: of the computation.
+            facts: what the rows depend on besides the model and its weights, as plain data.
+        """
+
+        def all_facts() -> dict[str, Any]:
+            weights = hash_tensors(self.adapter.trainable_state(self.llm))
+            model = {"model": self.facts(), "class": type(self).__name__, "weights": weights}
+            return {**model, "untuned": self._is_untuned, **facts()}
+
+        return self.stages.keep(name, all_facts)
 
     def facts(self) -> dict[str, Any]:
         """What every prompt and every answer of this model depends on, before any tuning."""
@@ -411,6 +435,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
             return_beams=all_beams,
             row_inputs=self.row_inputs(histories),
             progress=self.show_progress,
+            keep=self.keep,
         )
         cut = sum(not answer.finished for answer in found)
         if cut > 0.05 * len(found):

@@ -98,6 +98,7 @@ class SemID(CodedRecommender):
             row_inputs=self.row_inputs(rows.take(rows.prompted).histories),
             max_batch_tokens=self.generation.generation_batch_tokens,
             progress=self.show_progress,
+            keep=self.keep,
         )
         for row, beams in zip(rows.prompted.tolist(), found, strict=True):
             named = [self.backbone.decode(beam.token_ids) for beam in beams]

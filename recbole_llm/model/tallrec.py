@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
@@ -85,12 +85,24 @@ class TALLRec(LLMRecommender):
         rows, lengths = list(asked), list(map(len, asked.values()))
         batches = micro_batches(lengths, self.generation.generation_batch_tokens, sort=True)
         asked_of = [[rows[index] for index in batch] for batch in batches]
+        kept = self.keep("clicks", lambda: {"prompts": [prompts, histories]})
         for chosen in process().own(asked_of):
-            with evaluating(self.llm), self.conditioned_on([histories[row] for row in chosen]):
-                logits = self._last_logits([asked[row] for row in chosen])
-            no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
-            ratios[torch.tensor(chosen, device=self.device)] = yes - no
+            values = kept.batch(chosen, self._ratios_of(asked, histories))
+            ratios[torch.tensor(chosen, device=self.device)] = ratios.new_tensor([values[row] for row in chosen])
         process().complete(ratios, asked_of)
+        return ratios
+
+    def _ratios_of(
+        self, prompts: Mapping[int, list[int]], histories: Sequence[Sequence[int]]
+    ) -> Callable[[Sequence[int]], dict[int, float]]:
+        """Gives the log-ratios of rows by their numbers, one forward pass."""
+
+        def ratios(rows: Sequence[int]) -> dict[int, float]:
+            with evaluating(self.llm), self.conditioned_on([histories[row] for row in rows]):
+                logits = self._last_logits([prompts[row] for row in rows])
+            no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
+            return dict(zip(rows, (yes - no).tolist(), strict=True))
+
         return ratios
 
     def _last_logits(self, prompts: Sequence[list[int]]) -> torch.Tensor:

@@ -38,7 +38,8 @@ NOT_LEARNED = frozenset(
     "callbacks callback_project "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
     "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
-    "generation_batch_tokens category_field head_share beyond_accuracy candidates title_field title_with".split()
+    "checkpoint_minutes generation_batch_tokens category_field head_share beyond_accuracy candidates title_field "
+    "title_with".split()
 ) | frozenset(key.name for key in keys_of(RerankSettings).values())
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
 FOLDERS = ("data_path", "checkpoint_dir")

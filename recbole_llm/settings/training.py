@@ -46,7 +46,10 @@ class ModelSettings(Declared):
 
 @dataclass(frozen=True)
 class FineTuneSettings(Declared):
-    """What decides the result of fine-tuning, and the memory knob that does not (``micro_batch_tokens``)."""
+    """What decides the result of fine-tuning; and what does not: :attr:`NO_EFFECT`."""
+
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset(("micro_batch_tokens", "checkpoint_minutes"))
+    """Fields that decide memory, and how much a killed run loses."""
 
     epochs: Annotated[int, Setting("largest number of epochs", low=0, note="0 ranks with the untuned LLM")] = 7
     train_batch_size: Annotated[int, Setting("rows per optimiser step", low=1, note="decides the result")] = 128
@@ -88,6 +91,15 @@ class FineTuneSettings(Declared):
         ),
     ] = field(default_factory=lambda: {MAX_NORM: 1.0})
     enable_amp: Annotated[bool, Setting("compute in bfloat16 with weights in float32 (autocast)")] = False
+    checkpoint_minutes: Annotated[
+        float | None,
+        Setting(
+            "minutes between states that are kept inside an epoch",
+            low=0,
+            note="0 keeps one after every step",
+            null="keeps one after every epoch alone",
+        ),
+    ] = 5.0
     eval_step: Annotated[int, Setting("epochs between validations", low=0, note="0 never validates")] = 1
     stopping_step: Annotated[
         int,
@@ -105,7 +117,7 @@ class FineTuneSettings(Declared):
 
     def facts(self) -> dict[str, Any]:
         """The settings that decide the result."""
-        return {name: value for name, value in asdict(self).items() if name != "micro_batch_tokens"}
+        return {name: value for name, value in asdict(self).items() if name not in self.NO_EFFECT}
 
     def steps(self, n_rows: int) -> int:
         """Optimiser steps of a training on so many rows that runs through all its epochs."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -16,18 +19,21 @@ from recbole_llm.stages import write_json
 from recbole_llm.trainer.shards import like, whole_tensor
 
 Tensors = Mapping[str, torch.Tensor]
+TENSORS = ("trainable", "best", "optimizer")  # of every state, a file each
 
 
 @dataclass
 class TrainingState:
-    """Everything that decides how training goes on after an epoch.
+    """Everything that decides how training goes on after an epoch, or after a step inside the next one.
 
     Attributes:
         epoch: completed epochs.
         trainable: the weights that learn.
         best: the same weights at the best epoch so far.
         optimizer: state of the optimiser, :func:`pack_optimizer`.
-        progress: plain data: scheduler, best score, patience, history.
+        progress: plain data: scheduler, best score, patience, history; inside an epoch also what it has gathered.
+        step: completed steps of the next epoch; 0 between epochs.
+        random: of inside an epoch, :func:`random_state`.
     """
 
     epoch: int
@@ -35,6 +41,47 @@ class TrainingState:
     best: Tensors
     optimizer: Tensors
     progress: dict[str, Any]
+    step: int = 0
+    random: Tensors = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its folder; a later state's comes behind in the order of the alphabet."""
+        inside = f"-step-{self.step:07d}" if self.step else ""
+        return f"epoch-{self.epoch:04d}{inside}"
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """States of the generators that all of this process shares, as tensors: torch's, numpy's, Python's."""
+    kind, words, position, has_gauss, gauss = np.random.get_state()
+    assert kind == "MT19937"
+    version, own, next_gauss = random.getstate()
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.append(words, np.uint32(position)).astype(np.int64)),
+        "numpy_gauss": torch.tensor([has_gauss, gauss], dtype=torch.float64),
+        "python": torch.tensor([version, *own], dtype=torch.int64),
+    }
+    if next_gauss is not None:
+        found["python_gauss"] = torch.tensor([next_gauss], dtype=torch.float64)
+    for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        found[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def set_random_state(state: Tensors) -> None:
+    """Put all generators into the state that :func:`random_state` gave; those of devices that are gone are left out."""
+    torch.set_rng_state(state["torch"])
+    *words, position = state["numpy"].tolist()
+    has_gauss, gauss = state["numpy_gauss"].tolist()
+    np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), position, int(has_gauss), gauss))
+    version, *own = state["python"].tolist()
+    next_gauss = state["python_gauss"].item() if "python_gauss" in state else None
+    random.setstate((version, tuple(own), next_gauss))
+    for name in (name for name in state if name.startswith("cuda:")):
+        device = int(name.partition(":")[2])
+        if device < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state[name], device)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -57,19 +104,30 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Tensors) -> None:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write the state of one epoch beside the previous one, then drop the previous one.
+    """Write a state beside the previous one, then drop that one.
 
-    The JSON is written last: a folder without it is a write that was cut short.
+    The JSON is written last, once the tensors are on the disk: a folder without it is a write that was cut short.
     """
-    own = folder / f"epoch-{state.epoch:04d}"
+    for torn in set(folder.glob("epoch-*")).difference(_whole_states(folder)):
+        shutil.rmtree(torn)
+    own = folder / state.name
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
-    for name in ("trainable", "best", "optimizer"):
-        tensors = {key: value.contiguous() for key, value in getattr(state, name).items()}
-        save_file(tensors, own / f"{name}.safetensors")
+    for name in (*TENSORS, *(("random",) if state.random else ())):
+        file = own / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in getattr(state, name).items()}, file)
+        _flush(file)
     write_json(own / "progress.json", state.progress)
     for older in _whole_states(folder)[:-1]:
         shutil.rmtree(older)
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_state(folder: Path) -> TrainingState | None:
@@ -78,15 +136,11 @@ def load_state(folder: Path) -> TrainingState | None:
     if not states:
         return None
     newest = states[-1]
-    tensors = {name: load_file(newest / f"{name}.safetensors") for name in ("trainable", "best", "optimizer")}
+    _, epoch, *inside = newest.name.split("-")
+    names = (*TENSORS, *(("random",) if inside else ()))
+    tensors = {name: load_file(newest / f"{name}.safetensors") for name in names}
     progress = json.loads((newest / "progress.json").read_text(encoding="utf-8"))
-    return TrainingState(epoch=int(newest.name.split("-")[1]), progress=progress, **tensors)
-
-
-def clear_states(folder: Path) -> None:
-    """Remove all states: the stage is whole and needs none."""
-    for state in folder.glob("epoch-*"):
-        shutil.rmtree(state)
+    return TrainingState(int(epoch), progress=progress, step=int(inside[-1]) if inside else 0, **tensors)
 
 
 def _whole_states(folder: Path) -> list[Path]:

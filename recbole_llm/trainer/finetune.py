@@ -22,7 +22,15 @@ from recbole_llm.progress import Bar
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.trainer.checkpoint import TrainingState, load_state, pack_optimizer, save_state, unpack_optimizer
+from recbole_llm.trainer.checkpoint import (
+    TrainingState,
+    load_state,
+    pack_optimizer,
+    random_state,
+    save_state,
+    set_random_state,
+    unpack_optimizer,
+)
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.guards import check_alike, warmup_warning
 from recbole_llm.trainer.passes import Passes
@@ -58,6 +66,34 @@ class Validation:
     metric: str
     bigger: bool = True
     loss: Callable[[], float | None] | None = None
+
+
+@dataclass
+class EpochSoFar:
+    """What an epoch has gathered, so that it can be left after a step and gone on with.
+
+    Attributes:
+        losses: sums over steps of the loss on each kind of answer.
+        counted: steps with an answer of each kind.
+        step: steps done.
+        tokens: that went through forward passes of all processes; known where a state is kept.
+        seconds: that it took, those of earlier processes included.
+    """
+
+    losses: np.ndarray
+    counted: np.ndarray
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**vars(self), "losses": self.losses.tolist(), "counted": self.counted.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EpochSoFar:
+        """Of what :meth:`to_dict` gave."""
+        return cls(**{**values, "losses": np.array(values["losses"]), "counted": np.array(values["counted"])})
 
 
 @dataclass
@@ -148,7 +184,10 @@ class FineTuning:
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
         self.epoch = 0
+        self._so_far: EpochSoFar | None = None  # of the epoch that is gone on with
+        self._random: Mapping[str, torch.Tensor] = {}
         self._folder: Path | None = None
+        self._saved = time.monotonic()
 
     def run(self, folder: Path) -> list[dict[str, Any]]:
         """Train from the newest state in ``folder``, or from the start, to the end or to early stopping.
@@ -178,9 +217,7 @@ class FineTuning:
             self._end_epoch(record)
             self.history.append(record)
             self.on_epoch(record)
-            state = self._state() if process().is_main or self.shards else None
-            if state is not None and process().is_main:
-                save_state(folder, state)
+            self._save(self._state())
             if "valid" in record:
                 self.on_validated(record)
         if self.validation and self.validation.bigger and self.stopping.best_score == 0:
@@ -236,24 +273,33 @@ class FineTuning:
         weights = target_weights(weight)
         lengths = self.loss.lengths(weights)
         steps = self.passes.steps(np.random.default_rng(seed), lengths, self._rows_of(weights))
-        started, losses, self.loss.tokens = time.perf_counter(), np.zeros(len(weights)), 0
-        counted = np.zeros(len(weights))  # steps with an answer of each kind
-        title = f"Train {self.epoch}/{self.settings.epochs}"
+        so_far = self._begin_epoch(len(weights))
+        started, done_before = time.perf_counter() - so_far.seconds, so_far.step
+        bar = Bar(
+            steps[done_before:],
+            desc=f"Train {self.epoch}/{self.settings.epochs}",
+            ncols=100,
+            initial=done_before,
+            total=len(steps),
+            disable=not self.progress,
+        )
         with self.shards.in_use() if self.shards is not None else nullcontext():
-            for done, rows in enumerate(bar := Bar(steps, desc=title, ncols=100, disable=not self.progress), start=1):
+            for done, rows in enumerate(bar, start=done_before + 1):
                 n_steps = self.settings.epochs * len(steps)
                 step = (self.epoch - 1) * len(steps) + done - 1
                 drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
                 with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
-                    losses += self._step(rows, weights, lengths)
-                counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
-                speed = self.loss.tokens / (time.perf_counter() - started)
-                mean = losses / counted.clip(min=1) @ list(weights.values())
-                bar.set_postfix_str(f"loss {mean:.4f}, {speed:,.0f} tokens/s")
+                    so_far.losses += self._step(rows, weights, lengths)
+                so_far.counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
+                so_far.step, so_far.seconds = done, time.perf_counter() - started
+                mean = so_far.losses / so_far.counted.clip(min=1) @ list(weights.values())
+                bar.set_postfix_str(f"loss {mean:.4f}, {self.loss.tokens / so_far.seconds:,.0f} tokens/s")
+                if self._is_due():
+                    self._save(self._state(so_far))
         self.loss.after_epoch()
         check_alike([weight for weight in self.model.llm.parameters() if weight.requires_grad])
         seconds, n_tokens = time.perf_counter() - started, sum(process().gather(self.loss.tokens))
-        losses /= counted.clip(min=1)
+        losses = so_far.losses / so_far.counted.clip(min=1)
         record: dict[str, Any] = {
             "epoch": self.epoch,
             "train_loss": float(losses @ list(weights.values())),
@@ -267,6 +313,29 @@ class FineTuning:
             by_target = dict(zip(weights, losses.tolist(), strict=True))
             record |= {"weight": weight, **{f"{name}_loss": by_target.get(name) for name in (REAL, DISTILLED)}}
         return record
+
+    def _begin_epoch(self, n_kinds: int) -> EpochSoFar:
+        """What the epoch has gathered so far: nothing, or what a killed process has left, with its generators."""
+        found, self._so_far = self._so_far, None
+        self.loss.tokens = 0
+        if found is None:
+            return EpochSoFar(np.zeros(n_kinds), np.zeros(n_kinds))
+        if process().is_main:  # it goes on for all
+            self.loss.tokens = found.tokens
+        set_random_state(self._random)
+        return found
+
+    def _is_due(self) -> bool:
+        """Whether it is time for a state inside an epoch, for all processes alike; of shards there is none."""
+        minutes = self.settings.checkpoint_minutes
+        if minutes is None or self.shards is not None:
+            return False
+        return process().from_main(time.monotonic() - self._saved >= 60 * minutes)
+
+    def _save(self, state: TrainingState) -> None:
+        if self._folder is not None and process().is_main:
+            save_state(self._folder, state)
+        self._saved = time.monotonic()
 
     def _weight(self) -> float:
         """Weight of the distilled answers in this epoch."""
@@ -336,7 +405,8 @@ class FineTuning:
     def _keep_best(self) -> None:
         self.best = self.model.adapter.trainable_state(self.model.llm)
 
-    def _state(self) -> TrainingState:
+    def _state(self, so_far: EpochSoFar | None = None) -> TrainingState:
+        """How training stands: after an epoch, or inside one that has gathered so much."""
         progress: dict[str, Any] = {
             "history": self.history,
             "scheduler": self.scheduler.state_dict(),
@@ -347,14 +417,22 @@ class FineTuning:
         if loss := self.loss.state():
             progress["loss"] = loss
         trainable = self.model.adapter.trainable_state(self.model.llm)
-        return TrainingState(self.epoch, trainable, self.best, pack_optimizer(self.optimizer), progress)
+        tensors = (trainable, self.best, pack_optimizer(self.optimizer))
+        if so_far is None:
+            return TrainingState(self.epoch, *tensors, progress)
+        so_far.tokens = sum(process().gather(self.loss.tokens))
+        progress["epoch"] = so_far.to_dict()
+        return TrainingState(self.epoch - 1, *tensors, progress, so_far.step, random_state())
 
     def _resume(self, folder: Path) -> None:
         state = load_state(folder)
         if state is None:
             return
-        log.info("Resuming after epoch %d.", state.epoch)
+        inside = f", step {state.step} of the next" if state.step else ""
+        log.info("Resuming after epoch %d%s.", state.epoch, inside)
         self.epoch, self.best = state.epoch, dict(state.best)
+        if state.step:
+            self._so_far, self._random = EpochSoFar.from_dict(state.progress["epoch"]), state.random
         self.model.adapter.load_trainable_state(self.model.llm, state.trainable)
         self._renew()
         unpack_optimizer(self.optimizer, state.optimizer)

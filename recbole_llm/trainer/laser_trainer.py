@@ -109,6 +109,15 @@ class BiTuningLoss(StepLoss):
         self._chosen[:], self._balance = 0, []
         return told
 
+    def state(self) -> dict[str, Any]:
+        """See :class:`StepLoss`."""
+        gathered = self._balance or self._chosen.any()
+        return {"chosen": self._chosen.tolist(), "balance": list(self._balance)} if gathered else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`StepLoss`."""
+        self._chosen, self._balance = np.array(state["chosen"], dtype=np.int64), list(state["balance"])
+
 
 class RefreshedItemsStage(FineTuneStage):
     """The first stage: before every epoch, and before it is validated, the catalogue's vectors are computed anew."""

@@ -135,6 +135,7 @@ def own_texts(model: BIGRec, rows: TrainingRows) -> list[str]:
         max_batch_tokens=model.generation.generation_batch_tokens,
         row_inputs=model.row_inputs(rows.histories),
         progress=model.show_progress,
+        keep=model.keep,
     )
     return [model.backbone.decode(one.token_ids) for one in answers]
 

@@ -211,8 +211,12 @@ class PreferenceLoss(StepLoss):
 
     def state(self) -> dict[str, Any]:
         """See :class:`StepLoss`."""
-        return {"draw": self._draw} if len(self.draws) > 1 else {}
+        gathered = process().sum(np.concatenate([self._ratios, self._right]))
+        drawn = {"draw": self._draw} if len(self.draws) > 1 else {}
+        return {**drawn, "gathered": gathered.tolist()} if gathered.any() else drawn
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See :class:`StepLoss`."""
-        self._draw = state["draw"]
+        self._draw = state.get("draw", self._draw)
+        if "gathered" in state and process().is_main:  # it goes on for all
+            self._ratios, self._right = np.split(np.array(state["gathered"]), [3])

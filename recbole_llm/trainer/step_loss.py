@@ -69,7 +69,7 @@ class StepLoss(ABC):
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What decides how training goes on after an epoch, as JSON values."""
+        """What decides how training goes on after a step, and what :meth:`record` will tell, as JSON values."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
@@ -129,6 +129,14 @@ class WithSideLoss(MeanNll):
         """See :class:`StepLoss`: the mean over the epoch's steps."""
         found, self._side = self._side, []
         return {"side_loss": float(np.mean(found))} if found else {}
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`StepLoss`."""
+        return {"side": list(self._side)} if self._side else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`StepLoss`."""
+        self._side = list(state["side"])
 
 
 class ObjectiveMeans(StepLoss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from torch import Tensor
 from recbole_llm.curriculum import Curriculum
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
-from recbole_llm.distributed import process
+from recbole_llm.distributed import on_main, process
 from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.objective import TokenObjective, make_objective
@@ -26,8 +27,7 @@ from recbole_llm.selection.trunk_rows import trunk_facts
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.stages import Stage, write_json
-from recbole_llm.trainer.checkpoint import clear_states
+from recbole_llm.stages import UNFINISHED, Stage, write_json
 from recbole_llm.trainer.distillation import DistanceMeter
 from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, MakeLoss, Validation
 from recbole_llm.trainer.guards import plateau, plateau_warning, warmup_warning, weight_warning
@@ -195,11 +195,10 @@ class FineTuneStage(Stage[TuningResult]):
             self.renewed if self.follows else None,
         )
         self._has_told = True
-        history = run.run(folder)
+        history = run.run(on_main(lambda: _states(folder)))
         if process().is_main:
             write_json(folder / "history.json", history)
             model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
-            clear_states(folder)
         self._evaluation = cast("Evaluation | None", run.best_evaluation)
 
     @property
@@ -330,6 +329,15 @@ class CurriculumStage(FineTuneStage):
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """See :class:`FineTuneStage`; a weight that is fixed is not expected to fall."""
         return [*super().doubts(history), *(weight_warning(history) if self.curriculum.uses_distance else ())]
+
+
+def _states(folder: Path) -> Path:
+    """Where training states are kept until a stage is whole; what an earlier version left beside it is moved there."""
+    states = folder / UNFINISHED
+    states.mkdir(exist_ok=True)
+    for state in folder.glob("epoch-*"):
+        os.replace(state, states / state.name)
+    return states
 
 
 def load_adapter(model: LLMRecommender, folder: Path) -> None:

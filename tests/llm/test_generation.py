@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import LogitsProcessorList, MistralConfig, MistralForCausalLM
 
+from recbole_llm.kept import KeptRows
+from recbole_llm.llm import generation as searching
 from recbole_llm.llm.beam_state import largest
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.rows import length_batches
@@ -164,6 +166,40 @@ def test_batching_and_sharing_the_prefix_change_nothing(family, eos_bias):
             )
             assert texts(found) == texts(expected)
             np.testing.assert_allclose([g.score for g in found], [g.score for g in expected], atol=1e-5)
+
+
+def test_batches_that_a_broken_search_has_finished_are_not_searched_again(tmp_path, monkeypatch):
+    model, special = make_model()
+    prompts, searched, run = make_prompts(model), [], searching._Search.run
+
+    def search(dies_at=99, prompts=prompts, **options):
+        def run_or_die(self, own, passes):
+            if len(searched) == dies_at:
+                raise KeyboardInterrupt
+            searched.append(sorted(own))
+            return run(self, own, passes)
+
+        searched.clear()
+        monkeypatch.setattr(searching._Search, "run", run_or_die)
+        settings = {"num_beams": 2, "max_new_tokens": 4, "max_batch_tokens": 60, "return_beams": True, **options}
+        return beam_search(model, prompts, **special, **settings, keep=lambda *own: KeptRows(tmp_path, *own))
+
+    options = {"num_beams": 2, "max_new_tokens": 4, "max_batch_tokens": 60, "return_beams": True}
+    expected, everything = beam_search(model, prompts, **special, **options), list(range(len(prompts)))
+    with pytest.raises(KeyboardInterrupt):
+        search(dies_at=2)
+    before = list(searched)
+    assert search() == expected and len(before) == 2
+    assert sorted(row for batch in [*before, *searched] for row in batch) == everything
+    for other in (
+        {"num_beams": 3},
+        {"length_penalty": 0.5},
+        {"prompts": prompts[::-1]},
+        {"forbidden_token_ids": [5]},
+        {"logits_processor": LogitsProcessorList()},
+    ):
+        search(**other)
+        assert sorted(row for batch in searched for row in batch) == everything
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -168,7 +168,11 @@ def test_a_new_process_recommends_the_same(run):
 def test_a_killed_run_ends_with_the_same_bits(run, go, tmp_path, monkeypatch, stage):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
-        if folder.name.startswith(f"{stage}-") and state.epoch == 1 and not folder.name.startswith(f"{stage}-fixed"):
+        if (
+            folder.parent.name.startswith(f"{stage}-")
+            and state.epoch == 1
+            and not folder.parent.name.startswith(f"{stage}-fixed")
+        ):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from recbole_llm.data.rows import load_rows
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.checkpoint import (
     TrainingState,
-    clear_states,
     load_state,
     pack_optimizer,
+    random_state,
     save_state,
+    set_random_state,
     unpack_optimizer,
 )
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -70,12 +72,42 @@ def test_a_write_that_was_cut_short_does_not_count(tmp_path):
     assert load_state(tmp_path).epoch == 2
 
 
-def test_without_a_state_there_is_none_and_clearing_leaves_other_files(tmp_path):
-    assert load_state(tmp_path) is None
-    save_state(tmp_path, state(3))
+def test_without_a_state_there_is_none(tmp_path):
     (tmp_path / "history.json").write_text("[]")
-    clear_states(tmp_path)
-    assert load_state(tmp_path) is None and [path.name for path in tmp_path.iterdir()] == ["history.json"]
+    assert load_state(tmp_path) is None and load_state(tmp_path / "missing") is None
+
+
+def test_a_state_inside_an_epoch_is_newer_than_that_of_the_epoch_and_older_than_the_next(tmp_path):
+    names = []
+    for epoch, step in ((1, 0), (1, 9), (1, 10), (2, 0)):
+        written = state(epoch)
+        written.step, written.random = step, random_state() if step else {}
+        save_state(tmp_path, written)
+        found = load_state(tmp_path)
+        assert (found.epoch, found.step, found.random.keys()) == (epoch, step, written.random.keys())
+        names += [path.name for path in tmp_path.iterdir()]
+    assert names == ["epoch-0001", "epoch-0001-step-0000009", "epoch-0001-step-0000010", "epoch-0002"]
+
+
+def test_all_generators_go_on_from_their_state(tmp_path):
+    def draw() -> list[Any]:
+        return [torch.randn(3).tolist(), np.random.standard_normal(3).tolist(), random.gauss(0, 1), random.random()]
+
+    draw()  # one normal number in reserve, in numpy and in Python
+    written = state(1)
+    written.step, written.random = 1, random_state()
+    save_state(tmp_path, written)
+    expected = [draw(), draw()]
+    for seed in (0, 1):
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        set_random_state(load_state(tmp_path).random)
+        assert [draw(), draw()] == expected
+
+
+def test_what_a_cut_off_write_left_goes_with_the_next_state(tmp_path):
+    (tmp_path / "epoch-0001-step-0000003").mkdir()
+    save_state(tmp_path, state(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0001"]
 
 
 def test_a_state_holds_no_pickle(tmp_path):

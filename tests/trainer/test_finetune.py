@@ -426,6 +426,42 @@ def test_a_broken_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, lear
     assert timeless(again) == timeless(history)
 
 
+@pytest.mark.parametrize("learner", ["AdamW", "RMSprop"])
+@pytest.mark.parametrize("minutes", [0.0, None])
+def test_a_run_broken_at_any_step_goes_on_from_the_last_state(tmp_path, monkeypatch, learner, minutes):
+    """With dropout, whose numbers go on where they were: three epochs of three steps, broken before each in turn."""
+    taken: list[int] = []
+    step = FineTuning._step
+
+    def start(folder: Path, dies_at: int = 0) -> tuple[Toy, FineTuning]:
+        def step_or_die(run: FineTuning, *arguments: Any) -> np.ndarray:
+            if len(taken) == dies_at - 1:
+                raise KeyboardInterrupt
+            taken.append(run.epoch)
+            return step(run, *arguments)
+
+        model, saved = Toy(dropout=0.5), load_state(folder)
+        optimizer = getattr(torch.optim, learner)(model.parameters(), lr=0.1)
+        scores = [0.1, 0.3, 0.2][saved.epoch if saved else 0 :]
+        options = {"warmup_steps": 2, "lr_scheduler": "cosine", "checkpoint_minutes": minutes}
+        run = tuning(model, scores, optimizer, epochs=3, stopping_step=0, **options)
+        taken.clear()
+        monkeypatch.setattr(FineTuning, "_step", step_or_die)
+        run.run(folder)
+        return model, run
+
+    whole, run = start(tmp_path / "whole")
+    assert taken == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    steps = []
+    for _ in range(8 if minutes == 0 else 2):
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "broken", dies_at=2 if minutes == 0 else 5)
+        steps.append(len(taken))
+    resumed, again = start(tmp_path / "broken")
+    assert len(taken) == (1 if minutes == 0 else 3) and steps == ([1] * 8 if minutes == 0 else [4, 4])
+    assert torch.equal(resumed.llm.weight, whole.llm.weight) and timeless(again.history) == timeless(run.history)
+
+
 @pytest.mark.parametrize(("losses", "best"), [([0.5, 0.3, 0.3, 0.4], 2), ([0.1, 0.2, 0.3, 0.4], 1)])
 def test_by_its_loss_the_first_smallest_epoch_is_kept_by_a_broken_run_too(tmp_path, monkeypatch, losses, best):
     def start(folder: Path, left: list[float]) -> tuple[Toy, FineTuning]:
@@ -737,7 +773,7 @@ def test_a_killed_process_goes_on_after_its_last_epoch(command, fresh, more, usu
     program = f"""
         import os, signal
         from recbole_llm.trainer import finetune
-        from recbole_llm.trainer.checkpoint import save_state
+        from recbole_llm.trainer.checkpoint import load_state, save_state
         from recbole_llm.quick_start import main
 
         def save_and_die(folder, state):

@@ -171,7 +171,7 @@ def test_each_epoch_has_the_wrong_answers_of_its_own_draw_and_a_resumed_one_as_w
     loss = PreferenceLoss(passes_of(model), *options, draws, AnswerReader(model.scorer))
     found = []
     for epoch in range(3):
-        assert loss.kinds == [REAL, KINDS[1 + epoch % 2]] and loss.state() == {"draw": epoch}
+        assert loss.kinds == [REAL, KINDS[1 + epoch % 2]] and loss.state()["draw"] == epoch
         found.append(loss.backward(rows, {REAL: 1.0}, loss.lengths([REAL])).item())
         loss.after_epoch()
     ratios, mask = (plain_sums(model) - torch.from_numpy(reference)).detach(), torch.from_numpy(MASK)
