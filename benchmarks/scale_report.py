@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.experiment.results import table_of, write_results
-from recbole_llm.experiment.run import Run
+from recbole_llm.experiment.run_record import Run
 from recbole_llm.report import RunResult, peak_mib
 from recbole_llm.settings.config import Config
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from recbole_llm.errors import InputError
     from recbole_llm.experiment.compare import compare
     from recbole_llm.experiment.load import load_run
-    from recbole_llm.experiment.run import Run, run
+    from recbole_llm.experiment.run import run
+    from recbole_llm.experiment.run_record import Run
     from recbole_llm.experiment.tune import Tuned, tune
     from recbole_llm.report.table import ResultTable
     from recbole_llm.settings.config import Config

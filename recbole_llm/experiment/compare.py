@@ -22,8 +22,9 @@ from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
-from recbole_llm.experiment.run import Run, check_rows, is_teacher, run_one, teach
+from recbole_llm.experiment.run import check_rows, is_teacher, run_one, teach
 from recbole_llm.experiment.run_folder import new_folder
+from recbole_llm.experiment.run_record import Run
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import console_log, silent

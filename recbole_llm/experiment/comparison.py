@@ -16,7 +16,7 @@ from recbole_llm.report import Compared
 from recbole_llm.settings.config import Config
 
 if TYPE_CHECKING:
-    from recbole_llm.experiment.run import Run
+    from recbole_llm.experiment.run_record import Run
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_llm.experiment.run import Run, read_facts
+from recbole_llm.experiment.run_record import Run, read_facts
 from recbole_llm.experiment.trained import config_of
 
 

@@ -16,7 +16,7 @@ from recbole_llm.verb_parser import VerbParser
 if TYPE_CHECKING:
     import pandas as pd
 
-    from recbole_llm.experiment.run import Run
+    from recbole_llm.experiment.run_record import Run
 
 
 def parser() -> VerbParser:

@@ -28,7 +28,7 @@ from recbole_llm.report.rows import NEEDS_PYARROW, has_pyarrow
 from recbole_llm.settings.config import Config
 
 if TYPE_CHECKING:
-    from recbole_llm.experiment.run import Run
+    from recbole_llm.experiment.run_record import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,18 +1,15 @@
-"""One run: its settings, what came out, and the folder that keeps it."""
+"""One run is made: rows are read, a model is trained and evaluated, and its folder is written."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from recbole.utils import init_seed
 
 from recbole_llm.callbacks import Callbacks, Started, make_callbacks
@@ -22,12 +19,12 @@ from recbole_llm.evaluation import Protocol, protocol_of
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
-from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
 from recbole_llm.experiment.results import table_of, write_report
-from recbole_llm.experiment.run_folder import RunFolder, reading
+from recbole_llm.experiment.run_folder import RunFolder
+from recbole_llm.experiment.run_record import DATA, FACTS, STUDENT, Run, facts_of
 from recbole_llm.experiment.student import lessons_of
 from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
-from recbole_llm.experiment.trained import Trained, config_of, is_few_shot, load_trained
+from recbole_llm.experiment.trained import Trained, is_few_shot
 from recbole_llm.logs import SHOWN, console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
 from recbole_llm.settings.check import check_resolved
@@ -36,142 +33,8 @@ from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
 from recbole_llm.stages import write_json
 
-FACTS, DATA, STUDENT = "run.json", "data.json", "student.json"
-NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.json
 WITHOUT_EFFECT = frozenset(("verbose",))  # keys of RecBole's that nothing reads
 log = logging.getLogger(__name__)
-
-
-class Run:
-    """A finished run: its folder, and what is in it.
-
-    Args:
-        folder: of the run.
-        config: the resolved settings.
-        result: the run's line in a table of results.
-        rows_digest: of the (user, target) pairs of validation and test rows.
-        trained: the model, if it is at hand; else it is read from the folder once it is asked for.
-
-    Attributes:
-        folder: see above.
-        config: see above.
-        result: see above.
-        rows_digest: see above.
-    """
-
-    def __init__(
-        self, folder: Path, config: Config, result: RunResult, rows_digest: str = "", trained: Trained | None = None
-    ) -> None:
-        self.folder, self.config, self.result, self.rows_digest = folder, config, result, rows_digest
-        self._trained = trained
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value:.4f}" for name, value in self.metrics.items())
-        return f"<Run {self.folder}: {self.result.model} on {self.result.dataset}, {shown}>"
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metric name (``ndcg@10``) to its value on the test rows, unrounded."""
-        return {name: value for name, value in self.result.test.items() if value is not None}
-
-    @property
-    def valid_metrics(self) -> dict[str, float]:
-        """The same on the validation rows; empty without any."""
-        return {name: value for name, value in self.result.valid.items() if value is not None}
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """What the answers and the training look like, beside the metrics.
-
-        ``distinct_answers`` (different answers over test rows) and ``top_answer`` (share of test rows that got the most
-        frequent one), where a row has one answer; ``valid_loss`` (of the validation rows' answers, per token), of LLM
-        models.
-        """
-        return {name: value for name, value in self.result.summary.items() if value is not None}
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What there is to doubt of the training and the answers, a line each; the table marks the run."""
-        return self.result.warnings
-
-    @cached_property
-    def ranks(self) -> pd.DataFrame:
-        """What each test row got, in the data set's own ids.
-
-        ``user_id``, ``item_id`` (the target), ``rank`` (1 is best; missing where the target was not ranked) and
-        ``top_items``. Where clicks are predicted, the columns are ``label`` and ``score`` instead; among candidates,
-        ``answer``, whether it was valid and a hit, and the ``candidates``.
-        """
-        with reading(self.folder):
-            return protocol_of(self.config).read(self.folder, "test")
-
-    @cached_property
-    def history(self) -> list[dict[str, Any]]:
-        """One record per epoch of the last training stage; empty for an untuned LLM."""
-        file = self.folder / "history.json"
-        with reading(self.folder):
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-
-    @cached_property
-    def data(self) -> dict[str, Any]:
-        """What became of every line of the data set's files (:class:`recbole_llm.data.summary.ReadSummary`)."""
-        with reading(self.folder):
-            found: dict[str, Any] = json.loads((self.folder / DATA).read_text(encoding="utf-8"))
-            return found
-
-    @cached_property
-    def student(self) -> Run | None:
-        """The run of the classic model that was taught this one's rankings (``distill_into``); None without."""
-        file = self.folder / STUDENT
-        if not file.is_file():
-            return None
-        folder = self.folder.parent / json.loads(file.read_text(encoding="utf-8"))["folder"]
-        config = config_of(folder)
-        return Run(folder, config, *read_facts(folder, config))
-
-    @property
-    def model(self) -> Any:
-        """The trained model, in eval mode."""
-        return self._asked().model
-
-    def recommend(
-        self,
-        histories: Histories | None = None,
-        *,
-        users: str | Sequence[str] | None = None,
-        k: int = 10,
-        exclude_seen: bool = False,
-    ) -> pd.DataFrame:
-        """The best items after some histories, or for some users.
-
-        Args:
-            histories: lists of item ids or titles, the oldest item first, or one such list.
-            users: ids of users, or one; each by all its interactions, those that it was tested on included.
-            k: items per history or user.
-            exclude_seen: leave out the items of the history, or all that the user has had.
-
-        Returns:
-            A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is
-            best), ``item_id``, ``title``, ``score`` (the model's own; larger is better).
-
-        Raises:
-            InputError: the model ranks no items, or a user, an item id or a title is unknown.
-
-        Example:
-            >>> run.recommend(["Toy Story (1995)", "Babe (1995)"], k=3)  # doctest: +SKIP
-            >>> run.recommend(users=["196", "186"])  # doctest: +SKIP
-        """
-        return recommend(self._asked(), histories, users, k, exclude_seen)
-
-    @property
-    def users(self) -> list[str]:
-        """Ids of the users that :meth:`recommend` can be asked for."""
-        return users_with_rows(self._asked())
-
-    def _asked(self) -> Trained:
-        if self._trained is None:
-            self._trained = load_trained(self.folder, self.config)
-        return self._trained
 
 
 def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | Path] = (), **settings: Any) -> Run:
@@ -322,7 +185,7 @@ def _write(
     folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
     for warning in result.warnings:
         log.warning("%s: %s", label, warning)
-    folder.write(FACTS, {"rows": digest, "environment": versions(), **_facts(result)})
+    folder.write(FACTS, {"rows": digest, "environment": versions(), **facts_of(result)})
     folder.write(DATA, rows.whole.reading.to_dict())
     if config.is_llm and not model.reads_items:
         write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
@@ -391,34 +254,3 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
     """
     if digest != other_digest:
         raise other_rows("eval_args", label, other)
-
-
-def read_facts(folder: Path, config: Config) -> tuple[RunResult, str]:
-    """A run's line in a table, and the digest of its rows, from its folder."""
-    with reading(folder):
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        known: dict[str, Any] = {"model": config["model"], "dataset": config["dataset"], "seed": config["seed"]}
-        digest = ""
-        if (folder / FACTS).is_file():
-            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            digest = known.pop("rows")
-            known.pop("environment", None)
-        known |= {name: tuple(known.get(name, ())) for name in ("notes", "warnings")}
-        known |= {name: _numbers(metrics.get(name, {})) for name in NUMBERS}
-        return RunResult(**known, folder=str(folder)), digest
-
-
-def _numbers(found: Any) -> dict[str, float | None]:
-    """Metrics by name as a file holds them.
-
-    Raises:
-        TypeError: they are no numbers.
-    """
-    for name, value in found.items():
-        if not (value is None or isinstance(value, int | float)):
-            raise TypeError(f"{name} is {value!r}")
-    return dict(found)
-
-
-def _facts(result: RunResult) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if name not in ("folder", *NUMBERS)}

@@ -18,7 +18,8 @@ from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of
-from recbole_llm.experiment.run import Run, check_rows, run_one
+from recbole_llm.experiment.run import check_rows, run_one
+from recbole_llm.experiment.run_record import Run
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.experiment.tune_plan import Plan, check_plan
 from recbole_llm.experiment.tune_space import as_space

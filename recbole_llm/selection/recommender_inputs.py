@@ -22,8 +22,8 @@ from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.provider import Provider, RowInput, row_input
 from recbole_llm.selection.tail import TransformerTail, row_losses
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.coreset_checks import on_validation
 from recbole_llm.settings.recommender_checks import no_block, no_weights
-from recbole_llm.settings.stage_checks import on_validation
 from recbole_llm.stages import stage_seed
 
 if TYPE_CHECKING:

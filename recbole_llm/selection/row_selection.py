@@ -25,7 +25,7 @@ from recbole_llm.selection.selection_file import read_selection, write_selection
 from recbole_llm.selection.training_rows import TrainingRows, check_any, read_examples, subset
 from recbole_llm.selection.trunk_rows import cut_to_trunks, overlap_items
 from recbole_llm.settings.config import Config
-from recbole_llm.settings.stage_checks import check_needs
+from recbole_llm.settings.coreset_checks import check_needs
 from recbole_llm.stages import Stage, stage_seed, write_json
 
 if TYPE_CHECKING:

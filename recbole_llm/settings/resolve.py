@@ -26,6 +26,7 @@ from recbole_llm.rerank.settings import check_rerank
 from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import check_solid
 from recbole_llm.settings.code_checks import check_codes
+from recbole_llm.settings.coreset_checks import check_needs
 from recbole_llm.settings.data_folder import check_path, find_data, own_properties
 from recbole_llm.settings.declarations import llm_keys
 from recbole_llm.settings.defaults import (
@@ -34,8 +35,8 @@ from recbole_llm.settings.defaults import (
     known_keys,
     read_properties,
     settings_of,
-    union_columns,
 )
+from recbole_llm.settings.derived import both_modes, columns_to_load, negative_samples
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
 from recbole_llm.settings.recommender_checks import check_own_data, check_recommender
 from recbole_llm.settings.schema import check_known, check_value
@@ -43,7 +44,6 @@ from recbole_llm.settings.stage_checks import (
     check_answers,
     check_gamma,
     check_learner,
-    check_needs,
     check_objective,
     check_on_trie,
     check_order,
@@ -79,8 +79,6 @@ PATHS = (
     "pre_model_path",
     "domain",
 )
-# RecBole's own of what a user's train_neg_sample_args leave out.
-NEGATIVES = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _NAMES = ("model", "dataset")  # what a run is of, no setting with a default
 
 
@@ -229,13 +227,13 @@ def _finish(
     if task != "click" and "threshold" not in user:
         final["threshold"] = None  # a data set's own is for models of clicks
     if "load_col" not in user:
-        final["load_col"] = _columns(facts, task, final)
-    final["train_neg_sample_args"] = _negatives(model, facts, task, final, user.get("train_neg_sample_args"))
+        final["load_col"] = columns_to_load(facts, task, final)
+    final["train_neg_sample_args"] = negative_samples(model, facts, task, final, user.get("train_neg_sample_args"))
     if "epochs" in user and "pretrain_epochs" in final and "pretrain_epochs" not in user:
         final["pretrain_epochs"] = final["epochs"]  # S3Rec's pretraining would go on for its own 500 epochs
     check_level(final["state"])
     check_task(model, task, final)
-    final["eval_args"]["mode"] = _mode(final["eval_args"]["mode"])
+    final["eval_args"]["mode"] = both_modes(final["eval_args"]["mode"])
     if facts.is_llm and task == "click":
         check_axes_of_clicks(model, final, user)
     if final["candidates"]:
@@ -259,70 +257,6 @@ def _finish(
         _check_components(final)
         _check_stages(model, facts, task, final)
     return final
-
-
-def _mode(mode: object) -> dict[str, Any]:
-    """The evaluation mode of validation and of test; one that is given serves both."""
-    if not isinstance(mode, Mapping):
-        return {"valid": mode, "test": mode}
-    default = mode.get("valid", mode.get("test", "full"))
-    return {"valid": mode.get("valid", default), "test": mode.get("test", default)}
-
-
-def _columns(facts: ModelFacts, task: str, final: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Columns to load: the property files', and those that the settings name."""
-    inter = [final[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
-    if task == "click":  # what says whether it was a click, if there is such a column
-        inter += [final["LABEL_FIELD"], *(final["threshold"] or ())]
-    named = {"inter": [column for column in inter if column]}
-    item = [final["category_field"]]
-    if facts.is_llm or final["candidates"] or final.get("semantic_source") == "kmeans_llm":
-        item += [final["title_field"], final["title_with"]]
-    if facts.is_llm:
-        item += final["item_text_fields"] or ()
-    if any(item):
-        named["item"] = [final["ITEM_ID_FIELD"], *(column for column in item if column)]
-    if facts.names_codes == "twin" and final["user_text_fields"]:
-        named["user"] = [final["USER_ID_FIELD"], *final["user_text_fields"]]
-    # RecBole does not take both lists of one file: what a user leaves out is left out of everything.
-    everything = dict.fromkeys(final["unload_col"] or (), "*")
-    return union_columns([final["load_col"], named, everything])
-
-
-def _negatives(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any], given: object) -> Any:
-    """Negative samples for training: none where the loss is over the whole catalogue or the text."""
-    if isinstance(given, Mapping) and given.get("distribution") == "none":  # what RecBole resolves None to
-        given = None
-    if facts.type == "TRADITIONAL":  # they learn by counting: Pop would count negatives as well
-        return None
-    if task == "click":
-        if given is not None:
-            raise InputError(
-                "train_neg_sample_args",
-                f"{model} learns from labels, which RecBole's negative samples would replace; leave it out",
-                kind="conflict",
-            )
-        return None
-    by_loss = not facts.has_input_type and final.get("loss_type") == "CE"
-    if not facts.is_llm and not (by_loss and facts.type == "SEQUENTIAL"):
-        return _checked_negatives(final.get("train_neg_sample_args"))
-    if given is not None:
-        raise InputError(
-            "train_neg_sample_args",
-            f"{model} trains without negative samples; leave it out, or set it for another model alone "
-            "(--BPR.train_neg_sample_args=...)",
-            kind="conflict",
-        )
-    return None
-
-
-def _checked_negatives(negatives: object) -> Any:
-    distribution = negatives.get("distribution", "uniform") if isinstance(negatives, Mapping) else None
-    if distribution not in (None, "None", "none", "uniform", "popularity"):
-        raise InputError(
-            "train_neg_sample_args", f"distribution: {distribution!r} is not allowed; give one of uniform, popularity"
-        )
-    return None if distribution in (None, "None", "none") else {**NEGATIVES, **cast(Mapping[str, Any], negatives)}
 
 
 def _check_components(final: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from recbole_llm.registry import CORESETS, find_choice
 from recbole_llm.selection.provider import Provider, find_input, row_input
 from recbole_llm.selection.recommender_inputs import RecommenderVectors
 from recbole_llm.selection.row_inputs import PROVIDERS
-from recbole_llm.settings.stage_checks import BY_ADAPTER, OF_NEXT_ITEMS, check_needs
+from recbole_llm.settings.coreset_checks import BY_ADAPTER, OF_NEXT_ITEMS, check_needs
 from tests.refusals import refused
 from tests.selection.rows import inputs_of
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from recbole_llm.settings.coreset_checks import check_needs
 from recbole_llm.settings.models import facts_by_name
-from recbole_llm.settings.stage_checks import check_answers, check_gamma, check_needs, check_validation, has_rows
+from recbole_llm.settings.stage_checks import check_answers, check_gamma, check_validation, has_rows
 from tests.refusals import refused
 
 
