@@ -171,10 +171,12 @@ def test_a_loaded_run_has_the_same_codes_and_lists(run, go):
     assert run.recommend([titles], k=5).equals(run.recommend([tokens], k=5))
 
 
-def test_a_second_tuning_keeps_the_codes_of_the_first_and_goes_on_where_it_was_killed(run, go, tmp_path, monkeypatch):
+SECOND = {"fixed_epochs": 2, "fixed_learning_rate": 0.01}
+
+
+def test_a_second_tuning_keeps_the_codes_of_the_first(run, go):
     """The first tuning is the run's own: what comes later is not in its fingerprint."""
-    options, saved = {"fixed_epochs": 2, "fixed_learning_rate": 0.01}, tmp_path / "saved"
-    second = go(**options)
+    second = go(**SECOND)
     stages = second.model.stages
     first = stages.root / stages.used["fine-tune"] / "adapter"
     assert stages.used["fine-tune"] == run.model.stages.used["fine-tune"]
@@ -185,7 +187,11 @@ def test_a_second_tuning_keeps_the_codes_of_the_first_and_goes_on_where_it_was_k
     assert not torch.equal(kept["code_tokens.rows_in"], before["rows_in"])
     assert [set(record) & {"codes_changed", "side_loss"} for record in second.history] == [set(), set()]
     assert second.history[0]["learning_rate"] == pytest.approx(0.01)
+    assert recbole_llm.load_run(second.folder).recommend(users=["u1"], k=5).equals(second.recommend(users=["u1"], k=5))
 
+
+@pytest.mark.slow
+def test_a_second_tuning_goes_on_where_it_was_killed(go, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
         if folder.name.startswith("fine-tune-fixed"):
@@ -193,10 +199,9 @@ def test_a_second_tuning_keeps_the_codes_of_the_first_and_goes_on_where_it_was_k
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(finetune, "save_state", save_and_fail)
-        go(saved=saved, **options)
-    resumed = go(saved=saved, **options)
-    assert same_bits(resumed, second) and resumed.ranks.equals(second.ranks)
-    assert recbole_llm.load_run(second.folder).recommend(users=["u1"], k=5).equals(second.recommend(users=["u1"], k=5))
+        go(saved=tmp_path / "saved", **SECOND)
+    whole, resumed = go(**SECOND), go(saved=tmp_path / "saved", **SECOND)
+    assert same_bits(resumed, whole) and resumed.ranks.equals(whole.ranks)
 
 
 @pytest.mark.slow
