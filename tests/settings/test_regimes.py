@@ -97,3 +97,11 @@ def test_among_candidates_too_and_recboles_models_keep_their_own():
     assert resolve("SASRec", "ml-100k", {"valid_metric": "loss"}).final["valid_metric"] == "MRR@10"
     assert resolve("SASRec", "ml-100k", {"valid_metric": "loss", "topk": [5]}).final["valid_metric"] == "MRR@5"
     assert resolve("LR", "ml-100k", {"valid_metric": "loss"}).final["valid_metric"] == "AUC"
+
+
+def test_the_demo_tunes_on_all_rows_in_trunks_and_pays_for_no_beam_that_it_does_not_show():
+    demo = load_yaml(find_properties() / "demo.yaml")
+    for model in ("BIGRec", "SOFT"):
+        found = resolve(model, "ml-100k", demo).final
+        assert (found["train_sample_size"], found["train_unit"], found["test_sample_size"]) == (None, "user", None)
+        assert found["num_beams"] == max(found["topk"]) and found["valid_metric"] == "loss"
