@@ -61,8 +61,10 @@ class PlainModel:
         self.prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
         base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        llm = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self.config["llm_dtype"]))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_device = "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        dtype = {"auto": on_device, "saved": "auto"}.get(self.config["llm_dtype"], self.config["llm_dtype"])
+        llm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         self.model = PeftModel.from_pretrained(llm, folder / "adapter").eval().to(self.device)
         titles = read_titles(self.config)
         self.ids, self.titles = list(titles), list(titles.values())

@@ -215,7 +215,8 @@ def uniform_numbers(words: NDArray[np.uint64]) -> Tensor:
 
 def normal_numbers(words: NDArray[np.uint64]) -> Tensor:
     """Standard normal numbers from 64 bits each, by the inverse of the distribution. Returns: float64."""
-    return torch.special.ndtri(uniform_numbers(words).clamp(min=2.0**-54))
+    found: Tensor = torch.special.ndtri(uniform_numbers(words).clamp(min=2.0**-54))
+    return found
 
 
 def draw_by_token(model: nn.Module) -> TokenDraws:

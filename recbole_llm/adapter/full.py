@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class FullAdapter(Adapter):
-    """All weights learn. A frozen copy of the untuned LLM is kept beside them, so the LLM is in memory twice.
+    """All weights learn, in float32. A frozen copy of the untuned LLM is kept in main memory, in its own number type.
+
+    Weights of fewer bits would round most steps away; passes may compute in bfloat16 all the same (autocast).
 
     Example:
         >>> FullAdapter.from_settings({}).facts()
@@ -41,22 +43,27 @@ class FullAdapter(Adapter):
         return cls()
 
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Keep a frozen copy and make all weights trainable.
+        """Keep a frozen copy in main memory and make all weights trainable, in float32.
 
         Raises:
             InputError: the model is quantised; whole numbers cannot be trained.
         """
         if getattr(model, "is_quantized", False):
             raise _of_quantised()
-        self._untuned = copy.deepcopy(model).eval().requires_grad_(False)
-        return model.requires_grad_(True)
+        device = next(model.parameters()).device
+        self._untuned = copy.deepcopy(model.to("cpu")).eval().requires_grad_(False)  # never two of them on a GPU
+        return model.float().to(device).requires_grad_(True)
 
     @contextmanager
     def untuned(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The frozen copy, on the device `model` is on."""
+        """The frozen copy, for the duration of the context on the device `model` is on."""
         if self._untuned is None:
             raise ValueError("attach comes before untuned")
-        yield self._untuned.to(next(model.parameters()).device)
+        home = next(self._untuned.parameters()).device
+        try:
+            yield self._untuned.to(next(model.parameters()).device)
+        finally:
+            self._untuned.to(home)
 
     def facts(self) -> dict[str, Any]:
         """Kind only: there is nothing to set."""

@@ -148,13 +148,12 @@ class LoraAdapter(Adapter):
             InputError: a name of `target_modules` matches no linear map of the model.
         """
         import torch
-        from peft import get_peft_model, prepare_model_for_kbit_training
+        from peft import get_peft_model
 
         targets = find_target_modules(model, self.target_modules)
-        if getattr(model, "is_quantized", False):
-            model = prepare_model_for_kbit_training(
-                model, model.is_gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
+        # Of a quantised LLM, norms and head keep the number type they were loaded in: peft's preparation would copy
+        # them, and an embedding of 128,000 tokens, into float32. Checkpointing is on already, and not reentrant.
+        model.requires_grad_(False)
         config = self._peft_config(model, targets)
         with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
             torch.default_generator.manual_seed(self.seed)

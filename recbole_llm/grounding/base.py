@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +17,7 @@ from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.grounding.settings import GroundingSettings
 from recbole_llm.kept import Facts, KeptRows
 from recbole_llm.llm.backbone import Backbone
+from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.settings import GenerationSettings
 
@@ -107,11 +109,18 @@ class Answerer(Protocol):
         """Tokens of a prompt, at most."""
 
     @property
+    def generation_budget(self) -> TokenBudget:
+        """Tokens of a forward pass."""
+
+    @property
     def item_embeddings(self) -> np.ndarray:
         """float32 ``[items, d]``: embeddings of the titles by the untuned LLM; zeros where an item has none."""
 
     def keep(self, name: str, facts: Facts) -> KeptRows:
         """What finished rows of a computation by the weights as they stand are kept in."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context for passes of the LLM, in the numbers that it is tuned in."""
 
     def response(self, item: int) -> list[int]:
         """Token ids of the answer that names an item, its end included."""

@@ -39,15 +39,16 @@ class ConstrainedGrounding(TitleGrounding):
         return rank_listed(items, scores, wanted, k).spread(prompted, len(rows))
 
     def _beams(self, rows: PromptedRows) -> list[list[Generation]]:
-        return search_titles(
-            self.model.llm,
-            rows.prompt_ids,
-            self.trie,
-            num_beams=self.generation.num_beams,
-            progress=self.config["show_progress"],
-            keep=self.model.keep,
-            **self._options(rows),
-        )
+        with self.model.autocast():
+            return search_titles(
+                self.model.llm,
+                rows.prompt_ids,
+                self.trie,
+                num_beams=self.generation.num_beams,
+                progress=self.config["show_progress"],
+                keep=self.model.keep,
+                **self._options(rows),
+            )
 
     def _title_scores(self, rows: PromptedRows) -> Tensor:
         return beam_item_scores(self.trie, self._beams(rows))

@@ -14,7 +14,7 @@ from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.titles import TitleGrounding
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.constrained import Assistant
-from recbole_llm.llm.likelihood import Way, choose_way, title_likelihoods
+from recbole_llm.llm.likelihood import Way, choose_way, estimate_likelihoods, title_likelihoods
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.progress import Bar
 
@@ -34,6 +34,10 @@ class LikelihoodGrounding(TitleGrounding):
         """Make sure that the LLM can score as many titles as there are."""
         if self._way(n_titles := self.config["candidates"] or self.trie.n_titles) == "rows":
             log.warning("grounding=likelihood scores %d titles per prompt one by one", n_titles)
+        elif not self.config["candidates"]:
+            tokens = self.model.generation_budget.tokens
+            estimate = estimate_likelihoods(self.model.llm, self.trie, tokens, self.declared.title_renormalize)
+            log.info("grounding=likelihood: %s.", estimate)
 
     def _way(self, n_titles: int, row_inputs: Mapping[str, Tensor] | None = None) -> Way:
         """All titles of a prompt as one tree, or a row for each where the LLM does not take a tree."""
@@ -42,7 +46,8 @@ class LikelihoodGrounding(TitleGrounding):
     def _title_scores(self, rows: PromptedRows) -> Tensor:
         progress, options = self.config["show_progress"], self._options(rows)
         way = self._way(self.trie.n_titles, options["row_inputs"])
-        return title_likelihoods(self.model.llm, rows.prompt_ids, self.trie, progress=progress, way=way, **options)
+        with self.model.autocast():
+            return title_likelihoods(self.model.llm, rows.prompt_ids, self.trie, progress=progress, way=way, **options)
 
     def candidate_scores(self, rows: PromptedRows) -> np.ndarray:
         """See :class:`Grounding`; a row without a prompt has no scores."""
@@ -57,7 +62,9 @@ class LikelihoodGrounding(TitleGrounding):
         for index, row in enumerate(bar):
             items = rows.candidates[row][rows.candidates[row] > 0].tolist()
             trie = TitleTrie([self.model.response(item) for item in items], self.model.backbone.eos_token_id)
-            own = title_likelihoods(self.model.llm, [prompts[index]], trie, way=way, **_of_row(options, index, items))
+            with self.model.autocast():
+                one = _of_row(options, index, items)
+                own = title_likelihoods(self.model.llm, [prompts[index]], trie, way=way, **one)
             scores[row, : len(items)] = own[0].cpu().numpy()
         return scores
 

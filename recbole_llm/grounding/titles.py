@@ -7,14 +7,19 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_llm.arrays import Array, to_numpy
 from recbole_llm.declare import Settings
 from recbole_llm.grounding.base import Answerer, Grounding, PromptedRows
+from recbole_llm.grounding.ranking import Ranking
 from recbole_llm.grounding.rules import check_by_title
 from recbole_llm.llm.constrained import Assistant
 from recbole_llm.llm.trie import TitleTrie
+
+TABLE_BYTES = 2**28  # of a table of scores float64 [rows, items]
 
 
 def title_trie(model: Answerer) -> TitleTrie:
@@ -54,6 +59,17 @@ class TitleGrounding(Grounding):
         scores[torch.from_numpy(prompted).to(found.device)] = found
         return scores
 
+    def rank(self, rows: PromptedRows, targets: Array | None, k: int) -> Ranking:
+        """See :class:`Grounding`; rows are scored in blocks, of which one table is there at a time."""
+        at_once = max(1, TABLE_BYTES // (8 * self.model.catalog.n_items))
+        blocks = [np.arange(start, min(start + at_once, len(rows))) for start in range(0, max(len(rows), 1), at_once)]
+        wanted = None if targets is None else to_numpy(targets)
+        parts = (
+            super(TitleGrounding, self).rank(rows.take(own), wanted if wanted is None else wanted[own], k)
+            for own in blocks
+        )
+        return Ranking.join(list(parts))
+
     @abstractmethod
     def _title_scores(self, rows: PromptedRows) -> Tensor:
         """Scores float64 ``[rows, items]`` of rows that all have a prompt."""
@@ -72,5 +88,5 @@ class TitleGrounding(Grounding):
             "renormalize": self.declared.title_renormalize,
             "assistant": assistant,
             "row_inputs": self.model.row_inputs(rows.histories),
-            "max_batch_tokens": self.generation.generation_batch_tokens,
+            "max_batch_tokens": self.model.generation_budget,
         }

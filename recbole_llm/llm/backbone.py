@@ -29,9 +29,10 @@ from transformers import (
 from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import find_llm
 from recbole_llm.llm.gguf import write_folder
-from recbole_llm.llm.settings import check_quantisation
+from recbole_llm.llm.precision import SAVED, resolve_dtype, use_tensor_cores
+from recbole_llm.llm.settings import AUTO, check_quantisation
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = (AUTO, "float32", "bfloat16", "float16", SAVED)
 QUANTISATIONS = (None, "8bit", "4bit")
 
 _IDENTITY_FILES = ("config.json", "*token*", "vocab*", "merges.txt", "*.model", "chat_template*", "*.py")
@@ -105,7 +106,8 @@ def load_backbone(
     Args:
         llm_path: folder with `config.json`, weights and tokenizer; a GGUF file, which is read anew at every call (a run
             keeps what was read); `smollm2`; or a name on the Hugging Face hub.
-        dtype: "float32", "bfloat16", "float16", or "auto" for the type the weights are stored in.
+        dtype: "float32", "bfloat16", "float16", "saved" for the type the weights are stored in, or "auto" for bfloat16
+            on a GPU that has it and float32 elsewhere.
         quant: None, "8bit" or "4bit" (bitsandbytes).
         device: where the model goes.
         gradient_checkpointing: recompute activations in the backward pass; takes effect in training mode only.
@@ -123,6 +125,7 @@ def load_backbone(
         recbole_llm.errors.InputError: llm_path: ./nowhere: ...
     """
     source = find_llm(llm_path)
+    use_tensor_cores(device)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = _placement(dtype, quant, torch.device(device)) | hub
     if attn_implementation is not None:
@@ -321,6 +324,8 @@ def _placement(dtype: str, quant: str | None, device: torch.device) -> dict[str,
             f"{device}: torch sees no CUDA device; use cpu or install a CUDA build of torch",
             kind="environment",
         )
+    dtype = resolve_dtype(dtype, device)
+    dtype = "auto" if dtype == SAVED else dtype  # the library's word for it
     if quant is None:
         return {"dtype": dtype}
     check_quantisation(quant, on_cpu=device.type == "cpu")

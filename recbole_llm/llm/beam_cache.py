@@ -9,7 +9,9 @@ from transformers import Cache, DynamicLayer
 
 def make_room(cache: Cache, n_tokens: int) -> None:
     """Replaces the plain layers of a filled cache by ones with room for `n_tokens` more; others stay as they are."""
-    cache.layers = [BeamLayer(layer, n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    for index in range(len(cache.layers)):  # layer by layer, so that never all of them are there twice
+        if type(cache.layers[index]) is DynamicLayer:
+            cache.layers[index] = BeamLayer(cache.layers[index], n_tokens)
 
 
 class BeamLayer(DynamicLayer):  # type: ignore[misc]  # transformers declares no types

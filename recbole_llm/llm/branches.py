@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.adapter.dropout import TokenDraws, path_terms
-from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers, recall
+from recbole_llm.llm.capabilities import KERNEL, FastPath, Finding, find, masks_of_pairs, recall
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
 from recbole_llm.llm.parts import text_config
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 
 Tokens = Sequence[int]
+SixTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 N_FILLERS = 8  # further answers where both ways of computing are compared
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def branch_batch(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]],
         ordinary = positions_from_mask(torch.from_numpy(mask))
         paths = hash_paths(input_ids, ordinary.numpy(), mask)
         tensors = torch.from_numpy(input_ids), torch.from_numpy(mask), ordinary
-        return BranchBatch(*tensors, *_queries(trees, starts), paths=paths)
+        return BranchBatch(*tensors, *_queries(trees, starts), paths)
     seen = np.stack([_seen(own, start, tree) for own, start, tree in zip(mask, starts, trees, strict=True)])
     # A token sees as many others, itself included, as stand before it plus one: the count is its position.
     positions = np.where(mask, seen.sum(axis=2) - 1, 0)
@@ -137,7 +138,7 @@ def branch_batch(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]],
     ]
     paths = hash_paths(input_ids, positions, mask, runs)
     tensors = torch.from_numpy(input_ids), torch.from_numpy(seen[:, None]), torch.from_numpy(positions)
-    return BranchBatch(*tensors, *_queries(trees, starts), paths=paths)
+    return BranchBatch(*tensors, *_queries(trees, starts), paths)
 
 
 def hash_paths(
@@ -175,8 +176,8 @@ def _seen(mask: np.ndarray, start: int, tree: AnswerTree) -> np.ndarray:
     return seen
 
 
-def _queries(trees: Sequence[AnswerTree], starts: Sequence[int]) -> list[Tensor]:
-    """The six index tensors of a batch."""
+def _queries(trees: Sequence[AnswerTree], starts: Sequence[int]) -> SixTensors:
+    """The index tensors of a batch."""
     entries = [
         (row, starts[row] + before, token, answer)
         for row, tree in enumerate(trees)
@@ -184,7 +185,7 @@ def _queries(trees: Sequence[AnswerTree], starts: Sequence[int]) -> list[Tensor]
     ]
     rows, columns, targets, answers = (torch.tensor(values) for values in zip(*entries, strict=True))
     indices, queries = torch.unique(torch.stack([rows, columns]), dim=1, return_inverse=True)
-    return [indices[0], indices[1], queries, targets, rows, answers]
+    return indices[0], indices[1], queries, targets, rows, answers
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class BranchScorer:
         Args:
             n_tokens: of the longest prompt with all its answers; windows may count them all.
         """
-        finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, narrow_layers)
+        finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, masks_of_pairs)
         return self._tells(finding, "Using one forward pass per answer")
 
     def _tells(self, finding: Finding, instead: str) -> bool:
@@ -308,6 +309,8 @@ class BranchScorer:
 def _obstacle(finding: Finding) -> str:
     """What keeps a model from computing branches, in words."""
     if finding.kind == "layers":
+        if finding.reason.startswith(KERNEL):
+            return f"{finding.reason}; set {KERNEL}: sdpa for one"
         return "the model has layers that do not attend to the whole context"
     verb = "does not take" if finding.kind == "error" else "does not keep to"
     return f"its attention {verb} a mask per pair of tokens ({finding.reason})"

@@ -28,6 +28,8 @@ from recbole_llm.llm.parts import device_of, text_config
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 from recbole_llm.modes import evaluating
 
+KERNEL = "attn_implementation"  # the setting
+
 
 class FastPath(Enum):
     """A way to compute several sequences at less cost than one pass each; its value says it in the log."""
@@ -190,6 +192,14 @@ def narrow_layers(config: PretrainedConfig, n_tokens: int) -> str | None:
     if _has_states(layers) or min(windows, default=n_tokens) < n_tokens:
         return f"it has layers that do not attend to all of {n_tokens} tokens"
     return None
+
+
+def masks_of_pairs(config: PretrainedConfig, n_tokens: int) -> str | None:
+    """What stands against a mask per pair of tokens, in words: flash attention's kernels, or narrow layers."""
+    kernel = getattr(config, "_attn_implementation", None) or ""
+    if "flash" in kernel:
+        return f"{KERNEL} {kernel} takes no mask per pair of tokens"
+    return narrow_layers(config, n_tokens)
 
 
 def slot_counting_layers(config: PretrainedConfig, n_tokens: int) -> str | None:

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
+from recbole_llm.llm.budget import TokenBudget, run_batches
 from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.parts import input_embedding, unwrapped
-from recbole_llm.llm.rows import length_batches, pad_batch
+from recbole_llm.llm.rows import pad_batch
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
 
@@ -59,18 +60,18 @@ class TextEncoder:
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         pooling: str = "last",
-        max_batch_tokens: int = 8192,
+        max_batch_tokens: int | TokenBudget = 8192,
         max_tokens: int = 512,
         untuned: Callable[[], AbstractContextManager[nn.Module | None]] | None = None,
     ) -> None:
         if pooling not in POOLINGS:
             raise InputError("pooling", f"{pooling!r} is unknown; choose one of {', '.join(POOLINGS)}", kind="unknown")
-        if max_tokens < 1 or max_batch_tokens < 1:
-            raise InputError(f"max_tokens {max_tokens} and max_batch_tokens {max_batch_tokens} must be at least 1")
+        self.budget = TokenBudget.of(max_batch_tokens)
+        if max_tokens < 1 or self.budget.tokens < 1:
+            raise InputError(f"max_tokens {max_tokens} and max_batch_tokens {self.budget.tokens} must be at least 1")
         self.model = model
         self.tokenizer = tokenizer
         self.pooling = pooling
-        self.max_batch_tokens = max_batch_tokens
         self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
         self.untuned = untuned or nullcontext
         # Some tokenizers close every sequence with EOS, after which the last position would say little about the text.
@@ -94,7 +95,7 @@ class TextEncoder:
             model = self.model if untuned is None else untuned
             with evaluating(model):
                 pool = partial(self._pool, model)
-                return encode_in_batches(texts, self.tokenize, pool, width, self.max_batch_tokens, progress)
+                return encode_in_batches(texts, self.tokenize, pool, width, self.budget, progress)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as it is embedded; at least one, at most `max_tokens`."""
@@ -137,7 +138,7 @@ def encode_in_batches(
     tokenize: Callable[[Sequence[str]], list[list[int]]],
     pool: Callable[[Sequence[Sequence[int]]], Tensor],
     width: int,
-    max_batch_tokens: int,
+    max_batch_tokens: int | TokenBudget,
     progress: bool = False,
 ) -> np.ndarray:
     """Vectors of texts, every different text computed once, those of similar length together.
@@ -149,7 +150,7 @@ def encode_in_batches(
         tokenize: token ids of each text, at least one.
         pool: vectors [texts, width] of the token ids of one batch.
         width: of a vector.
-        max_batch_tokens: limit of (texts x longest text) of a batch.
+        max_batch_tokens: limit of (texts x longest text) of a batch; where memory runs out, batches are halved.
         progress: show a bar.
 
     Returns:
@@ -161,13 +162,15 @@ def encode_in_batches(
     distinct = list(dict.fromkeys(texts))
     token_ids = tokenize(distinct)
     vectors = np.empty((len(distinct), width), dtype=np.float32)
-    batches = length_batches([len(ids) for ids in token_ids], max_batch_tokens)
-    own = process().own(batches)
-    bar = Bar(total=sum(map(len, own)), desc="embed", unit="text", disable=not progress)
+    share = -(-len(distinct) // process().count)
+    bar = Bar(total=share, desc="embed", unit="text", disable=not progress)
+
+    def run(batch: list[int]) -> None:
+        vectors[batch] = pool([token_ids[i] for i in batch]).cpu().numpy()
+        bar.update(len(batch))
+
     with bar, torch.no_grad():
-        for batch in own:
-            vectors[batch] = pool([token_ids[i] for i in batch]).cpu().numpy()
-            bar.update(len(batch))
+        batches = run_batches([len(ids) for ids in token_ids], TokenBudget.of(max_batch_tokens), run, together=True)
     process().complete(vectors, batches)
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):

@@ -1,9 +1,10 @@
 """Beam search that computes every prompt once.
 
 The key-value cache is filled with one pass over the prompts; the first selection of beams then repeats it per beam, and
-every later one reorders it and drops the rows that are finished, each with a single index select. What all prompts of a
-call begin with is computed once and expanded. None of this changes the result: it is the sequence that
-``model.generate(num_beams=..., do_sample=False, early_stopping=False)`` returns first, in fp32.
+every later one reorders the answers in it. Rows that are finished leave it a quarter of them at a time: to drop one row
+moves all the others. What all prompts of a call begin with is computed once and expanded. None of this changes the
+result: it is the sequence that ``model.generate(num_beams=..., do_sample=False, early_stopping=False)`` returns first,
+in fp32.
 
 Score of a hypothesis: the sum of its log-probabilities divided by ``length ** length_penalty``, where length counts the
 generated tokens with EOS. A row is finished once its best open beam, scored at the present length, cannot enter the
@@ -28,7 +29,8 @@ from recbole_llm.hashing import hash_tensors
 from recbole_llm.kept import Keep, KeptRows, keep_nothing
 from recbole_llm.llm.beam_passes import Passes, choose_passes
 from recbole_llm.llm.beam_state import Extensions, Live, largest
-from recbole_llm.llm.rows import length_batches
+from recbole_llm.llm.budget import TokenBudget, run_batches
+from recbole_llm.llm.loss import LOGSUMEXP_ROWS
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
 
@@ -86,7 +88,7 @@ def beam_search(
     forbidden_token_ids: Sequence[int] = (),
     logits_processor: LogitsProcessorList | None = None,
     constraint: TokenConstraint | None = None,
-    max_batch_tokens: int = 8192,
+    max_batch_tokens: int | TokenBudget = 8192,
     share_prefix: bool = True,
     return_beams: bool = False,
     row_inputs: Mapping[str, Tensor] | None = None,
@@ -112,7 +114,8 @@ def beam_search(
             given the tokens generated so far without the prompt, and must treat rows independently of their order.
         constraint: Scores the allowed tokens; takes the place of `forbidden_token_ids` and `logits_processor`. Cheaper
             than a processor, since nothing has to be written to, or selected from, the whole vocabulary.
-        max_batch_tokens: Limit of beams x (prompt + new tokens) per batch; a single row may exceed it.
+        max_batch_tokens: Limit of beams x (prompt + new tokens) per batch; a single row may exceed it. Where memory
+            runs out, batches are halved.
         share_prefix: Computes the longest common beginning of all prompts once. Turn it off where the hidden states
             depend on more than the tokens (an adapter conditioned on the user).
         return_beams: Whether each answer's `beams` are filled.
@@ -161,8 +164,8 @@ def beam_search(
 
     costs = [num_beams * (len(prompt) + max_new_tokens) for prompt in prompts]
     answers: dict[int, Generation] = {}
-    batches = process().own(length_batches(costs, max_batch_tokens))
-    bar = Bar(total=sum(map(len, batches)), desc="generate", unit="prompt", disable=not progress)
+    share = -(-len(prompts) // process().count)
+    bar = Bar(total=share, desc="generate", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
         start = choose_passes(model, prompts, pad_token_id, max_new_tokens, share_prefix, row_inputs)
 
@@ -170,9 +173,12 @@ def beam_search(
             return search.run({i: prompts[i] for i in batch}, start())
 
         kept = KeptRows() if logits_processor is not None else keep("answers", facts)
-        for batch in batches:
+
+        def run(batch: list[int]) -> None:
             answers.update(kept.batch(batch, answer, asdict, Generation.from_dict))
             bar.update(len(batch))
+
+        run_batches(costs, TokenBudget.of(max_batch_tokens), run, together=True)
     answers = process().gather_rows(answers)
     generations = [answers[i] for i in range(len(prompts))]
     if logits_processor is None and (broken := [i for i, g in enumerate(generations) if g.score == -math.inf]):
@@ -243,7 +249,7 @@ class _Search:
             values, index = largest(values, k)
             return values, tokens.gather(1, index)
         # softmax keeps the order of a row's logits, so only the selected ones are normalised
-        normaliser = logits.logsumexp(dim=1, keepdim=True)
+        normaliser = torch.cat([part.logsumexp(dim=1, keepdim=True) for part in logits.split(LOGSUMEXP_ROWS)])
         if self.logits_processor is not None:
             logits = self.logits_processor(generated, logits - normaliser)
             normaliser = torch.zeros_like(normaliser)

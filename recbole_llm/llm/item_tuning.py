@@ -19,12 +19,13 @@ from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.adapter.base import Adapter
 from recbole_llm.errors import InputError
+from recbole_llm.llm.budget import TokenBudget, run_batches
 from recbole_llm.llm.contrastive import infonce_loss, soft_target_loss
 from recbole_llm.llm.encoder import mean_state
 from recbole_llm.llm.item_views import Attributes, draw_view, encode_texts, item_text
 from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.parts import input_embedding, unwrapped
-from recbole_llm.llm.rows import length_batches, pad_batch
+from recbole_llm.llm.rows import pad_batch
 from recbole_llm.llm.vector_settings import INFONCE, ItemVectorSettings
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
@@ -52,10 +53,10 @@ class ItemReader:
         tokenizer: PreTrainedTokenizerBase,
         instruction: str,
         settings: ItemVectorSettings,
-        max_batch_tokens: int = 8192,
+        max_batch_tokens: int | TokenBudget = 8192,
     ) -> None:
         self.model, self.tokenizer, self.instruction, self.settings = model, tokenizer, instruction, settings
-        self.max_batch_tokens = max_batch_tokens
+        self.budget = TokenBudget.of(max_batch_tokens)
         positions = getattr(model.config, "max_position_embeddings", None) or settings.max_tokens
         self.max_tokens = min(settings.max_tokens, positions)
 
@@ -73,9 +74,12 @@ class ItemReader:
         found = np.empty((len(items), input_embedding(self.model).embedding_dim), dtype=np.float32)
         bar = Bar(total=len(items), desc="embed", unit="item", disable=not progress)
         with bar, evaluating(self.model), torch.no_grad():
-            for batch in length_batches([len(ids) for ids in token_ids], self.max_batch_tokens):
+
+            def run(batch: list[int]) -> None:
                 found[batch] = self._pool([token_ids[item] for item in batch]).cpu().numpy()
                 bar.update(len(batch))
+
+            run_batches([len(ids) for ids in token_ids], self.budget, run)
         if not np.isfinite(found).all():
             item = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
             text = item_text(self.instruction, items[item])[:80]

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError, NonFiniteError
+from recbole_llm.llm.budget import MIB, TokenBudget, run_batches
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
 from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
 from recbole_llm.llm.parts import text_config
-from recbole_llm.llm.rows import length_batches
 from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.title_walk import RowWalk, TreeWalk
 from recbole_llm.llm.trie import TitleTrie
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _PIECE = 128  # nodes of one forward pass, per prompt
-_LOGITS = 2**26  # numbers of one forward pass' logits: 256 MB in float32
 MAX_ROW_TITLES = 1000
 """Largest catalogue of which every title is given a row of its own with the whole prompt."""
 Way = Literal["tree", "rows"]
@@ -49,7 +48,7 @@ def title_likelihoods(
     length_penalty: float = 0.0,
     renormalize: bool = False,
     assistant: Assistant | None = None,
-    max_batch_tokens: int = 8192,
+    max_batch_tokens: int | TokenBudget = 8192,
     row_inputs: Mapping[str, Tensor] | None = None,
     progress: bool = False,
     way: Way = "tree",
@@ -66,7 +65,8 @@ def title_likelihoods(
         length_penalty: See :func:`title_scores`.
         renormalize: See :func:`title_scores`. Beginnings that only one title continues are not computed then.
         assistant: See :func:`title_scores`.
-        max_batch_tokens: Limit of (prompts x tokens) of a forward pass; decides memory and speed only.
+        max_batch_tokens: Limit of (prompts x tokens) of a forward pass; decides memory and speed only. Where memory
+            runs out, batches are halved.
         row_inputs: Further inputs of the model's forward, tensors [prompts, ...], where more than the tokens decides:
             each pass is given those of its rows.
         progress: Shows a progress bar.
@@ -94,28 +94,30 @@ def title_likelihoods(
         raise ValueError(f"prompt {empty[0]} is empty: a decoder needs at least one token to continue")
     if assistant is not None and len(assistant.item_scores) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
-    walk: TreeWalk | RowWalk
+    budget, walk = TokenBudget.of(max_batch_tokens), _walk(model, trie, pad_token_id, way, renormalize)
     if way == "tree":
-        walk = TreeWalk(model, trie, pad_token_id, only_choices=renormalize, n_at_once=_PIECE)
         check_tree(model, max(map(len, prompts), default=0) + trie.max_length, row_inputs)
-        n_rows = max(1, min(max_batch_tokens, _LOGITS // walk.vocabulary) // _PIECE)
-        costs = [max(len(prompt), -(-max_batch_tokens // n_rows)) for prompt in prompts]
-    else:
-        walk = RowWalk(model, trie, pad_token_id, max_batch_tokens)
-        costs = [max_batch_tokens] * len(prompts)  # one by one: a prompt's titles fill several batches
+
+    def costs(tokens: int) -> list[int]:
+        if isinstance(walk, RowWalk):
+            return [tokens] * len(prompts)  # one by one: a prompt's titles fill several batches
+        n_rows = walk.prompts_at_once(tokens)
+        return [max(len(prompt), -(-tokens // n_rows)) for prompt in prompts]
+
     scores = torch.empty(len(prompts), trie.n_items, dtype=torch.float64, device=walk.device)
     bar = Bar(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
-        batches = length_batches(costs, max_batch_tokens)
-        for batch in process().own(batches):
+
+        def run(batch: list[int]) -> None:
             inputs = {name: values[batch] for name, values in (row_inputs or {}).items()}
-            log_probs = walk.run([prompts[index] for index in batch], inputs)
+            log_probs = walk.run([prompts[index] for index in batch], inputs, budget)
             helper = None if assistant is None else Assistant(assistant.item_scores[batch], assistant.lm_weight)
             scores[batch] = title_scores(
                 trie, log_probs, length_penalty=length_penalty, renormalize=renormalize, assistant=helper
             )
             bar.update(len(batch))
-        process().complete(scores, batches)
+
+        process().complete(scores, run_batches(costs, budget, run, together=True))
     if scores.isnan().any():
         broken = scores.isnan().any(dim=1).nonzero()[:, 0].tolist()
         raise NonFiniteError(
@@ -123,6 +125,39 @@ def title_likelihoods(
             "are NaN; check its weights, or use llm_dtype float32 or bfloat16"
         )
     return scores
+
+
+def _walk(model: nn.Module, trie: TitleTrie, pad_token_id: int, way: Way, only_choices: bool) -> TreeWalk | RowWalk:
+    if way == "tree":
+        return TreeWalk(model, trie, pad_token_id, only_choices=only_choices, n_at_once=_PIECE)
+    return RowWalk(model, trie, pad_token_id)
+
+
+def estimate_likelihoods(model: nn.Module, trie: TitleTrie, max_batch_tokens: int, renormalize: bool = False) -> str:
+    """What the likelihoods of a catalogue as a tree will take, in words.
+
+    Args:
+        model: A causal LM.
+        trie: The titles.
+        max_batch_tokens: Limit of a forward pass.
+        renormalize: Whether only tokens with an alternative count.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
+        >>> estimate_likelihoods(model, TitleTrie([[5, 6], [8]], eos_token_id=2), max_batch_tokens=8192)
+        '2 titles are 3 tokens of a tree: 2 passes of 64 prompts, 3 MiB at most; 32 passes for 1,000 prompts'
+    """
+    walk = TreeWalk(model, trie, 0, only_choices=renormalize, n_at_once=_PIECE)
+    n_nodes, n_passes = sum(len(piece.tokens) for piece in walk.pieces), 1 + len(walk.pieces)
+    n_prompts = walk.prompts_at_once(max_batch_tokens)
+    longest = max((len(piece.tokens) for piece in walk.pieces), default=1)
+    size = n_prompts * (longest * walk.vocabulary * walk.dtype.itemsize + trie.n_nodes * (4 + 8) + trie.n_items * 8)
+    return (
+        f"{trie.n_titles:,} titles are {n_nodes:,} tokens of a tree: {n_passes:,} passes of {n_prompts:,} prompts, "
+        f"{-(-size // MIB):,} MiB at most; {-(-1000 // n_prompts) * n_passes:,} passes for 1,000 prompts"
+    )
 
 
 def title_scores(

@@ -110,6 +110,11 @@ class Sample:
         return self._scores(lambda index: self.answers[index - 1][:-1])
 
     @cached_property
+    def wrong_effect(self) -> float:
+        """Root mean square of what a wrong mask changes; over all answers, as a single one may change by chance."""
+        return self._effect(self.wrong)
+
+    @cached_property
     def rows(self) -> Tensor:
         """Log-probability of the first answer, the prompts in one batch. Returns: float64 [prompts, 1], on the CPU."""
         return row_scores(self.model, self).cpu()
@@ -142,14 +147,14 @@ class Sample:
         if self.is_exact or not found.isfinite().all():
             return False
         rounding = max(self.eps * self.largest_logit, 3 * self.deviation(self.rows))
-        return self._effect(found) <= min(rounding, WRONG_SHARE * self._effect(self.wrong[:, : found.shape[1]]))
+        return self._effect(found) <= min(rounding, WRONG_SHARE * self.wrong_effect)
 
     def accepts_rows(self, found: Tensor) -> bool:
         """The same of rows padded into one batch, whose effect is not known yet."""
         if self.is_exact or not found.isfinite().all():
             return self.deviation(found) <= EXACT_TOLERANCE
         rounding = 5 * self.eps * self.largest_logit
-        return self._effect(found) <= min(rounding, WRONG_SHARE * self._effect(self.wrong[:, : found.shape[1]]))
+        return self._effect(found) <= min(rounding, WRONG_SHARE * self.wrong_effect)
 
     def _effect(self, found: Tensor) -> float:
         """Root mean square of the differences from plain passes."""

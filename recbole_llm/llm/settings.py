@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
 
+AUTO = "auto"  # value of what goes by the device
 TINY = "tiny"  # value of llm_path: an LLM that is made on the spot
 SMOLLM2 = "smollm2"  # value of llm_path: SmolLM2-135M-Instruct, from a package
 MINILM = "minilm"  # value of coreset_encoder: all-MiniLM-L6-v2, from a package
@@ -29,8 +30,17 @@ class BackboneSettings(Declared):
     llm_revision: Annotated[str | None, Setting("branch, tag or commit on the hub", null="is the newest")] = None
     llm_dtype: Annotated[
         str,
-        Setting("precision of the weights", choices={"float32": "", "bfloat16": "", "float16": "", "auto": "as saved"}),
-    ] = "float32"
+        Setting(
+            "precision of the weights",
+            choices={
+                AUTO: "bfloat16 on a GPU that has it, else float32",
+                "float32": "",
+                "bfloat16": "",
+                "float16": "",
+                "saved": "as in the files",
+            },
+        ),
+    ] = AUTO
     quant: Annotated[
         str | None, Setting("weights in fewer bits, on a GPU", choices=("8bit", "4bit"), null="is off")
     ] = None
@@ -72,9 +82,15 @@ class GenerationSettings(Declared):
     ] = 1.0
     first_line: Annotated[bool, Setting("keep the first line of an answer only")] = False
     generation_batch_tokens: Annotated[
-        int,
-        Setting("tokens per generation and embedding batch", low=1, note="decides memory, not the result"),
-    ] = 8192
+        int | str,
+        Setting(
+            "tokens per generation and embedding batch",
+            low=1,
+            pattern=AUTO,
+            like="an integer >= 1, or auto",
+            note="auto goes by free memory, on a CPU 8192 at most; decides memory, not the result",
+        ),
+    ] = AUTO
 
 
 @dataclass(frozen=True)

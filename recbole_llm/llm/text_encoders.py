@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import folder_fingerprint
+from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.capabilities import first_line
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
 from recbole_llm.llm.folders import check_installed, find_encoder
@@ -132,8 +133,8 @@ class SentenceEncoder:
         max_tokens: lowered to what model and tokenizer take.
     """
 
-    def __init__(self, model: Any, max_batch_tokens: int = 8192, max_tokens: int = 512) -> None:
-        self.model, self.tokenizer, self.max_batch_tokens = model, model.tokenizer, max_batch_tokens
+    def __init__(self, model: Any, max_batch_tokens: int | TokenBudget = 8192, max_tokens: int = 512) -> None:
+        self.model, self.tokenizer, self.budget = model, model.tokenizer, TokenBudget.of(max_batch_tokens)
         limits = (max_tokens, self.tokenizer.model_max_length, model.max_seq_length, _positions(model))
         self.max_tokens = int(min(limit for limit in limits if limit))
 
@@ -141,7 +142,7 @@ class SentenceEncoder:
         """Vectors of texts, in their order. Returns: float32 [texts, d]."""
         with evaluating(self.model), torch.no_grad():
             width = self._pool([[self._padding]]).shape[1]
-            return encode_in_batches(texts, self.tokenize, self._pool, width, self.max_batch_tokens, progress)
+            return encode_in_batches(texts, self.tokenize, self._pool, width, self.budget, progress)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included; at least one, at most `max_tokens`."""
@@ -182,7 +183,7 @@ def load_text_encoder(
     recipe: EncoderRecipe,
     *,
     device: str | torch.device = "cpu",
-    max_batch_tokens: int = 8192,
+    max_batch_tokens: int | TokenBudget = 8192,
     max_tokens: int = 4096,
     trust_remote_code: bool = False,
 ) -> SentenceEncoder:

@@ -19,10 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from recbole_llm.llm.budget import TokenBudget, free_memory, run_batches
 from recbole_llm.llm.loss import logits_at, positions_from_mask
 from recbole_llm.llm.parts import input_embedding, text_config
-from recbole_llm.llm.rows import length_batches, pad_batch
+from recbole_llm.llm.rows import pad_batch
 from recbole_llm.llm.trie import TitleTrie
+
+LOGIT_BYTES = 2**28  # of one forward pass; more on a GPU that has more
+NORMALISED = 2**22  # logits at a time that are normalised on a CPU, in float32
 
 
 @dataclass
@@ -59,10 +63,18 @@ class TreeWalk:
         self.vocabulary: int = text_config(model).vocab_size
         self.root, *self.pieces = self._plan()
 
-    def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor]) -> Tensor:
+    def prompts_at_once(self, max_batch_tokens: int) -> int:
+        """Prompts whose nodes and their logits fit into a forward pass of so many tokens."""
+        room = LOGIT_BYTES if self.device.type == "cpu" else max(LOGIT_BYTES, (free_memory(self.device) or 0) // 4)
+        n_logits = room // max(4 if self.device.type == "cpu" else self.dtype.itemsize, 1)
+        return max(1, min(max_batch_tokens, n_logits // self.vocabulary) // self.n_at_once)
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor], budget: TokenBudget | None = None
+    ) -> Tensor:
         """Log-probabilities float32 [prompts, nodes]; if `only_choices`, logits, and 0 where there is no choice.
 
-        `inputs` of the forward pass, [prompts, ...], are given to each.
+        `inputs` of the forward pass, [prompts, ...], are given to each; the caller keeps to a budget.
         """
         ids, mask = pad_batch(prompts, self.pad_token_id, self.device, left=True)
         width = mask.shape[1]
@@ -105,8 +117,16 @@ class TreeWalk:
 
     def _read(self, piece: Piece, logits: Tensor, found: Tensor) -> None:
         """Writes what the piece's logits [prompts, nodes, vocabulary] say about the children of its nodes."""
-        values = logits.float() if self.only_choices else logits.float().log_softmax(dim=2)
-        found[:, piece.children] = values[:, piece.rows, piece.child_tokens]
+        if self.only_choices:  # what is read off is what is copied
+            found[:, piece.children] = logits[:, piece.rows, piece.child_tokens].float()
+            return
+        at_once = NORMALISED if self.device.type == "cpu" else LOGIT_BYTES // 4
+        n_nodes = max(1, at_once // (len(logits) * self.vocabulary))
+        for start in range(0, logits.shape[1], n_nodes):  # the whole in float32 would be the largest tensor there is
+            values = logits[:, start : start + n_nodes].float().log_softmax(dim=2)
+            first, last = torch.searchsorted(piece.rows, torch.tensor([start, start + n_nodes], device=self.device))
+            own = slice(int(first), int(last))
+            found[:, piece.children[own]] = values[:, piece.rows[own] - start, piece.child_tokens[own]]
 
     def _plan(self) -> Iterator[Piece]:
         """The root, which is the end of the prompt, then the nodes that have to be computed, depth first."""
@@ -155,22 +175,32 @@ class RowWalk:
         model: A causal LM.
         trie: The titles.
         pad_token_id: Any token id.
-        max_batch_tokens: Limit of (rows x longest row) of a forward pass.
     """
 
-    def __init__(self, model: nn.Module, trie: TitleTrie, pad_token_id: int, max_batch_tokens: int) -> None:
-        self.model, self.trie, self.pad_token_id, self.max_batch_tokens = model, trie, pad_token_id, max_batch_tokens
+    def __init__(self, model: nn.Module, trie: TitleTrie, pad_token_id: int) -> None:
+        self.model, self.trie, self.pad_token_id = model, trie, pad_token_id
         self.device = input_embedding(model).weight.device
         self._titles = [trie.tokens[path[:n]].tolist() for path, n in zip(trie.paths, trie.lengths, strict=True)]
 
-    def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor]) -> Tensor:
-        """Log-probabilities float32 [prompts, nodes], the root's 0; `inputs` of the forward pass are [prompts, ...]."""
+    def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor], budget: TokenBudget) -> Tensor:
+        """Log-probabilities float32 [prompts, nodes], the root's 0.
+
+        `inputs` of the forward pass are [prompts, ...]; `budget` is that of its (rows x longest row).
+        """
         found = torch.zeros(len(prompts), self.trie.n_nodes, device=self.device)
         for index, prompt in enumerate(prompts):
             own = {name: values[[index]] for name, values in inputs.items()}
-            for titles in length_batches([len(prompt) + len(title) for title in self._titles], self.max_batch_tokens):
+
+            def run(
+                titles: list[int],
+                index: int = index,
+                prompt: Sequence[int] = prompt,
+                own: Mapping[str, Tensor] = own,
+            ) -> None:
                 nodes, values = self._pass(prompt, titles, own)
                 found[index, nodes] = values
+
+            run_batches([len(prompt) + len(title) for title in self._titles], budget, run)
         return found
 
     def _pass(

@@ -24,7 +24,7 @@ from recbole_llm.llm.branches import (
     hash_paths,
     only,
 )
-from recbole_llm.llm.capabilities import FastPath, find, narrow_layers
+from recbole_llm.llm.capabilities import FastPath, find, masks_of_pairs
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 
 
@@ -215,7 +215,7 @@ class TrunkScorer(BranchScorer):
         Args:
             n_tokens: of the longest prompt with its longest answer: no token sees more.
         """
-        finding = find(self.model, FastPath.TRUNKS, n_tokens, trunk_scores, narrow_layers)
+        finding = find(self.model, FastPath.TRUNKS, n_tokens, trunk_scores, masks_of_pairs)
         return self._tells(finding, "Computing every row by itself, not together with its user's others")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
 from recbole_llm.llm.folders import find_llm
 from recbole_llm.llm.gguf import GGUFStage
 from recbole_llm.llm.memory import keep_freed_memory
+from recbole_llm.llm.precision import resolve_dtype
 from recbole_llm.llm.settings import TINY, BackboneSettings
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
@@ -38,6 +40,24 @@ def load_llm(config: Config, device: torch.device, stages: StageStore, build_tin
     elif isinstance(found := find_llm(path), Path) and found.is_file():
         path = stages.run(GGUFStage(found))
     return load_backbone(path, device=device, **settings.options())
+
+
+def number_facts(config: Config) -> dict[str, Any]:
+    """In which numbers a run's LLM computes, for what depends on it, as JSON values."""
+    facts = {"dtype": resolve_dtype(config["llm_dtype"], config["device"]), "quant": config["quant"]}
+    if config["adapter"] == "full" and facts["dtype"] != "float32":
+        facts["trained in"] = "float32"
+    return {**facts, **({"autocast": "bfloat16"} if computes_in_half(config) else {})}
+
+
+def computes_in_half(config: Config) -> bool:
+    """Whether weights in float32 are computed with in bfloat16.
+
+    Where all weights of an LLM learn, they are kept in float32 whatever ``llm_dtype`` says: in fewer bits, most steps
+    would be rounded away.
+    """
+    halved = resolve_dtype(config["llm_dtype"], config["device"]) == "bfloat16"
+    return bool(config["enable_amp"]) or (config["adapter"] == "full" and halved)
 
 
 def check_backbone(config: Config) -> None:

@@ -26,12 +26,13 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.hashing import hash_tensors
 from recbole_llm.kept import Facts, KeptRows
+from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
-from recbole_llm.model.backbones import load_llm, prompt_limit
+from recbole_llm.model.backbones import computes_in_half, load_llm, number_facts, prompt_limit
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
@@ -90,6 +91,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         self._num_beams: int | None = None
+        self._budgets: dict[tuple[str, int | str], TokenBudget] = {}
         self._kept_texts: dict[_Asked, str] | None = None
         self._is_untuned = False
         self.show_progress = bool(config["show_progress"])
@@ -125,6 +127,22 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def generation(self) -> GenerationSettings:
         """How answers are searched for."""
         return GenerationSettings.from_settings(self.config.final_config_dict)
+
+    @property
+    def generation_budget(self) -> TokenBudget:
+        """Tokens of a forward pass that generates or embeds; smaller once memory has run out."""
+        return self._budget("generation_batch_tokens", training=False)
+
+    @property
+    def training_budget(self) -> TokenBudget:
+        """Tokens of a forward pass with a gradient."""
+        return self._budget("micro_batch_tokens", training=True)
+
+    def _budget(self, name: str, training: bool) -> TokenBudget:
+        value = self.config[name]
+        if (name, value) not in self._budgets:
+            self._budgets[name, value] = TokenBudget.of_setting(name, value, self.llm, training)
+        return self._budgets[name, value]
 
     @property
     def n_candidates(self) -> int:
@@ -244,6 +262,15 @@ class LLMRecommender(RowReader, SequentialRecommender):
         reads = self.item_slots or self.adapter.needs_states
         return self.backbone.fingerprint + (f" with {self.auxiliary.fingerprint}" if reads else "")
 
+    @property
+    def in_half(self) -> bool:
+        """Whether weights in float32 are computed with in bfloat16."""
+        return computes_in_half(self.config)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context for passes of the LLM, in the numbers that it is tuned in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_half)
+
     @contextmanager
     def untuned(self) -> Iterator[torch.nn.Module]:
         """The LLM as it was before tuning, for the duration of the context."""
@@ -273,8 +300,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         """What every prompt and every answer of this model depends on, before any tuning."""
         return {
             "llm": self.backbone.fingerprint,
-            "dtype": self.config["llm_dtype"],
-            "quant": self.config["quant"],
+            **number_facts(self.config),
             "catalog": self.catalog.fingerprint(),
             "prompt": self.prompts.fingerprint(),
             "adapter": self.adapter.facts(),
@@ -422,21 +448,22 @@ class LLMRecommender(RowReader, SequentialRecommender):
         self, prompts: Sequence[list[int]], histories: Sequence[Sequence[int]], all_beams: bool
     ) -> list[Generation]:
         settings = self.generation
-        found = beam_search(
-            self.llm,
-            prompts,
-            eos_token_id=self.backbone.eos_token_id,
-            pad_token_id=self.backbone.pad_token_id,
-            forbidden_token_ids=self.backbone.forbidden_token_ids,
-            num_beams=self._num_beams or settings.num_beams,
-            max_new_tokens=settings.max_new_tokens,
-            length_penalty=settings.length_penalty,
-            max_batch_tokens=settings.generation_batch_tokens,
-            return_beams=all_beams,
-            row_inputs=self.row_inputs(histories),
-            progress=self.show_progress,
-            keep=self.keep,
-        )
+        with self.autocast():
+            found = beam_search(
+                self.llm,
+                prompts,
+                eos_token_id=self.backbone.eos_token_id,
+                pad_token_id=self.backbone.pad_token_id,
+                forbidden_token_ids=self.backbone.forbidden_token_ids,
+                num_beams=self._num_beams or settings.num_beams,
+                max_new_tokens=settings.max_new_tokens,
+                length_penalty=settings.length_penalty,
+                max_batch_tokens=self.generation_budget,
+                return_beams=all_beams,
+                row_inputs=self.row_inputs(histories),
+                progress=self.show_progress,
+                keep=self.keep,
+            )
         cut = sum(not answer.finished for answer in found)
         if cut > 0.05 * len(found):
             log.warning("%d of %d answers were cut off at max_new_tokens; consider raising it", cut, len(found))

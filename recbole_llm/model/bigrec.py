@@ -19,6 +19,7 @@ from recbole_llm.grounding.titles import TitleGrounding, title_trie
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
+from recbole_llm.model.backbones import number_facts
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.registry import find_choice
@@ -162,8 +163,7 @@ class BIGRec(LLMRecommender):
         """Embeddings of the titles, float32 [items, d], computed once per LLM and titles and shared by all runs."""
         facts = {
             "llm": self.backbone.fingerprint,
-            "dtype": self.config["llm_dtype"],
-            "quant": self.config["quant"],
+            **number_facts(self.config),
             "catalog": self.catalog.fingerprint(),
             "encoder": self._encoder(self.llm).fingerprint_facts(),
         }
@@ -202,11 +202,11 @@ class BIGRec(LLMRecommender):
     # ---- answers as vectors
 
     def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
-        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.generation.generation_batch_tokens)
+        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.generation_budget)
 
     def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Embed texts with the untuned LLM. Returns: float32 [texts, d]."""
-        with self.untuned() as llm:
+        with self.untuned() as llm, self.autocast():
             vectors: np.ndarray = self._encoder(llm).encode(texts, progress=progress)
         return vectors
 

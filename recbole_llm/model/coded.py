@@ -18,6 +18,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.code_tokens import CodedBackbone, CodeTokens
 from recbole_llm.llm.encoder import TextEncoder
+from recbole_llm.llm.precision import resolve_dtype
 from recbole_llm.model.backbones import load_llm
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.code_stages import CodeStage, ItemCodes, TextVectorStage, vectors_digest
@@ -180,12 +181,12 @@ class CodedRecommender(LLMRecommender):
         return self.stages.run(self._text_stage(self.item_texts()))
 
     def _text_stage(self, texts: list[str], name: str = "item-vectors") -> TextVectorStage:
-        llm = {"llm": self.backbone.fingerprint, "dtype": self.config["llm_dtype"], "quant": self.config["quant"]}
+        dtype = resolve_dtype(self.config["llm_dtype"], self.config["device"])
+        llm = {"llm": self.backbone.fingerprint, "dtype": dtype, "quant": self.config["quant"]}
         return TextVectorStage(self._text_encoder(self.backbone.model), texts, llm, self.show_progress, name)
 
     def _text_encoder(self, llm: nn.Module) -> TextEncoder:
-        budget = self.generation.generation_batch_tokens
-        return TextEncoder(llm, self.backbone.tokenizer, pooling="mean", max_batch_tokens=budget)
+        return TextEncoder(llm, self.backbone.tokenizer, pooling="mean", max_batch_tokens=self.generation_budget)
 
     def item_texts(self) -> list[str]:
         """What is known of each of :attr:`items` in words: its title and ``item_text_fields``."""

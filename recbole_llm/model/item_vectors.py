@@ -17,7 +17,9 @@ from recbole_llm.adapter import Adapter, LoraAdapter
 from recbole_llm.data.item_texts import Attribute, read_attributes
 from recbole_llm.hashing import hash_json
 from recbole_llm.llm.backbone import Backbone
+from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.item_tuning import ContrastiveTuning, ItemReader, reduce_by_pca
+from recbole_llm.llm.precision import resolve_dtype
 from recbole_llm.llm.vector_settings import ItemVectorSettings
 from recbole_llm.prompt import Wording
 from recbole_llm.registry import find_choice
@@ -102,8 +104,9 @@ class ItemVectors:
     def reader(self) -> ItemReader:
         """The LLM as a reader of items."""
         backbone, _, llm = self.opened
-        batch_tokens = self.config["generation_batch_tokens"]
-        return ItemReader(llm, backbone.tokenizer, self.instruction, self.settings, batch_tokens)
+        name = "generation_batch_tokens"
+        budget = TokenBudget.of_setting(name, self.config[name], llm)
+        return ItemReader(llm, backbone.tokenizer, self.instruction, self.settings, budget)
 
 
 def attributes_of(config: Config, dataset: Dataset, settings: ItemVectorSettings) -> list[list[Attribute]]:
@@ -132,7 +135,7 @@ class TuneOnItems(Stage[Path]):
         later = ("pca_dim",)
         return {
             "llm": items.llm_fingerprint(),
-            "dtype": config["llm_dtype"],
+            "dtype": resolve_dtype(config["llm_dtype"], config["device"]),
             "quant": config["quant"],
             "adapter": items.fresh_adapter().facts(),
             "instruction": items.instruction,

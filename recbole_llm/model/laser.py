@@ -149,7 +149,7 @@ class Laser(LLMRecommender):
         lengths = [len(prompt) + self._longest_answer() for _, prompt in rows]
         bar = Bar(total=len(rows), desc="encode", unit="row", disable=not progress)
         with bar, evaluating(self.llm), evaluating(self.bi_tuning):
-            for batch in length_batches(lengths, self.generation.generation_batch_tokens):
+            for batch in length_batches(lengths, self.generation_budget.tokens):
                 yield batch
                 bar.update(len(batch))
 

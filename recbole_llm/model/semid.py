@@ -96,7 +96,7 @@ class SemID(CodedRecommender):
             pad_token_id=self.backbone.pad_token_id,
             num_beams=self.generation.num_beams,
             row_inputs=self.row_inputs(rows.take(rows.prompted).histories),
-            max_batch_tokens=self.generation.generation_batch_tokens,
+            max_batch_tokens=self.generation_budget,
             progress=self.show_progress,
             keep=self.keep,
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.llm.backbone import Backbone
+from recbole_llm.llm.precision import resolve_dtype
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import Stage
 
@@ -35,7 +36,8 @@ class SpectraStage(Stage[Spectra]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        numbers = {"dtype": self._config["llm_dtype"], "quant": self._config["quant"]}
+        config = self._config
+        numbers = {"dtype": resolve_dtype(config["llm_dtype"], config["device"]), "quant": config["quant"]}
         return {"llm": self._backbone.fingerprint, **numbers, "layers": self._names}
 
     def compute(self, folder: Path) -> None:

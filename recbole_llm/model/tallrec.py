@@ -13,13 +13,13 @@ from recbole.data.interaction import Interaction
 from recbole_llm.data.labels import missing_likes
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
+from recbole_llm.llm.budget import run_batches
 from recbole_llm.llm.loss import logits_at
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.tiny_llm import Inventor, invent_clicks
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt import ClickPromptEncoder, Example, PromptEncoder
-from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.prompt.click import ANSWERS
 from recbole_llm.settings.config import Config
 
@@ -83,13 +83,16 @@ class TALLRec(LLMRecommender):
             log.warning("%d rows ask about an item without a title; their score is 0.", len(prompts) - len(asked))
         ratios = torch.zeros(len(prompts), dtype=torch.float64, device=self.device)
         rows, lengths = list(asked), list(map(len, asked.values()))
-        batches = micro_batches(lengths, self.generation.generation_batch_tokens, sort=True)
-        asked_of = [[rows[index] for index in batch] for batch in batches]
         kept = self.keep("clicks", lambda: {"prompts": [prompts, histories]})
-        for chosen in process().own(asked_of):
-            values = kept.batch(chosen, self._ratios_of(asked, histories))
+        ratios_of = self._ratios_of(asked, histories)
+
+        def run(batch: list[int]) -> None:
+            chosen = [rows[index] for index in batch]
+            values = kept.batch(chosen, ratios_of)
             ratios[torch.tensor(chosen, device=self.device)] = ratios.new_tensor([values[row] for row in chosen])
-        process().complete(ratios, asked_of)
+
+        batches = run_batches(lengths, self.generation_budget, run, "shortest first", together=True)
+        process().complete(ratios, [[rows[index] for index in batch] for batch in batches])
         return ratios
 
     def _ratios_of(
@@ -98,7 +101,7 @@ class TALLRec(LLMRecommender):
         """Gives the log-ratios of rows by their numbers, one forward pass."""
 
         def ratios(rows: Sequence[int]) -> dict[int, float]:
-            with evaluating(self.llm), self.conditioned_on([histories[row] for row in rows]):
+            with evaluating(self.llm), self.autocast(), self.conditioned_on([histories[row] for row in rows]):
                 logits = self._last_logits([prompts[row] for row in rows])
             no, yes = logits[:, list(self.prompts.answer_token_ids)].double().unbind(dim=1)
             return dict(zip(rows, (yes - no).tolist(), strict=True))

@@ -120,11 +120,23 @@ class LLMInputs(Provider):
         Several processes share the batches.
         """
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
-        batches = micro_batches(lengths, self.config["micro_batch_tokens"], sort=True)
-        found = np.empty(len(self.examples))
-        if own := process().own(batches):
-            with evaluating(self.model):
-                found[np.concatenate(own).astype(int)] = compute(own)
+        found, budget, longest = np.empty(len(self.examples)), self.model.training_budget, max(lengths, default=0)
+        budget.agree()
+        batches = micro_batches(lengths, budget.tokens, sort=True)
+        dealt, tokens = process().own(batches), budget.tokens
+        rows = [row for batch in dealt for row in batch]
+
+        def run() -> None:
+            own = dealt
+            if budget.tokens < tokens:  # memory has run out
+                cut = micro_batches([lengths[row] for row in rows], budget.tokens, sort=True)
+                own = [[rows[index] for index in batch] for batch in cut]
+            found[[row for batch in own for row in batch]] = compute(own)
+
+        if dealt:
+            with evaluating(self.model), self.model.autocast():
+                while not budget.attempt(run, budget.tokens, divisible=budget.tokens > longest):
+                    pass
         process().complete(found, batches)
         return found
 

@@ -26,7 +26,7 @@ def llm_encoder(model: LLMRecommender, llm: torch.nn.Module, pooling: str) -> Te
         llm: its LLM, tuned or not.
         pooling: ``last`` or ``mean``.
     """
-    max_batch_tokens = model.generation.generation_batch_tokens
+    max_batch_tokens = model.generation_budget
     return TextEncoder(llm, model.backbone.tokenizer, pooling, max_batch_tokens, MAX_TOKENS)
 
 
@@ -57,12 +57,12 @@ class TextVectors:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts. Returns: float32 [texts, d]."""
         if not self._recipe:
-            with self.model.untuned() as llm:
+            with self.model.untuned() as llm, self.model.autocast():
                 return llm_encoder(self.model, llm, "mean").encode(texts, progress=self.model.show_progress)
         encoder = load_text_encoder(
             self._recipe,
             device=self.model.device,
-            max_batch_tokens=self.model.generation.generation_batch_tokens,
+            max_batch_tokens=self.model.generation_budget,
             max_tokens=MAX_TOKENS,
             trust_remote_code=self.config["trust_remote_code"],
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from recbole_llm.declare import Declared, Setting
+from recbole_llm.llm.settings import AUTO
 
 READERS = ("SASRec", "GRU4Rec", "BERT4Rec")  # RecBole's models that can read vectors in place of item embeddings
 STUDENTS = ("SASRec", "GRU4Rec", "NARM")  # RecBole's models that can learn an LLM's rankings
@@ -54,9 +55,15 @@ class FineTuneSettings(Declared):
     epochs: Annotated[int, Setting("largest number of epochs", low=0, note="0 ranks with the untuned LLM")] = 7
     train_batch_size: Annotated[int, Setting("rows per optimiser step", low=1, note="decides the result")] = 128
     micro_batch_tokens: Annotated[
-        int,
-        Setting("tokens per forward pass, padding included", low=1, note="decides memory, not the result"),
-    ] = 4096
+        int | str,
+        Setting(
+            "tokens per forward pass, padding included",
+            low=1,
+            pattern=AUTO,
+            like="an integer >= 1, or auto",
+            note="auto goes by free memory, on a CPU 4096 at most; decides memory, not the result",
+        ),
+    ] = AUTO
     group_by_length: Annotated[bool, Setting("put rows of similar length into a step: less padding, other steps")] = (
         False
     )

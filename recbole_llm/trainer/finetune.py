@@ -346,8 +346,7 @@ class FineTuning:
 
         A loss is a mean over all tokens of that target in the step, however its rows are cut into batches.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        totals = process().sum(self.loss.backward(rows, weights, lengths))
+        totals = process().sum(self._backward(rows, weights, lengths))
         if self.shards is None:
             process().sum_gradients(self.trainable)
         if not np.isfinite(totals).all():
@@ -379,6 +378,18 @@ class FineTuning:
     def _kept(self) -> str:
         """Where the last whole epoch is, if there is one."""
         return f" (the state of epoch {self.epoch - 1} is in {self._folder})" if self.epoch > 1 else ""
+
+    def _backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
+        """Losses of a step and its gradient, this process's part; where memory runs out, anew in smaller passes."""
+        found, tokens = list[np.ndarray](), self.loss.tokens
+
+        def run() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss.tokens = tokens
+            found.append(self.loss.backward(rows, weights, lengths))
+
+        self.passes.within_memory(rows, lengths, run)
+        return found[0]
 
     def _validate_epoch(self, record: dict[str, Any]) -> None:
         if not self.validation or self.settings.eval_step <= 0 or self.epoch % self.settings.eval_step:

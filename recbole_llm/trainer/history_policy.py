@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from recbole_llm.data.rows import rows_digest, take_sample
 from recbole_llm.errors import InputError
 from recbole_llm.history import HistorySettings, LengthPolicy, learn_by_table
+from recbole_llm.llm.budget import run_batches
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt import Example
-from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import Stage, stage_seed, write_json
 
@@ -171,13 +171,16 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
         rewards = np.full((len(kept), len(self.lengths)), np.nan, dtype=np.float32)
         tokens = np.zeros_like(rewards)
         with evaluating(model):
-            for batch in micro_batches(sizes, self._config["generation_batch_tokens"], sort=True):
+
+            def run(batch: list[int]) -> None:
                 rows, indices, prompts, answers, histories = zip(*(asked[place] for place in batch), strict=True)
-                with model.conditioned_on(histories):
+                with model.autocast(), model.conditioned_on(histories):
                     found = model.scorer.log_probs(prompts, [[answer] for answer in answers])
                 sums = found.values.new_zeros(len(prompts)).index_add(0, found.rows, found.values)
                 rewards[rows, indices] = (sums.cpu() / torch.tensor([len(answer) for answer in answers])).numpy()
                 tokens[rows, indices] = [len(prompt) for prompt in prompts]
+
+            run_batches(sizes, model.generation_budget, run, "shortest first")
         return kept, rewards - self.settings.history_price * tokens / tokens.max(axis=1, keepdims=True)
 
     def _distinct(self, size: int) -> list[int]:

@@ -139,7 +139,7 @@ class LLMTrainer(Trainer):
             return None
         objective = make_objective(self.config.final_config_dict)
         reader = make_reader(self.model, objective) if objective is not None and objective.reads_legal else None
-        return ValidLoss(self.model, valid_data.dataset, self.config["generation_batch_tokens"], reader)
+        return ValidLoss(self.model, valid_data.dataset, self.model.generation_budget, reader)
 
     def _tune(self, tuning: Tuning) -> None:
         """Run the tuning stages."""

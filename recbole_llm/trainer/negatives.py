@@ -132,7 +132,7 @@ def own_texts(model: BIGRec, rows: TrainingRows) -> list[str]:
         forbidden_token_ids=model.backbone.forbidden_token_ids,
         num_beams=1,
         max_new_tokens=model.generation.max_new_tokens,
-        max_batch_tokens=model.generation.generation_batch_tokens,
+        max_batch_tokens=model.generation_budget,
         row_inputs=model.row_inputs(rows.histories),
         progress=model.show_progress,
         keep=model.keep,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from recbole_llm.adapter.dropout import TokenDraws
 from recbole_llm.distributed import process
 from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.rows import common_prefix
+from recbole_llm.llm.settings import AUTO
 from recbole_llm.llm.trunks import tree_size
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.objective.tokens import AnswerTokens
@@ -36,6 +38,8 @@ class Passes:
     Attributes:
         prompt_lengths: int64 [rows], tokens of each prompt.
         answer_lengths: int64 [rows] by kind, tokens of each answer.
+        in_half: whether they compute in bfloat16, with weights in float32.
+        budget: tokens of a forward pass; smaller once memory has run out.
         draws: what the model's dropout is drawn from: a row is known by its index here.
     """
 
@@ -52,6 +56,10 @@ class Passes:
         self.settings, self.trunks = settings, trunks
         self.draws: TokenDraws = getattr(model, "draws", None) or TokenDraws()
         self.is_even = False
+        self.in_half: bool = settings.enable_amp or getattr(model, "in_half", False)
+        self.budget = TokenBudget.of_setting("micro_batch_tokens", settings.micro_batch_tokens, model.llm, True)
+        if settings.micro_batch_tokens == AUTO:
+            self.budget.agree()
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
 
@@ -86,7 +94,7 @@ class Passes:
             kinds: of answers that are computed.
             lengths: int64 [all rows], tokens of prompt and these answers.
         """
-        budget = self.settings.micro_batch_tokens
+        budget = self.budget.tokens
         if self._trunk_of_row is None:
             batches = [rows[batch] for batch in micro_batches(lengths[rows].tolist(), budget, sort=True)]
             return [Pass([[int(row)] for row in batch], int(lengths[batch].sum())) for batch in batches]
@@ -110,6 +118,24 @@ class Passes:
         found = [(one, 1.0) for one in me.own(passes)]
         missing = -(-len(passes) // me.count) - len(found) if self.is_even else 0
         return found + [(passes[0], 0.0)] * missing
+
+    def within_memory(self, rows: np.ndarray, lengths: np.ndarray, run: Callable[[], None]) -> None:
+        """Compute the passes of a step; where memory runs out, anew in smaller ones.
+
+        Several processes, of which each computes a part and asks the others meanwhile, do not begin anew.
+
+        Args:
+            rows: of the step.
+            lengths: int64 [all rows], tokens of each; a pass of one row is not divided.
+            run: computes them all, from the start.
+        """
+        if process().count > 1:
+            run()
+            return
+        before = torch.get_rng_state()
+        longest = int(lengths[rows].max(initial=0))
+        while not self.budget.attempt(run, self.budget.tokens, divisible=self.budget.tokens > longest):
+            torch.set_rng_state(before)
 
     def loss(self, one: Pass, kinds: Collection[str]) -> torch.Tensor:
         """Negative log-likelihood of a pass's answers, summed by kind. Returns: float32 [kinds]."""

@@ -153,7 +153,7 @@ class ReferenceStage(Stage[np.ndarray]):
         together = [one for rows in steps for one in passes.of_step(rows, kinds, lengths)]
         with evaluating(model):
             for one in process().own(together):
-                with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.enable_amp):
+                with model.autocast():
                     found[rows_of(one)] = answer_sums(passes, one, kinds, reader).float().cpu().numpy()
         process().complete(found, [rows_of(one) for one in together])
         if process().is_main:

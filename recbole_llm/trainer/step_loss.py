@@ -41,7 +41,8 @@ class StepLoss(ABC):
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """Compute the loss of a step on each kind of answer, and its gradient: this process's part of both.
 
-        Parts are sums over passes, which several processes share; a part of the whole step is the main process's.
+        Parts are sums over passes, which several processes share; a part of the whole step is the main process's. Where
+        memory has run out, it is called again for the same step.
 
         Args:
             rows: of the step.
@@ -76,8 +77,7 @@ class StepLoss(ABC):
         """Go on from what :meth:`state` gave."""
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        device = self.passes.model.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.passes.settings.enable_amp)
+        return torch.autocast(self.passes.model.device.type, torch.bfloat16, enabled=self.passes.in_half)
 
 
 class MeanNll(StepLoss):
@@ -172,7 +172,7 @@ class ObjectiveMeans(StepLoss):
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; a kind of which no token counts has a loss of 0."""
-        kinds = list(weights)
+        kinds, self._first = list(weights), FirstTokens([], [], [])
         passes = process().own(self.passes.of_step(rows, kinds, lengths))
         known = self._sums_before(rows, kinds, passes)
         scale = np.array(list(weights.values())) / (1.0 if known is None else np.where(known > 0, known, 1.0))

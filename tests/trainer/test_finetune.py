@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import LlamaModel
 
 from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
+from recbole_llm.llm import capabilities, probe
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import load_state, save_state
@@ -807,8 +809,28 @@ def test_fewer_rows_than_a_step_holds_are_learned_from(command, fresh, few):
     assert command("BIGRec", *words, saved=fresh()).status == 0
 
 
-def test_bf16_computes_with_weights_in_float32(command, fresh, few):
-    finished = command("BIGRec", *few, "--enable_amp=True", saved=fresh())
+def test_bf16_computes_with_weights_in_float32(command, fresh, few, monkeypatch):
+    seen, compared = set[tuple[bool, bool, bool]](), list[bool]()
+    forward, examine = LlamaModel.forward, capabilities.examine
+
+    def note(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        seen.add((self.training, bool(compared), torch.is_autocast_enabled("cpu")))
+        return forward(self, *args, **kwargs)
+
+    def compare(*args: Any, **kwargs: Any) -> Any:
+        compared.append(True)
+        try:
+            return examine(*args, **kwargs)
+        finally:
+            compared.pop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaModel, "forward", note)
+        for module in (capabilities, probe):
+            patch.setattr(module, "examine", compare)
+        finished = command("BIGRec", *few, "--enable_amp=True", saved=fresh())
+    # in training, and where answers are generated, embedded and compared with titles; not where paths are compared
+    assert seen == {(True, False, True), (False, False, True), (False, True, False)}
     exact = command("BIGRec", *few, saved=fresh())
     assert all(weight.dtype == torch.float32 for weight in adapter_of(finished).values())
     losses = [run.json("BIGRec", "history.json")[0]["train_loss"] for run in (finished, exact)]

@@ -1,0 +1,107 @@
+"""A step whose passes do not fit into memory is computed anew in smaller ones, with the same result."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.curriculum import REAL
+from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.objective import MSLObjective
+from recbole_llm.objective.preferences import DPOPreference
+from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss
+from recbole_llm.trainer.step_loss import ObjectiveMeans
+from tests.trainer.test_finetune import Toy, tuning
+from tests.trainer.test_objective_loss import PROMPTS, Reads, passes_of, reader_of, trie
+from tests.trainer.test_preference_loss import MASK
+from tests.trainer.test_preference_loss import passes_of as passes_of_preference
+
+__all__ = ["trie"]  # a fixture
+
+
+class Tight(Toy):
+    """A toy on a device that has memory for passes of so many tokens."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(dropout=0.0)
+        self.most, self.failed = most, 0
+
+    def answer_loss(self, prompts: list[Any], answers: list[Any]) -> torch.Tensor:
+        if len(prompts) * max(len(p) + sum(map(len, own)) for p, own in zip(prompts, answers, strict=True)) > self.most:
+            self.failed += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().answer_loss(prompts, answers)
+
+
+def test_training_goes_on_in_smaller_passes(tmp_path, caplog):
+    found = []
+    for most in (10**6, 8):
+        model = Tight(most)
+        with caplog.at_level(logging.WARNING):
+            run = tuning(model, [0.1, 0.2, 0.3], epochs=3, micro_batch_tokens=1000)
+            history = run.run(tmp_path / str(most))
+        found.append((model.llm.weight.item(), [record["train_loss"] for record in history], run.loss.tokens))
+        assert bool(model.failed) == (most == 8)
+    assert model.failed <= 8  # what was learned stays for the steps to come
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5) and found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+    assert found[0][2] == found[1][2]  # tokens of passes that failed are not counted
+    assert len([own for own in caplog.records if "memory ran out" in own.getMessage()]) == 1
+
+
+def test_a_row_that_does_not_fit_alone_ends_the_training(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        tuning(Tight(2), None, epochs=1, micro_batch_tokens=1000).run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model() -> Reads:
+    return Reads("llama")
+
+
+def fail_at(model: Reads, number: int) -> Any:
+    """A forward pass that runs out of memory, the others do not."""
+    passes = iter(range(1000))
+
+    def look(*_: Any) -> None:
+        if next(passes) == number:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return model.llm.register_forward_pre_hook(look)
+
+
+def note(_losses: np.ndarray) -> None:
+    """Nothing is made of them."""
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_a_step_notes_is_noted_once(model, trie, number):
+    """The logits that an adaptive temperature follows, and the ratios that a preference tells of."""
+    objective, rows = MSLObjective(temperature="adaptive"), np.arange(len(PROMPTS))
+
+    def objective_step() -> Any:
+        passes = passes_of(model, 60)
+        loss = ObjectiveMeans(passes, objective, reader_of(model, trie, objective), [])
+        lengths = loss.lengths([REAL])
+        passes.within_memory(rows, lengths, lambda: note(loss.backward(rows, {REAL: 1.0}, lengths)))
+        loss.after_step()
+        return loss.tau
+
+    def preference_step() -> Any:
+        passes = passes_of_preference(model, 120)
+        opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32))
+        loss = PreferenceLoss(passes, DPOPreference(), 1.0, 1.0, [opposites], AnswerReader(model.scorer))
+        lengths = loss.lengths([REAL])
+        passes.within_memory(rows, lengths, lambda: note(loss.backward(rows, {REAL: 1.0}, lengths)))
+        return loss.record()
+
+    for step in (objective_step, preference_step):
+        usual = step()
+        handle = fail_at(model, number)
+        try:
+            assert step() == pytest.approx(usual, abs=1e-5)
+        finally:
+            handle.remove()
