@@ -12,6 +12,7 @@ import torch
 from recbole.trainer import Trainer
 
 from recbole_llm.curriculum import make_curricula
+from recbole_llm.distributed import process
 from recbole_llm.evaluation import Evaluation, protocol_of
 from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.model.base import LLMRecommender
@@ -221,8 +222,11 @@ class LLMTrainer(Trainer):
         if self.config["reweight"] != "none":
             self._reweighting = self._reweighting or Reweighting(self.config, self.model, self.protocol.usual_metric)
             self._reweighting.search(valid_data)
-        elif tuned is not None and tuned.evaluation is not None and self.model.history_cut is None:
-            return tuned.evaluation
+            return self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None
+        # The main process may have trained alone, and then it alone has evaluated.
+        known = process().from_main(tuned.evaluation if tuned is not None else None)
+        if known is not None and self.model.history_cut is None:
+            return known
         return self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None
 
     def write_run(self, folder: Path) -> None:  # noqa: B027
