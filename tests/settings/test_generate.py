@@ -29,7 +29,7 @@ def test_every_component_default_stands_in_a_property_file_and_is_accepted():
 
 def test_recbole_models_read_what_every_model_reads():
     assert set(classic_keys()) < set(llm_keys())
-    assert sum(len(group.components) for group in groups() if group.every_model) == 5
+    assert sum(len(group.components) for group in groups() if group.every_model) == 6
 
 
 def test_a_refreshed_file_keeps_values_headings_and_what_is_not_declared():
