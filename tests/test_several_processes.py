@@ -83,7 +83,11 @@ COMMANDS = """
                 sys.exit(status)
 """
 TRAINED = ("fine-tune", "curriculum", "preference", "bi-tuning")
-OF_TRAINED = ("stages/distil", "stages/reference")  # made by weights that two processes have trained otherwise
+OF_TRAINED = (
+    "stages/distil",
+    "stages/reference",
+    "stages/history-policy",
+)  # made by weights that two processes have trained otherwise
 TOLD = (
     "stage.json",
     "facts.json",
