@@ -80,10 +80,13 @@ def users_with_rows(trained: Trained) -> list[str]:
     return [str(token) for token in tokens[trained.last_row >= 0]]
 
 
-def _check(trained: Trained, histories: Histories | None, users: object, k: int) -> None:
+def _check(trained: Trained, histories: Histories | None, users: str | Sequence[str] | None, k: int) -> None:
     protocol, config = protocol_of(trained.config), trained.config
     if (histories is None) == (users is None):
         raise InputError("recommend: give either histories or users", kind="missing")
+    key, asked = ("histories", histories) if users is None else ("users", users)
+    if asked is not None and not len(asked):
+        raise InputError(key, "there are none; give at least one", kind="missing")
     if k < 1:
         raise InputError("k", f"{k} is not allowed; give an integer >= 1")
     if protocol.has_labels:

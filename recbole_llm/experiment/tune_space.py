@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_llm.declare import LARGEST
 from recbole_llm.errors import InputError
 from recbole_llm.settings.values import parse_setting, parse_value, write_value
 
@@ -303,7 +304,7 @@ def _number(name: str, kind: str, word: str) -> float:
             number = of(word.strip())
         except ValueError:
             continue
-        if math.isfinite(number):
+        if abs(number) < math.inf and (of is float or abs(number) <= LARGEST):  # no conversion: it may be too large
             return number
     raise InputError(name, f"{kind}: '{word.strip()}' is not a number")
 

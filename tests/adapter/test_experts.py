@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -139,3 +140,26 @@ def test_the_branch_of_diagonals_is_its_matrix_and_the_best_approximation(seed):
     others = [u[:, list(ij)] * s[list(ij)] @ vt[list(ij)] for ij in itertools.combinations(range(4), 2)]
     assert np.linalg.norm(weight - low) == pytest.approx(min(np.linalg.norm(weight - other) for other in others))
     assert not mo_sara_branch(x, u[:, :2], vt[:2], lam, gates, np.zeros(5)).any()
+
+
+@pytest.mark.parametrize("values", [[], [1.0, -1.0], [math.nan, 1.0], [math.inf]])
+def test_a_spectrum_that_is_none_has_no_rank(values):
+    with pytest.raises(ValueError, match="finite numbers >= 0"):
+        rank_from_spectrum(values, 0.5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, None), (3, 2)])
+def test_limits_of_a_rank_that_exclude_each_other_are_refused(low, high):
+    with pytest.raises(ValueError, match="1 <= r_min <= r_max"):
+        rank_from_spectrum([2.0, 1.0], 0.5, low, high)
+
+
+def test_ranks_are_allocated_by_a_share_or_by_a_budget_and_not_by_both():
+    spectra = {"q": [4.0, 3, 2, 1], "v": [10.0, 1, 1, 1]}
+    by_share = allocate_ranks(spectra, threshold=0.7)
+    assert by_share == {name: rank_from_spectrum(own, 0.7) for name, own in spectra.items()}
+    for both in ({}, {"threshold": 0.7, "budget": 5}):
+        with pytest.raises(ValueError, match="either a threshold or a budget"):
+            allocate_ranks(spectra, **both)
+    with pytest.raises(ValueError, match="a budget of 3 ranks is below r_min"):
+        allocate_ranks(spectra, budget=3, r_min=2)

@@ -187,6 +187,8 @@ def test_a_history_longer_than_the_model_reads_keeps_its_newest_items(runs, worl
         ({"users": ["u1", "nobody"]}, "users: no user has the id 'nobody'", "users", "unknown"),
         ({"users": ["u1"], "histories": ["i1"]}, "recommend: give either histories or users", "recommend", "missing"),
         ({}, "recommend: give either histories or users", "recommend", "missing"),
+        ({"histories": []}, "histories: there are none", "histories", "missing"),
+        ({"users": []}, "users: there are none", "users", "missing"),
         ({"users": ["u1"], "k": 0}, "k: 0 is not allowed", "k", "value"),
     ],
 )

@@ -84,6 +84,7 @@ def test_a_choice_gives_back_any_value(values):
         ("alpha uniform 1", "value"),
         ("alpha uniform 2,1", "value"),
         ("alpha uniform 0,inf", "value"),
+        (f"alpha uniform 0,{'9' * 400}", "value"),
         ("alpha uniform 0,__import__('os')", "value"),
         ("alpha quniform 0,1", "value"),
         ("alpha quniform 0,1,0", "value"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import recbole_llm
 from recbole_llm import Run
-from recbole_llm.stages import find_damage
+from recbole_llm.stages import StageStore, find_damage, write_json
 from tests.hostile.cases import broken, outcome, tried, values
 from tests.runs import working_in
 
@@ -65,10 +65,10 @@ def check(folder: Path, file: str, run: Run, expected: pd.DataFrame) -> None:
         assert found[0] == run.metrics or file in ("config.yaml", "metrics.json"), file
 
 
-@tried(70)
+@tried(40)
 @given(st.data(), st.sampled_from(["Pop", "SASRec"]))
 def test_a_broken_file_of_a_classic_run_is_refused_or_not_needed(
-    data: st.DataObject, name: str, runs: dict[str, Run], expected: dict[str, pd.DataFrame], tmp_path: Path
+    runs: dict[str, Run], expected: dict[str, pd.DataFrame], tmp_path: Path, data: st.DataObject, name: str
 ) -> None:
     folder = copied(runs[name], tmp_path / "run")
     file = data.draw(st.sampled_from(files_of(folder)))
@@ -80,10 +80,10 @@ def test_a_broken_file_of_a_classic_run_is_refused_or_not_needed(
     check(folder, file.name, runs[name], expected[name])
 
 
-@tried(25)
+@tried(12)
 @given(st.data())
 def test_a_broken_file_of_an_llm_run_is_refused_or_not_needed(
-    data: st.DataObject, runs: dict[str, Run], expected: dict[str, pd.DataFrame], tmp_path: Path
+    runs: dict[str, Run], expected: dict[str, pd.DataFrame], tmp_path: Path, data: st.DataObject
 ) -> None:
     folder = copied(runs["BIGRec"], tmp_path / "run")
     file = data.draw(st.sampled_from(files_of(folder)))
@@ -118,7 +118,7 @@ def test_a_file_of_another_run_is_refused_or_not_needed(
 @tried(150)
 @given(st.data(), st.sampled_from(["metrics.json", "run.json", "data.json", "history.json"]))
 def test_a_changed_entry_of_a_json_file_is_refused_or_read(
-    data: st.DataObject, name: str, runs: dict[str, Run], tmp_path: Path
+    runs: dict[str, Run], tmp_path: Path, data: st.DataObject, name: str
 ) -> None:
     folder = copied(runs["Pop"], tmp_path / "run")
     found = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
@@ -138,19 +138,22 @@ def test_a_changed_entry_of_a_json_file_is_refused_or_read(
         repr(run)
 
 
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage of one file."""
+    store = StageStore(tmp_path_factory.mktemp("stages"))
+    return store.get("thing", {"a": 1}, lambda own: write_json(own / "values.json", {"x": 1}))
+
+
 @tried(300)
 @given(st.data())
-def test_a_stage_that_is_not_as_it_was_written_is_damaged(data: st.DataObject, tmp_path: Path) -> None:
-    folder = tmp_path / "stage"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    store = recbole_llm.stages.StageStore(folder)
-    path = store.get("thing", {"a": 1}, lambda own: (own / "values.json").write_text('{"x": 1}') and None)
-    assert find_damage(path) is None
-    file = data.draw(st.sampled_from(sorted(path.iterdir())))
+def test_a_stage_that_is_not_as_it_was_written_is_damaged(stage: Path, tmp_path: Path, data: st.DataObject) -> None:
+    assert find_damage(stage) is None
+    shutil.rmtree(tmp_path / "stage", ignore_errors=True)
+    file = shutil.copytree(stage, tmp_path / "stage") / data.draw(st.sampled_from(["values.json", "stage.json"]))
     before = file.read_bytes()
     file.write_bytes(data.draw(broken(before)))
-    damage = find_damage(path)
+    damage = find_damage(file.parent)
     assert damage is None or "\n" not in damage
     if file.name == "values.json":
         assert (damage is None) == (file.read_bytes() == before)
@@ -158,7 +161,7 @@ def test_a_stage_that_is_not_as_it_was_written_is_damaged(data: st.DataObject, t
 
 @tried(150)
 @given(values)
-def test_a_manifest_of_anything_is_damage(manifest: Any, tmp_path: Path) -> None:
+def test_a_manifest_of_anything_is_damage(tmp_path: Path, manifest: Any) -> None:
     try:
         (tmp_path / "stage.json").write_text(json.dumps(manifest), encoding="utf-8")
     except (TypeError, ValueError, UnicodeEncodeError):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -238,3 +239,12 @@ def test_a_token_without_an_embedding_is_refused_unless_it_is_special(folder):
     tokenizer.add_tokens(["Babe"])
     tokenizer.save_pretrained(folder)
     assert f"token {rows + 1} ('Babe') of the tokenizer is none of the model's {rows} embeddings" in message_of(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model_type": []}, {"dtype": 1e-8}, {"attention_dropout": []}, {"attention_bias": None}, {"hidden_size": -4}],
+)
+def test_an_entry_of_the_wrong_type_in_config_json_is_refused(folder, changes):
+    edit_json(folder / "config.json", **changes)
+    assert re.search("config.json cannot be used|the weights cannot be loaded", message_of(folder))
