@@ -25,6 +25,7 @@ from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.likelihood import title_likelihoods
 from recbole_llm.llm.trie import TitleTrie
+from tests.architectures import ARCHITECTURES, make_architecture
 from tests.families import make_family
 
 WORDS = ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: not enough memory: you tried ..."]
@@ -159,6 +160,13 @@ def test_a_token_takes_more_where_there_is_more_to_keep():
     before = bytes_per_token(deep, training=True)
     deep.gradient_checkpointing_enable({"use_reentrant": False})
     assert bytes_per_token(deep, training=True) < before / 2
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_architecture_has_an_estimate(name):
+    with torch.device("meta"):
+        model = make_architecture(name)
+    assert 0 < bytes_per_token(model) < 10**6 and 0 < bytes_per_token(model, training=True) < 10**7
 
 
 def test_memory_of_linux_and_of_a_container(tmp_path: Path):
