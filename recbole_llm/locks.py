@@ -158,6 +158,6 @@ class OwnedLock:
         return True
 
     def _write_note(self) -> None:
-        aside = self._note.with_name(f"{self._note.name}.{os.getpid()}")
+        aside = self._note.with_name(f"{self._note.name}.new")  # nobody else writes it: we have the lock
         aside.write_text(json.dumps(asdict(Owner.of_this_process())), encoding="utf-8")
         os.replace(aside, self._note)

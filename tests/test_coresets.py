@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, rows_digest
 from recbole_llm.registry import CORESETS
+from recbole_llm.selection.llm_inputs import LLMInputs
 from recbole_llm.selection.selection_file import read_selection
 from recbole_llm.settings.config import Config
 from tests.encoders import save_encoder
@@ -99,6 +100,30 @@ def lines_of(finished: Finished, label: str = "BIGRec") -> list[dict[str, str]]:
 
 def chosen_by(finished: Finished, label: str = "BIGRec") -> list[int]:
     return [int(line[SAMPLE_ID]) for line in lines_of(finished, label) if line["selected"] == "1"]
+
+
+def test_what_a_broken_selection_has_found_of_rows_is_not_computed_again(coreset, dealrec, tmp_path, monkeypatch):
+    asked: list[list[int]] = []
+    losses = LLMInputs._answer_losses
+
+    def run(dies_at: int) -> Finished:
+        def losses_or_die(self: LLMInputs, batch: list[int]) -> torch.Tensor:
+            if len(asked) == dies_at:
+                raise KeyboardInterrupt
+            asked.append(list(batch))
+            return losses(self, batch)
+
+        asked.clear()
+        monkeypatch.setattr(LLMInputs, "_answer_losses", losses_or_die)
+        return coreset("--micro_batch_tokens=200", models="DEALRec", saved=tmp_path / "saved")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dies_at=2)
+    before = {row for batch in asked for row in batch}
+    finished = run(dies_at=99)
+    after = {row for batch in asked for row in batch}
+    assert before and after and not before & after and before | after == set(range(N_ROWS))
+    assert chosen_by(finished, "DEALRec") == chosen_by(dealrec, "DEALRec")
 
 
 def adapter_of(finished: Finished, label: str) -> dict[str, torch.Tensor]:

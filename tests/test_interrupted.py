@@ -51,6 +51,7 @@ class Sweep:
         self._warm, self._folder, self._world = warm, folder, world
         self._models, self._words = models, words
         self.chains = 0
+        self.killed: list[Ended] = []
         self.expected = self._left_by(self.run(self._new_folder()))
 
     def _new_folder(self) -> Path:
@@ -90,6 +91,7 @@ class Sweep:
             if not ended.was_killed:
                 break
             names.append(ended.points[-1])
+            self.killed.append(ended)
         else:
             ended = self.run(place)
         assert self._left_by(ended) == self.expected, f"killed at {names}"
@@ -101,11 +103,14 @@ def sweep_of(name: str, warm: Warm, folder: Path, world: Path, llama: Path) -> S
     return Sweep(warm, folder, world, models, [f"--llm_path={llama}", *words])
 
 
-@pytest.mark.parametrize("name", ["SOFT"])
-def test_a_command_that_is_killed_twice_ends_as_if_nothing_had_been(warm, tmp_path, world, llama, name):
-    sweep = sweep_of(name, warm, tmp_path, world, llama)
+def test_a_command_that_is_killed_twice_ends_as_if_nothing_had_been(warm, tmp_path, world, llama):
+    """By SIGKILL, and by SIGTERM, of which a line tells how to go on."""
+    sweep = sweep_of("SOFT", warm, tmp_path, world, llama)
     n_points = len(sweep.ended.points)
-    assert len(sweep.kill([n_points // 3, n_points // 3])) == 2
+    sweep.kill([n_points // 3, n_points // 3])
+    assert [ended.status for ended in sweep.killed] == [-signal.SIGKILL, 128 + signal.SIGTERM]
+    (line,) = [line for line in sweep.killed[1].output.splitlines() if line.startswith("recbole-llm: stopped")]
+    assert "what is finished is kept. To go on: recbole-llm --model=SOFT " in line
 
 
 @pytest.mark.hostile
@@ -121,14 +126,7 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_been(warm, tmp_path, world, l
     print(f"{name}: {n_points} points, {len(died)} kills in {sweep.chains - 1} runs: {', '.join(died)}")
 
 
-def test_sigterm_ends_a_command_with_a_line_that_says_how_to_go_on(warm, tmp_path, world, llama):
-    sweep = sweep_of("BIGRec", warm, tmp_path, world, llama)
-    ended = sweep.run(tmp_path / "1", len(sweep.ended.points) // 2, signal.SIGTERM)
-    assert ended.status == 143
-    (line,) = [line for line in ended.output.splitlines() if line.startswith("recbole-llm: stopped")]
-    assert "what is finished is kept. To go on: recbole-llm --model=BIGRec " in line
-
-
+@pytest.mark.hostile
 def test_a_finished_commands_rows_are_not_answered_again_by_one_that_was_killed(warm, tmp_path, world, llama):
     """Killed after its last batch of answers and before its numbers are written: they are all found."""
     sweep = sweep_of("BIGRec", warm, tmp_path, world, llama)

@@ -107,6 +107,13 @@ def test_a_lock_that_outlives_its_process_is_broken_and_a_live_one_is_not(tmp_pa
     assert OwnedLock(path, "Stage s").take()
 
 
+def test_a_note_that_a_killed_process_has_half_written_goes_with_the_next_one(tmp_path):
+    (tmp_path / "lock.owner.new").write_text('{"pid": ')
+    with OwnedLock(tmp_path / "lock", "Stage s"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
 def test_a_note_that_cannot_be_read_names_nobody(tmp_path, content):
     (tmp_path / "lock.owner").write_text(content)

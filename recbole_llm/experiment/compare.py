@@ -12,7 +12,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
 from recbole.utils import ModelType, dataset_arguments, init_seed
 
 from recbole_llm.data.catalog import ItemCatalog
@@ -27,6 +26,7 @@ from recbole_llm.experiment.run_folder import new_folder
 from recbole_llm.experiment.run_record import Run
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
+from recbole_llm.locks import OwnedLock
 from recbole_llm.logs import console_log, silent
 from recbole_llm.model.backbones import check_backbone
 from recbole_llm.report import ResultTable, RunResult
@@ -137,7 +137,8 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
     finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
-    with FileLock(finished.folder / ".lock") if process().is_main else nullcontext():
+    lock = OwnedLock(finished.folder / ".lock", f"Comparison {stem}")
+    with lock if process().is_main else nullcontext():
         runs, clock = [], Clock(sum(map(len, by_seed)))
         for planned in by_seed:
             own = [names[id(one)] for one in planned]

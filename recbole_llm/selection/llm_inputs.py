@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from recbole_llm.coreset import effort_scores, effort_weights, el2n_scores, losses_per_row
+from recbole_llm.coreset import GradientNorms, effort_weights, el2n_scores, losses_per_row
 from recbole_llm.coreset.influence.losses import frozen
 from recbole_llm.coreset.settings import EffortSettings
 from recbole_llm.declare import keys_by_name
@@ -20,6 +21,7 @@ from recbole_llm.model.backbones import load_llm
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.model.item_vectors import ItemVectors
 from recbole_llm.modes import evaluating
+from recbole_llm.progress import Bar
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
 from recbole_llm.selection.provider import Provider, RowInput, row_input
@@ -93,48 +95,48 @@ class LLMInputs(Provider):
         load = partial(load_llm, config, model.device, model.stages, model.build_tiny)
         return ItemVectors(config, self.pool.data, model.stages, load, lambda: model.backbone.fingerprint)
 
-    def _numbers(self, of_batch: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
+    def _numbers(self, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, without a gradient."""
-
-        def numbers(batches: Sequence[Sequence[int]]) -> np.ndarray:
-            with torch.no_grad():
-                return np.concatenate([of_batch(batch).cpu().double().numpy() for batch in batches])
-
-        return self._by_row(numbers)
+        with torch.no_grad():
+            return self._by_row("numbers", of_batch)
 
     def _norms(self, losses: Callable[[Sequence[int]], torch.Tensor]) -> np.ndarray:
         model = self.model
         # A gate network has no gradient yet: LoRA's B is 0 before tuning, so that gates make no difference.
         own = {*model.llm.parameters()} - {*model.adapter.trainable_groups(model.llm).get("gate", ())}
         with frozen(weight for weight in model.parameters() if weight not in own):
-            names = effort_weights(model.llm, self.settings.effort_weights)
+            norms = GradientNorms(model.llm, effort_weights(model.llm, self.settings.effort_weights))
+            return self._by_row("norms", lambda batch: norms(partial(losses, batch)))
 
-            def norms(batches: Sequence[Sequence[int]]) -> np.ndarray:
-                return effort_scores(model.llm, lambda _, batch: losses(batch), batches, names, model.show_progress)
+    def _by_row(self, name: str, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
+        """A number per row, of what gives those of a batch of rows, in their order.
 
-            return self._by_row(norms)
-
-    def _by_row(self, compute: Callable[[Sequence[Sequence[int]]], np.ndarray]) -> np.ndarray:
-        """Numbers in the order of the rows, from a function that gives them in the order of batches of rows.
-
-        Several processes share the batches.
+        Several processes share the batches; a killed run goes on after its last one.
         """
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
-        found, budget, longest = np.empty(len(self.examples)), self.model.training_budget, max(lengths, default=0)
+        model, found = self.model, np.empty(len(self.examples))
+        budget, longest = model.training_budget, max(lengths, default=0)
         budget.agree()
-        batches = micro_batches(lengths, budget.tokens, sort=True)
+        batches = [[int(row) for row in batch] for batch in micro_batches(lengths, budget.tokens, sort=True)]
         dealt, tokens = process().own(batches), budget.tokens
         rows = [row for batch in dealt for row in batch]
+        kept = model.keep(name, lambda: {**self.pool.digests, "settings": asdict(self.settings)})
+
+        def numbers(batch: Sequence[int]) -> dict[int, float]:
+            values = of_batch(list(batch)).detach().cpu().double().tolist()
+            return dict(zip(batch, values, strict=True))
 
         def run() -> None:
             own = dealt
             if budget.tokens < tokens:  # memory has run out
                 cut = micro_batches([lengths[row] for row in rows], budget.tokens, sort=True)
                 own = [[rows[index] for index in batch] for batch in cut]
-            found[[row for batch in own for row in batch]] = compute(own)
+            for batch in Bar(own, "rows", leave=False, disable=not model.show_progress):
+                values = kept.batch(batch, numbers)
+                found[batch] = [values[row] for row in batch]
 
         if dealt:
-            with evaluating(self.model), self.model.autocast():
+            with evaluating(model), model.autocast():
                 while not budget.attempt(run, budget.tokens, divisible=budget.tokens > longest):
                     pass
         process().complete(found, batches)

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import load_rows
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -44,15 +45,13 @@ def test_200_epochs_of_the_tiny_llm_leak_neither_memory_nor_files(tmp_path, worl
         config = Config("BIGRec", world.name, argv=argv)
         rows: Any = load_rows(config, few_shot=True)
         model = config.model_class(config, rows.whole)
-        from recbole_llm.data.loaders import eval_loader, train_loader
-
         trainer = LLMTrainer(config, model)
         trainer.fit(train_loader(config, rows), eval_loader(config, rows, "valid"), callback_fn=look)
     assert len(memory) == EPOCHS
     growth = memory[-1] / memory[WARM_UP] - 1
     with capsys.disabled():
         print(
-            f"\n{EPOCHS} epochs: {memory[WARM_UP] / 2**20:.1f} MiB after {WARM_UP}, {memory[-1] / 2**20:.1f} MiB at the end"
+            f"\n{EPOCHS} epochs: {memory[WARM_UP] / 2**20:.1f} MiB after {WARM_UP}, {memory[-1] / 2**20:.1f} at the end"
         )
         print(f"growth {growth:.3%}, open files {files[WARM_UP]} and {files[-1]}")
     assert growth < GROWTH
