@@ -15,6 +15,7 @@ from recbole_llm.coreset import GoracsSettings, goracs_select, proxy_objective
 from recbole_llm.coreset.goracs.classes import class_budgets
 from recbole_llm.coreset.goracs.costs import Costs, Distances, rows_that_fit, table_bytes
 from recbole_llm.coreset.goracs.exchange import promising_pairs, refine
+from recbole_llm.coreset.goracs.pool import exchange_pool, nearest_pool, refine_in_pools
 from recbole_llm.coreset.goracs.reference import reference_pairs, upper_tail_scores
 from recbole_llm.coreset.goracs.start import fill_by_capacity, greedy_start, relaxed_greedy
 from recbole_llm.coreset.goracs.transport import solve_transport
@@ -518,6 +519,22 @@ def test_one_row_is_the_best_of_all_in_every_way():
     own = np.flatnonzero(labels[0] == 1)
     best = own[costs_of(rows, 0.1).rows(own)[:, -1].argmin()]
     assert info.budgets[1] == 1 and best in selected
+
+
+def test_exchanges_search_the_rows_that_the_start_promises_beside_the_first_pool():
+    """The first pool is half a sample; what it misses comes in by the second, in which rows of neither may stand."""
+    rows, outside = random_rows(0, 160, 12), 0
+    costs = costs_of(rows, 0.1)
+    for seed in range(4):
+        first = nearest_pool(costs, 24, np.random.default_rng(seed))
+        start = refine_in_pools(costs, 6, 0, 8, 24, np.random.default_rng(seed)).kept.refined.members
+        found = refine_in_pools(costs, 6, 10, 8, 24, np.random.default_rng(seed))
+        second = exchange_pool(costs, start, 24)
+        assert np.isin(start, first).all() and len(second) == 24
+        np.testing.assert_array_equal(found.pool, np.union1d(first, second))
+        assert np.isin(found.kept.refined.members, found.pool).all()
+        outside += int((~np.isin(found.kept.refined.members, first)).sum())
+    assert outside > 0
 
 
 def test_a_pool_of_all_rows_is_the_exact_way():
