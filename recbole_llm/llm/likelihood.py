@@ -147,7 +147,7 @@ def estimate_likelihoods(model: nn.Module, trie: TitleTrie, max_batch_tokens: in
         >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
         >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
         >>> estimate_likelihoods(model, TitleTrie([[5, 6], [8]], eos_token_id=2), max_batch_tokens=8192)
-        '2 titles are 3 tokens of a tree: 2 passes of 64 prompts, 3 MiB at most; 32 passes for 1,000 prompts'
+        '2 titles are 3 tokens of a tree: 2 passes of 64 prompts, 1 MiB at most; 32 passes for 1,000 prompts'
     """
     walk = TreeWalk(model, trie, 0, only_choices=renormalize, n_at_once=_PIECE)
     n_nodes, n_passes = sum(len(piece.tokens) for piece in walk.pieces), 1 + len(walk.pieces)

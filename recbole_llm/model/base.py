@@ -141,7 +141,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def _budget(self, name: str, training: bool) -> TokenBudget:
         value = self.config[name]
         if (name, value) not in self._budgets:
-            self._budgets[name, value] = TokenBudget.of_setting(name, value, self.llm, training)
+            self._budgets[name, value] = TokenBudget.of_setting(name, value, self.backbone.model, training)
         return self._budgets[name, value]
 
     @property

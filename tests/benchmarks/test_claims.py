@@ -164,6 +164,7 @@ def test_the_page_is_what_the_files_say(tmp_path):
 def planted_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paper:
     """A paper of one claim whose better arm is right twice as often in both of its worlds, three seeds each."""
     monkeypatch.setattr(cells, "CELLS", tmp_path)
+    monkeypatch.setattr(page.results, "cell_file", lambda name, seed: tmp_path / f"real-{name}-{seed}.json")
     claim = replace(
         ledger.PAPERS[0].claims[0], true=Trial("noisy", "so", "item"), false=Trial("exact", "not so", "item")
     )

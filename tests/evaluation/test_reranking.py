@@ -11,6 +11,7 @@ import pytest
 import recbole_llm
 from recbole_llm.evaluation.reranking import mean_distance
 from recbole_llm.rerank import ItemSpace, interaction_vectors
+from tests.pictures import drawn
 from tests.processes import forked_python
 from tests.refusals import refused
 from tests.runs import TINY, working_in
@@ -70,7 +71,8 @@ def test_diversity_brings_other_lists_of_the_same_best_items(world, saved, plain
 
 def test_validation_chooses_the_trade_off_and_the_folder_tells_how(world, saved):
     shares = [0.0, 0.5, 1.0]
-    free = trained(world, saved, rerank="mmr", rerank_lambda=shares)
+    with drawn():
+        free = trained(world, saved, rerank="mmr", rerank_lambda=shares)
     kept = json.loads((free.folder / "rerank.json").read_text())
     curve = {point["lambda"]: point for point in kept["curve"]}
     assert list(curve) == [None, *shares] and curve[1.0]["ndcg"] == curve[None]["ndcg"]

@@ -24,7 +24,7 @@ from recbole_llm.trainer.checkpoint import (
 )
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from tests.families import save_family
-from tests.processes import forked_python
+from tests.processes import fresh_python
 from tests.refusals import refused
 from tests.runs import words_for, working_in
 
@@ -148,7 +148,7 @@ def trainer_of(saved: Path, world: Path, *words: str) -> LLMTrainer:
 
 
 def logits_in_a_new_process(llm: Path, adapter: Path, folder: Path) -> np.ndarray:
-    forked_python(PEFT_ALONE, llm, adapter, folder / "logits.npy", str(IDS), cwd=folder)
+    fresh_python(llm, adapter, folder / "logits.npy", str(IDS), code=PEFT_ALONE, cwd=folder)
     return np.load(folder / "logits.npy")
 
 

@@ -17,6 +17,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.grounding import ItemIndex
+from recbole_llm.prompt.layout import Layout
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import stage_seed
 from recbole_llm.trainer import distillation
@@ -48,7 +49,7 @@ class Answering:
         self.vectors = np.random.default_rng(7).normal(size=(len(TITLES), 3)).astype(np.float32)
         self.vectors[0], self.vectors[4] = 0, self.vectors[1]
         self.index = ItemIndex(self.vectors, rankable=self.catalog.rankable, representative=self.catalog.representative)
-        self.prompts = self
+        self.prompts, self.layout = self, Layout(("", ""), ("history",), "plain")
 
     def generate_text(self, rows: Interaction) -> list[str]:
         return [beams[0] for beams in self.generate_beams(rows)]
