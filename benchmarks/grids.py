@@ -22,6 +22,14 @@ NEWEST = ("--MAX_ITEM_LIST_LENGTH=2",)
 SMALL = ("--config_files=benchmarks/planted.yaml",)  # settings of the LLM models on a planted world
 MOVIES = ("--dataset=ml-100k",)
 SMALL_MOVIES = ("--config_files=benchmarks/ml-100k.yaml",)
+# What benchmarks/smollm2.yaml says of rows, users and histories
+FEW_USERS = (
+    "--MAX_ITEM_LIST_LENGTH=10",
+    "--train_sample_size=512",
+    "--valid_sample_size=100",
+    "--test_sample_size=500",
+)
+TITLES = ("--grounding=constrained", "--num_beams=20")
 FEW_MOVIES = ("--prompt_style=plain", "--train_sample_size=2048", "--valid_sample_size=300", "--stopping_step=0")
 
 
@@ -197,18 +205,19 @@ def click_grid(name: str, settings: tuple[str, ...]) -> Grid:
     return Grid(name, named(name, cells), tuple(lines), compared_with=("TALLRec, random, 64 rows",), protocol="clicks")
 
 
-def real_llm_grid(name: str, data: tuple[str, ...]) -> Grid:
+def real_llm_grid(name: str, data: tuple[str, ...], classic: tuple[str, ...]) -> Grid:
     """The four methods with an LLM that was trained on real text, on few rows: 512 drawn by seed, or chosen of 2,048.
 
     Args:
         name: of the grid.
-        data: arguments of every command.
+        data: arguments of the LLM models' commands.
+        classic: arguments of RecBole's models.
     """
     cells = {
-        "classics": ("--model=Pop,SASRec", *data),
+        "classics": ("--model=Pop,SASRec", *classic),
         "bigrec": ("--model=BIGRec", *data),
         "popularity": ("--model=BIGRec", *data, "--reweight=popularity"),
-        "constrained": ("--model=BIGRec", *data, "--grounding=constrained", "--num_beams=10"),
+        "constrained": ("--model=BIGRec", *data, *TITLES),
         "untuned": ("--model=BIGRec", *data, "--epochs=0"),
         "soft": ("--model=SOFT", *data, "--alpha=10"),
         "ilora": ("--model=iLoRA", *data),
@@ -232,7 +241,6 @@ def real_llm_grid(name: str, data: tuple[str, ...]) -> Grid:
 
 
 ALL_ROWS = ("--config_files=properties/demo.yaml", "--topk=[1,5,10,20]")  # the regime of ``make demo``
-TITLES = ("--grounding=constrained", "--num_beams=20")
 
 
 def all_rows_grid(history: int) -> Grid:
@@ -433,6 +441,6 @@ GRIDS = (
     vectors_grid("ml-100k-llmemb", MOVIES),
     vectors_grid("games-tiny-llmemb", GAMES),
     systems_grid("games-tiny-systems", GAMES),
-    real_llm_grid("ml-100k-smollm2", (*MOVIES, "--config_files=benchmarks/smollm2.yaml")),
+    real_llm_grid("ml-100k-smollm2", (*MOVIES, "--config_files=benchmarks/smollm2.yaml"), (*MOVIES, *FEW_USERS)),
     click_grid("ml-100k-click", (*MOVIES, "--train_sample_size=4096", "--valid_sample_size=300")),
 )
