@@ -150,7 +150,7 @@ def rate_of(call: Callable[[], int], clock: Callable[[], float], repeats: int) -
 
 def fine_tuning(found: Measured, turns: int, clock: Callable[[], float]) -> list[dict[str, float]]:
     """Tokens per second, the bound, and the share, of each turn; the first turn warms up."""
-    products = found.products(min(found.config["micro_batch_tokens"], found.train_tokens), backward=True)
+    products = found.products(min(found.model.training_budget.tokens, found.train_tokens), backward=True)
     records = []
     for _ in range(turns + 1):
         before = rate_of(products, clock, 4)

@@ -145,7 +145,7 @@ class Tuning:
 
     def loss(self) -> float:
         """Test loss of the model as it stands."""
-        return float(answer_losses(self.model, self.rows.test, self.config["micro_batch_tokens"]).mean())
+        return float(answer_losses(self.model, self.rows.test, self.model.training_budget.tokens).mean())
 
 
 # ------------------------------------------------------------------------------------------------------------ the run

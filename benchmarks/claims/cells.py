@@ -126,7 +126,7 @@ def of_users(run: recbole_llm.Run, drawn: Drawn) -> dict[str, list[float]]:
     """
     test = load_rows(run.config, few_shot=False).test
     tokens = test.field2id_token[test.uid_field][test.inter_feat[test.uid_field].numpy()]
-    losses = dict(zip(tokens.tolist(), answer_losses(run.model, test, run.config["micro_batch_tokens"]), strict=True))
+    losses = dict(zip(tokens.tolist(), answer_losses(run.model, test, run.model.training_budget.tokens), strict=True))
     ranks = run.ranks.set_index("user_id").sort_index()
     first = [items.split()[0] if isinstance(items, str) else items[0] for items in ranks["top_items"]]
     size, rank = drawn.settings.items_per_category, ranks["rank"].to_numpy(float)

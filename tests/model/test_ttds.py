@@ -194,7 +194,7 @@ def test_a_second_tuning_keeps_the_codes_of_the_first(run, go):
 def test_a_second_tuning_goes_on_where_it_was_killed(go, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
-        if folder.name.startswith("fine-tune-fixed"):
+        if folder.parent.name.startswith("fine-tune-fixed"):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
