@@ -448,26 +448,46 @@ class LLMRecommender(RowReader, SequentialRecommender):
         self, prompts: Sequence[list[int]], histories: Sequence[Sequence[int]], all_beams: bool
     ) -> list[Generation]:
         settings = self.generation
+        num_beams = self._num_beams or settings.num_beams
+        found = self.search(prompts, histories, num_beams, settings.length_penalty, all_beams)
+        cut = sum(not answer.finished for answer in found)
+        if cut > 0.05 * len(found):
+            log.warning("%d of %d answers were cut off at max_new_tokens; consider raising it", cut, len(found))
+        return found
+
+    def search(
+        self,
+        prompts: Sequence[list[int]],
+        histories: Sequence[Sequence[int]],
+        num_beams: int,
+        length_penalty: float = 1.0,
+        all_beams: bool = False,
+    ) -> list[Generation]:
+        """Free answers to prompts, as tokens.
+
+        Args:
+            prompts: token ids.
+            histories: of the same rows, for what conditions the LLM on them.
+            num_beams: of the search; 1 is greedy.
+            length_penalty: exponent of the length in a beam's score.
+            all_beams: whether each answer has the others beside the best.
+        """
         with self.autocast():
-            found = beam_search(
+            return beam_search(
                 self.llm,
                 prompts,
                 eos_token_id=self.backbone.eos_token_id,
                 pad_token_id=self.backbone.pad_token_id,
                 forbidden_token_ids=self.backbone.forbidden_token_ids,
-                num_beams=self._num_beams or settings.num_beams,
-                max_new_tokens=settings.max_new_tokens,
-                length_penalty=settings.length_penalty,
+                num_beams=num_beams,
+                max_new_tokens=self.generation.max_new_tokens,
+                length_penalty=length_penalty,
                 max_batch_tokens=self.generation_budget,
                 return_beams=all_beams,
                 row_inputs=self.row_inputs(histories),
                 progress=self.show_progress,
                 keep=self.keep,
             )
-        cut = sum(not answer.finished for answer in found)
-        if cut > 0.05 * len(found):
-            log.warning("%d of %d answers were cut off at max_new_tokens; consider raising it", cut, len(found))
-        return found
 
     def _text_of(self, answer: Generation) -> str:
         text = self.backbone.decode(answer.token_ids)

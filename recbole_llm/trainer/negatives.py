@@ -10,7 +10,6 @@ import numpy as np
 
 from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
 from recbole_llm.hashing import hash_arrays, hash_json
-from recbole_llm.llm.generation import beam_search
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.negatives import false_negative_mask
 from recbole_llm.prompt.titles import clean_answer, normalize_title
@@ -123,20 +122,7 @@ def draw_negatives(
 
 def own_texts(model: BIGRec, rows: TrainingRows) -> list[str]:
     """What the model itself answers to each row, greedily (SPRec, arXiv 2412.09243)."""
-    prompts = [prompt for prompt, _ in rows.examples]
-    answers = beam_search(
-        model.llm,
-        prompts,
-        eos_token_id=model.backbone.eos_token_id,
-        pad_token_id=model.backbone.pad_token_id,
-        forbidden_token_ids=model.backbone.forbidden_token_ids,
-        num_beams=1,
-        max_new_tokens=model.generation.max_new_tokens,
-        max_batch_tokens=model.generation_budget,
-        row_inputs=model.row_inputs(rows.histories),
-        progress=model.show_progress,
-        keep=model.keep,
-    )
+    answers = model.search([prompt for prompt, _ in rows.examples], rows.histories, num_beams=1)
     return [model.backbone.decode(one.token_ids) for one in answers]
 
 

@@ -165,38 +165,23 @@ class ReferenceStage(Stage[np.ndarray]):
         return found
 
 
-class PreferenceStage(FineTuneStage):
-    """The fine-tuned adapter, tuned further on contrasts of right and wrong answers.
+class ContinuedStage(FineTuneStage):
+    """A tuning of some rows that goes on from the start of a preference, at its rate.
 
     Args:
-        preference: its rows, wrong answers and start.
-        beta: strength.
-        draws: masks, reference and vectors of the rows, by epoch or for all.
+        tuning: what it is evaluated with; the preference's own, or without a validation.
+        preference: rows, start and settings.
         name: of the stage.
     """
 
-    group = "Preference/"
-
-    def __init__(
-        self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str = "preference"
-    ) -> None:
-        super().__init__(preference.tuning)
-        self.preference, self.beta, self.draws, self.name = preference, beta, draws, name
+    def __init__(self, tuning: Tuning, preference: Preference, name: str) -> None:
+        super().__init__(tuning)
+        self.preference, self.name = preference, name
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        own, settings = self.preference, self.preference.settings
-        facts = {"preference": settings.preference, "beta": self.beta, **own.facts}
-        if settings.nll_weight:
-            facts["nll_weight"] = settings.nll_weight
-        if len(self.draws) > 1:
-            facts["draws"] = len(self.draws)
-        if self.draws[0].across is not None:
-            vectors = self.draws[0].prompts
-            facts["prompts"] = None if vectors is None else hash_arrays(vectors)
-            facts["temperature"] = settings.temperature
-        settings_facts = {**own.fine_tune_settings.facts(), **group_options(self.tuning.config, own.model)}
-        return {**super().facts(), "preference": facts, "settings": settings_facts}
+        settings = {**self.settings.facts(), **group_options(self.tuning.config, self.preference.model)}
+        return {**super().facts(), "settings": settings}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from those of the start."""
@@ -215,6 +200,39 @@ class PreferenceStage(FineTuneStage):
     def make_optimizer(self) -> torch.optim.Optimizer:
         """See :class:`FineTuneStage`."""
         return self.preference.make_optimizer()
+
+
+class PreferenceStage(ContinuedStage):
+    """The fine-tuned adapter, tuned further on contrasts of right and wrong answers.
+
+    Args:
+        preference: its rows, wrong answers and start.
+        beta: strength.
+        draws: masks, reference and vectors of the rows, by epoch or for all.
+        name: of the stage.
+    """
+
+    group = "Preference/"
+
+    def __init__(
+        self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str = "preference"
+    ) -> None:
+        super().__init__(preference.tuning, preference, name)
+        self.beta, self.draws = beta, draws
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        own, settings = self.preference, self.preference.settings
+        facts = {"preference": settings.preference, "beta": self.beta, **own.facts}
+        if settings.nll_weight:
+            facts["nll_weight"] = settings.nll_weight
+        if len(self.draws) > 1:
+            facts["draws"] = len(self.draws)
+        if self.draws[0].across is not None:
+            vectors = self.draws[0].prompts
+            facts["prompts"] = None if vectors is None else hash_arrays(vectors)
+            facts["temperature"] = settings.temperature
+        return {**super().facts(), "preference": facts}
 
     def make_loss(self) -> MakeLoss:
         """See :class:`FineTuneStage`."""

@@ -13,18 +13,22 @@ import torch
 
 from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
-from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import PreferenceSettings
-from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import Stage, write_json
 from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
-from recbole_llm.trainer.optimizer import group_options
 from recbole_llm.trainer.preference_loss import Opposites
-from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage, Start
-from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult
+from recbole_llm.trainer.preference_stages import (
+    FILE,
+    ContinuedStage,
+    Preference,
+    PreferenceStage,
+    ReferenceStage,
+    Start,
+)
+from recbole_llm.trainer.tuning import Tuning, TuningResult
 
 TEXTS = "texts.json"
 
@@ -87,7 +91,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
         return WrongAnswers(np.load(folder / FILE), texts)
 
 
-class RoundTuneStage(FineTuneStage):
+class RoundTuneStage(ContinuedStage):
     """The fine-tuning of a round: an epoch on the true answers of its rows, from the weights of the round before.
 
     Args:
@@ -99,32 +103,17 @@ class RoundTuneStage(FineTuneStage):
     group = "Preference/Fine-tune/"
 
     def __init__(self, preference: Preference, drawn: np.ndarray, name: str) -> None:
-        super().__init__(replace(preference.tuning, validation=None))
-        self.preference, self.drawn, self.name = preference, drawn, name
+        super().__init__(replace(preference.tuning, validation=None), preference, name)
+        self.drawn = drawn
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        own = {"from": self.preference.start.name, "drawn": hash_arrays(self.drawn)}
-        settings = {**self.settings.facts(), **group_options(self.tuning.config, self.preference.model)}
-        return {**super().facts(), **own, "settings": settings}
-
-    def compute(self, folder: Path) -> None:
-        """See :class:`Stage`; the weights are trained from those of the start."""
-        self.preference.start.restore()
-        super().compute(folder)
-
-    def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
-        """See :class:`FineTuneStage`."""
-        return self.preference.rows.beside([])
+        return {**super().facts(), "from": self.preference.start.name, "drawn": hash_arrays(self.drawn)}
 
     @property
     def settings(self) -> FineTuneSettings:
         """See :class:`FineTuneStage`."""
-        return replace(self.preference.fine_tune_settings, epochs=1)
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """See :class:`FineTuneStage`."""
-        return self.preference.make_optimizer()
+        return replace(super().settings, epochs=1)
 
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """See :class:`FineTuneStage`; what there is to doubt of fine-tuning was told of the first."""
