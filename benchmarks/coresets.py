@@ -1,4 +1,4 @@
-"""Coresets on the planted world: what was chosen, known row by row, and a subset that knows what is noise.
+"""Coresets on the planted world: what was chosen, known row by row, and rows drawn by what only the world knows.
 
 Rows are RecBole's training rows in their order, which is that of ``World.rows``.
 """
@@ -18,28 +18,6 @@ from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
 from recbole_llm.selection.selection_file import row_hashes
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import stage_seed
-
-
-def oracle_file(folder: Path, share: float) -> Path:
-    """Where the oracle's choice of a share of the rows is, beside the world's data."""
-    return folder / f"oracle-{share:g}.csv"
-
-
-def write_oracle(world: World, folder: Path, share: float, **settings: Any) -> Path:
-    """Write a ``coreset_file`` of rows drawn at random among those that are neither mislabelled nor redundant.
-
-    Args:
-        world: whose marks are known.
-        folder: where ``write_world`` wrote it: the command's ``data_path``.
-        share: of all training rows.
-        settings: what rows depend on beside the data, as in the command.
-    """
-    return write_rows(world, folder, oracle_file(folder, share), _useful, share, **settings)
-
-
-def _useful(rows: PlantedRows) -> np.ndarray:
-    useful: np.ndarray = ~(rows.mislabelled | rows.redundant)
-    return useful
 
 
 def write_rows(

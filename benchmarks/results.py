@@ -16,9 +16,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +32,16 @@ from benchmarks import (
     validity_goracs,
     validity_influence,
 )
-from benchmarks.coresets import marked_shares, read_choice, write_oracle
-from benchmarks.grids import GRIDS, WORLDS, Grid, Line
-from benchmarks.planted import PlantedSettings, World, make_world, oracle_metrics, write_world
+from benchmarks.grids import GRIDS, Grid, Line
 from benchmarks.reports import RESULTS as CELLS
 from benchmarks.reports import rendered
 from recbole_llm.evaluation import PROTOCOLS, Comparison, compare_two_level, holm
 from recbole_llm.report import NOT_RUN
-from recbole_llm.settings.command import parse_argv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
-CATEGORY_METRICS = ("category_hit@1",)
-WAY = "way to the oracle"
 OTHER, UNKNOWN = "†", "unknown"  # a result of another commit than most of its table
-CUTOFF = 10  # of the NDCG that tells the way to the oracle
 # Names of scripts.
 SPEED = (
     "speed",
@@ -94,28 +86,9 @@ def cell_file(cell: str, seed: int) -> Path:
     return CELLS / f"{cell}-{seed}.json"
 
 
-def world_of(grid: Grid, seed: int) -> World:
-    """The planted world of a grid's cells with this seed, made once."""
-    return _make_world(replace(grid.world, seed=seed))
-
-
-_make_world = cache(make_world)  # one world serves every line of a table
-
-
-def make_cell_world(grid: Grid, seed: int) -> None:
-    """Write the planted world of a seed, with its oracles' coresets, unless the grid runs on real data."""
-    if grid.world is not None:
-        world, folder = world_of(grid, seed), ROOT / grid.world_folder(seed)
-        write_world(world, folder)
-        words = parse_argv(next(iter(grid.cells.values())))
-        own = {key: words[key] for key in ("MAX_ITEM_LIST_LENGTH",) if key in words}
-        for share in grid.oracle_shares:
-            write_oracle(world, folder, share, **own)
-
-
 def run_cell(grid: Grid, cell: str, seed: int) -> None:
     """Run one command and keep its table, what every test row got, and what a curriculum or a coreset did."""
-    words = [*(word.format(seed=seed) for word in grid.cells[cell]), f"--seed={seed}", "--show_progress=False"]
+    words = [*grid.cells[cell], f"--seed={seed}", "--show_progress=False"]
     command = [sys.executable, str(ROOT / "run_recbole_llm.py"), *words]
     print(f"--- {cell}, seed {seed}", flush=True)
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -130,8 +103,6 @@ def run_cell(grid: Grid, cell: str, seed: int) -> None:
             file = folder / f"{name}.json"
             if file.exists():
                 content.setdefault(name, {})[result["model"]] = json.loads(file.read_text(encoding="utf-8"))
-        if choice := read_choice(folder):
-            content.setdefault("coreset", {}).setdefault(result["model"], {}).update(choice)
     cell_file(cell, seed).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -181,14 +152,12 @@ def render(grid: Grid) -> Iterator[str]:
     """The lines of a grid's Markdown: means over the seeds that were run, then paired comparisons."""
     read = {line.title: [found for seed in grid.seeds if (found := read_line(grid, line, seed))] for line in grid.lines}
     usual, others = revisions(grid)
-    metrics = [*METRICS_OF[grid.protocol], *(CATEGORY_METRICS if grid.floor else ()), *grid.metrics]
-    way = way_to_oracle(grid, read) if grid.world else {}
-    extra = [WAY] if way else []
-    yield "| model | train rows | seeds | epochs | time | " + " | ".join([*metrics, *extra]) + " |"
-    yield "|---|---:|---:|---:|---:|" + "---:|" * len([*metrics, *extra])
+    metrics = [*METRICS_OF[grid.protocol], *grid.metrics]
+    yield "| model | train rows | seeds | epochs | time | " + " | ".join(metrics) + " |"
+    yield "|---|---:|---:|---:|---:|" + "---:|" * len(metrics)
     for title, found in read.items():
         if not found:
-            yield f"| {title} | " + " | ".join([NOT_RUN] * (4 + len([*metrics, *extra]))) + " |"
+            yield f"| {title} | " + " | ".join([NOT_RUN] * (4 + len(metrics))) + " |"
             continue
         results = [result for result, _ in found]
         epochs = "/".join(str(result["epochs"]) for result in results)
@@ -196,7 +165,7 @@ def render(grid: Grid) -> Iterator[str]:
         cells = [f"{results[0]['train_rows']:,}", str(len(found)), epochs, f"{seconds / 60:.1f} min"]
         cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
         mark = f" {OTHER}" if title in others else ""
-        yield f"| {title}{mark} | " + " | ".join([*cells, *([way[title]] if way else [])]) + " |"
+        yield f"| {title}{mark} | " + " | ".join(cells) + " |"
     yield ""
     if any(read.values()):
         yield f"Measured with commit {usual}." + "".join(
@@ -208,40 +177,14 @@ def render(grid: Grid) -> Iterator[str]:
     yield ""
     yield from curricula(grid)
     yield from coresets(grid)
-    if grid.world is not None:
-        usual = asdict(PlantedSettings())
-        knobs = [f"--{name}={value}" for name, value in asdict(grid.world).items() if value != usual[name]]
-        words = " ".join([*knobs, "--seed={seed}", f"--out={WORLDS / grid.name}-{{seed}}"])
-        yield f"The world: `python -m benchmarks.planted {words}`"
-        yield ""
     seeds = ", ".join(f"`--seed={seed}`" for seed in grid.seeds)
-    borrowed = any(line.cell not in grid.cells for line in grid.lines)
-    rest = "; lines without one are those of tables before" if borrowed else ""
-    yield f"Commands, with {seeds} as far as the table counts seeds{rest}:"
+    yield f"Commands, with {seeds} as far as the table counts seeds:"
     yield ""
     yield from (f"- `python run_recbole_llm.py {' '.join(words)}`" for words in grid.cells.values())
 
 
-def way_to_oracle(grid: Grid, read: Mapping[str, Sequence[Found]]) -> dict[str, str]:
-    """How far each line gets from the floor to the oracle, by NDCG in the worlds of the seeds it was run with."""
-    metric = f"ndcg@{CUTOFF}"
-    oracle = {}
-    for seed in grid.seeds:
-        oracle[seed] = oracle_metrics(world_of(grid, seed), [CUTOFF]).metrics[metric]
-    floor = {result["seed"]: result["test"][metric] for result, _ in read[grid.floor]}
-    shares = {}
-    for title, found in read.items():
-        values = [
-            (result["test"][metric] - floor[result["seed"]]) / (oracle[result["seed"]] - floor[result["seed"]])
-            for result, _ in found
-            if result["seed"] in floor
-        ]
-        shares[title] = f"{np.mean(values):.0%}" if values else NOT_RUN
-    return shares
-
-
 def curricula(grid: Grid) -> Iterator[str]:
-    """What the curricula of a grid did: weights, distances, the first epoch's losses, and the distilled answers."""
+    """What the curricula of a grid did: weights, distances, and the distilled answers."""
     lines = []
     for line in grid.lines:
         for seed in grid.seeds:
@@ -250,41 +193,36 @@ def curricula(grid: Grid) -> Iterator[str]:
             if facts is None:
                 continue
             history, distilled = content["history"][line.model], content["distilled"][line.model]
-            plain = read_cell(f"{grid.name}-fine-tuned", seed)
-            first = plain["history"]["BIGRec"][0]["train_loss"] if plain else None
-            ratio = history[0]["distilled_loss"] / first if first and history[0]["distilled_loss"] else None
             cells = [
                 line.title,
                 str(seed),
                 f"{facts['alpha']:g}" if "alpha" in facts else "-",
                 " ".join(f"{record['weight']:.3g}" for record in history),
                 " ".join(f"{d:.2f}" for d in [facts["initial_distance"], *(r["distance"] for r in history)] if d),
-                f"{ratio:.0%}" if ratio and history[0]["weight"] == 1 else "-",
                 f"{distilled['true_title']:.1%} / {distilled['nearest_is_target']:.1%}",
             ]
             lines.append("| " + " | ".join(cell or "-" for cell in cells) + " |")
     if not lines:
         return
-    yield "| curriculum | seed | alpha | weight by epoch | distance | first-epoch loss | distilled answers right |"
-    yield "|---|---:|---:|---|---|---:|---:|"
+    yield "| curriculum | seed | alpha | weight by epoch | distance | distilled answers right |"
+    yield "|---|---:|---:|---|---|---:|"
     yield from lines
     yield ""
     yield (
-        "Distance: before training, then after each epoch but the last. First-epoch loss: on distilled answers alone, "
-        "against fine-tuning's first epoch. Right: the share of distilled answers that are the true title / whose "
-        "nearest item is the target."
+        "Distance: before training, then after each epoch but the last. Right: the share of distilled answers that "
+        "are the true title / whose nearest item is the target."
     )
     yield ""
 
 
 def coresets(grid: Grid) -> Iterator[str]:
     """What the coresets of a grid hold, and what they cost next to the fine-tuning on them."""
-    marks, lines = _shares_of_all(grid), []
+    lines = []
     for line in grid.lines:
         found = {seed: content for seed in grid.seeds if (content := read_cell(line.cell, seed))}
         if not any("coreset" in content for content in found.values()):
             continue
-        cells = [line.title, str(len(found)), *_chosen_shares(grid, line.model, found, marks)]
+        cells = [line.title, str(len(found))]
         costs = [content["coreset"][line.model].get("seconds", {}) for content in found.values()]
         tuning = [sum(record["seconds"] for record in content["history"][line.model]) for content in found.values()]
         parts = [f"{part} {np.mean([cost[part] for cost in costs]):.0f} s" for part in costs[0]]
@@ -293,36 +231,15 @@ def coresets(grid: Grid) -> Iterator[str]:
         lines.append("| " + " | ".join(cells) + " |")
     if not lines:
         return
-    yield "| coreset | seeds |" + "".join(f" {name} |" for name in marks) + " selection | of it | fine-tuning on it |"
-    yield "|---|---:|" + "---:|" * len(marks) + "---:|---|---:|"
+    yield "| coreset | seeds | selection | of it | fine-tuning on it |"
+    yield "|---|---:|---:|---|---:|"
     yield from lines
     yield ""
-    if marks:
-        yield "Of all training rows: " + ", ".join(f"{name} {share:.1%}" for name, share in marks.items()) + "."
     yield (
         "Selection: what its parts took when they were computed; all sizes share the scores. Fine-tuning: all epochs, "
         "without validation."
     )
     yield ""
-
-
-def _shares_of_all(grid: Grid) -> dict[str, float]:
-    """Mark to its mean share of all training rows; empty for real data."""
-    if grid.world is None:
-        return {}
-    shares = [marked_shares(world_of(grid, seed).rows("train"), None) for seed in grid.seeds]
-    return {name: float(np.mean([own[name] for own in shares])) for name in shares[0]}
-
-
-def _chosen_shares(grid: Grid, model: str, found: Mapping[int, Mapping[str, Any]], marks: Collection[str]) -> list[str]:
-    """Mean shares of marked rows among the chosen ones; nothing without marks, as in real data."""
-    if not marks:
-        return []
-    shares = [
-        marked_shares(world_of(grid, seed).rows("train"), content["coreset"][model]["ids"])
-        for seed, content in found.items()
-    ]
-    return [f"{np.mean([own[name] for own in shares]):.1%}" for name in marks]
 
 
 def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], gain: str) -> Iterator[str]:
@@ -420,7 +337,6 @@ def main() -> None:
         for seed in grid.seeds if not wanted else sorted(wanted.intersection(grid.seeds)):
             for cell in grid.cells:
                 if not options.render and cell.startswith(options.only) and not cell_file(cell, seed).exists():
-                    make_cell_world(grid, seed)
                     run_cell(grid, cell, seed)
     write_page()  # at the end: a page that changed would mark the commits of all later cells as dirty
 

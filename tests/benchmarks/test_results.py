@@ -30,7 +30,7 @@ def test_lines_show_cells_that_a_grid_of_the_same_protocol_runs():
         assert len({line.title for line in grid.lines}) == len(grid.lines)
         for line in grid.lines:
             owner = owners[line.cell]
-            assert owner.protocol == grid.protocol and owner.world == grid.world
+            assert owner.protocol == grid.protocol
             models = parse_command(owner.cells[line.cell]).models
             assert line.model.partition(" (")[0] in models, line
         assert set(grid.compared_with) <= {line.title for line in grid.lines}
@@ -48,24 +48,15 @@ def smollm2(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.usefixtures("smollm2")
 def test_no_command_of_a_grid_is_refused():
-    """Data sets that are made when the tables are are stood in for by ml-100k; everything else is checked."""
+    """Data sets that are not shipped are stood in for by ml-100k; everything else is checked."""
     for grid in GRIDS:
         for cell, words in grid.cells.items():
-            own = [word for word in words if not word.startswith(("--dataset=", "--data_path=", "--coreset_file="))]
+            own = [word for word in words if not word.startswith(("--dataset=", "--data_path="))]
             try:
                 check_command(parse_command([*own, "--dataset=ml-100k"]))
             except InputError as error:
                 if error.kind != "data":  # columns that ml-100k has not
                     raise AssertionError(f"{cell}: {error}") from error
-
-
-def test_the_oracles_rows_are_those_of_the_commands(tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "write_oracle", lambda *_, **settings: given.append(settings))
-    (grid,) = (grid for grid in GRIDS if grid.oracle_shares)
-    results.make_cell_world(grid, 2020)
-    assert given == [{"MAX_ITEM_LIST_LENGTH": 2}] * len(grid.oracle_shares)
 
 
 def test_gains_of_ranks_clicks_and_answers():
