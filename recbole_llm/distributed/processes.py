@@ -1,0 +1,178 @@
+"""One process among those that work together: what it deals out, asks of the others, and does alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from recbole_llm.distributed.connection import group, talking
+from recbole_llm.distributed.gradients import add_up
+from recbole_llm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Value = TypeVar("Value")
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that work together; what it asks of the others, all must ask in the same order.
+
+    Attributes:
+        rank: from 0.
+        count: of them all.
+
+    Example:
+        >>> Process().is_main, Process(rank=1, count=3).own(["a", "b", "c", "d", "e"])
+        (True, ['b', 'e'])
+        >>> Process().gather_rows({1: "b", 0: "a"}), Process().from_main(7), Process().share_out([1, 2], str)
+        ({1: 'b', 0: 'a'}, 7, ['1', '2'])
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files, logs and draws bars."""
+        return self.rank == 0
+
+    def own(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The batches that are this process's to compute."""
+        return batches[self.rank :: self.count]
+
+    def share_out(self, batches: Sequence[Batch], compute: Callable[[Batch], Value]) -> list[Value]:
+        """What ``compute`` gives for every batch, in their order, each computed by one process.
+
+        Args:
+            batches: as one process would make them.
+            compute: gives plain data, arrays, or tensors on the CPU.
+        """
+        parts = self.gather([compute(batch) for batch in self.own(batches)])
+        return [parts[index % self.count][index // self.count] for index in range(len(batches))]
+
+    def gather(self, value: Value) -> list[Value]:
+        """A value of every process, by rank. Plain data, arrays, or tensors on the CPU."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        with talking():
+            dist.all_gather_object(found, value, group=group())
+        return found
+
+    def gather_rows(self, found: Mapping[int, Value]) -> dict[int, Value]:
+        """What all processes have found, by row, of which each is known to one of them."""
+        return {row: value for own in self.gather(dict(found)) for row, value in own.items()}
+
+    def complete(self, table: Any, batches: Sequence[Iterable[int]]) -> None:
+        """Write the rows that the other processes have computed into a table.
+
+        Args:
+            table: array or tensor ``[rows, ...]`` with the rows of this process's own batches; the others' are written.
+            batches: the rows of each, of all processes.
+        """
+        if self.count == 1:
+            return
+        own = [row for batch in self.own(batches) for row in batch]
+        values = table[own]
+        for rows, found in self.gather((own, values.cpu() if hasattr(values, "cpu") else values)):
+            if len(rows):
+                table[rows] = found.to(table.device) if hasattr(found, "to") else found
+
+    def from_main(self, value: Value) -> Value:
+        """The main process's value, whatever the others give."""
+        if self.count == 1:
+            return value
+        import torch.distributed as dist
+
+        held = [value if self.is_main else None]
+        with talking():
+            dist.broadcast_object_list(held, src=0, group=group())
+        return cast(Value, held[0])
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum of an array over all processes, added by rank, so that all have the same bits."""
+        first, *others = self.gather(values)
+        for other in others:
+            first = first + other
+        return first
+
+    def sum_gradients(self, weights: Iterable[torch.nn.Parameter]) -> None:
+        """Give every weight the sum of its gradients over all processes; one that no process has a gradient of, none.
+
+        Args:
+            weights: in the same order on all processes.
+        """
+        if self.count == 1:
+            return
+        import torch
+
+        own = list(weights)
+        there = zip(*self.gather([weight.grad is not None for weight in own]), strict=True)
+        for weight, flags in zip(own, there, strict=True):
+            if any(flags) and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        add_up([weight.grad for weight in own if weight.grad is not None])
+
+
+def process() -> Process:
+    """This process among those that work together now: one of one, unless a launcher has started several.
+
+    Example:
+        >>> process()
+        Process(rank=0, count=1)
+    """
+    return Process() if _alone else launched()
+
+
+def launched() -> Process:
+    """This process among all that a launcher has started, also where it works alone."""
+    return Process(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+_alone = 0  # contexts entered
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A context in which this process deals nothing out and asks nobody, as the others are not there."""
+    global _alone
+    _alone += 1
+    try:
+        yield
+    finally:
+        _alone -= 1
+
+
+def on_main(compute: Callable[[], Value]) -> Value:
+    """What the main process computes, while the others wait for it.
+
+    Args:
+        compute: gives plain data.
+
+    Raises:
+        InputError: what the main process has raised, on all of them.
+    """
+    together = process()
+    if together.count == 1:
+        return compute()
+    value: Any = None
+    error: InputError | None = None
+    if together.is_main:
+        try:
+            with alone():
+                value = compute()
+        except InputError as found:
+            error = found
+    value, error = together.from_main((value, error))
+    if error is not None:
+        raise error
+    return cast(Value, value)
