@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from recbole_llm.data.filter_checks import check_no_filters, check_value_filters, file_columns, loaded_columns
 from recbole_llm.data.labels import label_column, missing_label
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 
-_NUMBER = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
-_RANGE = rf"[\[(]\s*{_NUMBER}\s*,\s*(inf|{_NUMBER})\s*[\])]"
-_INTERVAL = re.compile(rf"{_RANGE}(\s*;\s*{_RANGE})*")
+OWN_COLUMNS = ("sample_id", "n_before")  # what rows are numbered by; see recbole_llm.data.rows
 
 
 def inter_columns(config: Settings) -> Iterator[tuple[str, dict[str, str]]]:
@@ -47,7 +45,7 @@ def check_columns(config: Settings) -> None:
             if field not in columns:
                 parted = "" if len(columns) > 1 else "; columns are separated by field_separator, a tab by default"
                 raise InputError(
-                    f"{key}: {file} has no column '{field}', it has {', '.join(columns)}{parted}", kind="data"
+                    f"{key}: {file} has no column '{field}', it has {_listed(columns)}{parted}", kind="data"
                 )
             if key == "threshold" and columns[field] != "float":
                 raise InputError(
@@ -57,8 +55,56 @@ def check_columns(config: Settings) -> None:
                 )
         if label_column(config) and not config["threshold"] and config["LABEL_FIELD"] not in columns:
             raise InputError(missing_label(config, columns), kind="data")
-        _check_value_filters(config, columns)
+    check_value_filters(config)
+    _check_side_files(config)
+    _check_names(config)
     _check_features(config)
+
+
+def _check_side_files(config: Settings) -> None:
+    """Refuse files of users and items without the column that says whom or what a line is about."""
+    for suffix, key in (("user", "USER_ID_FIELD"), ("item", "ITEM_ID_FIELD")):
+        field, columns = config[key], file_columns(config, suffix)
+        loaded, file = loaded_columns(config, suffix), f"{config['dataset']}.{suffix}"
+        if loaded and field not in columns:
+            raise InputError(key, f"{file} has no column '{field}', it has {_listed(columns)}", kind="data")
+        if loaded and field not in loaded:
+            raise InputError("load_col", f"column '{field}' of {file} is not loaded; add it to the list", kind="data")
+
+
+def _check_names(config: Settings) -> None:
+    """Refuse columns that would take the place of others: RecBole knows a column by its name alone.
+
+    Joining an item's features to its interactions, it writes over a column of the same name.
+    """
+    if config["benchmark_filename"] is not None:
+        return
+    tables = {suffix: loaded_columns(config, suffix) for suffix in ("inter", "user", "item")}
+    ids = {("inter", "user"): config["USER_ID_FIELD"], ("inter", "item"): config["ITEM_ID_FIELD"]}
+    for one, other in (("inter", "user"), ("inter", "item"), ("user", "item")):
+        for name in tables[one]:
+            if name in tables[other] and name != ids.get((one, other)):
+                raise InputError(
+                    "load_col",
+                    f"'{name}' is a column of {config['dataset']}.{one} and of {config['dataset']}.{other}; load one "
+                    "of them: take it out of a list in load_col, or name it in unload_col",
+                    kind="data",
+                )
+    own = (config["ITEM_LIST_LENGTH_FIELD"], *OWN_COLUMNS)
+    for name in tables["inter"]:
+        base = name.removesuffix(config["LIST_SUFFIX"])
+        if name in own or base != name and base in tables["inter"]:
+            raise InputError(
+                "load_col",
+                f"'{name}' of {config['dataset']}.inter has the name of a column that each row is given, its history "
+                "or number; take it out of load_col, or name it in unload_col",
+                kind="data",
+            )
+
+
+def _listed(columns: Mapping[str, str]) -> str:
+    """Names of columns; in quotes where blanks at their edges would not be seen."""
+    return ", ".join(name if name == name.strip() else f"'{name}'" for name in columns)
 
 
 def check_presplit(config: Settings) -> None:
@@ -77,6 +123,7 @@ def check_presplit(config: Settings) -> None:
         raise InputError(
             "windows", "full makes rows of whole sequences; leave out windows or benchmark_filename", kind="conflict"
         )
+    check_no_filters(config)
     if not isinstance(names, list) or len(names) != 3:
         raise InputError(
             "benchmark_filename",
@@ -89,6 +136,12 @@ def check_presplit(config: Settings) -> None:
     if missing:
         raise InputError("benchmark_filename", f"{folder} has no file {', '.join(missing)}", kind="file")
     history = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    if history in (config["unload_col"] or {}).get("inter", ()):
+        message = f"'{history}' is each row's history and cannot be left out; take it off the list for inter"
+        raise InputError("unload_col", message, kind="conflict")
+    if history in (config["seq_len"] or {}):
+        message = f"'{history}' would lose its newest items; leave it out, MAX_ITEM_LIST_LENGTH keeps the newest"
+        raise InputError("seq_len", message, kind="conflict")
     for file, columns in inter_columns(config):
         if columns.get(history) != "token_seq":
             found = f"has type {columns[history]}" if history in columns else f"is missing; it has {', '.join(columns)}"
@@ -171,27 +224,6 @@ def _check_loaded(config: Settings, wanted: list[tuple[str, str]]) -> None:
                 f"'{field}', the {key}, cannot be left out; take it off the list for inter",
                 kind="conflict",
             )
-
-
-def _check_value_filters(config: Settings, columns: Mapping[str, str]) -> None:
-    """Refuse intervals that RecBole trips over, or by which it would keep nothing without a word."""
-    filters = config["val_interval"]
-    if not filters:
-        return
-    if not isinstance(filters, Mapping):
-        raise InputError("val_interval", f"got {filters!r}; {_LIKE}")
-    for field, value in filters.items():
-        kind = columns.get(field, "")
-        if kind.startswith("float") and not _INTERVAL.fullmatch(str(value).strip()):
-            raise InputError("val_interval", f"'{field}' holds numbers, and {value!r} is not an interval; {_LIKE}")
-        if kind.startswith("token") and not (isinstance(value, list) and all(isinstance(part, str) for part in value)):
-            raise InputError(
-                "val_interval",
-                f"'{field}' holds texts, and {value!r} is not a list of texts; give them in quotes: ['a', 'b']",
-            )
-
-
-_LIKE = "write the interval in quotes: --val_interval=\"{'rating': '[3,inf)'}\""
 
 
 def _check_features(config: Settings) -> None:

@@ -128,6 +128,9 @@ def parse_header(file: Path, line: str, form: Format) -> dict[str, str]:
         raise InputError(
             "", f"{file.name}, line 1: lines end in carriage returns alone; end them in \\n or \\r\\n", kind="file"
         )
+    if "\0" in line:
+        message = f"{file.name}, line 1: the header holds NUL characters; name the file's encoding, for example "
+        raise InputError("", message + "--encoding=utf-16-le", kind="file")
     if line.startswith("ï»¿"):
         raise InputError(
             "encoding",

@@ -47,19 +47,54 @@ def _load(config: MutableSettings, history: str) -> None:
 
 
 def log_unseen(parts: Sequence[SequentialDataset]) -> None:
-    """Tell how many users and items only the validation or the test rows have.
+    """Tell what may be wrong with three files: what only a later one has, and rows that an earlier one has as well.
 
     Args:
         parts: training, validation and test rows.
     """
-    seen = _users_and_items(parts[0])
-    for name, part in zip(("validation", "test"), parts[1:], strict=True):
+    seen, names = _users_and_items(parts[0]), ("training", "validation", "test")
+    for name, part in zip(names[1:], parts[1:], strict=True):
         counts = [len(np.setdiff1d(own, known)) for own, known in zip(_users_and_items(part), seen, strict=True)]
         if any(counts):
             log.warning("%d users and %d items of the %s file are in no training row.", counts[0], counts[1], name)
+    keys = [_row_keys(part) for part in parts]
+    for earlier, later in ((0, 1), (0, 2), (1, 2)):
+        if again := int(np.isin(keys[later], keys[earlier]).sum()):
+            log.warning("%d of %d %s rows are %s rows as well.", again, len(keys[later]), names[later], names[earlier])
+    _warn_of_separator(parts)
+
+
+def _row_keys(part: SequentialDataset) -> np.ndarray:
+    """A number for each row that equal users, targets and histories share. Returns: uint64 [rows]."""
+    columns = np.column_stack([*_pairs(part), _histories(part)]).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(2**64, size=columns.shape[1], dtype=np.uint64)
+    keys: np.ndarray = (columns * factors).sum(axis=1, dtype=np.uint64)
+    return keys
+
+
+def _warn_of_separator(parts: Sequence[SequentialDataset]) -> None:
+    """Tell of histories that were not taken apart: one entry each, and one that holds another separator."""
+    histories = [_histories(part) for part in parts if len(part)]
+    if any(history[:, 1:].any() for history in histories):
+        return
+    tokens = parts[0].field2id_token[parts[0].iid_field]
+    first = np.unique(np.concatenate([history[:, 0] for history in histories]))
+    whole = [str(tokens[item]) for item in first if any(mark in str(tokens[item]) for mark in ",;| ")]
+    if whole:
+        separator = parts[0].config["seq_separator"]
+        message = "No history has more than one item, and one is '%s': is seq_separator, now '%s', right?"
+        log.warning(message, whole[0], separator)
 
 
 def _users_and_items(part: SequentialDataset) -> tuple[np.ndarray, np.ndarray]:
-    rows = part.inter_feat
-    histories = rows[part.iid_field + part.config["LIST_SUFFIX"]].numpy().ravel()
-    return rows[part.uid_field].numpy(), np.union1d(rows[part.iid_field].numpy(), histories[histories > 0])
+    (users, items), histories = _pairs(part), _histories(part)
+    return users, np.union1d(items, histories[histories > 0])
+
+
+def _pairs(part: SequentialDataset) -> tuple[np.ndarray, np.ndarray]:
+    return part.inter_feat[part.uid_field].numpy(), part.inter_feat[part.iid_field].numpy()
+
+
+def _histories(part: SequentialDataset) -> np.ndarray:
+    found: np.ndarray = part.inter_feat[part.iid_field + part.config["LIST_SUFFIX"]].numpy()
+    return found

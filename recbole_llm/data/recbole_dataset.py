@@ -17,9 +17,11 @@ from recbole.utils import FeatureType
 
 from recbole_llm.data import knowledge_graph, recbole_files, summary, time_order
 from recbole_llm.declare import Settings
+from recbole_llm.errors import InputError
 
 _N_EXAMPLES = 5  # how many ids a note names
 _remap_by_recbole = Dataset._remap
+_filter_by_value_by_recbole = Dataset._filter_by_field_value
 _prepare_features_by_recbole = Dataset._user_item_feat_preparation
 
 
@@ -60,8 +62,36 @@ def _data_filtering(self: Dataset) -> None:
         before = len(self.inter_feat)
         step()
         self.reading.drop(reason, before - len(self.inter_feat))
+    _refuse_empty(self)
     self.lines = self.inter_feat.index.to_numpy()
     self._reset_index()
+
+
+def _refuse_empty(self: Dataset) -> None:
+    """A line that says which filters have left nothing."""
+    if self.inter_feat.empty:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.reading.dropped.items())
+        why = f" of {self.reading.interactions:,} (left out: {left_out})" if left_out else ""
+        hint = "check these settings" if left_out else "check its .inter file"
+        raise InputError("dataset", f"'{self.dataset_name}': no interaction is left{why}; {hint}", kind="data")
+    for what, feat in (("user", self.user_feat), ("item", self.item_feat)):
+        if feat is not None and feat.empty:
+            message = f"no line of {self.dataset_name}.{what} is inside the intervals; correct them"
+            raise InputError("val_interval", message, kind="data")
+
+
+def _filter_by_field_value(self: Dataset) -> None:
+    """RecBole's filter by values; of users and items that it leaves out, the interactions go as well.
+
+    RecBole leaves these to ``filter_inter_by_user_or_item``, which here stands for users and items without a line.
+    """
+    of = [(name, field) for name, field in (("user_feat", self.uid_field), ("item_feat", self.iid_field))]
+    before = {name: getattr(self, name)[field] for name, field in of if getattr(self, name) is not None}
+    _filter_by_value_by_recbole(self)
+    for name, field in of:
+        if name in before:
+            gone = before[name].drop(getattr(self, name).index)
+            self.inter_feat.drop(self.inter_feat.index[self.inter_feat[field].isin(gone)], inplace=True)
 
 
 def _remove_duplication(self: Dataset) -> None:
@@ -123,6 +153,7 @@ DATASET_METHODS: dict[str, Callable[..., Any]] = {
     "_cut_sequences": recbole_files.cut_sequences,
     "_data_filtering": _data_filtering,
     "_remove_duplication": _remove_duplication,
+    "_filter_by_field_value": _filter_by_field_value,
     "_remap": _remap,
     "_user_item_feat_preparation": _user_item_feat_preparation,
     "_change_feat_format": time_order.change_feat_format,

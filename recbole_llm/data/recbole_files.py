@@ -37,6 +37,8 @@ def load_feat(self: Dataset, filepath: str, source: FeatureSource | str) -> pd.D
     for name in [name for name, kind in found.types.items() if kind.endswith("seq")]:
         frame[name] = self._cut_sequences(name, frame[name])
     frame = _first_lines(self, file, found, frame, source)
+    if not len(frame) and source in (FeatureSource.USER, FeatureSource.ITEM):
+        raise InputError("", f"{file.name} has no line below its header that can be read; add some", kind="data")
     _summarise(self, file, found, frame, is_inter)
     return frame
 

@@ -19,7 +19,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
-from recbole_llm.data.columns import check_columns, check_graph, inter_columns
+from recbole_llm.data.columns import OWN_COLUMNS, check_columns, check_graph, inter_columns
 from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows, pairs_before_split
 from recbole_llm.data.identity import interactions_digest, place_rows, token_keys
 from recbole_llm.data.labels import check_labels, label_column, missing_label, row_labels
@@ -31,8 +31,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.stages import stage_seed
 
-SAMPLE_ID = "sample_id"
-N_BEFORE = "n_before"  # how many interactions of its user come before a row's target
+SAMPLE_ID, N_BEFORE = OWN_COLUMNS  # its number; how many interactions of its user come before a row's target
 log = logging.getLogger(__name__)
 
 
@@ -158,12 +157,11 @@ def load_rows(config: MutableSettings, few_shot: bool) -> Rows:
     ]
     train = sampled[0] if few_shot else parts[0]
     if not len(train) or not len(sampled[2]):
-        raise InputError(
-            "dataset",
-            f"'{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: "
-            "a user needs 3 interactions for both; check user_inter_num_interval, item_inter_num_interval, eval_args",
-            kind="data",
-        )
+        hint = "a user needs 3 interactions for both; check user_inter_num_interval, item_inter_num_interval, eval_args"
+        if config["benchmark_filename"] is not None:
+            hint = "check the files of benchmark_filename"
+        message = f"'{config['dataset']}' leaves {len(train)} training and {len(sampled[2])} test rows: {hint}"
+        raise InputError("dataset", message, kind="data")
     if not sequential and few_shot:
         train = interactions_of_rows(config, _dataset_class(config), whole, train)
     elif not sequential:
@@ -199,8 +197,6 @@ def _split(config: MutableSettings, rows_class: type) -> tuple[SequentialDataset
 def _in_words(error: ValueError) -> str:
     """What RecBole says of data that it cannot read, with a remedy where it names none."""
     said = " ".join(str(error).split())
-    if "feat is empty" in said:
-        return "no interaction is left; check its .inter file, user_inter_num_interval and item_inter_num_interval"
     return said + ("; it holds text that is no number" if "Unable to convert column" in said else "")
 
 

@@ -61,7 +61,8 @@ class TimeReader:
             what = "no number" + ("; declare it as token to have ISO dates read" if self._kind == "float" else "")
             return {row: f"column '{name}' holds '{text}', a text that is {what}" for row, text in bad.items()}
         like = "like 2024-05-31 or 2024-05-31T18:30:00" + ("Z" if self._offset else "")
-        return {row: f"column '{name}' holds '{text}', not an ISO date {like}" for row, text in bad.items()}
+        years = "of the years 1678 to 2261"  # what nanoseconds in 64 bits reach
+        return {row: f"column '{name}' holds '{text}', not an ISO date {like} {years}" for row, text in bad.items()}
 
     def add(self, texts: Sequence[str]) -> None:
         """Take over texts that :meth:`check` found nothing wrong with."""

@@ -269,6 +269,14 @@ class RecBoleSettings(Declared):
             null="is none",
         ),
     ]
+    rm_dup_inter: Annotated[
+        str | None,
+        Setting(
+            "which of a user's repeated interactions with an item stays",
+            choices={"first": "the earliest", "last": "the latest"},
+            null="keeps all",
+        ),
+    ]
     val_interval: Annotated[dict[str, Any] | None, Setting("values to keep by column", null="keeps all")]
     user_inter_num_interval: Annotated[
         str | None,

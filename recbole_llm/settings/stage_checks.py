@@ -37,11 +37,15 @@ def has_rows(settings: Mapping[str, Any], phase: str) -> bool:
 
 
 def check_test_rows(settings: Mapping[str, Any]) -> None:
-    """Refuse a split without test rows.
+    """Refuse a split without training or without test rows.
 
     Raises:
         InputError: it has none.
     """
+    ((kind, value),) = settings["eval_args"]["split"].items()
+    if settings.get("benchmark_filename") is None and kind != "LS" and not value[0]:
+        message = f"split: {settings['eval_args']['split']} leaves 0 training rows; give {kind}: [0.8, 0.1, 0.1]"
+        raise InputError("eval_args", message, kind="conflict")
     if not has_rows(settings, "test"):
         raise InputError(
             "eval_args",

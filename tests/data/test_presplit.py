@@ -116,3 +116,53 @@ def test_the_columns_needed_are_named(folder, header, message, key):
     with refused(key, "data", message) as caught:
         load(folder, "SASRec")
     assert "ready.test.inter" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rm_dup_inter": "first"},
+        {"val_interval": {"item_id": ["a"]}},
+        {"user_inter_num_interval": "[3,inf)"},
+        {"item_inter_num_interval": "[2,inf)"},
+        {"filter_inter_by_user_or_item": True},
+        {"seq_len": {"item_id_list": 2}},
+        {"unload_col": {"inter": ["item_id_list"]}, "load_col": None},
+    ],
+)
+def test_a_setting_that_would_do_nothing_or_cost_the_newest_items_is_refused(folder, settings):
+    with refused(next(iter(settings)), "conflict"):
+        load(folder, "SASRec", **settings)
+    rows = load(folder, "SASRec", user_inter_num_interval="[0,inf)", seq_len={"title": 2})  # these change no history
+    assert read(rows, rows.test) == PARTS["test"]
+
+
+def test_rows_that_stand_in_two_files_are_counted(folder, caplog):
+    """One of three test rows is a validation row, two of three training rows; the others differ in one place."""
+    (folder / "ready.test.inter").write_text(
+        "\n".join([HEADER, "u1\tc b a\td", "u2\ta\tb", "u1\tc b\ta", "u1\tb c\ta", "u2\tc b\ta", "u1\tc b\td"]) + "\n"
+    )
+    with caplog.at_level(logging.WARNING):
+        load(folder, "SASRec")
+    assert "1 of 6 test rows are validation rows as well." in caplog.text
+    assert "2 of 6 test rows are training rows as well." in caplog.text
+    assert "validation rows are training rows" not in caplog.text and "seq_separator" not in caplog.text
+
+
+def test_histories_that_were_not_taken_apart_are_told(folder, caplog):
+    for file in folder.glob("*.inter"):
+        file.write_text(file.read_text().replace(" ", ","))
+    with caplog.at_level(logging.WARNING):
+        load(folder, "SASRec")
+    assert "No history has more than one item, and one is 'c,b'" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        rows = load(folder, "SASRec", seq_separator=",")
+    assert "seq_separator" not in caplog.text
+    assert read(rows, rows.test) == PARTS["test"]
+
+
+def test_a_file_without_rows_is_told_of_by_its_setting(folder):
+    (folder / "ready.test.inter").write_text(HEADER + "\n")
+    with refused("dataset", "data", "0 test rows: check the files of benchmark_filename"):
+        load(folder, "SASRec")

@@ -252,7 +252,7 @@ def test_sampled_candidates_need_one_row_per_user(shop):
     [
         (
             {"user_inter_num_interval": "[100,inf)"},
-            "dataset: 'shop': no interaction is left; .*user_inter_num_interval",
+            "dataset: 'shop': no interaction is left of .*user_inter_num_interval",
             "dataset",
             "data",
         ),
