@@ -23,4 +23,5 @@ class Bar(tqdm):
 
     def __init__(self, iterable: Iterable[Any] | None = None, desc: str | None = None, **options: Any) -> None:
         others = [one for one in self._instances if one is not self]  # tqdm's own list of what is drawn
-        super().__init__(iterable, desc, **{**options, "disable": bool(options.get("disable") or others)})
+        # None, which means "where this is no terminal", stays None.
+        super().__init__(iterable, desc, **{**options, "disable": True if others else options.get("disable", False)})

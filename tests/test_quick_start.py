@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 
+import recbole_llm
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation.collector import RowCollector
+from recbole_llm.experiment.command import VERBS
 from recbole_llm.experiment.run import run_one
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.quick_start import load_data_and_model, main, run_recbole_llm
@@ -459,4 +461,10 @@ def test_a_third_partys_model_runs_by_its_entry_point(command, tmp_path, monkeyp
 
 def test_help_prints_how_it_is_used(capsys):
     assert main(["--help"]) == 0
-    assert "usage: recbole-llm --model=" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usage: recbole-llm --model=" in shown and all(f"recbole-llm {verb} " in shown for verb in VERBS)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{recbole_llm.__version__}\n"

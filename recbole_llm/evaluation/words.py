@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.declare import Settings
@@ -32,15 +32,35 @@ def protocol_in_words(protocol: Protocol, n_test: int | None = None) -> dict[str
         A heading to a sentence each: split, rows, history, masking, what is ranked, ties, metrics, epoch.
     """
     config = protocol.config
-    own = protocol.valid_metric
-    epoch = "the loss of the validation rows' answers" if own == LOSS else metric_label(own)
     return {
         "Split": split_in_words(config),
         "Rows": rows_in_words(config, n_test),
         "History": f"A model is shown at most the {config['MAX_ITEM_LIST_LENGTH']} last items before the target.",
         **protocol.words(),
-        "Epoch": f"The kept epoch is the best one by {epoch} on the validation rows; the test rows are evaluated once.",
+        "Epoch": epoch_in_words({protocol.valid_metric: []}),
     }
+
+
+def epoch_in_words(models: Mapping[str, Sequence[str]]) -> str:
+    """By what the kept epoch is chosen.
+
+    Args:
+        models: names of the models by the metric that chooses theirs; they are said where there are several metrics.
+
+    Example:
+        >>> epoch_in_words({"ndcg@10": ["BIGRec"], "mrr@10": ["Pop", "SASRec"]})[:72]
+        'The kept epoch is the best one by NDCG@10 (BIGRec), MRR@10 (Pop, SASRec)'
+    """
+    named = {metric: "the loss of the validation rows' answers" for metric in models if metric == LOSS}
+    several = len(models) > 1
+    measures = (
+        named.get(metric, metric_label(metric)) + (f" ({', '.join(own)})" if several else "")
+        for metric, own in models.items()
+    )
+    return (
+        f"The kept epoch is the best one by {', '.join(measures)} on the validation rows; "
+        "the test rows are evaluated once."
+    )
 
 
 def split_in_words(config: Settings) -> str:
@@ -70,5 +90,5 @@ def rows_in_words(config: Settings, n_test: int | None = None) -> str:
     sizes = [f"{size:,} of the {name} rows" for name, size in named.items() if size is not None]
     drawn = f"at most {' and '.join(sizes)}, drawn by sample_seed {config['sample_seed']}" if sizes else "all there are"
     few = config["train_sample_size"]
-    learned = "" if few is None else f" Few-shot models learn from {few:,} training rows drawn by seed."
+    learned = "" if few is None else f" Few-shot models learn from at most {few:,} training rows, drawn by seed."
     return f"{counted}{drawn}, with one target each; the same rows for all models.{learned}"

@@ -39,12 +39,15 @@ def main(words: Sequence[str]) -> None:
         print("recbole-llm audit --dataset=<name> [--model=<name>] [settings as for a run]\n\n" + (__doc__ or ""))
         return
     check_command(command)
+    from transformers.utils import logging as transformers_logging
+
     from recbole_llm.evaluation import protocol_of
     from recbole_llm.experiment.audit import audit  # RecBole and torch are loaded once the words are right
     from recbole_llm.experiment.run_folder import new_folder
     from recbole_llm.settings.command import settings_for
     from recbole_llm.settings.config import Config
 
+    transformers_logging.disable_progress_bar()
     with console_log():
         (name,) = command.models
         config = Config(name, command.dataset, [], settings_for(name, command))

@@ -81,6 +81,9 @@ def _main(words: list[str]) -> int:
             refuse_several(words[0])
             import_module(VERBS[words[0]]).main(words[1:])
             return 0
+        if words == ["--version"]:
+            print(import_module("recbole_llm").__version__)
+            return 0
         quiet = QUIET in words
         command = parse_command([word for word in words if word != QUIET])
         if command.help:

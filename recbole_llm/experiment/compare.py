@@ -31,7 +31,7 @@ from recbole_llm.logs import console_log, silent
 from recbole_llm.model.backbones import check_backbone
 from recbole_llm.report import ResultTable, RunResult
 from recbole_llm.settings.check import check_command
-from recbole_llm.settings.command import Command, settings_for, split_by_model
+from recbole_llm.settings.command import Command, check_distinct, settings_for, split_by_model
 from recbole_llm.settings.config import Config, union_load_col
 from recbole_llm.settings.seeds import check_one_seed, check_seeds, seed_list
 from recbole_llm.settings.values import parse_texts, split_names
@@ -103,6 +103,7 @@ def compare(
     files = split_names(config_files) if isinstance(config_files, str) else [str(file) for file in config_files]
     shared, per_model = split_by_model(parse_texts(settings))
     names = split_names(models if isinstance(models, str) else list(models))
+    check_distinct(names)
     checked = None if seeds is None else check_seeds(seeds)
     check_one_seed(shared, per_model, checked)
     with console_log():

@@ -87,8 +87,11 @@ def _check(trained: Trained, histories: Histories | None, users: str | Sequence[
     key, asked = ("histories", histories) if users is None else ("users", users)
     if asked is not None and not len(asked):
         raise InputError(key, "there are none; give at least one", kind="missing")
-    if k < 1:
-        raise InputError("k", f"{k} is not allowed; give an integer >= 1")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise InputError("k", f"{k!r} is not allowed; give an integer >= 1")
+    if isinstance(histories, str):
+        message = f"{histories!r} is one text, not a list of item ids or titles; write [{histories!r}]"
+        raise InputError("histories", message)
     if protocol.has_labels:
         raise InputError(
             f"recommend: {config['model']} predicts clicks on given items and cannot rank the catalogue",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.errors import InputError
-from recbole_llm.experiment.recommend_file import parse_history, read_queries, write_recommendations
+from recbole_llm.experiment.recommend_file import check_out, parse_history, read_queries, write_recommendations
 from recbole_llm.logs import console_log
 from recbole_llm.verb_parser import VerbParser
 
@@ -66,9 +66,13 @@ def main(words: Sequence[str]) -> None:
     if options.k < 1 or options.batch_size < 1:
         key, value = ("k", options.k) if options.k < 1 else ("batch-size", options.batch_size)
         raise InputError(key, f"{value} is not allowed; give an integer >= 1")
-    if options.out is not None and options.out.exists() and not options.overwrite:
-        raise InputError("out", f"{options.out} exists; give another file, or --overwrite", kind="file")
+    if options.out is not None:
+        check_out(options.out)
+        if options.out.exists() and not options.overwrite:
+            raise InputError("out", f"{options.out} exists; give another file, or --overwrite", kind="file")
     histories = _histories(options)
+    if options.users is not None and not options.users.strip(", "):
+        raise InputError("users", "there are none; give all, ids with commas between them, or a file", kind="missing")
     from recbole_llm.experiment.load import load_run  # RecBole and torch are loaded once the words are right
 
     with console_log():
@@ -109,7 +113,12 @@ def _histories(options: argparse.Namespace) -> list[list[str]] | None:
             raise InputError(
                 "histories", f"{options.histories} is no UTF-8 text; write it as UTF-8", kind="file"
             ) from error
-    return None if options.history is None else [parse_history(text) for text in options.history]
+    if options.history is None:
+        return None
+    found = [parse_history(text) for text in options.history]
+    if not all(found):
+        raise InputError("history", "is empty; give item ids or titles with ';' between them", kind="missing")
+    return found
 
 
 def _users(given: str, run: Run) -> list[str]:
@@ -121,6 +130,8 @@ def _users(given: str, run: Run) -> list[str]:
         except UnicodeDecodeError as error:
             raise InputError("users", f"{given} is no UTF-8 text; write it as UTF-8", kind="file") from error
         return [line.strip() for line in text.splitlines() if line.strip()]
+    if Path(given).suffix in (".txt", ".csv", ".tsv", ".jsonl") and "," not in given and given not in run.users:
+        raise InputError("users", f"there is no file {given}, and no user has this id", kind="file")
     return [user.strip() for user in given.split(",") if user.strip()]
 
 

@@ -22,6 +22,18 @@ FORMATS = (".csv", ".jsonl", ".parquet")
 log = logging.getLogger(__name__)
 
 
+def check_out(out: Path) -> None:
+    """Refuse a file that could not be written whatever is recommended.
+
+    Raises:
+        InputError: the suffix is unknown, or Parquet is asked for and pyarrow is missing.
+    """
+    if out.suffix not in FORMATS:
+        raise InputError("out", f"'{out}' ends in none of {', '.join(FORMATS)}; choose one of them", kind="value")
+    if out.suffix == ".parquet" and not has_pyarrow():
+        raise needs_package("out", "pyarrow", "write .csv or .jsonl")
+
+
 def write_recommendations(
     out: Path,
     asked: Sequence[Any],
@@ -50,11 +62,12 @@ def write_recommendations(
     Raises:
         InputError: the suffix is unknown, or Parquet is asked for and pyarrow is missing.
     """
-    if out.suffix not in FORMATS:
-        raise InputError("out", f"'{out}' ends in none of {', '.join(FORMATS)}; choose one of them", kind="value")
-    if out.suffix == ".parquet" and not has_pyarrow():
-        raise needs_package("out", "pyarrow", "write .csv or .jsonl")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_out(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot make {out.parent} ({error.strerror}); give a file in another folder"
+        raise InputError("out", message, kind="file") from error
     part, note = (out.with_name(out.name + ending) for ending in (".part", ".progress.json"))
     digest = hash_json([facts, list(asked)])
     done, size = _progress(part, note, digest)
@@ -157,7 +170,8 @@ def parse_history(text: str, where: str = "history") -> list[str]:
     except RecursionError:
         raise InputError("history", f"{where} is no list of ids or titles", kind="value") from None
     except ValueError as error:
-        raise InputError("history", f"{where} is no JSON list: {error}", kind="value") from None
+        message = f"{where} is no JSON list: {error}; a title that begins with '[' stands in one: [\"[REC]\"]"
+        raise InputError("history", message, kind="value") from None
     if not all(isinstance(item, str | int) for item in items):
         raise InputError("history", f"{where} holds something else than ids or titles", kind="value")
     return [str(item) for item in items]

@@ -113,8 +113,11 @@ def config_of(folder: Path, trust_remote_code: bool = False, data_path: str | Pa
         InputError: no run folder, or one that asks for code to be run.
     """
     if not (folder / "config.yaml").is_file():
+        runs = (file.parent for around in (folder, folder.parent) for file in sorted(around.glob("*/metrics.json")))
+        one = next(runs, None)  # in a folder of runs, or beside a comparison of them
+        such = "" if one is None else f", such as {one}"
         raise InputError(
-            f"{folder} is not a run folder: it has no config.yaml; give the folder of a finished run", kind="file"
+            f"{folder} is not a run folder: it has no config.yaml; give the folder of a finished run{such}", kind="file"
         )
     moved = None if data_path is None else {"data_path": os.path.abspath(data_path)}
     config = Config(config_file_list=[folder / "config.yaml"], config_dict=moved)

@@ -131,7 +131,9 @@ def learning_figure(table: ResultTable) -> Figure:
             own = [(record["epoch"], loss) for record in history if (loss := _loss(record)) is not None]
             if own and own[0][1]:
                 epochs, values = zip(*own, strict=True)
-                losses.plot(epochs, [value / own[0][1] for value in values], color=f"C{index}", label=label)
+                alone = "o" if len(epochs) == 1 else None  # a line of one point shows nothing
+                share = [value / own[0][1] for value in values]
+                losses.plot(epochs, share, marker=alone, markersize=3, color=f"C{index}", label=label)
             valid = [
                 (record["epoch"], value)
                 for record in history

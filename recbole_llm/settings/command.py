@@ -100,6 +100,16 @@ def check_prefixes(per_model: Mapping[str, Mapping[str, Any]], models: Sequence[
             )
 
 
+def check_distinct(models: Sequence[str]) -> None:
+    """Refuse a model that is named twice.
+
+    Raises:
+        InputError: naming the models.
+    """
+    if len(set(models)) < len(models):
+        raise InputError("model", f"'{','.join(models)}' names a model twice; name each once", kind="conflict")
+
+
 def parse_command(argv: Sequence[str]) -> Command:
     """Sort the words of the command line, without the program's name; model and data set may stand in a config file.
 
@@ -124,8 +134,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         raise InputError(
             key, f"no {key} is given; add for example --{key}={example} (--help shows more)", kind="missing"
         )
-    if len(set(models)) < len(models):
-        raise InputError("model", f"'{','.join(models)}' names a model twice; name each once", kind="conflict")
+    check_distinct(models)
     shared, per_model = split_by_model(settings)
     check_prefixes(per_model, models)
     seeds = None if seeds is None else check_seeds(seeds)

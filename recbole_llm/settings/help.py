@@ -12,8 +12,10 @@ from recbole_llm.settings.models import llm_model_names
 
 HELP = """\
 usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
-       recbole-llm tune --model=<model> --dataset=<data set> --params_file=hyper.test   search for settings (--help)
-       recbole-llm import <file or folder> --name=<data set>   make a data set of a table or a public data set (--help)
+       recbole-llm import <file or folder> --name=<data set>   make a data set of a table or a public data set
+       recbole-llm audit --dataset=<data set>                  what may make a number on a data set too good
+       recbole-llm tune --model=<model> --dataset=<data set> --params_file=hyper.test   search for settings
+       recbole-llm recommend saved/<run> --users=all           the best items for users, or after a history
 
   --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
   --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)
@@ -24,6 +26,9 @@ usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<v
   --baseline=SASRec               the model that the others are compared with (default: the first of RecBole's)
   --quiet                         only warnings and the table; the log of a run is in its folder either way
   --help <word>                   the settings whose name or meaning holds a word
+  --version                       the version of this package
+
+import, audit, tune and recommend take --help too.
 
 --key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
 All settings, with types and ranges: the files in properties/, and docs/settings.md.

@@ -123,15 +123,21 @@ def test_memory_does_not_grow_with_the_users(tmp_path):
 @pytest.mark.parametrize(
     ("words", "key", "kind"),
     [
-        ([], "", "value"),
-        (["saved/x"], "", "value"),
+        ([], "", "missing"),
+        (["saved/x"], "", "missing"),
+        (["saved/x", "--user=all"], "", "missing"),
+        (["saved/x", "--users=all", "--exclude"], "exclude", "unknown"),
         (["saved/x", "--users=all", "--history=a"], "", "value"),
         (["saved/x", "--users=all", "--k=0"], "k", "value"),
-        (["saved/x", "--users=all", "--k=many"], "", "value"),
+        (["saved/x", "--users=all", "--k=many"], "k", "value"),
         (["saved/x", "--history=[1, 2"], "history", "value"),
         (["saved/x", "--history=[1.5]"], "history", "value"),
         (["saved/x", "--histories=nowhere.jsonl"], "histories", "file"),
-        (["saved/x", "--users=all", "--out=README.md"], "out", "file"),
+        (["saved/x", "--users=all", "--out=README.md"], "out", "value"),
+        (["saved/x", "--users=all", "--out=recs.xlsx"], "out", "value"),
+        (["saved/x", "--users= ,"], "users", "missing"),
+        (["saved/x", "--history= ; "], "history", "missing"),
+        (["saved/x", "--history=[]"], "history", "missing"),
     ],
 )
 def test_wrong_words_are_refused(words, key, kind):

@@ -18,6 +18,8 @@ from recbole_llm.evaluation import compare_two_level, holm
 from recbole_llm.quick_start import load_data_and_model
 from tests.runs import histories_in, metrics_of, working_in
 
+SASREC = {"SASRec.learning_rate": 0.01, "SASRec.valid_metric": "MRR@10"}
+
 
 class Tables(HTMLParser):
     """Tables by their ids as lists of rows of cells; definitions by their ids; and the text of everything."""
@@ -56,7 +58,7 @@ def compared(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("report")
     with working_in(folder):
         own = {**small, "checkpoint_dir": str(folder / "saved")}
-        table = recbole_llm.compare("Pop,SASRec,BPR", "world", seeds=2, **own, **{"SASRec.learning_rate": 0.01})
+        table = recbole_llm.compare("Pop,SASRec,BPR", "world", seeds=2, **own, **SASREC)
     (found,) = (folder / "saved").glob("compare-*")
     return table, found
 
@@ -164,6 +166,7 @@ def test_settings_and_protocol_are_said(compared, page):
     assert "stopping_step" not in told
     text = " ".join(page.text)
     assert "Leave one out: of each user, ordered by time" in text and "12 test rows" in text
+    assert "The kept epoch is the best one by NDCG@10 (Pop, BPR), MRR@10 (SASRec) on the validation rows" in text
     assert "trained with the seeds 2020, 2021" in text and "The whole catalogue is ranked" in text
 
 

@@ -190,6 +190,8 @@ def test_a_history_longer_than_the_model_reads_keeps_its_newest_items(runs, worl
         ({"histories": []}, "histories: there are none", "histories", "missing"),
         ({"users": []}, "users: there are none", "users", "missing"),
         ({"users": ["u1"], "k": 0}, "k: 0 is not allowed", "k", "value"),
+        ({"users": ["u1"], "k": "3"}, "k: '3' is not allowed; give an integer", "k", "value"),
+        ({"histories": "i1"}, r"histories: 'i1' is one text, .*; write \['i1'\]", "histories", "value"),
     ],
 )
 def test_what_cannot_be_recommended_is_one_line(runs, given, message, key, kind):
@@ -300,8 +302,15 @@ def test_evaluation_and_recommendation_ask_the_index(small_llm, saved, monkeypat
 
 
 def test_a_folder_that_no_run_left_is_refused(tmp_path):
-    with refused("", "file", "is not a run folder"):
-        recbole_llm.load_run(tmp_path)
+    comparison, run = tmp_path / "compare-x", tmp_path / "run"
+    comparison.mkdir()
+    with refused("", "file", "is not a run folder: .*; give the folder of a finished run$"):
+        recbole_llm.load_run(comparison)
+    run.mkdir()
+    (run / "metrics.json").write_text("{}")
+    for folder in (comparison, tmp_path, tmp_path / "missing"):
+        with refused("", "file", f"of a finished run, such as {run}$"):
+            recbole_llm.load_run(folder)
 
 
 @pytest.mark.parametrize(

@@ -194,12 +194,13 @@ def test_one_run_of_each_is_compared_over_users_alone(settings, tmp_path):
             "SASRec.seed",
             "conflict",
         ),
+        ({"models": "Pop,SASRec,Pop"}, "model: 'Pop,SASRec,Pop' names a model twice", "model", "conflict"),
         ({"baseline": "SASREC"}, "baseline: no model of the table is named 'SASREC'.*SASRec", "baseline", "unknown"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_run(settings, ran, tmp_path, given, message, key, kind):
     with working_in(tmp_path), refused(key, kind, message):
-        recbole_llm.compare("Pop,SASRec", "world", **{**settings, **given})
+        recbole_llm.compare(**{"models": "Pop,SASRec", "dataset": "world", **settings, **given})
     assert not ran
 
 

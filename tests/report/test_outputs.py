@@ -145,6 +145,10 @@ def test_figures_show_the_numbers(table):
     assert len(losses.lines) == len(metrics.lines) == 9
     assert list(losses.lines[0].get_ydata()) == pytest.approx([1, 1 / 2, 1 / 3])
     assert list(metrics.lines[0].get_ydata()) == pytest.approx([0.02, 0.04, 0.06])
+    for result in table.results[:3]:
+        (Path(result.folder) / "history.json").write_text(json.dumps([{"epoch": 1, "train_loss": 4}]))
+    losses, _ = learning_figure(table).axes
+    assert [line.get_marker() for line in losses.lines[2:4]] == ["o", "None"]  # one point is no line
     (cost,) = cost_figure(table).axes
     assert [list(line.get_xdata()) for line in cost.lines] == [[60, 120, 180]] * 3
     assert [list(line.get_ydata()) for line in cost.lines] == list(VALUES.values())

@@ -29,6 +29,12 @@ KNOWN = {
     "headline",
 }
 _SEPARATORS = ",\t;|"
+_NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?')  # the first line of a CSV that is made for Excel
+_ADVICE = {
+    (".xlsx", ".xls", ".ods"): "save the sheet as CSV in UTF-8",
+    (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst"): "unpack it",
+    (".inter", ".item"): "an atomic file needs no import: --dataset=NAME finds dataset/NAME/NAME.inter",
+}
 _LOOKED_AT = 1000  # objects whose keys are the columns of a file of JSON lines
 
 
@@ -43,12 +49,12 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
         message = f"{origin.path} has no known layout (it holds {names}); give the file of interactions instead"
         raise InputError("", message, kind="file")
     table = open_table(origin.path, choices, choices.columns)
-    found = {what: _column(what, table, choices) for what in KNOWN}
-    for what in ("user", "item", "time"):
-        if found[what] is None:
-            raise InputError(what, _not_found(what, table), kind="missing")
     # A second table of items says what they are called; else the interactions may.
-    title = found["title"] if origin.items is None else None
+    roles = [what for what in KNOWN if what != "title" or origin.items is None]
+    found = {what: _column(what, table, choices) for what in roles}
+    if missing := [what for what in ("user", "item", "time") if found[what] is None]:
+        raise InputError(missing[0], _not_found(missing, table), kind="missing")
+    title = found.get("title")
     texts = choices.texts if origin.items is None else ()
     _check_columns("text", texts, table)
     columns = Columns(
@@ -60,8 +66,8 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
         texts if title else (),
         choices.time_format,
     )
-    used = {what: name for what, name in found.items() if name and (what != "title" or title)}
-    notes = ["columns: " + ", ".join(f"{what} is '{name}'" for what, name in used.items())]
+    used = (f"{what} is " + _shown(what, name) for what, name in found.items() if name)
+    notes = ["columns: " + ", ".join(used)]
     return Plan("a table", [table], columns, _items(origin, choices, columns.item), notes=notes)
 
 
@@ -78,15 +84,19 @@ def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Tab
         encoding = choices.encoding or "utf-8"
         return JsonTable(file, columns or _keys(file, encoding), drop=choices.drop, encoding=encoding)
     if not name.endswith(SUFFIXES):
-        message = f"{file.name} ends in none of {', '.join(SUFFIXES)}; rename it by what it holds"
+        advice = (what for endings, what in _ADVICE.items() if name.endswith(endings))
+        what_to_do = next(advice, "rename it by what it holds")
+        message = f"{file.name} ends in none of {', '.join(SUFFIXES)}; {what_to_do}"
         raise InputError("", message, kind="file")
-    separator = choices.separator or ("\t" if name.endswith(".tsv") else _separator(file, choices))
-    quoting = choices.quoting
+    named = _NAMED_SEPARATOR.fullmatch(_first_line(file, choices).rstrip("\r\n"))
+    usual = named.group(1) if named else "\t" if name.endswith(".tsv") else _separator(file, choices)
+    separator, quoting = choices.separator or usual, choices.quoting
     if separator == "\t" and quoting == "auto":
         quoting = "auto" if _first_line(file, choices).startswith('"') else "none"
     elif len(separator) > 1:
         quoting = "none"
-    return DelimitedTable(file, choices.form(separator, quoting=quoting), columns or None, choices.drop)
+    form = choices.form(separator, quoting=quoting)
+    return DelimitedTable(file, form, columns or None, choices.drop, skip=1 if named else 0)
 
 
 def _keys(file: Path, encoding: str) -> list[str]:
@@ -98,7 +108,7 @@ def _keys(file: Path, encoding: str) -> list[str]:
                 keys.update(dict.fromkeys(record))
             elif not keys:
                 message = f"{file.name}, line {number}: {record}; give one JSON object on each line"
-                raise InputError("", message, kind="file")
+                raise InputError("", f"{message} (pandas: to_json(orient='records', lines=True))", kind="file")
     if not keys:
         raise InputError("", f"{file.name}: is empty; give one JSON object on each line", kind="file")
     return list(keys)
@@ -137,21 +147,42 @@ def _check_columns(key: str, names: Sequence[str], table: Table) -> None:
             raise InputError(key, f"{table.file.name} has no column '{name}'{hint}", kind="unknown")
 
 
-def _not_found(what: str, table: Table) -> str:
-    like = f"--{what}=COLUMN" + (", or --time=order if the order of the lines stands for it" if what == "time" else "")
-    return f"{table.file.name} has no column that is named like one ({', '.join(table.columns)}); name it by {like}"
+def _not_found(missing: Sequence[str], table: Table) -> str:
+    """Which columns have no known name, and the flags that name them."""
+    flags = " ".join(f"--{what}=COLUMN" for what in missing)
+    if "time" in missing:
+        flags += ", or --time=order if the order of the lines stands for the time"
+    if isinstance(table, DelimitedTable) and table.has_header:
+        if any(_is_number(name) for name in table.columns):
+            flags += "; if the file has no header, name all its columns: --columns=user,item,..."
+        elif len(table.columns) == 1:
+            flags += "; if this is more than one column, say what parts them: --separator=' '"
+    names = ", ".join(table.columns)
+    return f"{table.file.name} has no column with a known name for {', '.join(missing)} (it has {names}); add {flags}"
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?\d+([.,]\d+)?", text.strip()))
+
+
+def _shown(what: str, name: str) -> str:
+    return "the order of the lines" if what == "time" and name == ORDER else f"'{name}'"
 
 
 def _items(origin: Origin, choices: Choices, item: str) -> list[Items]:
     if origin.items is None:
         return []
     table = open_table(origin.items, choices)
-    own = item if item in table.columns else _column("item", table, Choices())
+    by_name = (name for name in table.columns if _plain(name) == "id")  # of an item, in a table of items
+    own = item if item in table.columns else _column("item", table, Choices()) or next(by_name, None)
     title = _column("title", table, choices)
     if own is None:
-        message = f"{table.file.name} has no column '{item}', it has {', '.join(table.columns)}"
+        names = ", ".join(table.columns)
+        message = (
+            f"{table.file.name} has no column '{item}' (it has {names}); rename the column of the items' ids to it"
+        )
         raise InputError("items", message, kind="data")
     if title is None:
-        raise InputError("title", _not_found("title", table), kind="missing")
+        raise InputError("title", _not_found(["title"], table), kind="missing")
     _check_columns("text", choices.texts, table)
     return [Items(table, own, title, tuple(Feature(name, name) for name in choices.texts))]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from datetime import datetime
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,9 @@ from recbole_llm.errors import InputError
 
 ORDER = "order"  # instead of a column: the order of the lines stands for the time
 ISO, NUMBER = "iso", "number"
+# Forms in which people and spreadsheets write dates, with or without a time of day.
+_DAYS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d %b %Y", "%b %d, %Y", "%B %d, %Y")
+_HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _NOT_A_TIME = np.iinfo(np.int64).min  # pandas' NaT
 
 
@@ -30,6 +36,7 @@ class Clock:
 
     def __init__(self, form: str | None = None) -> None:
         self._form = form
+        self._is_told = form is not None
         self._example = ""
 
     def read(self, values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
@@ -50,6 +57,8 @@ class Clock:
 
     def notes(self) -> list[str]:
         """What a reader should know of how times were read."""
+        if self._form == NUMBER and not self._is_told and re.fullmatch(r"(19|20)\d{6}", self._example):
+            return [f"times are numbers such as {self._example}; if these are dates, add --time-format=%Y%m%d"]
         if self._form in (None, NUMBER):
             return []
         return [f"times are dates ('{self._example}'), written as seconds since 1970, UTC"]
@@ -58,10 +67,30 @@ class Clock:
         nanoseconds = to_nanoseconds([str(value) for value in values], self._form)
         bad = np.flatnonzero(nanoseconds == _NOT_A_TIME)
         like = "an ISO date such as 2024-05-31 18:30:00" if self._form == ISO else f"of the format {self._form}"
+        if bad.size and not self._is_told and (forms := usual_formats(str(values[bad[0]]))):
+            like += "; where all are written so, add --time-format=" + " or ".join(f"'{form}'" for form in forms)
         wrong = {row: f"has a time that cannot be read '{values[row]}', not {like}" for row in bad.tolist()}
         nanoseconds[bad] = 0
         whole = nanoseconds % 1_000_000_000 == 0
         return nanoseconds // 1_000_000_000 if whole.all() else nanoseconds / 1e9, wrong
+
+
+def usual_formats(text: str) -> list[str]:
+    """The usual formats in which a text is a date; day and month may be told apart in neither.
+
+    Example:
+        >>> usual_formats("31.12.2023 14:00"), usual_formats("1/2/2024"), usual_formats("soon")
+        (['%d.%m.%Y %H:%M'], ['%m/%d/%Y', '%d/%m/%Y'], [])
+    """
+    return [day + hour for day, hour in product(_DAYS, _HOURS) if _is_date(text, day + hour)]
+
+
+def _is_date(text: str, form: str) -> bool:
+    try:
+        datetime.strptime(text, form)
+    except ValueError:
+        return False
+    return True
 
 
 def to_nanoseconds(texts: list[str], form: str | None) -> np.ndarray:

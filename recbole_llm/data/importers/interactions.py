@@ -13,6 +13,7 @@ import numpy as np
 
 from recbole_llm.data.importers.clock import ORDER, Clock
 from recbole_llm.data.importers.tables import Table
+from recbole_llm.data.importers.text import READ_AS_MISSING
 from recbole_llm.errors import InputError
 
 _BLOCK = 20_000  # rows converted at a time
@@ -121,6 +122,7 @@ class _Reader:
         self._clock = Clock(columns.time_format)
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._titles: dict[int, tuple[Any, ...]] = {}
+        self._retitled: set[int] = set()
         self._dropped: Counter[str] = Counter()
         self._n_rows = 0
 
@@ -145,11 +147,7 @@ class _Reader:
         assert at_user is not None and at_item is not None
         rows = [row for _, row in block]
         users, items = [_id(row[at_user]) for row in rows], [_id(row[at_item]) for row in rows]
-        wrong = {row: "has no user" for row, user in enumerate(users) if not user}
-        wrong.update({row: "has no item" for row, item in enumerate(items) if not item})
-        for row, pair in enumerate(zip(users, items, strict=True)):
-            if any(mark in text for text in pair for mark in NOT_IN_AN_ID):
-                wrong[row] = "has an id with a tab or line end in it"
+        wrong = {**_wrong_ids("user", users), **_wrong_ids("item", items)}
         if at_time is None:
             times = np.arange(self._n_rows, self._n_rows + len(rows))
         else:
@@ -170,6 +168,8 @@ class _Reader:
             for row, number in zip(kept, item.tolist(), strict=True):
                 if number not in self._titles or not self._titles[number][0]:
                     self._titles[number] = tuple(rows[row][index] for index in about)
+                elif (other := rows[row][about[0]]) and other != self._titles[number][0]:
+                    self._retitled.add(number)
 
     def _refuse(self, table: Table, block: list[tuple[int, Sequence[Any]]], wrong: dict[int, str]) -> None:
         if wrong and not self._drop:
@@ -193,6 +193,11 @@ class _Reader:
             for table in tables
             if getattr(table, "literal", 0)
         ]
+        if self._retitled:
+            first = list(self._items)[min(self._retitled)]
+            notes.append(
+                f"items with more than one title: {len(self._retitled):,} (such as '{first}'); the first counts"
+            )
         has_rating = self._columns.rating is not None
         return Interactions(
             list(self._users),
@@ -214,10 +219,30 @@ def _blocks(rows: Iterator[tuple[int, Sequence[Any]]]) -> Iterator[list[tuple[in
         yield block
 
 
+_NO_ID = "\0"  # stands for what is no id at all; an id with it is refused
+
+
+def _wrong_ids(what: str, ids: list[str]) -> dict[int, str]:
+    """What is wrong with some of the ids, by row."""
+    wrong = {}
+    for row, text in enumerate(ids):
+        if not text:
+            wrong[row] = f"has no {what}"
+        elif text == _NO_ID:
+            wrong[row] = f"has a list or an object in the place of the {what}'s id"
+        elif any(mark in text for mark in NOT_IN_AN_ID):
+            wrong[row] = "has an id with a tab or line end in it"
+    return wrong
+
+
 def _id(value: Any) -> str:
     """An id as text; blanks around it are its own."""
     if isinstance(value, str):
         return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, list | dict | tuple):
+        return _NO_ID
     if value is None or isinstance(value, float) and value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -233,7 +258,7 @@ def _numbers(values: list[Any]) -> tuple[np.ndarray, dict[int, str]]:
     wrong = {}
     found = np.full(len(values), np.nan)
     for row, value in enumerate(values):
-        if value is None or value == "":
+        if value is None or isinstance(value, str) and (value == "" or value in READ_AS_MISSING):
             continue
         try:
             number = float(value)

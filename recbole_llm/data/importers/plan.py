@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.importers.files import plain_name
+from recbole_llm.data.importers.files import plain_name, refuse_packed
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.tables import Delimited, Table
 from recbole_llm.data.importers.text import one_line
@@ -120,7 +120,7 @@ class Origin:
         items: the file of items that the user names.
 
     Raises:
-        InputError: there is no such file or folder, or nothing in it.
+        InputError: there is no such file or folder, nothing in it, or it is packed or a spreadsheet.
     """
 
     def __init__(self, path: Path, items: Path | None = None) -> None:
@@ -128,6 +128,9 @@ class Origin:
             raise InputError("", f"cannot read {path}: there is no such file or folder", kind="file")
         if items is not None and not items.is_file():
             raise InputError("items", f"cannot read {items}: there is no such file", kind="file")
+        for file in (path, items):
+            if file is not None and file.is_file():
+                refuse_packed(file)
         self.path = path
         self.items = items
         self._beside = sorted(file for file in (path.parent if path.is_file() else path).glob("*") if file.is_file())

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +108,28 @@ class DelimitedTable(Table):
         columns: names; None where the first line holds them.
         drop: whether lines that cannot be read are left out and counted.
         width: fields of a line, where it is not the number of names.
+        skip: lines before the header or the first row.
+
+    Attributes:
+        has_header: whether a line of the file holds the names.
     """
 
     def __init__(
-        self, file: Path, form: Delimited, columns: Sequence[str] | None = None, drop: bool = False, width: int = 0
+        self,
+        file: Path,
+        form: Delimited,
+        columns: Sequence[str] | None = None,
+        drop: bool = False,
+        width: int = 0,
+        skip: int = 0,
     ) -> None:
-        self.file, self.form = file, form
-        self._has_header = columns is None
+        self.file, self.form, self._skip = file, form, skip
+        self.has_header = columns is None
         super().__init__(file, self._read_header() if columns is None else columns, drop)
         self._width = width or len(self.columns)
 
     def _read_header(self) -> list[str]:
-        for number, line in text_lines(self.file, self.form.encoding):
+        for number, line in islice(text_lines(self.file, self.form.encoding), self._skip, None):
             literal = self.form.quoting == "none" or '"' not in line
             fields = self.form.split(line) if literal else self._safely_parsed(line)
             if fields is None:
@@ -140,9 +151,7 @@ class DelimitedTable(Table):
     def rows(self, progress: bool = False) -> Generator[Row, None, None]:
         """See :class:`Table`."""
         with closing(text_lines(self.file, self.form.encoding, progress)) as lines:
-            if self._has_header:
-                next(lines, None)
-            yield from self._rows(lines)
+            yield from self._rows(islice(lines, self._skip + self.has_header, None))
 
     def _rows(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
         literal = self.form.quoting == "none"
@@ -262,6 +271,8 @@ def _object(line: str) -> Mapping[str, Any] | str:
         found, problem = _literal(line), f"no valid JSON: {' '.join(str(error).split())}"
     else:
         problem = "no JSON object"
+    if not isinstance(found, dict) and line.lstrip().startswith("["):
+        problem = "the start of a JSON array, no JSON object"
     return found if isinstance(found, dict) else problem
 
 

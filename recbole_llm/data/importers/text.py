@@ -21,11 +21,15 @@ def one_line(value: Any) -> str:
     r"""A value as a text on one line, without control characters and outer blanks; "" if there is none.
 
     Example:
-        >>> one_line(" Two\nlines and a\ttab "), one_line(None), one_line(7)
-        ('Two lines and a tab', '', '7')
+        >>> one_line(" Two\nlines and a\ttab "), one_line(None), one_line(7), one_line(["several", "texts"])
+        ('Two lines and a tab', '', '7', 'several, texts')
     """
     if value is None or isinstance(value, float) and value != value:
         return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, list | tuple):
+        return ", ".join(text for text in map(one_line, value) if text)
     text = _CONTROL_CHARACTERS.sub(" ", str(value))
     return clean_title(text.encode("utf-8", "replace").decode("utf-8"))  # half a character cannot be written
 

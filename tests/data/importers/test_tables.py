@@ -110,6 +110,33 @@ def test_encodings(tmp_path, encoding, named):
         imported(tmp_path, "mine.csv", f"{HEAD}\n", encoding="klingon")
 
 
+def test_utf_16_is_known_by_its_mark(tmp_path):
+    for kind in ("utf-16", "utf-16-be"):
+        mark = "\ufeff" if kind == "utf-16-be" else ""
+        assert imported(tmp_path, "mine.txt", f"{mark}{HEAD}\nu,i,1,Ёж\n".replace(",", "\t").encode(kind)) == [
+            ["u", "i", "1", "Ёж"]
+        ]
+
+
+def test_lines_that_end_in_a_carriage_return_alone(tmp_path):
+    assert imported(tmp_path, "mine.csv", f"{HEAD}\ru,i,1,A\ru,j,2,B\r") == [["u", "i", "1", "A"], ["u", "j", "2", "B"]]
+    assert imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,1,A\rB\n") == [["u", "i", "1", "A B"]]  # a part of a title
+
+
+def test_the_line_that_tells_excel_the_separator_is_no_header(tmp_path):
+    for line in ("sep=;", '"sep=;"'):
+        rows = imported(tmp_path, "mine.csv", f"{line}\r\nuser;item;time;title\r\nu;i;1;A, B\r\n")
+        assert rows == [["u", "i", "1", "A, B"]]
+    with refused("", "data", "mine.csv, line 3: has 3 fields, not 4"):
+        imported(tmp_path, "mine.csv", "sep=;\nuser;item;time;title\nu;i;1\n")
+
+
+@pytest.mark.parametrize("start", (b"PK\x03\x04\x14", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"BZh91AY", b"\xfd7zXZ\x00"))
+def test_archives_and_spreadsheets_are_no_text_of_another_encoding(tmp_path, start):
+    with refused("", "file", "mine.csv is .*(unpack it|as CSV in UTF-8)"):
+        imported(tmp_path, "mine.csv", start + b"\xff\xfe")
+
+
 # Each: lines below the header, the line that is named, what is wrong with it.
 BAD = [
     (["u1,i1,10"], "has 3 fields, not 4"),
@@ -168,8 +195,13 @@ def test_columns_that_are_not_there_are_named(tmp_path):
 
     content = "a,b,c\nu,i,1\n"
     assert refusal("user", "missing", content) == (
-        "user: mine.csv has no column that is named like one (a, b, c); name it by --user=COLUMN"
+        "user: mine.csv has no column with a known name for user, item, time (it has a, b, c); add --user=COLUMN "
+        "--item=COLUMN --time=COLUMN, or --time=order if the order of the lines stands for the time"
     )
+    assert refusal("user", "missing", "u1,i1,5,1700000000\n").endswith(
+        "; if the file has no header, name all its columns: --columns=user,item,..."
+    )
+    assert refusal("user", "missing", "user item time\nu i 1\n").endswith("say what parts them: --separator=' '")
     assert "or --time=order if" in refusal("time", "missing", content, names={"user": "a", "item": "b"})
     said = refusal("user", "unknown", content, names={"user": "x"})
     assert said.startswith("user: mine.csv has no column 'x'; it has a, b, c")
@@ -184,6 +216,34 @@ def test_columns_that_are_not_there_are_named(tmp_path):
 def test_the_order_of_lines_may_stand_for_the_time(tmp_path):
     rows = imported(tmp_path, "mine.csv", "user,item,title\nu,b,B\nu,a,A\n", names={"time": "order"})
     assert rows == [["u", "b", "0", "B"], ["u", "a", "1", "A"]]
+
+
+def test_titles_of_a_second_file(tmp_path, caplog):
+    """Of which columns are named by flags that the first file does not have, or by names that only items have."""
+    items = text(tmp_path, "items.csv", "id,label\ni,A\nj,B\n")
+    content = "who,what,time\nu,i,1\nu,j,2\n"
+    names = {"user": "who", "item": "what", "title": "label"}
+    rows = imported(tmp_path, "mine.csv", content, items=items, names=names)
+    assert rows == [["u", "i", "1", "A"], ["u", "j", "2", "B"]]
+    with refused("title", "unknown", "items.csv has no column 'lable'; did you mean label"):
+        imported(tmp_path, "mine.csv", content, items=items, names={**names, "title": "lable"})
+    items.write_text("code,label\ni,A\n")
+    with refused("items", "data", "items.csv has no column 'what' .it has code, label.; rename"):
+        imported(tmp_path, "mine.csv", content, items=items, names=names)
+
+
+def test_an_item_with_several_titles_is_told(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        rows = imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,1,\nu,i,2,A\nv,i,3,B\nv,j,4,C\nw,j,5,C\nw,j,6,\n")
+    assert [row[3] for row in rows] == ["A", "A", "A", "C", "C", "C"]
+    assert "items with more than one title: 1 (such as 'i'); the first counts" in caplog.messages
+
+
+def test_a_missing_rating_is_missing_however_it_is_written(tmp_path):
+    content = "user,item,time,rating\n" + "".join(f"u,i{n},{n},{r}\n" for n, r in enumerate(("", "NA", "NULL", "4")))
+    file = text(tmp_path, "mine.csv", content)
+    out = import_dataset(file, "t", tmp_path / "out", progress=False)
+    assert [row[2] for row in atomic(out, "inter")[1]] == ["", "", "", "4.0"]
 
 
 def test_ids_and_titles_that_look_like_missing_values_are_ids_and_titles(tmp_path):
@@ -206,8 +266,20 @@ def test_json_lines_of_numbers_and_missing_values(tmp_path, caplog):
         imported(tmp_path, "mine.jsonl", "\n")
     with refused("", "data", "mine.jsonl, line 2: no valid JSON: "):
         imported(tmp_path, "mine.jsonl", objects(rows[:1]) + "{broken\n")
-    with refused("", "file", "mine.json, line 1: no JSON object; give one JSON object on each line"):
-        imported(tmp_path, "mine.json", '[{"user_id": 7}]\n')
+    for content in ('[{"user_id": 7}]\n', '[\n{"user_id": 7}\n]'):  # as pandas writes it, unless asked for lines
+        with refused("", "file", "mine.json, line 1: the start of a JSON array, .*lines=True"):
+            imported(tmp_path, "mine.json", content)
+
+
+@pytest.mark.parametrize("record", ({"user_id": {"id": 7}, "item_id": "a"}, {"user_id": "u", "item_id": ["a"]}))
+def test_what_is_no_id_is_no_text_of_python(tmp_path, record):
+    with refused("", "data", "mine.jsonl, line 1: has a list or an object in the place of the (user|item)'s id"):
+        imported(tmp_path, "mine.jsonl", objects([{**record, "ts": 1}]))
+
+
+def test_lists_of_texts_are_texts(tmp_path):
+    rows = [{"user_id": 7, "item_id": 8, "ts": 2, "name": ["One", " and\ttwo", None, ""]}]
+    assert imported(tmp_path, "mine.jsonl", objects(rows)) == [["7", "8", "2", "One, and two"]]
 
 
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
@@ -256,6 +328,32 @@ def test_parquet(tmp_path):
 def test_times_are_exact(form, values, times):
     found, wrong = Clock(form).read(values)
     assert found.tolist() == times and not wrong
+
+
+@pytest.mark.parametrize(
+    ("date", "forms"),
+    [
+        ("31.12.2023 14:00", "'%d.%m.%Y %H:%M'"),
+        ("1/2/2024", "'%m/%d/%Y' or '%d/%m/%Y'"),
+        ("12/31/2024", "'%m/%d/%Y'"),
+        ("Jan 2, 2024", "'%b %d, %Y'"),
+    ],
+)
+def test_the_refusal_of_a_date_names_the_format_that_reads_it(tmp_path, date, forms):
+    with refused("", "data", "where all are written so, add --time-format=") as caught:
+        imported(tmp_path, "mine.csv", f'{HEAD}\nu,i,"{date}",A\n')
+    assert f"--time-format={forms}; correct the line" in str(caught.value)
+    first = forms.split("'")[1]
+    assert imported(tmp_path, "mine.csv", f'{HEAD}\nu,i,"{date}",A\n', time_format=first)
+
+
+def test_days_without_separators_are_numbers_and_the_log_says_so(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,20240102,A\n")[0][2] == "20240102"
+    assert "times are numbers such as 20240102; if these are dates, add --time-format=%Y%m%d" in caplog.messages
+    caplog.clear()
+    rows = imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,20240102,A\n", time_format="%Y%m%d")
+    assert rows[0][2] == "1704153600" and not any("if these are dates" in line for line in caplog.messages)
 
 
 def test_a_format_of_dates_applies_to_all(tmp_path):
