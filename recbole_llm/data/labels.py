@@ -22,6 +22,12 @@ def label_column(config: Settings) -> str | None:
     return config["LABEL_FIELD"] if config["eval_args"]["mode"]["test"] == "labeled" else None
 
 
+def label_sources(config: Settings) -> list[str]:
+    """The columns that labels are read from, or made of: a value that is missing there is no mean of the others."""
+    column = label_column(config)
+    return list(config["threshold"] or ([column] if column else []))
+
+
 def row_labels(dataset: Dataset) -> np.ndarray:
     """The label of each row: 1 for a like, 0 for none. Returns: float32 [rows]."""
     labels: np.ndarray = dataset.inter_feat[dataset.label_field].numpy()

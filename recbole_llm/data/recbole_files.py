@@ -12,6 +12,7 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llm.data.atomic import AtomicFile, read_atomic
+from recbole_llm.data.labels import label_sources
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.summary import FileSummary, ReadSummary
 from recbole_llm.errors import InputError
@@ -48,7 +49,7 @@ def _required(self: Dataset, source: FeatureSource | str) -> list[str]:
     if source == FeatureSource.KG:
         return [self.head_entity_field, self.relation_field, self.tail_entity_field]
     fields: dict[Any, list[str | None]] = {
-        FeatureSource.INTERACTION: [self.uid_field, self.iid_field, self.time_field],
+        FeatureSource.INTERACTION: [self.uid_field, self.iid_field, self.time_field, *label_sources(self.config)],
         FeatureSource.USER: [self.uid_field],
         FeatureSource.ITEM: [self.iid_field],
         "link": [self.iid_field, getattr(self, "entity_field", None)],

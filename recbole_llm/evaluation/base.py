@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -222,14 +224,37 @@ def outside_ids(dataset: Dataset, pairs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def joined_ids(dataset: Dataset, items: np.ndarray) -> Sequence[str]:
-    """Lists of items in the data set's own ids, each as one text with blanks between; 0 is left out.
+    """Lists of items in the data set's own ids, each as one text that :func:`split_ids` takes apart; 0 is left out.
+
+    Ids stand with blanks between them; in a data set with an id that holds white space, lists are JSON.
 
     Args:
         dataset: the RecBole data set.
         items: int64 [rows, k] by RecBole's ids, 0 for padding.
     """
-    names = dataset.field2id_token[dataset.iid_field][items].tolist()
+    tokens = dataset.field2id_token[dataset.iid_field]
+    join = " ".join if all(map(_stands_alone, tokens[1:].tolist())) else partial(json.dumps, ensure_ascii=False)
+    names = tokens[items].tolist()
     return [
-        " ".join(name for name, item in zip(own, ids, strict=True) if item)
+        join([name for name, item in zip(own, ids, strict=True) if item])
         for own, ids in zip(names, items.tolist(), strict=True)
     ]
+
+
+def _stands_alone(token: str) -> bool:
+    """Whether an id between blanks reads as itself."""
+    return [token] == token.split() and not token.startswith(_JSON)
+
+
+_JSON = ('["', "[]")  # how a JSON list begins
+
+
+def split_ids(text: str) -> list[str]:
+    """The ids of a list that :func:`joined_ids` made.
+
+    Example:
+        >>> split_ids("i7 [x] i2"), split_ids('["i 7", "i2"]'), split_ids("")
+        (['i7', '[x]', 'i2'], ['i 7', 'i2'], [])
+    """
+    found: list[str] = json.loads(text) if text.startswith(_JSON) else text.split()
+    return found

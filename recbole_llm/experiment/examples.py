@@ -18,6 +18,7 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Evaluation
+from recbole_llm.evaluation.base import split_ids
 from recbole_llm.evaluation.reranking import all_scores
 from recbole_llm.experiment.answers import write_answers
 from recbole_llm.experiment.recommend import rank_rows
@@ -135,7 +136,7 @@ def _ranked(trained: Trained, asked: Interaction, best: np.ndarray, names: _Name
 
 def _listed(told: dict[str, Any], names: _Names) -> list[dict[str, Any]]:
     """The candidates of a row, in the order of its prompt; none where clicks are predicted."""
-    return [names.item(names.ids[token]) for token in str(told.get("candidates", "")).split()]
+    return [names.item(names.ids[token]) for token in split_ids(str(told.get("candidates", "")))]
 
 
 def _are_answers(config: Config) -> bool:

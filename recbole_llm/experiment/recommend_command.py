@@ -124,15 +124,18 @@ def _histories(options: argparse.Namespace) -> list[list[str]] | None:
 def _users(given: str, run: Run) -> list[str]:
     if given == "all":
         return run.users
+    known = set(run.users)  # an id may begin or end in a blank, or hold a comma
     if _is_file(given):
         try:
             text = Path(given).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError("users", f"{given} is no UTF-8 text; write it as UTF-8", kind="file") from error
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    if Path(given).suffix in (".txt", ".csv", ".tsv", ".jsonl") and "," not in given and given not in run.users:
-        raise InputError("users", f"there is no file {given}, and no user has this id", kind="file")
-    return [user.strip() for user in given.split(",") if user.strip()]
+        lines = [line.rstrip("\r") for line in text.split("\n")]
+    else:
+        if Path(given).suffix in (".txt", ".csv", ".tsv", ".jsonl") and "," not in given and given not in known:
+            raise InputError("users", f"there is no file {given}, and no user has this id", kind="file")
+        lines = [given] if given in known else given.split(",")
+    return [line if line in known else line.strip() for line in lines if line.strip() or line in known]
 
 
 def _is_file(name: str) -> bool:

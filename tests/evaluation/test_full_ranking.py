@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 
 from recbole_llm.evaluation import CandidateChoice, ClickPrediction, Evaluation, FullRanking
-from recbole_llm.evaluation.base import joined_ids
+from recbole_llm.evaluation.base import joined_ids, split_ids
 from recbole_llm.evaluation.collector import RowCollector, unrounded_evaluator
 from recbole_llm.evaluation.full_ranking import ranks_by_itself
 from recbole_llm.grounding.ranking import rank_scores
@@ -97,6 +97,21 @@ def test_rows_are_read_as_they_were_written_whatever_ids_look_like(tmp_path, pro
 def test_lists_of_items_are_joined_without_their_padding():
     dataset = SimpleNamespace(iid_field="item_id", field2id_token={"item_id": np.array(["[PAD]", "x", "y"])})
     assert joined_ids(dataset, np.array([[2, 1, 0], [0, 0, 0]])) == ["y x", ""]
+
+
+tokens = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+ODD_TOKENS = ("a b", " a", "a ", "a", '["a"]', "[]", "[PAD]", "NA", "\u2028", "\u00a0", "a,b", '"', "\\")
+
+
+@given(st.lists(tokens | st.sampled_from(ODD_TOKENS), min_size=1, max_size=6, unique=True), st.randoms())
+def test_lists_of_any_ids_are_taken_apart_as_they_were_joined(ids, random):
+    dataset = SimpleNamespace(iid_field="item_id", field2id_token={"item_id": np.array(["[PAD]", *ids], dtype=object)})
+    lists = np.array([[random.randrange(len(ids) + 1) for _ in range(3)] for _ in range(4)])
+    expected = [[ids[item - 1] for item in row if item] for row in lists.tolist()]
+    joined = joined_ids(dataset, lists)
+    assert [split_ids(text) for text in joined] == expected
+    if all(token.split() == [token] and token[0] != "[" for token in ids):  # as other programs read it
+        assert joined == [" ".join(row) for row in expected]
 
 
 def test_gains_of_rows():

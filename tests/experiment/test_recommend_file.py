@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from recbole_llm.experiment.recommend_command import main
+from recbole_llm.experiment.recommend_command import _users, main
 from recbole_llm.experiment.recommend_file import parse_history, write_recommendations
 from tests.processes import fresh_python
 from tests.refusals import refused
@@ -168,3 +169,13 @@ def test_a_file_of_an_unknown_kind_is_refused(tmp_path):
 )
 def test_histories_from_text(text, items):
     assert parse_history(text) == items
+
+
+def test_users_are_found_by_ids_with_blanks_and_commas_at_their_edges(tmp_path):
+    run = SimpleNamespace(users=["i", " i", "i ", "a,b", "NA", "x\u2028y"])
+    file = tmp_path / "users.txt"
+    file.write_text(" i\r\n\n  NA \ni\ni \na,b\nx\u2028y\n  \n", encoding="utf-8", newline="")
+    assert _users(str(file), run) == [" i", "NA", "i", "i ", "a,b", "x\u2028y"]
+    assert _users("a,b", run) == ["a,b"]
+    assert _users("i, NA ,i , i", run) == ["i", "NA", "i ", " i"]
+    assert _users("all", run) == run.users
