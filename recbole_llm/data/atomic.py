@@ -164,7 +164,11 @@ class _Reader:
         if kind == "token":
             return [self._texts.setdefault(value, value) for value in values]
         if kind == "float":
-            return self._numbers(name, values, errors)
+            numbers = self._numbers(name, values, errors)
+            if name in self.required:  # NA is missing as well
+                lacking = np.flatnonzero(np.isnan(numbers)).tolist()
+                errors.update({row: f"has no {name}" for row in lacking if row not in errors})
+            return numbers
         split = [[part for part in value.split(self.form.seq_separator) if part] for value in values]
         if kind == "token_seq":
             return [np.array(row, dtype=str) if row else np.empty(0, dtype="<U1") for row in split]

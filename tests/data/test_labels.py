@@ -197,3 +197,32 @@ def test_a_threshold_on_text_is_refused(rated, tmp_path):
     folder = rewritten(rated, tmp_path / "worded", "rating:token", lambda rating: f"r{rating}")
     with refused("threshold", "data", "threshold: column 'rating' of worded.inter has type token, not float"):
         load(folder, "TALLRec")
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "nan"])
+@pytest.mark.parametrize("model", ["TALLRec", "FM"])
+@pytest.mark.parametrize("column", ["rating", "label"])
+def test_a_label_that_is_missing_is_no_mean_of_the_others(rated, tmp_path, missing, model, column):
+    folder = make_world(tmp_path / "gaps", n_users=12, n_items=20, seed=3)
+    file = folder / "gaps.inter"
+    header, *lines = [line.split("\t") for line in file.read_text().splitlines()]
+    at = header.index("rating:float")
+    header[at] = f"{column}:float"
+    for number, line in enumerate(lines):
+        line[at] = str(number % 2 * 5) if column == "rating" else str(number % 2)
+    whole = [line for number, line in enumerate(lines) if number % 7]
+    settings = {"threshold": 4 if column == "rating" else None, "MAX_ITEM_LIST_LENGTH": 4}
+
+    def written(own: list[list[str]]) -> Rows:
+        file.write_text("\n".join(map("\t".join, [header, *own])) + "\n")
+        load_col = {"inter": ["user_id", "item_id", column, "timestamp"], "item": ["item_id", "title"]}
+        return load(folder, model, load_col=load_col, bad_lines="drop", **settings)
+
+    expected = written(whole)
+    for line in lines[::7]:
+        line[at] = missing
+    rows = written(lines)
+    assert rows.evaluated() == expected.evaluated()
+    assert rows.whole.reading.files[0].dropped == {f"no {column}": len(lines) - len(whole)}
+    with refused("", "data", f"gaps.inter, line 2: has no {column}"):
+        load(folder, model, load_col=None, **settings)
