@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from recbole_llm.distributed import OtherProcessEnded, check_launch, is_first_to_fail, launched, refuse_several
 from recbole_llm.errors import InputError
+from recbole_llm.registry import nearest
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command
 from recbole_llm.settings.help import help_text
@@ -84,10 +85,15 @@ def _main(words: list[str]) -> int:
         if words == ["--version"]:
             print(import_module("recbole_llm").__version__)
             return 0
-        quiet = QUIET in words
-        command = parse_command([word for word in words if word != QUIET])
+        if words and not words[0].startswith("-") and (close := nearest(words[0], VERBS, count=1)):
+            raise InputError(f"there is no command '{words[0]}'; did you mean {close[0]}?", kind="unknown")
+        quiet = bool({QUIET, f"{QUIET}=True"} & {*words})
+        command = parse_command([word for word in words if word not in (QUIET, f"{QUIET}=True")])
         if command.help:
-            print(help_text(command.help_word))
+            if command.help_word in VERBS:
+                import_module(VERBS[command.help_word]).main(["--help"])
+            else:
+                print(help_text(command.help_word))
             return 0
         check_command(command)
         # Imported only now: a refused command answers before RecBole and the LLM libraries are loaded.

@@ -45,6 +45,8 @@ def find_llm(llm_path: str | Path) -> Path | str:
     if path.suffix == GGUF_SUFFIX:
         check_gguf(path)
         return path
+    if path.is_file():
+        raise InputError("llm_path", f"{path} is a file; give the folder that holds it, or a .gguf file", kind="file")
     text = str(llm_path)
     if not _HUB_NAME.fullmatch(text):
         raise InputError(

@@ -10,9 +10,11 @@ from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_config_file, load_yaml
 from recbole_llm.registry import suggestion
 from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, SEVERAL_RUNS, known_keys
-from recbole_llm.settings.schema import check_known
+from recbole_llm.settings.schema import OTHER_NAMES, check_known
 from recbole_llm.settings.seeds import check_one_seed, check_seeds
 from recbole_llm.settings.values import parse_setting, split_names
+
+SWITCHES = ("quiet", "help", "version")  # words without a value
 
 
 @dataclass
@@ -60,9 +62,8 @@ def parse_words(argv: Sequence[str]) -> dict[str, str]:
             )
         if not equals:
             if not waiting or waiting[0].startswith("--"):
-                raise InputError(
-                    f"--{key} has no value; write --{key}=value (a switch is --{key}=True)", kind="missing", about=key
-                )
+                hint = suggestion(key, SWITCHES, f"; write --{key}=value (a switch is --{key}=True)")
+                raise InputError(f"--{key} has no value{hint}", kind="missing", about=key)
             value = waiting.pop(0)
         if words.setdefault(key, value) != value:
             raise InputError(
@@ -131,9 +132,11 @@ def parse_command(argv: Sequence[str]) -> Command:
     seeds, baseline = (settings.pop(key, in_files.get(key)) for key in SEVERAL_RUNS)
     if not models or not dataset:
         key, example = ("dataset", "ml-100k") if models else ("model", "BIGRec")
-        raise InputError(
-            key, f"no {key} is given; add for example --{key}={example} (--help shows more)", kind="missing"
-        )
+        typed = next((name for name in settings if name.lower() == key or OTHER_NAMES.get(name.lower()) == key), None)
+        hint = f"write --{key} for --{typed}"
+        if typed is None:
+            hint = f"add for example --{key}={example} (--help shows more)"
+        raise InputError(key, f"no {key} is given; {hint}", kind="missing")
     check_distinct(models)
     shared, per_model = split_by_model(settings)
     check_prefixes(per_model, models)

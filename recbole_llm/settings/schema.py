@@ -14,6 +14,37 @@ from recbole_llm.settings.evaluation import EvalArgs
 
 # RecBole's own way to several processes, which would take over the devices.
 PROCESS_KEYS = ("local_rank", "local-rank", "nproc", "world_size", "offset", "group_offset", "ip", "port")
+# What people who come from other tools call a setting, in lower case.
+OTHER_NAMES = {
+    "config_file": "config_files",
+    "config": "config_files",
+    "models": "model",
+    "data": "dataset",
+    "lr": "learning_rate",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "train_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "output_dir": "checkpoint_dir",
+    "save_dir": "checkpoint_dir",
+    "model_name_or_path": "llm_path",
+    "base_model": "llm_path",
+    "torch_dtype": "llm_dtype",
+    "dtype": "llm_dtype",
+    "bf16": "llm_dtype",
+    "load_in_8bit": "quant",
+    "load_in_4bit": "quant",
+    "target_modules": "lora_target_modules",
+    "beam_size": "num_beams",
+    "max_len": "MAX_ITEM_LIST_LENGTH",
+    "max_seq_length": "MAX_ITEM_LIST_LENGTH",
+    "early_stopping_patience": "stopping_step",
+    "patience": "stopping_step",
+    "device": "use_gpu",
+    "no_cuda": "use_gpu",
+    "k": "topk",
+}
+UNREAD = ("config_file",)  # listed by RecBole, and read by nothing
 PASSED_ON = ("clip_grad_norm",)  # RecBole's models hand the mapping to torch, which takes more than ours do
 
 
@@ -78,7 +109,11 @@ def check_known(key: str, known: Iterable[str], where: str, source: str = "") ->
     if key in PROCESS_KEYS:
         message = "RecBole's own processes are not used; start several by accelerate launch or torchrun"
         raise InputError(f"{source}{key}: {message}", kind="conflict", about=key)
-    known = set(known)
+    known = {*known} - {*UNREAD}
     if key not in known:
+        other = OTHER_NAMES.get(key.lower().replace("-", "_"))
+        if other in known:
+            message = f"{source}{key} is not a setting of {where}; it is called {other} here"
+            raise InputError(message, kind="unknown", about=key)
         hint = suggestion(key, known, "; the property files and docs/configuration.md list all of them")
         raise InputError(f"{source}{key} is not a setting of {where}{hint}", kind="unknown", about=key)

@@ -13,10 +13,12 @@ from recbole_llm.errors import InputError
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command, settings_for
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.defaults import known_keys
 from recbole_llm.settings.list_metrics import register_list_metrics
 from recbole_llm.settings.models import facts_by_name, facts_of, find_model, llm_model_names, recbole_models
 from recbole_llm.settings.recommender_checks import is_of_a_sequence, reads_graph
 from recbole_llm.settings.resolve import resolve
+from recbole_llm.settings.schema import OTHER_NAMES, UNREAD
 from recbole_llm.settings.source import read_class
 from recbole_llm.settings.task_checks import metric_kinds
 from tests.processes import fresh_python
@@ -123,6 +125,46 @@ def test_what_the_light_check_accepts_the_config_accepts():
 def test_columns_are_checked_for_all_models_against_the_headers(line, key):
     with refused(key, "data"):
         check_command(parse_command(words(line)))
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("--lr=1e-4", "learning_rate"),
+        ("--config_file=a.yaml", "config_files"),
+        ("--num_train_epochs=3", "epochs"),
+        ("--load-in-8bit=True", "quant"),
+        ("--MAX_SEQ_LENGTH=3", "MAX_ITEM_LIST_LENGTH"),
+    ],
+)
+def test_names_of_other_tools_are_answered_with_ours(word, name):
+    key = word.removeprefix("--").partition("=")[0]
+    with refused(key, "unknown", f"--{key} is not a setting of BIGRec; it is called {name} here$"):
+        check_command(parse_command(words(f"--model=BIGRec {word}")))
+
+
+def test_every_name_of_another_tool_leads_to_a_setting_and_is_none_itself():
+    known = {*known_keys("BIGRec", "ml-100k"), "config_files", "model", "dataset"}
+    assert {*OTHER_NAMES.values()} <= known
+    assert not {*OTHER_NAMES} & known - {*UNREAD}
+
+
+def test_the_help_of_a_verb_and_its_misspelling(capsys):
+    from recbole_llm.experiment.command import main
+
+    assert main(["--help", "tune"]) == 0
+    assert "usage: recbole-llm tune" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help=recommend"])
+    assert "usage: recbole-llm recommend" in capsys.readouterr().out
+    assert main(["recomend", "saved/x"]) == 2
+    assert "there is no command 'recomend'; did you mean recommend?" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_of_an_llm(tmp_path):
+    (tmp_path / "model.safetensors").write_text("")
+    with refused("llm_path", "file", "model.safetensors is a file; give the folder that holds it"):
+        check_command(parse_command(words(f"--model=BIGRec --llm_path={tmp_path}/model.safetensors")))
 
 
 def test_help_about_a_word(capsys):
