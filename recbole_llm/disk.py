@@ -1,8 +1,9 @@
-"""What a disk says that takes no more, as one line: it is full, read-only, or cuts a file short."""
+"""Files written whole or not at all, and what a disk says that takes no more, as one line."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,16 @@ BROKEN = {errno.EFBIG, errno.EIO, errno.ESTALE}
 # Libraries that write by themselves tell the number in words, or that fewer bytes were written than asked for.
 _NUMBER = re.compile(r"os error (\d+)|\bcode: (\d+)")
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d+")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part, even after a power cut."""
+    aside = path.with_name(path.name + ".new")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
 
 
 @contextmanager

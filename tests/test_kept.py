@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.kept import KeptRows
 from recbole_llm.stages import StageStore
+from tests.stages import run_stage
 
 BATCHES = [[3, 0], [1], [4, 2]]
 
@@ -112,9 +113,9 @@ def test_a_stage_keeps_rows_while_it_is_computed_and_no_longer(tmp_path):
         return lambda folder: (folder / "sum.json").write_text(json.dumps(len(own.run(store.keep("rows", dict)))))
 
     with pytest.raises(KeyboardInterrupt):
-        store.get("s", {}, compute(Computation(2)))
+        run_stage(store, "s", {}, compute(Computation(2)))
     second = Computation()
-    place = store.get("s", {}, compute(second))
+    place = run_stage(store, "s", {}, compute(second))
     assert second.asked == BATCHES[2:] and sorted(path.name for path in place.iterdir()) == ["stage.json", "sum.json"]
     third = Computation()
     third.run(store.keep("rows", dict))  # outside

@@ -16,6 +16,7 @@ import recbole_llm
 from recbole_llm.stages import UNFINISHED, StageStore, find_damage, fingerprint, stage_seed
 from tests.processes import forked_python, fresh_python
 from tests.refusals import refused
+from tests.stages import run_stage
 
 
 def writer(text: str, calls: list[str]):
@@ -28,15 +29,15 @@ def writer(text: str, calls: list[str]):
 
 def test_the_same_facts_are_computed_once_in_any_order(tmp_path):
     calls: list[str] = []
-    first = StageStore(tmp_path).get("s", {"a": 1, "b": [2]}, writer("x", calls))
-    again = StageStore(tmp_path).get("s", {"b": [2], "a": 1}, writer("y", calls))
+    first = run_stage(StageStore(tmp_path), "s", {"a": 1, "b": [2]}, writer("x", calls))
+    again = run_stage(StageStore(tmp_path), "s", {"b": [2], "a": 1}, writer("y", calls))
     assert first == again and calls == ["x"] and (first / "result.txt").read_text() == "x"
 
 
 def test_other_facts_are_another_stage(tmp_path):
     calls: list[str] = []
     store = StageStore(tmp_path)
-    assert store.get("s", {"a": 1}, writer("x", calls)) != store.get("s", {"a": 2}, writer("y", calls))
+    assert run_stage(store, "s", {"a": 1}, writer("x", calls)) != run_stage(store, "s", {"a": 2}, writer("y", calls))
     assert calls == ["x", "y"]
 
 
@@ -44,7 +45,7 @@ def test_other_facts_are_another_stage(tmp_path):
 def test_a_damaged_stage_is_rebuilt_and_the_log_says_so(tmp_path, caplog, damage):
     calls: list[str] = []
     store = StageStore(tmp_path)
-    place = store.get("s", {}, writer("x", calls))
+    place = run_stage(store, "s", {}, writer("x", calls))
     if damage == "changed":
         (place / "result.txt").write_text("z")
     elif damage == "removed":
@@ -52,7 +53,7 @@ def test_a_damaged_stage_is_rebuilt_and_the_log_says_so(tmp_path, caplog, damage
     else:
         (place / "stage.json").write_text("{")
     assert find_damage(place)
-    assert (store.get("s", {}, writer("x", calls)) / "result.txt").read_text() == "x"
+    assert (run_stage(store, "s", {}, writer("x", calls)) / "result.txt").read_text() == "x"
     assert calls == ["x", "x"] and "damaged" in caplog.text and find_damage(place) is None
 
 
@@ -63,38 +64,39 @@ def test_a_failed_stage_leaves_no_result_and_a_resumable_one_goes_on(tmp_path):
 
     store = StageStore(tmp_path)
     with pytest.raises(RuntimeError):
-        store.get("s", {}, fails_after_one_file)
+        run_stage(store, "s", {}, fails_after_one_file)
     seen: list[list[str]] = []
-    store.get("s", {}, lambda folder: seen.append(sorted(os.listdir(folder))), resumable=True)
+    run_stage(store, "s", {}, lambda folder: seen.append(sorted(os.listdir(folder))), resumable=True)
     assert seen == [["half.txt"]]
 
 
 def test_what_is_not_resumable_starts_from_an_empty_folder(tmp_path):
     store = StageStore(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        store.get("s", {}, lambda folder: [(folder / "half.txt").write_text("half"), 1 / 0])
-    assert not (store.get("s", {}, lambda folder: None) / "half.txt").exists()
+        run_stage(store, "s", {}, lambda folder: [(folder / "half.txt").write_text("half"), 1 / 0])
+    assert not (run_stage(store, "s", {}, lambda folder: None) / "half.txt").exists()
 
 
 def test_a_killed_process_holds_no_lock_and_leaves_no_final_folder(tmp_path):
     program = f"""
         import os, signal
         from recbole_llm.stages import StageStore
+        from tests.stages import run_stage
         def compute(folder):
             (folder / "half.txt").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
-        StageStore({str(tmp_path)!r}).get("s", {{"a": 1}}, compute, resumable=True)
+        run_stage(StageStore({str(tmp_path)!r}), "s", {{"a": 1}}, compute, resumable=True)
     """
     fresh_python(code=program, status=-signal.SIGKILL)
     assert [path.name for path in tmp_path.glob("s-*")] == [f"s-{fingerprint({'a': 1})}.partial"]
     calls: list[str] = []
-    place = StageStore(tmp_path).get("s", {"a": 1}, writer("x", calls), resumable=True)
+    place = run_stage(StageStore(tmp_path), "s", {"a": 1}, writer("x", calls), resumable=True)
     assert calls == ["x"] and (place / "half.txt").exists()
 
 
 def test_the_manifest_tells_what_the_stage_depends_on(tmp_path):
     store = StageStore(tmp_path)
-    place = store.get("s", {"a": 1}, writer("x", []))
+    place = run_stage(store, "s", {"a": 1}, writer("x", []))
     manifest = json.loads((place / "stage.json").read_text())
     assert (
         manifest["facts"] == {"a": 1} and list(manifest["files"]) == ["result.txt"] and store.used == {"s": place.name}
@@ -116,10 +118,10 @@ def test_facts_must_be_plain_data():
 
 
 def in_format(number: int, text: str = "x"):
-    """``store.get`` for a stage of this format."""
+    """``run_stage`` for a stage of this format."""
 
     def get(store: StageStore) -> Path:
-        return store.get("s", {"a": 1}, writer(text, []), format_number=number)
+        return run_stage(store, "s", {"a": 1}, writer(text, []), format_number=number)
 
     return get
 
@@ -160,9 +162,9 @@ def test_what_another_format_has_begun_is_not_gone_on_from(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        StageStore(tmp_path).get("s", {}, half, resumable=True)
+        run_stage(StageStore(tmp_path), "s", {}, half, resumable=True)
     seen: list[list[str]] = []
-    StageStore(tmp_path).get("s", {}, lambda folder: seen.append(os.listdir(folder)), True, format_number=2)
+    run_stage(StageStore(tmp_path), "s", {}, lambda folder: seen.append(os.listdir(folder)), True, format_number=2)
     assert seen == [[]] and not list(tmp_path.glob("*.partial*"))
 
 
@@ -177,9 +179,9 @@ def test_what_is_unfinished_survives_a_kill_and_goes_with_the_whole_stage(tmp_pa
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        StageStore(tmp_path).get("s", {}, half)
+        run_stage(StageStore(tmp_path), "s", {}, half)
     seen: list[list[str]] = []
-    place = StageStore(tmp_path).get("s", {}, lambda folder: seen.append(os.listdir(folder)))
+    place = run_stage(StageStore(tmp_path), "s", {}, lambda folder: seen.append(os.listdir(folder)))
     assert seen == [[UNFINISHED]] and os.listdir(place) == ["stage.json"]
 
 
@@ -194,9 +196,9 @@ def test_a_stage_that_lacked_its_name_alone_is_not_computed_again(tmp_path, monk
     calls: list[str] = []
     monkeypatch.setattr(os, "replace", cut)
     with pytest.raises(KeyboardInterrupt):
-        StageStore(tmp_path).get("s", {}, writer("x", calls))
+        run_stage(StageStore(tmp_path), "s", {}, writer("x", calls))
     monkeypatch.undo()
-    place = StageStore(tmp_path).get("s", {}, writer("y", calls), resumable=True)
+    place = run_stage(StageStore(tmp_path), "s", {}, writer("y", calls), resumable=True)
     assert calls == ["x"] and (place / "result.txt").read_text() == "x"
 
 
@@ -223,9 +225,9 @@ def test_a_disk_that_refuses_is_told_in_one_line_and_what_was_whole_stays(tmp_pa
         raise error
 
     with refused("checkpoint_dir", "environment", words):
-        store.get("other", {}, fails)
+        run_stage(store, "other", {}, fails)
     assert find_damage(kept) is None and not [path for path in tmp_path.glob("other-*") if path.suffix != ".partial"]
-    assert store.get("other", {}, writer("x", [])).is_dir()
+    assert run_stage(store, "other", {}, writer("x", [])).is_dir()
 
 
 def test_errors_that_are_not_the_disks_pass(tmp_path):
@@ -239,7 +241,7 @@ def test_errors_that_are_not_the_disks_pass(tmp_path):
             raise error
 
         with pytest.raises(type(error)) as caught:
-            StageStore(tmp_path).get("s", {}, fails)
+            run_stage(StageStore(tmp_path), "s", {}, fails)
         assert caught.value is error
 
 
@@ -252,6 +254,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_last_state(tmp_path):
         from safetensors.torch import save_file
         from recbole_llm.errors import InputError
         from recbole_llm.stages import StageStore
+        from tests.stages import run_stage
         from recbole_llm.trainer.checkpoint import TrainingState, load_state, save_state
 
         def state(epoch, size):
@@ -266,7 +269,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_last_state(tmp_path):
         }}
         for name, compute in writes.items():
             try:
-                StageStore({str(tmp_path)!r}).get(name, {{}}, compute, resumable=True)
+                run_stage(StageStore({str(tmp_path)!r}), name, {{}}, compute, resumable=True)
             except InputError as error:
                 assert error.kind == "environment" and "\\n" not in str(error), error
                 print(name, error)
@@ -285,13 +288,14 @@ def test_a_read_only_folder_is_read_and_not_written_to(tmp_path):
         from pathlib import Path
         from recbole_llm.errors import InputError
         from recbole_llm.stages import StageStore
+        from tests.stages import run_stage
 
         if os.getuid() == 0:
             os.setuid(65534)
         store = StageStore({str(tmp_path / "stages")!r})
-        assert (store.get("s", {{"a": 1}}, None) / "result.txt").read_text() == "x"
+        assert (run_stage(store, "s", {{"a": 1}}, None) / "result.txt").read_text() == "x"
         try:
-            store.get("s", {{"a": 2}}, lambda folder: None)
+            run_stage(store, "s", {{"a": 2}}, lambda folder: None)
         except InputError as error:
             print(error.key, error.kind, error)
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.recommender_checks import check_own_data, is_of_a_sequence, no_state, no_vectors
-from recbole_llm.stages import MANIFEST, StageStore
+from recbole_llm.stages import Stage, StageStore, read_manifest
 
 CHECKPOINT = "model.pth"
 STAGE = "auxiliary-"
@@ -60,24 +59,12 @@ class AuxiliaryRecommender:
         if few_shot:
             self.config["train_sample_size"] = config["train_sample_size"]
         rows = load_rows(self.config, few_shot)
-        folder = stages.get(f"{STAGE}{name}", self._facts(rows), lambda path: self._train(rows, path))
+        folder = stages.run(AuxiliaryStage(self.config, name, rows))
         self.fingerprint = folder.name
         self._states: dict[tuple[int, ...], np.ndarray] = {}
         self.model = self.config.model_class(self.config, rows.train).to(self.config["device"]).eval()
         restore(self.model, folder / CHECKPOINT)
         self.known = _known_items(rows)
-
-    def _facts(self, rows: Rows) -> dict[str, Any]:
-        train = rows.train.inter_feat
-        pairs = torch.stack([train[rows.train.uid_field], train[rows.train.iid_field]], dim=1)
-        return {
-            "settings": {**self.config.learning_facts(), "train_sample_size": None},  # the rows themselves tell
-            "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), hash_arrays(pairs.numpy())],
-        }
-
-    def _train(self, rows: Rows, folder: Path) -> None:
-        init_seed(self.config["seed"], self.config["reproducibility"])
-        fit_classic(self.config, rows, folder / CHECKPOINT)
 
     @torch.no_grad()
     def scores(self, interaction: Interaction) -> np.ndarray:
@@ -197,6 +184,37 @@ class AuxiliaryRecommender:
         return embedding.weight
 
 
+class AuxiliaryStage(Stage[Path]):
+    """An auxiliary recommender, trained; its result is the folder that holds its checkpoint.
+
+    Args:
+        config: its own.
+        model: its name.
+        rows: it learns from.
+    """
+
+    def __init__(self, config: Config, model: str, rows: Rows) -> None:
+        self._config, self._rows, self.name = config, rows, f"{STAGE}{model}"
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        rows, train = self._rows, self._rows.train.inter_feat
+        pairs = torch.stack([train[rows.train.uid_field], train[rows.train.iid_field]], dim=1)
+        return {
+            "settings": {**self._config.learning_facts(), "train_sample_size": None},  # the rows themselves tell
+            "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), hash_arrays(pairs.numpy())],
+        }
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        init_seed(self._config["seed"], self._config["reproducibility"])
+        fit_classic(self._config, self._rows, folder / CHECKPOINT)
+
+    def load(self, folder: Path) -> Path:
+        """See :class:`Stage`."""
+        return folder
+
+
 def auxiliary_rows(stages: StageStore) -> int | None:
     """On how many rows (interactions, of a general model) the auxiliary recommender of a run was trained.
 
@@ -209,8 +227,7 @@ def auxiliary_rows(stages: StageStore) -> int | None:
     found = [folder for stage, folder in stages.used.items() if stage.startswith(STAGE)]
     if not found:
         return None
-    manifest = json.loads((stages.root / found[-1] / MANIFEST).read_text(encoding="utf-8"))
-    return int(manifest["facts"]["rows"][2])
+    return int(read_manifest(stages.root / found[-1])["facts"]["rows"][2])
 
 
 def _known_items(rows: Rows) -> np.ndarray:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from recbole.data.dataset import SequentialDataset
@@ -21,7 +22,7 @@ from recbole_llm.data.rows import SAMPLE_ID, Rows, row_histories, row_pairs, row
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.prompt.titles import normalize_title
-from recbole_llm.stages import StageStore, stage_seed
+from recbole_llm.stages import Stage, StageStore, stage_seed
 
 FILE = "candidates.npy"
 log = logging.getLogger(__name__)
@@ -84,17 +85,9 @@ def _phase_candidates(
     config: Settings, part: SequentialDataset, phase: str, catalog: ItemCatalog, stages: StageStore
 ) -> np.ndarray:
     n, seed = config["candidates"], config["seed" if phase == "train" else "sample_seed"]
-    facts = {"n": n, "seed": seed, "catalog": catalog.fingerprint(), "rows": rows_digest(part)}
-    pairs, (items, lengths) = row_pairs(part), row_histories(part)
-    histories = [row[:length].tolist() for row, length in zip(items, lengths, strict=True)]
-
-    def compute(folder: Path) -> None:
-        drawn = draw_candidates(pairs, histories, catalog, n, stage_seed(seed, "candidates"))
-        np.save(folder / FILE, drawn)
-
-    drawn: np.ndarray = np.load(stages.get(f"candidates-{phase}", facts, compute) / FILE)
+    drawn = stages.run(CandidatesStage(part, phase, catalog, n, seed))
     sizes = (drawn > 0).sum(axis=1)
-    lacks = (sizes > 0) & (drawn != pairs[:, 1:]).all(axis=1)
+    lacks = (sizes > 0) & (drawn != row_pairs(part)[:, 1:]).all(axis=1)
     if lacks.any():
         raise ValueError(f"row {lacks.argmax()} of {phase}: the target is not among the candidates")
     if (fewer := (sizes > 0) & (sizes < n)).any():
@@ -104,6 +97,39 @@ def _phase_candidates(
     if untitled := int((sizes == 0).sum()):
         log.warning("%d %s rows have no candidates: their target has no title", untitled, phase)
     return drawn
+
+
+class CandidatesStage(Stage[np.ndarray]):
+    """The candidates of the rows of a phase, drawn.
+
+    Args:
+        rows: of the phase.
+        phase: ``train``, ``valid`` or ``test``.
+        catalog: the items.
+        n: candidates of a row.
+        seed: of the draw.
+    """
+
+    def __init__(self, rows: SequentialDataset, phase: str, catalog: ItemCatalog, n: int, seed: int) -> None:
+        self._rows, self._catalog, self._n, self._seed = rows, catalog, n, seed
+        self.name = f"candidates-{phase}"
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        catalog = self._catalog.fingerprint()
+        return {"n": self._n, "seed": self._seed, "catalog": catalog, "rows": rows_digest(self._rows)}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        items, lengths = row_histories(self._rows)
+        histories = [row[:length].tolist() for row, length in zip(items, lengths, strict=True)]
+        seed = stage_seed(self._seed, "candidates")
+        np.save(folder / FILE, draw_candidates(row_pairs(self._rows), histories, self._catalog, self._n, seed))
+
+    def load(self, folder: Path) -> np.ndarray:
+        """See :class:`Stage`. Returns: int64 [rows, n]."""
+        drawn: np.ndarray = np.load(folder / FILE)
+        return drawn
 
 
 def draw_candidates(

@@ -17,6 +17,7 @@ from torch import nn
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.general import told_interactions
 from recbole_llm.data.rows import Rows
+from recbole_llm.disk import write_json
 from recbole_llm.evaluation.categories import drop_common
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.registry import find_choice
@@ -32,7 +33,7 @@ from recbole_llm.rerank import (
     rerank_scores,
     standardised,
 )
-from recbole_llm.stages import stage_seed, write_json
+from recbole_llm.stages import stage_seed
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset

@@ -16,6 +16,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
+from recbole_llm.disk import write_json
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Evaluation
 from recbole_llm.evaluation.base import split_ids
@@ -25,7 +26,7 @@ from recbole_llm.experiment.recommend import rank_rows
 from recbole_llm.experiment.trained import Trained
 from recbole_llm.logs import silent
 from recbole_llm.settings.config import Config
-from recbole_llm.stages import stage_seed, write_json
+from recbole_llm.stages import stage_seed
 
 FILE = "examples.json"
 N_ROWS, N_ITEMS = 10, 5

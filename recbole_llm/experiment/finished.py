@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.disk import write_json
 from recbole_llm.experiment.run_record import DATA, FACTS, Run, read_facts
 from recbole_llm.hashing import hash_file
 from recbole_llm.llm.folders import folder_fingerprint
 from recbole_llm.settings.config import FILES, Config
-from recbole_llm.stages import fingerprint, write_json
+from recbole_llm.stages import fingerprint
 
 PREFIX, RUNS = "compare-", "runs.json"
 # What no metric depends on.

@@ -8,11 +8,11 @@ from typing import Any
 
 from recbole.data.interaction import Interaction
 
+from recbole_llm.disk import write_json
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt.layout import NONE
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.report import RunResult
-from recbole_llm.stages import write_json
 
 PROMPT, CARD = "prompt.json", "README.md"
 READABLE = 0o644

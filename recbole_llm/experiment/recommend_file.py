@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_llm.disk import write_json
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.lazy import needs_package
 from recbole_llm.report.rows import has_pyarrow
-from recbole_llm.stages import write_json
 
 if TYPE_CHECKING:
     import pandas as pd

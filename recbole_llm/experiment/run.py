@@ -14,6 +14,7 @@ from recbole.utils import init_seed
 
 from recbole_llm.callbacks import Callbacks, Started, make_callbacks
 from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import asks_for_shards, launched, on_main, process
 from recbole_llm.evaluation import Protocol, protocol_of
 from recbole_llm.evaluation.reranking import Reranking
@@ -31,7 +32,6 @@ from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
-from recbole_llm.stages import write_json
 
 WITHOUT_EFFECT = frozenset(("verbose",))  # keys of RecBole's that nothing reads
 log = logging.getLogger(__name__)

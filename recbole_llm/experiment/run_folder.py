@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import on_main
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.settings.stage_checks import not_writable
-from recbole_llm.stages import write_json
 
 if TYPE_CHECKING:
     from recbole_llm.settings.config import Config

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.adapter.base import Adapter
+from recbole_llm.disk import write_json
 from recbole_llm.errors import InputError
 from recbole_llm.llm.budget import TokenBudget, run_batches
 from recbole_llm.llm.contrastive import infonce_loss, soft_target_loss
@@ -29,7 +30,7 @@ from recbole_llm.llm.rows import pad_batch
 from recbole_llm.llm.vector_settings import INFONCE, ItemVectorSettings
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
-from recbole_llm.stages import stage_seed, write_json
+from recbole_llm.stages import stage_seed
 
 SAVED_EVERY = 50  # steps: what a killed tuning loses at most
 STATE = "state"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.grounding import EmbeddingGrounding, Grounding, ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.grounding.titles import TitleGrounding, title_trie
@@ -21,6 +19,7 @@ from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.model.backbones import number_facts
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.title_embeddings import TitleEmbeddingsStage
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.registry import find_choice
 
@@ -161,23 +160,13 @@ class BIGRec(LLMRecommender):
     @cached_property
     def item_embeddings(self) -> np.ndarray:
         """Embeddings of the titles, float32 [items, d], computed once per LLM and titles and shared by all runs."""
-        facts = {
+        encoder = {
             "llm": self.backbone.fingerprint,
             **number_facts(self.config),
-            "catalog": self.catalog.fingerprint(),
             "encoder": self._encoder(self.llm).fingerprint_facts(),
         }
-        folder = self.stages.get("item-embeddings", facts, self._embed_catalog, joint=True)
-        table: np.ndarray = np.load(folder / "embeddings.npy")
-        return table
-
-    def _embed_catalog(self, folder: Path) -> None:
-        titled = np.flatnonzero(self.catalog.has_title)
-        vectors = self.embed([self.catalog.titles[item] for item in titled], progress=self.show_progress)
-        table = np.zeros((self.catalog.n_items, vectors.shape[1]), dtype=np.float32)
-        table[titled] = vectors
-        if process().is_main:
-            np.save(folder / "embeddings.npy", table)
+        embed = partial(self.embed, progress=self.show_progress)
+        return self.stages.run(TitleEmbeddingsStage(self.catalog, encoder, embed))
 
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""

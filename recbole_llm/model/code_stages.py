@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from recbole_llm.disk import write_json
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.semantic_ids.rqvae import RQVAE
 from recbole_llm.semantic_ids.settings import CodeSettings
 from recbole_llm.semantic_ids.table import Quantiser, code_summary, standardised, unique_codes
-from recbole_llm.stages import Stage, write_json
+from recbole_llm.stages import Stage
 
 VECTORS, CODES, CODEBOOKS, SUMMARY, TOWER = (
     "vectors.npy",

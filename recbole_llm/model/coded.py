@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.adapter import Adapter, AdapterWithModules
+from recbole_llm.disk import write_json
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.code_tokens import CodedBackbone, CodeTokens
@@ -29,7 +30,6 @@ from recbole_llm.semantic_ids.settings import CodeSettings
 from recbole_llm.semantic_ids.table import code_summary
 from recbole_llm.settings.code_checks import check_codes
 from recbole_llm.settings.config import Config
-from recbole_llm.stages import write_json
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset

@@ -15,6 +15,7 @@ import torch
 
 from recbole_llm.adapter import Adapter, LoraAdapter
 from recbole_llm.data.item_texts import Attribute, read_attributes
+from recbole_llm.disk import write_json
 from recbole_llm.hashing import hash_json
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.budget import TokenBudget
@@ -24,7 +25,7 @@ from recbole_llm.llm.vector_settings import ItemVectorSettings
 from recbole_llm.prompt import Wording
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
-from recbole_llm.stages import Stage, StageStore, stage_seed, write_json
+from recbole_llm.stages import Stage, StageStore, stage_seed
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset

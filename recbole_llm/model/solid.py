@@ -13,10 +13,8 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from recbole_llm.data.rows import rows_digest
-from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.solid_classes import item_classes
-from recbole_llm.model.solid_codebook import Backbone, identity_layer, train_classes
+from recbole_llm.model.solid_codebook import Backbone, CodebookStage, identity_layer
 from recbole_llm.semantic_ids.codebook import codebook_loss, snap_to_codebook
 from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors, default_classes
 from recbole_llm.semantic_ids.solid_settings import SolidSettings
@@ -29,12 +27,6 @@ if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
 
 DECODER_WIDTH = 64
-# What the model of classes depends on, beside rows and classes.
-SIZES = (
-    *("solid_backbone", "head_layers", "semantic_epochs", "hidden_size", "embedding_size", "inner_size", "n_layers"),
-    *("n_heads", "num_layers", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "hidden_act"),
-    *("layer_norm_eps", "initializer_range", "MAX_ITEM_LIST_LENGTH", "learning_rate", "train_batch_size", "seed"),
-)
 log = logging.getLogger(__name__)
 
 
@@ -90,13 +82,8 @@ class SOLID(SequentialRecommender):
         n_used = int(classes.max())
         sizes = np.bincount(classes[1:])[1:]
         log.info("SOLID: %d classes of %d to %d items", n_used, sizes.min(), sizes.max())
-        digests = [rows_digest(part) for part in (train, valid) if part is not None]
-        facts = {"settings": {name: config[name] for name in SIZES}, "classes": hash_arrays(classes), "rows": digests}
-        store = StageStore(Path(config["checkpoint_dir"]) / "stages")
-        folder = store.get(
-            "semantic-codebook", facts, lambda path: train_classes(config, classes, train, valid, path, self.device)
-        )
-        table = torch.from_numpy(np.load(folder / "codebook.npy")).to(self.codebook)
+        stage = CodebookStage(config, classes, train, valid, self.device)
+        table = StageStore(Path(config["checkpoint_dir"]) / "stages").run(stage).to(self.codebook)
         self.class_of.copy_(torch.from_numpy(classes))
         self.n_used.fill_(n_used)
         with torch.no_grad():

@@ -12,15 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from recbole_llm.data.rows import rows_digest
+from recbole_llm.hashing import hash_arrays
 from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors
 from recbole_llm.settings.models import find_model
-from recbole_llm.stages import stage_seed
+from recbole_llm.stages import Stage, stage_seed
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
     from recbole_llm.settings.config import Config
 
+# What the model of classes depends on, beside rows and classes.
+SIZES = (
+    *("solid_backbone", "head_layers", "semantic_epochs", "hidden_size", "embedding_size", "inner_size", "n_layers"),
+    *("n_heads", "num_layers", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "hidden_act"),
+    *("layer_norm_eps", "initializer_range", "MAX_ITEM_LIST_LENGTH", "learning_rate", "train_batch_size", "seed"),
+)
+FILE = "codebook.npy"
 log = logging.getLogger(__name__)
 
 
@@ -114,18 +123,48 @@ def identity_layer(width: int) -> nn.Linear:
     return layer
 
 
-def train_classes(
-    config: Config, classes: np.ndarray, train: Dataset, valid: Dataset | None, folder: Path, device: Any
-) -> None:
-    """Train the model of classes; its class vectors, at the epoch of least validation loss, go into the folder.
+class CodebookStage(Stage[Tensor]):
+    """The class vectors of the model of classes, trained, at the epoch of least validation loss.
 
     Args:
         config: the resolved config.
         classes: int64 [items], of :func:`recbole_llm.model.solid_classes.item_classes`.
         train: the training rows.
         valid: the validation rows, which choose the epoch; None for the last.
-        folder: where ``codebook.npy`` is written.
         device: to train on.
+    """
+
+    name = "semantic-codebook"
+
+    def __init__(
+        self, config: Config, classes: np.ndarray, train: Dataset, valid: Dataset | None, device: torch.device
+    ) -> None:
+        self._config, self._classes, self._train, self._valid = config, classes, train, valid
+        self._device = device
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        digests = [rows_digest(part) for part in (self._train, self._valid) if part is not None]
+        settings = {name: self._config[name] for name in SIZES}
+        return {"settings": settings, "classes": hash_arrays(self._classes), "rows": digests}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`."""
+        table = train_classes(self._config, self._classes, self._train, self._valid, self._device)
+        np.save(folder / FILE, table.cpu().numpy())
+
+    def load(self, folder: Path) -> Tensor:
+        """See :class:`Stage`. Returns: float32 [classes, d]."""
+        return torch.from_numpy(np.load(folder / FILE))
+
+
+def train_classes(
+    config: Config, classes: np.ndarray, train: Dataset, valid: Dataset | None, device: torch.device
+) -> Tensor:
+    """Train the model of classes; arguments as of :class:`CodebookStage`.
+
+    Returns:
+        Its class vectors, float32 [classes, d].
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage_seed(config["seed"], "solid", "codebook"))
@@ -145,7 +184,7 @@ def train_classes(
                 best, kept = loss_valid, copy.deepcopy(model.state_dict())
             log.info("SOLID: classes, epoch %d, validation loss %.4f", epoch + 1, loss_valid)
         model.load_state_dict(kept)
-    np.save(folder / "codebook.npy", model.backbone.embeddings[1:].detach().float().cpu().numpy())
+    return model.backbone.embeddings[1:].detach().float()
 
 
 def _class_rows(part: Dataset | None, classes: np.ndarray, device: Any) -> tuple[Tensor, Tensor, Tensor]:

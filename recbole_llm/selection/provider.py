@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import process
 from recbole_llm.report import peak_mib
 from recbole_llm.settings.config import Config
-from recbole_llm.stages import Stage, write_json
+from recbole_llm.stages import Stage
 
 if TYPE_CHECKING:
     from recbole_llm.selection.row_inputs import RowInputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from recbole_llm.selection.provider import Provider, RowInput, RowInputStage, fi
 from recbole_llm.selection.recommender_inputs import RecommenderInputs, RecommenderVectors
 from recbole_llm.selection.text_inputs import ClickTextInputs, TextInputs
 from recbole_llm.settings.config import Config
-from recbole_llm.stages import MANIFEST
+from recbole_llm.stages import read_manifest
 
 
 class Providers(NamedTuple):
@@ -108,7 +107,7 @@ class RowInputs:
 
     def note_seconds(self, name: str, stage: Path) -> None:
         """Note what a stage took when it was computed."""
-        self.seconds[name] = json.loads((stage / MANIFEST).read_text(encoding="utf-8"))["seconds"]
+        self.seconds[name] = read_manifest(stage)["seconds"]
 
     def _find(self, name: str) -> tuple[type[Provider], RowInput]:
         found = find_input(name, self.kinds, self.config)

@@ -15,6 +15,7 @@ from recbole_llm.coreset import Selection, Selector
 from recbole_llm.coreset.checks import checked_size
 from recbole_llm.coreset.settings import CoresetSettings
 from recbole_llm.data.rows import SAMPLE_ID
+from recbole_llm.disk import write_json
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.registry import find_choice
@@ -26,7 +27,7 @@ from recbole_llm.selection.training_rows import TrainingRows, check_any, read_ex
 from recbole_llm.selection.trunk_rows import cut_to_trunks, overlap_items
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.coreset_checks import check_needs
-from recbole_llm.stages import Stage, stage_seed, write_json
+from recbole_llm.stages import Stage, stage_seed
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from recbole_llm.stages import write_json
+from recbole_llm.disk import write_json
 from recbole_llm.trainer.shards import like, whole_tensor
 
 Tensors = Mapping[str, torch.Tensor]

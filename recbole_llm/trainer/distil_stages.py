@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.bigrec import BIGRec
-from recbole_llm.stages import Stage, write_json
+from recbole_llm.stages import Stage
 from recbole_llm.trainer.distillation import ANSWERS, RANKED, DistanceMeter, distil, read_answers
 from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
 

@@ -14,6 +14,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.curriculum import mean_distance
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import on_main, process
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
@@ -21,7 +22,6 @@ from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.progress import Bar
 from recbole_llm.settings.stage_checks import check_readable
-from recbole_llm.stages import write_json
 
 ANSWERS, SUMMARY, NEAREST = "answers.jsonl", "summary.json", "nearest.npy"
 CHUNK = 256  # rows answered between two writes: what a killed run loses at most

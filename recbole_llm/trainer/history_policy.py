@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llm.data.rows import rows_digest, take_sample
+from recbole_llm.disk import write_json
 from recbole_llm.errors import InputError
 from recbole_llm.history import HistorySettings, LengthPolicy, learn_by_table
 from recbole_llm.llm.budget import run_batches
@@ -20,7 +21,7 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
 from recbole_llm.prompt import Example
 from recbole_llm.registry import find_choice
-from recbole_llm.stages import Stage, stage_seed, write_json
+from recbole_llm.stages import Stage, stage_seed
 
 if TYPE_CHECKING:
     from recbole.data.dataset import SequentialDataset

@@ -17,11 +17,12 @@ from recbole_llm.classic.kept_vectors import write_item_vectors
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.classic.with_vectors import ItemTable
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
+from recbole_llm.disk import write_json
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.item_vectors import ADAPTER
 from recbole_llm.model.llmemb import CHECKPOINT, LLMEmb
 from recbole_llm.settings.training import AlignmentSettings
-from recbole_llm.stages import Stage, write_json
+from recbole_llm.stages import Stage
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.tuning import TuningResult
 

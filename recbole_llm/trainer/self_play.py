@@ -11,13 +11,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.stages import Stage, write_json
+from recbole_llm.stages import Stage
 from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
 from recbole_llm.trainer.preference_loss import Opposites
 from recbole_llm.trainer.preference_stages import (

@@ -16,6 +16,7 @@ from torch import Tensor
 from recbole_llm.curriculum import Curriculum
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.disk import write_json
 from recbole_llm.distributed import on_main, process
 from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender, TokenPair
@@ -27,7 +28,7 @@ from recbole_llm.selection.trunk_rows import trunk_facts
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.stages import UNFINISHED, Stage, write_json
+from recbole_llm.stages import UNFINISHED, Stage
 from recbole_llm.trainer.distillation import DistanceMeter
 from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, MakeLoss, Validation
 from recbole_llm.trainer.guards import plateau, plateau_warning, warmup_warning, weight_warning

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 import recbole_llm
 from recbole_llm import Run
-from recbole_llm.stages import StageStore, find_damage, write_json
+from recbole_llm.disk import write_json
+from recbole_llm.stages import StageStore, find_damage
 from tests.hostile.cases import broken, outcome, tried, values
 from tests.runs import working_in
+from tests.stages import run_stage
 
 pytestmark = pytest.mark.hostile
 ASKED: dict[str, Any] = {"users": ["u1", "u2"], "k": 3}
@@ -142,7 +144,7 @@ def test_a_changed_entry_of_a_json_file_is_refused_or_read(
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage of one file."""
     store = StageStore(tmp_path_factory.mktemp("stages"))
-    return store.get("thing", {"a": 1}, lambda own: write_json(own / "values.json", {"x": 1}))
+    return run_stage(store, "thing", {"a": 1}, lambda own: write_json(own / "values.json", {"x": 1}))
 
 
 @tried(300)
