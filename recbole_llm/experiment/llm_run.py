@@ -29,7 +29,7 @@ from recbole_llm.trainer.history_policy import WEIGHTS as POLICY_WEIGHTS
 from recbole_llm.trainer.history_policy import HistoryCut, read_policy
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
-from recbole_llm.trainer.tuning import CurriculumStage
+from recbole_llm.trainer.tuning_stages import CurriculumStage
 
 if TYPE_CHECKING:
     from recbole_llm.settings.config import Config

@@ -51,6 +51,34 @@ class TrainingState:
         return f"epoch-{self.epoch:04d}{inside}"
 
 
+@dataclass
+class EpochSoFar:
+    """What an epoch has gathered, so that it can be left after a step and gone on with.
+
+    Attributes:
+        losses: sums over steps of the loss on each kind of answer.
+        counted: steps with an answer of each kind.
+        step: steps done.
+        tokens: that went through forward passes of all processes; known where a state is kept.
+        seconds: that it took, those of earlier processes included.
+    """
+
+    losses: np.ndarray
+    counted: np.ndarray
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**vars(self), "losses": self.losses.tolist(), "counted": self.counted.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EpochSoFar:
+        """Of what :meth:`to_dict` gave."""
+        return cls(**{**values, "losses": np.array(values["losses"]), "counted": np.array(values["counted"])})
+
+
 def random_state() -> dict[str, torch.Tensor]:
     """States of the generators that all of this process shares, as tensors: torch's, numpy's, Python's."""
     kind, words, position, has_gauss, gauss = np.random.get_state()

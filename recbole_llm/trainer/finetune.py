@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.checkpoint import (
+    EpochSoFar,
     TrainingState,
     load_state,
     pack_optimizer,
@@ -33,67 +34,15 @@ from recbole_llm.trainer.checkpoint import (
 )
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.guards import check_alike, warmup_warning
+from recbole_llm.trainer.optimizer_step import AstrayError, OptimizerStep
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
 from recbole_llm.trainer.shards import Shards, deals_weights_out, needs_whole_llm
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
+from recbole_llm.trainer.validation import Scored, Validation
 
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
 log = logging.getLogger(__name__)
-_TOLD = 5  # rows that a message names
-
-
-class Scored(Protocol):
-    """What a validation gives."""
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metric name to value, unrounded."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How the weights of an epoch are evaluated.
-
-    Attributes:
-        evaluate: evaluates the model as it stands; None where the loss alone is asked for, and nothing is generated.
-        metric: the metric that chooses the epoch, or ``loss``.
-        bigger: whether a larger value of it is better.
-        loss: gives the loss of the validation rows' answers; None where nobody asks, or where no row can be read.
-    """
-
-    evaluate: Callable[[], Scored] | None
-    metric: str
-    bigger: bool = True
-    loss: Callable[[], float | None] | None = None
-
-
-@dataclass
-class EpochSoFar:
-    """What an epoch has gathered, so that it can be left after a step and gone on with.
-
-    Attributes:
-        losses: sums over steps of the loss on each kind of answer.
-        counted: steps with an answer of each kind.
-        step: steps done.
-        tokens: that went through forward passes of all processes; known where a state is kept.
-        seconds: that it took, those of earlier processes included.
-    """
-
-    losses: np.ndarray
-    counted: np.ndarray
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {**vars(self), "losses": self.losses.tolist(), "counted": self.counted.tolist()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EpochSoFar:
-        """Of what :meth:`to_dict` gave."""
-        return cls(**{**values, "losses": np.array(values["losses"]), "counted": np.array(values["counted"])})
 
 
 @dataclass
@@ -170,14 +119,16 @@ class FineTuning:
             answers[DISTILLED] = distilled.answers
         self.passes = Passes(model, prompts, histories, {**answers, **(more_answers or {})}, settings, trunks)
         self.shards = self._deal_out() if deals_weights_out() else None
-        self.trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
-        self.loss = make_loss(self.passes, self.trainable)
+        trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.loss = make_loss(self.passes, trainable)
         if self.shards is not None and type(self.loss) is not MeanNll:
             raise needs_whole_llm("objective", "this loss")
         steps = self._expected_steps()
         for warning in warmup_warning(settings.warmup(steps), steps):
             log.warning("%s.", warning)
         self.scheduler = make_schedule(optimizer, settings, steps)
+        add_up = None if self.shards is not None else process().sum_gradients  # shards are added up as they are dealt
+        self.step = OptimizerStep(self.loss, optimizer, self.scheduler, trainable, settings.max_grad_norm, add_up)
         self.stopping = EarlyStopping(settings.stopping_step, validation.bigger) if validation else EarlyStopping(0)
         self._renewed = renewed
         self.history: list[dict[str, Any]] = []
@@ -211,9 +162,7 @@ class FineTuning:
                 self._validate_epoch(record)
                 self._measure_distance(record)
             except FloatingPointError as error:  # the last step went astray, and no later loss can show it
-                raise InputError(
-                    f"learning_rate: after epoch {self.epoch}, {error}; set a lower one{self._kept()}", kind="numeric"
-                ) from error
+                raise self._ended(f"after epoch {self.epoch}, {error}") from error
             self._end_epoch(record)
             self.history.append(record)
             self.on_epoch(record)
@@ -342,54 +291,19 @@ class FineTuning:
         return 0.0 if self.distilled is None else self.distilled.curriculum.weight(self.distilled.distances)
 
     def _step(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """One optimiser step; returns the loss on each target, 0 where no row of it has such an answer.
+        """See :meth:`OptimizerStep.take`; a step that goes astray ends the training."""
+        try:
+            return self.step.take(rows, weights, lengths)
+        except AstrayError as error:
+            raise self._ended(f"{error} in epoch {self.epoch} (training rows {error.told_rows})") from error
 
-        A loss is a mean over all tokens of that target in the step, however its rows are cut into batches.
-        """
-        totals = process().sum(self._backward(rows, weights, lengths))
-        if self.shards is None:
-            process().sum_gradients(self.trainable)
-        if not np.isfinite(totals).all():
-            loss = float(totals @ list(weights.values()))
-            raise self._astray(f"the training loss is {loss}", self._broken(rows, weights, lengths))
-        if self.settings.max_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.max_grad_norm)
-            if not torch.isfinite(norm):  # clipped by it, every weight would become NaN
-                raise self._astray(f"the norm of the gradient is {float(norm)}", rows.tolist())
-        self.optimizer.step()
-        self.scheduler.step()
-        self.loss.after_step()
-        return totals
-
-    def _broken(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> list[int]:
-        """The rows of a step whose loss alone is no number; all of them where each alone has one."""
-        losses = {int(row): self.loss.backward(np.array([row]), weights, lengths) for row in rows}
-        self.optimizer.zero_grad(set_to_none=True)
-        return [row for row, loss in losses.items() if not np.isfinite(loss).all()] or list(losses)
-
-    def _astray(self, what: str, rows: Sequence[int]) -> InputError:
-        """The end of a training whose loss or gradient is no number; rows by their index among the training rows."""
-        told = ", ".join(map(str, sorted(rows)[:_TOLD])) + (", ..." if len(rows) > _TOLD else "")
-        return InputError(
-            f"learning_rate: {what} in epoch {self.epoch} (training rows {told}); set a lower one{self._kept()}",
-            kind="numeric",
-        )
+    def _ended(self, what: str) -> InputError:
+        """The end of a training whose loss, gradient or weights are no numbers."""
+        return InputError(f"learning_rate: {what}; set a lower one{self._kept()}", kind="numeric")
 
     def _kept(self) -> str:
         """Where the last whole epoch is, if there is one."""
         return f" (the state of epoch {self.epoch - 1} is in {self._folder})" if self.epoch > 1 else ""
-
-    def _backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """Losses of a step and its gradient, this process's part; where memory runs out, anew in smaller passes."""
-        found, tokens = list[np.ndarray](), self.loss.tokens
-
-        def run() -> None:
-            self.optimizer.zero_grad(set_to_none=True)
-            self.loss.tokens = tokens
-            found.append(self.loss.backward(rows, weights, lengths))
-
-        self.passes.within_memory(rows, lengths, run)
-        return found[0]
 
     def _validate_epoch(self, record: dict[str, Any]) -> None:
         if not self.validation or self.settings.eval_step <= 0 or self.epoch % self.settings.eval_step:

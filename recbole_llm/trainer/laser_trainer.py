@@ -20,7 +20,8 @@ from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.step_loss import StepLoss
-from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult
+from recbole_llm.trainer.tuning import Tuning, TuningResult
+from recbole_llm.trainer.tuning_stages import FineTuneStage
 
 if TYPE_CHECKING:
     from recbole.data.dataloader import AbstractDataLoader

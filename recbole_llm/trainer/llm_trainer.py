@@ -22,7 +22,6 @@ from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_gamma, check_validation
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
-from recbole_llm.trainer.finetune import Validation
 from recbole_llm.trainer.history_policy import HistoryCut, HistoryPolicyStage
 from recbole_llm.trainer.objective_loss import make_reader
 from recbole_llm.trainer.optimizer import parameter_groups
@@ -30,6 +29,7 @@ from recbole_llm.trainer.pipeline import Pipeline
 from recbole_llm.trainer.reweighting import Reweighting
 from recbole_llm.trainer.tuning import Tuning, TuningResult, load_adapter
 from recbole_llm.trainer.valid_loss import ValidLoss
+from recbole_llm.trainer.validation import Validation
 
 if TYPE_CHECKING:
     from recbole.data.dataloader import AbstractDataLoader

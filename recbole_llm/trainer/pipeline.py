@@ -18,7 +18,8 @@ from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
 from recbole_llm.trainer.distillation import DistanceMeter, chosen_rows, distilled_targets, read_answers
 from recbole_llm.trainer.fixed_codes import FixedCodesStage
 from recbole_llm.trainer.preference import prefer
-from recbole_llm.trainer.tuning import CurriculumStage, FineTuneStage, State, Tuning, TuningResult, load_adapter
+from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
+from recbole_llm.trainer.tuning_stages import CurriculumStage, FineTuneStage
 
 log = logging.getLogger(__name__)
 

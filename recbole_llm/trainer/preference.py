@@ -13,9 +13,10 @@ from recbole_llm.objective.preferences import PreferenceObjective
 from recbole_llm.registry import find_choice
 from recbole_llm.trainer.negatives import WrongAnswers, contrasts_across, draw_negatives, known_items
 from recbole_llm.trainer.preference_loss import Opposites
-from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage, Start
+from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage
 from recbole_llm.trainer.self_play import OwnAnswersStage, self_play
 from recbole_llm.trainer.tuning import Tuning, TuningResult
+from recbole_llm.trainer.tuning_stages import Start
 
 
 def prefer(tuning: Tuning, tuned: TuningResult | None) -> list[TuningResult]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -24,42 +24,16 @@ from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.stages import Stage, fingerprint
+from recbole_llm.stages import Stage
 from recbole_llm.trainer.finetune import MakeLoss
 from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.negatives import WrongAnswers
-from recbole_llm.trainer.optimizer import at_rate, group_options
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, rows_of, wrong_kinds
-from recbole_llm.trainer.tuning import FineTuneStage, Tuning, TuningResult, load_adapter
+from recbole_llm.trainer.tuning import Tuning
+from recbole_llm.trainer.tuning_stages import ContinuedStage, Start
 
 FILE = "values.npy"
-
-
-@dataclass(frozen=True)
-class Start:
-    """The weights that a stage begins with.
-
-    Attributes:
-        name: what tells them from others.
-        restore: gives them to the model.
-    """
-
-    name: str
-    restore: Callable[[], None]
-
-    @classmethod
-    def of(cls, tuning: Tuning, result: TuningResult) -> Start:
-        """Those of a tuning stage's best epoch."""
-        return cls(result.folder.name, lambda: load_adapter(tuning.model, result.folder / "adapter"))
-
-    @classmethod
-    def untuned(cls, tuning: Tuning) -> Start:
-        """Those that the model has now, before any tuning: the bare LLM's answers are the reference."""
-        model = tuning.model
-        weights = model.adapter.trainable_state(model.llm)
-        name = f"untuned-{fingerprint(tuning.facts)}"
-        return cls(name, lambda: model.adapter.load_trainable_state(model.llm, weights))
 
 
 @dataclass(frozen=True)
@@ -100,18 +74,6 @@ class Preference:
         found = self.wrong.token_ids(self.model, [response for _, response in self.rows.examples])
         return dict(zip(wrong_kinds(len(found)), found, strict=True))
 
-    @property
-    def fine_tune_settings(self) -> FineTuneSettings:
-        """How the stage is trained: as fine-tuning, with epochs and a learning rate of its own."""
-        own = FineTuneSettings.from_settings(self.tuning.config.final_config_dict)
-        rate = self.settings.learning_rate or own.learning_rate / 10
-        return replace(own, epochs=self.settings.epochs, learning_rate=rate)
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """A fresh optimiser at the stage's learning rate."""
-        ratio = self.fine_tune_settings.learning_rate / self.tuning.config["learning_rate"]
-        return at_rate(self.tuning.make_optimizer(), ratio)
-
     def reader(self) -> AnswerReader:
         """Reads log-probabilities among the whole vocabulary."""
         return AnswerReader(self.model.scorer, takes_branches=self.model.takes_branches)
@@ -143,7 +105,7 @@ class ReferenceStage(Stage[np.ndarray]):
         own.start.restore()
         answers = {REAL: [response for _, response in own.rows.examples], **own.wrong_answers}
         prompts, kinds = [prompt for prompt, _ in own.rows.examples], list(answers)
-        settings = own.fine_tune_settings
+        settings = FineTuneSettings.from_settings(own.tuning.config.final_config_dict)
         passes = Passes(model, prompts, own.rows.histories, answers, settings, own.rows.trunks)
         lengths = passes.prompt_lengths + sum(passes.answer_lengths.values())
         found, reader = np.zeros((len(prompts), len(kinds)), dtype=np.float32), own.reader()
@@ -165,44 +127,26 @@ class ReferenceStage(Stage[np.ndarray]):
         return found
 
 
-class ContinuedStage(FineTuneStage):
-    """A tuning of some rows that goes on from the start of a preference, at its rate.
+class RowsStage(ContinuedStage):
+    """A tuning of a preference's rows that goes on from its start, at its rate.
 
     Args:
         tuning: what it is evaluated with; the preference's own, or without a validation.
         preference: rows, start and settings.
+        epochs: at most.
         name: of the stage.
     """
 
-    def __init__(self, tuning: Tuning, preference: Preference, name: str) -> None:
-        super().__init__(tuning)
+    def __init__(self, tuning: Tuning, preference: Preference, epochs: int, name: str) -> None:
+        super().__init__(tuning, preference.start, epochs, preference.settings.learning_rate)
         self.preference, self.name = preference, name
-
-    def facts(self) -> dict[str, Any]:
-        """See :class:`Stage`."""
-        settings = {**self.settings.facts(), **group_options(self.tuning.config, self.preference.model)}
-        return {**super().facts(), "settings": settings}
-
-    def compute(self, folder: Path) -> None:
-        """See :class:`Stage`; the weights are trained from those of the start."""
-        self.preference.start.restore()
-        super().compute(folder)
 
     def examples(self) -> tuple[list[TokenPair], list[list[int]], Trunks | None]:
         """See :class:`FineTuneStage`."""
         return self.preference.rows.beside([])
 
-    @property
-    def settings(self) -> FineTuneSettings:
-        """See :class:`FineTuneStage`."""
-        return self.preference.fine_tune_settings
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """See :class:`FineTuneStage`."""
-        return self.preference.make_optimizer()
-
-
-class PreferenceStage(ContinuedStage):
+class PreferenceStage(RowsStage):
     """The fine-tuned adapter, tuned further on contrasts of right and wrong answers.
 
     Args:
@@ -217,7 +161,7 @@ class PreferenceStage(ContinuedStage):
     def __init__(
         self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str = "preference"
     ) -> None:
-        super().__init__(preference.tuning, preference, name)
+        super().__init__(preference.tuning, preference, preference.settings.epochs, name)
         self.beta, self.draws = beta, draws
 
     def facts(self) -> dict[str, Any]:

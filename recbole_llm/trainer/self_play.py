@@ -17,19 +17,12 @@ from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.selection.training_rows import TrainingRows
-from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import Stage
 from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
 from recbole_llm.trainer.preference_loss import Opposites
-from recbole_llm.trainer.preference_stages import (
-    FILE,
-    ContinuedStage,
-    Preference,
-    PreferenceStage,
-    ReferenceStage,
-    Start,
-)
+from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage, RowsStage
 from recbole_llm.trainer.tuning import Tuning, TuningResult
+from recbole_llm.trainer.tuning_stages import Start
 
 TEXTS = "texts.json"
 
@@ -92,7 +85,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
         return WrongAnswers(np.load(folder / FILE), texts)
 
 
-class RoundTuneStage(ContinuedStage):
+class RoundTuneStage(RowsStage):
     """The fine-tuning of a round: an epoch on the true answers of its rows, from the weights of the round before.
 
     Args:
@@ -104,17 +97,12 @@ class RoundTuneStage(ContinuedStage):
     group = "Preference/Fine-tune/"
 
     def __init__(self, preference: Preference, drawn: np.ndarray, name: str) -> None:
-        super().__init__(replace(preference.tuning, validation=None), preference, name)
+        super().__init__(replace(preference.tuning, validation=None), preference, 1, name)
         self.drawn = drawn
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
         return {**super().facts(), "from": self.preference.start.name, "drawn": hash_arrays(self.drawn)}
-
-    @property
-    def settings(self) -> FineTuneSettings:
-        """See :class:`FineTuneStage`."""
-        return replace(super().settings, epochs=1)
 
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """See :class:`FineTuneStage`; what there is to doubt of fine-tuning was told of the first."""

@@ -24,9 +24,9 @@ from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import load_state, save_state
 from recbole_llm.trainer.early_stopping import EarlyStopping
-from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, Validation
+from recbole_llm.trainer.finetune import DistilledTargets, FineTuning
 from recbole_llm.trainer.schedules import make_schedule, share_of_step
-from recbole_llm.trainer.tuning import best_epoch
+from recbole_llm.trainer.validation import Validation, best_epoch
 from tests.processes import forked_python
 from tests.refusals import refused
 from tests.runs import ranked_alike, words_for
