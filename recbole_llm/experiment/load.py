@@ -14,7 +14,8 @@ def load_run(folder: str | Path, *, trust_remote_code: bool = False, data_path: 
     Args:
         folder: a run folder, ``saved/<model>-<dataset>-<time>``.
         trust_remote_code: whether code that comes with the run's LLM may run; needed for a run that was made with it.
-        data_path: where the data set lies now, if it has been moved.
+        data_path: where the data set lies now, if it has been moved without the run; a project that was moved as a
+            whole is found by itself.
 
     Raises:
         InputError: no run folder, its data are missing, or it asks for code to be run.

@@ -43,6 +43,7 @@ def parser() -> VerbParser:
     found.add_argument(
         "--trust_remote_code", action="store_true", help="run code that comes with the run's LLM, if the run did"
     )
+    found.add_argument("--data-path", type=Path, help="where the data set lies now, if it has been moved")
     found.add_argument("--quiet", action="store_true", help="no progress bar")
     return found
 
@@ -76,7 +77,7 @@ def main(words: Sequence[str]) -> None:
     from recbole_llm.experiment.load import load_run  # RecBole and torch are loaded once the words are right
 
     with console_log():
-        run = load_run(options.run, trust_remote_code=options.trust_remote_code)
+        run = load_run(options.run, trust_remote_code=options.trust_remote_code, data_path=options.data_path)
         _answer(options, run, histories)
 
 

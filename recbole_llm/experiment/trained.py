@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +19,11 @@ from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run
+from recbole_llm.experiment.moved import paths_now
 from recbole_llm.experiment.run_folder import reading
 from recbole_llm.experiment.seen import SeenItems
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.property_files import load_yaml
 from recbole_llm.settings.config import Config
 
 if TYPE_CHECKING:
@@ -107,10 +108,10 @@ def config_of(folder: Path, trust_remote_code: bool = False, data_path: str | Pa
         folder: of the run.
         trust_remote_code: whether code that comes with the run's LLM may run, where the run was made with it. The
             folder alone, which somebody else may have written, does not decide that.
-        data_path: where the data set lies now, if it has been moved.
+        data_path: where the data set lies now, if it has been moved without the run.
 
     Raises:
-        InputError: no run folder, or one that asks for code to be run.
+        InputError: no run folder, its data are missing, or one that asks for code to be run.
     """
     if not (folder / "config.yaml").is_file():
         runs = (file.parent for around in (folder, folder.parent) for file in sorted(around.glob("*/metrics.json")))
@@ -119,8 +120,8 @@ def config_of(folder: Path, trust_remote_code: bool = False, data_path: str | Pa
         raise InputError(
             f"{folder} is not a run folder: it has no config.yaml; give the folder of a finished run{such}", kind="file"
         )
-    moved = None if data_path is None else {"data_path": os.path.abspath(data_path)}
-    config = Config(config_file_list=[folder / "config.yaml"], config_dict=moved)
+    moved = paths_now(load_yaml(folder / "config.yaml"), folder, data_path)
+    config = Config(config_file_list=[folder / "config.yaml"], config_dict=moved or None)
     if config.is_llm and config["trust_remote_code"] and not trust_remote_code:
         raise InputError(
             "trust_remote_code",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import recbole_llm
 from recbole_llm.experiment import compare as module
 from recbole_llm.experiment.compare import Clock
+from recbole_llm.experiment.moved import paths_now
 from recbole_llm.logs import SHOWN, console_log
 from recbole_llm.quick_start import main
 from recbole_llm.settings.config import Config
 from tests.processes import fresh_python
+from tests.refusals import refused
 from tests.runs import working_in
 
 
@@ -105,9 +109,34 @@ def test_the_time_left_is_that_of_the_runs_that_were_made():
     assert clock.left(1.0) == "0 left"
 
 
-def test_a_run_is_loaded_where_its_data_have_moved(small, tmp_path, world):
-    import shutil
+@pytest.mark.parametrize("model", ["SASRec", "BIGRec"])
+def test_a_project_that_was_moved_as_a_whole_is_found_by_itself(model, small, small_llm, tmp_path, world):
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(world, before / "dataset" / "world")
+    llm = shutil.copytree(small_llm["llm_path"], before / "llm")
+    own = {**(small_llm if model == "BIGRec" else small), "checkpoint_dir": str(before / "saved")}
+    own |= {"data_path": str(before / "dataset"), "epochs": 1} | ({"llm_path": str(llm)} if model == "BIGRec" else {})
+    with working_in(tmp_path):
+        run = recbole_llm.run(model, "world", **own)
+    expected = run.recommend(["i1", "i2"], k=3)
+    before.rename(after)
+    again = recbole_llm.load_run(after / "saved" / run.folder.name)
+    assert again.recommend(["i1", "i2"], k=3).equals(expected)
+    assert again.config["checkpoint_dir"] == str(after / "saved") and not before.exists()
+    (after / "dataset").rename(after / "data")
+    with refused("data_path", "file", f"the data of this run are no longer in {before / 'dataset'}"):
+        recbole_llm.load_run(again.folder)
+    words = ["recommend", str(again.folder), "--history=i1; i2", "--k=3", f"--data-path={after / 'data'}"]
+    assert main([*words, f"--out={tmp_path / 'recs.csv'}"]) == 0
+    assert pd.read_csv(tmp_path / "recs.csv")["item_id"].tolist() == expected["item_id"].tolist()
 
+
+def test_the_data_that_recbole_brings_are_found_wherever_it_is_installed(tmp_path):
+    recorded = {"dataset": "ml-100k", "data_path": "/elsewhere/dataset_example/ml-100k", "checkpoint_dir": "/elsewhere"}
+    assert Path(paths_now(recorded, tmp_path / "run")["data_path"], "ml-100k.inter").is_file()
+
+
+def test_a_run_is_loaded_where_its_data_have_moved(small, tmp_path, world):
     data = shutil.copytree(world.parent, tmp_path / "before")
     with working_in(tmp_path):
         own = {**small, "checkpoint_dir": str(tmp_path / "saved"), "data_path": str(data)}
