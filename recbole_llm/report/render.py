@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
@@ -39,6 +40,7 @@ _MARKDOWN = TableFormat(
 )
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")  # of a number; a hyphen elsewhere
 _LATEX |= {
     "±": r"$\pm$",
     "†": r"$\dagger$",
@@ -169,20 +171,26 @@ def to_latex(table: ResultTable) -> str:
     blocks = [facts + metrics[start : start + width] for start in range(0, max(len(metrics), 1), width)]
     parts = [([column.head for column in own], _rows(own, lambda cell: f"\\textbf{{{cell}}}")) for own in blocks]
     lines = [f"% {table.command}"] if table.command else []
-    lines += _booktabs(parts, " ".join(filter(None, caption)))
+    notes = [*(f"[{number}] {note}" for number, note in numbered_notes(table)), *remarks(table)]
+    lines += _booktabs(parts, " ".join(filter(None, caption)), notes)
     if table.comparisons:
         head, compared = comparison_cells(table)
         head = [name.replace("over seeds and users", "seeds, users").replace("over users", "users") for name in head]
-        lines += ["", *_booktabs([(head, [list(map(_latex, row)) for row in compared])], "Paired comparisons.")]
-    notes = [*(f"[{number}] {note}" for number, note in numbered_notes(table)), *remarks(table)]
-    return "\n".join([*lines, *(f"% {note}" for note in notes)]) + "\n"
+        rows = [list(map(_latex, row)) for row in compared]
+        lines += ["", *_booktabs([(head, rows)], "Paired comparisons.", size="scriptsize")]
+    return "\n".join(lines) + "\n"
 
 
-def _booktabs(parts: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]], caption: str) -> list[str]:
-    """One float of several blocks below each other, each with its head and rows."""
+def _booktabs(
+    parts: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]],
+    caption: str,
+    notes: Sequence[str] = (),
+    size: str = "footnotesize",
+) -> list[str]:
+    """One float of several blocks below each other, each with its head and rows; what marks mean stands below them."""
     lines = [
         "\\begin{table}",
-        "  \\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+        f"  \\centering\\{size}\\setlength{{\\tabcolsep}}{{3pt}}",
         f"  \\caption{{{_latex(caption)}}}",
     ]
     for number, (head, rows) in enumerate(parts):
@@ -191,8 +199,11 @@ def _booktabs(parts: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]], ca
         lines += [f"    {' & '.join(map(_latex, head))} \\\\", "    \\midrule"]
         lines += [f"    {' & '.join(row)} \\\\" for row in rows]
         lines += ["    \\bottomrule", "  \\end{tabular}"]
+    if notes:
+        lines += ["", "  \\smallskip\\raggedright\\scriptsize", *(f"  {_latex(note)}\\par" for note in notes)]
     return [*lines, "\\end{table}"]
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    text = _MINUS.sub("−", " ".join(text.split()))
+    return "".join(_LATEX.get(letter, letter) for letter in text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
 
 import yaml
 
 from recbole_llm.declare import Key
+from recbole_llm.property_files import load_yaml, recbole_folder
 
 LARGE = 10_000_000  # a largest value beyond this tells a reader nothing
 
@@ -58,6 +61,26 @@ def _own_scope(key: Key) -> str:
     """The axis value that a setting belongs to; those of LoRA and of codes serve others too."""
     name = getattr(key.owner, "name", None) or getattr(key.owner, "prefix", "").strip("_")
     return name if name not in ("lora", "tiny", "sid") else ""
+
+
+@cache
+def _of_recbole() -> Mapping[str, object]:
+    """RecBole's own defaults of what every model has."""
+    files = (recbole_folder() / "properties" / name for name in ("dataset/sample.yaml", "overall.yaml"))
+    return {key: value for file in files for key, value in load_yaml(file).items()}
+
+
+def recbole_default(name: str) -> str:
+    """RecBole's default of a setting that has none of ours, as it stands in a property file; a mapping is not shown.
+
+    Example:
+        >>> recbole_default("seed"), recbole_default("dataset")
+        ('2020', "RecBole's")
+    """
+    value = _of_recbole().get(name, {})
+    if isinstance(value, dict):
+        return "RecBole's"
+    return json.dumps(value) if isinstance(value, str) and value != value.strip() else yaml_text(value)
 
 
 def yaml_text(value: object) -> str:

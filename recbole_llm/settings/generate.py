@@ -15,7 +15,7 @@ from recbole_llm.declare import NO_DEFAULT, Key, keys_by_name
 from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.property_files import find_properties
 from recbole_llm.settings.declarations import groups, llm_keys, model_keys, with_choices
-from recbole_llm.settings.describe import describe, types_of, yaml_text
+from recbole_llm.settings.describe import describe, recbole_default, types_of, yaml_text
 from recbole_llm.settings.evaluation import RecBoleSettings
 
 COLUMN = 32  # where comments begin
@@ -112,7 +112,10 @@ def page() -> str:
 
 def _default_text(key: Key) -> str:
     if key.default is NO_DEFAULT:
-        return "RecBole's" if key.owner is RecBoleSettings else "`evaluation.yaml`"
+        if key.owner is not RecBoleSettings:
+            return "`evaluation.yaml`"
+        default = recbole_default(key.name)
+        return default if default == "RecBole's" else f"`{default}`"
     return f"`{yaml_text(key.default)}`"
 
 

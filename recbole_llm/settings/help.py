@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection
 
 from recbole_llm.declare import NO_DEFAULT, Key, keys_by_name
+from recbole_llm.property_files import load_yaml, recbole_folder
 from recbole_llm.registry import AXES, CLASSIC_MODELS, choices, suggestion
 from recbole_llm.settings.declarations import classic_keys, groups, llm_keys, model_keys
-from recbole_llm.settings.describe import describe, types_of, yaml_text
+from recbole_llm.settings.describe import describe, recbole_default, types_of, yaml_text
 from recbole_llm.settings.models import llm_model_names
 
 HELP = """\
@@ -51,14 +53,30 @@ def help_text(word: str = "") -> str:
 def _settings_with(word: str) -> str:
     keys, wanted = {**llm_keys(), **model_keys()}, word.lower().lstrip("-")
     found = [key for key in keys.values() if wanted in key.name.lower() or wanted in describe(key).lower()]
-    if not found:
+    of_recbole = _recbole_settings(wanted, keys)
+    if not found and not of_recbole:
         return f"No setting's name or meaning holds '{word}'{suggestion(wanted, keys)}"
-    return "\n".join(map(_paragraph, found))
+    return "\n".join([*map(_paragraph, found), *of_recbole])
+
+
+def _recbole_settings(word: str, ours: Collection[str]) -> list[str]:
+    """Settings of RecBole's models whose names hold a word, with their defaults; what they mean RecBole's pages say."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((recbole_folder() / "properties" / "model").glob("*.yaml")):
+        for name, value in load_yaml(file).items():
+            if word in name.lower() and name not in ours:
+                found.setdefault(name, []).append(f"{file.stem} {yaml_text(value)}")
+    return [
+        f"--{name} (of RecBole's models, with their defaults)\n{_filled(', '.join(own))}" for name, own in found.items()
+    ]
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
 
 
 def _paragraph(key: Key) -> str:
-    default = "RecBole's" if key.default is NO_DEFAULT else yaml_text(key.default)
+    default = recbole_default(key.name) if key.default is NO_DEFAULT else yaml_text(key.default)
     own = [group.model for group in groups() if group.model and key.name in keys_by_name(group.components)]
     reach = own[0] if own else "every model" if key.name in classic_keys() else "LLM models"
-    text = textwrap.fill(describe(key), 100, initial_indent="    ", subsequent_indent="    ")
-    return f"--{key.name} ({types_of(key)}; default {default}; {reach})\n{text}"
+    return f"--{key.name} ({types_of(key)}; default {default}; {reach})\n{_filled(describe(key))}"

@@ -115,5 +115,5 @@ def check_known(key: str, known: Iterable[str], where: str, source: str = "") ->
         if other in known:
             message = f"{source}{key} is not a setting of {where}; it is called {other} here"
             raise InputError(message, kind="unknown", about=key)
-        hint = suggestion(key, known, "; the property files and docs/configuration.md list all of them")
+        hint = suggestion(key, known, "; recbole-llm --help <word> shows those that a word is in")
         raise InputError(f"{source}{key} is not a setting of {where}{hint}", kind="unknown", about=key)

@@ -175,5 +175,9 @@ def test_help_about_a_word(capsys):
     assert "--num_beams (int; default 4; LLM models)\n    Beams of the search, >= 1." in out and "lora_r" not in out
     assert main(["--help=damping"]) == 0
     assert "--influence_damping" in capsys.readouterr().out
+    assert main(["--help", "n_layers"]) == 0
+    assert re.search(
+        r"--n_layers \(of RecBole's models, with their defaults\)\n    .*SASRec 2", capsys.readouterr().out, re.DOTALL
+    )
     assert main(["--help", "bems"]) == 0
     assert "No setting's name or meaning holds 'bems'" in capsys.readouterr().out
