@@ -75,7 +75,7 @@ class RunResult:
     revision: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ResultTable:
     """Results with what is needed to repeat them.
 
@@ -91,7 +91,9 @@ class ResultTable:
 
     Example:
         >>> table = ResultTable((RunResult("Pop", "ml-100k", test={"ndcg@10": 0.0163}),))
-        >>> print(table.text())
+        >>> table
+        <ResultTable of 1 run: Pop on ml-100k; print it, or see to_frame()>
+        >>> print(table)
         Model  Train rows  Epochs  Best  Time  Rows  NDCG@10
         Pop             -       -     -     -     -   0.0163
         >>> ResultTable.from_json(table.json()) == table
@@ -111,6 +113,17 @@ class ResultTable:
         object.__setattr__(self, "results", tuple(self.results))
         object.__setattr__(self, "reading", tuple(self.reading))
         object.__setattr__(self, "comparisons", tuple(self.comparisons))
+
+    def __str__(self) -> str:
+        """The table for the terminal, :meth:`text`."""
+        return self.text().rstrip("\n")
+
+    def __repr__(self) -> str:
+        """Which runs it holds."""
+        n_runs = f"{len(self.results)} run{'' if len(self.results) == 1 else 's'}"
+        names = (list(dict.fromkeys(getattr(one, key) for one in self.results)) for key in ("model", "dataset"))
+        of_what = " on ".join(", ".join(own) for own in names if own)
+        return f"<ResultTable of {n_runs}: {of_what}; print it, or see to_frame()>"
 
     @property
     def metrics(self) -> list[str]:

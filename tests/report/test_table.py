@@ -43,6 +43,12 @@ def test_columns_come_in_order(table):
     ]
 
 
+def test_a_table_is_printed_as_the_terminal_shows_it_and_named_in_short(table):
+    assert str(table) + "\n" == table.text()
+    assert repr(table).startswith(f"<ResultTable of {len(table.results)} runs: ") and len(repr(table)) < 200
+    assert repr(ResultTable(())) == "<ResultTable of 0 runs: ; print it, or see to_frame()>"
+
+
 def test_text_whole(table):
     results = [replace(r, test={k: v for k, v in r.test.items() if k in ("hit@10", "mrr@5")}) for r in table.results]
     assert replace(table, results=results).text() == (

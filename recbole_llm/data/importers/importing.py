@@ -34,6 +34,7 @@ LAYOUTS: dict[str, Layout] = {
     "table": any_table.find,
 }
 log = logging.getLogger(__name__)
+LEAST_OF_A_USER = 3  # interactions that give a training and a test row
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
 
 
@@ -140,6 +141,8 @@ def _report(plan: Plan, found: Interactions, folder: Path) -> None:
         log.info(note)
     users, items = (len(np.unique(column)) for column in (found.user, found.item))
     log.info("%s: %s interactions of %s users and %s items", folder, f"{len(found):,}", f"{users:,}", f"{items:,}")
+    if not plan.parts and np.bincount(found.user).max() < LEAST_OF_A_USER:
+        log.warning("no user has %d interactions, so that runs will refuse the data set", LEAST_OF_A_USER)
 
 
 def _write(

@@ -91,6 +91,13 @@ def test_bounds_are_dates_in_the_unit_of_the_file(tmp_path, unit):
     assert [row[3] for row in kept] == [days[1]]
 
 
+@pytest.mark.parametrize("n_items", [2, 3])
+def test_a_data_set_that_no_run_can_use_is_told(tmp_path, caplog, n_items):
+    lines = "".join(f"u{user},i{item},{item}\n" for user in range(4) for item in range(n_items))
+    import_dataset(text(tmp_path, "mine.csv", f"user,item,time\n{lines}"), "t", tmp_path / "out", progress=False)
+    assert ("no user has 3 interactions" in caplog.text) == (n_items < 3)
+
+
 def test_untitled_items_may_stay(tmp_path):
     rows = [("a", "w", 1, 1), ("a", "z", 1, 2)]
     assert imported(tmp_path, rows, "w") == rows[:1]
