@@ -197,7 +197,11 @@ class _Reader:
         return float("nan")
 
     def _sequence(self, name: str, parts: Sequence[str], row: int, errors: dict[int, str]) -> np.ndarray:
-        return np.array([self._number(name, part, row, errors) for part in parts], dtype=np.float64)
+        numbers = np.array([self._number(name, part, row, errors) for part in parts], dtype=np.float64)
+        if (missing := np.isnan(numbers)).any():  # which no mean fills
+            text = parts[int(missing.argmax())]
+            errors.setdefault(row, f"column '{name}' holds '{text}' in a sequence of numbers; leave the field empty")
+        return numbers
 
     def _refuse(self, numbers: np.ndarray, errors: Mapping[int, str], width_errors: Mapping[int, str]) -> None:
         """Raise the first error of a chunk, or count all of them."""

@@ -58,6 +58,7 @@ def check_columns(config: Settings) -> None:
     check_value_filters(config)
     _check_side_files(config)
     _check_names(config)
+    _check_aliases(config)
     _check_features(config)
 
 
@@ -100,6 +101,17 @@ def _check_names(config: Settings) -> None:
                 "or number; take it out of load_col, or name it in unload_col",
                 kind="data",
             )
+
+
+def _check_aliases(config: Settings) -> None:
+    """Refuse further names of ids that no loaded column has."""
+    suffixes = ["inter", "user", "item", *(config["load_col"] or ()), *(config["additional_feat_suffix"] or ())]
+    loaded = {name for suffix in suffixes for name in loaded_columns(config, suffix)}
+    loaded.update(name for _, columns in inter_columns(config) for name in columns)
+    for key in ("alias_of_user_id", "alias_of_item_id"):
+        for name in config[key] or ():
+            if loaded and name not in loaded:
+                raise InputError(key, f"no column '{name}' is loaded; name one of a file, or leave it out", kind="data")
 
 
 def _listed(columns: Mapping[str, str]) -> str:

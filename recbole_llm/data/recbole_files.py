@@ -38,7 +38,7 @@ def load_feat(self: Dataset, filepath: str, source: FeatureSource | str) -> pd.D
     for name in [name for name, kind in found.types.items() if kind.endswith("seq")]:
         frame[name] = self._cut_sequences(name, frame[name])
     frame = _first_lines(self, file, found, frame, source)
-    if not len(frame) and source in (FeatureSource.USER, FeatureSource.ITEM):
+    if not len(frame) and not is_inter and source != "link":
         raise InputError("", f"{file.name} has no line below its header that can be read; add some", kind="data")
     _summarise(self, file, found, frame, is_inter)
     return frame
@@ -59,7 +59,7 @@ def _required(self: Dataset, source: FeatureSource | str) -> list[str]:
 
 def _check_types(self: Dataset, file: Path, types: dict[str, str]) -> None:
     for name in (self.uid_field, self.iid_field):
-        if types.get(name, "token") != "token":
+        if types.get(name, "token") not in ("token", ""):  # what has no type is refused in reading
             raise InputError(
                 "",
                 f"{file.name}, line 1: column '{name}' has type {types[name]}; ids are text: write {name}:token",

@@ -58,16 +58,42 @@ def dataframe_to_interaction(self: Dataset, data: pd.DataFrame) -> Any:
     converted = _convert_by_recbole(self, data)
     has_times = data is self.inter_feat and self.time_field in data and converted[self.time_field].ndim == 1
     if has_times and cuts_once(self.config["eval_args"]):
-        converted[self.time_field] = torch.from_numpy(data[self.time_field].to_numpy(np.float64, copy=True))
+        times, self.times_of_ranks = _apart(data[self.time_field].to_numpy(np.float64), _exact_times(self, len(data)))
+        converted[self.time_field] = torch.from_numpy(times)
     return converted
+
+
+def _exact_times(self: Dataset, n_rows: int) -> np.ndarray | None:
+    """What the interactions, as they stand, are in order by; None for presplit files, which nothing cuts."""
+    in_time = self.__dict__.get("in_time")
+    return self.time_order[in_time.lines] if in_time is not None and len(in_time.lines) == n_rows else None
+
+
+def _apart(times: np.ndarray, exact: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Times that a cut can tell apart: as they are, or their ranks where double precision makes different ones equal.
+
+    Args:
+        times: float64 [interactions].
+        exact: [interactions], in the same order without rounding.
+
+    Returns:
+        float64 [interactions]; and, of ranks, the time that each stands for, 0 of the rank 0 that pads histories.
+    """
+    if exact is not None:
+        distinct, first, ranks = np.unique(exact, return_index=True, return_inverse=True)
+        if len(np.unique(times[first])) < len(distinct):
+            return ranks + 1.0, np.concatenate([[0.0], times[first]])
+    return times.copy(), None
 
 
 def build(self: Dataset) -> list[Dataset]:
     """RecBole's parts; times in double precision are cast to single, RecBole's own, once they are split by."""
     parts: list[Dataset] = _build_by_recbole(self)
+    of_ranks = self.__dict__.get("times_of_ranks")
     for feat in [self.inter_feat, *(part.inter_feat for part in parts)]:
         for name in (self.time_field, f"{self.time_field}{self.config['LIST_SUFFIX']}"):
             if name in feat and feat[name].dtype == torch.float64:
-                single = feat[name].float()
+                times = feat[name] if of_ranks is None else torch.from_numpy(of_ranks)[feat[name].long()]
+                single = times.float()
                 feat[name] = single.double() if isinstance(self, DIENDataset) and name != self.time_field else single
     return parts

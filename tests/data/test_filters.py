@@ -145,6 +145,27 @@ def test_a_file_of_items_or_users_without_lines_or_ids_is_named(tmp_path, lines,
         load(folder, model, load_col=None)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "text", "kind", "words"),
+    [
+        ("kg", "head_id:token\trelation_id:token\ttail_id:token\n", "data", "shop.kg has no line below its header"),
+        ("link", "item_id:token\tentity_id:token\n", "data", "shop.link links no item"),
+        ("link", "item_id\tentity_id\ni1\te1\n", "file", "shop.link, line 1: column 'item_id' has no type"),
+    ],
+)
+def test_a_knowledge_graph_without_lines_or_types_is_named(tmp_path, lines, suffix, text, kind, words):
+    graph = {
+        "kg": "head_id:token\trelation_id:token\ttail_id:token\ne1\tr\te2\n",
+        "link": "item_id:token\tentity_id:token\ni1\te1\n",
+    }
+    folder = write(tmp_path / "shop", lines)
+    for name, own in {**graph, suffix: text}.items():
+        (folder / f"shop.{name}").write_text(own)
+    columns = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+    with refused("", kind, words):
+        load(folder, "CKE", load_col={"inter": LOADED["inter"], **columns})
+
+
 def test_a_header_of_another_encoding_names_encodings(tmp_path, lines):
     folder = write(tmp_path / "shop", lines)
     file = folder / "shop.inter"
@@ -175,3 +196,22 @@ def test_a_name_in_two_files_is_refused_where_both_are_loaded(tmp_path, lines):
     with refused("load_col", "data", "'timestamp' is a column of shop.inter and of shop.item"):
         load(folder, load_col={"inter": LOADED["inter"], **item})
     assert len(load(folder, load_col={"inter": LOADED["inter"], "item": ["item_id", "title"]}).test)
+
+
+def test_a_further_name_of_ids_that_no_column_has_is_refused(tmp_path, lines):
+    folder = write(tmp_path / "shop", lines)
+    for key in ("alias_of_item_id", "alias_of_user_id"):
+        with refused(key, "data", "no column 'nope' is loaded"):
+            load(folder, **{key: ["nope"]})
+
+
+@pytest.mark.parametrize("missing", ["nan", "NA", "null"])
+def test_a_vector_with_a_number_missing_names_its_line(tmp_path, lines, missing):
+    folder = write(tmp_path / "shop", lines)
+    file = folder / "shop.item"
+    file.write_text(f"item_id:token\tvector:float_seq\ni0\t\ni1\t1 {missing}\n")
+    with refused("", "data", f"shop.item, line 3: column 'vector' holds '{missing}' in a sequence"):
+        load(folder, load_col=None)
+    rows = load(folder, load_col=None, bad_lines="drop")
+    (item,) = (file for file in rows.whole.reading.files if file.name == "shop.item")
+    assert item.dropped == {"'vector' not readable": 1}

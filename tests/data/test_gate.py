@@ -174,6 +174,26 @@ def test_a_split_at_one_time_is_at_that_time_exactly(tmp_path):
     assert sorted((user, item) for user, _, item in judged_by(rows)["test"]) == expected and expected
 
 
+@pytest.mark.parametrize(("start", "step"), [(1_700_000_000_000_000_000, 1), (10**25, 7), (1_700_000_000_000, 1)])
+@pytest.mark.parametrize("model", ["SASRec", "DIEN"])
+def test_a_split_at_one_time_tells_times_apart_that_double_precision_does_not(tmp_path, start, step, model):
+    rng = np.random.default_rng(5)
+    ticks = rng.permutation(60).tolist()
+    table = [(f"u{rng.integers(6)}", f"i{rng.integers(9)}", start + step * tick, tick % 2) for tick in ticks]
+    world = write(tmp_path / "cut", table, "user_id:token\titem_id:token\ttimestamp:float\tlabel:float")
+    inter = {"inter": [*INTER, "label"]}
+    rows = load(world, model, load_col=inter, eval_args={"split": {"TS": [0.6, 0.2, 0.2]}})
+    first = {user: min(time for other, _, time, _ in table if other == user) for user, _, _, _ in table}
+    cut = np.percentile([(time - start) // step for user, _, time, _ in table if time > first[user]], 80)
+    late = [(user, item) for user, item, time, _ in table if time > first[user] and (time - start) // step > cut]
+    assert sorted((user, item) for user, _, item in judged_by(rows)["test"]) == sorted(late) and late
+    times = rows.test.inter_feat["timestamp"]  # RecBole's, in single precision, as anywhere else
+    assert times.dtype == torch.float32 and (times == np.float32(start)).all() or start == 1_700_000_000_000
+    own = rows.test.inter_feat["timestamp_list"]
+    real = torch.arange(own.shape[1]) < rows.test.inter_feat["item_length"][:, None]
+    assert (own[real] >= np.float32(start)).all() and not own[~real].any()
+
+
 def test_shares_of_all_rows_in_time_are_cut_exactly(tmp_path):
     rng = np.random.default_rng(6)
     table = [(f"u{rng.integers(6)}", f"i{rng.integers(9)}", 1_700_000_000 + second) for second in rng.permutation(60)]
