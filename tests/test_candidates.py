@@ -17,6 +17,7 @@ from recbole_llm.data.candidates import Candidates
 from recbole_llm.evaluation.answers import answer_metrics
 from recbole_llm.evaluation.candidate_choice import CandidateChoice, Picks
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from tests.refusals import refused
@@ -123,13 +124,13 @@ def test_the_untuned_llm_and_a_sample_of_rows_see_the_same_lists(side_by_side, c
 def test_prompts_list_the_candidates_of_their_row(command, words, titles, monkeypatch):
     """History, candidates, and behind each title of LLaRA's the slot of its item."""
     seen: list[Any] = []
-    search = LLMRecommender._search
+    search = FreeAnswers._search
 
     def spy(self: Any, prompts: Any, histories: Any, all_beams: bool) -> Any:
-        seen.append((self, prompts, histories))
+        seen.append((self._model, prompts, histories))
         return search(self, prompts, histories, all_beams)
 
-    monkeypatch.setattr(LLMRecommender, "_search", spy)
+    monkeypatch.setattr(FreeAnswers, "_search", spy)
     finished = command("LLaRA", *words, "--epochs=0")
     model, prompts, histories = seen[-1]
     ids = model.catalog.tokens

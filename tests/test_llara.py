@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
-from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
 from tests.processes import forked_python
@@ -152,13 +152,13 @@ LLARA = ("--llm_recommender=LLaRA", "--prompt_schedule=linear")
 )
 def test_soft_on_llara_and_with_instance_wise_lora(go, monkeypatch, point):
     hybrid: list[bool] = []
-    search = LLMRecommender._search
+    search = FreeAnswers._search
 
-    def record(self: LLMRecommender, *arguments: Any) -> Any:
-        hybrid.append(not hasattr(self, "slots") or self.slots.hybrid)
+    def record(self: FreeAnswers, *arguments: Any) -> Any:
+        hybrid.append(not hasattr(self._model, "slots") or self._model.slots.hybrid)
         return search(self, *arguments)
 
-    monkeypatch.setattr(LLMRecommender, "_search", record)
+    monkeypatch.setattr(FreeAnswers, "_search", record)
     # Not every epoch is validated, so the adaptive curriculum measures a distance right after training steps; a falling
     # rate lets it fall.
     finished = go("SOFT", *point, "--sd_empty=keep", "--eval_step=2", "--lr_scheduler=linear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -28,14 +28,15 @@ from recbole_llm.hashing import hash_tensors
 from recbole_llm.kept import Facts, KeptRows
 from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.capabilities import FastPath
-from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.probe import probe_llm
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.backbones import computes_in_half, load_llm, number_facts, prompt_limit
+from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
+from recbole_llm.model.training_hooks import TrainingHooks
 from recbole_llm.objective.preference_settings import compares_histories
 from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
 from recbole_llm.prompt.settings import PromptSettings
@@ -49,15 +50,14 @@ if TYPE_CHECKING:
 __all__ = ["LLMRecommender", "TokenPair"]
 log = logging.getLogger(__name__)
 
-_Asked = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, which may be cut, and the whole history
 
-
-class LLMRecommender(RowReader, SequentialRecommender):
+class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
     """A causal language model that reads a history as text and answers with an item.
 
     A subclass says how an answer becomes scores (:meth:`full_sort_predict`) and, where they differ, which prompts it
     has (:attr:`prompt_encoder`) and what they show of a row (:meth:`examples`). How a row becomes a prompt is
-    :class:`RowReader`'s; what differs between rows besides their prompts is the adapter's.
+    :class:`RowReader`'s; what a training asks of it is :class:`TrainingHooks`'; what differs between rows besides their
+    prompts is the adapter's.
 
     Args:
         config: the resolved config of the run.
@@ -70,6 +70,7 @@ class LLMRecommender(RowReader, SequentialRecommender):
         adapter: which weights learn.
         llm: the LLM with the adapter attached; what is trained and what generates.
         draws: what its dropout is drawn from in training.
+        free_answers: what the LLM answers, whatever items there are.
         candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
     """
 
@@ -80,6 +81,8 @@ class LLMRecommender(RowReader, SequentialRecommender):
     """How examples become token ids."""
     inventor: ClassVar[Inventor] = staticmethod(invent_titles)
     """Makes the examples that the tiny LLM reads."""
+    answers_by: ClassVar[type[FreeAnswers]] = FreeAnswers
+    """How free answers are searched for."""
     reads_items: ClassVar[bool] = False
     """Whether the LLM makes vectors and answers no prompts: then the recommender loads it where it needs it."""
     reads_histories: ClassVar[bool] = False
@@ -90,10 +93,9 @@ class LLMRecommender(RowReader, SequentialRecommender):
     def __init__(self, config: Config, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         self.config = config
-        self._num_beams: int | None = None
         self._budgets: dict[tuple[str, int | str], TokenBudget] = {}
-        self._kept_texts: dict[_Asked, str] | None = None
         self._is_untuned = False
+        self.free_answers = self.answers_by(self)
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
         settings = PromptSettings.from_settings(config.final_config_dict)
@@ -186,11 +188,11 @@ class LLMRecommender(RowReader, SequentialRecommender):
         adapter = _adapter_kind(self.config).from_settings(self.config.final_config_dict)
         if adapter.needs_states:
             adapter = adapter.with_states(self.auxiliary.sequence_states, self.auxiliary.state_width)
-        return adapter.with_spectra(self._spectra) if adapter.needs_spectra else adapter
 
-    def _spectra(self, names: Sequence[str], compute: Callable[[], Spectra]) -> Spectra:
-        """Singular values of the LLM's layers, computed once per LLM."""
-        return self.stages.run(SpectraStage(self.backbone, self.config, names, compute))
+        def spectra(names: Sequence[str], compute: Callable[[], Spectra]) -> Spectra:
+            return self.stages.run(SpectraStage(self.backbone, self.config, names, compute))
+
+        return adapter.with_spectra(spectra) if adapter.needs_spectra else adapter
 
     @cached_property
     def auxiliary(self) -> AuxiliaryRecommender:
@@ -207,54 +209,8 @@ class LLMRecommender(RowReader, SequentialRecommender):
         """What the LLM's forward needs to know of each row besides its tokens, where a pass goes on from a cache."""
         return self.adapter.row_inputs(self.llm, histories)
 
-    def more_examples(self) -> list[TokenPair]:
-        """Prompts and responses to be trained on beside those of rows, once in every epoch."""
-        return []
-
-    def prepare_training(self, rows: Any) -> None:  # noqa: B027
-        """Learn what depends on the training rows before any is read as a prompt.
-
-        Args:
-            rows: the training rows, a RecBole data set.
-        """
-
-    @property
-    def has_side_loss(self) -> bool:
-        """Whether a step has a loss beside that of its answers, :meth:`side_loss`."""
-        return False
-
-    def side_loss(self, histories: Sequence[Sequence[int]], more: Sequence[int]) -> torch.Tensor | None:
-        """A scalar added to the loss of an optimiser step; None where the step has none.
-
-        Args:
-            histories: item ids of the step's rows.
-            more: indices of the step's examples among :meth:`more_examples`.
-        """
-        return None
-
-    def end_epoch(self, epoch: int, n_epochs: int) -> dict[str, Any] | None:
-        """Called after an epoch, its validation included; may change what examples look like.
-
-        Args:
-            epoch: from 1.
-            n_epochs: of the training.
-
-        Returns:
-            What there is to tell of it, as JSON values; None where nothing has changed.
-        """
-        return None
-
-    @property
-    def changes_examples(self) -> bool:
-        """Whether examples may change between epochs, so that they are made anew then."""
-        return False
-
     def write_report(self, folder: Path) -> None:  # noqa: B027
         """Write what there is to tell of this model alone into the folder of its run."""
-
-    def training_step(self, step: int, n_steps: int) -> AbstractContextManager[None]:
-        """A context for one of a training's optimiser steps, counted from 0, in which prompts may be others."""
-        return nullcontext()
 
     @property
     def adapter_owner(self) -> str:
@@ -393,105 +349,23 @@ class LLMRecommender(RowReader, SequentialRecommender):
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""
-        return self.answer_texts(self.row_prompts(interaction), self.histories(interaction))
+        return self.free_answers.best(self.row_prompts(interaction), self.histories(interaction))
 
-    def answer_texts(self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]]) -> list[str]:
-        """See :meth:`generate_text`; of prompts and histories. In :meth:`answers_kept`, each is answered once."""
-        if self._kept_texts is None:
-            return [texts[0] for texts in self._texts(prompts, histories, all_beams=False)]
-        kept = self._kept_texts
-        keys = [(tuple(prompt or ()), tuple(own)) for prompt, own in zip(prompts, histories, strict=True)]
-        new = {key: row for row, key in enumerate(keys) if key not in kept}
-        if rows := list(new.values()):
-            found = self._texts([prompts[row] for row in rows], [histories[row] for row in rows], all_beams=False)
-            kept.update((key, texts[0]) for key, texts in zip(new, found, strict=True))
-        return [kept[key] for key in keys]
-
-    @contextmanager
-    def answers_kept(self) -> Iterator[None]:
-        """Answer each row once for the duration of the context, in which the weights must not change."""
-        self._kept_texts = {}
-        try:
-            yield
-        finally:
-            self._kept_texts = None
+    def answers_kept(self) -> AbstractContextManager[None]:
+        """A context that answers each row once, and in which the weights must not change."""
+        return self.free_answers.kept()
 
     def generate_beams(self, interaction: Interaction) -> list[list[str]]:
         """The texts of all beams of each row, raw, the best first; an empty string where the history has no title."""
-        return self._texts(self.row_prompts(interaction), self.histories(interaction), all_beams=True)
+        return self.free_answers.beams(self.row_prompts(interaction), self.histories(interaction))
 
-    @contextmanager
-    def searching(self, num_beams: int | None) -> Iterator[None]:
-        """Search for free answers with another number of beams for the duration of the context.
+    def searching(self, num_beams: int | None) -> AbstractContextManager[None]:
+        """A context that searches for free answers with another number of beams.
 
         Args:
             num_beams: of the search; None is the run's own number.
         """
-        before, self._num_beams = self._num_beams, num_beams
-        try:
-            yield
-        finally:
-            self._num_beams = before
-
-    def _texts(
-        self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]], all_beams: bool
-    ) -> list[list[str]]:
-        """Raw texts of the beams of each row, all of them or the best; an empty one where there is no prompt."""
-        asked = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None}
-        texts = [[""] for _ in histories]
-        found = self._search(list(asked.values()), [histories[row] for row in asked], all_beams)
-        for row, answer in zip(asked, found, strict=True):
-            texts[row] = [self._text_of(beam) for beam in (answer.beams if all_beams else [answer])]
-        return texts
-
-    def _search(
-        self, prompts: Sequence[list[int]], histories: Sequence[Sequence[int]], all_beams: bool
-    ) -> list[Generation]:
-        settings = self.generation
-        num_beams = self._num_beams or settings.num_beams
-        found = self.search(prompts, histories, num_beams, settings.length_penalty, all_beams)
-        cut = sum(not answer.finished for answer in found)
-        if cut > 0.05 * len(found):
-            log.warning("%d of %d answers were cut off at max_new_tokens; consider raising it", cut, len(found))
-        return found
-
-    def search(
-        self,
-        prompts: Sequence[list[int]],
-        histories: Sequence[Sequence[int]],
-        num_beams: int,
-        length_penalty: float = 1.0,
-        all_beams: bool = False,
-    ) -> list[Generation]:
-        """Free answers to prompts, as tokens.
-
-        Args:
-            prompts: token ids.
-            histories: of the same rows, for what conditions the LLM on them.
-            num_beams: of the search; 1 is greedy.
-            length_penalty: exponent of the length in a beam's score.
-            all_beams: whether each answer has the others beside the best.
-        """
-        with self.autocast():
-            return beam_search(
-                self.llm,
-                prompts,
-                eos_token_id=self.backbone.eos_token_id,
-                pad_token_id=self.backbone.pad_token_id,
-                forbidden_token_ids=self.backbone.forbidden_token_ids,
-                num_beams=num_beams,
-                max_new_tokens=self.generation.max_new_tokens,
-                length_penalty=length_penalty,
-                max_batch_tokens=self.generation_budget,
-                return_beams=all_beams,
-                row_inputs=self.row_inputs(histories),
-                progress=self.show_progress,
-                keep=self.keep,
-            )
-
-    def _text_of(self, answer: Generation) -> str:
-        text = self.backbone.decode(answer.token_ids)
-        return text.strip().partition("\n")[0] if self.generation.first_line else text
+        return self.free_answers.with_beams(num_beams)
 
     def restore(self, folder: Path) -> None:
         """Take what a run left in its folder: the adapter, of which an untuned LLM has none.

@@ -181,12 +181,12 @@ class BIGRec(LLMRecommender):
 
     def embed_beams(self, rows: PromptedRows) -> list[np.ndarray]:
         """Embeddings of all beams of each row, the best first. Returns: float32 [beams, d] for each row."""
-        texts = self._texts(rows.prompts, rows.histories, all_beams=True)
+        texts = self.free_answers.beams(rows.prompts, rows.histories)
         vectors = self.ground([text for own in texts for text in own])
         return np.split(vectors, np.cumsum([len(own) for own in texts])[:-1])
 
     def _answers(self, rows: PromptedRows) -> list[str]:
-        return self.answer_texts(rows.prompts, rows.histories)
+        return self.free_answers.best(rows.prompts, rows.histories)
 
     # ---- answers as vectors
 

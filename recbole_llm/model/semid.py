@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from recbole.data.interaction import Interaction
@@ -16,8 +17,39 @@ from recbole_llm.llm.constrained import search_titles
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import find_grounding
 from recbole_llm.model.coded import CodedRecommender
+from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.codes import TASKS
+
+
+class CodeAnswers(FreeAnswers):
+    """Answers among the codes that there are, written by the names of their tokens."""
+
+    _model: SemID
+
+    def _texts(
+        self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]], all_beams: bool
+    ) -> list[list[str]]:
+        """See :class:`FreeAnswers`."""
+        model, rows = self._model, PromptedRows(histories, prompts)
+        texts = [[""] for _ in histories]
+        grounding = model.grounding
+        assert isinstance(grounding, TitleGrounding)
+        found = search_titles(
+            model.llm,
+            rows.prompt_ids,
+            grounding.trie,
+            pad_token_id=model.backbone.pad_token_id,
+            num_beams=model.generation.num_beams,
+            row_inputs=model.row_inputs(rows.take(rows.prompted).histories),
+            max_batch_tokens=model.generation_budget,
+            progress=model.show_progress,
+            keep=model.keep,
+        )
+        for row, beams in zip(rows.prompted.tolist(), found, strict=True):
+            named = [model.backbone.decode(beam.token_ids) for beam in beams]
+            texts[row] = named if all_beams else named[:1]
+        return texts
 
 
 class SemID(CodedRecommender):
@@ -26,6 +58,8 @@ class SemID(CodedRecommender):
     Answers are searched for among the catalogue's codes (``grounding: constrained``), or all are scored
     (``likelihood``). Every item with a title is named, also where several share one.
     """
+
+    answers_by: ClassVar[type[FreeAnswers]] = CodeAnswers
 
     # ---- training
 
@@ -80,30 +114,6 @@ class SemID(CodedRecommender):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """See :class:`LLMRecommender`; -inf for an item without a code, or that no beam names."""
         return self.grounding.scores(self.rows(interaction)).to(self.device)
-
-    def _texts(
-        self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]], all_beams: bool
-    ) -> list[list[str]]:
-        """The codes of the beams, written by their names."""
-        rows = PromptedRows(histories, prompts)
-        texts = [[""] for _ in histories]
-        grounding = self.grounding
-        assert isinstance(grounding, TitleGrounding)
-        found = search_titles(
-            self.llm,
-            rows.prompt_ids,
-            grounding.trie,
-            pad_token_id=self.backbone.pad_token_id,
-            num_beams=self.generation.num_beams,
-            row_inputs=self.row_inputs(rows.take(rows.prompted).histories),
-            max_batch_tokens=self.generation_budget,
-            progress=self.show_progress,
-            keep=self.keep,
-        )
-        for row, beams in zip(rows.prompted.tolist(), found, strict=True):
-            named = [self.backbone.decode(beam.token_ids) for beam in beams]
-            texts[row] = named if all_beams else named[:1]
-        return texts
 
     # ---- what a grounding asks for
 

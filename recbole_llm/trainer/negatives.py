@@ -122,7 +122,8 @@ def draw_negatives(
 
 def own_texts(model: BIGRec, rows: TrainingRows) -> list[str]:
     """What the model itself answers to each row, greedily (SPRec, arXiv 2412.09243)."""
-    answers = model.search([prompt for prompt, _ in rows.examples], rows.histories, num_beams=1)
+    prompts = [prompt for prompt, _ in rows.examples]
+    answers = model.free_answers.search(prompts, rows.histories, num_beams=1)
     return [model.backbone.decode(one.token_ids) for one in answers]
 
 

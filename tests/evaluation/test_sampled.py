@@ -13,7 +13,7 @@ from recbole.trainer import Trainer
 
 import recbole_llm
 from recbole_llm.data.loaders import eval_loader
-from recbole_llm.model import base
+from recbole_llm.model import free_answers
 from tests.runs import working_in
 
 N_VALID, N_TEST, N_SHOWN = 5, 7, 7
@@ -23,7 +23,7 @@ N_VALID, N_TEST, N_SHOWN = 5, 7, 7
 def sampled(world: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[int]]:
     """A run that ranks among ten drawn items, and how many prompts each of its searches answered."""
     folder, searches = tmp_path_factory.mktemp("sampled"), []
-    search = base.beam_search
+    search = free_answers.beam_search
 
     def counted(llm: Any, prompts: Any, **options: Any) -> Any:
         searches.append(len(prompts))
@@ -33,7 +33,7 @@ def sampled(world: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) 
     own |= {"valid_metric": "NDCG@5", "show_progress": False, "eval_args": {"mode": "uni10"}, "num_beams": 1}
     own |= {"valid_sample_size": N_VALID, "test_sample_size": N_TEST, "llm_path": str(llama)}
     with pytest.MonkeyPatch.context() as patch, working_in(folder):
-        patch.setattr(base, "beam_search", counted)
+        patch.setattr(free_answers, "beam_search", counted)
         return recbole_llm.run("BIGRec", "world", **own), searches
 
 

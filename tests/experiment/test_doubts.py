@@ -15,7 +15,7 @@ import recbole_llm
 from recbole_llm import Run
 from recbole_llm.data.rows import load_rows
 from recbole_llm.experiment.load import load_run
-from recbole_llm.model import base
+from recbole_llm.model import free_answers
 from tests.refusals import refused
 from tests.runs import working_in
 from tests.worlds import ADJECTIVES
@@ -39,7 +39,7 @@ def start(small_llm: dict[str, Any], saved: Path) -> Any:
 def test_a_sound_run_is_not_doubted(start, monkeypatch):
     """It learns, and answers each row with another title."""
     titles = itertools.cycle(f'"{adjective} River"' for adjective in ADJECTIVES)
-    monkeypatch.setattr(base.LLMRecommender, "_text_of", lambda self, answer: next(titles))
+    monkeypatch.setattr(free_answers.FreeAnswers, "_text_of", lambda self, answer: next(titles))
     run = start(**SOUND, eval_step=0, stopping_step=0)
     assert run.warnings == () and run.summary["valid_loss"] > 0
     assert run.summary["top_answer"] == pytest.approx(2 / 12)
@@ -67,7 +67,7 @@ def test_a_planted_fault_is_told_in_log_folder_and_table(start, caplog, settings
 
 
 def test_answers_that_are_all_the_same_are_told_and_pop_is_not_blamed(start, small, saved, monkeypatch):
-    monkeypatch.setattr(base.LLMRecommender, "_text_of", lambda self, answer: '"Silent River"')
+    monkeypatch.setattr(free_answers.FreeAnswers, "_text_of", lambda self, answer: '"Silent River"')
     run = start(epochs=0)
     assert run.summary["distinct_answers"] == 1 / 12 and run.summary["top_answer"] == 1
     assert run.warnings == ("one answer is given to 100% of 12 rows, more than 30%",)
@@ -94,8 +94,10 @@ def row_by_row(run: Run) -> float:
 
 @pytest.mark.parametrize("model", ["BIGRec", "TALLRec", "SOFT"])
 def test_the_epoch_is_chosen_by_the_loss_and_nothing_is_generated_meanwhile(start, monkeypatch, model):
-    asked, search = [], base.beam_search
-    monkeypatch.setattr(base, "beam_search", lambda *args, **options: asked.append(1) or search(*args, **options))
+    asked, search = [], free_answers.beam_search
+    monkeypatch.setattr(
+        free_answers, "beam_search", lambda *args, **options: asked.append(1) or search(*args, **options)
+    )
     own: dict[str, Any] = {"SOFT": {"curriculum": "fixed:0.5", "distance_rows": 4}}.get(model, {})
     own |= {**TINY, "threshold": {"rating": 4}} if model == "TALLRec" else {}
     settings = {
