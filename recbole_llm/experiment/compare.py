@@ -18,6 +18,7 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.distributed import on_main, process
 from recbole_llm.evaluation import check_together, protocol_of
+from recbole_llm.experiment.clock import Clock
 from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
@@ -228,37 +229,6 @@ def _data_facts(config: Config) -> str:
     facts = {name: value for name, value in config.to_dict().items() if name in names}
     own_class = hasattr(import_module("recbole.data.dataset"), f"{config['model']}Dataset")
     return hash_json([facts, str(config["MODEL_TYPE"]), config["model"] if own_class else ""])
-
-
-class Clock:
-    """Says how many runs of a command are done, and how long the others may take.
-
-    Args:
-        n_runs: of the command.
-
-    Example:
-        >>> clock = Clock(2)
-        >>> clock.left(60.0)
-        'about 1 min left'
-    """
-
-    def __init__(self, n_runs: int) -> None:
-        self.n_runs, self.n_done = n_runs, 0
-        self._seconds: list[float] = []
-
-    def left(self, seconds: float | None) -> str:
-        """What is left once a run is done.
-
-        Args:
-            seconds: that it took; None for a run that was found.
-        """
-        self.n_done += 1
-        self._seconds += [] if seconds is None else [seconds]
-        rest = self.n_runs - self.n_done
-        if not rest or not self._seconds:
-            return f"{rest} left"
-        expected = rest * sum(self._seconds) / len(self._seconds)
-        return f"about {expected:.0f} s left" if expected < 60 else f"about {expected / 60:.0f} min left"
 
 
 def _run(

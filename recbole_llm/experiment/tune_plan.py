@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from recbole_llm.errors import InputError
-from recbole_llm.experiment.tune_space import FIXED, Choice, Dimension, Space, parse_space, read_space
+from recbole_llm.experiment.tune_dimensions import Choice, Dimension
+from recbole_llm.experiment.tune_space import FIXED, Space, parse_space, read_space
 from recbole_llm.lazy import needs_package
 from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.command import Command, parse_command, parse_words, settings_for

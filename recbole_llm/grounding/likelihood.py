@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.titles import TitleGrounding
+from recbole_llm.llm.assistant import Assistant
 from recbole_llm.llm.capabilities import FastPath
-from recbole_llm.llm.constrained import Assistant
 from recbole_llm.llm.likelihood import Way, choose_way, estimate_likelihoods, title_likelihoods
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.progress import Bar

@@ -16,7 +16,7 @@ from recbole_llm.declare import Settings
 from recbole_llm.grounding.base import Answerer, Grounding, PromptedRows
 from recbole_llm.grounding.ranking import Ranking
 from recbole_llm.grounding.rules import check_by_title
-from recbole_llm.llm.constrained import Assistant
+from recbole_llm.llm.assistant import Assistant
 from recbole_llm.llm.trie import TitleTrie
 
 TABLE_BYTES = 2**28  # of a table of scores float64 [rows, items]

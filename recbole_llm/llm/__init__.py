@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from recbole_llm.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from recbole_llm.llm.assistant import Assistant
     from recbole_llm.llm.backbone import Backbone, load_backbone, make_backbone
     from recbole_llm.llm.capabilities import FastPath, Finding
-    from recbole_llm.llm.constrained import Assistant, TitleConstraint, beam_item_scores, search_titles
+    from recbole_llm.llm.constrained import TitleConstraint, beam_item_scores, search_titles
     from recbole_llm.llm.contrastive import all_item_loss, infonce_loss, soft_target_loss, soft_targets, thin_attributes
     from recbole_llm.llm.encoder import TextEncoder
     from recbole_llm.llm.generation import Generation, beam_search

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.adapter.dropout import NOBODY
-from recbole_llm.llm.branches import BranchBatch, Tokens, branch_batch
+from recbole_llm.llm.branch_batch import BranchBatch, Tokens, branch_batch
 from recbole_llm.llm.effects import token_effects
 from recbole_llm.llm.legal import LegalSets
 from recbole_llm.llm.loss import token_log_probs

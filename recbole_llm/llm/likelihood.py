@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError, NonFiniteError
+from recbole_llm.llm.assistant import Assistant, grouped_logsumexp
 from recbole_llm.llm.budget import MIB, TokenBudget, run_batches
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
-from recbole_llm.llm.constrained import Assistant, grouped_logsumexp
 from recbole_llm.llm.parts import text_config
 from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.title_walk import RowWalk, TreeWalk

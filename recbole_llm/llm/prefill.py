@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer, Tokens
+from recbole_llm.llm.branch_batch import Tokens
+from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer
 from recbole_llm.llm.capabilities import FastPath, find, recall, slot_counting_layers
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
 from recbole_llm.llm.parts import device_of, text_config

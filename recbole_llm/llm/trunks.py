@@ -15,15 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.adapter.dropout import NOBODY
-from recbole_llm.llm.branches import (
-    N_FILLERS,
-    AnswerLogProbs,
-    BranchBatch,
-    BranchScorer,
-    Tokens,
-    hash_paths,
-    only,
-)
+from recbole_llm.llm.branch_batch import BranchBatch, Tokens, hash_paths, only
+from recbole_llm.llm.branches import N_FILLERS, AnswerLogProbs, BranchScorer
 from recbole_llm.llm.capabilities import FastPath, find, masks_of_pairs
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 

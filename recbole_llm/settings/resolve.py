@@ -11,22 +11,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from recbole_llm.curriculum import make_curricula
 from recbole_llm.errors import InputError
-from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.history.settings import check_sar
-from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.logs import check_level
-from recbole_llm.objective.preference_settings import check_preference, compares_histories
 from recbole_llm.property_files import load_yaml
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.rerank.settings import check_rerank
-from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import check_solid
-from recbole_llm.settings.code_checks import check_codes
-from recbole_llm.settings.coreset_checks import check_needs
 from recbole_llm.settings.data_folder import check_path, find_data, own_properties
 from recbole_llm.settings.declarations import llm_keys
 from recbole_llm.settings.defaults import (
@@ -37,21 +30,14 @@ from recbole_llm.settings.defaults import (
     settings_of,
 )
 from recbole_llm.settings.derived import both_modes, columns_to_load, negative_samples
+from recbole_llm.settings.llm_checks import check_components, check_stages
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
-from recbole_llm.settings.recommender_checks import check_own_data, check_recommender
+from recbole_llm.settings.recommender_checks import check_own_data
 from recbole_llm.settings.schema import check_known, check_value
 from recbole_llm.settings.stage_checks import (
-    check_answers,
-    check_gamma,
-    check_learner,
-    check_objective,
-    check_on_trie,
     check_order,
-    check_teaching,
     check_test_rows,
-    check_validation,
     has_rows,
-    reads_states,
     resolved_unit,
 )
 from recbole_llm.settings.task_checks import (
@@ -61,10 +47,6 @@ from recbole_llm.settings.task_checks import (
     chosen_valid_metric,
 )
 from recbole_llm.settings.values import split_names
-from recbole_llm.settings.vectors import check_bi_tuning, check_vectors
-
-if TYPE_CHECKING:
-    from recbole_llm.coreset import Selector
 
 MODEL_CHECKS = {"SAR": check_sar, "SOLID": check_solid}  # of models of ours that are no LLM recommenders
 log = logging.getLogger(__name__)
@@ -254,59 +236,9 @@ def _finish(
         MODEL_CHECKS[model](final)
     if facts.is_llm:
         final["train_unit"] = resolved_unit(model, task, cast(type, find_choice("adapter", final["adapter"])), final)
-        _check_components(final)
-        _check_stages(model, facts, task, final)
+        check_components(final)
+        check_stages(model, facts, task, final)
     return final
-
-
-def _check_components(final: Mapping[str, Any]) -> None:
-    """Settings of one component that exclude one another; building it finds them."""
-    for axis in ("adapter", "coreset", "objective"):
-        component = find_choice(axis, final[axis])
-        if component is not None and hasattr(component, "from_settings"):
-            component.from_settings(final)
-    CodeSettings.from_settings(final)
-    TwinSettings.from_settings(final)
-    if final["llm_path"] == TINY:
-        TinyLLMConfig.from_settings(final)
-    make_curricula(final)
-
-
-def _check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any]) -> None:
-    """Settings of the stages, as far as they show without the data."""
-    has_valid_rows = has_rows(final, "valid")
-    check_answers(model, facts.has_answers, final)
-    check_objective(model, facts.has_answers, final)
-    check_on_trie(final)
-    check_preference(model, facts.has_answers, final, has_valid_rows)
-    check_learner(final)
-    check_teaching(model, task, facts.reads_items and not facts.reads_histories, final)
-    if facts.reads_histories:
-        check_bi_tuning(model, final)
-    elif facts.reads_items:
-        check_vectors(model, final["dataset"], final, find_choice("adapter", final["adapter"]))
-    if facts.has_answers:
-        check_grounding(final)
-        check_gamma(final, has_valid_rows)
-    if facts.names_codes:
-        check_codes(model, final, is_twin=facts.names_codes == "twin")
-    check_validation(final, has_valid_rows)
-    selector = cast("type[Selector] | None", find_choice("coreset", final["coreset"]))
-    needs = {need.name for need in selector.needs} if selector is not None and _selects(final) else set()
-    if selector is not None and needs:
-        check_needs(selector, model, task, final, has_valid_rows)
-    adapter = find_choice("adapter", final["adapter"])
-    check_recommender(
-        final,
-        states=reads_states(adapter, final) or "recommender_vectors" in needs or compares_histories(final),
-        vectors=facts.reads_vectors or facts.reads_items or (bool(facts.names_codes) and final["sid_source"] == "id"),
-        influence="influence" in needs,
-    )
-
-
-def _selects(final: Mapping[str, Any]) -> bool:
-    """Whether the run chooses its training rows itself."""
-    return (bool(final["epochs"]) or final["preference"] != "none") and final["coreset_file"] is None
 
 
 def _listed(key: str, value: object) -> Any:

@@ -4,7 +4,7 @@ from peft import PeftConfig
 from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, LlamaForCausalLM, MptConfig
 
 from recbole_llm.adapter import LoraAdapter
-from recbole_llm.adapter.lora import find_target_modules
+from recbole_llm.adapter.targets import find_target_modules
 from tests.adapter.training import damage, logits, train
 from tests.families import FAMILIES, make_family
 from tests.refusals import refused

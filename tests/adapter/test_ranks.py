@@ -6,8 +6,8 @@ import torch
 from peft import PeftModel
 
 from recbole_llm.adapter import ILoraAdapter, LoraAdapter, RecLoraAdapter, allocate_ranks
-from recbole_llm.adapter.lora import find_target_modules
 from recbole_llm.adapter.ranks import spectra_of, target_layers, weight_of
+from recbole_llm.adapter.targets import find_target_modules
 from tests.adapter.training import logits, train
 from tests.families import FAMILIES, make_family
 from tests.refusals import refused

@@ -13,7 +13,7 @@ import pytest
 
 import recbole_llm
 from recbole_llm.experiment import compare as module
-from recbole_llm.experiment.compare import Clock
+from recbole_llm.experiment.clock import Clock
 from recbole_llm.experiment.moved import paths_now
 from recbole_llm.logs import SHOWN, console_log
 from recbole_llm.quick_start import main

@@ -17,7 +17,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.adapter import LoraAdapter
 from recbole_llm.llm import answer_loss
-from recbole_llm.llm.branches import AnswerTree, BranchBatch, BranchScorer, branch_batch
+from recbole_llm.llm.branch_batch import AnswerTree, BranchBatch, branch_batch
+from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.loss import IGNORE_INDEX
 from tests.families import FAMILIES, make_family
 from tests.llm.test_loss import largest_tensor

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from recbole_llm.llm import Assistant, TitleConstraint, TitleTrie, beam_item_scores, beam_search, search_titles
-from recbole_llm.llm.constrained import grouped_logsumexp, log_probs_at
+from recbole_llm.llm.assistant import grouped_logsumexp
+from recbole_llm.llm.constrained import log_probs_at
 from tests.families import FAMILIES, make_family
 from tests.refusals import refused
 

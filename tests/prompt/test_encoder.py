@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.llm.branches import branch_batch
+from recbole_llm.llm.branch_batch import branch_batch
 from recbole_llm.llm.tiny import TinyLLMConfig, train_tokenizer
 from recbole_llm.llm.trunks import TokenTree
 from recbole_llm.prompt import ClickPromptEncoder, Example, TitlePromptEncoder, Wording, text_encoder
