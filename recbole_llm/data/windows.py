@@ -19,21 +19,6 @@ from recbole.data.interaction import Interaction
 import recbole_llm.data.patched  # noqa: F401
 
 
-def count_windows(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """How many full windows sequences have.
-
-    Args:
-        lengths: int [users], interactions per user.
-        longest: longest history of a window, its target not counted.
-
-    Returns:
-        int64 [users]: none for a single interaction, one for all that fits into one window, else one per target that
-        has ``longest`` interactions before it.
-    """
-    lengths = np.asarray(lengths, dtype=np.int64)
-    return np.where(lengths > 1, np.maximum(lengths - longest, 1), 0)
-
-
 def is_full_window(users: np.ndarray, histories: np.ndarray, longest: int) -> np.ndarray:
     """Which prefixes of the users' sequences are full windows.
 

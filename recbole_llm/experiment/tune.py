@@ -30,7 +30,7 @@ from recbole_llm.report import plot_importances, plot_slices
 from recbole_llm.settings.command import Command, split_by_model
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import LOSS
-from recbole_llm.settings.values import parse_texts, split_names, write_value
+from recbole_llm.settings.values import parse_texts, split_names, write_setting
 from recbole_llm.stages import fingerprint
 
 BEST, TRIALS = "best.yaml", "trials"
@@ -65,7 +65,7 @@ class Tuned:
         """For the terminal: the trials, the best one, and what it gave on the test rows."""
         number, n = self.table.best_number, self.table.n_ended
         test = "    ".join(f"{name}: {value:.4f}" for name, value in self.run.metrics.items())
-        values = ", ".join(f"{name}={write_value(value)}" for name, value in self.best.items())
+        values = ", ".join(f"{name}={write_setting(name, value)}" for name, value in self.best.items())
         return "\n".join(
             [
                 self.table.text(),
@@ -178,7 +178,7 @@ class _Search:
         Raises:
             InputError: a mistake that every other trial would make as well.
         """
-        shown = ", ".join(f"{name}={write_value(value)}" for name, value in attempt.values.items())
+        shown = ", ".join(f"{name}={write_setting(name, value)}" for name, value in attempt.values.items())
         log.info("trial %d of %d: %s", attempt.number + 1, self.plan.n_trials, shown)
         try:
             config = self._config(attempt.values)

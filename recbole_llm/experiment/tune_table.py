@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.report.layout import metric_label
-from recbole_llm.settings.values import write_value
+from recbole_llm.settings.values import write_setting, write_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,7 @@ class TrialTable:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self._columns())
         for line in self.lines:
-            values = [write_value(line["values"][name]) for name in self.names]
+            values = [write_setting(name, line["values"][name]) for name in self.names]
             writer.writerow([line["trial"], line["state"], line["score"], *values, line["epochs"], line["note"]])
         return stream.getvalue()
 

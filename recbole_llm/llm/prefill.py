@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from recbole_llm.llm.branch_batch import Tokens
 from recbole_llm.llm.branches import AnswerLogProbs, BranchScorer
-from recbole_llm.llm.capabilities import FastPath, find, recall, slot_counting_layers
+from recbole_llm.llm.capabilities import FastPath, recall, slot_counting_layers
 from recbole_llm.llm.loss import logits_at, positions_from_mask, token_log_probs
 from recbole_llm.llm.parts import device_of, text_config
 from recbole_llm.llm.rows import pad_batch
@@ -57,14 +57,6 @@ class PrefillScorer:
         if min(map(len, prompts)) < 2 or not works:
             return self._whole.log_probs(prompts, [[answer] for answer in answers])
         return self.run(prompts, answers)
-
-    def takes_prompts_first(self, n_tokens: int) -> bool:
-        """Whether the model goes on from a prompt's keys and values as in one pass; :meth:`log_probs` heeds it.
-
-        Args:
-            n_tokens: of the longest prompt and answer together.
-        """
-        return find(self.model, FastPath.PREFILL, n_tokens, prefill_scores, slot_counting_layers).works
 
     def run(self, prompts: Sequence[Tokens], answers: Sequence[Tokens]) -> AnswerLogProbs:
         """See :meth:`log_probs`, with prompts of at least two tokens: always the prompts first."""

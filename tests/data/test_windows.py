@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
-from recbole_llm.data.windows import count_windows, is_full_window, temporal_cuts
+from recbole_llm.data.windows import is_full_window, temporal_cuts
 from recbole_llm.settings.config import Config
 from tests.processes import forked_python
 from tests.refusals import refused
@@ -29,19 +29,13 @@ Window = tuple[str, tuple[str, ...], str]  # user, history, target
 # --------------------------------------------------------------------------------------------------- the arithmetic
 
 
-@pytest.mark.parametrize(("n", "windows"), [(0, 0), (1, 0), (2, 1), (9, 1), (10, 1), (11, 1), (12, 2), (25, 15)])
-def test_windows_of_ten_and_a_target(n, windows):
-    assert count_windows(np.array([n]), 10).tolist() == [windows]
-
-
 @given(n=st.integers(0, 60), longest=st.integers(1, 12))
 def test_windows_slide_by_one(n, longest):
     sequence = range(n)
     width = longest + 1
     by_hand = [sequence[start : start + width] for start in range(n - width + 1)] if n > width else [sequence]
     by_hand = [window for window in by_hand if len(window) > 1]
-    assert count_windows(np.array([n]), longest).tolist() == [len(by_hand)]
-    # The same among RecBole's prefixes: those that end a window.
+    # Among RecBole's prefixes: those that end a window.
     histories = np.minimum(np.arange(1, n), longest)
     full = is_full_window(np.full(len(histories), 7), histories, longest)
     assert [(end - size, end + 1) for end, size in zip(np.flatnonzero(full) + 1, histories[full], strict=True)] == [
