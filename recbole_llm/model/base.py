@@ -22,7 +22,6 @@ from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.errors import InputError
-from recbole_llm.evaluation import protocol_of
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.hashing import hash_tensors
 from recbole_llm.kept import Facts, KeptRows
@@ -33,12 +32,12 @@ from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.backbones import computes_in_half, load_llm, number_facts, prompt_limit
 from recbole_llm.model.free_answers import FreeAnswers
-from recbole_llm.model.rows import PromptKind, RowReader, TokenPair
+from recbole_llm.model.rows import RowReader, TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
 from recbole_llm.model.training_hooks import TrainingHooks
 from recbole_llm.objective.preference_settings import compares_histories
-from recbole_llm.prompt import PromptEncoder, TitlePromptEncoder, Wording
+from recbole_llm.prompt import Wording
 from recbole_llm.prompt.settings import PromptSettings
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
@@ -75,10 +74,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
-    item_slots: ClassVar[bool] = False
-    """Whether a slot for the item's vector follows each title of a prompt."""
-    prompt_encoder: ClassVar[type[PromptEncoder]] = TitlePromptEncoder
-    """How examples become token ids."""
     inventor: ClassVar[Inventor] = staticmethod(invent_titles)
     """Makes the examples that the tiny LLM reads."""
     answers_by: ClassVar[type[FreeAnswers]] = FreeAnswers
@@ -147,11 +142,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
         return self._budgets[name, value]
 
     @property
-    def n_candidates(self) -> int:
-        """Titles that a prompt lists to choose from; 0 where it lists none."""
-        return protocol_of(self.config).n_candidates
-
-    @property
     def n_answers(self) -> int:
         """Different answers that a prompt can have: the candidates that it lists, or the catalogue's titles."""
         return self.n_candidates or len(np.unique(self.catalog.representative[self.catalog.has_title]))
@@ -163,22 +153,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
         kind, inventor = self.prompt_kind, type(self).inventor
         stage = TinyLLMStage(self.config, self.catalog, kind, inventor, self.max_seq_length, self.device)
         return self.stages.run(stage)
-
-    @property
-    def prompt_kind(self) -> PromptKind:
-        """The prompts of this model before there is a tokenizer."""
-        return PromptKind(self.prompt_encoder, self.wording, self._prompt_style, self.n_candidates)
-
-    def _make_prompts(self, max_prompt_tokens: int) -> PromptEncoder:
-        backbone = self.backbone
-        return self.prompt_kind.encode_with(
-            backbone.tokenizer,
-            self.catalog,
-            bos_token_id=backbone.bos_token_id,
-            eos_token_id=backbone.eos_token_id,
-            max_prompt_tokens=max_prompt_tokens,
-            item_slots=self.item_slots,
-        )
 
     def _longest_answer(self) -> int:
         """Tokens reserved after the prompt for the answer."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from recbole.data.interaction import Interaction
 from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.prompt import Example, PromptEncoder, Wording, text_encoder
+from recbole_llm.evaluation import protocol_of
+from recbole_llm.llm.backbone import Backbone
+from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.layout import Layout
 from recbole_llm.prompt.pieces import Pieces
+from recbole_llm.settings.config import Config
 
 TokenPair = tuple[list[int], list[int]]
 """Token ids of a prompt and of its response."""
@@ -88,10 +91,39 @@ class RowReader:
     ITEM_ID: str
     ITEM_SEQ: str
     ITEM_SEQ_LEN: str
+    config: Config
     catalog: ItemCatalog
+    wording: Wording
+    _prompt_style: str
+    backbone: Backbone
     prompts: PromptEncoder
     candidates: Candidates | None = None
     history_cut: Callable[[list[list[int]]], list[list[int]]] | None = None
+    item_slots: ClassVar[bool] = False
+    """Whether a slot for the item's vector follows each title of a prompt."""
+    prompt_encoder: ClassVar[type[PromptEncoder]] = TitlePromptEncoder
+    """How examples become token ids."""
+
+    @property
+    def n_candidates(self) -> int:
+        """Titles that a prompt lists to choose from; 0 where it lists none."""
+        return protocol_of(self.config).n_candidates
+
+    @property
+    def prompt_kind(self) -> PromptKind:
+        """The prompts of this model before there is a tokenizer."""
+        return PromptKind(self.prompt_encoder, self.wording, self._prompt_style, self.n_candidates)
+
+    def _make_prompts(self, max_prompt_tokens: int) -> PromptEncoder:
+        backbone = self.backbone
+        return self.prompt_kind.encode_with(
+            backbone.tokenizer,
+            self.catalog,
+            bos_token_id=backbone.bos_token_id,
+            eos_token_id=backbone.eos_token_id,
+            max_prompt_tokens=max_prompt_tokens,
+            item_slots=self.item_slots,
+        )
 
     def histories(self, interaction: Interaction) -> list[list[int]]:
         """Item ids of each row's history, oldest first, without padding: what of it is shown, once that is chosen."""
