@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from recbole_llm.data.item_texts import read_user_texts
 from recbole_llm.data.rows import rows_digest
-from recbole_llm.llm.contrastive import infonce_loss
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.code_stages import CodeStage
 from recbole_llm.model.coded import code_names
 from recbole_llm.model.semid import SemID
-from recbole_llm.model.twins import TwinState, UserTexts, code_states, distinct, followed_codes
+from recbole_llm.model.twins import Takers, TwinState, UserTexts, code_states, contrast, distinct, followed_codes
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.codes import CodePromptEncoder, UserCodePrompts, UserSearchPrompts
 from recbole_llm.semantic_ids.rqvae import RQVAE
@@ -34,7 +33,6 @@ from recbole_llm.stages import stage_seed
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-MOST_USERS = 20  # that a prompt names
 log = logging.getLogger(__name__)
 
 
@@ -54,8 +52,7 @@ class TTDS(SemID):
         self.twin = TwinSettings.from_settings(config.final_config_dict)
         self._n_users = int(dataset.user_num)
         self._user_tokens = [str(token) for token in dataset.field2id_token[dataset.uid_field]]
-        self._takers: dict[int, list[int]] = {}
-        self._taken: dict[int, list[int]] = {}
+        self.takers = Takers()
         super().__init__(config, dataset)
 
     # ---- towers and tokens
@@ -110,20 +107,14 @@ class TTDS(SemID):
 
     def prepare_training(self, rows: Any) -> None:
         """See :class:`LLMRecommender`: users get their first codes from their training rows."""
-        feat = rows.inter_feat
+        feat, time = rows.inter_feat, self.config["TIME_FIELD"]
         users, targets = feat[self.USER_ID].tolist(), feat[self.ITEM_ID].tolist()
-        time = self.config["TIME_FIELD"]
         times = feat[time].tolist() if time and time in feat else list(range(len(users)))
-        self._takers, self._taken = {}, {}
-        for _, user, item in sorted(zip(times, users, targets, strict=True)):
-            if self.codes[item] is not None:
-                self._takers.setdefault(item, []).append(user)
-        for user, item, history in zip(users, targets, self.histories(feat), strict=True):
-            own = self._taken.setdefault(user, [])
-            own += [one for one in (*history, item) if one not in own]
+        named = {item for item, code in enumerate(self.codes) if code is not None}
+        self.takers = Takers.of(users, targets, times, self.histories(feat), named)
         if not self.twin.user_tower:
             return
-        vectors = self._user_vectors(sorted(self._taken))
+        vectors = self._user_vectors(self.takers.users)
         source = {"rows": rows_digest(rows), "items": self._source_facts()}
         if self.twin.user_text_fields:
             source["texts"] = self._text_stage(self.user_texts.said, "user-vectors").facts()
@@ -149,7 +140,7 @@ class TTDS(SemID):
 
     def _user_vectors(self, users: Sequence[int]) -> np.ndarray:
         """Vectors of users with training rows, of texts or the means of their items' vectors: float32 [users, d]."""
-        found = self._means([self._taken[user] for user in users])
+        found = self._means([self.takers.items_of[user] for user in users])
         if self._state.user_texts is not None:
             texts = self._state.user_texts.detach().cpu().numpy()[list(users)]
             found = np.where(texts.any(axis=1, keepdims=True), texts, found)
@@ -171,7 +162,7 @@ class TTDS(SemID):
         mean, scale = column_scale(vectors)
         self._state.user_mean.data.copy_(torch.from_numpy(mean))
         self._state.user_scale.data.copy_(torch.from_numpy(scale))
-        self._state.user_codes.data[sorted(self._taken)] = torch.from_numpy(codes).to(self._state.user_codes.device)
+        self._state.user_codes.data[self.takers.users] = torch.from_numpy(codes).to(self._state.user_codes.device)
 
     def examples(self, interaction: Interaction) -> list[Example]:
         """See :class:`LLMRecommender`; each names its user: by the training rows, else by the history."""
@@ -204,16 +195,12 @@ class TTDS(SemID):
         if USER_SEARCH in self.code_settings.tasks:
             encoder = self._encoder_of(UserSearchPrompts, int(self.prompts.max_prompt_tokens or 0))
             assert isinstance(encoder, UserSearchPrompts)
-            for item, users in self._searches():
+            for item, users in self.takers.searches():
                 tokens = [self._tokens_of_user(code) for code in self._state.user_codes.detach().cpu().numpy()[users]]
                 named = tuple(token for code in tokens[:-1] for token in code)
                 prompt = encoder.prompt(Example(history=(), target=item, user=named))
                 found.append((prompt, encoder.user_response(tokens[-1])))
         return found
-
-    def _searches(self) -> list[tuple[int, list[int]]]:
-        """Items that several users took, with the last of these in the order of time."""
-        return [(item, users[-MOST_USERS - 1 :]) for item, users in sorted(self._takers.items()) if len(users) > 1]
 
     @property
     def has_side_loss(self) -> bool:
@@ -229,17 +216,14 @@ class TTDS(SemID):
         about = [task for task in self.code_settings.tasks if task in ("item2text", "text2item")]
         n_single = len(about) * len(self.items)
         single = [int(self.items[index % len(self.items)]) for index in more if index < n_single]
-        searches = self._searches() if USER_SEARCH in self.code_settings.tasks else []
+        searches = self.takers.searches() if USER_SEARCH in self.code_settings.tasks else []
         users = [user for index in more if index >= n_single for user in searches[index - n_single][1]]
         shown = [item for history in histories for item in history if self._place[item] >= 0]
         parts = []
         if self.twin.con_weight:
             sets = [self._item_states(distinct(shown)), self._user_states(distinct(users))]
-            sets = [pair for pair in sets if len(pair[0]) > 1]
-            if sets:
-                n_all = sum(len(states) for states, _ in sets)
-                losses = [infonce_loss(*pair, self.twin.con_tau) * (len(pair[0]) / n_all) for pair in sets]
-                parts.append(self.twin.con_weight * torch.stack(losses).sum())
+            if (loss := contrast(sets, self.twin.con_tau)) is not None:
+                parts.append(self.twin.con_weight * loss)
         if self.twin.rec_weight and single:
             states, texts = self._item_states(distinct(single))
             parts.append(self.twin.rec_weight * (states - texts).square().mean())
@@ -285,8 +269,8 @@ class TTDS(SemID):
             if self._state.user_texts is not None:
                 texts = self._text_encoder(self.llm).encode(self.user_texts.said, progress=self.show_progress)
                 self._state.user_texts.data.copy_(torch.from_numpy(self.user_texts.by_user(texts)))
-            points = self._user_vectors(sorted(self._taken))
-            before = self._state.user_codes.detach().cpu().numpy()[sorted(self._taken)]
+            points = self._user_vectors(self.takers.users)
+            before = self._state.user_codes.detach().cpu().numpy()[self.takers.users]
             users, told = self._followed("user_tower", standardised(points), before, epoch)
             self._name_users(points, users)
             found |= {"users_changed": told["codes_changed"], "user_collisions": told["collision_rate"]}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recbole_llm.errors import InputError
+from recbole_llm.llm.contrastive import infonce_loss
 from recbole_llm.llm.parts import unwrapped
 from recbole_llm.semantic_ids.codes import collision_rate
 from recbole_llm.semantic_ids.rqvae import RQVAE, train_steps
@@ -17,6 +19,7 @@ from recbole_llm.semantic_ids.settings import TwinSettings
 from recbole_llm.semantic_ids.table import tower_codes
 
 MOST_COLLISIONS = 1.1  # times the rate before, up to which new codes are taken
+MOST_USERS = 20  # that a prompt names
 MOST_CONTRASTED = 512  # items or users of a step, drawn where there are more
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,72 @@ class UserTexts:
         found = np.zeros((len(self.texts), vectors.shape[1]), dtype=np.float32)
         found[[user for user, text in enumerate(self.texts) if text]] = vectors
         return found
+
+
+@dataclass(frozen=True)
+class Takers:
+    """Who took which items in the training rows.
+
+    Attributes:
+        users_of: the users who took an item that has a code, in the order of time.
+        items_of: the items that the rows of a user show, each once.
+    """
+
+    users_of: Mapping[int, list[int]] = field(default_factory=dict)
+    items_of: Mapping[int, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        users: Sequence[int],
+        targets: Sequence[int],
+        times: Sequence[float],
+        histories: Sequence[Sequence[int]],
+        named: Collection[int],
+    ) -> Takers:
+        """Those of rows.
+
+        Args:
+            users: of each row.
+            targets: the item of each row.
+            times: of each row.
+            histories: the items before it.
+            named: the items that have a code.
+        """
+        users_of: dict[int, list[int]] = {}
+        items_of: dict[int, list[int]] = {}
+        for _, user, item in sorted(zip(times, users, targets, strict=True)):
+            if item in named:
+                users_of.setdefault(item, []).append(user)
+        for user, item, history in zip(users, targets, histories, strict=True):
+            own = items_of.setdefault(user, [])
+            own += [one for one in (*history, item) if one not in own]
+        return cls(users_of, items_of)
+
+    @property
+    def users(self) -> list[int]:
+        """The users with training rows, ascending."""
+        return sorted(self.items_of)
+
+    def searches(self) -> list[tuple[int, list[int]]]:
+        """Items that several users took, with the last of these in the order of time."""
+        return [(item, users[-MOST_USERS - 1 :]) for item, users in sorted(self.users_of.items()) if len(users) > 1]
+
+
+def contrast(sets: Sequence[tuple[Tensor, Tensor]], tau: float) -> Tensor | None:
+    """InfoNCE of states against the vectors that they are to be drawn to, the mean over all of them.
+
+    Args:
+        sets: states and vectors, each float32 ``[n, d]``, contrasted within a set; one of a single state is left out.
+        tau: temperature.
+
+    Returns:
+        A scalar; None where there is nothing to contrast.
+    """
+    sets = [pair for pair in sets if len(pair[0]) > 1]
+    n_all = sum(len(states) for states, _ in sets)
+    losses = [infonce_loss(*pair, tau) * (len(pair[0]) / n_all) for pair in sets]
+    return torch.stack(losses).sum() if losses else None
 
 
 def code_states(llm: nn.Module, tokens: Sequence[Sequence[int]]) -> Tensor:

@@ -49,7 +49,7 @@ def run(go: Any) -> Any:
 def test_codes_of_items_and_users_are_left_and_told(run):
     with open(run.folder / "user_codes.csv", newline="", encoding="utf-8") as file:
         users = {line["user_id"]: line["code"] for line in csv.DictReader(file)}
-    trained = {f"u{user}" for user in run.model._taken}
+    trained = {f"u{user}" for user in run.model.takers.items_of}
     assert {name for name in users} <= {f"u{number}" for number in range(1, 13)} and len(users) == len(trained)
     assert all(code.startswith("[a_") and code.endswith("]") for code in users.values())
     told = json.loads((run.folder / "codes.json").read_text())
@@ -67,7 +67,7 @@ def test_prompts_name_the_user_by_training_rows_alone(run):
         for part in (rows.valid, rows.test)
         for user, item in zip(part.inter_feat[model.USER_ID], part.inter_feat[model.ITEM_ID], strict=True)
     }
-    assert later and not any((user, item) in later for user, items in model._taken.items() for item in items)
+    assert later and not any((user, item) in later for user, items in model.takers.items_of.items() for item in items)
     for example in model.examples(rows.test.inter_feat):
         assert len(example.user) == 2 and min(example.user) >= model.backbone.first_code + model._first_user
 
@@ -83,7 +83,7 @@ def test_a_user_without_training_rows_is_named_by_the_history(run):
 
 def test_searches_ask_for_the_last_user_who_took_an_item(run):
     model = run.model
-    more, searches = model.more_examples(), model._searches()
+    more, searches = model.more_examples(), model.takers.searches()
     assert searches and len(more) == 2 * len(model.items) + len(searches)
     rows = run._trained.rows.train.inter_feat
     for (prompt, answer), (item, users) in zip(more[-len(searches) :], searches, strict=True):
@@ -210,7 +210,7 @@ def test_users_are_named_by_their_texts_where_they_have_some(go, run):
     model = named.model
     texts, vectors = model.user_texts.texts, model._state.user_texts.numpy()
     assert {text.split()[0] for text in texts[1:]} == {"F", "M"} and texts[0] == "" and not vectors[0].any()
-    users = sorted(model._taken)
+    users = sorted(model.takers.items_of)
     assert np.array_equal(model._user_vectors(users), vectors[users])
     same = [(one, other) for one in users for other in users if one < other and texts[one] == texts[other]]
     codes = model._state.user_codes.numpy()
