@@ -6,6 +6,7 @@ one that does not is a fact worth knowing. On data without faults nothing warns.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ class Finding:
         total: of how many.
         text: what they are, and what to do.
         examples: some of them, in outside ids.
+
+    Example:
+        >>> print(Finding("repeats", True, 1, 3, "rows repeat another one; drop them", ("u1",)))
+        repeats: 1 of 3 rows repeat another one; drop them (such as u1)
+        >>> print(Finding("repeats", False, 0, 3, "rows repeat another one; drop them"))
+        repeats: 0 of 3 rows repeat another one
     """
 
     check: str
@@ -40,7 +47,8 @@ class Finding:
 
     def __str__(self) -> str:
         shown = f" (such as {', '.join(self.examples)})" if self.examples else ""
-        return f"{self.check}: {self.count:,} of {self.total:,} {self.text}{shown}"
+        text = self.text if self.count else re.split("[:;] ", self.text, maxsplit=1)[0]  # without what to do
+        return f"{self.check}: {self.count:,} of {self.total:,} {text}{shown}"
 
 
 @dataclass(frozen=True)
