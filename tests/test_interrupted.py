@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_llm.settings.models import is_llm_model
 from tests.kills import Ended, Warm
 from tests.runs import words_for
 
 FEW = ("--train_sample_size=24", "--valid_sample_size=6", "--test_sample_size=6", "--lr_scheduler=constant")
 SHORT = ("--epochs=2", "--eval_step=1", "--stopping_step=0", "--checkpoint_minutes=0", "--lora_dropout=0.1")
 SMALL = ("--num_beams=2", "--max_new_tokens=4", "--generation_batch_tokens=100", "--micro_batch_tokens=200")
+CLASSIC = ("--epochs=4", "--eval_step=1", "--stopping_step=2")
 SASREC = "--recommender_config={hidden_size: 16, inner_size: 16, epochs: 1}"
 LABELS = ("--threshold={'rating': 4}", "--TALLRec.valid_metric=AUC")
 METHODS = {
     "BIGRec": ("BIGRec",),
     "constrained": ("BIGRec", "--grounding=constrained", "--topk=[1,2]", "--valid_metric=NDCG@2"),
+    "likelihood": ("BIGRec", "--grounding=likelihood"),
     "SOFT": ("SOFT", "--alpha=1", "--distance_rows=6", "--sd_rows=8"),
     "DEALRec": ("DEALRec", "--coreset_size=8", SASREC),
     "GORACS": ("GORACS", "--coreset_size=8", "--coreset_encoder=llm"),
@@ -27,6 +30,8 @@ METHODS = {
     "DPO": ("BIGRec", "--preference=dpo", "--pref_epochs=2"),
     "SPRec": ("BIGRec", "--preference=sprec", "--pref_rounds=2", "--pref_round_rows=8"),
     "TALLRec": ("TALLRec", "--llm_path=tiny", *LABELS),
+    "SASRec": ("SASRec", "--hidden_size=16", "--inner_size=16"),
+    "LightGCN": ("LightGCN",),
 }
 
 
@@ -62,7 +67,8 @@ class Sweep:
 
     def run(self, place: Path, at: int = 0, by: int = signal.SIGKILL) -> Ended:
         """Run the command in a folder."""
-        own = [*FEW, *SHORT, *SMALL, f"--{self._models}.train_batch_size=8", *self._words]
+        own = [*FEW, *SHORT, *SMALL] if is_llm_model(self._models) else CLASSIC
+        own = [*own, f"--{self._models}.train_batch_size=8", *self._words]
         words = words_for(self._models, self._world, place / "saved", *own)
         self.ended = self._warm.run(words, place, at, by)
         return self.ended
@@ -100,7 +106,8 @@ class Sweep:
 
 def sweep_of(name: str, warm: Warm, folder: Path, world: Path, llama: Path) -> Sweep:
     models, *words = METHODS[name]
-    return Sweep(warm, folder, world, models, [f"--llm_path={llama}", *words])
+    llm = [f"--llm_path={llama}"] if is_llm_model(models) else []
+    return Sweep(warm, folder, world, models, [*llm, *words])
 
 
 def test_a_command_that_is_killed_twice_ends_as_if_nothing_had_been(warm, tmp_path, world, llama):

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Done, together
+from recbole_llm.property_files import find_properties
+from tests.processes import REPOSITORY, Done, fresh_python, together
 from tests.runs import Finished, run, words_for
 
 # Small enough that every step and every search has several batches, the last of them smaller.
@@ -30,6 +31,7 @@ FEW = (
     "--eval_step=1",
 )
 RECOMMENDER = "--recommender_config={epochs: 1, train_batch_size: 64}"
+HALVES = ("--recommender_config={epochs: 1, train_batch_size: 64, eval_batch_size: 4}", "--eval_batch_size=4")
 CLICKS = ("--threshold={'rating': 3}", "--metrics=[AUC,LogLoss]", "--valid_metric=AUC")
 ONE = ("--topk=[1]", "--valid_metric=NDCG@1")
 TITLES = ("--grounding=constrained", *ONE)
@@ -38,7 +40,8 @@ SLOW = {
     "methods": {
         "SOFT": ("SOFT", "--distance_rows=7", "--sd_select=nearest"),
         "iLoRA": ("iLoRA", RECOMMENDER),
-        "DEALRec": ("DEALRec", "--coreset_size=8", RECOMMENDER),
+        "DEALRec": ("DEALRec", "--coreset_size=8", *HALVES),
+        "vectors": ("BIGRec", "--coreset=k_center", "--coreset_vectors=recommender", *HALVES),
         "GORACS": ("GORACS", "--coreset_size=8"),
         "TALLRec": ("TALLRec", *CLICKS, "--coreset=el2n", "--coreset_size=8"),
     },
@@ -81,6 +84,7 @@ COMMANDS = """
             if status := main(words):
                 sys.exit(status)
 """
+COPIED = ("fine-tune-", "bi-tuning-")
 TRAINED = ("fine-tune", "curriculum", "preference", "bi-tuning")
 OF_TRAINED = (
     "stages/distil",
@@ -126,6 +130,13 @@ class Case:
         return {str(file.relative_to(saved)): file for file in files if file.name not in TOLD}
 
 
+def copy_trained(saved: Path, other: Path) -> None:
+    """Give the weights that one process has trained to a command that would train them."""
+    for stage in (saved / "stages").iterdir():
+        if stage.is_dir() and stage.name.startswith(COPIED):
+            shutil.copytree(stage, other / "stages" / stage.name)
+
+
 class Cases:
     """Runs commands by one process, and all of them by two."""
 
@@ -147,9 +158,7 @@ class Cases:
             for saved in (same, anew):
                 (saved / "stages").mkdir(parents=True)
                 commands.append((words_for(models, self.world, saved, *more), {}))
-            for stage in (folder / "one" / "saved" / "stages").glob("fine-tune-*"):
-                if stage.is_dir():
-                    shutil.copytree(stage, same / "stages" / stage.name)
+            copy_trained(folder / "one" / "saved", same)
             self.done[name] = Case(label, one, same, anew)
         file = self.root / "commands.json"
         file.write_text(json.dumps(commands))
@@ -171,7 +180,7 @@ def check(case: Case) -> None:
             if name.endswith("history.json"):
                 check_losses(*(json.loads(file.read_text()) for file in (trained[name], by_two[name])))
         assert not list(other.rglob("*.partial"))
-    by_weights = {name.split("/")[1].partition("-")[0] for name in case.files(saved, trained=True)} - {"fine"}
+    by_weights = {name.split("/")[1].partition("-")[0] for name in case.files(saved, trained=True)} - {"fine", "bi"}
     if not by_weights:  # what is trained after fine-tuning rounds apart
         folder, theirs = case.one.folders[case.label], case.folder(case.same)
         tables = [file.name for file in folder.glob("*.csv") if file.name.startswith(("test_", "valid_"))]
@@ -189,6 +198,15 @@ def check_losses(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
             assert (ours.get(name) is None) == (theirs.get(name) is None)
             if ours.get(name) is not None:
                 assert math.isclose(ours[name], theirs[name], rel_tol=1e-5, abs_tol=1e-5), (name, ours, theirs)
+
+
+def check_training(case: Case) -> None:
+    """The same stages are trained, and their losses agree."""
+    trained, by_two = (case.files(saved, True) for saved in (case.one.folders[case.label].parent, case.anew))
+    histories = [name for name in trained if name.endswith("history.json")]
+    assert trained.keys() == by_two.keys() and histories
+    for name in histories:
+        check_losses(*(json.loads(file.read_text()) for file in (trained[name], by_two[name])))
 
 
 def cases_of(request: Any, tmp_path_factory: pytest.TempPathFactory, cases: dict[str, tuple[str, ...]]) -> Cases:
@@ -242,6 +260,57 @@ def test_recboles_models_are_trained_by_the_main_process_and_the_log_says_so(gro
     assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["2-cpu", "2-cpu-fsdp"])
+def test_accelerate_starts_two_processes_by_our_configs(config, world, llama, tmp_path):
+    """``accelerate launch`` as the page shows it: with the weights of one process its answers, else its losses."""
+    more = [*FEW, f"--llm_path={llama}", "--BIGRec.train_batch_size=8", "--lora_dropout=0.1", "--use_gpu=False"]
+    one = run("BIGRec", world, tmp_path / "one" / "saved", *more)
+    (saved := tmp_path / "two" / "saved" / "stages").mkdir(parents=True)
+    words = words_for("BIGRec", world, saved := saved.parent, *more)
+    if config == "2-cpu":
+        copy_trained(one.folders["BIGRec"].parent, saved)
+    launch = (
+        "-m",
+        "accelerate.commands.launch",
+        f"--config_file={find_properties() / 'accelerate' / f'{config}.yaml'}",
+    )
+    done = fresh_python(*launch, REPOSITORY / "run_recbole_llm.py", *words, cwd=saved.parent)
+    assert "BIGRec is trained and evaluated by 2 processes" in done.stderr
+    assert ("share the LLM's weights in training" in done.stderr) is (config == "2-cpu-fsdp")
+    if config == "2-cpu":
+        check(Case("BIGRec", one, saved, saved))
+    else:
+        check_training(Case("BIGRec", one, saved, saved))
+
+
+TIGHT = """
+    import os
+    import torch
+    from recbole_llm.model.base import LLMRecommender
+    compute, left = LLMRecommender.answer_loss, [2]
+    def answer_loss(model, *rows):
+        left[0] -= os.environ["RANK"] == "1"
+        if left[0] == 0:
+            left[0] = 10**6
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(model, *rows)
+    LLMRecommender.answer_loss = answer_loss
+"""
+
+
+@pytest.mark.slow
+def test_one_process_that_runs_out_of_memory_makes_all_go_on_with_smaller_passes(world, llama, tmp_path):
+    more = [*FEW, "--micro_batch_tokens=1000", f"--llm_path={llama}", "--BIGRec.train_batch_size=8"]
+    one = run("BIGRec", world, tmp_path / "one" / "saved", *more)
+    (saved := tmp_path / "two" / "saved").mkdir(parents=True)
+    file = tmp_path / "commands.json"
+    file.write_text(json.dumps([(words_for("BIGRec", world, saved, *more), {})]))
+    main, _ = together(TIGHT + COMMANDS, file, cwd=tmp_path)
+    assert "micro_batch_tokens: memory ran out at 1,000 tokens of a pass: going on with 500" in main.stderr
+    check_training(Case("BIGRec", one, saved, saved))
+
+
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -264,12 +333,7 @@ def test_weights_that_are_dealt_out_learn_as_whole_ones(words, world, llama, tmp
     file.write_text(json.dumps([(words_for(model, world, saved, *more), FSDP)]))
     main, other = together(COMMANDS, file, cwd=tmp_path)
     assert "which share the LLM's weights in training" in main.stderr and (other.stdout, other.stderr) == ("", "")
-    case = Case(model, one, saved, saved)
-    trained, by_two = (case.files(folder, trained=True) for folder in (one.folders[model].parent, saved))
-    histories = [name for name in trained if name.endswith("history.json")]
-    assert trained.keys() == by_two.keys() and histories
-    for name in histories:
-        check_losses(*(json.loads(file.read_text()) for file in (trained[name], by_two[name])))
+    check_training(Case(model, one, saved, saved))
 
 
 @pytest.mark.slow

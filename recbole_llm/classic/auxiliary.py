@@ -24,7 +24,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.recommender_checks import check_own_data, is_of_a_sequence, no_state, no_vectors
-from recbole_llm.stages import Stage, StageStore, read_manifest
+from recbole_llm.stages import UNFINISHED, Stage, StageStore, read_manifest
 
 CHECKPOINT = "model.pth"
 STAGE = "auxiliary-"
@@ -208,7 +208,7 @@ class AuxiliaryStage(Stage[Path]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`."""
         init_seed(self._config["seed"], self._config["reproducibility"])
-        fit_classic(self._config, self._rows, folder / CHECKPOINT)
+        fit_classic(self._config, self._rows, folder / CHECKPOINT, unfinished=folder / UNFINISHED)
 
     def load(self, folder: Path) -> Path:
         """See :class:`Stage`."""

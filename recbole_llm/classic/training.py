@@ -16,11 +16,13 @@ from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_llm.callbacks import Callbacks, Scalars
 from recbole_llm.classic.by_labels import by_labels
+from recbole_llm.classic.epochs import KeptEpochs
 from recbole_llm.data.loaders import eval_loader, train_loader
-from recbole_llm.data.rows import Rows
+from recbole_llm.data.rows import Rows, rows_digest
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
+from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.models import needs_package
 from recbole_llm.settings.recommender_checks import TRAIN_STAGES, check_train_stage, no_catalogue
@@ -42,6 +44,7 @@ def fit_classic(
     on_score: Callable[[int, float], None] | None = None,
     build: Callable[..., Any] | None = None,
     callbacks: Callbacks | None = None,
+    unfinished: Path | None = None,
 ) -> Any:
     """Train a RecBole model and leave its best epoch in the trainer.
 
@@ -55,6 +58,7 @@ def fit_classic(
             ends the training.
         build: gives the untrained model, in place of the config's own class, of the config and the rows.
         callbacks: who gets the scalars of the last stage, beside TensorBoard.
+        unfinished: folder for the epochs of a training that is not finished, from which it goes on; None for none.
 
     Returns:
         RecBole's trainer, its ``model`` in the state of the best epoch.
@@ -67,9 +71,10 @@ def fit_classic(
     with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
         *earlier, last = _stages(config, checkpoint.parent)
         for stage in earlier:
-            trainer = _fit_stage(stage, rows, checkpoint, build or _build)
+            trainer = _fit_stage(stage, rows, checkpoint, build or _build, None)
             trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
-        trainer = _fit_stage(last, rows, checkpoint, build or _build, on_score, callbacks)
+        states = None if unfinished is None else unfinished / f"epochs-{_fingerprint(config, rows)}"
+        trainer = _fit_stage(last, rows, checkpoint, build or _build, states, on_score, callbacks)
     if checkpoint.exists():  # a trainer with nothing to validate on may save none and keeps its last epoch
         restore(trainer.model, checkpoint)
     return trainer
@@ -80,6 +85,7 @@ def _fit_stage(
     rows: Rows,
     checkpoint: Path,
     build: Callable[..., Any],
+    states: Path | None,
     on_score: Callable[[int, float], None] | None = None,
     callbacks: Callbacks | None = None,
 ) -> Any:
@@ -93,13 +99,25 @@ def _fit_stage(
     install_collector(trainer)
     if callbacks:
         trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)
+    options = {"saved": True, "show_progress": config["show_progress"]}
+    if states is not None and KeptEpochs.serves(trainer, train_data):
+        KeptEpochs(states, trainer, train_data, on_score).fit(checkpoint, valid_data, **options)
+        return trainer
     told: dict[str, Any] = {}
     if on_score is not None and "callback_fn" in inspect.signature(trainer.fit).parameters:
         told["callback_fn"] = lambda epoch, score: on_score(epoch + 1, float(score))
     elif on_score is not None:
         log.info("%s trains without telling its epochs, so none of them ends a run early.", config["model"])
-    trainer.fit(train_data, valid_data, saved=True, show_progress=config["show_progress"], **told)
+    trainer.fit(train_data, valid_data, **options, **told)
     return trainer
+
+
+def _fingerprint(config: Config, rows: Rows) -> str:
+    """Of the settings that a training depends on and of its rows."""
+    train = rows.train.inter_feat
+    columns = {name: hash_arrays(train[name].numpy()) for name in train.columns}
+    facts = {"settings": config.learning_facts(), "train": columns, "valid": rows_digest(rows.valid)}
+    return hash_json(facts)[:16]
 
 
 def _build(config: Config, rows: Rows) -> Any:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 Batch = TypeVar("Batch")
+_NOT_DONE = "recbole-llm: not done"
+
+
+class NotDone(RuntimeError):
+    """A process could not do its part of what all do together, so that none goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,24 @@ class Process:
         found: list[Any] = [None] * self.count
         with talking():
             dist.all_gather_object(found, value, group=group())
-        return found
+        return all_done(found)
+
+    def all_do(self, part: Callable[[], bool]) -> bool:
+        """Whether all processes can do their part; where one cannot, the others leave theirs when they next ask.
+
+        Args:
+            part: gives whether it was done; may ask the others, if all ask in the same order.
+
+        Example:
+            >>> Process().all_do(lambda: True), Process().all_do(lambda: False)
+            (True, False)
+        """
+        try:
+            done = part()
+            self.gather(done or _NOT_DONE)
+        except NotDone:
+            return False
+        return done
 
     def gather_rows(self, found: Mapping[int, Value]) -> dict[int, Value]:
         """What all processes have found, by row, of which each is known to one of them."""
@@ -121,6 +143,17 @@ class Process:
             if any(flags) and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         add_up([weight.grad for weight in own if weight.grad is not None])
+
+
+def all_done(found: list[Value]) -> list[Value]:
+    """What processes tell one another.
+
+    Raises:
+        NotDone: one tells that it gives up what they do together.
+    """
+    if any(isinstance(value, str) and value == _NOT_DONE for value in found):
+        raise NotDone
+    return found
 
 
 def process() -> Process:

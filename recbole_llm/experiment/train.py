@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from recbole_llm.callbacks import Callbacks, Scalars
@@ -25,6 +27,7 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
+from recbole_llm.stages import StageStore
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.tuning import TuningResult
 
@@ -82,7 +85,11 @@ def train_classic(
     """
     protocol.prepare(rows)
     build = teacher.build if teacher else None
-    trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, build, callbacks)
+    unfinished: AbstractContextManager[Path | None] = nullcontext()
+    if teacher is None and on_score is None:  # a search goes on after its last trial
+        unfinished = StageStore(Path(config["checkpoint_dir"]) / "stages").unfinished(config.settings())
+    with unfinished as states:
+        trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, build, callbacks, states)
     splits = ("valid", "test") if with_test else ("valid",)
     loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}

@@ -47,7 +47,15 @@ class LikelihoodGrounding(TitleGrounding):
         progress, options = self.config["show_progress"], self._options(rows)
         way = self._way(self.trie.n_titles, options["row_inputs"])
         with self.model.autocast():
-            return title_likelihoods(self.model.llm, rows.prompt_ids, self.trie, progress=progress, way=way, **options)
+            return title_likelihoods(
+                self.model.llm,
+                rows.prompt_ids,
+                self.trie,
+                progress=progress,
+                way=way,
+                keep=self.model.keep,
+                **options,
+            )
 
     def candidate_scores(self, rows: PromptedRows) -> np.ndarray:
         """See :class:`Grounding`; a row without a prompt has no scores."""

@@ -105,6 +105,29 @@ class TokenBudget:
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
+        self._say(before)
+        return False
+
+    def attempt_together(self, run: Callable[[], object], n_tokens: int, divisible: bool) -> bool:
+        """Run something that all processes run a part of; where one runs out of memory, all have the smaller budget.
+
+        Args:
+            run: what is run; it may ask the other processes, if all ask in the same order.
+            n_tokens: see :meth:`attempt`.
+            divisible: see :meth:`attempt`.
+
+        Returns:
+            Whether all could run it; if not, all have to run it anew.
+        """
+        if process().all_do(lambda: self.attempt(run, n_tokens, divisible)):
+            return True
+        before = self.tokens
+        self.agree()
+        if self.tokens < before:  # another's memory
+            self._say(before)
+        return False
+
+    def _say(self, before: int) -> None:
         level = logging.DEBUG if self._said else logging.WARNING
         log.log(
             level,
@@ -114,7 +137,6 @@ class TokenBudget:
             f"{self.tokens:,}",
         )
         self._said = True
-        return False
 
 
 def run_batches(

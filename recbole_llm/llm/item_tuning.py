@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recbole_llm.adapter.base import Adapter
 from recbole_llm.disk import write_json
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.budget import TokenBudget, run_batches
 from recbole_llm.llm.contrastive import infonce_loss, soft_target_loss
@@ -68,19 +69,23 @@ class ItemReader:
     def vectors(self, items: Sequence[Attributes], progress: bool = False) -> np.ndarray:
         """Vectors of items by all their attributes, in batches. Returns: float32 [items, d].
 
+        Several processes share the batches.
+
         Raises:
             InputError: a vector is not finite.
         """
         token_ids = self._encode(items)
         found = np.empty((len(items), input_embedding(self.model).embedding_dim), dtype=np.float32)
-        bar = Bar(total=len(items), desc="embed", unit="item", disable=not progress)
+        share = -(-len(items) // process().count)
+        bar = Bar(total=share, desc="embed", unit="item", disable=not progress)
         with bar, evaluating(self.model), torch.no_grad():
 
             def run(batch: list[int]) -> None:
                 found[batch] = self._pool([token_ids[item] for item in batch]).cpu().numpy()
                 bar.update(len(batch))
 
-            run_batches([len(ids) for ids in token_ids], self.budget, run)
+            batches = run_batches([len(ids) for ids in token_ids], self.budget, run, together=True)
+        process().complete(found, batches)
         if not np.isfinite(found).all():
             item = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
             text = item_text(self.instruction, items[item])[:80]

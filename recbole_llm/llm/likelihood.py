@@ -10,15 +10,19 @@ How that is done in one sequence per prompt, and in one row per title where an L
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError, NonFiniteError
+from recbole_llm.hashing import hash_arrays, hash_tensors
+from recbole_llm.kept import Keep, keep_nothing
 from recbole_llm.llm.assistant import Assistant, grouped_logsumexp
 from recbole_llm.llm.budget import MIB, TokenBudget, run_batches
 from recbole_llm.llm.capabilities import FastPath, Finding, find, narrow_layers
@@ -52,6 +56,7 @@ def title_likelihoods(
     row_inputs: Mapping[str, Tensor] | None = None,
     progress: bool = False,
     way: Way = "tree",
+    keep: Keep = keep_nothing,
 ) -> Tensor:
     """Scores every item by the likelihood of its title; items of one title have equal scores.
 
@@ -72,6 +77,8 @@ def title_likelihoods(
         progress: Shows a progress bar.
         way: ``tree``, for LLMs that compute a tree of titles as separate sequences, or ``rows``, for all;
             :func:`choose_way` tells which. Both have the same result.
+        keep: Where finished rows are kept, 11 bytes for a row and item, so that a killed run goes on after them; it is
+            asked by everything the scores depend on besides the model.
 
     Returns:
         float64 [prompts, items] on the model's device, larger is better; -inf for an item without a title.
@@ -104,17 +111,34 @@ def title_likelihoods(
         n_rows = walk.prompts_at_once(tokens)
         return [max(len(prompt), -(-tokens // n_rows)) for prompt in prompts]
 
+    def facts() -> dict[str, Any]:
+        opinion = None if assistant is None else [assistant.lm_weight, hash_tensors({"": assistant.item_scores})]
+        return {
+            "prompts": [list(prompt) for prompt in prompts],
+            "titles": hash_arrays(trie.tokens, trie.parents, trie.title_of_item),
+            "scores": [length_penalty, renormalize, way, opinion],
+            "row_inputs": hash_tensors(row_inputs or {}),
+        }
+
     scores = torch.empty(len(prompts), trie.n_items, dtype=torch.float64, device=walk.device)
+    kept = keep("likelihoods", facts)
     bar = Bar(total=len(prompts), desc="score titles", unit="prompt", disable=not progress)
     with evaluating(model), torch.no_grad(), bar:
 
-        def run(batch: list[int]) -> None:
+        def likelihoods(chosen: Sequence[int]) -> dict[int, Tensor]:
+            batch = list(chosen)
             inputs = {name: values[batch] for name, values in (row_inputs or {}).items()}
             log_probs = walk.run([prompts[index] for index in batch], inputs, budget)
             helper = None if assistant is None else Assistant(assistant.item_scores[batch], assistant.lm_weight)
-            scores[batch] = title_scores(
+            found = title_scores(
                 trie, log_probs, length_penalty=length_penalty, renormalize=renormalize, assistant=helper
             )
+            return dict(zip(batch, found, strict=True))
+
+        def run(batch: list[int]) -> None:
+            values = kept.batch(batch, likelihoods, _packed, _unpacked)
+            for row in batch:
+                scores[row] = values[row]
             bar.update(len(batch))
 
         process().complete(scores, run_batches(costs, budget, run, together=True))
@@ -125,6 +149,15 @@ def title_likelihoods(
             "are NaN; check its weights, or use llm_dtype float32 or bfloat16"
         )
     return scores
+
+
+def _packed(scores: Tensor) -> str:
+    """A row of scores as text, every bit of it."""
+    return base64.b64encode(scores.cpu().numpy().tobytes()).decode()
+
+
+def _unpacked(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=np.float64).copy())
 
 
 def _walk(model: nn.Module, trie: TitleTrie, pad_token_id: int, way: Way, only_choices: bool) -> TreeWalk | RowWalk:

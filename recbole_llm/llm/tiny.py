@@ -13,6 +13,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.llm.tiny_corpus import Document, PromptMaker, document_rounds, reading_prompts
 from recbole_llm.progress import Bar
+from recbole_llm.training_state import load_optimizer, load_training, optimizer_tensors, save_training
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ def build_tiny_llm(
     config: TinyLLMConfig | None = None,
     device: str | torch.device = "cpu",
     progress: bool = False,
+    states: Path | None = None,
+    minutes: float | None = None,
 ) -> Path:
     """Builds tokenizer and model, pre-trains the model and writes both as a Hugging Face folder.
 
@@ -63,6 +68,8 @@ def build_tiny_llm(
         config: sizes and pre-training; the defaults if None.
         device: where to train.
         progress: show a progress bar with loss, tokens per second and time left.
+        states: folder for states of the pre-training, from the last of which it goes on; None for none.
+        minutes: between two of them; None for none.
 
     Returns:
         The folder.
@@ -92,7 +99,8 @@ def build_tiny_llm(
     generator = torch.Generator().manual_seed(config.seed)
     make_prompt = compose(tokenizer)
     rounds = document_rounds(titles, attributes, tokenizer, make_prompt, history_length, generator)
-    pretrain(model, _batches(rounds, tokenizer.pad_token_id, config, generator), config, progress=progress)
+    batches = _batches(rounds, tokenizer.pad_token_id, config, generator)
+    pretrain(model, batches, config, progress=progress, states=states, minutes=minutes)
     own, other = (
         mean_loss(model, documents, tokenizer.pad_token_id, config.batch_tokens)
         for documents in reading_prompts(titles, attributes, make_prompt, history_length, READING_PROMPTS, generator)
@@ -189,40 +197,83 @@ def _pad(batch: list[Document], pad_token_id: int) -> tuple[torch.Tensor, torch.
     return padded, padded.masked_fill((padded == pad_token_id) | (torch.arange(padded.shape[1]) < n_given), -100)
 
 
+@dataclass
+class _SoFar:
+    """What a pre-training has gathered besides weights.
+
+    Attributes:
+        step: steps done.
+        n_tokens: that it has read.
+        running: moving mean of the loss; 0 before the first step.
+        seconds: that it took, those of earlier processes included.
+    """
+
+    step: int = 0
+    n_tokens: int = 0
+    running: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, loss: float, n_tokens: int, seconds: float) -> None:
+        """Count a step."""
+        self.running = 0.95 * self.running + 0.05 * loss if self.step else loss
+        self.step, self.n_tokens, self.seconds = self.step + 1, self.n_tokens + n_tokens, seconds
+
+
 def pretrain(
     model: LlamaForCausalLM,
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
     config: TinyLLMConfig,
     *,
     progress: bool = False,
+    states: Path | None = None,
+    minutes: float | None = None,
 ) -> None:
     """Trains ``model`` in place on ``config.steps`` batches of token ids and labels, both [documents, tokens].
 
     Padding is on the right, so under causal attention no mask is needed. AdamW, linear warm-up, cosine decay, gradients
-    clipped at norm 1.
+    clipped at norm 1. Where ``states`` holds a state, training goes on from it, behind the batches that it has read.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     scales = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": scales, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
+    so_far = _resumed(model, optimizer, states)
+    for _ in islice(batches, so_far.step):
+        pass
     model.train()
-    started, n_tokens, running = time.perf_counter(), 0, None
-    with Bar(total=config.steps, desc="tiny LLM", unit="step", disable=not progress) as bar:
-        for _, (token_ids, labels) in zip(range(config.steps), batches, strict=False):
+    started, saved = time.perf_counter() - so_far.seconds, time.monotonic()
+    with Bar(total=config.steps, desc="tiny LLM", unit="step", initial=so_far.step, disable=not progress) as bar:
+        for step, (token_ids, labels) in zip(range(so_far.step, config.steps), batches, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _rate(step, config.steps)
             loss = _next_token_loss(model, token_ids.to(model.device), labels.to(model.device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad()
-            n_tokens += token_ids.numel()
-            running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
-            speed = n_tokens / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {running:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            so_far.add(loss.item(), token_ids.numel(), time.perf_counter() - started)
+            speed = so_far.n_tokens / so_far.seconds
+            bar.set_postfix_str(f"loss {so_far.running:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
+            is_due = minutes is not None and time.monotonic() - saved >= 60 * minutes
+            if states is not None and is_due and step + 1 < config.steps:
+                save_training(states, {**model.state_dict(), **optimizer_tensors(optimizer)}, asdict(so_far))
+                saved = time.monotonic()
     model.eval()
-    logger.info("Tiny LLM: loss %.3f after %s tokens, %.0f s.", running, f"{n_tokens:,}", time.perf_counter() - started)
+    told = so_far.running, f"{so_far.n_tokens:,}", so_far.seconds
+    logger.info("Tiny LLM: loss %.3f after %s tokens, %.0f s.", *told)
+
+
+def _resumed(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, states: Path | None) -> _SoFar:
+    """Give model and optimiser the last state, if there is one. Returns: what had been gathered until then."""
+    found = None if states is None else load_training(states)
+    if found is None:
+        return _SoFar()
+    tensors, told = found
+    model.load_state_dict({name: tensors[name] for name in model.state_dict()})
+    load_optimizer(optimizer, tensors)
+    logger.info("Going on after step %d of the tiny LLM's pre-training.", told["step"])
+    return _SoFar(**told)
 
 
 @torch.no_grad()

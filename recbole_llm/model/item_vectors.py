@@ -16,6 +16,7 @@ import torch
 from recbole_llm.adapter import Adapter, LoraAdapter
 from recbole_llm.data.item_texts import Attribute, read_attributes
 from recbole_llm.disk import write_json
+from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_json
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.budget import TokenBudget
@@ -173,6 +174,7 @@ class EncodeItems(Stage[np.ndarray]):
     """
 
     name = "item-vectors"
+    is_joint = True
 
     def __init__(self, items: ItemVectors) -> None:
         self._items = items
@@ -189,10 +191,12 @@ class EncodeItems(Stage[np.ndarray]):
             _, adapter, llm = items.opened
             adapter.load(llm, tuned / ADAPTER, items.llm_fingerprint())
         found = items.reader().vectors(items.attributes[1:], bool(items.config["show_progress"]))
+        items.close()
+        if not process().is_main:
+            return
         reduced, share = reduce_by_pca(found, items.settings.pca_dim)
         np.save(folder / VECTORS, np.concatenate([np.zeros_like(reduced[:1]), reduced]))
         write_json(folder / FACTS, {"width": found.shape[1], "kept": reduced.shape[1], "variance": share})
-        items.close()
 
     def load(self, folder: Path) -> np.ndarray:
         """See :class:`Stage`. Returns: float32 [items, p]."""

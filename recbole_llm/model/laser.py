@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from recbole_llm.adapter import Adapter, AdapterWithModules, FrozenAdapter
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.index import ItemIndex
 from recbole_llm.grounding.ranking import Ranking
 from recbole_llm.hashing import hash_json
 from recbole_llm.llm.bi_tuning import BiTuning, ItemTable
+from recbole_llm.llm.budget import run_batches
 from recbole_llm.llm.laser_settings import LaserSettings
 from recbole_llm.llm.parts import input_embedding
-from recbole_llm.llm.rows import length_batches
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
@@ -126,14 +127,25 @@ class Laser(LLMRecommender):
     def vectors(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Vectors of rows in batches, every history once. Returns: float32 [rows, d], of length 1.
 
+        Several processes share the batches.
+
         Raises:
             InputError: a vector is not finite.
         """
         distinct = list({history: prompt for prompt, history in rows}.items())
         found = np.empty((len(distinct), self.table.vectors.shape[1]), dtype=np.float32)
-        for batch in self._batches(distinct, progress):
-            histories, prompts = zip(*(distinct[row] for row in batch), strict=True)
-            found[batch] = normalize(self.encode(prompts, self.item_states(histories)), dim=1).cpu().numpy()
+        lengths = [len(prompt) + self._longest_answer() for _, prompt in distinct]
+        share = -(-len(distinct) // process().count)
+        bar = Bar(total=share, desc="encode", unit="row", disable=not progress)
+        with bar, evaluating(self.llm), evaluating(self.bi_tuning):
+
+            def run(batch: list[int]) -> None:
+                histories, prompts = zip(*(distinct[row] for row in batch), strict=True)
+                found[batch] = normalize(self.encode(prompts, self.item_states(histories)), dim=1).cpu().numpy()
+                bar.update(len(batch))
+
+            batches = run_batches(lengths, self.generation_budget, run, together=True)
+        process().complete(found, batches)
         if not np.isfinite(found).all():
             history = distinct[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])][0]
             names = [self.catalog.tokens[item] for item in history]
@@ -143,15 +155,6 @@ class Laser(LLMRecommender):
         row_of = {history: row for row, (history, _) in enumerate(distinct)}
         picked: np.ndarray = found[[row_of[history] for _, history in rows]]
         return picked
-
-    def _batches(self, rows: Sequence[tuple[Any, Sequence[int]]], progress: bool) -> Iterator[list[int]]:
-        """Rows that share a forward pass, in eval mode."""
-        lengths = [len(prompt) + self._longest_answer() for _, prompt in rows]
-        bar = Bar(total=len(rows), desc="encode", unit="row", disable=not progress)
-        with bar, evaluating(self.llm), evaluating(self.bi_tuning):
-            for batch in length_batches(lengths, self.generation_budget.tokens):
-                yield batch
-                bar.update(len(batch))
 
     def refresh_items(self) -> None:
         """Compute the catalogue's vectors with the weights as they are now."""

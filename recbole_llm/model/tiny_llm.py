@@ -19,7 +19,7 @@ from recbole_llm.llm.tiny_corpus import PromptMaker, SharedText
 from recbole_llm.model.rows import PromptKind, TokenPair
 from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
-from recbole_llm.stages import Stage
+from recbole_llm.stages import UNFINISHED, Stage
 
 CORPUS = "walks by shared text"  # what prompts are made of; LLMs that learned from others are built anew
 
@@ -108,6 +108,8 @@ class TinyLLMStage(Stage[Path]):
             config=self.settings,
             device=self._device,
             progress=bool(self._config["show_progress"]),
+            states=folder / UNFINISHED / "pre-training",
+            minutes=self._config["checkpoint_minutes"],
         )
 
     def load(self, folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from recbole_llm.coreset.influence.losses import Losses, frozen
 from recbole_llm.coreset.settings import InfluenceSettings
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.declare import keys_by_name
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.provider import Provider, RowInput, row_input
@@ -46,6 +47,8 @@ class RecommenderVectors(Provider):
         config: the resolved config of the LLM recommender.
         pool: the rows to choose from.
     """
+
+    is_joint: ClassVar[bool] = True
 
     def __init__(self, auxiliary: AuxiliaryRecommender, config: Config, pool: Pool) -> None:
         super().__init__()
@@ -81,7 +84,9 @@ class RecommenderVectors(Provider):
     @row_input("vectors", chosen_by=("coreset_vectors", "recommender"))
     def recommender_vectors(self) -> np.ndarray:
         """States after the histories. Returns: [n, d]."""
-        return self.auxiliary.sequence_states(self.pool.histories)
+        histories, size = self.pool.histories, self.config["eval_batch_size"]
+        parts = [histories[start : start + size] for start in range(0, len(histories), size)]
+        return np.concatenate(process().share_out(parts, self.auxiliary.sequence_states))
 
 
 class RecommenderInputs(RecommenderVectors):
@@ -96,10 +101,12 @@ class RecommenderInputs(RecommenderVectors):
     def el2n(self) -> np.ndarray:
         """Lengths of the error vectors. Returns: [n]."""
         target = self.pool.data.iid_field
-        parts = [
-            el2n_scores(self.auxiliary.scores(batch), batch[target].numpy()) for batch in self._batches(self.pool.rows)
-        ]
-        return np.concatenate(parts)
+
+        def errors(batch: Interaction) -> np.ndarray:
+            found: np.ndarray = el2n_scores(self.auxiliary.scores(batch), batch[target].numpy())
+            return found
+
+        return np.concatenate(process().share_out(self._batches(self.pool.rows), errors))
 
     @row_input()
     def grand(self) -> np.ndarray:
@@ -110,8 +117,11 @@ class RecommenderInputs(RecommenderVectors):
             influence_weights(recommender, "all"),
             lambda model, batch: full_losses(model, Interaction(batch)),
         )
-        batches = (self._on_device(batch).interaction for batch in self._batches(self.pool.rows))
-        return torch.cat([grand_scores(losses, params, batch).cpu() for batch in batches]).numpy()
+
+        def norms(batch: Interaction) -> np.ndarray:
+            return grand_scores(losses, params, self._on_device(batch).interaction).cpu().numpy()
+
+        return np.concatenate(process().share_out(self._batches(self.pool.rows), norms))
 
     @row_input(settings=INFLUENCE_SETTINGS)
     def influence(self) -> np.ndarray:

@@ -132,20 +132,23 @@ class StageStore:
             self._rows = before
 
     @contextmanager
-    def unfinished(self, facts: Mapping[str, Any]) -> Iterator[None]:
+    def unfinished(self, facts: Mapping[str, Any]) -> Iterator[Path | None]:
         """A context whose computations outside stages keep their finished rows until it ends without an error.
 
         Where another process is at the same at this time, it keeps them, and here nothing is kept.
 
         Args:
             facts: what tells the whole of it from others, as plain data: the settings of a run.
+
+        Yields:
+            The folder that they are kept in, which may not be there yet; None where nothing is kept.
         """
         folder = self.root / f".rows-{fingerprint(facts)}"
         lock = OwnedLock(self.root / f"{folder.name}.lock", f"Rows {folder.name}")
         is_ours = process().from_main(process().is_main and self._take(lock))
         try:
             with self._keeping_in(folder if is_ours else None):
-                yield
+                yield self._rows
             if is_ours and process().is_main:
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ class TrainingState:
         optimizer: state of the optimiser, :func:`pack_optimizer`.
         progress: plain data: scheduler, best score, patience, history; inside an epoch also what it has gathered.
         step: completed steps of the next epoch; 0 between epochs.
-        random: of inside an epoch, :func:`random_state`.
+        random: of inside an epoch, :func:`recbole_llm.training_state.random_state`.
     """
 
     epoch: int
@@ -77,39 +76,6 @@ class EpochSoFar:
     def from_dict(cls, values: Mapping[str, Any]) -> EpochSoFar:
         """Of what :meth:`to_dict` gave."""
         return cls(**{**values, "losses": np.array(values["losses"]), "counted": np.array(values["counted"])})
-
-
-def random_state() -> dict[str, torch.Tensor]:
-    """States of the generators that all of this process shares, as tensors: torch's, numpy's, Python's."""
-    kind, words, position, has_gauss, gauss = np.random.get_state()
-    assert kind == "MT19937"
-    version, own, next_gauss = random.getstate()
-    found = {
-        "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(np.append(words, np.uint32(position)).astype(np.int64)),
-        "numpy_gauss": torch.tensor([has_gauss, gauss], dtype=torch.float64),
-        "python": torch.tensor([version, *own], dtype=torch.int64),
-    }
-    if next_gauss is not None:
-        found["python_gauss"] = torch.tensor([next_gauss], dtype=torch.float64)
-    for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
-        found[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
-    return found
-
-
-def set_random_state(state: Tensors) -> None:
-    """Put all generators into the state that :func:`random_state` gave; those of devices that are gone are left out."""
-    torch.set_rng_state(state["torch"])
-    *words, position = state["numpy"].tolist()
-    has_gauss, gauss = state["numpy_gauss"].tolist()
-    np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), position, int(has_gauss), gauss))
-    version, *own = state["python"].tolist()
-    next_gauss = state["python_gauss"].item() if "python_gauss" in state else None
-    random.setstate((version, tuple(own), next_gauss))
-    for name in (name for name in state if name.startswith("cuda:")):
-        device = int(name.partition(":")[2])
-        if device < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state[name], device)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -27,9 +27,7 @@ from recbole_llm.trainer.checkpoint import (
     TrainingState,
     load_state,
     pack_optimizer,
-    random_state,
     save_state,
-    set_random_state,
     unpack_optimizer,
 )
 from recbole_llm.trainer.early_stopping import EarlyStopping
@@ -40,6 +38,7 @@ from recbole_llm.trainer.schedules import make_schedule
 from recbole_llm.trainer.shards import Shards, deals_weights_out, needs_whole_llm
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 from recbole_llm.trainer.validation import Scored, Validation
+from recbole_llm.training_state import random_state, set_random_state
 
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from recbole_llm.adapter.experts import load_balance_loss
+from recbole_llm.distributed import asks_for_shards, process
 from recbole_llm.llm.contrastive import all_item_loss
 from recbole_llm.model.laser import Laser
 from recbole_llm.settings.training import FineTuneSettings
@@ -35,7 +36,8 @@ class BiTuningLoss(StepLoss):
     """Cross-entropy of the target among all items by cosine, and the balance of the experts.
 
     The first is the mean over the rows of a step; the second is of the items of all its histories. Item vectors have no
-    gradient.
+    gradient. Several processes share a step's forward passes; the balance, of which no LLM is part, all compute, and
+    the main one adds its gradient.
 
     Args:
         passes: of the training.
@@ -56,6 +58,7 @@ class BiTuningLoss(StepLoss):
         self._titled = torch.from_numpy(model.titled).to(model.device)
         self._chosen = np.zeros(model.settings.experts, dtype=np.int64)
         self._balance: list[float] = []
+        self._begun = (self._chosen.copy(), 0)  # what was chosen before the step, and how many balances were noted
 
     def lengths(self, kinds: Collection[str]) -> np.ndarray:
         """See :class:`StepLoss`; a row is its prompt and the vectors around it."""
@@ -65,11 +68,12 @@ class BiTuningLoss(StepLoss):
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`."""
         model, passes, settings = self.model, self.passes, self.model.settings
+        self._begun = (self._chosen.copy(), len(self._balance))
         if not model.table.vectors.any():  # the first step of all
             model.refresh_items()
         balance = self._backward_balance(rows)
         items, total = model.table.vectors[self._titled], 0.0
-        for one in passes.of_step(rows, list(weights), lengths):
+        for one in process().own(passes.of_step(rows, list(weights), lengths)):
             own = [row for tree in one.trees for row in tree]
             with self._autocast():
                 states = model.item_states([passes.histories[row] for row in own])
@@ -78,7 +82,12 @@ class BiTuningLoss(StepLoss):
             loss.backward()
             self.tokens += one.n_tokens
             total += loss.item()
-        return np.array([total + settings.balance * balance])
+        return np.array([total + settings.balance * balance if process().is_main else total])
+
+    def undo_step(self) -> None:
+        """See :class:`StepLoss`."""
+        self._chosen, n_noted = self._begun
+        del self._balance[n_noted:]
 
     def _backward_balance(self, rows: np.ndarray) -> float:
         """The gradient of the experts' balance, which no LLM takes part in. Returns: the balance, without its weight.
@@ -91,7 +100,7 @@ class BiTuningLoss(StepLoss):
         if not any(map(len, states)):
             return 0.0
         balance = load_balance_loss(mformer.votes(states))
-        if self.model.settings.balance:
+        if self.model.settings.balance and process().is_main:
             (self.model.settings.balance * balance).backward()
         self._balance.append(balance.item())
         return self._balance[-1]
@@ -124,8 +133,11 @@ class RefreshedItemsStage(FineTuneStage):
     """The first stage: before every epoch, and before it is validated, the catalogue's vectors are computed anew."""
 
     name = "bi-tuning"
-    is_joint = False  # its steps are computed whole
     refreshes: ClassVar[bool] = True
+
+    def __init__(self, tuning: Tuning) -> None:
+        super().__init__(tuning)
+        self.is_joint = not asks_for_shards()  # there is nothing to deal out of an LLM that stays as it is
 
     @property
     def _model(self) -> Laser:

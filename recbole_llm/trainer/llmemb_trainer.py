@@ -22,7 +22,7 @@ from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.item_vectors import ADAPTER
 from recbole_llm.model.llmemb import CHECKPOINT, LLMEmb
 from recbole_llm.settings.training import AlignmentSettings
-from recbole_llm.stages import Stage
+from recbole_llm.stages import UNFINISHED, Stage
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.tuning import TuningResult
 
@@ -83,7 +83,14 @@ class AlignmentStage(Stage[TuningResult]):
         table = ItemTable(vectors, model.rat, aligned)
         config = model.backbone_config
         init_seed(config["seed"], config["reproducibility"])
-        trainer = fit_classic(config, self._rows, folder / CHECKPOINT, self._on_score, lambda *_: model.build(table))
+        trainer = fit_classic(
+            config,
+            self._rows,
+            folder / CHECKPOINT,
+            self._on_score,
+            lambda *_: model.build(table),
+            unfinished=folder / UNFINISHED,
+        )
         losses = [{"epoch": 1 + epoch, "train_loss": float(loss)} for epoch, loss in trainer.train_loss_dict.items()]
         epochs, step = len(losses), trainer.eval_step
         validations = epochs // step if len(self._rows.valid) and step > 0 else 0
@@ -117,6 +124,7 @@ class LLMEmbTrainer(LLMTrainer):
     ) -> tuple[float | None, dict[str, float] | None]:
         """See :class:`LLMTrainer`; it is RecBole's trainer of the sequential model that validates."""
         self.eval_collector.data_collect(train_data)
+        _ = self.model.item_vectors.table  # by all processes, of which the main one trains alone
         stage = AlignmentStage(self.model, callback_fn)
         self.tuned = [self.model.stages.run(stage)]
         self.n_train_rows = stage.n_rows

@@ -94,8 +94,8 @@ class OptimizerStep:
             self._loss.tokens = tokens
             found.append(self._loss.backward(rows, weights, lengths))
 
-        self._loss.passes.within_memory(rows, lengths, run)
-        return found[0]
+        self._loss.passes.within_memory(rows, lengths, run, self._loss.undo_step)
+        return found[-1]
 
     def _broken(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> list[int]:
         """The rows of a step whose loss alone is no number; all of them where each alone has one."""

@@ -119,23 +119,28 @@ class Passes:
         missing = -(-len(passes) // me.count) - len(found) if self.is_even else 0
         return found + [(passes[0], 0.0)] * missing
 
-    def within_memory(self, rows: np.ndarray, lengths: np.ndarray, run: Callable[[], None]) -> None:
-        """Compute the passes of a step; where memory runs out, anew in smaller ones.
+    def within_memory(
+        self, rows: np.ndarray, lengths: np.ndarray, run: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> None:
+        """Compute the passes of a step; where memory runs out, in any of several processes, anew in smaller ones.
 
-        Several processes, of which each computes a part and asks the others meanwhile, do not begin anew.
+        Where the LLM's weights are dealt out, a pass is one of all processes, and none begins anew.
 
         Args:
             rows: of the step.
             lengths: int64 [all rows], tokens of each; a pass of one row is not divided.
             run: computes them all, from the start.
+            undo: called before they are computed anew.
         """
-        if process().count > 1:
+        if self.is_even:
             run()
             return
         before = torch.get_rng_state()
         longest = int(lengths[rows].max(initial=0))
-        while not self.budget.attempt(run, self.budget.tokens, divisible=self.budget.tokens > longest):
+        while not self.budget.attempt_together(run, self.budget.tokens, divisible=self.budget.tokens > longest):
             torch.set_rng_state(before)
+            if undo is not None:
+                undo()
 
     def loss(self, one: Pass, kinds: Collection[str]) -> torch.Tensor:
         """Negative log-likelihood of a pass's answers, summed by kind. Returns: float32 [kinds]."""

@@ -105,7 +105,7 @@ class PreferenceLoss(StepLoss):
         self._draw = 0
         self._ratios = np.zeros(3)  # sums over rows of a and of the mean b, and the number of rows
         self._right = np.zeros(2)  # loss and tokens of the right answers
-        self._begun: tuple[np.ndarray, np.ndarray] | None = None  # both as they were before a step that is not done
+        self._begun = (self._ratios, self._right)  # both as they were before the step
 
     @property
     def opposites(self) -> Opposites:
@@ -124,12 +124,12 @@ class PreferenceLoss(StepLoss):
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; a step without wrong answers has no preference loss, and no gradient of one."""
-        if self._begun is not None:
-            self._ratios, self._right = self._begun
         self._begun = self._ratios.copy(), self._right.copy()
-        found = self._step(rows, lengths)
-        self._begun = None
-        return found
+        return self._step(rows, lengths)
+
+    def undo_step(self) -> None:
+        """See :class:`StepLoss`."""
+        self._ratios, self._right = self._begun
 
     def _step(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         total = int(self.opposites.mask[rows].any(axis=1).sum())

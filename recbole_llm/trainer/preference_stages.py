@@ -20,7 +20,7 @@ from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.modes import evaluating
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.objective.preferences import PreferenceObjective
-from recbole_llm.prompt.trunk import Trunks
+from recbole_llm.prompt.trunk import Pass, Trunks
 from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.training import FineTuneSettings
@@ -113,10 +113,18 @@ class ReferenceStage(Stage[np.ndarray]):
             np.arange(len(prompts)), range(settings.train_batch_size, len(prompts), settings.train_batch_size)
         )
         together = [one for rows in steps for one in passes.of_step(rows, kinds, lengths)]
+        kept = model.keep("reference", lambda: own.facts)
+
+        def sums(one: Pass) -> dict[int, list[float]]:
+            with model.autocast():
+                values = answer_sums(passes, one, kinds, reader).float().cpu().tolist()
+            return dict(zip(rows_of(one).tolist(), values, strict=True))
+
         with evaluating(model):
             for one in process().own(together):
-                with model.autocast():
-                    found[rows_of(one)] = answer_sums(passes, one, kinds, reader).float().cpu().numpy()
+                rows = rows_of(one).tolist()
+                values = kept.batch(rows, lambda _, one=one: sums(one))  # type: ignore[misc]
+                found[rows] = [values[row] for row in rows]
         process().complete(found, [rows_of(one) for one in together])
         if process().is_main:
             np.save(folder / FILE, found)

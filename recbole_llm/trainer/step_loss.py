@@ -59,6 +59,9 @@ class StepLoss(ABC):
         total: np.ndarray = passes.prompt_lengths + sum(passes.answer_lengths[kind] for kind in kinds)
         return total
 
+    def undo_step(self) -> None:  # noqa: B027
+        """Called where the step that was just computed, here or in part, is to be computed anew."""
+
     def after_step(self) -> None:  # noqa: B027
         """Called once the weights have changed."""
 
@@ -106,11 +109,13 @@ class WithSideLoss(MeanNll):
     def __init__(self, passes: Passes) -> None:
         super().__init__(passes)
         self._side: list[float] = []
+        self._n_before = 0  # steps noted before the one that is computed
         n_more = len(passes.model.more_examples())
         self._n_rows = len(passes.prompts) - n_more
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; the losses are those of the answers."""
+        self._n_before = len(self._side)
         totals = super().backward(rows, weights, lengths)
         if not process().is_main:
             return totals
@@ -124,6 +129,10 @@ class WithSideLoss(MeanNll):
             side.backward()
             self._side.append(float(side.detach()))
         return totals
+
+    def undo_step(self) -> None:
+        """See :class:`StepLoss`."""
+        del self._side[self._n_before :]
 
     def record(self) -> dict[str, Any]:
         """See :class:`StepLoss`: the mean over the epoch's steps."""

@@ -1,5 +1,7 @@
 """Views of items, contrastive tuning and item vectors, on a small LLM."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.adapter import LoraAdapter
+from recbole_llm.llm import budget, item_tuning
 from recbole_llm.llm.item_tuning import STATE, ContrastiveTuning, ItemReader, reduce_by_pca
 from recbole_llm.llm.item_views import draw_view, encode_texts, item_text
 from recbole_llm.llm.vector_settings import ItemVectorSettings
 from tests.families import make_family
+from tests.members import in_threads
 from tests.refusals import refused
 
 ITEMS = [
@@ -56,6 +60,21 @@ def test_vectors_are_states_of_single_texts(pooling):
             states = model.get_decoder()(input_ids=ids).last_hidden_state[0]
         expected = states.mean(dim=0) if pooling == "mean" else states[-1]
         np.testing.assert_allclose(found[item], expected.numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_processes_share_the_items_and_find_what_one_finds():
+    made, _ = tuning()
+
+    def find():
+        reader, batches = copy.deepcopy(made.reader), []
+        reader.budget, pool = budget.TokenBudget(60), reader._pool
+        reader._pool = lambda token_ids: batches.append(len(token_ids)) or pool(token_ids)
+        return reader.vectors(ITEMS), batches
+
+    ((one, whole),) = in_threads(1, [budget, item_tuning], find)
+    several = in_threads(2, [budget, item_tuning], find)
+    assert all(np.array_equal(found, one) for found, _ in several)
+    assert [batches for _, batches in several] == [whole[0::2], whole[1::2]] and len(whole) > 2
 
 
 def test_every_step_draws_new_views_of_all_items_in_turn():

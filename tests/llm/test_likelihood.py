@@ -8,6 +8,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.adapter import LoraAdapter
+from recbole_llm.kept import KeptRows, keep_nothing
 from recbole_llm.llm import Assistant, TitleTrie, title_likelihoods, title_scores
 from recbole_llm.llm import likelihood as likelihood_module
 from tests.families import FAMILIES, make_family
@@ -76,6 +77,34 @@ def test_batching_changes_nothing(family):
     for max_batch_tokens in (1, 300, 10**6):
         found = title_likelihoods(model, prompts, trie, max_batch_tokens=max_batch_tokens, **special)
         torch.testing.assert_close(found, expected, **SINGLE)
+
+
+def test_a_killed_computation_goes_on_after_its_last_batch(tmp_path, monkeypatch):
+    """With the bits of one that was not killed; another assistant's scores are computed anew."""
+    model, trie, special = make_world("llama", n_titles=9)
+    prompts = make_prompts(model, 4)
+    batches, score = [], likelihood_module.title_scores
+
+    def dying(trie, log_probs, **options):
+        batches.append(len(log_probs))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return score(trie, log_probs, **options)
+
+    def find(lm_weight=0.5, keep=lambda name, facts: KeptRows(tmp_path, name, facts)):
+        torch.manual_seed(0)
+        assistant = Assistant(torch.randn(4, trie.n_items, dtype=torch.float64), lm_weight)
+        options = {"assistant": assistant, "max_batch_tokens": 1, "keep": keep}
+        return title_likelihoods(model, prompts, trie, **special, **options)
+
+    whole = find(keep=keep_nothing)
+    monkeypatch.setattr(likelihood_module, "title_scores", dying)
+    with pytest.raises(KeyboardInterrupt):
+        find()
+    found, n_batches = find(), len(batches)
+    assert n_batches == 3 + 2 and torch.equal(found, whole)
+    assert torch.equal(find(), whole) and len(batches) == n_batches
+    assert not torch.equal(find(lm_weight=0.75), found)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,12 +17,11 @@ from recbole_llm.trainer.checkpoint import (
     TrainingState,
     load_state,
     pack_optimizer,
-    random_state,
     save_state,
-    set_random_state,
     unpack_optimizer,
 )
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.training_state import random_state, set_random_state
 from tests.families import save_family
 from tests.processes import fresh_python
 from tests.refusals import refused

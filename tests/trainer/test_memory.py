@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_llm.curriculum import REAL
+from recbole_llm.curriculum import DISTILLED, REAL
 from recbole_llm.llm.answer_reader import AnswerReader
-from recbole_llm.objective import MSLObjective
-from recbole_llm.objective.preferences import DPOPreference
+from recbole_llm.objective import BEARObjective, MSLObjective
+from recbole_llm.objective.preferences import DPOPreference, RPOPreference
 from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss
 from recbole_llm.trainer.step_loss import ObjectiveMeans
+from tests.members import in_threads
 from tests.trainer.test_finetune import Toy, tuning
-from tests.trainer.test_objective_loss import PROMPTS, Reads, passes_of, reader_of, trie
-from tests.trainer.test_preference_loss import MASK
+from tests.trainer.test_objective_loss import PROMPTS, Reads, gradients, passes_of, reader_of, trie
+from tests.trainer.test_preference_loss import ACROSS, MASK
 from tests.trainer.test_preference_loss import passes_of as passes_of_preference
 
 __all__ = ["trie"]  # a fixture
@@ -95,7 +98,8 @@ def test_what_a_step_notes_is_noted_once(model, trie, number):
         opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32))
         loss = PreferenceLoss(passes, DPOPreference(), 1.0, 1.0, [opposites], AnswerReader(model.scorer))
         lengths = loss.lengths([REAL])
-        passes.within_memory(rows, lengths, lambda: note(loss.backward(rows, {REAL: 1.0}, lengths)))
+        run = lambda: note(loss.backward(rows, {REAL: 1.0}, lengths))  # noqa: E731
+        passes.within_memory(rows, lengths, run, loss.undo_step)
         return loss.record()
 
     for step in (objective_step, preference_step):
@@ -105,3 +109,50 @@ def test_what_a_step_notes_is_noted_once(model, trie, number):
             assert step() == pytest.approx(usual, abs=1e-5)
         finally:
             handle.remove()
+
+
+SHARING = ("llm.budget", "trainer.passes", "trainer.step_loss", "trainer.preference_loss")
+
+
+@pytest.mark.parametrize("kind", ["msl", "bear", "dpo", "in two"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_where_one_process_runs_out_of_memory_all_begin_anew_with_the_same_passes(model, trie, kind, number):
+    """In a step of one mean, of two whose sums come first, of a preference, and of one whose rows stand together."""
+
+    def step(failing: int) -> Any:
+        own, rows, weights = copy.deepcopy(model), np.arange(len(PROMPTS)), {REAL: 1.0}
+        me = import_module("recbole_llm.llm.budget").process()
+        if kind in ("dpo", "in two"):
+            passes = passes_of_preference(own, 50)
+            preference, across = (RPOPreference(), ACROSS) if kind == "in two" else (DPOPreference(), None)
+            opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32), across)
+            loss: Any = PreferenceLoss(passes, preference, 1.0, 1.0, [opposites], AnswerReader(own.scorer))
+        else:
+            weights = weights if kind == "msl" else {REAL: 0.5, DISTILLED: 0.5}
+            adaptive, unknown = MSLObjective(temperature="adaptive"), BEARObjective(k=1, xi=0.7, weight=0.6)
+            objective = adaptive if kind == "msl" else unknown
+            passes = passes_of(own, 40)
+            loss = ObjectiveMeans(passes, objective, reader_of(own, trie, objective), list(own.parameters()))
+        if me.rank == failing:
+            fail_at(own, number)
+        lengths, found, before = loss.lengths(weights), [], passes.budget.tokens
+
+        def run() -> None:
+            own.llm.zero_grad(set_to_none=True)
+            found.append(loss.backward(rows, weights, lengths))
+
+        passes.within_memory(rows, lengths, run, loss.undo_step)
+        assert len(found) <= 2
+        loss.after_step()
+        return found[-1], gradients(own), loss.record(), passes.budget.tokens / before
+
+    modules = [import_module(f"recbole_llm.{name}") for name in SHARING]
+    (usual,) = in_threads(1, modules, lambda: step(-1))
+    for failing in (-1, 0, 1):
+        found = in_threads(2, modules, lambda: step(failing))  # noqa: B023
+        assert [share for *_, share in found] == [1 if failing < 0 else 0.5] * 2
+        np.testing.assert_allclose(sum(losses for losses, *_ in found), usual[0], atol=1e-5)
+        for ours, theirs, expected in zip(found[0][1], found[1][1], usual[1], strict=True):
+            torch.testing.assert_close(ours + theirs, expected, atol=1e-5, rtol=1e-4)
+        for _, _, record, _ in found:
+            assert record == pytest.approx(usual[2], abs=1e-5)

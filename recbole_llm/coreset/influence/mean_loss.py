@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,18 @@ from recbole_llm.coreset.influence.derivative import (
     influence_scores,
 )
 from recbole_llm.coreset.influence.losses import Losses
+from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.progress import Bar
+
+GATHERED = 2**24  # numbers that processes tell one another at once, at most, unless one batch has more
 
 
 class MeanLoss:
     """The mean loss of a data set as a function of some weights, with one batch in memory at a time.
 
-    How the rows are cut into batches changes nothing but rounding.
+    How the rows are cut into batches changes nothing but rounding. Several processes share the batches, and add what
+    these give in their order, as one process does.
 
     Args:
         losses: see :data:`Losses`.
@@ -58,25 +62,24 @@ class MeanLoss:
 
     def gradient(self) -> Tensor:
         """Gradient, of the shape of the weights."""
-        return self._mean(self.batches, lambda point, losses: torch.autograd.grad(losses.sum(), point)[0])
+        return self._mean(self.batches, lambda index, point, losses: torch.autograd.grad(losses.sum(), point)[0])
 
     def gradient_size(self) -> float:
         """Root mean square of the norms of the rows' gradients, estimated with one backward pass per batch.
 
         The squared norm of a sum of gradients with weights drawn from N(0, 1) is in the mean the sum of the squares.
         """
-        rng = np.random.default_rng(0)
 
-        def square(point: Tensor, losses: Tensor) -> Tensor:
-            drawn = torch.from_numpy(rng.normal(size=len(losses))).to(losses)
+        def square(index: int, point: Tensor, losses: Tensor) -> Tensor:
+            drawn = torch.from_numpy(np.random.default_rng(index).normal(size=len(losses))).to(losses)
             return torch.autograd.grad(losses @ drawn, point)[0].double().square().sum()
 
-        return float(self._mean(self.batches, square).sqrt())
+        return float(self._mean(self.batches, square, size=1).sqrt())
 
     def hvp(self, vector: Tensor, step: int | None = None) -> Tensor:
         """Hessian times a vector of the shape of the weights; of the sampled batch alone if a step is given."""
 
-        def product(point: Tensor, losses: Tensor) -> Tensor:
+        def product(index: int, point: Tensor, losses: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(losses.sum(), point, create_graph=True)
             if not gradient.requires_grad:  # a linear loss
                 return torch.zeros_like(point)
@@ -90,7 +93,7 @@ class MeanLoss:
         """The Hessian ``[m, m]``; ``chunk_size`` columns at once, which decides memory and speed only."""
         identity = torch.eye(self.params.numel()).to(self.params)
 
-        def columns(point: Tensor, losses: Tensor) -> Tensor:
+        def columns(index: int, point: Tensor, losses: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(losses.sum(), point, create_graph=True)
             if not gradient.requires_grad:
                 return torch.zeros_like(identity)
@@ -107,33 +110,64 @@ class MeanLoss:
             ]
             return torch.cat(chunks).reshape(identity.shape)
 
-        return self._mean(self.batches, columns)
+        return self._mean(self.batches, columns, size=identity.numel())
 
     def scores(self, direction: Tensor) -> Tensor:
         """``<grad L(s), direction>`` of every row, in the order of the batches. Returns: float64 ``[n]``."""
-        return torch.cat([self._scores(batch, direction).double() for batch in self._bar(self.batches)])
+        found = self._of_batches(self.batches, lambda _, batch: (self._scores(batch, direction).double(), 0), size=1)
+        return torch.cat([scores for scores, _ in found])
 
     def _scores(self, batch: Any, direction: Tensor) -> Tensor:
         if isinstance(self.losses, StagedLosses):
             return self.losses.scores(self.params, batch, direction)
         return influence_scores(lambda params: self.losses(params, batch), self.params, direction)
 
-    def _mean(self, batches: Iterable[Any], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The sum of what ``term`` makes of the losses of each batch, divided by the number of rows."""
-        total: Tensor | None = None
-        n_rows = 0
-        for batch in self._bar(batches):
+    def _mean(self, batches: Sequence[Any], term: Callable[[int, Tensor, Tensor], Tensor], size: int = 0) -> Tensor:
+        """The sum of what ``term`` makes of the index, the weights and the losses of each batch, by the number of rows.
+
+        Args:
+            batches: all rows.
+            term: gives a tensor of one shape for all batches.
+            size: numbers in it; 0: as many as there are weights.
+        """
+
+        def part(index: int, batch: Any) -> tuple[Tensor, int]:
             point = self.params.clone().requires_grad_()
             with torch.enable_grad(), differentiable_attention():
                 losses = self.losses(point, batch)
                 check_losses(losses, ORIGIN, ADVICE)
-                part = term(point, losses).detach()
-            total = part if total is None else total + part
-            n_rows += len(losses)
+                return term(index, point, losses).detach(), len(losses)
+
+        total: Tensor | None = None
+        n_rows = 0
+        for found, n_own in self._of_batches(batches, part, size or self.params.numel()):
+            total = found if total is None else total + found
+            n_rows += n_own
         if total is None or not n_rows:
             raise InputError("influence: there are no rows to compute it from", kind="missing")
         return total / n_rows
 
-    def _bar(self, batches: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = Bar(batches, "influence", leave=False, disable=not self.progress)
+    def _of_batches(
+        self, batches: Sequence[Any], compute: Callable[[int, Any], tuple[Tensor, int]], size: int
+    ) -> Iterator[tuple[Tensor, int]]:
+        """What ``compute`` gives for every batch, in their order; several processes share the batches.
+
+        Args:
+            batches: all rows.
+            compute: of index and batch.
+            size: numbers that a batch gives.
+        """
+        me, numbered = process(), list(enumerate(batches))
+        at_once = 1 if me.count == 1 else me.count * max(1, GATHERED // (me.count * size))
+
+        def told(one: tuple[int, Any]) -> tuple[Tensor, int]:
+            found, n_rows = compute(*one)
+            return (found if me.count == 1 else found.cpu()), n_rows
+
+        for start in self._bar(range(0, len(numbered), at_once)):
+            for found, n_rows in me.share_out(numbered[start : start + at_once], told):
+                yield found.to(self.params.device), n_rows
+
+    def _bar(self, rounds: Iterable[int]) -> Iterable[int]:
+        bar: Iterable[int] = Bar(rounds, "influence", leave=False, disable=not self.progress)
         return bar

@@ -1,6 +1,8 @@
 """Influence against numbers worked out by hand, one backward pass per row, and retraining without a row."""
 
+import copy
 import logging
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from recbole_llm.coreset import MeanLoss, influence_scores, inverse_hvp, parameter_losses, row_influence
 from recbole_llm.coreset.influence.derivative import StagedLosses
 from recbole_llm.coreset.influence.losses import frozen
+from tests.members import in_threads
 from tests.refusals import refused
 
 DOUBLE = {"dtype": torch.float64}
@@ -252,6 +255,37 @@ def test_sampled_steps_use_the_sample(recommender):
     steps = torch.stack([loss.hvp(direction, step=step) for step in range(30)])
     torch.testing.assert_close(steps.mean(dim=0), loss.hvp(direction))
     assert not torch.allclose(steps[0], steps[1])
+
+
+@pytest.mark.parametrize("gathered", [1, 2**24])
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_that_share_the_batches_find_what_one_finds(recommender, count, gathered, monkeypatch):
+    """To the bit, however many batches they tell one another of at once; each computes its own alone."""
+    shared, batch = recommender
+    module = import_module("recbole_llm.coreset.influence.mean_loss")
+    monkeypatch.setattr(module, "GATHERED", gathered)
+    direction = torch.linspace(-1, 1, shared.dense.weight.numel(), **DOUBLE)
+    batches = batches_of(batch, [7, 1, 9, 4, 9])
+
+    def find():
+        computed, model = [], copy.deepcopy(shared)
+
+        def counting(model, batch):
+            computed.append(len(batch["target"]))
+            return model.losses(batch)
+
+        params, losses = parameter_losses(model, ["dense.weight"], counting)
+        loss = MeanLoss(losses, params, batches, sample=lambda step: batches[step])
+        found = [loss.gradient(), loss.hvp(direction), loss.hvp(direction, step=2), loss.hessian()]
+        n_computed = list(computed)
+        return [*found, loss.scores(direction), torch.tensor(loss.gradient_size())], n_computed
+
+    ((one, all_of_them),) = in_threads(1, [module], find)
+    several = in_threads(count, [module], find)
+    for found, _ in several:
+        assert [torch.equal(*pair) for pair in zip(found, one, strict=True)] == [True] * len(one)
+    assert sorted(sum((computed for _, computed in several), [])) == sorted(all_of_them)
+    assert all(len(computed) < len(all_of_them) for _, computed in several)
 
 
 def test_an_operation_without_forward_mode_is_done_by_two_backward_passes(caplog):
