@@ -148,6 +148,8 @@ class Wording:
         for file in (Path(domain), folder / f"{domain}.yaml"):
             if file.suffix == ".yaml" and file.is_file():
                 return cls.load(file)
+        if Path(domain).suffix == ".yaml":
+            raise InputError("domain", f"there is no file {domain}; give a .yaml file that is there", kind="file")
         domains = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise InputError(
             f"domain: there is no wording for '{domain}'; choose one of {domains}, or give a .yaml file", kind="unknown"

@@ -18,7 +18,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import check_installed, find_encoder, find_llm
 from recbole_llm.llm.settings import TINY, check_quantisation
 from recbole_llm.prompt.wording import Wording
-from recbole_llm.registry import find_choice
+from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.command import Command, check_prefixes, settings_for
 from recbole_llm.settings.data_folder import has_data
 from recbole_llm.settings.defaults import union_columns
@@ -49,9 +49,18 @@ def check_command(command: Command) -> list[Resolution]:
             "dataset", "no data set is given; add --dataset=<name>, such as --dataset=ml-100k", kind="missing"
         )
     check_prefixes(command.per_model, command.models)
+    _check_baseline(command)
     resolved = [resolve(model, command.dataset, settings_for(model, command)) for model in command.models]
     check_resolved(resolved)
     return resolved
+
+
+def _check_baseline(command: Command) -> None:
+    """Refuse a baseline that is no model of the command; one with a blank (``SASRec (1024 rows)``) is seen later."""
+    wanted = command.baseline
+    if wanted and " " not in wanted and wanted not in command.models:
+        hint = suggestion(wanted, command.models, f"; the table has {', '.join(command.models)}")
+        raise InputError("baseline", f"no model of the table is named '{wanted}'{hint}", kind="unknown")
 
 
 def check_resolved(resolved: Sequence[Resolution]) -> None:
