@@ -106,7 +106,9 @@ class LLMInputs(Provider):
         own = {*model.llm.parameters()} - {*model.adapter.trainable_groups(model.llm).get("gate", ())}
         with frozen(weight for weight in model.parameters() if weight not in own):
             norms = GradientNorms(model.llm, effort_weights(model.llm, self.settings.effort_weights))
-            return self._by_row("norms", lambda batch: norms(partial(losses, batch)))
+            return self._by_row(
+                "norms", lambda batch: norms(partial(losses, batch), [partial(losses, [row]) for row in batch])
+            )
 
     def _by_row(self, name: str, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, of what gives those of a batch of rows, in their order.

@@ -69,13 +69,15 @@ class GradientNorms:
         self._checked_batches = 0
         self._leave_to_rows([weight for weight in self._names if weight not in linear])
 
-    def __call__(self, row_losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, row_losses: Callable[[], Tensor], alone: Sequence[Callable[[], Tensor]] = ()) -> Tensor:
         """One batch.
 
         Args:
             row_losses: runs the model and gives the losses ``[rows]``; rows are the first dimension of the inputs of
                 the layers. Each loss depends on its own row alone. It may be called more than once. The model is in
                 eval mode meanwhile, so that dropout does not make the norms random.
+            alone: for each row, runs the model on it without the others and gives its loss ``[1]``. Without these,
+                weights that are done row by row cost a pass over the whole batch for every row.
 
         Returns:
             float64 ``[rows]``.
@@ -86,7 +88,7 @@ class GradientNorms:
         with evaluating(self.model), torch.enable_grad():
             parts = [self._of_linear_maps(row_losses)] if self._layers else []
             if self._others:
-                parts.append(self._row_by_row(row_losses))
+                parts.append(self._row_by_row(row_losses, alone))
         squares = torch.stack(parts).sum(dim=0)
         if not squares.isfinite().all():
             raise InputError(
@@ -120,23 +122,31 @@ class GradientNorms:
             stack.enter_context(_only_trainable(self.model, []))
             for layer in self._layers:
                 stack.callback(layer.register_forward_hook(recorder.watch).remove)
-            losses = check_losses(row_losses(), "gradient norms", "use dtype float32 or bfloat16")
+            losses = _checked(row_losses())
             recorder.start(losses)
             if losses.requires_grad:
                 (losses * _row_scales(len(losses)).to(losses) if scaled else losses).sum().backward()
         return recorder
 
-    def _row_by_row(self, row_losses: Callable[[], Tensor]) -> Tensor:
+    def _row_by_row(self, row_losses: Callable[[], Tensor], alone: Sequence[Callable[[], Tensor]]) -> Tensor:
         """Squared norms over the other weights."""
         with _only_trainable(self.model, self._others):
-            losses = check_losses(row_losses(), "gradient norms", "use dtype float32 or bfloat16")
+            if alone:
+                return torch.stack([self._square(_checked(losses())[0]) for losses in alone])
+            losses = _checked(row_losses())
             squares = losses.new_zeros(len(losses), dtype=torch.float64)
-            for row in range(len(losses) if losses.requires_grad else 0):
+            for row in range(len(losses)):
                 if row:  # a fresh graph: operations that save memory give theirs away in the backward pass
                     losses = row_losses()
-                gradients = torch.autograd.grad(losses[row], self._others, allow_unused=True, materialize_grads=True)
-                squares[row] = sum(gradient.double().square().sum() for gradient in gradients)
+                squares[row] = self._square(losses[row])
         return squares
+
+    def _square(self, loss: Tensor) -> Tensor:
+        """Squared norm of one loss's gradient by the other weights, float64."""
+        if not loss.requires_grad:
+            return torch.zeros_like(loss, dtype=torch.float64)
+        gradients = torch.autograd.grad(loss, self._others, allow_unused=True, materialize_grads=True)
+        return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum()
 
     def _leave_to_rows(self, weights: Sequence[nn.Parameter]) -> None:
         self._others += weights
@@ -159,6 +169,10 @@ def row_gradient_norms(
         [5.0, 1.0]
     """
     return GradientNorms(model, parameters)(row_losses)
+
+
+def _checked(losses: Tensor) -> Tensor:
+    return check_losses(losses, "gradient norms", "use dtype float32 or bfloat16")
 
 
 def _row_scales(n_rows: int) -> Tensor:

@@ -171,6 +171,9 @@ def test_other_weights_are_done_row_by_row_and_the_log_says_so(llm, caplog):
         for _ in range(2):
             found = norms(lambda: answer_losses(model, padded(rows)))
             np.testing.assert_allclose(found, expected, rtol=DOUBLE)
+        alone = [lambda row=row: answer_losses(model, padded([row])) for row in rows]
+        found = norms(lambda: answer_losses(model, padded(rows)), alone)
+        np.testing.assert_allclose(found, expected, rtol=DOUBLE)
     assert caplog.text.count("one backward pass per row") <= 2 and "one backward pass per row" in caplog.text
 
 
@@ -202,6 +205,24 @@ def test_every_use_of_a_linear_map(length):
     x = torch.randn(4, length, 6).double()
     expected = one_by_one(model, [lambda row=row: model.losses(x[row : row + 1])[0] for row in range(4)])
     np.testing.assert_allclose(row_gradient_norms(model, lambda: model.losses(x)), expected, rtol=1e-10)
+
+
+def test_a_row_alone_is_run_once_and_never_among_the_others():
+    """One pass for the linear maps of the batch, its check, and then a pass of one row for each row."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 1)).double()
+    tokens, seen = torch.randint(9, (5, 3)), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+
+    def losses(rows):
+        return model(rows).sum(dim=(1, 2)).square()
+
+    alone = [lambda row=row: losses(tokens[row : row + 1]) for row in range(5)]
+    expected = one_by_one(model, [lambda own=own: own()[0] for own in alone])
+    seen.clear()
+    found = GradientNorms(model)(lambda: losses(tokens), alone)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert seen == [5, 5, 1, 1, 1, 1, 1]
 
 
 def test_a_layer_that_does_not_see_the_rows_is_done_row_by_row(caplog):
