@@ -235,18 +235,41 @@ def _with_history(part: SequentialDataset) -> SequentialDataset:
 
 
 def _cut_histories(part: SequentialDataset) -> SequentialDataset:
-    """Benchmark files may hold longer histories than ``MAX_ITEM_LIST_LENGTH``: the newest items stay."""
-    rows, limit = part.inter_feat, part.config["MAX_ITEM_LIST_LENGTH"]
-    lengths = rows[part.item_list_length_field]
-    if not len(part) or lengths.max() <= limit:
+    """Benchmark files may hold longer histories than ``MAX_ITEM_LIST_LENGTH``: the newest items stay.
+
+    All parts are as wide as the longest history of any of them, so one without a long history is cut as well.
+    """
+    rows, limit, suffix = part.inter_feat, part.config["MAX_ITEM_LIST_LENGTH"], part.config["LIST_SUFFIX"]
+    if rows[part.iid_field + suffix].shape[1] <= limit:
         return part
-    columns = (lengths - limit).clamp(min=0)[:, None] + torch.arange(limit)
-    lists = [name for name in rows.columns if name.endswith(part.config["LIST_SUFFIX"])]
-    cut = {name: rows[name].gather(1, columns) for name in lists}
+    lengths = rows[part.item_list_length_field]
+    cut = {name: newest(rows[name], lengths, limit) for name in rows.columns if name.endswith(suffix)}
     cut[part.item_list_length_field] = lengths.clamp(max=limit)
     part = part.copy(rows[torch.arange(len(part))])
     part.inter_feat.update(Interaction(cut))
     return part
+
+
+def newest(values: torch.Tensor, lengths: torch.Tensor, limit: int) -> torch.Tensor:
+    """The newest entries of histories, the oldest of them first.
+
+    Args:
+        values: [rows, any, ...], padded behind each history.
+        lengths: int64 [rows], of the histories.
+        limit: how many stay.
+
+    Returns:
+        [rows, limit, ...]; 0 behind a shorter history.
+
+    Example:
+        >>> newest(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1]), 2).tolist()
+        [[2, 3], [4, 0]]
+    """
+    width = max(limit, int(lengths.max())) if len(lengths) else limit
+    wide = values.new_zeros((len(values), max(width, values.shape[1]), *values.shape[2:]))
+    wide[:, : values.shape[1]] = values
+    columns = (lengths - limit).clamp(min=0)[:, None] + torch.arange(limit)
+    return wide[torch.arange(len(values))[:, None], columns]
 
 
 def _log_skipped_users(whole: SequentialDataset, parts: list[SequentialDataset]) -> None:

@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.rows import newest
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.reranking import all_scores
@@ -165,8 +166,8 @@ def _rows_of_items(trained: Trained, lists: Sequence[Sequence[int]]) -> Interact
     width = config["MAX_ITEM_LIST_LENGTH"]
     items, lengths = torch.zeros(len(lists), width, dtype=torch.int64), torch.zeros(len(lists), dtype=torch.int64)
     for row, own in enumerate(lists):
-        newest = list(own)[-width:]
-        items[row, : len(newest)], lengths[row] = torch.tensor(newest), len(newest)
+        shown = list(own)[-width:]
+        items[row, : len(shown)], lengths[row] = torch.tensor(shown), len(shown)
     return Interaction(
         {
             dataset.iid_field + config["LIST_SUFFIX"]: items,
@@ -195,11 +196,14 @@ def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
 def _with_targets(rows: Interaction, config: Config, length_field: str) -> Interaction:
     """Rows whose histories end in what was their target: in the columns of items and in those beside them."""
     suffix, width = config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
-    lengths = rows[length_field].clamp(max=width)
+    whole = rows[length_field]  # of presplit files, however long
+    lengths = whole.clamp(max=width)
     full = lengths == width
     own = {name: rows[name] for name in rows.columns if not name.endswith(suffix) and name != length_field}
     for name in (name for name in rows.columns if name.endswith(suffix)):
-        values = rows[name][:, :width].clone()
+        if name.removesuffix(suffix) not in rows:
+            continue
+        values = newest(rows[name], whole, width)
         values[full] = values[full].roll(-1, dims=1)  # the oldest goes; what comes round is overwritten
         last = lengths.clamp(max=width - 1)
         values[torch.arange(len(rows)), last] = rows[name.removesuffix(suffix)]

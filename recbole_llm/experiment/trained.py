@@ -56,11 +56,17 @@ class Trained:
 
     @cached_property
     def last_row(self) -> np.ndarray:
-        """int64 [users], the last row of each user in the data set; -1 for a user without one."""
-        users = self.rows.whole.inter_feat[self.rows.whole.uid_field].numpy()
-        rows = np.full(self.rows.whole.user_num, -1, dtype=np.int64)
-        np.maximum.at(rows, users, np.arange(len(users)))
-        return rows
+        """int64 [users], the last row of each user in the data set; -1 for a user without one.
+
+        Of presplit files, whose lines may stand in any order, it is the one with the longest history.
+        """
+        whole = self.rows.whole
+        users, order = whole.inter_feat[whole.uid_field].numpy(), np.arange(len(whole.inter_feat))
+        if self.config["benchmark_filename"] is not None:
+            order = np.argsort(whole.inter_feat[whole.item_list_length_field].numpy(), kind="stable")
+        nth = np.full(whole.user_num, -1, dtype=np.int64)
+        np.maximum.at(nth, users[order], np.arange(len(users)))
+        return np.where(nth < 0, -1, order[nth])
 
     @cached_property
     def seen(self) -> SeenItems:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs
+from recbole_llm.experiment.recommend import _rows_of_users
+from recbole_llm.experiment.trained import Trained
 from recbole_llm.settings.config import Config
 from tests.refusals import refused
 
@@ -166,3 +168,32 @@ def test_a_file_without_rows_is_told_of_by_its_setting(folder):
     (folder / "ready.test.inter").write_text(HEADER + "\n")
     with refused("dataset", "data", "0 test rows: check the files of benchmark_filename"):
         load(folder, "SASRec")
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 4, 5, 10])
+def test_every_part_shows_the_newest_items_and_no_more_columns_than_a_model_takes(folder, longest):
+    """Also the training part here, whose histories are all shorter than the longest of the test part."""
+    rows = load(folder, "SASRec", MAX_ITEM_LIST_LENGTH=longest)
+    for name, part in (("train", rows.train), ("valid", rows.valid), ("test", rows.test)):
+        cut = []
+        for line in PARTS[name]:
+            user, history, target = line.split("\t")
+            cut.append(f"{user}\t{' '.join(history.split(' ')[-longest:])}\t{target}")
+        assert read(rows, part) == cut
+        assert longest >= 4 or row_histories(part)[0].shape[1] == longest
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 4, 5, 10])
+@pytest.mark.parametrize("order", [1, -1])
+def test_users_are_recommended_by_all_they_did_whatever_the_order_of_lines(folder, longest, order):
+    parts = {**PARTS, "test": ["u1\tc b a d e\tNA", *PARTS["test"]]}  # two rows of u1
+    for part, lines in parts.items():
+        table = [f"{HEADER}\twhen_list:float_seq", *(f"{line}\t1 2" for line in lines[::order])]
+        (folder / f"ready.{part}.inter").write_text("\n".join(table) + "\n")
+    rows = load(folder, "SASRec", MAX_ITEM_LIST_LENGTH=longest)
+    asked = _rows_of_users(Trained(rows.test.config, None, rows), ["u1", "u2", "u3"])
+    items, lengths = rows.whole.field2id_token["item_id"], asked["item_length"].tolist()
+    shown = [items[row[:length]].tolist() for row, length in zip(asked["item_id_list"].numpy(), lengths, strict=True)]
+    all_they_did = [["c", "b", "a", "d", "e", "NA"], ["a", "b", "c", "e", "NA"], ["e", "a"]]
+    assert shown == [own[-longest:] for own in all_they_did]
+    assert asked["item_id_list"].shape == (3, longest)
