@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_json
+from recbole_llm.timeline import timeline
 
 Value = TypeVar("Value")
 Facts = Callable[[], Mapping[str, Any]]
@@ -57,6 +58,7 @@ class KeptRows:
                 self._found |= _read(file, is_own=file == self._file)
             if self._found and self._file not in _written:
                 log.info("Going on after %d rows of %s that an earlier run has finished.", len(self._found), name)
+                timeline().resumed()
             _written.add(self._file)
 
     def batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,27 @@ def run(models: str, world: Path, saved: Path, *words: str) -> Finished:
     tables = [folder for folder in new if folder.name.startswith("results-")]
     runs = [folder for folder in new if f"-{world.name}-" in folder.name and folder not in tables]
     folders = {folder.name.partition(f"-{world.name}-")[0]: folder for folder in runs}
+    for folder in runs if status == 0 else ():
+        check_stages(folder)
     return Finished(status, folders, tables[0] if tables else None)
+
+
+def check_stages(folder: Path) -> None:
+    """The log of a finished run says of each stage that it begins, in the order that was told from the first on."""
+    log = next(folder.glob("*.log")).read_text(encoding="utf-8")
+    if ", run folder " not in log or not (folder / "timing.json").is_file():
+        return  # it shows warnings alone, or the run has ended early
+    lines = re.findall(r"stage (\d+) of (\d+): ([\w-]+)(?: \(([^)]*)\))?", log)
+    names = [name for _, _, name, _ in lines]
+    assert [(int(number), int(count)) for number, count, _, _ in lines] == [
+        (1 + i, len(lines)) for i in range(len(lines))
+    ]
+    assert (names[0], names[-1]) == ("prepare", "evaluate")
+    for index, (_, _, _, around) in enumerate(lines):
+        parts = dict(part.split(": ") for part in around.split("; ") if part)
+        told = [*parts.get("done", "").split(", "), names[index], *parts.get("next", "").split(", ")]
+        assert [name for name in told if name] == names
+    assert set(json.loads((folder / "timing.json").read_text())["seconds"]) <= set(names)
 
 
 def ranked_alike(one: Finished, other: Finished, label: str, other_label: str | None = None) -> bool:

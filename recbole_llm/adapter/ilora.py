@@ -56,10 +56,12 @@ class ILoraAdapter(InstanceLoraAdapter):
         recbole_llm.errors.InputError: ilora_num_experts: ...
     """
 
-    num_experts: Annotated[int, Setting("experts that the rank is cut into", low=1, note="divides lora_r")] = 4
+    num_experts: Annotated[
+        int, Setting("experts that the rank is cut into", low=1, high=1024, note="divides lora_r")
+    ] = 4
     gate: Annotated[str, Setting("gate network from a sequence state to experts", choices=GATES)] = "linear"
-    gate_hidden_size: Annotated[int, Setting("hidden layer of gate mlp", low=1)] = 128
-    gate_top_k: Annotated[int, Setting("experts that gate topk leaves to a row", low=2)] = 2
+    gate_hidden_size: Annotated[int, Setting("hidden layer of gate mlp", low=1, high=65_536)] = 128
+    gate_top_k: Annotated[int, Setting("experts that gate topk leaves to a row", low=2, high=1024)] = 2
     gate_noise: Annotated[
         float, Setting("standard deviation of the logits' noise in training of gate noisy", low=0)
     ] = 0.1

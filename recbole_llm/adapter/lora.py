@@ -56,7 +56,7 @@ class LoraAdapter(Adapter):
         recbole_llm.errors.InputError: lora_r: 0 is not allowed; give an integer >= 1
     """
 
-    r: Annotated[int, Setting("rank of LoRA", low=1)] = 8
+    r: Annotated[int, Setting("rank of LoRA", low=1, high=4096)] = 8
     alpha: Annotated[
         float, Setting("scale of LoRA", above=0, note="its update is multiplied by lora_alpha / lora_r")
     ] = 16
@@ -90,10 +90,12 @@ class LoraAdapter(Adapter):
         int | None,
         Setting("ranks of all matrices together", low=1, null="is lora_r for each", scope="sara", key="sara_budget"),
     ] = None
-    sara_r_min: Annotated[int, Setting("least rank of a matrix", low=1, scope="sara", key="sara_r_min")] = 1
+    sara_r_min: Annotated[int, Setting("least rank of a matrix", low=1, high=4096, scope="sara", key="sara_r_min")] = 1
     sara_r_max: Annotated[
         int | None,
-        Setting("largest rank of a matrix", low=1, null="is its smaller side", scope="sara", key="sara_r_max"),
+        Setting(
+            "largest rank of a matrix", low=1, high=65_536, null="is its smaller side", scope="sara", key="sara_r_max"
+        ),
     ] = None
     seed: int = 0
     spectra: SpectraOf = field(default=compute_spectra, repr=False, compare=False)

@@ -36,7 +36,7 @@ class MoSaraAdapter(InstanceLoraAdapter):
         True
     """
 
-    num_experts: Annotated[int, Setting("diagonals between the singular vectors", low=1)] = 5
+    num_experts: Annotated[int, Setting("diagonals between the singular vectors", low=1, high=1024)] = 5
     gating: Annotated[
         str,
         Setting(

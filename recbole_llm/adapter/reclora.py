@@ -42,11 +42,11 @@ class RecLoraAdapter(InstanceLoraAdapter):
         recbole_llm.errors.InputError: reclora_gate_top_k: ...
     """
 
-    num_loras: Annotated[int, Setting("LoRAs that a user's own is mixed of, each of rank lora_r", low=1)] = 8
+    num_loras: Annotated[int, Setting("LoRAs that a user's own is mixed of, each of rank lora_r", low=1, high=1024)] = 8
     temperature: Annotated[float, Setting("temperature of the gates: the larger, the more even", above=0)] = 5.0
-    gate_hidden: Annotated[int, Setting("hidden layer of the gate network", low=1)] = 60
+    gate_hidden: Annotated[int, Setting("hidden layer of the gate network", low=1, high=65_536)] = 60
     gate_dropout: Annotated[float, Setting("dropout in the gate network", low=0, below=1)] = 0.1
-    gate_top_k: Annotated[int | None, Setting("LoRAs that keep a gate", low=2, null="keeps all")] = None
+    gate_top_k: Annotated[int | None, Setting("LoRAs that keep a gate", low=2, high=1024, null="keeps all")] = None
     square_root: Annotated[bool, Setting("take the square root of the gates, an option of the authors' code")] = False
     mix: Annotated[
         str,

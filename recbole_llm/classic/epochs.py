@@ -20,6 +20,7 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 
 from recbole_llm.hashing import hash_arrays
+from recbole_llm.timeline import timeline
 from recbole_llm.training_state import (
     load_optimizer,
     load_training,
@@ -135,6 +136,7 @@ class KeptEpochs:
         trainer.best_valid_score, trainer.best_valid_result = told["best_valid_score"], told["best_valid_result"]
         trainer.train_loss_dict = {int(index): loss for index, loss in told["losses"].items()}
         log.info("Going on after epoch %d of %s.", told["epoch"], trainer.config["model"])
+        timeline().resumed()
         for epoch, loss in trainer.train_loss_dict.items():
             trainer._add_train_loss_to_tensorboard(epoch, loss)
         for epoch, score in told["scores"]:

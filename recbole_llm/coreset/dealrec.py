@@ -31,7 +31,7 @@ class DEALRecSelector(Selector):
     """
 
     weight: Annotated[float, Setting("weight of effort beside influence", low=0)] = 0.5
-    n_groups: Annotated[int, Setting("strata of equal width", low=1)] = 50
+    n_groups: Annotated[int, Setting("strata of equal width", low=1, high=1_000_000)] = 50
     hard_prune_ratio: Annotated[
         float, Setting("share of the highest scores that is cut first", low=0, below=1, note="the paper has none")
     ] = 0.1

@@ -30,8 +30,8 @@ class DSIRSelector(Selector):
         'Toy Story Babe'
     """
 
-    n_buckets: Annotated[int, Setting("buckets of hashed n-grams", low=1)] = 10_000
-    max_ngram: Annotated[int, Setting("longest n-gram in words", low=1)] = 2
+    n_buckets: Annotated[int, Setting("buckets of hashed n-grams", low=1, high=100_000_000)] = 10_000
+    max_ngram: Annotated[int, Setting("longest n-gram in words", low=1, high=64)] = 2
     smoothing: Annotated[float, Setting("added to every bucket's count", above=0)] = 1.0
 
     name = "dsir"

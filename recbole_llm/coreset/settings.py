@@ -83,7 +83,13 @@ class InfluenceSettings(Declared):
     ] = None
     influence_step_rows: Annotated[
         int | None,
-        Setting("rows (or users) drawn for each step's Hessian", low=1, null="takes all", scope="dealrec, lissa"),
+        Setting(
+            "rows (or users) drawn for each step's Hessian",
+            low=1,
+            high=1_000_000,
+            null="takes all",
+            scope="dealrec, lissa",
+        ),
     ] = None
     influence_target: Annotated[
         str,

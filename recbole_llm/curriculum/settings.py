@@ -22,7 +22,8 @@ class DistillationSettings(Declared):
         ),
     ] = "none"
     curriculum_epochs: Annotated[
-        int | None, Setting("largest number of epochs of the curriculum", low=1, null="as many as epochs")
+        int | None,
+        Setting("largest number of epochs of the curriculum", low=1, null="as many as epochs"),
     ] = None
     alpha: Annotated[
         float | list[float],
@@ -50,6 +51,7 @@ class DistillationSettings(Declared):
         Setting(
             "beams of the search for distilled answers, and for answers whose distance is measured",
             low=1,
+            high=1024,
             null="num_beams",
         ),
     ] = None

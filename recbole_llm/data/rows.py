@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
 from recbole.data.interaction import Interaction
@@ -183,6 +184,7 @@ def _split(config: MutableSettings, rows_class: type) -> tuple[SequentialDataset
         whole = make_dataset(rows_class, view)
         if config["save_dataset"]:
             whole.save()
+        _check_memory(whole, config["MAX_ITEM_LIST_LENGTH"])
         built = whole.build()
     except InputError:
         raise
@@ -192,6 +194,30 @@ def _split(config: MutableSettings, rows_class: type) -> tuple[SequentialDataset
         columns = {name: kind for _, found in inter_columns(config) for name, kind in found.items()}
         raise InputError(missing_label(config, columns), kind="data")
     return whole, built
+
+
+def _check_memory(whole: Dataset, length: int) -> None:
+    """Refuse tables of histories that do not fit into memory: RecBole pads every row's to the longest allowed.
+
+    Args:
+        whole: the interactions, before they become rows.
+        length: items of history per row, at most.
+
+    Raises:
+        InputError: what they would take, and how long histories are.
+    """
+    if whole.config["benchmark_filename"] is not None:  # histories are in the files, as long as they are
+        return
+    padded = len(whole.inter_feat.columns) - 1  # all columns but the user's
+    needed, free = 8 * len(whole.inter_feat) * length * padded, psutil.virtual_memory().available
+    if needed > free:
+        longest = int(whole.inter_feat[whole.uid_field].value_counts().max()) - 1
+        raise InputError(
+            "MAX_ITEM_LIST_LENGTH",
+            f"histories padded to {length:,} items take about {needed / 1e9:,.1f} GB of the {free / 1e9:,.1f} GB of "
+            f"memory that are free; the longest history has {longest:,} items, set no more than that",
+            kind="environment",
+        )
 
 
 def _in_words(error: ValueError) -> str:

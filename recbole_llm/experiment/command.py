@@ -27,6 +27,7 @@ NO_READER = 141  # what a shell tells of a program that SIGPIPE ended
 # Modules with a function main, imported when asked for.
 VERBS = {
     "audit": "recbole_llm.experiment.audit_command",
+    "completion": "recbole_llm.experiment.completion_command",
     "import": "recbole_llm.data.importers.command",
     "recommend": "recbole_llm.experiment.recommend_command",
     "tune": "recbole_llm.experiment.tune_command",

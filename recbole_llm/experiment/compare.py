@@ -18,13 +18,14 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.distributed import on_main, process
 from recbole_llm.evaluation import check_together, protocol_of
-from recbole_llm.experiment.clock import Clock
 from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
 from recbole_llm.experiment.run import check_rows, is_teacher, run_one, teach
-from recbole_llm.experiment.run_folder import new_folder
+from recbole_llm.experiment.run_folder import folder_stem, new_folder
 from recbole_llm.experiment.run_record import Run
+from recbole_llm.experiment.student import student_config
+from recbole_llm.experiment.timing import plan_of, student_label
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.locks import OwnedLock
@@ -37,6 +38,7 @@ from recbole_llm.settings.config import Config, union_load_col
 from recbole_llm.settings.seeds import check_one_seed, check_seeds, seed_list
 from recbole_llm.settings.values import parse_texts, split_names
 from recbole_llm.stages import fingerprint
+from recbole_llm.timeline import RunPlan, in_command, timeline
 
 # Beside those that RecBole lists as of the data set.
 DATA_SETTINGS = (
@@ -132,7 +134,8 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     _check(by_seed[0])
     config = by_seed[0][0].config
     if seeds is None:
-        runs = _run(by_seed[0], Clock(len(by_seed[0])))
+        with in_command(_run_plans(by_seed)):
+            runs = _run(by_seed[0])
         folder = on_main(lambda: new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
         return _write(command, words, runs, folder)
     data = data_hash_of(config)
@@ -140,11 +143,11 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
     finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
     lock = OwnedLock(finished.folder / ".lock", f"Comparison {stem}")
-    with lock if process().is_main else nullcontext():
-        runs, clock = [], Clock(sum(map(len, by_seed)))
+    with lock if process().is_main else nullcontext(), in_command(_run_plans(by_seed)):
+        runs = []
         for planned in by_seed:
             own = [names[id(one)] for one in planned]
-            runs += _run(planned, clock, finished, own, runs[0] if runs else None)
+            runs += _run(planned, finished, own, runs[0] if runs else None)
         return _write(command, words, runs, finished.folder)
 
 
@@ -160,8 +163,7 @@ def _write(command: Command, words: Sequence[str], runs: Sequence[Run], folder: 
 
 
 def _stem(kind: str, command: Command) -> str:
-    name = f"{kind}-{command.dataset}"
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return folder_stem(f"{kind}-{command.dataset}")
 
 
 def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
@@ -233,7 +235,6 @@ def _data_facts(config: Config) -> str:
 
 def _run(
     planned: Sequence[Planned],
-    clock: Clock,
     finished: FinishedRuns | None = None,
     names: Sequence[str] = (),
     beside: Run | None = None,
@@ -242,7 +243,6 @@ def _run(
 
     Args:
         planned: the runs.
-        clock: of the command.
         finished: where finished runs are found and noted; None runs all.
         names: fingerprints of the runs.
         beside: a run before these, evaluated on the same rows.
@@ -251,12 +251,12 @@ def _run(
     for one, name in zip_longest(planned, names):
         if one.beside and (runs[-1].result.train_rows or 0) <= one.config["train_sample_size"]:
             log.info("Skipping %s: the training set has no more than train_sample_size rows", one.label)
-            clock.n_runs -= 1
+            timeline().skip(one.label)
             continue
         first = runs[0] if runs else beside
         run = _found(finished, name, one.config) if finished else None
-        was_found = run is not None
         if run is not None:
+            timeline().found(one.label)
             log.info("%s, seed %s: found in %s", one.label, one.config["seed"], run.folder)
             if first is not None:
                 check_rows(one.label, run.rows_digest, first.result.model, first.rows_digest)
@@ -264,13 +264,33 @@ def _run(
             run = run_one(one.config, one.label, one.few_shot, first)
             if finished and process().is_main:
                 finished.add(name, run)
-        left = clock.left(None if was_found else run.result.wall_seconds)
-        if clock.n_runs > 1:
-            log.info("%d of %d runs done, %s", clock.n_done, clock.n_runs, left)
+        _tell_runs()
         runs.append(run)
         if is_teacher(one.config):
+            if run.student is not None:
+                timeline().found(run.student.result.model)
             runs.append(run.student or teach(run))
+            _tell_runs()
     return runs
+
+
+def _run_plans(by_seed: Sequence[Sequence[Planned]]) -> list[RunPlan]:
+    """What the runs of a command consist of, those of the students that they teach included."""
+    plans: list[RunPlan] = []
+    for one in (one for planned in by_seed for one in planned):
+        plans.append(plan_of(one.config, one.label, one.few_shot))
+        if is_teacher(one.config):
+            student = student_config(one.config)
+            plans.append(plan_of(student, student_label(student, one.label), few_shot=False))
+    return plans
+
+
+def _tell_runs() -> None:
+    """Say how many runs of the command are done, and how long the others may take."""
+    done, planned = timeline().n_done, timeline().n_runs
+    if planned > 1:
+        left = timeline().left() if done < planned else ""
+        log.info("%d of %d runs done, %s", done, planned, left or f"{planned - done} left")
 
 
 def _found(finished: FinishedRuns, name: str, config: Config) -> Run | None:

@@ -24,6 +24,7 @@ from recbole_llm.experiment.results import table_of, write_report
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.run_record import DATA, FACTS, STUDENT, Run, facts_of
 from recbole_llm.experiment.student import lessons_of
+from recbole_llm.experiment.timing import plan_of, student_label, write_timing
 from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot
 from recbole_llm.logs import SHOWN, console_log, run_log
@@ -32,6 +33,7 @@ from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
+from recbole_llm.timeline import PREPARE, in_run
 
 WITHOUT_EFFECT = frozenset(("verbose",))  # keys of RecBole's that nothing reads
 log = logging.getLogger(__name__)
@@ -129,8 +131,10 @@ def _run(
     **options: Any,
 ) -> Run:
     """See :func:`run_one`."""
+    few_shot = is_few_shot(config) if few_shot is None else few_shot
+    plan = plan_of(config, label, few_shot)  # before the folder is there, in which nothing was measured
     folder = RunFolder(config, label)
-    with run_log(folder.log, config["state"]), _callbacks(config) as callbacks:
+    with run_log(folder.log, config["state"]), _callbacks(config) as callbacks, in_run(plan) as course:
         log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
         log.info("Settings that differ from their defaults: %s", _told(config))
         log.info(config)
@@ -139,7 +143,8 @@ def _run(
         callbacks.start(Started(folder.path.name, folder.path, config.settings(), config["callback_project"]))
         started = time.perf_counter()
         init_seed(config["seed"], config["reproducibility"])
-        rows = load_rows(config, is_few_shot(config) if few_shot is None else few_shot)
+        course.begin(PREPARE)
+        rows = load_rows(config, few_shot)
         log.info(rows.whole)
         digest = rows.evaluated()
         if beside is not None:
@@ -158,6 +163,8 @@ def _run(
         else:
             model, stages = train_classic(config, rows, folder, protocol, teacher=teacher, **options)
         result = on_main(lambda: _write(config, label, folder, protocol, rows, model, stages, digest, started))
+        course.end_stage()
+        on_main(lambda: write_timing(folder.path, config, few_shot, course.measured()))
         callbacks.metrics = _flat(result)
         if not keep_model:
             return Run(folder.path, config, result, digest)
@@ -226,7 +233,7 @@ def teach(run: Run) -> Run:
         The classic model's run; :attr:`Run.student` of the teacher.
     """
     lessons, note, config = lessons_of(run.model, run.folder, run.result.model)
-    label = f"{config['model']} from {run.result.model}"
+    label = student_label(config, run.result.model)
     student = run_one(config, label, few_shot=False, beside=run, teacher=Teacher(lessons, note))
     if process().is_main:
         write_json(run.folder / STUDENT, {"folder": student.folder.name})

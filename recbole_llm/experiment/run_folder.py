@@ -52,12 +52,12 @@ class RunFolder:
 
     Files: ``config.yaml`` (every setting, resolved; a config file for the same run), the log, ``stages.json`` (the
     stages it used), ``prompt.json``, ``adapter/`` (peft's own format, with a card) or ``model.pth`` (RecBole's),
-    ``history.json``, ``gammas.json`` (of re-weighting), ``metrics.json``, ``data.json`` (what became of the lines of
-    the data set's files),
-    ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are
-    predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates;
-    with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json``,
-    ``distilled.json`` and, of several values of ``alpha``, ``curricula.csv``.
+    ``history.json``, ``timing.json`` (what the stages took), ``gammas.json`` (of re-weighting), ``metrics.json``,
+    ``data.json`` (what became of the lines of the data set's files), ``valid_ranks.csv`` and ``test_ranks.csv``, or
+    ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are predicted, or ``valid_answers.csv`` and
+    ``test_answers.csv`` among candidates; with a curriculum also ``stage_table.md`` (and ``.csv``, ``.json``),
+    ``curriculum.png``, ``curriculum.json``, ``distilled.json`` and, of several values of ``alpha``,
+    ``curricula.csv``.
 
     Args:
         config: the run's config.
@@ -80,14 +80,18 @@ def _begin(config: Config, label: str) -> Path:
     return path
 
 
+def folder_stem(name: str) -> str:
+    """What the name of a folder begins with: letters, digits, dots, dashes and underscores."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+
+
 def new_folder(parent: Path, name: str) -> Path:
     """Make ``<name>-<time>``, a folder that did not exist before: what starts in the same second does not share one.
 
     Raises:
         InputError: ``parent``, the ``checkpoint_dir``, cannot be written to.
     """
-    stem = f"{name}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in stem)
+    stem = f"{folder_stem(name)}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     for number in range(1, 1000):
         path = parent / (stem if number == 1 else f"{stem}-{number}")
         try:

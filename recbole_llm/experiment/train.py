@@ -28,6 +28,7 @@ from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
+from recbole_llm.timeline import EVALUATE, TRAIN, timeline
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.tuning import TuningResult
 
@@ -85,11 +86,13 @@ def train_classic(
     """
     protocol.prepare(rows)
     build = teacher.build if teacher else None
+    timeline().begin(TRAIN)
     unfinished: AbstractContextManager[Path | None] = nullcontext()
     if teacher is None and on_score is None:  # a search goes on after its last trial
         unfinished = StageStore(Path(config["checkpoint_dir"]) / "stages").unfinished(config.settings())
     with unfinished as states:
         trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, build, callbacks, states)
+    timeline().begin(EVALUATE)
     splits = ("valid", "test") if with_test else ("valid",)
     loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}

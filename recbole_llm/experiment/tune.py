@@ -20,6 +20,7 @@ from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of
 from recbole_llm.experiment.run import check_rows, run_one
 from recbole_llm.experiment.run_record import Run
+from recbole_llm.experiment.timing import plan_of
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.experiment.tune_plan import Plan, check_plan
 from recbole_llm.experiment.tune_space import as_space
@@ -32,6 +33,7 @@ from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.values import parse_texts, split_names, write_setting
 from recbole_llm.stages import fingerprint
+from recbole_llm.timeline import RunPlan, in_command, timeline
 
 BEST, TRIALS = "best.yaml", "trials"
 TRIAL_LABEL = "validation"  # of a trial's run: it is no run of a table, which has test rows
@@ -142,8 +144,9 @@ def run_plan(plan: Plan, words: Sequence[str] = ()) -> Tuned:
     search = _Search(plan)
     for name, dimension in plan.space.items():
         log.info("searched: %s: %s", name, dimension)
-    with closing(search.study.attempts()) as attempts:
+    with closing(search.study.attempts()) as attempts, in_command(search.run_plans()) as course:
         for attempt in attempts:
+            course.limit(plan.n_trials - attempt.number)
             search.run(attempt)
     with FileLock(search.folder / ".trials" / "table.lock"):
         return search.end(words)
@@ -171,6 +174,11 @@ class _Search:
 
     def _name(self, config: Config, label: str) -> str:
         return run_fingerprint(config, label, is_few_shot(config), self.data)
+
+    def run_plans(self) -> list[RunPlan]:
+        """What the trials consist of."""
+        config = self._config(self.plan.first)
+        return [plan_of(config, config["model"], is_few_shot(config))] * self.plan.n_trials
 
     def run(self, attempt: Attempt) -> None:
         """Run a trial to its end.
@@ -207,6 +215,7 @@ class _Search:
             run = run_one(config, with_test=False, on_score=attempt.report)
             self.finished.add(name, run)
             return run, name
+        timeline().found(config["model"])
         for epoch, score in sorted(self.study.scores_of(name).items()):
             attempt.report(epoch, score)
         return run, name

@@ -27,6 +27,7 @@ class HistorySettings(Declared):
         Setting(
             "numbers of newest items to choose from",
             low=1,
+            high=65_536,
             note="those above MAX_ITEM_LIST_LENGTH are it",
             scope="sar",
         ),
@@ -60,7 +61,9 @@ class SarSettings(Declared):
     ] = "SASRec"
     lengths: Annotated[
         list[int] | int,
-        Setting("numbers of newest items to choose from", low=1, note="those above MAX_ITEM_LIST_LENGTH are it"),
+        Setting(
+            "numbers of newest items to choose from", low=1, high=65_536, note="those above MAX_ITEM_LIST_LENGTH are it"
+        ),
     ] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50])
     gamma: Annotated[
         float, Setting("weight of a user's next reward in the return", low=0, high=1, note="0 is a bandit")
@@ -78,8 +81,10 @@ class SarSettings(Declared):
     ] = "loglik"
     cost: Annotated[float, Setting("price of the longest history, taken off by length", low=0)] = 0.0
     standardise: Annotated[bool, Setting("rewards of an episode less their mean, over their deviation")] = False
-    state_dim: Annotated[int, Setting("width of the actor's state", low=2, note="a multiple of 2, its heads")] = 64
-    state_len: Annotated[int, Setting("newest items that the actor reads", low=1)] = 50
+    state_dim: Annotated[
+        int, Setting("width of the actor's state", low=2, high=4096, note="a multiple of 2, its heads")
+    ] = 64
+    state_len: Annotated[int, Setting("newest items that the actor reads", low=1, high=65_536)] = 50
     entropy: Annotated[float, Setting("weight of the actor's entropy", low=0)] = 0.01
     critic_weight: Annotated[float, Setting("weight of the critic's loss", low=0)] = 0.5
     actor_weight: Annotated[float, Setting("weight of the actor's loss", low=0)] = 1.0

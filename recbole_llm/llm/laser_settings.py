@@ -24,8 +24,8 @@ class LaserSettings(Declared):
     prefix_len: Annotated[int, Setting("vectors before a prompt", low=1, high=1024)] = 32
     experts: Annotated[int, Setting("sets of queries, of which each history gets one", low=1, high=1024)] = 8
     layers: Annotated[int, Setting("blocks of the M-Former", low=1, high=64, note="every other one sees the items")] = 2
-    width: Annotated[int, Setting("width of the M-Former", low=1, note="a multiple of laser_heads")] = 128
-    heads: Annotated[int, Setting("attention heads of the M-Former", low=1)] = 4
+    width: Annotated[int, Setting("width of the M-Former", low=1, high=16_384, note="a multiple of laser_heads")] = 128
+    heads: Annotated[int, Setting("attention heads of the M-Former", low=1, high=1024)] = 4
     router_scale: Annotated[
         bool, Setting("multiply the queries by their share of the votes, so that the router learns from the ranking")
     ] = False
@@ -33,7 +33,11 @@ class LaserSettings(Declared):
     balance: Annotated[float, Setting("weight of the loss that balances the experts", low=0)] = 0.01
     fixed_epochs: Annotated[
         int,
-        Setting("largest number of epochs of the second stage, in which item vectors stay", low=0, note="0 has none"),
+        Setting(
+            "largest number of epochs of the second stage, in which item vectors stay",
+            low=0,
+            note="0 has none",
+        ),
     ] = 5
 
     prefix: ClassVar[str] = "laser_"

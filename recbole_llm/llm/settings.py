@@ -74,8 +74,8 @@ class BackboneSettings(Declared):
 class GenerationSettings(Declared):
     """How the LLM's answers are searched for."""
 
-    num_beams: Annotated[int, Setting("beams of the search", low=1)] = 4
-    max_new_tokens: Annotated[int, Setting("longest answer in tokens", low=1)] = 64
+    num_beams: Annotated[int, Setting("beams of the search", low=1, high=1024)] = 4
+    max_new_tokens: Annotated[int, Setting("longest answer in tokens", low=1, high=1_048_576)] = 64
     length_penalty: Annotated[
         float,
         Setting("a beam's score is its log-probability divided by its length to this power", low=-100, high=100),

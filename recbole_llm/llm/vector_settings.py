@@ -20,7 +20,7 @@ class ItemVectorSettings(Declared):
     steps: Annotated[
         int, Setting("optimiser steps of the contrastive tuning", low=0, note="0 takes the untuned LLM's vectors")
     ] = 4000
-    batch: Annotated[int, Setting("items per step, each against all others", low=2)] = 64
+    batch: Annotated[int, Setting("items per step, each against all others", low=2, high=65_536)] = 64
     learning_rate: Annotated[float, Setting("largest learning rate, falls linearly (AdamW)", above=0)] = 2e-4
     dropout_ratio: Annotated[
         float, Setting("share of an item's attributes that a view leaves out", low=0, high=1, note="at least one stays")
@@ -37,12 +37,15 @@ class ItemVectorSettings(Declared):
     field_max_chars: Annotated[
         int, Setting("letters of an attribute, at most", low=1, key="field_max_chars", scope="item vectors")
     ] = 100
-    max_tokens: Annotated[int, Setting("tokens of an item's text, its end included, at most", low=2)] = 1024
+    max_tokens: Annotated[
+        int, Setting("tokens of an item's text, its end included, at most", low=2, high=1_048_576)
+    ] = 1024
     pca_dim: Annotated[
         int,
         Setting(
             "entries of an item vector after PCA, at most those of a state and the number of items",
             low=1,
+            high=65_536,
             key="pca_dim",
             scope="item vectors",
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
 from recbole_llm.llm.folders import find_llm
 from recbole_llm.llm.gguf import GGUFStage
@@ -84,9 +85,15 @@ def prompt_limit(backbone: Backbone, wanted: int, answer: int) -> int:
 
     Returns:
         ``wanted``, or fewer where the LLM has no positions for so many and an answer.
+
+    Raises:
+        InputError: an answer alone takes all positions.
     """
     positions: int | None = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None or wanted + answer <= positions:
         return wanted
+    if answer >= positions:
+        message = f"answers may take {answer:,} tokens, and the LLM has {positions:,} positions for prompt and answer"
+        raise InputError("max_new_tokens", f"{message}; set a smaller one, or give an LLM with more", kind="conflict")
     log.warning("Prompts are cut to %d tokens: the LLM has %d positions.", positions - answer, positions)
     return positions - answer

@@ -44,7 +44,7 @@ class PreferenceSettings(Declared):
     ] = None
     n_neg: Annotated[
         int | None,
-        Setting("wrong answers of a row", low=1, null="is 3 for sdpo and dmpo, else 1", key="n_neg"),
+        Setting("wrong answers of a row", low=1, high=1024, null="is 3 for sdpo and dmpo, else 1", key="n_neg"),
     ] = None
     negatives: Annotated[
         str,
@@ -83,7 +83,7 @@ class PreferenceSettings(Declared):
         ),
     ] = "grounded"
     epochs: Annotated[
-        int, Setting("epochs of the preference stage, of each round with sprec", low=1, key="pref_epochs")
+        int, Setting("epochs of the preference stage, of each round with sprec", low=1, high=10_000, key="pref_epochs")
     ] = 1
     learning_rate: Annotated[
         float | None,
@@ -95,7 +95,7 @@ class PreferenceSettings(Declared):
         ),
     ] = None
     rounds: Annotated[
-        int, Setting("rounds of answers, fine-tuning and dpo", low=1, scope="sprec", key="pref_rounds")
+        int, Setting("rounds of answers, fine-tuning and dpo", low=1, high=10_000, scope="sprec", key="pref_rounds")
     ] = 5
     round_rows: Annotated[int, Setting("rows drawn for a round", low=1, scope="sprec", key="pref_round_rows")] = 2048
     temperature: Annotated[

@@ -123,7 +123,7 @@ class BEARObjective(TokenObjective):
     """
 
     tau: Annotated[float, Setting("temperature of the logits", above=0)] = 1.0
-    k: Annotated[int | None, Setting("beams that the bar is of", low=1, null="is num_beams")] = None
+    k: Annotated[int | None, Setting("beams that the bar is of", low=1, high=1024, null="is num_beams")] = None
     xi: Annotated[float, Setting("width of the sigmoid of the margin, in log-probability", above=0)] = 1.0
     weight: Annotated[float, Setting("weight of the margin", low=0, note="0 is msl's mean over branching tokens")] = 1.0
     form: Annotated[

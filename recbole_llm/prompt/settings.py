@@ -31,9 +31,9 @@ class PromptSettings(Declared):
             },
         ),
     ] = "alpaca"
-    max_prompt_tokens: Annotated[int, Setting("longest prompt in tokens", low=1, note="the oldest items go first")] = (
-        512
-    )
+    max_prompt_tokens: Annotated[
+        int, Setting("longest prompt in tokens", low=1, high=1_048_576, note="the oldest items go first")
+    ] = 512
     prompt_schedule: Annotated[
         str,
         Setting(

@@ -26,7 +26,9 @@ class RerankSettings(Declared):
             axis="rerank",
         ),
     ] = "none"
-    rerank_topn: Annotated[int, Setting("best items of a row that rerank may put in another order", low=2)] = 100
+    rerank_topn: Annotated[
+        int, Setting("best items of a row that rerank may put in another order", low=2, high=65_536)
+    ] = 100
     rerank_lambda: Annotated[
         float | list[float],
         Setting(
@@ -72,10 +74,16 @@ class RerankSettings(Declared):
         int, Setting("training histories that weights are learnt from, drawn by seed", low=1, scope="lmdh")
     ] = 1024
     rerank_window: Annotated[
-        int, Setting("newest items of a history that the next one's distances are summed over", low=1, scope="lmdh")
+        int,
+        Setting(
+            "newest items of a history that the next one's distances are summed over", low=1, high=65_536, scope="lmdh"
+        ),
     ] = 5
     rerank_negatives: Annotated[
-        int, Setting("items outside the history drawn for each next item, with feedback 0", low=1, scope="lmdh")
+        int,
+        Setting(
+            "items outside the history drawn for each next item, with feedback 0", low=1, high=65_536, scope="lmdh"
+        ),
     ] = 4
     rerank_ridge: Annotated[float, Setting("penalty of the weights", above=0, scope="lmdh")] = 1.0
     half_relevance: Annotated[
@@ -100,15 +108,16 @@ class LMDHSettings(Declared):
     prefix = "lmdh_"
 
     width: Annotated[
-        int, Setting("entries of an item's vector, singular vectors of the table of users and items", low=1)
+        int,
+        Setting("entries of an item's vector, singular vectors of the table of users and items", low=1, high=65_536),
     ] = 16
-    window: Annotated[int, Setting("newest items of a history that distances are summed over", low=1)] = 5
-    negatives: Annotated[int, Setting("items outside the history per row, with feedback 0", low=1)] = 4
+    window: Annotated[int, Setting("newest items of a history that distances are summed over", low=1, high=65_536)] = 5
+    negatives: Annotated[int, Setting("items outside the history per row, with feedback 0", low=1, high=65_536)] = 4
     prior_ridge: Annotated[float, Setting("penalty of the weights of all users", above=0)] = 1.0
     ridge: Annotated[
         float, Setting("penalty of a user's distance from these: how reluctantly a user leaves the crowd", above=0)
     ] = 10.0
-    topn: Annotated[int, Setting("best items by relevance that lists are made of", low=2)] = 100
+    topn: Annotated[int, Setting("best items by relevance that lists are made of", low=2, high=65_536)] = 100
 
 
 def check_rerank(model: str, task: str, is_llm: bool, final: Mapping[str, Any], has_valid_rows: bool) -> None:

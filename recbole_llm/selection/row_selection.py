@@ -28,6 +28,7 @@ from recbole_llm.selection.trunk_rows import cut_to_trunks, overlap_items
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.coreset_checks import check_needs
 from recbole_llm.stages import Stage, stage_seed
+from recbole_llm.timeline import timeline
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -70,6 +71,7 @@ def select_rows(
     examples = read_examples(model, rows)
     check_any([example for example in examples if example is not None], model)
     pool = Pool(rows, _choosable(config, rows, examples), valid_rows)
+    timeline().begin(STAGE)  # what the selector needs to know included
     stage = CoresetStage(selector, model, config, pool, examples)
     chosen = model.stages.run(stage)
     folder = model.stages.folder(stage)
@@ -78,6 +80,12 @@ def select_rows(
     if config["train_unit"] == "user":
         return _all_of(model, rows), folder
     return TrainingRows.of(model, rows, [examples[index] for index in chosen]), folder
+
+
+def chooses_rows(config: Config) -> bool:
+    """Whether a selector chooses rows, and neither all are taken nor those of a file."""
+    settings = CoresetSettings.from_settings(config.final_config_dict)
+    return settings.coreset_file is None and find_choice("coreset", settings.coreset) is not None
 
 
 def _all_of(model: LLMRecommender, rows: Any) -> TrainingRows:

@@ -37,10 +37,11 @@ class SolidSettings(Declared):
         ),
     ] = "minilm"
     n_semantic: Annotated[
-        int | None, Setting("classes, at most", low=2, null="takes one for every 20 items, 256 at most")
+        int | None, Setting("classes, at most", low=2, high=65_536, null="takes one for every 20 items, 256 at most")
     ] = None
     semantic_epochs: Annotated[
-        int, Setting("epochs of the model of classes alone, whose class vectors are the codebook", low=1)
+        int,
+        Setting("epochs of the model of classes alone, whose class vectors are the codebook", low=1),
     ] = 20
     hyper_clip: Annotated[
         float, Setting("largest entry of the weights that the items add", low=0, note="0 leaves the items' branch out")
@@ -48,7 +49,7 @@ class SolidSettings(Declared):
     codebook_weight: Annotated[
         float, Setting("weight of the distance between class vectors and the codewords of items", low=0)
     ] = 0.1
-    head_layers: Annotated[int, Setting("generated layers, the last one linear", low=1)] = 2
+    head_layers: Annotated[int, Setting("generated layers, the last one linear", low=1, high=64)] = 2
     straight_through: Annotated[
         bool, Setting("hand the gradient of a codeword on to the item vector that was snapped to it")
     ] = True

@@ -66,7 +66,7 @@ def _is_threshold(value: Mapping[str, Any]) -> bool:
 class RowSettings(Declared):
     """Which rows there are, and how many of them are used."""
 
-    MAX_ITEM_LIST_LENGTH: Annotated[int, Setting("items of history per row", low=1)] = 10
+    MAX_ITEM_LIST_LENGTH: Annotated[int, Setting("items of history per row", low=1, high=65_536)] = 10
     windows: Annotated[
         str,
         Setting(
@@ -158,7 +158,7 @@ class EvaluationSettings(Declared):
     metrics: Annotated[list[str] | str, Setting("evaluation metrics")] = field(
         default_factory=lambda: ["Recall", "NDCG", "MRR", "Hit"]
     )
-    topk: Annotated[list[int] | int, Setting("cut-offs of the metrics", low=1)] = field(
+    topk: Annotated[list[int] | int, Setting("cut-offs of the metrics", low=1, high=65_536)] = field(
         default_factory=lambda: [1, 5, 10, 20]
     )
     head_share: Annotated[
@@ -198,6 +198,7 @@ class EvaluationSettings(Declared):
         Setting(
             "titles that a prompt lists to choose from, the target's one of them",
             low=2,
+            high=10_000,
             note="evaluated by HitRatio@1 and ValidRatio (docs/candidates.md)",
             null="lists none and ranks the whole catalogue",
         ),
@@ -218,8 +219,8 @@ class RecBoleSettings(Declared):
     checkpoint_dir: Annotated[str, Setting("folder of runs and stages")]
     seed: Annotated[int, Setting("seed of samples, initial weights and dropout", low=0, high=2**32 - 1)]
     eval_batch_size: Annotated[int, Setting("rows per batch of evaluation", low=1)]
-    metric_decimal_place: Annotated[int, Setting("decimals of metrics in RecBole's log", low=0)]
-    loss_decimal_place: Annotated[int, Setting("decimals of losses in RecBole's log", low=0)]
+    metric_decimal_place: Annotated[int, Setting("decimals of metrics in RecBole's log", low=0, high=100)]
+    loss_decimal_place: Annotated[int, Setting("decimals of losses in RecBole's log", low=0, high=100)]
     USER_ID_FIELD: Annotated[str, Setting("column of the user")]
     ITEM_ID_FIELD: Annotated[str, Setting("column of the item")]
     RATING_FIELD: Annotated[str, Setting("column of the rating")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection
+from itertools import takewhile
 
 from recbole_llm.declare import NO_DEFAULT, Key, keys_by_name
-from recbole_llm.property_files import load_yaml, recbole_folder
+from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES, CLASSIC_MODELS, choices, suggestion
 from recbole_llm.settings.declarations import classic_keys, groups, llm_keys, model_keys
 from recbole_llm.settings.describe import describe, recbole_default, types_of, yaml_text
-from recbole_llm.settings.models import llm_model_names
+from recbole_llm.settings.models import llm_model_names, model_names, recbole_models
 
 HELP = """\
 usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
@@ -18,6 +19,7 @@ usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<v
        recbole-llm audit --dataset=<data set>                  what may make a number on a data set too good
        recbole-llm tune --model=<model> --dataset=<data set> --params_file=hyper.test   search for settings
        recbole-llm recommend saved/<run> --users=all           the best items for users, or after a history
+       recbole-llm completion bash                             what lets a shell complete models and settings
 
   --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
   --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)
@@ -27,36 +29,65 @@ usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<v
   --seeds=5, --seeds=1,2,3        runs of every model, compared over seeds and users; the same command resumes them
   --baseline=SASRec               the model that the others are compared with (default: the first of RecBole's)
   --quiet                         only warnings and the table; the log of a run is in its folder either way
-  --help <word>                   the settings whose name or meaning holds a word
+  --help <word>                   the settings whose name or meaning holds a word; of a model's name, the model too
   --version                       the version of this package
 
-import, audit, tune and recommend take --help too.
+import, audit, tune, recommend and completion take --help too.
 
 --key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
 All settings, with types and ranges: the files in properties/, and docs/settings.md.
 
-LLM models: {models}; beside them {classic}, which have no LLM; all others are RecBole's. The LLM models' axes
-(rerank is every model's):
+{models}
+The LLM models' axes (rerank is every model's):
 {axes}
 """
+WIDTH = 100
 
 
 def help_text(word: str = "") -> str:
     """How to write a command; or the settings whose name or meaning holds a word."""
     if word:
-        return _settings_with(word)
-    axes = (f"  --{axis:<15}{', '.join(choices(axis))}" for axis in AXES)
-    names = {"models": ", ".join(llm_model_names()), "classic": ", ".join(CLASSIC_MODELS)}
-    return HELP.format(**names, axes="\n".join(axes))
+        found = [part for part in (_model(word), _settings_with(word)) if part]
+        return "\n\n".join(found) or _nothing(word)
+    axes = (_filled(f"  --{axis:<15}{', '.join(choices(axis))}", " " * 19) for axis in AXES)
+    models = (
+        f"LLM models: {', '.join(llm_model_names())}; beside them {', '.join(CLASSIC_MODELS)}, which have no LLM; all "
+        "others are RecBole's."
+    )
+    return HELP.format(models=_filled(models), axes="\n".join(axes))
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _model(word: str) -> str:
+    """What a model is, where a word is the name of one: what its property file says, and sets."""
+    name = next((name for name in model_names() if name.lower() == word.lower()), None)
+    if name is None:
+        return ""
+    is_classic = name in recbole_models()
+    folder = recbole_folder() / "properties" if is_classic else find_properties()
+    file = folder / "model" / f"{name}.yaml"
+    if not file.is_file():
+        return (
+            f"{name}: a model of another package"
+            if not is_classic
+            else f"{name}: RecBole's, without settings of its own"
+        )
+    own, lines = load_yaml(file), file.read_text(encoding="utf-8").splitlines()
+    base = own.pop("llm_recommender", None)
+    about = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    told = [_filled(f"{name}: RecBole's" if is_classic else about)]
+    settings = ", ".join(f"{key}={yaml_text(value)}" for key, value in own.items())
+    told.append(_filled(f"    {f'{base} with ' if base else 'sets '}{settings}", " " * 4) if own else "")
+    return "\n".join([*filter(None, told), f"    file {file}"])
 
 
 def _settings_with(word: str) -> str:
     keys, wanted = {**llm_keys(), **model_keys()}, word.lower().lstrip("-")
     found = [key for key in keys.values() if wanted in key.name.lower() or wanted in describe(key).lower()]
-    of_recbole = _recbole_settings(wanted, keys)
-    if not found and not of_recbole:
-        return f"No setting's name or meaning holds '{word}'{suggestion(wanted, keys)}"
-    return "\n".join([*map(_paragraph, found), *of_recbole])
+    return "\n".join([*map(_paragraph, found), *_recbole_settings(wanted, keys)])
 
 
 def _recbole_settings(word: str, ours: Collection[str]) -> list[str]:
@@ -67,16 +98,19 @@ def _recbole_settings(word: str, ours: Collection[str]) -> list[str]:
             if word in name.lower() and name not in ours:
                 found.setdefault(name, []).append(f"{file.stem} {yaml_text(value)}")
     return [
-        f"--{name} (of RecBole's models, with their defaults)\n{_filled(', '.join(own))}" for name, own in found.items()
+        f"--{name} (of RecBole's models, with their defaults)\n{_filled('    ' + ', '.join(own), ' ' * 4)}"
+        for name, own in found.items()
     ]
 
 
-def _filled(text: str) -> str:
-    return textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
+def _nothing(word: str) -> str:
+    keys = {**llm_keys(), **model_keys()}
+    return f"No setting's name or meaning holds '{word}'{suggestion(word.lower().lstrip('-'), [*keys, *model_names()])}"
 
 
 def _paragraph(key: Key) -> str:
     default = recbole_default(key.name) if key.default is NO_DEFAULT else yaml_text(key.default)
     own = [group.model for group in groups() if group.model and key.name in keys_by_name(group.components)]
     reach = own[0] if own else "every model" if key.name in classic_keys() else "LLM models"
-    return f"--{key.name} ({types_of(key)}; default {default}; {reach})\n{_filled(describe(key))}"
+    text = _filled(f"    {describe(key)}", " " * 4)
+    return f"--{key.name} ({types_of(key)}; default {default}; {reach})\n{text}"

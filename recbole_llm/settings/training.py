@@ -179,7 +179,7 @@ class TeachingSettings(Declared):
         int | float | None,
         Setting("training rows, drawn by seed, that the LLM ranks items for", share=True, null="takes all"),
     ] = None
-    topk: Annotated[int, Setting("items of each list", low=1)] = 20
+    topk: Annotated[int, Setting("items of each list", low=1, high=65_536)] = 20
     weight: Annotated[float, Setting("weight of the lists beside the true items", low=0, high=1)] = 0.5
     decay: Annotated[float, Setting("ranks over which an item's part in a list falls to 1 / e", above=0)] = 10.0
 

@@ -18,6 +18,7 @@ from recbole_llm.locks import OwnedLock
 from recbole_llm.stages.folder import UNFINISHED, clear, partial_of, read_manifest, refusal_of, write_manifest
 from recbole_llm.stages.joint import follow, leading
 from recbole_llm.stages.stage import Result, Stage, fingerprint
+from recbole_llm.timeline import timeline
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class StageStore:
                         self._compute(stage, facts, folder, compute)
         if not refusal:
             log.info("Stage %s: found in %s", stage.name, folder)
+            timeline().reused(folder.name, float(read_manifest(folder)["seconds"]))
             if not is_known:
                 self.reused.append(stage.name)
 
@@ -97,11 +99,13 @@ class StageStore:
         if partial.exists() and not stage.is_resumable:
             clear(partial)
         partial.mkdir(exist_ok=True)
-        if any(partial.iterdir()):
+        has_parts = any(partial.iterdir())
+        if has_parts:
             self.reused.append(stage.name)
         if refusal_of(partial, stage.format_number):  # else all that was missing is the name
             started = time.perf_counter()
-            compute(partial)
+            with timeline().computing(stage.name, folder.name, has_parts):
+                compute(partial)
             write_manifest(partial, stage, facts, time.perf_counter() - started)
         os.replace(partial, folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)

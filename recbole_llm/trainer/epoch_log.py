@@ -35,15 +35,20 @@ def write_scalars(writer: Any, group: str, record: Mapping[str, Any]) -> None:
             writer.add_scalar(group + label, value, record["epoch"])
 
 
-def log_epoch(record: Mapping[str, Any]) -> None:
-    """Log an epoch: its losses and its speed, and what validation found."""
+def log_epoch(record: Mapping[str, Any], left: str = "") -> None:
+    """Log an epoch: its losses and its speed, and what validation found.
+
+    Args:
+        record: see :meth:`FineTuning.run`.
+        left: how long the command may still take, where that is known.
+    """
     shown = {"loss": record["train_loss"], **{name: record.get(name) for name in ("weight", "distance")}}
     facts = ", ".join(f"{name}: {value:.4f}" for name, value in shown.items() if value is not None)
     if "gate_usage" in record:
         usage = " ".join(f"{share:.3f}" for share in record["gate_usage"])
         facts += f", gates: {usage} (entropy {record['gate_entropy']:.4f})"
     speed = f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
-    log.info("epoch %d training [%s, %s]", record["epoch"], facts, speed)
+    log.info("epoch %d training [%s, %s]%s", record["epoch"], facts, speed, f", {left}" if left else "")
     if "valid" in record:
         found = {**record["valid"], **({"loss": record["valid_loss"]} if "valid_loss" in record else {})}
         values = "    ".join(f"{name} : {value:.4f}" for name, value in found.items())

@@ -22,6 +22,7 @@ from recbole_llm.progress import Bar
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
+from recbole_llm.timeline import timeline
 from recbole_llm.trainer.checkpoint import (
     EpochSoFar,
     TrainingState,
@@ -206,12 +207,13 @@ class FineTuning:
 
     def _expected_steps(self) -> int:
         """Optimiser steps of all epochs, as far as it can be told before: a weight that falls by itself begins at 1."""
-        n_rows = [len(self.passes.prompt_lengths)] * self.settings.epochs
-        if self.distilled is not None and n_rows:
-            curriculum = self.distilled.curriculum
-            n_first = len(self._rows_of(target_weights(self._weight())))
-            n_rows = [n_first, *n_rows[1:]] if curriculum.uses_distance else [n_first] * len(n_rows)
-        return sum(math.ceil(n / self.settings.train_batch_size) for n in n_rows)
+        epochs = self.settings.epochs
+        first = later = len(self.passes.prompt_lengths)
+        if self.distilled is not None and epochs:
+            first = len(self._rows_of(target_weights(self._weight())))
+            later = later if self.distilled.curriculum.uses_distance else first
+        of_first, of_later = (math.ceil(n / self.settings.train_batch_size) for n in (first, later))
+        return of_first + (epochs - 1) * of_later if epochs else 0
 
     def _train_epoch(self) -> dict[str, Any]:
         self.model.train(self.loss.dropout)
@@ -231,6 +233,7 @@ class FineTuning:
             total=len(steps),
             disable=not self.progress,
         )
+        timeline().advance(self._share(done_before / max(1, len(steps))))
         with self.shards.in_use() if self.shards is not None else nullcontext():
             for done, rows in enumerate(bar, start=done_before + 1):
                 n_steps = self.settings.epochs * len(steps)
@@ -241,7 +244,9 @@ class FineTuning:
                 so_far.counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
                 so_far.step, so_far.seconds = done, time.perf_counter() - started
                 mean = so_far.losses / so_far.counted.clip(min=1) @ list(weights.values())
-                bar.set_postfix_str(f"loss {mean:.4f}, {self.loss.tokens / so_far.seconds:,.0f} tokens/s")
+                timeline().advance(self._share(done / len(steps)))
+                left = f", {found}" if (found := timeline().left()) else ""
+                bar.set_postfix_str(f"loss {mean:.4f}, {self.loss.tokens / so_far.seconds:,.0f} tokens/s{left}")
                 if self._is_due():
                     self._save(self._state(so_far))
         self.loss.after_epoch()
@@ -261,6 +266,10 @@ class FineTuning:
             by_target = dict(zip(weights, losses.tolist(), strict=True))
             record |= {"weight": weight, **{f"{name}_loss": by_target.get(name) for name in (REAL, DISTILLED)}}
         return record
+
+    def _share(self, of_epoch: float) -> float:
+        """How far training has come, of all epochs, with such a share of this one."""
+        return (self.epoch - 1 + of_epoch) / self.settings.epochs
 
     def _begin_epoch(self, n_kinds: int) -> EpochSoFar:
         """What the epoch has gathered so far: nothing, or what a killed process has left, with its generators."""

@@ -14,8 +14,11 @@ import torch
 from recbole_llm.adapter.experts import load_balance_loss
 from recbole_llm.distributed import asks_for_shards, process
 from recbole_llm.llm.contrastive import all_item_loss
+from recbole_llm.llm.laser_settings import LaserSettings
 from recbole_llm.model.laser import Laser
+from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import FineTuneSettings
+from recbole_llm.timeline import timeline
 from recbole_llm.trainer.finetune import MakeLoss
 from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.llm_trainer import LLMTrainer
@@ -201,10 +204,18 @@ class LaserTrainer(LLMTrainer):
         """None: there are no answers."""
         return None
 
+    @classmethod
+    def _tuning_stages(cls, config: Config) -> list[str]:
+        """See :class:`LLMTrainer`."""
+        fixes = LaserSettings.from_settings(config.final_config_dict).fixed_epochs
+        return [RefreshedItemsStage.name, *([FixedItemsStage.name] if fixes else [])]
+
     def _tune(self, tuning: Tuning) -> None:
         stages = self.model.stages
+        timeline().begin(RefreshedItemsStage.name)
         self.tuned = [stages.run(RefreshedItemsStage(tuning))]
-        if self.model.settings.fixed_epochs:
+        if FixedItemsStage.name in self._tuning_stages(self.config):
+            timeline().begin(FixedItemsStage.name)
             self.tuned.append(stages.run(FixedItemsStage(tuning, self.tuned[0])))
 
     def write_run(self, folder: Path) -> None:

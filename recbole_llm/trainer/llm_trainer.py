@@ -17,15 +17,16 @@ from recbole_llm.evaluation import Evaluation, protocol_of
 from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.objective import make_objective
-from recbole_llm.selection.row_selection import select_rows
+from recbole_llm.selection.row_selection import CoresetStage, chooses_rows, select_rows
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_gamma, check_validation
 from recbole_llm.settings.task_checks import LOSS
+from recbole_llm.timeline import EVALUATE, timeline
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.history_policy import HistoryCut, HistoryPolicyStage
 from recbole_llm.trainer.objective_loss import make_reader
 from recbole_llm.trainer.optimizer import parameter_groups
-from recbole_llm.trainer.pipeline import Pipeline
+from recbole_llm.trainer.pipeline import Pipeline, tuning_stages
 from recbole_llm.trainer.reweighting import Reweighting
 from recbole_llm.trainer.tuning import Tuning, TuningResult, load_adapter
 from recbole_llm.trainer.valid_loss import ValidLoss
@@ -89,6 +90,23 @@ class LLMTrainer(Trainer):
 
     # ---- fit
 
+    @classmethod
+    def stage_names(cls, config: Config) -> list[str]:
+        """Names of the stages that :meth:`fit` goes through, in their order.
+
+        Args:
+            config: the resolved config.
+        """
+        is_tuned = config["epochs"] or config["preference"] != "none"
+        found = [CoresetStage.name] if is_tuned and chooses_rows(config) else []
+        found += cls._tuning_stages(config) if is_tuned else []
+        return found + ([HistoryPolicyStage.name] if config["history_policy"] != "fixed" else [])
+
+    @classmethod
+    def _tuning_stages(cls, config: Config) -> list[str]:
+        """Names of the stages of :meth:`_tune`."""
+        return tuning_stages(config)
+
     def fit(
         self,
         train_data: Any,
@@ -124,6 +142,7 @@ class LLMTrainer(Trainer):
             log.info("epochs is 0: the untuned LLM is ranked as it is.")
         if self.config["history_policy"] != "fixed":
             self._choose_histories(train_data.dataset)
+        timeline().begin(EVALUATE)
         self.valid_evaluation = self._evaluate_valid(self.tuned[-1] if self.tuned else None, valid_data, show_progress)
         if self.valid_evaluation is None:
             return None, None
@@ -153,6 +172,7 @@ class LLMTrainer(Trainer):
         stages = self.model.stages
         weights = stages.used[self.tuned[-1].stage] if self.tuned else "untuned"
         stage = HistoryPolicyStage(self.model, self.config, train, weights)
+        timeline().begin(stage.name)
         self.model.history_cut = HistoryCut(stages.run(stage), self.model)
         self.history_policy = stages.folder(stage)
 
@@ -179,7 +199,7 @@ class LLMTrainer(Trainer):
         def on_epoch(group: str, record: dict[str, Any]) -> None:
             write_scalars(self.tensorboard, group, record)
             if verbose:
-                log_epoch(record)
+                log_epoch(record, timeline().left())
 
         validation = self._validation(evaluate) if valid_data else None
         shared = (rows, valid_rows, validation, make_optimizer, on_epoch, show_progress, callback_fn)

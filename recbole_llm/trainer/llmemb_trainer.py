@@ -21,8 +21,10 @@ from recbole_llm.disk import write_json
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.item_vectors import ADAPTER
 from recbole_llm.model.llmemb import CHECKPOINT, LLMEmb
+from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import AlignmentSettings
 from recbole_llm.stages import UNFINISHED, Stage
+from recbole_llm.timeline import EVALUATE, timeline
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.tuning import TuningResult
 
@@ -109,6 +111,11 @@ class LLMEmbTrainer(LLMTrainer):
 
     model: LLMEmb
 
+    @classmethod
+    def stage_names(cls, config: Config) -> list[str]:
+        """See :class:`LLMTrainer`."""
+        return [AlignmentStage.name]
+
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """None of its own: RecBole's trainer of the sequential model has one."""
         return torch.optim.SGD([torch.zeros(1)], lr=1.0)
@@ -124,10 +131,12 @@ class LLMEmbTrainer(LLMTrainer):
     ) -> tuple[float | None, dict[str, float] | None]:
         """See :class:`LLMTrainer`; it is RecBole's trainer of the sequential model that validates."""
         self.eval_collector.data_collect(train_data)
+        timeline().begin(AlignmentStage.name)
         _ = self.model.item_vectors.table  # by all processes, of which the main one trains alone
         stage = AlignmentStage(self.model, callback_fn)
         self.tuned = [self.model.stages.run(stage)]
         self.n_train_rows = stage.n_rows
+        timeline().begin(EVALUATE)
         self.valid_evaluation = self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None
         if self.valid_evaluation is None:
             return None, None

@@ -121,10 +121,9 @@ def draw_negatives(
 
 
 def own_texts(model: BIGRec, rows: TrainingRows) -> list[str]:
-    """What the model itself answers to each row, greedily (SPRec, arXiv 2412.09243)."""
-    prompts = [prompt for prompt, _ in rows.examples]
-    answers = model.free_answers.search(prompts, rows.histories, num_beams=1)
-    return [model.backbone.decode(one.token_ids) for one in answers]
+    """What the model itself answers to each row, greedily (SPRec, arXiv 2412.09243), and otherwise as in evaluation."""
+    with model.searching(num_beams=1):
+        return model.free_answers.best([prompt for prompt, _ in rows.examples], rows.histories)
 
 
 def grounded(model: BIGRec, rows: TrainingRows, texts: Sequence[str], known: Sequence[Sequence[int]]) -> WrongAnswers:

@@ -10,18 +10,46 @@ from typing import Any, cast
 
 import numpy as np
 
-from recbole_llm.curriculum import Curriculum
+from recbole_llm.curriculum import Curriculum, make_curricula
 from recbole_llm.hashing import hash_file
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.model.ttds import TTDS
+from recbole_llm.semantic_ids.settings import TwinSettings
+from recbole_llm.settings.config import Config
+from recbole_llm.stages import Stage
+from recbole_llm.stages.stage import Result
+from recbole_llm.timeline import timeline
 from recbole_llm.trainer.distil_stages import DistanceStage, DistilStage
 from recbole_llm.trainer.distillation import DistanceMeter, chosen_rows, distilled_targets, read_answers
 from recbole_llm.trainer.fixed_codes import FixedCodesStage
-from recbole_llm.trainer.preference import prefer
+from recbole_llm.trainer.preference import prefer, preference_stages
 from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
 from recbole_llm.trainer.tuning_stages import CurriculumStage, FineTuneStage
 
 log = logging.getLogger(__name__)
+
+
+def tuning_stages(config: Config) -> list[str]:
+    """Names of the stages that :class:`Pipeline` goes through, in order: a curriculum for each value of ``alpha``.
+
+    Args:
+        config: the resolved config.
+    """
+    found: list[str] = []
+    if config["epochs"]:
+        curricula, distils = make_curricula(config), config["sd_file"] is None
+        found += [FineTuneStage.name] if distils or not curricula else []
+        found += [FixedCodesStage.name] if _fixes_codes(config) else []
+        found += [DistilStage.name] if distils and curricula else []
+        found += [DistanceStage.name] if any(curriculum.uses_distance for curriculum in curricula) else []
+        found += [CurriculumStage.name] * len(curricula)
+    return found + preference_stages(config)
+
+
+def _fixes_codes(config: Config) -> bool:
+    """Whether TTDS's second tuning is to come."""
+    is_twin = issubclass(config.model_class, TTDS)
+    return is_twin and bool(TwinSettings.from_settings(config.final_config_dict).fixed_epochs)
 
 
 @dataclass
@@ -47,23 +75,29 @@ class Pipeline:
     def run(self) -> None:
         """Run what the curricula need, or fine-tune alone, or nothing; then the preference, if there is one."""
         self.tuning.model.adapter.prepare_rows(self.tuning.rows.histories)
+        planned = tuning_stages(self.tuning.config)
         if self.tuning.config["epochs"]:
-            self._tune()
+            self._tune(planned)
         if self.tuning.config["preference"] != "none":
             self.tuned.append(self._best(prefer(self.tuning, self.tuned[-1] if self.tuned else None)))
 
-    def _tune(self) -> None:
-        tuning, stages = self.tuning, self.tuning.model.stages
+    def _tune(self, planned: Sequence[str]) -> None:
+        tuning = self.tuning
         untuned = tuning.model.adapter.trainable_state(tuning.model.llm)
-        if not self.curricula or tuning.distillation.sd_file is None:
-            self.tuned.append(stages.run(FineTuneStage(tuning)))
-        if isinstance(tuning.model, TTDS) and tuning.model.twin.fixed_epochs:
-            self.tuned.append(stages.run(FixedCodesStage(tuning, self.tuned[-1])))
+        if FineTuneStage.name in planned:
+            self.tuned.append(self._run(FineTuneStage(tuning)))
+        if FixedCodesStage.name in planned:
+            self.tuned.append(self._run(FixedCodesStage(tuning, self.tuned[-1])))
         if not self.curricula:
             return
         answers, source = self._targets()
-        self.tried = [stages.run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
+        self.tried = [self._run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
         self.tuned.append(self._best(self.tried))
+
+    def _run(self, stage: Stage[Result]) -> Result:
+        """The result of a stage, which is said to begin."""
+        timeline().begin(stage.name)
+        return self.tuning.model.stages.run(stage)
 
     def _targets(self) -> tuple[list[list[int]], Any]:
         """Token ids of the distilled answer to each row, none where it has none; and what they depend on."""
@@ -87,7 +121,7 @@ class Pipeline:
             examples = [tuning.rows.examples[row] for row in chosen]
             return read_answers(Path(given), examples), hash_file(Path(given))
         distil = DistilStage(tuning, self.tuned[-1], chosen)
-        texts = stages.run(distil)
+        texts = self._run(distil)
         self.distilled = stages.folder(distil)
         return texts, distil.facts()
 
@@ -100,7 +134,7 @@ class Pipeline:
             settings = tuning.distillation
             model, rows = cast(BIGRec, tuning.model), tuning.rows.readable
             meter = DistanceMeter(model, rows, settings.distance_rows, settings.sd_num_beams)
-            distance = model.stages.run(DistanceStage(tuning, meter, untuned))
+            distance = self._run(DistanceStage(tuning, meter, untuned))
         group = "Curriculum/" + (f"alpha {curriculum.facts()['alpha']:g}/" if len(self.curricula) > 1 else "")
         return CurriculumStage(tuning, curriculum, answers, source, untuned, meter, distance, group)
 

@@ -11,12 +11,28 @@ from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import SELF_PLAY, PreferenceSettings
 from recbole_llm.objective.preferences import PreferenceObjective
 from recbole_llm.registry import find_choice
+from recbole_llm.settings.config import Config
+from recbole_llm.timeline import timeline
 from recbole_llm.trainer.negatives import WrongAnswers, contrasts_across, draw_negatives, known_items
 from recbole_llm.trainer.preference_loss import Opposites
 from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage
-from recbole_llm.trainer.self_play import OwnAnswersStage, self_play
+from recbole_llm.trainer.self_play import OwnAnswersStage, round_name, self_play
 from recbole_llm.trainer.tuning import Tuning, TuningResult
 from recbole_llm.trainer.tuning_stages import Start
+
+
+def preference_stages(config: Config) -> list[str]:
+    """Names of the stages that :func:`prefer` goes through, in their order; none without a preference.
+
+    Args:
+        config: the resolved config.
+    """
+    settings = PreferenceSettings.from_settings(config.final_config_dict)
+    if settings.preference == "none":
+        return []
+    if settings.preference == SELF_PLAY:
+        return [round_name(number) for number in range(1, settings.rounds + 1)]
+    return [ReferenceStage.name, *[PreferenceStage.name] * len(settings.betas)]
 
 
 def prefer(tuning: Tuning, tuned: TuningResult | None) -> list[TuningResult]:
@@ -33,11 +49,16 @@ def prefer(tuning: Tuning, tuned: TuningResult | None) -> list[TuningResult]:
     start = Start.untuned(tuning) if tuned is None else Start.of(tuning, tuned)
     if settings.preference == SELF_PLAY:
         return self_play(tuning, start, settings)
+    timeline().begin(ReferenceStage.name)  # the wrong answers included
     model = cast(BIGRec, tuning.model)
     known = known_items(model, tuning.rows, settings.mask_user_train)
     own = Preference(tuning, tuning.rows, start, _wrong_answers(tuning, start, settings, known), settings)
     draws = _opposites(own, model.stages.run(ReferenceStage(own)), known)
-    return [model.stages.run(PreferenceStage(own, beta, draws)) for beta in settings.betas]
+    found: list[TuningResult] = []
+    for beta in settings.betas:
+        timeline().begin(PreferenceStage.name)
+        found.append(model.stages.run(PreferenceStage(own, beta, draws)))
+    return found
 
 
 def _wrong_answers(

@@ -89,10 +89,11 @@ class ReferenceStage(Stage[np.ndarray]):
         name: of the stage.
     """
 
+    name = "reference"
     is_joint = True
 
-    def __init__(self, preference: Preference, name: str = "reference") -> None:
-        self._preference, self.name = preference, name
+    def __init__(self, preference: Preference, name: str | None = None) -> None:
+        self._preference, self.name = preference, name or self.name
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
@@ -164,12 +165,13 @@ class PreferenceStage(RowsStage):
         name: of the stage.
     """
 
+    name = "preference"
     group = "Preference/"
 
     def __init__(
-        self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str = "preference"
+        self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str | None = None
     ) -> None:
-        super().__init__(preference.tuning, preference, preference.settings.epochs, name)
+        super().__init__(preference.tuning, preference, preference.settings.epochs, name or self.name)
         self.beta, self.draws = beta, draws
 
     def facts(self) -> dict[str, Any]:

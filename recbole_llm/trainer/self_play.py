@@ -14,10 +14,12 @@ import torch
 from recbole_llm.disk import write_json
 from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
+from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.stages import Stage
+from recbole_llm.timeline import timeline
 from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
 from recbole_llm.trainer.preference_loss import Opposites
 from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage, RowsStage
@@ -25,6 +27,7 @@ from recbole_llm.trainer.tuning import Tuning, TuningResult
 from recbole_llm.trainer.tuning_stages import Start
 
 TEXTS = "texts.json"
+ANSWERING = ("length_penalty", "first_line")  # what else decides an answer; a stage of the defaults says nothing of it
 
 
 class OwnAnswersStage(Stage[WrongAnswers]):
@@ -55,10 +58,13 @@ class OwnAnswersStage(Stage[WrongAnswers]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
+        generation = GenerationSettings.from_settings(self._tuning.config.final_config_dict)
+        usual = GenerationSettings()
         return {
             "from": self._start.name,
             "rows": hash_arrays(self._drawn),
-            "max_new_tokens": self._tuning.config["max_new_tokens"],
+            "max_new_tokens": generation.max_new_tokens,
+            **{name: value for name in ANSWERING if (value := getattr(generation, name)) != getattr(usual, name)},
             **({"answers": "raw"} if self._is_raw else {}),
             **({"mask_user_train": True} if self._settings.mask_user_train else {}),
         }
@@ -109,6 +115,11 @@ class RoundTuneStage(RowsStage):
         return []
 
 
+def round_name(number: int) -> str:
+    """Name of the stage that ends a round, counted from 1."""
+    return f"round-{number}"
+
+
 def self_play(tuning: Tuning, start: Start, settings: PreferenceSettings) -> list[TuningResult]:
     """SPRec (arXiv 2412.09243): answers, an epoch of fine-tuning, and dpo against the answers, round by round.
 
@@ -123,15 +134,17 @@ def self_play(tuning: Tuning, start: Start, settings: PreferenceSettings) -> lis
     model, found = cast(BIGRec, tuning.model), list[TuningResult]()
     n_rows = len(tuning.rows.examples)
     for number in range(1, settings.rounds + 1):
+        name = round_name(number)
+        timeline().begin(name)
         generator = np.random.default_rng(model.stage_seed("sprec", number))
         drawn = np.sort(generator.choice(n_rows, min(settings.round_rows, n_rows), replace=False))
         rows = some_rows(tuning.rows, drawn)
         wrong = model.stages.run(OwnAnswersStage(tuning, rows, start, drawn, settings, f"answers-{number}"))
         before = Preference(tuning, rows, start, wrong, settings)
-        tuned = model.stages.run(RoundTuneStage(before, drawn, f"round-{number}-fine-tune"))
+        tuned = model.stages.run(RoundTuneStage(before, drawn, f"{name}-fine-tune"))
         own = replace(before, start=Start.of(tuning, tuned))
-        reference = model.stages.run(ReferenceStage(own, f"round-{number}-reference"))
-        stage = PreferenceStage(own, settings.betas[0], [Opposites(wrong.mask, reference)], f"round-{number}")
+        reference = model.stages.run(ReferenceStage(own, f"{name}-reference"))
+        stage = PreferenceStage(own, settings.betas[0], [Opposites(wrong.mask, reference)], name)
         found.append(model.stages.run(stage))
         start = Start.of(tuning, found[-1])
     return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from recbole_llm.data.loaders import eval_loader, train_loader
@@ -314,3 +316,14 @@ def test_a_file_that_is_not_atomic_is_named(tmp_path, text, message, key, kind):
     with refused(key, kind, message) as caught:
         load_rows(Config("SASRec", "bad", config_dict=settings), False)
     assert "\n" not in str(caught.value)
+
+
+def test_histories_that_no_memory_holds_are_refused_before_they_are_padded(shop, monkeypatch):
+    """Padding all lines takes more than one column of them, which is all that is free."""
+    n_lines = sum(len(items.split()) for items in USERS.values())
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * n_lines * 50_000))
+    config = Config("SASRec", "shop", settings={"data_path": str(shop.parent), "MAX_ITEM_LIST_LENGTH": 50_000})
+    with refused("MAX_ITEM_LIST_LENGTH", "environment", "the longest history has 11 items, set no more than that"):
+        load_rows(config, few_shot=False)
+    config["MAX_ITEM_LIST_LENGTH"] = 11
+    assert len(load_rows(config, few_shot=False).test) == 4  # c, d, e and f have three interactions or more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,14 +14,13 @@ import pytest
 
 import recbole_llm
 from recbole_llm.experiment import compare as module
-from recbole_llm.experiment.clock import Clock
 from recbole_llm.experiment.moved import paths_now
 from recbole_llm.logs import SHOWN, console_log
 from recbole_llm.quick_start import main
 from recbole_llm.settings.config import Config
 from tests.processes import fresh_python
 from tests.refusals import refused
-from tests.runs import working_in
+from tests.runs import check_stages, working_in
 
 
 @pytest.fixture
@@ -37,13 +37,30 @@ def test_the_console_has_lines_and_the_log_of_a_run_has_everything(words, tmp_pa
     assert "hidden_size = 64" not in shown.err and "Embedding(" not in shown.err and "Saving current" not in shown.err
     assert all(line[2:3] == " " for line in shown.err.splitlines())  # each line begins with a date
     assert "Settings that differ from their defaults: checkpoint_dir = " in shown.err and "epochs = 3" in shown.err
-    assert shown.err.count("epoch 2 training") == 1 and "1 of 2 runs done, about" in shown.err
+    assert shown.err.count("epoch 2 training") == 1 and "1 of 2 runs done, 1 left" in shown.err  # SASRec never ran
+    assert "SASRec, stage 2 of 3: train (done: prepare; next: evaluate)\n" in shown.err
     assert shown.err.count("verbose has no effect") == 2
     assert len(shown.err.splitlines()) < 40
+    for folder in (tmp_path / "saved").glob("[PS]*-world-2*"):
+        check_stages(folder)
     log = next((tmp_path / "saved").glob("SASRec-*/*.log")).read_text()
     assert "hidden_size = 64" in log and "Embedding(" in log and "\x1b" not in log
     assert not (tmp_path / "log_tensorboard").exists()
     assert len(list((tmp_path / "saved").glob("SASRec-*/tensorboard/events.out.*"))) == 1
+
+
+def test_the_same_command_again_tells_the_time_left_from_the_start(words, tmp_path, capsys):
+    """What the stages took stands in the run folders; another seed takes as long, other epochs do not."""
+    with working_in(tmp_path):
+        assert main(words) == 0
+        assert "about" not in capsys.readouterr().err
+        assert main([*words, "--seed=7"]) == 0
+        again = capsys.readouterr().err
+        assert main([*(word for word in words if "epochs" not in word), "--epochs=2"]) == 0
+    for line in ("Pop, stage 1 of 3: prepare", "SASRec, stage 3 of 3: evaluate", "1 of 2 runs done"):
+        own = next(told for told in again.splitlines() if line in told)
+        assert re.search(r", about \d+ s left$", own)
+    assert "about" not in capsys.readouterr().err
 
 
 def test_bars_are_for_terminals_and_for_those_who_ask(small, monkeypatch):
@@ -99,14 +116,6 @@ def test_several_lines_are_shown_where_they_ask_for_it(capsys):
         log.warning("something")
     shown = capsys.readouterr().err
     assert "something" in shown and "nothing" not in shown
-
-
-def test_the_time_left_is_that_of_the_runs_that_were_made():
-    clock = Clock(4)
-    assert clock.left(None) == "3 left"  # found: it tells nothing of the time
-    assert clock.left(90.0) == "about 3 min left"
-    assert clock.left(10.0) == "about 50 s left"
-    assert clock.left(1.0) == "0 left"
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BIGRec"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,17 @@ import torch
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import SAMPLE_ID
+from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.selection.row_selection import select_rows
-from recbole_llm.trainer.negatives import as_they_are, contrasts_across, draw_negatives, grounded, known_items
-from recbole_llm.trainer.self_play import some_rows
+from recbole_llm.trainer.negatives import (
+    as_they_are,
+    contrasts_across,
+    draw_negatives,
+    grounded,
+    known_items,
+    own_texts,
+)
+from recbole_llm.trainer.self_play import OwnAnswersStage, some_rows
 from tests.model.test_bigrec import trainer_of
 
 
@@ -62,6 +71,44 @@ def test_similar_ones_are_the_nearest_that_may_stand(drawn_from):
         distances = np.linalg.norm(vectors - vectors[target], axis=1)
         others = [item for item in np.flatnonzero(model.catalog.rankable) if item not in (*history, target)]
         assert own.tolist() == sorted(others, key=lambda item: (distances[item], item))[:2]
+
+
+@pytest.mark.parametrize(("first_line", "length_penalty"), [(False, 1.0), (True, -2.0)])
+def test_the_models_own_answers_are_those_of_an_evaluation(with_rows, monkeypatch, first_line, length_penalty):
+    """With one beam, the rows of training are answered as they would be among the rows of the test."""
+    model, rows, _ = with_rows
+    for key, value in {"first_line": first_line, "length_penalty": length_penalty, "num_beams": 1}.items():
+        monkeypatch.setitem(model.config.final_config_dict, key, value)
+    asked: list[float] = []
+    search, decode = model.free_answers.search, model.backbone.decode
+    line = model.backbone.decode(rows.examples[0][1]).strip()
+
+    def watched(*words: Any, **options: Any) -> Any:
+        asked.append(options.get("length_penalty", words[3] if len(words) > 3 else None))
+        return search(*words, **options)
+
+    monkeypatch.setattr(model.free_answers, "search", watched)
+    monkeypatch.setattr(type(model.backbone), "decode", lambda self, ids: f"{line}\nand more {decode(ids)}")
+    found = own_texts(model, rows)
+    assert found == model.generate_text(rows.readable) and asked == [length_penalty] * 2
+    assert all(("\n" in text) != first_line for text in found) and all(text.startswith(line) for text in found)
+
+
+def test_how_answers_are_searched_is_a_fact_of_them_where_it_is_not_the_usual(with_rows):
+    """Stages of the defaults are found again, by the name that they had before anything else was told."""
+    model, rows, _ = with_rows
+    settings = PreferenceSettings(preference="sprec")
+
+    def facts(**changed: Any) -> dict[str, Any]:
+        config = SimpleNamespace(final_config_dict={**model.config.final_config_dict, **changed})
+        tuning = SimpleNamespace(config=config, model=model)
+        start = SimpleNamespace(name="fine-tune-0")
+        return OwnAnswersStage(tuning, rows, start, np.arange(2), settings, "answers-1").facts()
+
+    usual = facts()
+    assert set(usual) == {"from", "rows", "max_new_tokens"}
+    for changed in ({"length_penalty": 0.5}, {"first_line": True}):
+        assert facts(**changed) == usual | changed
 
 
 def test_a_catalogue_that_runs_out_gives_fewer(drawn_from):
