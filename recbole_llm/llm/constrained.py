@@ -122,8 +122,7 @@ def beam_item_scores(trie: TitleTrie, beams: Sequence[Sequence[Generation]]) -> 
         float64 [prompts, items]; items of one title have equal scores.
 
     Example:
-        >>> from recbole_llm.llm.assistant import Assistant
-    from recbole_llm.llm.generation import Generation
+        >>> from recbole_llm.llm.generation import Generation
         >>> trie = TitleTrie([None, [5, 6], [8]], eos_token_id=2)
         >>> beam_item_scores(trie, [[Generation([8], -1.5, finished=True)]]).tolist()
         [[-inf, -inf, -1.5]]
