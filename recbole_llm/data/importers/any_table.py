@@ -96,7 +96,17 @@ def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Tab
     elif len(separator) > 1:
         quoting = "none"
     form = choices.form(separator, quoting=quoting)
+    if columns:
+        _refuse_header(file, form.split(_first_line(file, choices)))
     return DelimitedTable(file, form, columns or None, choices.drop, skip=1 if named else 0)
+
+
+def _refuse_header(file: Path, fields: Sequence[str]) -> None:
+    """Refuse names of columns for a file whose first line holds some: it would be read as an interaction."""
+    first = {_plain(field) for field in fields}
+    if all(first & set(KNOWN[what].split()) for what in ("user", "item")):
+        message = f"the first line of {file.name} names its columns ({', '.join(fields)}); leave it out"
+        raise InputError("columns", message, kind="conflict")
 
 
 def _keys(file: Path, encoding: str) -> list[str]:

@@ -272,7 +272,7 @@ def _object(line: str) -> Mapping[str, Any] | str:
     else:
         problem = "no JSON object"
     if not isinstance(found, dict) and line.lstrip().startswith("["):
-        problem = "the start of a JSON array, no JSON object"
+        problem = "no JSON object but an array"
     return found if isinstance(found, dict) else problem
 
 

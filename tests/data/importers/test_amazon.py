@@ -264,7 +264,7 @@ META = '{"parent_asin": "B1", "title": "One"}\n'
         (
             f"user_id,asin,rating\n{ROWS}",
             META,
-            "time: r.csv has no column .* \\(user_id, asin, rating\\); name it by",
+            "time: r.csv has no column .* \\(it has user_id, asin, rating\\); add --time=COLUMN",
             "time",
             "missing",
         ),

@@ -184,7 +184,9 @@ def test_columns_are_found_by_any_of_their_names(tmp_path, caplog, role):
         with caplog.at_level("INFO"):
             out = import_dataset(file, "t", tmp_path / "out", overwrite=True, progress=False)
         assert atomic(out, "inter")[1] == [["u", "i", "3.0", "7"]]
-        assert f"{role} is '{name.upper()}_'" in caplog.messages[-2]
+        (told,) = (line for line in caplog.messages if line.startswith("columns: "))
+        assert f"{role} is '{name.upper()}_'" in told
+        caplog.clear()
 
 
 def test_columns_that_are_not_there_are_named(tmp_path):
@@ -211,6 +213,13 @@ def test_columns_that_are_not_there_are_named(tmp_path):
     assert refusal("text", "unknown", f"{HEAD}\n{GOOD[0]}\n", texts=("brand",)).startswith(
         "text: mine.csv has no column 'brand'"
     )
+
+
+def test_names_of_columns_are_for_files_without_a_header(tmp_path):
+    columns = ("user", "item", "time", "title")
+    assert imported(tmp_path, "mine.csv", GOOD[0] + "\n", columns=columns) == [["u1", "i1", "10", "One"]]
+    with refused("columns", "conflict", "the first line of mine.csv names its columns .user, item, time, title."):
+        imported(tmp_path, "mine.csv", f"{HEAD}\n{GOOD[0]}\n", columns=columns)
 
 
 def test_the_order_of_lines_may_stand_for_the_time(tmp_path):
@@ -267,7 +276,7 @@ def test_json_lines_of_numbers_and_missing_values(tmp_path, caplog):
     with refused("", "data", "mine.jsonl, line 2: no valid JSON: "):
         imported(tmp_path, "mine.jsonl", objects(rows[:1]) + "{broken\n")
     for content in ('[{"user_id": 7}]\n', '[\n{"user_id": 7}\n]'):  # as pandas writes it, unless asked for lines
-        with refused("", "file", "mine.json, line 1: the start of a JSON array, .*lines=True"):
+        with refused("", "file", "mine.json, line 1: no JSON object but an array; .*lines=True"):
             imported(tmp_path, "mine.json", content)
 
 
