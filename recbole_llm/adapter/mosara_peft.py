@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from recbole_llm.adapter.gates import GateNetwork
-from recbole_llm.adapter.ilora_peft import ILoraLinear, ILoraModel, PeftType, refuse_plain_options
+from recbole_llm.adapter.ilora_layer import ILoraLinear
+from recbole_llm.adapter.ilora_peft import ILoraModel, PeftType, refuse_plain_options
 from recbole_llm.adapter.ranks import weight_of
 
 GATINGS = ("token", "sequence")

@@ -20,7 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from recbole_llm.adapter.dropout import TokenDraws, uniform_numbers
 from recbole_llm.adapter.experts import gate_weights
 from recbole_llm.adapter.gates import checked_representations, uniform_start
-from recbole_llm.adapter.ilora_peft import ILoraConfig, ILoraLinear, ILoraModel, ILoraVariant, PeftType
+from recbole_llm.adapter.ilora_layer import ILoraLinear, ILoraVariant
+from recbole_llm.adapter.ilora_peft import ILoraConfig, ILoraModel, PeftType
 
 MIXES = ("product", "factors")
 RECLORA = PeftType("RECLORA")

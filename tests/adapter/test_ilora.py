@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from recbole_llm.adapter import ILoraAdapter, LoraAdapter
 from recbole_llm.adapter.gates import GATES
-from recbole_llm.adapter.ilora_peft import ILoraConfig, ILoraLinear
+from recbole_llm.adapter.ilora_layer import ILoraLinear
+from recbole_llm.adapter.ilora_peft import ILoraConfig
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.loss import answer_loss
 from tests.adapter.training import damage
