@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,28 @@ def pictures() -> Iterator[None]:
     from tests.pictures import drawn_once
 
     with drawn_once():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disk() -> Iterator[None]:
+    """No test cuts the power, so nothing waits until the disk has what was written; it must be a file that is open."""
+
+    def written(file: Any) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", written)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates() -> Iterator[None]:
+    """Compiles each template once; peft does so anew for the page beside each adapter, as long as a step takes."""
+    from jinja2 import Environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "compile", lru_cache(maxsize=32)(Environment.compile))
         yield
 
 

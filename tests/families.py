@@ -6,6 +6,7 @@ positions and one token that is BOS, EOS and padding at once.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -37,20 +38,26 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
         "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
         "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     }[family]
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    special_tokens = sorted(set(specials.values()))
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special_tokens, initial_alphabet=alphabet)
-    )
+    raw = Tokenizer.from_str(_trained(tuple(sorted(set(specials.values())))))
     if family == "llama":
         bos = specials["bos_token"]
         raw.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, raw.token_to_id(bos))]
         )
     return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **specials)
+
+
+@cache
+def _trained(special_tokens: tuple[str, ...]) -> str:
+    """The tokenizer's vocabulary and merges as JSON: training takes longer than most tests of a tokenizer."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=list(special_tokens), initial_alphabet=alphabet)
+    )
+    return raw.to_str()
 
 
 def make_model(

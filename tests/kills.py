@@ -7,19 +7,20 @@ the one it was told.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.processes import REPOSITORY, ROUNDING
+from tests.processes import ROUNDING, server
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,18 @@ class Ended:
 
 
 class Warm:
-    """A process that has imported everything, and forks for each command; as a context, it ends with it."""
+    """A process that has imported everything of ours too, and forks for each command; as a context, it ends with it."""
 
     def __enter__(self) -> Warm:
-        variables = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kills"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=REPOSITORY,
-            env={**os.environ, **variables},
-            text=True,
-        )
+        self._pipe, theirs = Pipe()
+        self._process = server().Process(target=_serve, args=[theirs])
+        self._process.start()
+        theirs.close()  # so that it ends with this process's end of the pipe
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        self._pipe.close()
+        self._process.join(60)
 
     def run(self, words: Sequence[str], folder: Path, at: int = 0, by: int = signal.SIGKILL) -> Ended:
         """Run a command in a fork.
@@ -71,24 +66,17 @@ class Warm:
             at: the point at which it kills itself, from 1; 0 lets it live.
             by: the signal.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([list(words), str(folder), at, int(by)]) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer, "the process that forks has ended"
+        self._pipe.send((list(words), str(folder), at, int(by)))
+        status: int = self._pipe.recv()  # EOFError: the process that forks has ended
         points = (folder / "points").read_text().splitlines()
-        return Ended(json.loads(answer), points, (folder / "output").read_text(errors="replace"))
+        return Ended(status, points, (folder / "output").read_text(errors="replace"))
 
 
 # ------------------------------------------------------------------------------------------------- in the warm process
 
 
-def _serve() -> None:
-    """Fork for every line of standard input, and tell how it ended."""
-    import peft  # noqa: F401
-    import transformers.generation.utils  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
-
+def _serve(pipe: Connection) -> None:
+    """Fork for every command that is sent, and tell how it ended."""
     from recbole_llm import compat
 
     compat.apply()
@@ -97,12 +85,13 @@ def _serve() -> None:
     import recbole_llm.trainer.preference
     import recbole_llm.trainer.teaching  # noqa: F401
 
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _run(*json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+    with suppress(EOFError):
+        while command := pipe.recv():
+            child = os.fork()
+            if child == 0:
+                _run(*command)
+            _, status = os.waitpid(child, 0)
+            pipe.send(os.waitstatus_to_exitcode(status))
 
 
 def _run(words: list[str], folder: str, at: int, by: int) -> None:
@@ -187,7 +176,3 @@ def _surround(points: Points, owner: Any, name: str, torn: Callable[[tuple[Any, 
         return found
 
     setattr(owner, name, surrounded)
-
-
-if __name__ == "__main__":
-    _serve()

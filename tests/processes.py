@@ -72,7 +72,7 @@ def forked_python(
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (textwrap.dedent(code), [str(word) for word in words], str(cwd), folder, dict(env or {}))
-        process = _server().Process(target=_run, args=arguments)
+        process = server().Process(target=_run, args=arguments)
         process.start()
         process.join(600)
         output = [(Path(folder) / name).read_text(errors="replace") for name in ("stdout", "stderr")]
@@ -106,14 +106,14 @@ def together(
         variables = {**{name: str(value) for name, value in own[rank].items()}, **env}
         return forked_python(code, *words, cwd=cwd, status=status, env=variables)
 
-    _server()
+    server()
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(start, range(count)))
 
 
 @cache
-def _server() -> ForkServerContext:
-    """Starts the server, which finds ``tests.libraries`` by PYTHONPATH."""
+def server() -> ForkServerContext:
+    """The server that forks, started by the first who asks; it finds ``tests.libraries`` by PYTHONPATH."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.libraries"])
     before = os.environ.get("PYTHONPATH")

@@ -86,7 +86,7 @@ def test_a_run_recommends_from_its_folder_in_a_new_process(go, whole, model):
     assert ("gate_usage" in records[0]) == (model != "BIGRec")
 
 
-@pytest.mark.parametrize("model", ["RecLoRA", "MoSARA"])
+@pytest.mark.parametrize("model", [pytest.param("RecLoRA", marks=pytest.mark.slow), "MoSARA"])
 def test_an_interrupted_run_ends_with_the_same_ranks(go, whole, model, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
@@ -100,7 +100,13 @@ def test_an_interrupted_run_ends_with_the_same_ranks(go, whole, model, tmp_path,
     assert resumed.ranks(model) == whole(model).ranks(model)
 
 
-@pytest.mark.parametrize("words", [(), ("--reclora_mix=factors", "--reclora_gate_top_k=2", "--reclora_num_loras=3")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("--reclora_mix=factors", "--reclora_gate_top_k=2", "--reclora_num_loras=3"),
+    ],
+)
 def test_reclora_predicts_clicks(go, rated, words):
     done = go("RecLoRA", *CLICKS, *words, world=rated)
     assert set(done.result("RecLoRA").test) == {"auc", "logloss"}

@@ -25,6 +25,7 @@ from tests.pictures import drawn
 from tests.runs import Finished
 
 SELECTORS = [name for name in CORESETS if name != "none"]
+LIKE_OTHERS = ("ccs", "k_center", "herding", "moderate")  # they read what el2n, d2_pruning and fdmat read
 NOT_OF_RECOMMENDER = ("random", "dsir", "goracs")
 SEARCHES = ("goracs", "fdmat")  # they tell how they went, and draw a map
 N_ROWS, SIZE = 24, 6
@@ -140,7 +141,9 @@ def check_equal_runs(one: Finished, other: Finished, label: str, other_label: st
 # ---------------------------------------------------------------------------------------------------- every selector
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else []) for name in SELECTORS]
+)
 def test_the_rows_that_a_selector_chooses_are_the_rows_trained_on(coreset, rows, name):
     finished = coreset(f"--coreset={name}")
     lines, summary = lines_of(finished), finished.json("BIGRec", "coreset.json")
@@ -337,8 +340,8 @@ def click_coreset(command, words):
     [
         ("el2n", "el2n", []),
         ("grand", "grand", []),
-        ("ccs", "el2n", []),
-        ("d2_pruning", "el2n", []),
+        pytest.param("ccs", "el2n", [], marks=pytest.mark.slow),
+        pytest.param("d2_pruning", "el2n", [], marks=pytest.mark.slow),
         ("d2_pruning", "el2n", ["--coreset_vectors=llm"]),
     ],
 )
@@ -350,7 +353,7 @@ def test_rows_are_chosen_by_how_hard_the_llm_finds_a_click(click_coreset, name, 
     assert stages.values() & finished.json("GORACS", "stages.json").keys() == {stages[column]}
 
 
-@pytest.mark.parametrize("name", ["goracs", "moderate", "fdmat", "qdit"])
+@pytest.mark.parametrize("name", ["goracs", pytest.param("moderate", marks=pytest.mark.slow), "fdmat", "qdit"])
 def test_rows_are_chosen_for_clicks(click_coreset, name):
     """Each class in the shares that it has among the validation rows, or among all rows."""
     finished = click_coreset(f"--coreset={name}")

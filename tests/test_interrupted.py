@@ -14,6 +14,10 @@ from tests.kills import Ended, Warm
 from tests.runs import words_for
 
 FEW = ("--train_sample_size=24", "--valid_sample_size=6", "--test_sample_size=6", "--lr_scheduler=constant")
+FEWER = (
+    *("--train_sample_size=8", "--valid_sample_size=3", "--test_sample_size=3", "--distance_rows=3", "--sd_rows=6"),
+    "--SOFT.train_batch_size=4",
+)  # still two steps of an optimiser in an epoch
 SHORT = ("--epochs=2", "--eval_step=1", "--stopping_step=0", "--checkpoint_minutes=0", "--lora_dropout=0.1")
 SMALL = ("--num_beams=2", "--max_new_tokens=4", "--generation_batch_tokens=100", "--micro_batch_tokens=200")
 CLASSIC = ("--epochs=4", "--eval_step=1", "--stopping_step=2")
@@ -104,15 +108,15 @@ class Sweep:
         return names
 
 
-def sweep_of(name: str, warm: Warm, folder: Path, world: Path, llama: Path) -> Sweep:
+def sweep_of(name: str, warm: Warm, folder: Path, world: Path, llama: Path, *more: str) -> Sweep:
     models, *words = METHODS[name]
     llm = [f"--llm_path={llama}"] if is_llm_model(models) else []
-    return Sweep(warm, folder, world, models, [*llm, *words])
+    return Sweep(warm, folder, world, models, [*llm, *words, *more])
 
 
 def test_a_command_that_is_killed_twice_ends_as_if_nothing_had_been(warm, tmp_path, world, llama):
     """By SIGKILL, and by SIGTERM, of which a line tells how to go on."""
-    sweep = sweep_of("SOFT", warm, tmp_path, world, llama)
+    sweep = sweep_of("SOFT", warm, tmp_path, world, llama, *FEWER)
     n_points = len(sweep.ended.points)
     sweep.kill([n_points // 3, n_points // 3])
     assert [ended.status for ended in sweep.killed] == [-signal.SIGKILL, 128 + signal.SIGTERM]

@@ -49,7 +49,7 @@ def loads_again(finished: Any, label: str, saved: Path, elsewhere: Path) -> None
     assert stages_in(saved) == before
 
 
-@pytest.mark.parametrize("model", ["LLaRA", "iLoRA"])
+@pytest.mark.parametrize("model", [pytest.param("LLaRA", marks=pytest.mark.slow), "iLoRA"])
 def test_a_run_that_borrows_from_a_recommender_loads_without_training_one(command, saved, tmp_path, model):
     finished = command(model, "--epochs=1", "--recommender_config={epochs: 1}")
     loads_again(finished, model, saved, tmp_path)

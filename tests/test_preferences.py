@@ -156,7 +156,10 @@ def test_candidates_of_a_prompt_are_its_wrong_answers(tuned, stages):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preference", "kind"), [("dpo", "raw"), ("sdpo", "grounded"), ("rpo", "grounded")])
+@pytest.mark.parametrize(
+    ("preference", "kind"),
+    [("dpo", "raw"), pytest.param("sdpo", "grounded", marks=pytest.mark.slow), ("rpo", "grounded")],
+)
 def test_own_answers_are_wrong_ones_without_rounds_too(preference, kind, tuned, stages):
     words = (f"--preference={preference}", "--pref_negatives=self_generated", f"--self_negative={kind}", ALL_ROWS)
     finished = tuned(*words, "--rpo_prompts=none")

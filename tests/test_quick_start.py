@@ -419,7 +419,7 @@ def test_untitled_items_cost_their_rows_and_nothing_else(command, gaps, tmp_path
 # ------------------------------------------------------------------------------------------- LLMs and third parties
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("qwen2", marks=pytest.mark.slow)])
 def test_other_families_run_from_a_folder(command, tmp_path, family):
     folder = save_family(family, tmp_path / family)
     sizes = ("--train_sample_size=6", "--valid_sample_size=3", "--test_sample_size=4", "--epochs=1")

@@ -15,7 +15,7 @@ import yaml
 
 from recbole_llm.quick_start import main
 from recbole_llm.settings.models import recbole_models
-from tests.processes import fresh_python
+from tests.processes import forked_python
 from tests.worlds import make_world, side_file_settings
 
 N_ITEMS = 30
@@ -274,6 +274,7 @@ def run_words(command: list[str], **settings: Any) -> Path:
 
 def quick_start(settings: dict[str, Any]) -> dict[str, Any]:
     """RecBole alone, in a process of its own; torch's switch lets it read the checkpoint that it has just written."""
-    words = {"code": QUICK_START, "cwd": Path.cwd(), "env": {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}}
-    done = fresh_python(json.dumps(settings), **words)
+    done = forked_python(
+        QUICK_START, json.dumps(settings), cwd=Path.cwd(), env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    )
     return json.loads(done.stdout.splitlines()[-1])

@@ -57,6 +57,13 @@ def trunk(command: Any, words: tuple[str, ...], tmp_path: Path) -> Callable[...,
     return run
 
 
+@pytest.fixture(scope="module")
+def usual(command: Any, words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The run of ``trunk()``."""
+    mine = [word for word in words if not word.startswith("--SOFT.")]
+    return command("BIGRec", *mine, "--train_unit=user", saved=tmp_path_factory.mktemp("usual") / "saved")
+
+
 def weights_of(finished: Finished, label: str = "BIGRec") -> dict[str, torch.Tensor]:
     return load_file(finished.folders[label] / "adapter" / "adapter_model.safetensors")
 
@@ -81,8 +88,9 @@ def test_where_no_history_is_cut_trunks_train_as_rows_do(trunk):
     """One step per epoch, so that the order of rows is no part of it; different passes."""
     whole = ("--MAX_ITEM_LIST_LENGTH=20", "--BIGRec.train_batch_size=1000")
     together = trunk(*whole, "--micro_batch_tokens=700")
-    check_alike(together, trunk(*whole, "--train_unit=row"))
-    assert together.stage("BIGRec", "fine-tune") != trunk(*whole, "--train_unit=row").stage("BIGRec", "fine-tune")
+    apart = trunk(*whole, "--train_unit=row")
+    check_alike(together, apart)
+    assert together.stage("BIGRec", "fine-tune") != apart.stage("BIGRec", "fine-tune")
     assert re.search(r"train_unit user: (\d+) targets, \1 of them with the history of rows apart\.", log_of(together))
 
 
@@ -90,7 +98,7 @@ def log_of(finished: Finished, label: str = "BIGRec") -> str:
     return finished.log(label)
 
 
-@pytest.mark.parametrize("model", ["BIGRec", "SOFT"])
+@pytest.mark.parametrize("model", [pytest.param("BIGRec", marks=pytest.mark.slow), "SOFT"])
 def test_segments_train_as_rows_with_the_same_histories_do(trunk, model, monkeypatch):
     """The same steps of the same cut rows, each row in a place of its own; SOFT with both targets."""
     check_segments(trunk, model, ("--curriculum=fixed:0.5",) if model == "SOFT" else (), monkeypatch)
@@ -109,12 +117,11 @@ def check_segments(trunk: Any, model: str, more: tuple[str, ...], monkeypatch: p
     check_alike(together, trunk(*more, models=model, saved="apart"), model)
 
 
-def test_an_llm_that_takes_no_trees_gets_rows_and_the_log_says_so(trunk, monkeypatch):
+def test_an_llm_that_takes_no_trees_gets_rows_and_the_log_says_so(trunk, usual, monkeypatch):
     def planted(self: Any, n_tokens: int = 0) -> bool:
         logging.getLogger("recbole_llm.planted").warning("no trees")
         return False
 
-    usual = trunk()
     monkeypatch.setattr("recbole_llm.llm.trunks.TrunkScorer.takes_trunks", planted)
     apart = trunk(saved="apart")
     assert "no trees" in log_of(apart)
@@ -142,8 +149,7 @@ def test_llara_trains_in_trunks(trunk, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_a_killed_run_goes_on_with_the_same_bits(trunk, command, words, world, tmp_path):
-    usual = trunk(saved="usual")
+def test_a_killed_run_goes_on_with_the_same_bits(usual, command, words, world, tmp_path):
     place = tmp_path / "killed" / "saved"
     place.mkdir(parents=True)
     more = (*(word for word in words if not word.startswith("--SOFT.")), "--train_unit=user")

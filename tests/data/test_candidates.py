@@ -77,14 +77,14 @@ def test_a_row_is_drawn_by_itself():
 
 
 def test_another_process_draws_the_same():
-    code = (
-        "import hashlib, numpy as np\n"
-        "from recbole_llm.data.candidates import draw_candidates\n"
-        "from tests.data.test_candidates import CATALOG\n"
-        "pairs = np.stack([np.arange(1, 51), np.full(50, 2)], axis=1)\n"
-        "drawn = draw_candidates(pairs, [[1, 8]] * 50, CATALOG, 4, seed=7)\n"
-        "print(hashlib.sha256(drawn.tobytes()).hexdigest())\n"
-    )
+    code = f"""
+        import hashlib, numpy as np
+        from recbole_llm.data.candidates import draw_candidates
+        from recbole_llm.data.catalog import ItemCatalog
+        pairs = np.stack([np.arange(1, 51), np.full(50, 2)], axis=1)
+        drawn = draw_candidates(pairs, [[1, 8]] * 50, ItemCatalog({TITLES}), 4, seed=7)
+        print(hashlib.sha256(drawn.tobytes()).hexdigest())
+    """
     done = fresh_python(code=code, env={"PYTHONHASHSEED": "12345"})
     pairs = np.stack([np.arange(1, 51), np.full(50, 2)], axis=1)
     here = draw_candidates(pairs, [[1, 8]] * 50, CATALOG, 4, seed=7)

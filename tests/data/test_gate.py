@@ -95,7 +95,10 @@ def ml_100k_by_hand() -> tuple[Judged, Counter[tuple[str, str]]]:
     return judged_by_hand(ml_100k_world()), before_the_split(ml_100k_world())
 
 
-@pytest.mark.parametrize("model", ["Pop", "SASRec", "BIGRec", "CKE"])
+SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("Pop", "SASRec")]  # read as CKE and BIGRec are
+
+
+@pytest.mark.parametrize("model", ["CKE", "BIGRec", *SLOW])
 def test_ml_100k_targets_are_the_latest_interactions_by_exact_time(model, ml_100k_by_hand):
     judged, learned = ml_100k_by_hand
     rows = load(ml_100k_world(), model)

@@ -92,7 +92,7 @@ def row_by_row(run: Run) -> float:
     return total / n_tokens
 
 
-@pytest.mark.parametrize("model", ["BIGRec", "TALLRec", "SOFT"])
+@pytest.mark.parametrize("model", [pytest.param("BIGRec", marks=pytest.mark.slow), "TALLRec", "SOFT"])
 def test_the_epoch_is_chosen_by_the_loss_and_nothing_is_generated_meanwhile(start, monkeypatch, model):
     asked, search = [], free_answers.beam_search
     monkeypatch.setattr(

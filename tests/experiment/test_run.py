@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +234,7 @@ def test_models_that_rank_nothing_recommend_nothing(world, small, small_llm, sav
 def test_a_run_loaded_in_another_process_is_the_same_run(runs, saved):
     program = (
         "import sys, json, recbole_llm\n"
-        "assert not {'torch', 'recbole', 'pandas'} & set(sys.modules)\n"
+        "assert 'recbole_llm.experiment.run' not in sys.modules\n"
         "for name, folder in json.loads(sys.argv[1]).items():\n"
         "    run = recbole_llm.load_run(folder)\n"
         "    found = run.recommend(users=['u1', 'u2'], k=4)\n"
@@ -244,9 +242,7 @@ def test_a_run_loaded_in_another_process_is_the_same_run(runs, saved):
         "        found['item_id'].tolist(), found['score'].tolist()]))\n"
     )
     folders = json.dumps({name: str(run.folder) for name, run in runs.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", program, folders], check=True, capture_output=True, text=True, cwd=saved.parent
-    )
+    done = forked_python(program, folders, cwd=saved.parent)
     for line in (line for line in done.stdout.splitlines() if line.startswith("FOUND")):
         name, metrics, history, ranks, model, items, scores = json.loads(line.removeprefix("FOUND "))
         run, found = runs[name], runs[name].recommend(users=["u1", "u2"], k=4)

@@ -1,4 +1,5 @@
 import logging
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,11 +42,15 @@ def test_vectors_equal_those_of_each_text_alone(family, pooling):
         np.testing.assert_allclose(vectors, expected, atol=2e-5)
 
 
+@cache
+def gpt2():
+    return make_family("gpt2")
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.text(max_size=12), max_size=8), st.integers(1, 60))
 def test_any_texts_keep_their_order_and_equal_texts_are_bit_equal(texts, max_batch_tokens):
-    model, tokenizer = make_family("gpt2")
-    encoder = TextEncoder(model, tokenizer, max_batch_tokens=max_batch_tokens)
+    encoder = TextEncoder(*gpt2(), max_batch_tokens=max_batch_tokens)
     vectors = encoder.encode(texts + texts[:1])
     assert vectors.shape == (len(texts + texts[:1]), 32) and np.isfinite(vectors).all()
     assert np.array_equal(vectors[len(texts) :], vectors[: len(texts[:1])])

@@ -153,16 +153,16 @@ def test_one_beam_is_the_only_one():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batching_and_sharing_the_prefix_change_nothing(family, eos_bias):
     model, special = make_model(family, eos_bias=eos_bias)
-    prompts = make_prompts(model, prefix=[5, 9, 7, 7, 30])
+    prompts = make_prompts(model, n=4, prefix=[5, 9, 7, 7, 30])
     prompts.append(prompts[0])  # a duplicate
     prompts.append(prompts[0][:5])  # nothing but the common beginning
-    expected = [beam_search(model, [prompt], max_new_tokens=NEW_TOKENS, **special)[0] for prompt in prompts]
+    expected = [beam_search(model, [prompt], max_new_tokens=8, **special)[0] for prompt in prompts]
     for share_prefix in (True, False):
         for max_batch_tokens in (1, 300, 100_000):
             found = beam_search(
                 model,
                 prompts,
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=8,
                 share_prefix=share_prefix,
                 max_batch_tokens=max_batch_tokens,
                 **special,

@@ -342,8 +342,16 @@ def finish(command: Any, stages: Path, llama: Path) -> Callable[..., Finished]:
     return run
 
 
-@pytest.mark.parametrize("grounding", ["embedding", "constrained", "likelihood"])
-@pytest.mark.parametrize("epochs", [0, 1])
+@pytest.mark.parametrize(
+    ("epochs", "grounding"),
+    [
+        *[(0, "constrained"), (1, "embedding"), (1, "likelihood")],
+        *[
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in ((0, "embedding"), (0, "likelihood"), (1, "constrained"))
+        ],
+    ],
+)
 def test_a_run_ranks_by_its_grounding_and_computes_no_more_than_it_needs(finish, grounding, epochs):
     finished = finish(grounding, f"--epochs={epochs}")
     tuned = {"fine-tune"} if epochs else set()
@@ -356,7 +364,7 @@ def test_a_run_ranks_by_its_grounding_and_computes_no_more_than_it_needs(finish,
     assert all(rank > 0 for rank in ranks) or grounding == "constrained"
 
 
-@pytest.mark.parametrize("grounding", ["constrained", "likelihood"])
+@pytest.mark.parametrize("grounding", [pytest.param("constrained", marks=pytest.mark.slow), "likelihood"])
 def test_a_curriculum_still_learns_from_free_text_and_its_embeddings(finish, grounding):
     finished = finish(grounding, "--distance_rows=4", model="SOFT")
     used = finished.json("SOFT", "stages.json")

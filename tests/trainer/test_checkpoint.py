@@ -23,19 +23,22 @@ from recbole_llm.trainer.checkpoint import (
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.training_state import random_state, set_random_state
 from tests.families import save_family
-from tests.processes import fresh_python
+from tests.processes import forked_python
 from tests.refusals import refused
 from tests.runs import words_for, working_in
 
 IDS = [[1, 50, 60, 70, 80, 90]]
 PEFT_ALONE = """
-import sys, numpy, torch
+import sys
+given = set(sys.modules)
+import numpy, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sys.argv[1]), sys.argv[2])
 with torch.no_grad():
     numpy.save(sys.argv[3], model.eval()(input_ids=torch.tensor(eval(sys.argv[4]))).logits.numpy())
-assert not {"recbole", "recbole_llm"} & {name.partition(".")[0] for name in sys.modules}
+assert not any(name.startswith("recbole_llm") for name in sys.modules)
+assert not any(name.startswith("recbole") for name in set(sys.modules) - given)
 """
 
 
@@ -147,7 +150,7 @@ def trainer_of(saved: Path, world: Path, *words: str) -> LLMTrainer:
 
 
 def logits_in_a_new_process(llm: Path, adapter: Path, folder: Path) -> np.ndarray:
-    fresh_python(llm, adapter, folder / "logits.npy", str(IDS), code=PEFT_ALONE, cwd=folder)
+    forked_python(PEFT_ALONE, llm, adapter, folder / "logits.npy", str(IDS), cwd=folder)
     return np.load(folder / "logits.npy")
 
 
