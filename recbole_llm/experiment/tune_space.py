@@ -157,6 +157,8 @@ def _choice(name: str, values: list[Any]) -> Choice:
 def _steps(name: str, low: float, high: float, step: float, text: str) -> Steps:
     if step <= 0:
         raise InputError(name, f"quniform {text}: the step must be > 0")
+    if not all(math.isfinite(end / step) for end in (low, high)):
+        raise InputError(name, f"quniform {text}: the step is too small for these bounds; give a larger one")
     whole = all(isinstance(number, int) for number in (low, high, step))
     return Steps(round(low / step), round(high / step), int(step) if whole else float(step))
 

@@ -88,6 +88,7 @@ def test_a_choice_gives_back_any_value(values):
         ("alpha uniform 0,__import__('os')", "value"),
         ("alpha quniform 0,1", "value"),
         ("alpha quniform 0,1,0", "value"),
+        ("alpha quniform -1e308,0,1e-300", "value"),
         ("alpha loguniform 0,1e9", "value"),
         ("alpha logrange 0,1", "value"),
         ("beta choice [1]", "conflict"),

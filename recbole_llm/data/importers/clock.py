@@ -129,7 +129,7 @@ def seconds_per_unit(times: np.ndarray) -> float:
 def _is_number(value: Any) -> bool:
     try:
         return math.isfinite(float(value)) and "_" not in str(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

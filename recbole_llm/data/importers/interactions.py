@@ -262,7 +262,7 @@ def _numbers(values: list[Any]) -> tuple[np.ndarray, dict[int, str]]:
             continue
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("inf")
         if abs(number) == float("inf") or isinstance(value, str) and "_" in value:
             wrong[row] = f"has a rating that is no number '{value}'"

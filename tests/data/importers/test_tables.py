@@ -286,6 +286,16 @@ def test_what_is_no_id_is_no_text_of_python(tmp_path, record):
         imported(tmp_path, "mine.jsonl", objects([{**record, "ts": 1}]))
 
 
+@pytest.mark.parametrize("key", ["ts", "rating"])
+def test_a_number_beyond_all_floats_is_named_with_its_line(tmp_path, key):
+    rows = [
+        {"user_id": 7, "item_id": 8, "ts": 1, "rating": 1},
+        {"user_id": 7, "item_id": 9, "ts": 2, "rating": 1, key: 10**400},
+    ]
+    with refused("", "data", "mine.jsonl, line 2: has a (time that cannot be read|rating that is no number) '1000"):
+        imported(tmp_path, "mine.jsonl", objects(rows))
+
+
 def test_lists_of_texts_are_texts(tmp_path):
     rows = [{"user_id": 7, "item_id": 8, "ts": 2, "name": ["One", " and\ttwo", None, ""]}]
     assert imported(tmp_path, "mine.jsonl", objects(rows)) == [["7", "8", "2", "One, and two"]]
