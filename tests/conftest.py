@@ -116,6 +116,14 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one layer, for tests of many epochs: what needs a second one is a matter of ``tests/llm``."""
+    from tests.families import save_family
+
+    return save_family("llama", tmp_path_factory.mktemp("llm") / "shallow", n_layers=1)
+
+
+@pytest.fixture(scope="session")
 def side_by_side(command: Callable[..., Any]) -> Any:
     """Pop, SASRec and BIGRec in one command."""
     return command("Pop,SASRec,BIGRec")

@@ -333,7 +333,7 @@ def test_fine_tuning_is_shared_by_runs_that_differ_only_in_something_later(
         raise Stop
 
     # Whether training would begin is all that is asked.
-    monkeypatch.setattr("recbole_llm.trainer.tuning.FineTuning", stop)
+    monkeypatch.setattr("recbole_llm.trainer.tuning_stages.FineTuning", stop)
     if shared:
         finished = command("BIGRec", word)
         assert finished.json("BIGRec", "stages.json") == side_by_side.json("BIGRec", "stages.json")

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_llm.experiment.llm_run import write_stage_table
+from recbole_llm.llm.backbone import Backbone
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.report import RunResult
@@ -38,12 +39,12 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def words(llama: Path) -> tuple[str, ...]:
+def words(shallow: Path) -> tuple[str, ...]:
     """Rates and sizes with which a random LLM's answers differ from row to row and from epoch to epoch."""
     sizes = ("--train_sample_size=24", "--valid_sample_size=6", "--test_sample_size=6", "--distance_rows=6")
     own = [f"--{model}.{word}" for model in ("BIGRec", "SOFT") for word in ("learning_rate=0.05", "train_batch_size=4")]
     return (
-        f"--llm_path={llama}",
+        f"--llm_path={shallow}",
         *sizes,
         *own,
         "--lr_scheduler=linear",
@@ -281,8 +282,8 @@ class Untuned:
 
 
 @pytest.fixture(scope="module")
-def untuned(llama: Path) -> Untuned:
-    return Untuned(llama)
+def untuned(shallow: Path) -> Untuned:
+    return Untuned(shallow)
 
 
 def test_nearest_keeps_the_beam_nearest_to_the_true_title(both, soft, untuned, monkeypatch):
@@ -332,7 +333,9 @@ def test_permuted_targets_use_the_same_answers_and_learn_something_else(both, so
     assert largest_difference(adapter_of(permuted), adapter_of(plain)) > 1e-3
 
 
-def test_first_line_cuts_distilled_answers(soft):
+def test_first_line_cuts_distilled_answers(soft, monkeypatch):
+    decode = Backbone.decode
+    monkeypatch.setattr(Backbone, "decode", lambda self, token_ids: f"{decode(self, token_ids)}\nand more")
     short = ("--epochs=1", "--curriculum=sd_only")
     whole, first = answers_of(soft(*short)), answers_of(soft(*short, "--first_line=True"))
     assert any("\n" in text.strip() for text in whole)
