@@ -23,6 +23,7 @@ _N_EXAMPLES = 5  # how many ids a note names
 _remap_by_recbole = Dataset._remap
 _filter_by_value_by_recbole = Dataset._filter_by_field_value
 _prepare_features_by_recbole = Dataset._user_item_feat_preparation
+_fill_nan_by_recbole = Dataset._fill_nan
 
 
 def make_dataset(dataset_class: type[Dataset], config: Settings, numbered_like: Dataset | None = None) -> Dataset:
@@ -148,6 +149,24 @@ def _note_lineless(self: Dataset, feat: pd.DataFrame, field: str) -> None:
     self.reading.notes.append((logging.WARNING, note))
 
 
+def _fill_nan(self: Dataset) -> None:
+    """RecBole's means of missing numbers; a column that has no number at all has no mean, and is 0 for every row.
+
+    RecBole leaves such a column missing, and a model that reads it learns nothing but NaN.
+    """
+    for name in self.feat_name_list:
+        feat = getattr(self, name)
+        floats = [field for field in feat if self.field2type[field] == FeatureType.FLOAT]
+        for field in [field for field in floats if len(feat) and feat[field].isna().all()]:
+            feat[field] = 0.0
+            file = f"{self.dataset_name}.{name.removesuffix('_feat')}"
+            note = f"column '{field}' of {file} holds no number in any row that is kept; it is 0 for all of them"
+            self.reading.notes.append((logging.WARNING, note))
+            for read in self.reading.files:
+                read.filled.pop(field, None)  # a column's name is in one kind of file alone
+    _fill_nan_by_recbole(self)
+
+
 DATASET_METHODS: dict[str, Callable[..., Any]] = {
     "_load_feat": recbole_files.load_feat,
     "_cut_sequences": recbole_files.cut_sequences,
@@ -155,6 +174,7 @@ DATASET_METHODS: dict[str, Callable[..., Any]] = {
     "_remove_duplication": _remove_duplication,
     "_filter_by_field_value": _filter_by_field_value,
     "_remap": _remap,
+    "_fill_nan": _fill_nan,
     "_user_item_feat_preparation": _user_item_feat_preparation,
     "_change_feat_format": time_order.change_feat_format,
     "_dataframe_to_interaction": time_order.dataframe_to_interaction,

@@ -54,12 +54,22 @@ def dataframe_to_interaction(self: Dataset, data: pd.DataFrame) -> Any:
 
     RecBole sorts by single precision, stably: inside each user that keeps the order in which interactions come here,
     but not between users. Cuts inside each user need no more, and a file in order of time gives RecBole's own rows.
+    Times that are a feature of models (``numerical_features``) are pairs of numbers, which RecBole does not cut by;
+    their ranks stand for them until it has.
     """
     converted = _convert_by_recbole(self, data)
-    has_times = data is self.inter_feat and self.time_field in data and converted[self.time_field].ndim == 1
-    if has_times and cuts_once(self.config["eval_args"]):
-        times, self.times_of_ranks = _apart(data[self.time_field].to_numpy(np.float64), _exact_times(self, len(data)))
-        converted[self.time_field] = torch.from_numpy(times)
+    if data is not self.inter_feat or self.time_field not in data or not cuts_once(self.config["eval_args"]):
+        return converted
+    times, exact = converted[self.time_field], _exact_times(self, len(data))
+    if times.ndim == 1:
+        cut_by, self.times_of_ranks = _apart(data[self.time_field].to_numpy(np.float64), exact)
+    elif exact is not None:
+        cut_by, self.times_of_ranks = _ranked(times.numpy().astype(np.float64), exact)
+        numerical = self.config["numerical_features"]
+        self.config["numerical_features"] = [name for name in numerical if name != self.time_field]
+    else:
+        return converted
+    converted[self.time_field] = torch.from_numpy(cut_by)
     return converted
 
 
@@ -80,15 +90,38 @@ def _apart(times: np.ndarray, exact: np.ndarray | None) -> tuple[np.ndarray, np.
         float64 [interactions]; and, of ranks, the time that each stands for, 0 of the rank 0 that pads histories.
     """
     if exact is not None:
-        distinct, first, ranks = np.unique(exact, return_index=True, return_inverse=True)
-        if len(np.unique(times[first])) < len(distinct):
-            return ranks + 1.0, np.concatenate([[0.0], times[first]])
+        ranks, of_ranks = _ranked(times, exact)
+        if len(np.unique(of_ranks[1:])) < len(of_ranks) - 1:
+            return ranks, of_ranks
     return times.copy(), None
+
+
+def _ranked(times: np.ndarray, exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of times, from 1, and what each stands for.
+
+    Args:
+        times: float64 [interactions, ...], the same where ``exact`` is.
+        exact: [interactions].
+
+    Returns:
+        float64 [interactions] and float64 [ranks, ...]; the rank 0, which pads histories, stands for 0.
+
+    Example:
+        >>> ranks, of_ranks = _ranked(np.array([7.0, 5.0, 7.0]), np.array([70, 50, 70]))
+        >>> ranks.tolist(), of_ranks.tolist()
+        ([2.0, 1.0, 2.0], [0.0, 5.0, 7.0])
+    """
+    _, first, ranks = np.unique(exact, return_index=True, return_inverse=True)
+    return ranks + 1.0, np.concatenate([np.zeros((1, *times.shape[1:])), times[first]])
 
 
 def build(self: Dataset) -> list[Dataset]:
     """RecBole's parts; times in double precision are cast to single, RecBole's own, once they are split by."""
-    parts: list[Dataset] = _build_by_recbole(self)
+    numerical = self.config["numerical_features"]
+    try:
+        parts: list[Dataset] = _build_by_recbole(self)
+    finally:
+        self.config["numerical_features"] = numerical
     of_ranks = self.__dict__.get("times_of_ranks")
     for feat in [self.inter_feat, *(part.inter_feat for part in parts)]:
         for name in (self.time_field, f"{self.time_field}{self.config['LIST_SUFFIX']}"):
