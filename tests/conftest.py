@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("default", deadline=None)  # a busy processor is no fault of an example's
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a second thread only costs on small models
 
 

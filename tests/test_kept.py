@@ -53,7 +53,7 @@ def test_a_broken_computation_goes_on_behind_its_last_whole_batch(tmp_path, dies
     assert second.asked == BATCHES[dies_at:]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=5))
 def test_a_file_cut_anywhere_gives_what_is_whole_in_it(tmp_path_factory, cut, junk):
     folder = tmp_path_factory.mktemp("kept")

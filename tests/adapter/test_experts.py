@@ -33,7 +33,7 @@ def layer(seed, n=3, r=2, m=4, o=5, b=2, t=3):
 
 
 @given(seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_mixtures_are_their_definitions(seed):
     parts = layer(seed)
     x, a, b, w = parts.values()
@@ -105,7 +105,7 @@ def test_ranks_of_special_matrices(n):
 
 
 @given(st.lists(spectra, min_size=1, max_size=3), st.integers(0, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_budget_takes_the_largest_share_that_fits(all_values, budget):
     named = {str(i): values for i, values in enumerate(all_values)}
     shares = {0.0} | {
@@ -126,7 +126,7 @@ def test_budgets_of_a_worked_example():
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_branch_of_diagonals_is_its_matrix_and_the_best_approximation(seed):
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(5, 4))

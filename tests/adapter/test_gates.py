@@ -60,7 +60,7 @@ def test_worked_gradients():
     assert not gates.grad.any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SHAPES)
 def test_forward_and_all_gradients_equal_the_sum_over_experts(shape):
     case = {name: tensor.requires_grad_() for name, tensor in random_case(**shape).items()}
@@ -78,7 +78,7 @@ def test_gradients_equal_finite_differences():
     assert gradcheck(lambda *tensors: instance_lora(*tensors, 0.5), inputs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SHAPES)
 def test_invariants(shape):
     case = random_case(**shape)

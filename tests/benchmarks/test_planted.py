@@ -120,7 +120,7 @@ def test_popularity_falls_with_the_place_by_the_skew():
 
 
 @given(st.integers(2, 24), st.data())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_rules_of_groups_are_permutations_that_agree_nowhere(n_categories, data):
     n_groups = data.draw(st.integers(1, n_categories))
     rules = planted.make_rules(PlantedSettings(n_categories=n_categories, n_groups=n_groups)).next_category
@@ -353,7 +353,7 @@ def test_an_impossible_history_is_refused():
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_nothing_beats_the_oracle_in_expectation(seed):
     world = make_world(replace(SMALL, n_groups=2, mislabelled=0.1, shift=0.1, seed=seed))
     rows = world.rows("test")

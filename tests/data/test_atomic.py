@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.data.atomic import AtomicFile, read_atomic
@@ -200,7 +200,6 @@ def write_items(path: Path, titles: list[str], separator: str = "\t") -> Path:
 
 
 @given(st.lists(fields, min_size=1, max_size=6), st.sampled_from(["none", "csv", "auto"]))
-@settings(deadline=None)
 def test_quotes_are_text_or_are_taken_off_and_no_line_is_lost(tmp_path_factory, titles, quoting):
     file = write_items(tmp_path_factory.mktemp("quotes") / "shop.item", titles)
     unquoted = [QUOTED[title] for title in titles]

@@ -38,7 +38,7 @@ def draw(target: int, history: list[int], n: int, user: int = 1, seed: int = 0) 
     n=st.integers(2, 12),
     seed=st.integers(0, 2**60),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_target_among_distinct_titles_outside_the_history(target, history, n, seed):
     titles = [normalize_title(title or "") for title in TITLES]
     free = {titles[item] for item in TITLED} - {titles[item] for item in history} - {titles[target]}

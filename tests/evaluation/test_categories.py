@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.evaluation.categories import category_hit_ratio, category_ranks, drop_common
@@ -36,7 +36,6 @@ def by_definition(top, targets, categories, k):
     ]
 
 
-@settings(deadline=None)
 @given(rankings())
 def test_equals_its_definition(ranking):
     top, targets, categories, cutoffs = ranking
@@ -46,7 +45,6 @@ def test_equals_its_definition(ranking):
     assert found == pytest.approx(expected, abs=1e-15) and list(found) == list(expected)
 
 
-@settings(deadline=None)
 @given(rankings())
 def test_grows_with_k_and_is_at_least_the_hit_ratio_of_the_rows_with_a_category(ranking):
     top, targets, categories, cutoffs = ranking
@@ -57,7 +55,6 @@ def test_grows_with_k_and_is_at_least_the_hit_ratio_of_the_rows_with_a_category(
         assert ratio >= np.mean([targets[row] in top[row][:k] for row in stated])
 
 
-@settings(deadline=None)
 @given(rankings(), st.randoms(use_true_random=False))
 def test_names_and_their_order_do_not_matter(ranking, random):
     top, targets, categories, cutoffs = ranking

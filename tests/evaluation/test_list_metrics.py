@@ -36,7 +36,7 @@ def jaccard(a, b):
 
 
 @given(seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_distance_and_coverage_by_their_definitions(seed):
     kinds, items = world(seed), lists(seed)
     table = CategoryTable(kinds)
@@ -58,7 +58,7 @@ def gain(kinds, row, intents):
 
 
 @given(seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_alpha_ndcg_by_its_definition(seed):
     kinds, items = world(seed, 6), lists(seed, k=3, n_items=6)
     targets = np.random.default_rng(seed).integers(1, 7, len(items))

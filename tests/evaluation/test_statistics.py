@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.evaluation import statistics
@@ -25,7 +25,6 @@ def test_numeric_example(k, hit, ndcg):
     assert means[f"mrr@{k}"] == pytest.approx(sum(1 / (r + 1) for r in RANKS if r < k) / len(RANKS))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 50))
 def test_one_row_by_its_definition(rank, k):
     inside = rank < k

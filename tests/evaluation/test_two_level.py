@@ -169,7 +169,7 @@ def test_the_variance_is_that_of_the_analysis_of_variance():
     assert outcome.seeds_and_users == pytest.approx((d.mean() - width, d.mean() + width))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5), st.integers(2, 30))
 def test_p_and_interval_agree_and_the_order_of_models_users_and_seeds_changes_nothing(seed, k, other, n):
     rng = np.random.default_rng(seed)
@@ -221,7 +221,6 @@ def test_holm_by_its_definition():
         holm([1.2])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_never_helps_keeps_order_and_stays_below_bonferroni(values):
     corrected = holm(values)

@@ -83,7 +83,7 @@ def whole(request, tmp_path_factory) -> tuple[str, bool, Study]:
     return sampler, bigger, search(tmp_path_factory.mktemp("whole"), plan(sampler), Clock(set()), bigger)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moments=st.sets(st.integers(1, 40), min_size=1, max_size=3))
 def test_a_search_that_is_killed_at_any_moments_ends_with_the_same_trials(tmp_path_factory, whole, moments):
     sampler, bigger, whole = whole

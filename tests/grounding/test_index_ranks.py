@@ -42,7 +42,7 @@ def catalogues(draw):
     return embeddings * scale, queries * scale, rankable, representative
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(catalogues(), st.integers(1, 30), st.sampled_from([KnnEngine, TorchEngine]), st.data())
 def test_ranks_are_those_of_the_dense_table(case, k, engine, data):
     embeddings, queries, rankable, representative = case

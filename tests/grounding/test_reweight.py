@@ -73,7 +73,6 @@ def test_what_does_not_compete_is_left_out():
 finite = st.floats(0, 100, width=32)
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.float64, (3, 6), elements=finite), hnp.arrays(np.float64, 6, elements=st.floats(0, 1)), finite)
 def test_properties(distances, weights, gamma):
     result = reweight(distances, weights, gamma)
@@ -86,7 +85,7 @@ def test_properties(distances, weights, gamma):
     np.testing.assert_allclose(result, formula, atol=1e-15)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([np.float32, np.float64]))
 def test_gamma_ranks_equal_one_gamma_at_a_time(seed, per_query, dtype):
     rng = np.random.default_rng(seed)

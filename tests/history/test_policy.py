@@ -20,7 +20,7 @@ def histories(n_rows, n_items=20, longest=12, seed=0):
 
 
 @given(st.integers(0, 10_000), st.integers(1, 15))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_kept_is_the_newest(seed, kept):
     items, sizes = histories(6, seed=seed)
     cut, counts = newest(items, sizes, torch.full((6,), kept))

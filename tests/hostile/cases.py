@@ -17,9 +17,7 @@ LONGEST = 2000  # characters of a message
 def tried(examples: int) -> Any:
     """So many generated cases of a test, each as slow as it is; which ones, ``--hypothesis-seed`` decides."""
     checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=checks, derandomize=False, database=None
-    )
+    return settings(max_examples=examples, suppress_health_check=checks, derandomize=False, database=None)
 
 
 def outcome(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, InputError | None]:

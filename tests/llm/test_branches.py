@@ -296,7 +296,7 @@ def test_equal_answers_cost_one():
     assert losses[0].item() == losses[1].item() == pytest.approx(mean_losses(model, prompts, answers)[0].item())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(FAMILIES))
 def test_random_trees_have_the_log_probabilities_of_single_sequences(seed, k, family):
     """Answers over three tokens, so that they branch off everywhere, against one unpadded sequence each."""

@@ -123,7 +123,7 @@ def test_the_processor_serves_generate_too(family):
 TITLES = st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=4), min_size=1, max_size=10)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TITLES, st.integers(0, 10**6))
 def test_processor_keeps_allowed_scores_and_nothing_else(titles, seed):
     trie = TitleTrie(titles, EOS)
@@ -197,7 +197,7 @@ def test_item_scores_of_beams():
         assert scores[row].max().item() == pytest.approx(beams[0].score)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 10**6))
 def test_grouped_logsumexp(groups, seed):
     values = torch.from_numpy(np.random.default_rng(seed).normal(scale=300, size=(2, len(groups))))

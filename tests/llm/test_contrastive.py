@@ -28,7 +28,7 @@ def test_losses_of_worked_examples():
 
 
 @given(st.integers(0, 10_000), st.floats(0.2, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_losses_by_loops(seed, tau):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, 4, 3))

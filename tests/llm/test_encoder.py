@@ -47,7 +47,7 @@ def gpt2():
     return make_family("gpt2")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.text(max_size=12), max_size=8), st.integers(1, 60))
 def test_any_texts_keep_their_order_and_equal_texts_are_bit_equal(texts, max_batch_tokens):
     encoder = TextEncoder(*gpt2(), max_batch_tokens=max_batch_tokens)

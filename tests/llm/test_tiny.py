@@ -143,7 +143,7 @@ def test_special_tokens_agree_in_model_and_tokenizer(folder: Path, tokenizer: Pr
 
 
 @given(text=st.text(max_size=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_text_round_trips(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     assert tokenizer.decode(encode(tokenizer, text)) == text
 
@@ -229,7 +229,7 @@ def test_corpus_takes_every_answer_equally_often_after_a_walk_by_shared_text(
     seed=st.integers(0, 99),
     length=st.integers(1, 6),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_walk_shares_something_at_every_step_where_anything_is_shared(
     rows: list[list[str]], seed: int, length: int
 ) -> None:

@@ -278,7 +278,7 @@ def test_slots_of_items_hold_their_vectors_in_trunks(hybrid):
         torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), atol=1e-4, rtol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.sampled_from(FAMILIES))
 def test_random_rows_have_the_log_probabilities_of_branches_apart(seed, family):
     """Prompts over three tokens, so that rows share anything, against the rows apart."""

@@ -87,7 +87,7 @@ def test_margins_beyond_an_exponential(a, b, value, gradients):
 
 
 @given(seeds, st.sampled_from([-1e4, -30.0, 30.0, 1e4]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_margin_makes_a_loss_or_gradient_infinite(seed, scale):
     chosen, rejected, mask = random_pairs(seed)
     chosen, rejected = (chosen * scale).requires_grad_(), rejected.requires_grad_()
@@ -97,7 +97,7 @@ def test_no_margin_makes_a_loss_or_gradient_infinite(seed, scale):
 
 
 @given(seeds, st.floats(0.05, 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_identities_of_the_family(seed, beta):
     chosen, rejected, mask = random_pairs(seed)
     one = rejected[:, :1]
@@ -158,7 +158,7 @@ def test_rpo_of_a_worked_example():
 
 
 @given(seeds, st.floats(0.1, 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rpo_by_two_loops_and_its_limits(seed, beta):
     generator = torch.Generator().manual_seed(seed)
     prompts, others = torch.randn(4, 3, generator=generator).double(), torch.randn(5, 3, generator=generator).double()

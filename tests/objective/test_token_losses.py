@@ -82,7 +82,7 @@ def test_huge_logits_are_no_overflow():
 
 
 @given(seeds, st.floats(0.1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_msl_is_the_masked_softmax_in_value_and_gradient(seed, tau):
     logits, targets, legal, rows, weights = random_case(seed)
     expected, _ = by_masks(logits, targets, legal, tau)
@@ -100,7 +100,7 @@ def test_msl_is_the_masked_softmax_in_value_and_gradient(seed, tau):
 
 
 @given(seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_leaves_the_losses_as_they_are(seed):
     logits, targets, legal, rows, _ = random_case(seed)
     _, allowed = by_masks(logits, targets, legal, 1.0)
@@ -196,7 +196,7 @@ def test_bear_of_a_worked_example():
 
 
 @given(seeds, st.integers(1, 8), st.floats(0.2, 4), st.floats(0.1, 3), st.sampled_from(["weights", "margin"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bear_is_the_formula_in_value_and_gradient(seed, k, xi, weight, form):
     logits, targets, legal, rows, of_rows = random_case(seed)
     log_p, allowed = by_masks(logits, targets, legal, 1.3)
@@ -216,7 +216,7 @@ def test_bear_is_the_formula_in_value_and_gradient(seed, k, xi, weight, form):
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_bear_without_weight_is_msl_over_branching_tokens(seed):
     logits, targets, legal, *_ = random_case(seed)
     assert close(bear_loss(logits, targets, legal, weight=0.0), msl_loss(logits, targets, legal, reduction="branching"))
@@ -242,7 +242,7 @@ def test_cft_of_a_worked_example():
 
 
 @given(seeds, st.floats(0, 1), st.floats(0, 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_cft_is_a_loop_over_rows(seed, beta, weight):
     logits, targets, _, rows, of_rows = random_case(seed)
     other = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=logits.shape))

@@ -36,7 +36,7 @@ rows = st.lists(st.tuples(st.integers(0, len(TITLES) - 1), st.booleans()), max_s
 targets = st.sampled_from([item for item, title in enumerate(TITLES) if title])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows, targets, st.sampled_from(["alpaca", "plain"]))
 def test_the_pieces_spell_the_text_with_the_titles_apart_by_label_in_order(history, target, style):
     items, likes = [item for item, _ in history], [liked for _, liked in history]
@@ -59,7 +59,7 @@ def test_an_answer_is_one_token_then_a_full_stop_and_the_end():
         assert response[0] == builder.answer_token_ids[label] and decoded(response[:1]) == answer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows.filter(bool), targets, st.integers(0, 60))
 def test_a_long_prompt_loses_its_oldest_titles_and_keeps_the_question(history, target, spare):
     items, likes = [item for item, _ in history], [liked for _, liked in history]

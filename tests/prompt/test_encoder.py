@@ -273,7 +273,7 @@ titles_of_any_script = st.text(st.characters(exclude_categories=["Cs"]), max_siz
 
 
 @pytest.mark.parametrize("style", ["alpaca", "lines"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(titles=st.lists(titles_of_any_script, min_size=1))
 def test_any_title_survives_prompt_and_response(titles, style):
     builder = make_builder("qwen2", style, catalog=ItemCatalog([None, *titles]))
@@ -562,7 +562,7 @@ def test_quotes_commas_and_line_breaks_merge_where_the_tokenizer_merges_them(nam
 @pytest.mark.parametrize("style", ["alpaca", "plain", "list", "lines", "chat"])
 @pytest.mark.parametrize("name", SPLITTING)
 @given(titles=titles_of_any_kind, listed=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_prompt_is_the_tokens_of_its_text_whatever_the_titles(name, style, titles, listed):
     tokenizer, listed = SPLITTING[name], listed and style not in ("list", "lines")
     texts = [None, *(title for title in titles if not any(token in title for token in tokenizer.all_special_tokens))]

@@ -48,7 +48,7 @@ def test_gains_of_a_worked_example_make_up_the_value():
 
 
 @given(seeds, st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_list_with_half_relevance_has_half_of_the_best_value(seed, length):
     relevance, distances = world(seed)
     best = max(list_value(items, relevance, distances) for items in combinations(range(7), length))
@@ -61,7 +61,7 @@ def test_a_list_with_half_relevance_has_half_of_the_best_value(seed, length):
 
 
 @given(seeds, st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_marginal_relevance_by_a_loop(seed, trade_off):
     rng = np.random.default_rng(seed)
     relevance, similarity = rng.integers(4, size=6) / 4, rng.integers(4, size=(6, 6)) / 4
@@ -90,7 +90,7 @@ def test_relevance_alone_leaves_the_base_order(seed):
 
 
 @given(seeds, st.floats(0.1, 5), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_blocks_are_the_joint_ridge_regression(seed, ridge, with_prior):
     rng = np.random.default_rng(seed)
     prior = {"theta": rng.normal(size=3), "beta": rng.normal(size=2)} if with_prior else None
@@ -120,7 +120,7 @@ def test_the_bandit_of_a_worked_example():
 
 
 @given(seeds, st.floats(0, 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_recommended_list_step_by_step(seed, alpha):
     rng = np.random.default_rng(seed)
     bandit = ModularDispersionBandit(2, 2)

@@ -33,7 +33,7 @@ def falling(seed, n=8):
 
 
 @given(seeds, st.sampled_from(["cosine", "euclid", "jaccard"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_distances_are_those_of_two_items_at_a_time(seed, distance):
     of = space(seed, distance=distance)
     table = of.distances(np.arange(1, 12))
@@ -63,7 +63,7 @@ def test_principal_places_keep_distances_of_few_axes():
 
 
 @given(seeds, st.integers(1, 10), st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_new_order_holds_the_same_items_and_relevance_alone_is_the_old_one(seed, length, share):
     items, scores = np.arange(2, 10), falling(seed)
     for kind in (MMRReranker, LMDHReranker):

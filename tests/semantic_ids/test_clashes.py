@@ -27,7 +27,7 @@ def test_equal_vectors_stay_together():
     assert np.array_equal(spread_codes(points, BOOKS.numpy(), 0.003), np.array([[0, 0], [0, 0]]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(2, 6))
 def test_beginnings_stay_clashes_do_not_grow_and_those_without_stay_where_they_are(seed, levels, n_codes):
     generator = torch.Generator().manual_seed(seed)

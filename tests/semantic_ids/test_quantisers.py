@@ -27,7 +27,7 @@ def points(seed: int, n: int, d: int, distinct: int) -> np.ndarray:
 
 
 @given(seeds, st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), st.sampled_from([None, 2, 5]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_items_and_codes_name_each_other(seed, n, distinct, levels, n_codes):
     vectors = standardised(points(seed, n, 4, distinct))
     quantiser = Quantiser.fit(vectors, CodeSettings(levels=levels, codes=n_codes), seed)
@@ -41,7 +41,7 @@ def test_items_and_codes_name_each_other(seed, n, distinct, levels, n_codes):
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_level_more_rebuilds_better_and_equal_vectors_share_codes(seed):
     vectors = standardised(points(seed, 60, 5, 40))
     errors = [Quantiser.fit(vectors, CodeSettings(levels=n, codes=4), seed).error(vectors) for n in (1, 2, 3)]
@@ -53,7 +53,7 @@ def test_a_level_more_rebuilds_better_and_equal_vectors_share_codes(seed):
 
 
 @given(seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_another_order_of_items_changes_counters_alone(seed):
     vectors = standardised(points(seed, 30, 3, 12))
     quantiser = Quantiser.fit(vectors, CodeSettings(levels=2, codes=3), seed)
@@ -109,7 +109,7 @@ def test_the_temperature_falls_to_its_end_or_stays_below():
 
 
 @given(seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_is_told_of_codes_by_counting(seed):
     rng = np.random.default_rng(seed)
     codes = unique_codes(rng.integers(3, size=(int(rng.integers(1, 20)), 2)))

@@ -28,7 +28,7 @@ seeds = st.integers(0, 10_000)
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_quantisation_by_loops(seed, levels, k, d):
     rng = np.random.default_rng(seed)
     vectors, books = rng.integers(-3, 4, size=(6, d)) / 2, rng.integers(-3, 4, size=(levels, k, d)) / 2
@@ -67,7 +67,7 @@ def test_probable_codewords():
 
 
 @given(seeds, st.floats(0.05, 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_balanced_plan_by_plain_scaling(seed, epsilon):
     distances = np.random.default_rng(seed).random((6, 3))
     plan = np.exp(
@@ -121,7 +121,7 @@ def test_snapping_and_its_loss():
 
 
 @given(seeds, st.floats(0, 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_generated_head_row_by_row(seed, clip):
     rng = np.random.default_rng(seed)
     x, weights, biases = rng.normal(size=(3, 4)), rng.normal(size=(2, 3, 4, 2)), rng.normal(size=(2, 3, 2))

@@ -38,7 +38,7 @@ def values_of(key: Key) -> st.SearchStrategy[object]:
     return strategy.filter(key.accepts)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_value_that_a_key_accepts_survives_writing_and_reading(data: st.DataObject):
     key = data.draw(st.sampled_from(KEYS), label="key")

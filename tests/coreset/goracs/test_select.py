@@ -89,7 +89,7 @@ def test_never_below_the_optimum_and_nearly_always_at_it():
     assert np.mean(reached) > 0.85
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.integers(0, 10**6), st.integers(1, 24), st.integers(1, 14), st.sampled_from([0.0, 0.1, 1.0]), st.integers(1, 8)
 )
@@ -105,7 +105,7 @@ def test_the_objective_never_rises(seed, n, m, weight, n_candidates):
     assert sum(len(trace) - 1 for trace in info.starts[0].values()) <= 6
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10**6))
 def test_order_units_and_place_have_no_influence(seed):
     rows = random_rows(seed, n=25, m=7)

@@ -47,7 +47,7 @@ def test_objective_equals_a_linear_programme(n, m):
         assert proxy_objective(distances, norms, rows, weight) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 7))
 def test_objective_knows_no_order_and_shifts_with_constants(seed, n, m):
     rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def test_marginal_costs_by_hand(n, value):
         assert marginal_costs(np.array([order]), n)[0] == pytest.approx(value, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9))
 def test_marginal_costs_are_the_maximum_of_the_dual_and_shift_with_potentials(seed, n, m):
     reduced = np.random.default_rng(seed).normal(size=(3, m))
@@ -185,7 +185,7 @@ def test_an_unsolved_transport_is_an_error(monkeypatch):
         solve_transport(np.random.default_rng(0).random((20, 30)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 90))
 def test_lazy_argmin_is_argmin(seed, n):
     rng = np.random.default_rng(seed)

@@ -56,7 +56,7 @@ def by_hand(
     st.sampled_from(["keep", "first", "last"]),
     st.integers(1, 3),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_filters_are_those_of_plain_python(tmp_path_factory, rows, titled, since, until, repeats, k_core):
     options = {"repeats": repeats, "k_core": k_core}
     wanted = by_hand(rows, titled, since, until, **options)

@@ -46,7 +46,7 @@ texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, separator, newline, quoting):
     if quoting == csv.QUOTE_MINIMAL:  # which leaves a carriage return bare: nobody can tell it from a line's end
         rows = [[cell.replace("\r", "") for cell in row] for row in rows]
@@ -64,7 +64,7 @@ def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, se
         st.sampled_from(['"Heroes', 'Ruler 12"', '"Crocodile" Dundee', '"', 'a "b" c', "plain", '""x']), min_size=1
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_stray_quotes_swallow_no_line(tmp_path_factory, titles):
     """Written without quoting: every line is whole, whatever quotes its title holds."""
     folder = tmp_path_factory.mktemp("stray")
