@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, ModelType
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.identity import check_numbering
@@ -93,7 +94,30 @@ def interactions_of_rows(
     columns = {field: torch.from_numpy(column) for field, column in zip(fields, distinct.T.copy(), strict=True)}
     if label_column(config):
         columns[general.label_field] = columns[general.label_field].float()
-    return general.copy(Interaction(columns))
+    return _with_fields_of_rows(general.copy(Interaction(columns)))
+
+
+def _with_fields_of_rows(general: Dataset) -> Dataset:
+    """The data set without the columns of interactions that its rows lack, which models of features would ask for.
+
+    Sequential rows tell of an interaction's user, item and label. The columns of histories in presplit files are no
+    features of an interaction; others are, and are named.
+    """
+    absent = {name for name in general.fields(source=[FeatureSource.INTERACTION]) if name not in general.inter_feat}
+    kinds = {
+        name: general.field2type[name].value for name in absent if not name.endswith(general.config["LIST_SUFFIX"])
+    }
+    read = [name for name, kind in kinds.items() if "token" in kind or name in general.config["numerical_features"]]
+    if read and general.config["MODEL_TYPE"] == ModelType.CONTEXT:
+        log.warning(
+            "%s learns without %s of the .inter file: few-shot and presplit rows tell of an interaction's user, item "
+            "and label alone",
+            *(general.config["model"], ", ".join(f"'{name}'" for name in sorted(read))),
+        )
+    for name in ("field2type", "field2source"):
+        known = getattr(general, name)
+        setattr(general, name, {field: value for field, value in known.items() if field not in absent})
+    return general
 
 
 def told_interactions(rows: SequentialDataset) -> np.ndarray:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recbole.utils import get_model
 
 from recbole_llm.data.labels import label_rule, row_labels
+from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs, rows_digest
 from recbole_llm.settings.config import Config
 from tests.refusals import refused
@@ -226,3 +228,67 @@ def test_a_label_that_is_missing_is_no_mean_of_the_others(rated, tmp_path, missi
     assert rows.whole.reading.files[0].dropped == {f"no {column}": len(lines) - len(whole)}
     with refused("", "data", f"gaps.inter, line 2: has no {column}"):
         load(folder, model, load_col=None, **settings)
+
+
+def presplit(folder: Path, sequences: dict[str, Rated], least: int) -> Path:
+    """The rows of a leave-one-out split, labelled, in three files; the items' file as it is elsewhere."""
+    folder.mkdir()
+    lines: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    for user, own in sequences.items():
+        labels = [str(int(rating >= least)) for _, rating in own]
+        for end in range(1, len(own)):
+            part = {1: "test", 2: "valid"}.get(len(own) - end, "train")
+            history = " ".join(item for item, _ in own[:end])
+            lines[part].append("\t".join([user, history, " ".join(labels[:end]), own[end][0], labels[end]]))
+    header = "user_id:token\titem_id_list:token_seq\tlabel_list:float_seq\titem_id:token\tlabel:float"
+    for part, rows in lines.items():
+        (folder / f"{folder.name}.{part}.inter").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["FM", "LR", "DeepFM"])
+def test_a_context_model_learns_and_predicts_labels_of_presplit_files(rated, tmp_path, name):
+    folder = presplit(tmp_path / "ready", raw(rated), 4)
+    columns = {"inter": ["user_id", "item_id", "label", "label_list"]}
+    settings = {"benchmark_filename": ["train", "valid", "test"], "load_col": columns}
+    config = config_of(folder, name, threshold=None, **settings)
+    rows, usual = load_rows(config, False), load(rated, name)
+    assert sorted(zip(*triples(rows, rows.test), strict=True)) == sorted(zip(*triples(usual, usual.test), strict=True))
+    assert sorted(set(zip(*triples(rows, rows.train), strict=True))) == sorted(
+        zip(*triples(usual, usual.train), strict=True)
+    )
+    assert predicts(config, rows) == len(raw(rated))
+
+
+def test_columns_that_few_shot_rows_do_not_tell_of_are_no_features(rated, tmp_path, caplog):
+    folder = make_world(tmp_path / "shown", n_users=12, n_items=20, seed=3)
+    file = folder / "shown.inter"
+    header, *lines = file.read_text().splitlines()
+    shown = [f"{line}\t{('phone', 'web')[number % 2]}" for number, line in enumerate(lines)]
+    file.write_text("\n".join([f"{header}\tdevice:token", *shown]) + "\n")
+    columns = {"inter": ["user_id", "item_id", "rating", "timestamp", "device"]}
+    config = config_of(folder, "FM", train_sample_size=16, load_col=columns)
+    with caplog.at_level("WARNING"):
+        rows = load_rows(config, True)
+    assert "FM learns without 'device' of the .inter file" in caplog.text
+    assert predicts(config, rows) == len(raw(rated))
+    caplog.clear()
+    config = config_of(folder, "FM", load_col=columns)
+    assert predicts(config, load_rows(config, False)) == len(raw(rated)) and "learns without" not in caplog.text
+
+
+def triples(rows: Rows, part: Any) -> tuple[list[str], list[str], list[float]]:
+    """Users, items and labels of rows, by outside ids."""
+    pairs = row_pairs(part)
+    users, items = (rows.whole.field2id_token[name] for name in ("user_id", "item_id"))
+    return users[pairs[:, 0]].tolist(), items[pairs[:, 1]].tolist(), row_labels(part).tolist()
+
+
+def predicts(config: Config, rows: Rows) -> int:
+    """How many test rows RecBole's model of these rows gives a probability, after a loss on what it learns from."""
+    config["train_neg_sample_args"] = {"distribution": "none", "alpha": 1.0}
+    model = get_model(config["model"])(config, rows.train)
+    assert model.calculate_loss(next(iter(train_loader(config, rows)))).isfinite()
+    scores = [model.predict(batch[0]) for batch in eval_loader(config, rows, "test")]
+    assert all(((own > 0) & (own < 1)).all() for own in scores)
+    return sum(map(len, scores))
