@@ -256,7 +256,7 @@ def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], g
             others = [title for title in titles if title != second] if second in compared_with else []
         for first in others:
             both = sorted(gains[first].keys() & gains[second].keys())
-            if both:
+            if both and f"{second} − {first}" not in pairs:
                 own, other = ([gains[title][seed] for seed in both] for title in (first, second))
                 pairs[f"{first} − {second}"] = compare_two_level(own, other)
     counted = {name: corrected for name, corrected in zip(pairs, holm([one.p for one in pairs.values()]), strict=True)}
