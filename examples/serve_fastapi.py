@@ -55,7 +55,7 @@ class PlainModel:
 
     def __init__(self, folder: Path) -> None:
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         self.config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         self.prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
@@ -65,6 +65,9 @@ class PlainModel:
         on_device = "bfloat16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
         dtype = {"auto": on_device, "saved": "auto"}.get(self.config["llm_dtype"], self.config["llm_dtype"])
         llm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        # The LLM may come with defaults of its own, such as a repetition penalty, which the run did not follow.
+        options = {**self.prompt["generation"], "eos_token_id": self.prompt["eos_token_id"], "do_sample": False}
+        llm.generation_config = GenerationConfig(**options)
         self.model = PeftModel.from_pretrained(llm, folder / "adapter").eval().to(self.device)
         titles = read_titles(self.config)
         self.ids, self.titles = list(titles), list(titles.values())
@@ -97,9 +100,10 @@ class PlainModel:
         while len(ids := self._tokens(shown)) > self.prompt["max_prompt_tokens"] and len(shown) > 1:
             shown = shown[1:]  # the oldest titles are dropped first
         asked = torch.tensor([ids], device=self.device)
-        options = {**self.prompt["generation"], "eos_token_id": self.prompt["eos_token_id"], "do_sample": False}
-        found = self.model.generate(asked, attention_mask=torch.ones_like(asked), **options)
-        text = self.tokenizer.decode(found[0, len(ids) :], skip_special_tokens=True)
+        found = self.model.generate(asked, attention_mask=torch.ones_like(asked))[0, len(ids) :]
+        text = self.tokenizer.decode(found, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self.config["first_line"]:
+            text = text.strip().partition("\n")[0]
         text = re.sub(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+", " ", text).strip()
         return text.removeprefix('"').removesuffix('"').strip()
 

@@ -42,7 +42,7 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
         "max_prompt_tokens": prompts.max_prompt_tokens,
         "max_history": config["MAX_ITEM_LIST_LENGTH"],
         "item_slots": prompts.item_slots,
-        "generation": {name: config[name] for name in _GENERATION},
+        "generation": _generation(model),
     }
     for example in model.examples(rows[: min(len(rows), 100)]):
         if prompts.has_prompt(example):
@@ -54,6 +54,13 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
             break
     write_json(folder / PROMPT, facts)
     return facts
+
+
+def _generation(model: LLMRecommender) -> dict[str, Any]:
+    """What transformers is told so that it searches as the run did: a run never generates padding or BOS."""
+    forbidden = list(model.backbone.forbidden_token_ids)
+    options = {name: model.config[name] for name in _GENERATION}
+    return {**options, "suppress_tokens": forbidden} if forbidden else options
 
 
 def _tokens_of_text(model: LLMRecommender, text: str) -> list[int]:
@@ -91,7 +98,7 @@ def write_card(folder: Path, model: LLMRecommender, result: RunResult, prompt: d
         " between them, shown and separated as it says; the newest title is the last. One prompt, filled:",
         f"```text\n{prompt.get('example', {}).get('prompt', '')}\n```",
         "## Use",
-        *_use(base, config["adapter"], prompt),
+        *_use(base, model, prompt),
     ]
     (adapter / CARD).write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     for file in adapter.iterdir():
@@ -107,31 +114,35 @@ def _base_of(adapter: Path, model: LLMRecommender) -> str:
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
-def _use(base: str, adapter: str, prompt: dict[str, Any]) -> list[str]:
+def _use(base: str, model: LLMRecommender, prompt: dict[str, Any]) -> list[str]:
     """How to load and ask it, as far as that works without this package."""
-    if adapter != "lora" or len(prompt["slots"]) > 1 or not prompt.get("is_plain_text"):
+    if model.config["adapter"] != "lora" or len(prompt["slots"]) > 1 or not prompt.get("is_plain_text"):
         return [
             "Its prompts or weights need more than text: load it with `recbole_llm.load_run`, and ask it by "
             "`recommend`."
         ]
     start = f"[{prompt['starts_with']}] + " if prompt["starts_with"] is not None and prompt["style"] != "chat" else ""
-    search = ", ".join(f"{name}={value!r}" for name, value in prompt["generation"].items())
+    options = {**prompt["generation"], "eos_token_id": prompt["eos_token_id"], "do_sample": False}
+    search = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    first_line = '.strip().partition("\\n")[0]' if model.config["first_line"] else ""
     return [
         "With transformers and peft alone; the answer is a title as `title` shows it, which still has to be found in"
         " the catalogue (`recbole_llm.load_run(...).recommend` does so).",
         "```python\n"
         "import json, torch\n"
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{base}")\n'
         f'model = AutoModelForCausalLM.from_pretrained("{base}", dtype=torch.float32)\n'
+        "# In place of the LLM's own defaults of generation, which the run did not follow.\n"
+        f"model.generation_config = GenerationConfig({search})\n"
         'model = PeftModel.from_pretrained(model, "adapter").eval()\n'
         'prompt = json.load(open("prompt.json", encoding="utf-8"))\n'
         'shown = [prompt["title"].format(title=title) for title in prompt["example"]["history"]]\n'
         'text = prompt["texts"][0] + prompt["separator"].join(shown) + prompt["texts"][1]\n'
         f"ids = torch.tensor([{start}tokenizer(text, add_special_tokens=False).input_ids])\n"
-        f"answer = model.generate(ids, attention_mask=torch.ones_like(ids), {search}, "
-        f"eos_token_id={prompt['eos_token_id']}, do_sample=False)\n"
-        "print(tokenizer.decode(answer[0, ids.shape[1]:], skip_special_tokens=True))\n"
+        "answer = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1]:]\n"
+        "text = tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)\n"
+        f"print(text{first_line})\n"
         "```",
     ]
