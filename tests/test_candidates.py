@@ -236,7 +236,7 @@ def test_a_stored_list_without_its_target_is_refused(command, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("models", "more", "message"),
     [
-        ("BIGRec", ["--candidates=1"], "candidates: 1 is not allowed; give an integer >= 2, or ~"),
+        ("BIGRec", ["--candidates=1"], "candidates: 1 is not allowed; give an integer >= 2 and <= 10000, or ~"),
         ("BIGRec", ["--candidates=many"], "candidates: 'many' is not allowed"),
         (
             "BIGRec",

@@ -53,7 +53,7 @@ class LoraAdapter(Adapter):
         >>> LoraAdapter(r=0)
         Traceback (most recent call last):
         ...
-        recbole_llm.errors.InputError: lora_r: 0 is not allowed; give an integer >= 1
+        recbole_llm.errors.InputError: lora_r: 0 is not allowed; give an integer >= 1 and <= 4096
     """
 
     r: Annotated[int, Setting("rank of LoRA", low=1, high=4096)] = 8
