@@ -105,7 +105,9 @@ def _check_names(config: Settings) -> None:
 
 def _check_aliases(config: Settings) -> None:
     """Refuse further names of ids that no loaded column has."""
-    suffixes = ["inter", "user", "item", *(config["load_col"] or ()), *(config["additional_feat_suffix"] or ())]
+    more = config["additional_feat_suffix"] or ()
+    more = [more] if isinstance(more, str) else more
+    suffixes = ["inter", "user", "item", *(config["load_col"] or ()), *more]
     loaded = {name for suffix in suffixes for name in loaded_columns(config, suffix)}
     loaded.update(name for _, columns in inter_columns(config) for name in columns)
     for key in ("alias_of_user_id", "alias_of_item_id"):

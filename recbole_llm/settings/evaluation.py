@@ -225,6 +225,11 @@ class RecBoleSettings(Declared):
     ITEM_ID_FIELD: Annotated[str, Setting("column of the item")]
     RATING_FIELD: Annotated[str, Setting("column of the rating")]
     TIME_FIELD: Annotated[str, Setting("column of the time")]
+    LABEL_FIELD: Annotated[str, Setting("column of the label, 0 or 1, where clicks are predicted")]
+    LIST_SUFFIX: Annotated[
+        str, Setting("what ends the name of a column's history in a row", accept=bool, like="text, such as _list")
+    ]
+    ITEM_LIST_LENGTH_FIELD: Annotated[str, Setting("column of each row's length of history")]
     field_separator: Annotated[
         str,
         Setting(
@@ -269,6 +274,18 @@ class RecBoleSettings(Declared):
             like="one column and a number, such as {'rating': 4}",
             null="is none",
         ),
+    ]
+    alias_of_user_id: Annotated[
+        list[str] | None,
+        Setting("further columns that hold ids of users", null="is none"),
+    ]
+    alias_of_item_id: Annotated[
+        list[str] | None,
+        Setting("further columns that hold ids of items", null="is none"),
+    ]
+    additional_feat_suffix: Annotated[
+        list[str] | str | None,
+        Setting("suffixes of further files of features", null="is none"),
     ]
     rm_dup_inter: Annotated[
         str | None,
