@@ -5,33 +5,34 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import ArrayLike
     from torch import Tensor
 
 P = ParamSpec("P")
 
 Array: TypeAlias = "ArrayLike | Tensor"
-"""What is taken for numbers: an array, a tensor on any device, or a sequence."""
+"""What is taken for numbers: an array, a tensor on any device, or a sequence; for ids, a set too."""
 ArrayT = TypeVar("ArrayT", np.ndarray, "Tensor")
 """An array, or a tensor: what goes in comes out."""
 
 
 def to_numpy(values: Array) -> np.ndarray:
-    """Gives the array behind an array, a tensor on any device or a sequence; does not copy when it need not.
+    """Gives the array behind an array, a tensor on any device, a sequence or a set; does not copy when it need not.
 
-    bfloat16, which NumPy does not know, becomes float32 (exact).
+    bfloat16, which NumPy does not know, becomes float32 (exact). A set is ascending.
     """
     if _is_tensor(values):
         values = values.detach().cpu()
         array: np.ndarray = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
         return array
-    return np.asarray(values)
+    return np.asarray(sorted(values) if isinstance(values, (set, frozenset)) else values)
 
 
 def to_float(values: Array) -> np.ndarray:
@@ -49,15 +50,16 @@ def like(result: np.ndarray, reference: Array) -> Any:
     return result
 
 
-def computes_in_torch(*names: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """For a function written for tensors: it takes arrays and lists too, and then answers with arrays.
 
     Tensors pass as they are, with their graph; what else is given for the parameters named becomes a tensor on the
     device of the first tensor among them. Without a tensor among them every tensor of the result, itself or in a tuple,
-    becomes an array. Numbers of Python are float64, as NumPy has them.
+    becomes an array. Whole numbers stand for real ones: they become what the real ones beside them are, or float64.
 
     Args:
-        names: Parameters that hold arrays; None is left as it is.
+        names: Parameters that hold real numbers; None is left as it is.
+        others: Those that hold ids, masks or weights, whose number type is their own; None is left as it is.
     """
 
     def decorate(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -65,15 +67,16 @@ def computes_in_torch(*names: str) -> Callable[[Callable[P, Any]], Callable[P, A
 
         @wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
-            import torch
-
             bound = signature.bind(*args, **kwargs)
-            given = {name: bound.arguments[name] for name in names if bound.arguments.get(name) is not None}
-            tensors = [value for value in given.values() if _is_tensor(value)]
-            device = tensors[0].device if tensors else None
-            for name, value in given.items():
-                if not _is_tensor(value):
-                    bound.arguments[name] = torch.as_tensor(np.asarray(value), device=device)
+            arguments = bound.arguments
+            given = [name for name in (*names, *others) if arguments.get(name) is not None]
+            tensors = [arguments[name] for name in given if _is_tensor(arguments[name])]
+            for name in given:
+                if not _is_tensor(arguments[name]):
+                    arguments[name] = _to_tensor(arguments[name], tensors[0].device if tensors else None)
+            real = [name for name in names if arguments.get(name) is not None]
+            if len(tensors) < len(given) or not all(arguments[name].is_floating_point() for name in real):
+                arguments |= zip(real, _of_one_type([arguments[name] for name in real]), strict=True)
             result = function(*bound.args, **bound.kwargs)
             if tensors:
                 return result
@@ -84,6 +87,25 @@ def computes_in_torch(*names: str) -> Callable[[Callable[P, Any]], Callable[P, A
         return wrapped
 
     return decorate
+
+
+def _to_tensor(values: Array, device: torch.device | None) -> Tensor:
+    """A tensor of an array, a sequence or a set, whatever the array's memory is like."""
+    import torch
+
+    array = to_numpy(values)
+    if not array.flags.writeable or not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+        array = array.astype(array.dtype.newbyteorder("="))  # a copy: torch shares memory of the plain kind only
+    return torch.as_tensor(array, device=device)
+
+
+def _of_one_type(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors in the widest of their floating types; float64 where none has one."""
+    import torch
+
+    found = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    widest = reduce(torch.promote_types, found) if found else torch.float64
+    return [tensor.to(widest) for tensor in tensors]
 
 
 def _is_tensor(values: object) -> TypeGuard[Tensor]:

@@ -45,8 +45,10 @@ def gate_weights(
             raise ValueError(f"top_k must lie in 1 ... {logits.shape[1]}, the number of experts, not {top_k}")
         best = torch.argsort(logits, dim=1, descending=True, stable=True)[:, :top_k]
         logits = torch.full_like(logits, -torch.inf).scatter(1, best, logits.gather(1, best))
-    weights = (logits / temperature).softmax(dim=1)
-    return weights.sqrt() if square_root else weights
+    if square_root:  # by logarithms: the root of a weight of 0 has no gradient
+        roots: Tensor = ((logits / temperature).log_softmax(dim=1) / 2).exp()
+        return roots
+    return (logits / temperature).softmax(dim=1)
 
 
 @computes_in_torch("x", "A", "B", "weights")
@@ -95,17 +97,17 @@ def mixed_lora(
     raise ValueError(f"mix {mix!r} is not known; choose product or factors")
 
 
-@computes_in_torch("states", "router", "mask")
+@computes_in_torch("states", "router", others=("mask",))
 def route_experts(states: Tensor, router: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, int]:
     """Laser's router: each item votes by a softmax over experts, and the expert with the largest sum is taken.
 
     Args:
         states: [n, d], states of a sequence's items.
         router: [k, d], without a bias.
-        mask: bool [n], True for real items; padding has no vote.
+        mask: bool [n], True for real items; padding's votes do not count.
 
     Returns:
-        [n, k], the votes (0 for padding); [k], their sums; the chosen expert, the lower one on a tie.
+        [n, k], the votes, padding's too; [k], sums of those that count; the chosen expert, the lower one on a tie.
 
     Example:
         >>> votes, scores, expert = route_experts([[2.0, 0], [0, 1], [1, 0]], [[1.0, 0], [0, 1]])
@@ -113,12 +115,11 @@ def route_experts(states: Tensor, router: Tensor, mask: Tensor | None = None) ->
         ([1.880797, 1.119203], 0)
     """
     votes = (states @ router.T).softmax(dim=1)
-    votes = votes if mask is None else torch.where(mask.bool()[:, None], votes, 0.0)
-    scores = votes.sum(dim=0)
+    scores = (votes if mask is None else torch.where(mask.bool()[:, None], votes, 0.0)).sum(dim=0)
     return votes, scores, int((scores == scores.max()).int().argmax())
 
 
-@computes_in_torch("probabilities", "mask")
+@computes_in_torch("probabilities", others=("mask",))
 def load_balance_loss(probabilities: Tensor, mask: Tensor | None = None) -> Tensor:
     """Switch's balance of the load: ``K sum_j f_j P_j``, 1 where it is even.
 

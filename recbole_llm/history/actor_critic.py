@@ -25,7 +25,7 @@ def discounted_returns(rewards: Tensor, gamma: float, standardise: bool = False)
         >>> discounted_returns([1.0, 0.0, 1.0], gamma=0.82).round(4).tolist()
         [1.6724, 0.82, 1.0]
     """
-    rewards = rewards.detach() if rewards.is_floating_point() else rewards.double()
+    rewards = rewards.detach()
     returns = torch.empty_like(rewards)
     later = rewards.new_zeros(())
     for step in reversed(range(len(rewards))):

@@ -14,7 +14,7 @@ def last_items(history: Array, length: int, max_length: int, pad: int = 0) -> An
 
     Args:
         history: int64 [any], oldest first, without padding.
-        length: items to keep; more than there are keeps all.
+        length: items to keep; more than there are keeps all, more than ``max_length`` that many.
         max_length: entries of the result.
         pad: what fills it.
 
@@ -22,7 +22,7 @@ def last_items(history: Array, length: int, max_length: int, pad: int = 0) -> An
         int64 [max_length].
 
     Raises:
-        ValueError: length < 0, or more items are kept than fit.
+        ValueError: length < 0.
 
     Example:
         >>> last_items([5, 6, 7, 8], length=2, max_length=4).tolist()
@@ -31,9 +31,7 @@ def last_items(history: Array, length: int, max_length: int, pad: int = 0) -> An
     items = to_numpy(history).astype(np.int64)
     if length < 0:
         raise ValueError(f"length must be >= 0, not {length}")
-    kept = items[max(len(items) - length, 0) :]
-    if len(kept) > max_length:
-        raise ValueError(f"{len(kept)} items do not fit into {max_length} entries")
+    kept = items[max(len(items) - min(length, max_length), 0) :]
     padded = np.full(max_length, pad, dtype=np.int64)
     padded[max_length - len(kept) :] = kept
     return like(padded, history)

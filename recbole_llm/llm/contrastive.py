@@ -78,7 +78,7 @@ def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = Fa
         detach_targets: no gradient through the targets.
 
     Returns:
-        A scalar.
+        A scalar; 0 for no items, as of the other losses.
 
     Example:
         >>> round(float(soft_target_loss([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=2.0)), 6)
@@ -89,7 +89,7 @@ def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = Fa
     logits = x @ y.T / tau
     rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
     columns = -(targets.T * logits.T.log_softmax(dim=1)).sum(dim=1)
-    loss: Tensor = (rows + columns).mean() / 2
+    loss: Tensor = (rows + columns).sum() / (2 * max(len(x), 1))
     return loss
 
 
@@ -111,10 +111,10 @@ def infonce_loss(x: Tensor, y: Tensor, tau: float) -> Tensor:
     """
     logits = normalize(x, dim=1) @ normalize(y, dim=1).T / tau
     own = torch.arange(len(x), device=x.device)
-    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+    return (_mean_loss(logits, own) + _mean_loss(logits.T, own)) / 2
 
 
-@computes_in_torch("users", "items", "targets")
+@computes_in_torch("users", "items", others=("targets",))
 def all_item_loss(users: Tensor, items: Tensor, targets: Tensor, tau: float) -> Tensor:
     """Cross-entropy of the target among all items by cosine, mean over users (Laser, L_iic).
 
@@ -132,4 +132,9 @@ def all_item_loss(users: Tensor, items: Tensor, targets: Tensor, tau: float) -> 
         >>> [round(float(all_item_loss([[1.0, 0]], items, [target], tau=0.05)), 6) for target in (0, 1)]
         [0.000335, 8.000335]
     """
-    return cross_entropy(normalize(users, dim=1) @ normalize(items, dim=1).T / tau, targets.long())
+    return _mean_loss(normalize(users, dim=1) @ normalize(items, dim=1).T / tau, targets.long())
+
+
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy; 0, with a gradient of 0, for no rows."""
+    return cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1)

@@ -19,7 +19,7 @@ from recbole_llm.objective.means import token_weights, weighted_mean
 Form = Literal["weights", "margin"]
 
 
-@computes_in_torch("logits", "targets", "rows", "row_weights")
+@computes_in_torch("logits", others=("targets", "rows", "row_weights"))
 def bear_loss(
     logits: Tensor,
     targets: Tensor,
@@ -88,7 +88,7 @@ def bear_terms(tokens: LegalTokens, k: int, xi: float, weight: float, form: Form
     return losses + weight * torch.sigmoid(-above / xi), branching
 
 
-@computes_in_torch("logits", "targets", "rows", "row_weights")
+@computes_in_torch("logits", others=("targets", "rows", "row_weights"))
 def bear_weights(
     logits: Tensor,
     targets: Tensor,

@@ -37,7 +37,7 @@ def cft_weights(length: int, beta: float) -> Tensor:
     return 1 - (1 - beta) * steps / max(length - 1, 1)
 
 
-@computes_in_torch("factual", "counterfactual", "targets", "rows", "row_weights")
+@computes_in_torch("factual", "counterfactual", others=("targets", "rows", "row_weights"))
 def cft_loss(
     factual: Tensor,
     counterfactual: Tensor,

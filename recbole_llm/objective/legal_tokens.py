@@ -47,13 +47,18 @@ class LegalTokens:
         """Looks up the legal tokens' logits.
 
         Raises:
-            ValueError: tau is not positive, lengths differ, or a right token is not legal.
+            ValueError: tau is not positive, lengths differ, or a right token is not legal or not in the vocabulary.
         """
         if not len(logits) == len(targets) == len(legal):
             raise ValueError(f"{len(logits)} logits, {len(targets)} targets and {len(legal)} legal sets do not match")
         vocabulary = logits.shape[1]
         of_token = np.repeat(np.arange(len(legal)), [len(ids) for ids in legal])
         ids = np.fromiter(chain.from_iterable(legal), dtype=np.int64, count=len(of_token))
+        if len(strange := np.flatnonzero((ids < 0) | (ids >= vocabulary))):  # would be an id of another token's
+            first = int(strange[0])
+            raise ValueError(
+                f"answer token {of_token[first]}: legal token {ids[first]} is not in the vocabulary of {vocabulary}"
+            )
         flat = np.unique(of_token * vocabulary + ids)  # a set: a repeated id counts once
         right = np.arange(len(legal)) * vocabulary + targets.detach().cpu().numpy()
         if len(missing := np.flatnonzero(~np.isin(right, flat))):
@@ -127,7 +132,7 @@ class LegalTokens:
         return self.right.detach() - bar
 
 
-@computes_in_torch("logits", "targets")
+@computes_in_torch("logits", others=("targets",))
 def masked_log_probs(logits: Tensor, targets: Tensor, legal: Sequence[Sequence[int]], tau: float = 1.0) -> Tensor:
     """Log-probability of each right token among the legal ones: -ell_t^M of MSL (arXiv 2504.04178).
 

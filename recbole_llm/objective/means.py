@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 
 def widened(values: Tensor) -> Tensor:
@@ -11,6 +12,11 @@ def widened(values: Tensor) -> Tensor:
     if values.is_floating_point():
         return values if values.dtype in (torch.float32, torch.float64) else values.float()
     return values.double()
+
+
+def softplus(values: Tensor) -> Tensor:
+    """log(1 + exp(x)), everywhere to the last digit: torch's own gives x itself above 20, off by 2e-9."""
+    return -logsigmoid(-values)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ Reduction = Literal["answer", "branching"]
 TEMPERATURES = (1.5, 5.0)  # bounds of an estimated temperature
 
 
-@computes_in_torch("logits", "targets", "rows", "row_weights")
+@computes_in_torch("logits", others=("targets", "rows", "row_weights"))
 def msl_loss(
     logits: Tensor,
     targets: Tensor,

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from recbole_llm.arrays import computes_in_torch
-from recbole_llm.objective.means import weighted_mean, widened
+from recbole_llm.objective.means import softplus, weighted_mean, widened
 
-ARRAYS = ("chosen", "rejected", "mask", "row_weights")
+COUNTED = ("mask", "row_weights")
 
 
-@computes_in_torch(*ARRAYS, "smoothing")
+@computes_in_torch("chosen", "rejected", others=(*COUNTED, "smoothing"))
 def dpo_loss(
     chosen: Tensor,
     rejected: Tensor,
@@ -52,7 +51,7 @@ def dpo_loss(
     return _over_rows(_over_negatives(losses, kept), kept, row_weights)
 
 
-@computes_in_torch(*ARRAYS)
+@computes_in_torch("chosen", "rejected", others=COUNTED)
 def sdpo_loss(
     chosen: Tensor, rejected: Tensor, beta: float, mask: Tensor | None = None, row_weights: Tensor | None = None
 ) -> Tensor:
@@ -81,7 +80,7 @@ def sdpo_loss(
     return _over_rows(softplus(torch.logsumexp(gaps, dim=1)), kept, row_weights)
 
 
-@computes_in_torch(*ARRAYS)
+@computes_in_torch("chosen", "rejected", others=COUNTED)
 def dmpo_loss(
     chosen: Tensor, rejected: Tensor, beta: float, mask: Tensor | None = None, row_weights: Tensor | None = None
 ) -> Tensor:
@@ -105,7 +104,7 @@ def dmpo_loss(
     return _over_rows(softplus(-beta * (chosen - _over_negatives(rejected, kept))), kept, row_weights)
 
 
-@computes_in_torch(*ARRAYS)
+@computes_in_torch("chosen", "rejected", others=COUNTED)
 def simpo_loss(
     chosen: Tensor,
     rejected: Tensor,
@@ -136,7 +135,7 @@ def simpo_loss(
     return _over_rows(_over_negatives(losses, kept), kept, row_weights)
 
 
-@computes_in_torch("log_probs", "labels", "row_weights")
+@computes_in_torch("log_probs", others=("labels", "row_weights"))
 def choice_loss(log_probs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
     """-log softmax of the right answer among those offered, by their log-probabilities: no reference, beta 1.
 
@@ -164,7 +163,9 @@ def _aligned(chosen: Tensor, rejected: Tensor, mask: Tensor | None) -> tuple[Ten
         raise ValueError(
             f"chosen [m] and rejected [m, k] are needed, not {tuple(chosen.shape)}, {tuple(rejected.shape)}"
         )
-    kept = torch.ones_like(rejected, dtype=torch.bool) if mask is None else mask.bool().reshape(rejected.shape)
+    if mask is not None and (mask := mask[:, None] if mask.ndim == 1 else mask).shape != rejected.shape:
+        raise ValueError(f"mask {tuple(mask.shape)} is not one of rejected answers {tuple(rejected.shape)}")
+    kept = torch.ones_like(rejected, dtype=torch.bool) if mask is None else mask.bool()
     return chosen, torch.where(kept, rejected, 0.0), kept
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from recbole_llm.arrays import computes_in_torch
-from recbole_llm.objective.means import weighted_mean, widened
+from recbole_llm.objective.means import softplus, weighted_mean, widened
 
 
-@computes_in_torch("chosen_prompts", "rejected_prompts", "mask")
+@computes_in_torch("chosen_prompts", "rejected_prompts", others=("mask",))
 def rpo_weights(
     chosen_prompts: Tensor, rejected_prompts: Tensor, temperature: float, mask: Tensor | None = None
 ) -> Tensor:
@@ -42,7 +41,7 @@ def rpo_weights(
     return torch.where(kept, weights, 0.0)
 
 
-@computes_in_torch("chosen", "rejected", "weights", "mask")
+@computes_in_torch("chosen", "rejected", "weights", others=("mask",))
 def rpo_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float, mask: Tensor | None = None) -> Tensor:
     """-log sigmoid(beta w_ij (a_i - b_j)), mean over the pairs that count of a row, then over rows that have any.
 

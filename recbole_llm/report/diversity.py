@@ -62,7 +62,7 @@ def category_coverage(items: Array, categories: Any, n_categories: int) -> Any:
     Args:
         items: int64 [q, k], a list per row.
         categories: int64 [n], the category of each item, negative for none; or for each item the list of its
-            categories; or bool [n, n_categories].
+            categories; or [n, n_categories] of bools or of 0 and 1.
         n_categories: categories there are.
 
     Returns:
@@ -99,10 +99,13 @@ def _membership(categories: Any, n_categories: int) -> np.ndarray:
     """bool [n, n_categories] of whatever form categories are given in."""
     if not isinstance(categories, (list, tuple)):
         table = to_numpy(categories)
-        if table.dtype == bool:
-            return table
+        if table.dtype == bool or (table.ndim == 2 and table.shape[1] == n_categories and np.isin(table, (0, 1)).all()):
+            return table.astype(bool)
         categories = table.tolist()
-    members = np.zeros((len(categories), n_categories), dtype=bool)
-    for item, of_item in enumerate(categories):
-        members[item, [one for one in np.atleast_1d(of_item).astype(np.int64) if one >= 0]] = True
+    of_items = [np.atleast_1d(to_numpy(one)) for one in categories]
+    if n_categories > 1 and all(len(one) == n_categories and np.isin(one, (0, 1)).all() for one in of_items):
+        return np.array(of_items, dtype=bool).reshape(-1, n_categories)  # as ids, all items would have all categories
+    members = np.zeros((len(of_items), n_categories), dtype=bool)
+    for item, ids in enumerate(of_items):
+        members[item, ids[ids >= 0].astype(np.int64)] = True
     return members

@@ -107,7 +107,7 @@ def mmr_list(relevance: Array, similarity: Array, length: int, trade_off: float)
 def rerank_scores(base: Array, order: Array) -> Any:
     """Scores that rank the re-ordered items first, in their new order, and leave the scores of others.
 
-    Of the items in ``order`` the last gets ``s + 1`` and the first ``s + n``, with s the lowest base score among them:
+    Of the n items in ``order`` the last gets ``s + 1`` and the first ``s + n``, with s the n-th highest base score:
     where they are a model's n best items, they stay above all others.
 
     Args:
@@ -124,7 +124,8 @@ def rerank_scores(base: Array, order: Array) -> Any:
     scores = to_numpy(base).astype(np.float64)  # a copy
     items = to_numpy(order).astype(np.int64)
     if len(items):
-        scores[items] = scores[items].min() + np.arange(len(items), 0, -1)
+        nth = np.partition(scores, len(scores) - len(items))[len(scores) - len(items)]
+        scores[items] = nth + np.arange(len(items), 0, -1)
     return like(scores, base)
 
 

@@ -42,7 +42,8 @@ def codebook_loss(semantic: Tensor, snapped: Tensor) -> Tensor:
         >>> round(float(codebook_loss([[0.9, 0.4], [2.2, 0.1]], [[1.0, 1.0], [3.0, 0.0]])), 6)
         0.255
     """
-    return (semantic - snapped).square().mean()
+    squares = (semantic - snapped).square()
+    return squares.sum() / max(squares.numel(), 1)
 
 
 @computes_in_torch("x", "item_weight", "item_bias", "semantic_weight", "semantic_bias")

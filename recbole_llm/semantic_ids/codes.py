@@ -58,10 +58,11 @@ class CodeTrie:
     their codes twice.
 
     Args:
-        codes: int64 [n, l], a different code for each item.
+        codes: int64 [n, l], a code for each item; of several items of one code it is the lowest one's
+            (:func:`disambiguate` gives each its own).
 
     Raises:
-        ValueError: two items have one code.
+        ValueError: codes are no table.
 
     Example:
         >>> trie = CodeTrie([[0, 1], [0, 2], [3, 1]])
@@ -75,11 +76,6 @@ class CodeTrie:
             raise ValueError(f"codes [items, levels] are needed, not {table.shape}")
         self._items = np.lexsort(table.T[::-1])
         self._codes = table[self._items]
-        same = (self._codes[1:] == self._codes[:-1]).all(axis=1)
-        if same.any():
-            first = int(np.flatnonzero(same)[0])
-            one, other = sorted(int(item) for item in self._items[first : first + 2])
-            raise ValueError(f"items {one} and {other} have one code {self._codes[first].tolist()}; disambiguate first")
 
     def allowed(self, prefix: Sequence[int]) -> list[int]:
         """The codes that continue a beginning, ascending; none after a whole code, or where no code begins so."""
@@ -91,7 +87,7 @@ class CodeTrie:
     def item(self, sequence: Sequence[int]) -> int | None:
         """The item that a whole code names, or None."""
         start, end = self._interval(sequence)
-        whole = len(sequence) == self._codes.shape[1] and end - start == 1
+        whole = len(sequence) == self._codes.shape[1] and start < end  # the sort is stable: the lowest is first
         return int(self._items[start]) if whole else None
 
     def _interval(self, prefix: Sequence[int]) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def residual_quantise(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tenso
     return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(words).sum(dim=0)
 
 
-@computes_in_torch("vectors", "codebooks", "codes")
+@computes_in_torch("vectors", "codebooks", others=("codes",))
 def quantisation_loss(
     vectors: Tensor,
     codebooks: Tensor,

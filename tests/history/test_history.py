@@ -43,12 +43,12 @@ def test_the_actor_moves_no_value_and_the_critic_no_action():
     assert gradients[2] is None
 
 
-@given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 10), st.integers(8, 12))
-def test_the_newest_items_padded_on_the_left(history, length, size):
-    kept = history[len(history) - min(length, len(history)) :]
+@given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 10), st.integers(0, 12))
+def test_the_newest_items_that_fit_padded_on_the_left(history, length, size):
+    kept = history[len(history) - min(length, size, len(history)) :]
     assert last_items(history, length, size).tolist() == [0] * (size - len(kept)) + kept
 
 
-def test_items_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="3 items do not fit into 2"):
-        last_items([1, 2, 3], 3, 2)
+def test_a_length_below_nothing_is_refused():
+    with pytest.raises(ValueError, match="length must be >= 0, not -1"):
+        last_items([1, 2, 3], -1, 2)

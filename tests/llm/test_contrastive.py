@@ -27,6 +27,17 @@ def test_losses_of_worked_examples():
     assert float(all_item_loss([[1.0, 0]], items, [1], 0.05)) == pytest.approx(8.000335, abs=1e-6)
 
 
+def test_no_items_cost_nothing_and_give_a_gradient():
+    x = torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)
+    for loss in (
+        soft_target_loss(x, x, 1.0),
+        infonce_loss(x, x, 1.0),
+        all_item_loss(x, torch.eye(3).double(), [], 1.0),
+    ):
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert (float(loss), gradient.shape) == (0, (0, 3))
+
+
 @given(st.integers(0, 10_000), st.floats(0.2, 3))
 @settings(max_examples=20)
 def test_losses_by_loops(seed, tau):

@@ -86,6 +86,21 @@ def test_margins_beyond_an_exponential(a, b, value, gradients):
     assert [*chosen.grad.tolist(), *rejected.grad[0].tolist()] == pytest.approx(gradients)
 
 
+@pytest.mark.parametrize("gap", [-60.0, -20.5, -3.0, 0.0, 3.0, 20.5, 60.0])
+def test_a_loss_is_right_to_its_last_digit(gap):
+    exact = math.log1p(math.exp(-abs(gap))) + max(-gap, 0)
+    for loss in (*FAMILY, lambda a, b, beta: simpo_loss(a, b, beta, 0.0), rpo_diagonal_loss):
+        assert float(loss([gap], [0.0], 1.0)) == pytest.approx(exact, rel=1e-14, abs=0)
+    assert float(rpo_loss([gap], [0.0], [[1.0]], 1.0)) == pytest.approx(exact, rel=1e-14, abs=0)
+
+
+def test_a_mask_of_other_answers_is_refused():
+    for loss in FAMILY:
+        with pytest.raises(ValueError, match=r"mask \(3, 2\)"):
+            loss([1.0, 2.0], [[0.0] * 3] * 2, 1.0, [[True] * 2] * 3)
+        assert close(loss([1.0, 2.0], [0.0, 0.0], 1.0, [True, False]), loss([1.0], [0.0], 1.0))
+
+
 @given(seeds, st.sampled_from([-1e4, -30.0, 30.0, 1e4]))
 @settings(max_examples=20)
 def test_no_margin_makes_a_loss_or_gradient_infinite(seed, scale):
@@ -184,7 +199,8 @@ def test_rpo_by_two_loops_and_its_limits(seed, beta):
 def test_negatives_that_are_no_negatives():
     titles, rankable = [0, 1, 2, 1, 4, 5, 5, 7], np.arange(8) > 0
     assert false_negative_mask([3, 5, 6, 2, 7, 0], 1, [2], titles, rankable).tolist() == [0, 1, 0, 0, 1, 0]
-    kept = false_negative_mask(torch.tensor([5, 5, 4]), 1, [], titles, rankable)
+    assert false_negative_mask([3, 5, 6, 2, 7, 0], 1, {2}, titles, rankable).tolist() == [0, 1, 0, 0, 1, 0]
+    kept = false_negative_mask(torch.tensor([5, 5, 4]), 1, set(), titles, rankable)
     assert kept.tolist() == [True, False, True]
     rankable[5] = False  # the other item of its title is then the first
     assert false_negative_mask([5, 6], 1, [], titles, rankable).tolist() == [False, True]

@@ -143,6 +143,9 @@ def test_wrong_use_is_told():
     logits, targets = torch.zeros(2, 4), torch.tensor([1, 2])
     with pytest.raises(ValueError, match=r"answer token 1: its target 2"):
         msl_loss(logits, targets, [[1, 3], [0, 3]])
+    for strange in (4, -1):  # would be a token of the answer token beside it
+        with pytest.raises(ValueError, match=f"answer token {int(strange < 0)}: legal token {strange} is not in"):
+            msl_loss(logits, targets, [[1], [2, strange]] if strange < 0 else [[1, strange], [2]])
     with pytest.raises(ValueError, match="temperature"):
         msl_loss(logits, targets, [[1], [2]], tau=0)
     with pytest.raises(ValueError, match="do not match"):

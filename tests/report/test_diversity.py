@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,8 @@ def test_measures_by_loops(seed, k):
     single = category_coverage(lists, [one[0] for one in categories], 5)
     members = np.array([[c in one for c in range(5)] for one in categories])
     np.testing.assert_array_equal(covered, category_coverage(lists, members, 5))
+    for same in (members * 1.0, members.astype(int).tolist(), [set(one) for one in categories]):
+        np.testing.assert_array_equal(covered, category_coverage(lists, same, 5))
     for row, items in enumerate(lists):
         pairs = [distances[a, b] for a, b in combinations(items, 2)]
         assert spread[row] == pytest.approx(np.mean(pairs) if pairs else 0)
@@ -30,3 +33,10 @@ def test_measures_by_loops(seed, k):
         assert single[row] == pytest.approx(len({categories[item][0] for item in items}) / 5)
         shares = [(counts[item] + 1) / (counts.sum() + 7) for item in items]
         assert novelty(lists, counts)[row] == pytest.approx(-np.mean(np.log2(shares)))
+
+
+def test_genres_as_a_table_of_two_are_no_ids():
+    genres = [[1, 0], [1, 0], [0, 1], [1, 1]]
+    for form in (genres, np.array(genres), torch.tensor(genres)):
+        assert category_coverage([[0, 1], [0, 2], [3, 0]], form, 2).tolist() == [0.5, 1, 1]
+    assert category_coverage([[0, 1]], [[0], []], 1).tolist() == [1]  # a list of ids

@@ -87,6 +87,8 @@ def test_relevance_alone_leaves_the_base_order(seed):
     again = rerank_scores(scores, top)
     assert np.argsort(-again, kind="stable")[:3].tolist() == top.tolist()
     np.testing.assert_array_equal(np.delete(again, top), np.delete(scores, top))
+    assert again[top].tolist() == [np.sort(scores)[-3] + n for n in (3, 2, 1)]
+    assert rerank_scores(scores, base[-2:])[base[-2:]].tolist() == [np.sort(scores)[-2] + n for n in (2, 1)]
 
 
 @given(seeds, st.floats(0.1, 5), st.booleans())
