@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource, ModelType
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.identity import check_numbering
 from recbole_llm.data.labels import label_column, row_labels
+from recbole_llm.data.numbering import ids_of
 from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.time_order import cuts_once
 from recbole_llm.declare import Settings
@@ -135,7 +136,7 @@ def told_interactions(rows: SequentialDataset) -> np.ndarray:
 
 
 def _general(config: Settings, dataset_class: type[Dataset], whole: SequentialDataset) -> Dataset:
-    general = make_dataset(dataset_class, config, numbered_like=whole)
+    general = make_dataset(dataset_class, config, ids_of(whole))
     check_numbering(whole, general)
     for level, note in general.reading.notes:
         if (level, note) not in whole.reading.notes:

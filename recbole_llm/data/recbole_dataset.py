@@ -7,7 +7,7 @@ lines, in the same order, under the same ids.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,18 @@ _prepare_features_by_recbole = Dataset._user_item_feat_preparation
 _fill_nan_by_recbole = Dataset._fill_nan
 
 
-def make_dataset(dataset_class: type[Dataset], config: Settings, numbered_like: Dataset | None = None) -> Dataset:
+def make_dataset(
+    dataset_class: type[Dataset], config: Settings, numbering: Mapping[str, Sequence[str]] | None = None
+) -> Dataset:
     """A data set, read and filtered but not built.
 
     Args:
         dataset_class: its class.
         config: the model's config.
-        numbered_like: the data set whose internal ids of users and items it is to use.
+        numbering: outside ids by the internal ones that they are to have, the padding first, by field; others follow.
     """
     dataset = object.__new__(dataset_class)
-    if numbered_like is not None:
-        fields = (numbered_like.uid_field, numbered_like.iid_field)
-        dataset.numbering = {field: numbered_like.field2id_token[field] for field in fields}
+    dataset.numbering = dict(numbering or {})
     if (
         config["benchmark_filename"] is not None
     ):  # RecBole looks for the histories under this name, whatever the field's

@@ -181,7 +181,7 @@ def _split(config: MutableSettings, rows_class: type) -> tuple[SequentialDataset
     rows_class = with_full_windows(rows_class) if config["windows"] == "full" else rows_class
     view = config if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else AsSequential(config)
     try:
-        whole = make_dataset(rows_class, view)
+        whole = make_dataset(rows_class, view, getattr(config, "numbering", None))
         if config["save_dataset"]:
             whole.save()
         _check_memory(whole, config["MAX_ITEM_LIST_LENGTH"])

@@ -13,6 +13,7 @@ from typing import Any
 from recbole.utils import init_seed
 
 from recbole_llm.callbacks import Callbacks, Started, make_callbacks
+from recbole_llm.data.numbering import Numbering
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.disk import write_json
 from recbole_llm.distributed import asks_for_shards, launched, on_main, process
@@ -194,6 +195,7 @@ def _write(
         log.warning("%s: %s", label, warning)
     folder.write(FACTS, {"rows": digest, "environment": versions(), **facts_of(result)})
     folder.write(DATA, rows.whole.reading.to_dict())
+    Numbering.of(rows, not config.is_llm, digest).write(folder.path)
     if config.is_llm and not model.reads_items:
         write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
     for split, evaluation in evaluations.items():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from recbole.utils import init_seed
+from recbole.utils import ModelType, init_seed
 
 from recbole_llm.classic.training import load_classic
 from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.lines import Format, read_header
+from recbole_llm.data.numbering import Numbering
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
@@ -82,10 +84,10 @@ def _titles_in_file(config: Config, dataset: Dataset) -> list[str]:
     if not file.is_file() or not set(wanted) <= set(read_header(file, form)):
         return []
     found = read_atomic(file, form, wanted)
-    ids, titles, *more = ([_text(cell) for cell in found.columns[name]] for name in wanted)
+    ids, titles, *more = [[_text(cell) for cell in found.columns[name]] for name in wanted]
     if more:
         titles = [f"{title} ({own})" if title and own else title for title, own in zip(titles, more[0], strict=True)]
-    by_id = dict(zip(ids, titles, strict=True))
+    by_id = dict(zip(reversed(ids), reversed(titles), strict=True))  # of several lines for an item the first counts
     known = ["", *(by_id.get(token, "") for token in dataset.field2id_token[dataset.iid_field][1:])]
     return known if any(known) else []
 
@@ -148,7 +150,13 @@ def load_trained(folder: Path, config: Config) -> Trained:
     Raises:
         InputError: weights or data are missing, or others.
     """
+    with reading(folder):
+        numbering = Numbering.read(folder)
+    config = copy(config)  # another run of these settings gives numbers of its own
+    config.numbering = None if numbering is None else numbering.ids
     rows = load_rows(config, is_few_shot(config))
+    if numbering is not None:
+        _check_data(config, rows, numbering)
     if not config.is_llm:
         with reading(folder):
             return Trained(config, load_classic(config, rows, folder / "model.pth"), rows, Reranking.read(folder))
@@ -158,3 +166,21 @@ def load_trained(folder: Path, config: Config) -> Trained:
     with reading(folder):
         read_llm_run(folder, config, model)
         return Trained(config, model, rows, Reranking.read(folder))
+
+
+def _check_data(config: Config, rows: Rows, numbering: Numbering) -> None:
+    """Refuse data that a run's weights do not fit, before anything is built for them.
+
+    Raises:
+        InputError: users, items, values or interactions that the run has not had.
+    """
+    users, items = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+    if not config.is_llm:
+        fields = [items] if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else [users, items]
+        numbering.check_known(rows.whole, fields, config["model"])
+        numbering.check_columns(rows)
+        return
+    if config.model_class.keeps_items(config):
+        numbering.check_known(rows.whole, [items], config["model"])
+    if config.model_class.borrows(config):
+        numbering.check_rows(rows, f"{config['model']} reads a {config['recommender']} trained on them")

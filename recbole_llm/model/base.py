@@ -120,6 +120,19 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
             InputError: which ones.
         """
 
+    @classmethod
+    def keeps_items(cls, config: Config) -> bool:
+        """Whether what a run leaves has an entry for each item, so that items which come later are unknown to it."""
+        orders = config["rerank"] != "none" or config["history_policy"] != "fixed"
+        return cls.reads_items or cls.borrows(config) or orders
+
+    @classmethod
+    def borrows(cls, config: Config) -> bool:
+        """Whether a trained model goes on to read another recommender, which only these interactions make again."""
+        if cls.reads_items and not cls.reads_histories:  # what serves has all it needs
+            return False
+        return cls.item_slots or cls.reads_histories or _adapter_kind(config).reads_states(config.final_config_dict)
+
     @property
     def generation(self) -> GenerationSettings:
         """How answers are searched for."""

@@ -58,6 +58,11 @@ class BIGRec(LLMRecommender):
 
     # ---- grounding
 
+    @classmethod
+    def borrows(cls, config: Config) -> bool:
+        """See :class:`LLMRecommender`: a grounding may mix in another recommender's scores."""
+        return super().borrows(config) or config["lm_weight"] < 1
+
     @cached_property
     def grounding(self) -> Grounding:
         """How items are ranked."""

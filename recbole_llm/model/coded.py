@@ -86,6 +86,16 @@ class CodedRecommender(LLMRecommender):
         super().__init__(config, dataset)
         self.code_tokens.attach(self.llm)
 
+    @classmethod
+    def keeps_items(cls, config: Config) -> bool:
+        """See :class:`LLMRecommender`: codes have tokens that were learned."""
+        return True
+
+    @classmethod
+    def borrows(cls, config: Config) -> bool:
+        """See :class:`LLMRecommender`: codes may be made of another recommender's vectors."""
+        return super().borrows(config) or config["sid_source"] == "id"
+
     # ---- codes
 
     def _make_prompts(self, max_prompt_tokens: int) -> CodePromptEncoder:

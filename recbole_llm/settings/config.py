@@ -69,6 +69,8 @@ class Config(RecBoleConfig):
         ([5], False)
     """
 
+    numbering: Mapping[str, Sequence[str]] | None = None
+    """Outside ids by the internal ones, of a run that is loaded again; None where ids are yet to get their numbers."""
     resolution: Resolution
     parameters: dict[str, list[str]]
     file_config_dict: dict[str, Any]
@@ -160,6 +162,7 @@ class Config(RecBoleConfig):
         settings |= {key: self[key] for key in FOLDERS}
         config = Config(name, self.dataset, settings={**settings, **own})
         config["load_col"] = copy.deepcopy(self["load_col"])
+        config.numbering = self.numbering
         return config
 
     # ---- what the user gave

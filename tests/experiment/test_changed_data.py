@@ -1,0 +1,162 @@
+"""A finished run on data that have changed since: the same answers, or one line, never those of other items."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import recbole_llm
+from recbole_llm import Run
+from tests.refusals import refused
+from tests.runs import working_in
+from tests.worlds import make_world
+
+HISTORIES = [["i3", "i7", "i2"], ["i5"]]
+Change = Callable[[list[str]], list[str]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("changed") / "shop", n_users=12, n_items=20)
+
+
+@pytest.fixture(scope="module")
+def runs(world: Path, llama: Path) -> dict[str, Run]:
+    shared = {"data_path": str(world.parent), "checkpoint_dir": str(world.parent / "saved"), "epochs": 1}
+    shared |= {"show_progress": False, "topk": [5], "valid_metric": "NDCG@5"}
+    llm = {"llm_path": str(llama), "prompt_style": "plain", "num_beams": 2, "max_new_tokens": 6, "lora_dropout": 0}
+    llm |= {"lora_target_modules": "auto", "train_batch_size": 32, "recommender_config": {"epochs": 1}}
+    featured = {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}}
+    own: dict[str, dict[str, Any]] = {
+        "Pop": {},
+        "SASRec": {},
+        "SASRecF": {**featured, "selected_features": ["class"]},
+        "BIGRec": llm,
+        "LLaRA": llm,
+    }
+    (world.parent / "saved").mkdir()
+    with working_in(world.parent):
+        return {model: recbole_llm.run(model, "shop", **shared, **settings) for model, settings in own.items()}
+
+
+def asked(run: Run, world: Path, folder: Path, changes: dict[str, Change], **query: Any) -> pd.DataFrame:
+    """What a run recommends with files that have changed; by default after histories, or for all users."""
+    now = folder / "shop"
+    shutil.copytree(world, now)
+    for suffix, change in changes.items():
+        file = now / f"shop.{suffix}"
+        header, *lines = file.read_text().splitlines()
+        file.write_text("\n".join([header, *change(lines)]) + "\n")
+    again = recbole_llm.load_run(run.folder, data_path=folder)
+    general = run.config["model"] == "Pop"
+    query = query or ({"users": ["u1", "u2", "u3"]} if general else {"histories": HISTORIES})
+    return again.recommend(**query, k=5)
+
+
+def shuffled(lines: list[str]) -> list[str]:
+    return random.Random(1).sample(lines, len(lines))
+
+
+def renamed(old: str, new: str) -> Change:
+    """Lines in which one value of a column takes the place of another, and the other way round."""
+
+    def change(lines: list[str]) -> list[str]:
+        swap = {old: new, new: old}
+        return ["\t".join(swap.get(cell, cell) for cell in line.split("\t")) for line in lines]
+
+    return change
+
+
+def appended(*more: str) -> Change:
+    return lambda lines: [*lines, *more]
+
+
+@pytest.mark.parametrize("model", ["Pop", "SASRec", "SASRecF", "BIGRec", "LLaRA"])
+def test_the_same_lines_in_another_order_are_answered_alike(model, runs, world, tmp_path):
+    changes: dict[str, Change] = {"inter": shuffled}
+    expected = asked(runs[model], world, tmp_path / "as they were", {})
+    pd.testing.assert_frame_equal(asked(runs[model], world, tmp_path / "now", changes), expected)
+    users = runs[model].recommend(users=["u1", "u5"], k=5)
+    found = asked(runs[model], world, tmp_path / "users", changes, users=["u1", "u5"])
+    pd.testing.assert_frame_equal(found, users)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "SASRecF", "BIGRec"])
+def test_interactions_of_others_change_no_answer(model, runs, world, tmp_path):
+    """Of items that exchange their interactions, of users that are new, of lines that come before all others."""
+    expected = asked(runs[model], world, tmp_path / "as they were", {})
+    new = [f"new\ti{item}\t5\t{time}" for time, item in enumerate((9, 4, 11))]
+    changes: Sequence[Change] = (renamed("i1", "i2"), lambda lines: [*new, *lines], lambda lines: lines[40:])
+    for number, change in enumerate(changes):
+        found = asked(runs[model], world, tmp_path / str(number), {"inter": change})
+        pd.testing.assert_frame_equal(found, expected)
+    history = {"histories": [["i9", "i4", "i11"]]}
+    found = asked(runs[model], world, tmp_path / "user", {"inter": changes[1]}, users=["new"])
+    pd.testing.assert_frame_equal(
+        found.drop(columns="user_id"), asked(runs[model], world, tmp_path / "own", {}, **history).drop(columns="query")
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix", "line", "words"),
+    [
+        ("Pop", "inter", "u1\tnew\t5\t1", "has 1 items that this run was not trained with .first: 'new'"),
+        ("SASRec", "inter", "u1\tnew\t5\t1", "has 1 items"),
+        ("SASRecF", "item", "new\tNew Title\t1990\twar", "has 1 items"),
+        ("LLaRA", "item", "new\tNew Title\t1990\twar", "has 1 items"),
+        ("Pop", "inter", "new\ti1\t5\t1", "has 1 users"),
+        ("SASRecF", "item", "i1\tAgain\t1990\twar", ""),
+    ],
+)
+def test_what_weights_have_no_entry_for_is_refused(model, suffix, line, words, runs, world, tmp_path):
+    if not words:  # a second line for an item counts for nothing
+        found = asked(runs[model], world, tmp_path, {suffix: appended(line)})
+        pd.testing.assert_frame_equal(found, runs[model].recommend(HISTORIES, k=5))
+        return
+    with refused("dataset", "data", words):
+        asked(runs[model], world, tmp_path, {suffix: appended(line)})
+
+
+def test_values_of_a_feature_in_another_order_are_refused(runs, world, tmp_path):
+    first = (world / "shop.item").read_text().splitlines()[1].split("\t")[3].split()[0]
+    for number, change in enumerate(
+        (lambda lines: lines[::-1], lambda lines: [line.replace(first, "x") for line in lines])
+    ):
+        with refused("dataset", "data", "column 'class' of 'shop' holds other values"):
+            asked(runs["SASRecF"], world, tmp_path / str(number), {"item": change})
+
+
+def test_other_interactions_are_refused_before_another_recommender_is_trained_on_them(runs, world, tmp_path):
+    stages = sorted((world.parent / "saved" / "stages").iterdir())
+    with refused("dataset", "data", "has other interactions than this run was trained with, and LLaRA reads a SASRec"):
+        asked(runs["LLaRA"], world, tmp_path, {"inter": appended("u1\ti4\t3\t99999999")})
+    assert sorted((world.parent / "saved" / "stages").iterdir()) == stages
+
+
+def test_numbers_that_were_tampered_with_are_refused(runs, world, tmp_path):
+    folder = tmp_path / runs["SASRec"].folder.name
+    shutil.copytree(runs["SASRec"].folder, folder)
+    facts = json.loads((folder / "ids.json").read_text())
+    facts["ids"]["item_id"][1:3] = facts["ids"]["item_id"][2:0:-1]
+    (folder / "ids.json").write_text(json.dumps(facts))
+    with refused("", "file", "ids.json is not as it was written"):
+        recbole_llm.load_run(folder).recommend(HISTORIES)
+
+
+def test_a_title_is_that_of_the_first_of_several_lines(runs, world, tmp_path):
+    """By which LLM models know the item as well."""
+    lines = appended("i3\tAnother Title\t1990\twar")
+    found = asked(runs["SASRec"], world, tmp_path, {"item": lines}, histories=[["i1"]], exclude_seen=True)
+    titles = dict(line.split("\t")[:2] for line in (world / "shop.item").read_text().splitlines())
+    shown = runs["SASRec"].recommend([["i1"]], k=20)
+    assert found["title"].tolist() == [titles[item] for item in found["item_id"]]
+    assert "i3" in set(shown["item_id"])
+    with refused("histories", "unknown", "'Another Title': no item has this id or title"):
+        asked(runs["SASRec"], world, tmp_path / "title", {"item": lines}, histories=[["Another Title"]])
