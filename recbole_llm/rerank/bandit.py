@@ -44,6 +44,7 @@ class ModularDispersionBandit:
         if not ridge > 0:
             raise ValueError(f"the ridge must be > 0, not {ridge}")
         known = prior or {}
+        self._form: Any = known.get("theta")  # tensors answer tensors
         self._theta0 = _vector(known.get("theta"), n_relevance, "theta")
         self._beta0 = _vector(known.get("beta"), n_dispersion, "beta")
         self._relevance = ridge * np.eye(n_relevance)  # A_x
@@ -60,6 +61,7 @@ class ModularDispersionBandit:
             z: [n, J], their summed distances to the items before them, as they were when the item was placed.
             y: [n], feedback: clicks or ratings.
         """
+        self._form = x[:0]
         x, z, y = self._features(x, z, y)
         y = y - x @ self._theta0 - z @ self._beta0
         self._relevance += x.T @ x
@@ -68,8 +70,12 @@ class ModularDispersionBandit:
         self._dispersion += z.T @ z
         self._dispersion_sum += z.T @ y
 
-    def weights(self) -> tuple[Floats, Floats]:
-        """theta [d] and beta [J] so far; the prior before any feedback."""
+    def weights(self) -> tuple[Any, Any]:
+        """theta [d] and beta [J] so far, arrays or tensors as the feedback was; the prior before any."""
+        theta, beta = self._weights()
+        return like(theta, self._form), like(beta, self._form)
+
+    def _weights(self) -> tuple[Floats, Floats]:
         solved = np.linalg.solve(self._relevance, np.column_stack([self._cross, self._relevance_sum]))
         cross, relevance = solved[:, :-1], solved[:, -1]
         rest = self._dispersion - self._cross.T @ cross
@@ -108,7 +114,7 @@ class ModularDispersionBandit:
         n, j = len(features), len(self._beta0)
         if tables.shape != (j, n, n):
             raise ValueError(f"distances [{j}, {n}, {n}] are needed, not {tables.shape}")
-        theta, beta = self.weights()
+        theta, beta = self._weights()
         relevance = (0.5 if half_relevance else 1.0) * (features @ theta)
         sums, left = np.zeros((n, j)), np.ones(n, dtype=bool)
         order: list[int] = []

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,18 @@ def test_blocks_are_the_joint_ridge_regression(seed, ridge, with_prior):
     queries = rng.normal(size=(4, 5))
     widths = np.sqrt(np.einsum("ij,ij->i", queries, np.linalg.solve(gram, queries.T).T))
     np.testing.assert_allclose(bandit.width(queries[:, :3], queries[:, 3:]), widths, atol=1e-10)
+
+
+def test_a_bandit_answers_as_it_is_told():
+    x, z, y = np.eye(2), np.ones((2, 1)), np.array([1.0, 0.0])
+    of_arrays, of_tensors = (ModularDispersionBandit(2, 1) for _ in range(2))
+    of_arrays.update(x, z, y)
+    of_tensors.update(*map(torch.from_numpy, (x, z, y)))
+    for expected, found in zip(of_arrays.weights(), of_tensors.weights(), strict=True):
+        assert isinstance(expected, np.ndarray)
+        torch.testing.assert_close(found, torch.from_numpy(expected))
+    prior = {"theta": torch.tensor([1.0, 2.0]), "beta": torch.tensor([3.0])}
+    assert [one.tolist() for one in ModularDispersionBandit(2, 1, prior=prior).weights()] == [[1, 2], [3]]
 
 
 def test_the_bandit_of_a_worked_example():
