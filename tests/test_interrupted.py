@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,10 @@ METHODS = {
     "TALLRec": ("TALLRec", "--llm_path=tiny", *LABELS),
     "SASRec": ("SASRec", "--hidden_size=16", "--inner_size=16"),
     "LightGCN": ("LightGCN",),
+    "RecVAE": ("RecVAE",),
+    "SAR": ("SAR", "--hidden_size=16", "--inner_size=16", "--sar_warmup_epochs=1"),
+    "SOLID": ("SOLID", "--hidden_size=16", "--embedding_size=16", "--semantic_epochs=3"),
+    "student": ("BIGRec", "--distill_into=SASRec", "--distill_config={epochs: 4, hidden_size: 16, inner_size: 16}"),
 }
 
 
@@ -85,9 +90,12 @@ class Sweep:
         assert not list(stages.glob("*/unfinished"))
         runs = (self.place / "saved").glob(f"{self._models}-*")
         last = max((run for run in runs if (run / "metrics.json").is_file()), key=lambda run: run.stat().st_ctime_ns)
-        files = ["metrics.json", *sorted(file.name for file in last.glob("*_ranks.csv"))]
-        files += sorted(file.name for file in last.glob("*_clicks.csv"))
-        return {file: (last / file).read_bytes() for file in files}
+        folders = [last]
+        if (last / "student.json").is_file():
+            folders.append(last.parent / json.loads((last / "student.json").read_text())["folder"])
+        names = ("metrics.json", "*_ranks.csv", "*_clicks.csv")
+        files = [file for folder in folders for name in names for file in sorted(folder.glob(name))]
+        return {f"{folders.index(file.parent)}/{file.name}": file.read_bytes() for file in files}
 
     def kill(self, points: Sequence[int]) -> list[str]:
         """Kill the command at a point behind where the last kill has left it, for each of them; end it at last.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import recbole_llm
 from recbole_llm.grounding import rank_scores
@@ -105,6 +106,33 @@ def test_a_killed_teacher_goes_on_and_the_student_is_the_same(go, table, tmp_pat
     again = go(saved=tmp_path / "saved")
     theirs, mine = (student_of(one) / "test_ranks.csv" for one in (again, table))
     assert theirs.read_text() == mine.read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_student_goes_on_after_its_last_epoch(go, table):
+    """The stages of its teacher are there, so that it alone takes steps; other lists begin anew."""
+    steps = [0]
+
+    def taught(dies_at: int = 0, weight: float = 0.3) -> Any:
+        steps[0] = 0
+
+        def stepped(*_: Any) -> None:
+            steps[0] += 1
+            if steps[0] == dies_at:
+                raise KeyboardInterrupt
+
+        hook = register_optimizer_step_post_hook(stepped)
+        try:
+            return student_of(go(f"--distill_weight={weight}")) / "test_ranks.csv"
+        finally:
+            hook.remove()
+
+    expected, total = taught().read_bytes(), steps[0]
+    with pytest.raises(KeyboardInterrupt):
+        taught(dies_at=total // 2 + 1)  # in the second epoch of two
+    other = taught(weight=0.6)
+    assert steps[0] == total and other.read_bytes() != expected
+    assert taught().read_bytes() == expected and steps[0] == total // 2
 
 
 def test_few_rows_and_a_run_by_the_function(go, table, world, shallow, shared):

@@ -70,10 +70,11 @@ def fit_classic(
         raise no_catalogue(config["model"])
     with _errors_of_recbole(config, checkpoint.with_name("traceback.txt")):
         *earlier, last = _stages(config, checkpoint.parent)
-        for stage in earlier:
-            trainer = _fit_stage(stage, rows, checkpoint, build or _build, None)
-            trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
         states = None if unfinished is None else unfinished / f"epochs-{_fingerprint(config, rows)}"
+        for stage in earlier:
+            before = None if states is None else states.with_name(f"{states.name}-{stage['train_stage']}")
+            trainer = _fit_stage(stage, rows, checkpoint, build or _build, before, is_last=False)
+            trainer.save_pretrained_model(trainer.pretrain_epochs - 1, _stage_file(checkpoint.parent, stage))
         trainer = _fit_stage(last, rows, checkpoint, build or _build, states, on_score, callbacks)
     if checkpoint.exists():  # a trainer with nothing to validate on may save none and keeps its last epoch
         restore(trainer.model, checkpoint)
@@ -88,6 +89,7 @@ def _fit_stage(
     states: Path | None,
     on_score: Callable[[int, float], None] | None = None,
     callbacks: Callbacks | None = None,
+    is_last: bool = True,
 ) -> Any:
     train_data, valid_data = train_loader(config, rows), eval_loader(config, rows, "valid")
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -101,7 +103,8 @@ def _fit_stage(
         trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)
     options = {"saved": True, "show_progress": config["show_progress"]}
     if states is not None and KeptEpochs.serves(trainer, train_data):
-        KeptEpochs(states, trainer, train_data, on_score).fit(checkpoint, valid_data, **options)
+        n_epochs = None if is_last else trainer.pretrain_epochs
+        KeptEpochs(states, trainer, train_data, on_score).fit(checkpoint, valid_data, n_epochs, **options)
         return trainer
     told: dict[str, Any] = {}
     if on_score is not None and "callback_fn" in inspect.signature(trainer.fit).parameters:

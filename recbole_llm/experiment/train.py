@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +22,7 @@ from recbole_llm.experiment.length_curve import write_length_curve
 from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
+from recbole_llm.hashing import hash_arrays
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
@@ -57,6 +57,12 @@ class Teacher:
         """The untrained model."""
         return taught(config.model_class)(config, rows.train, self.lessons).to(config["device"])
 
+    def facts(self, config: Config) -> dict[str, Any]:
+        """What tells this training from others, as plain data."""
+        lessons = self.lessons
+        lists = hash_arrays(lessons.items.numpy(), lessons.list_of.numpy())
+        return {"settings": config.settings(), "lists": lists, "weight": lessons.weight, "decay": lessons.decay}
+
 
 def train_classic(
     config: Config,
@@ -87,10 +93,8 @@ def train_classic(
     protocol.prepare(rows)
     build = teacher.build if teacher else None
     timeline().begin(TRAIN)
-    unfinished: AbstractContextManager[Path | None] = nullcontext()
-    if teacher is None and on_score is None:  # a search goes on after its last trial
-        unfinished = StageStore(Path(config["checkpoint_dir"]) / "stages").unfinished(config.settings())
-    with unfinished as states:
+    facts = teacher.facts(config) if teacher else config.settings()
+    with StageStore(Path(config["checkpoint_dir"]) / "stages").unfinished(facts) as states:
         trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, build, callbacks, states)
     timeline().begin(EVALUATE)
     splits = ("valid", "test") if with_test else ("valid",)
@@ -107,9 +111,9 @@ def train_classic(
     epochs, step = len(losses), trainer.eval_step
     validations = epochs // step if "valid" in evaluations and step > 0 else 0
     best = (validations - trainer.cur_step) * step if validations else epochs
-    facts: dict[str, Any] = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
-    facts["notes"] = (teacher.note,) if teacher else ()
-    return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **facts), evaluations)]
+    told: dict[str, Any] = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
+    told["notes"] = (teacher.note,) if teacher else ()
+    return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **told), evaluations)]
 
 
 def _plain(loss: Any) -> Any:

@@ -32,7 +32,7 @@ from recbole_llm.settings.command import Command, split_by_model
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.values import parse_texts, split_names, write_setting
-from recbole_llm.stages import fingerprint
+from recbole_llm.stages import StageStore, fingerprint
 from recbole_llm.timeline import RunPlan, in_command, timeline
 
 BEST, TRIALS = "best.yaml", "trials"
@@ -188,6 +188,7 @@ class _Search:
         """
         shown = ", ".join(f"{name}={write_setting(name, value)}" for name, value in attempt.values.items())
         log.info("trial %d of %d: %s", attempt.number + 1, self.plan.n_trials, shown)
+        config = None
         try:
             config = self._config(attempt.values)
             run, name = self._run(config, attempt)
@@ -195,17 +196,25 @@ class _Search:
         except Pruned:
             log.info("trial %d has fallen behind and is ended.", attempt.number + 1)
             attempt.prune()
+            self._give_up(config)
         except InputError as error:
             if error.kind not in OF_A_TRIAL:
                 raise
             log.warning("trial %d gave no score: %s", attempt.number + 1, error)
             attempt.fail(str(error))
+            self._give_up(config)
         except torch.OutOfMemoryError:
             log.warning("trial %d gave no score: the device has too little memory.", attempt.number + 1)
             attempt.fail("the device has too little memory")
+            self._give_up(config)
         else:
             facts = {"run": name, "folder": str(run.folder), "epochs": run.result.epochs, "valid": run.valid_metrics}
             attempt.finish(self._score(run), **facts)
+
+    def _give_up(self, config: Config | None) -> None:
+        """Remove what was kept of a trial to go on with, which nobody will."""
+        if config is not None:
+            StageStore(Path(config["checkpoint_dir"]) / "stages").forget(config.settings())
 
     def _run(self, config: Config, attempt: Attempt) -> tuple[Run, str]:
         """The run of a trial and its name; one with the same settings is found again, its epochs told as they were."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -157,7 +158,23 @@ class UserBatches:
         self._size = max(loader.step, 1)
         self._batches = self._cut()
 
+    @property
+    def generator(self) -> UserBatches:
+        """What draws, as RecBole's loaders name it: this one has the two methods of torch's generators."""
+        return self
+
+    def get_state(self) -> Tensor:
+        """From what the next pass is drawn. Returns: uint8 [bytes]."""
+        return torch.frombuffer(bytearray(json.dumps(self._before).encode()), dtype=torch.uint8)
+
+    def set_state(self, state: Tensor) -> None:
+        """Draw the next pass from a state that :meth:`get_state` gave."""
+        self._rng.bit_generator.state = json.loads(state.numpy().tobytes())
+        self._batches = self._cut()
+
     def _cut(self) -> list[np.ndarray]:
+        """The batches of one pass, drawn before it begins, as their number is asked for."""
+        self._before = self._rng.bit_generator.state
         batches: list[list[np.ndarray]] = [[]]
         for index in self._rng.permutation(len(self._episodes)):
             if batches[-1] and sum(map(len, batches[-1])) + len(self._episodes[index]) > self._size:
@@ -179,6 +196,8 @@ class UserBatches:
 
 class SARTrainer(Trainer):
     """RecBole's trainer on batches of whole users, which tells the model the epoch."""
+
+    keeps_epochs: ClassVar[bool] = True
 
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
         """See RecBole's trainer."""

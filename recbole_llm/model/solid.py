@@ -129,10 +129,13 @@ class SOLID(SequentialRecommender):
 class SOLIDTrainer(Trainer):
     """RecBole's trainer, after the classes and the codebook are known."""
 
+    keeps_epochs: ClassVar[bool] = True
+
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
         """See RecBole's trainer."""
-        valid = None if valid_data is None else valid_data.dataset
-        self.model.learn_codebook(self.config, train_data.dataset, valid)
+        if not self.start_epoch:  # a training that goes on has them, and what it has made of the codebook
+            valid = None if valid_data is None else valid_data.dataset
+            self.model.learn_codebook(self.config, train_data.dataset, valid)
         return super().fit(train_data, valid_data, *args, **kwargs)
 
 

@@ -16,7 +16,8 @@ from recbole_llm.data.rows import rows_digest
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors
 from recbole_llm.settings.models import find_model
-from recbole_llm.stages import Stage, stage_seed
+from recbole_llm.stages import UNFINISHED, Stage, stage_seed
+from recbole_llm.training_state import load_optimizer, load_training, optimizer_tensors, save_training
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -135,6 +136,7 @@ class CodebookStage(Stage[Tensor]):
     """
 
     name = "semantic-codebook"
+    is_resumable = True
 
     def __init__(
         self, config: Config, classes: np.ndarray, train: Dataset, valid: Dataset | None, device: torch.device
@@ -150,7 +152,8 @@ class CodebookStage(Stage[Tensor]):
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`."""
-        table = train_classes(self._config, self._classes, self._train, self._valid, self._device)
+        states = folder / UNFINISHED / "epochs"
+        table = train_classes(self._config, self._classes, self._train, self._valid, self._device, states)
         np.save(folder / FILE, table.cpu().numpy())
 
     def load(self, folder: Path) -> Tensor:
@@ -159,9 +162,22 @@ class CodebookStage(Stage[Tensor]):
 
 
 def train_classes(
-    config: Config, classes: np.ndarray, train: Dataset, valid: Dataset | None, device: torch.device
+    config: Config,
+    classes: np.ndarray,
+    train: Dataset,
+    valid: Dataset | None,
+    device: torch.device,
+    states: Path | None = None,
 ) -> Tensor:
-    """Train the model of classes; arguments as of :class:`CodebookStage`.
+    """Train the model of classes.
+
+    Args:
+        config: this argument and the next four are those of :class:`CodebookStage`.
+        classes: see there.
+        train: see there.
+        valid: see there.
+        device: see there.
+        states: folder of its state after every epoch, from which it goes on; None for none.
 
     Returns:
         Its class vectors, float32 [classes, d].
@@ -171,8 +187,10 @@ def train_classes(
         model = SemanticModel(config, int(classes.max())).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
         rows, judged = (_class_rows(part, classes, device) for part in (train, valid))
-        best, kept = np.inf, copy.deepcopy(model.state_dict())
-        for epoch in range(config["semantic_epochs"]):
+        first, best, kept = _resumed(model, optimizer, states)
+        for epoch in range(first, config["semantic_epochs"]):
+            if states is not None and epoch > first:
+                _save(model, optimizer, states, epoch, best, kept)
             model.train()
             for index in torch.randperm(len(rows[2]), device=device).split(config["train_batch_size"]):
                 optimizer.zero_grad()
@@ -185,6 +203,40 @@ def train_classes(
             log.info("SOLID: classes, epoch %d, validation loss %.4f", epoch + 1, loss_valid)
         model.load_state_dict(kept)
     return model.backbone.embeddings[1:].detach().float()
+
+
+def _save(
+    model: SemanticModel,
+    optimizer: torch.optim.Optimizer,
+    states: Path,
+    epoch: int,
+    best: float,
+    kept: dict[str, Tensor],
+) -> None:
+    """Keep a training after so many epochs, with the weights of its best one."""
+    tensors = {
+        **{f"model.{name}": value for name, value in model.state_dict().items()},
+        **{f"best.{name}": value for name, value in kept.items()},
+        **optimizer_tensors(optimizer),
+        "random": torch.get_rng_state(),
+    }
+    save_training(states, tensors, {"epoch": epoch, "best": best})
+
+
+def _resumed(
+    model: SemanticModel, optimizer: torch.optim.Optimizer, states: Path | None
+) -> tuple[int, float, dict[str, Tensor]]:
+    """Go on from the last state, if there is one. Returns: epochs so far, the least loss, the weights that had it."""
+    found = None if states is None else load_training(states)
+    if found is None:
+        return 0, np.inf, copy.deepcopy(model.state_dict())
+    tensors, told = found
+    names = list(model.state_dict())
+    model.load_state_dict({name: tensors[f"model.{name}"] for name in names})
+    load_optimizer(optimizer, tensors)
+    torch.set_rng_state(tensors["random"])
+    log.info("Going on after epoch %d of SOLID's model of classes.", told["epoch"])
+    return told["epoch"], told["best"], {name: tensors[f"best.{name}"] for name in names}
 
 
 def _class_rows(part: Dataset | None, classes: np.ndarray, device: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -147,8 +147,7 @@ class StageStore:
         Yields:
             The folder that they are kept in, which may not be there yet; None where nothing is kept.
         """
-        folder = self.root / f".rows-{fingerprint(facts)}"
-        lock = OwnedLock(self.root / f"{folder.name}.lock", f"Rows {folder.name}")
+        folder, lock = self._rows_of(facts)
         is_ours = process().from_main(process().is_main and self._take(lock))
         try:
             with self._keeping_in(folder if is_ours else None):
@@ -158,6 +157,19 @@ class StageStore:
                 lock.path.unlink(missing_ok=True)
         finally:
             lock.release()
+
+    def forget(self, facts: Mapping[str, Any]) -> None:
+        """Remove what :meth:`unfinished` has kept of something that is given up; facts are those of there."""
+        folder, lock = self._rows_of(facts)
+        if process().is_main and folder.exists() and self._take(lock):
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.path.unlink(missing_ok=True)
+            lock.release()
+
+    def _rows_of(self, facts: Mapping[str, Any]) -> tuple[Path, OwnedLock]:
+        """Where finished rows are kept, and their lock."""
+        folder = self.root / f".rows-{fingerprint(facts)}"
+        return folder, OwnedLock(self.root / f"{folder.name}.lock", f"Rows {folder.name}")
 
     def _take(self, lock: OwnedLock) -> bool:
         try:

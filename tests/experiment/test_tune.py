@@ -12,6 +12,7 @@ import time
 import pandas as pd
 import pytest
 import yaml
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import recbole_llm
 from recbole_llm.experiment.run import run_one
@@ -21,7 +22,7 @@ from recbole_llm.quick_start import main
 from recbole_llm.settings.config import Config
 from tests.processes import REPOSITORY
 from tests.refusals import refused
-from tests.runs import words_for, working_in
+from tests.runs import INTERRUPTED, words_for, working_in
 
 SPACE = "--params=learning_rate logrange 1e-3,1e-1; n_layers choice [1, 2]"
 FEW = ("--hidden_size=16", "--inner_size=16", "--epochs=2")
@@ -187,6 +188,41 @@ def test_a_search_that_is_killed_again_and_again_ends_with_the_same_table(world,
     assert start(tmp_path / "killed", words("killed")).wait(600) == 0
     pd.testing.assert_frame_equal(table_in(tmp_path / "killed"), table_in(tmp_path / "whole"))
     assert len(table_in(tmp_path / "whole")) == 4
+
+
+@pytest.mark.slow
+def test_a_trial_goes_on_after_its_last_epoch_and_one_that_is_given_up_leaves_nothing(world, tmp_path):
+    """The first trial, which nothing can fall behind, is stopped in its third epoch of four."""
+    steps = [0]
+
+    def search(name, dies_at=0):
+        steps[0] = 0
+
+        def stepped(*_):
+            steps[0] += 1
+            if steps[0] == dies_at:
+                raise KeyboardInterrupt
+
+        own = words_for("SASRec", world, tmp_path / name / "saved", *FEW, "--epochs=4", "--train_batch_size=32")
+        (tmp_path / name).mkdir(exist_ok=True)
+        hook = register_optimizer_step_post_hook(stepped)
+        try:
+            with working_in(tmp_path / name):
+                return main(["tune", *own, SPACE, "--trials=4", "--pruner=asha", "--asha_reduction=2"])
+        finally:
+            hook.remove()
+
+    assert search("whole") == 0
+    found, total = table_in(tmp_path / "whole"), steps[0]
+    assert {"complete", "pruned"} == set(found["state"])
+    per_epoch = total // (found["epochs"].sum() + 4)  # the best trial's settings are trained again
+    assert total == per_epoch * (found["epochs"].sum() + 4) and found["epochs"][0] == 4
+    assert search("killed", dies_at=2 * per_epoch + 1) == INTERRUPTED
+    stages = tmp_path / "killed" / "saved" / "stages"
+    assert list(stages.glob(".rows-*"))
+    assert search("killed") == 0 and steps[0] == total - 2 * per_epoch
+    pd.testing.assert_frame_equal(table_in(tmp_path / "killed"), found)
+    assert not list(stages.glob(".rows-*"))
 
 
 @pytest.mark.slow
