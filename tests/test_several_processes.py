@@ -321,7 +321,11 @@ FSDP = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [("SOFT", "--distance_rows=7", "--lora_dropout=0.1"), ("BIGRec", "--adapter=full", "--epochs=2")]
+    "words",
+    [
+        ("SOFT", "--distance_rows=7", "--lora_dropout=0.1"),
+        ("BIGRec", "--adapter=full", "--epochs=2"),
+    ],
 )
 def test_weights_that_are_dealt_out_learn_as_whole_ones(words, world, llama, tmp_path):
     model, *more = words
@@ -334,14 +338,3 @@ def test_weights_that_are_dealt_out_learn_as_whole_ones(words, world, llama, tmp
     main, other = together(COMMANDS, file, cwd=tmp_path)
     assert "which share the LLM's weights in training" in main.stderr and (other.stdout, other.stderr) == ("", "")
     check_training(Case(model, one, saved, saved))
-
-
-@pytest.mark.slow
-def test_what_needs_whole_weights_is_refused_where_they_are_dealt_out(world, llama, tmp_path):
-    words = [*FEW, f"--llm_path={llama}", "--objective=cft"]
-    file = tmp_path / "commands.json"
-    file.write_text(json.dumps([(words_for("BIGRec", world, tmp_path / "saved", *words), FSDP)]))
-    (tmp_path / "saved").mkdir()
-    done = together(COMMANDS, file, cwd=tmp_path, status=2)
-    told = [line for one in done for line in one.stderr.splitlines() if line.startswith("recbole-llm: error")]
-    assert len(told) == 1 and "objective: this loss needs the whole LLM in every process" in told[0]

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from recbole_llm.adapter.instance import InstanceLoraAdapter
+from recbole_llm.adapter.ranks import target_layers, weight_of
 from recbole_llm.declare import Setting
+from recbole_llm.errors import InputError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
     from transformers import PreTrainedModel
 
 SEQUENCE = "sequence"
@@ -62,6 +65,8 @@ class MoSaraAdapter(InstanceLoraAdapter):
     def _peft_config(self, model: PreTrainedModel, targets: list[str]) -> PeftConfig:
         from recbole_llm.adapter.mosara_peft import MoSaraConfig
 
+        if self.rank_rule == "fixed":  # the other rules count singular values
+            self._check_rank(target_layers(model, targets))
         return MoSaraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
@@ -70,3 +75,13 @@ class MoSaraAdapter(InstanceLoraAdapter):
             target_modules=targets,
             **{**self._own_settings(), **self._patterns(model, targets)},
         )
+
+    def _check_rank(self, layers: Mapping[str, nn.Module]) -> None:
+        """Refuse a rank that a matrix has no singular vectors for; LoRA's may be larger than its layers."""
+        for name, layer in layers.items():
+            if self.r > (fewest := min(weight_of(layer).shape)):
+                raise InputError(
+                    "lora_r",
+                    f"{self.r} is above the {fewest} singular vectors of {name}; mosara takes at most so many",
+                    kind="conflict",
+                )

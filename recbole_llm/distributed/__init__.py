@@ -14,6 +14,7 @@ from recbole_llm.distributed.launcher import (
     asks_for_shards,
     check_devices,
     check_launch,
+    needs_whole_llm,
     processes_flag,
     refuse_several,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "hear",
     "is_first_to_fail",
     "launched",
+    "needs_whole_llm",
     "on_main",
     "process",
     "processes_flag",

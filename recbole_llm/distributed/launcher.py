@@ -73,3 +73,16 @@ def check_devices() -> None:
 def asks_for_shards() -> bool:
     """Whether the launcher asks for FSDP."""
     return is_on("ACCELERATE_USE_FSDP")
+
+
+def needs_whole_llm(key: str, what: str) -> InputError:
+    """The refusal of what is not trained on weights that are dealt out.
+
+    Args:
+        key: the setting.
+        what: it asks for.
+    """
+    message = (
+        f"{what} needs the whole LLM in every process; start without FSDP, as with properties/accelerate/1x80gb.yaml"
+    )
+    return InputError(key, message, kind="conflict")

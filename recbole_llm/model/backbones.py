@@ -75,13 +75,14 @@ def check_backbone(config: Config) -> None:
         check_llm(own.llm_path, trust_remote_code=own.trust_remote_code, revision=own.llm_revision)
 
 
-def prompt_limit(backbone: Backbone, wanted: int, answer: int) -> int:
+def prompt_limit(backbone: Backbone, wanted: int, answer: int, free_answer: int) -> int:
     """Tokens of a prompt, at most.
 
     Args:
         backbone: the LLM.
         wanted: ``max_prompt_tokens``.
         answer: tokens reserved after the prompt.
+        free_answer: ``max_new_tokens``; an answer that takes more is a title.
 
     Returns:
         ``wanted``, or fewer where the LLM has no positions for so many and an answer.
@@ -93,7 +94,11 @@ def prompt_limit(backbone: Backbone, wanted: int, answer: int) -> int:
     if positions is None or wanted + answer <= positions:
         return wanted
     if answer >= positions:
-        message = f"answers may take {answer:,} tokens, and the LLM has {positions:,} positions for prompt and answer"
-        raise InputError("max_new_tokens", f"{message}; set a smaller one, or give an LLM with more", kind="conflict")
+        message = f"tokens, and the LLM has {positions:,} positions for prompt and answer"
+        if answer > free_answer:
+            message = f"the longest title has {answer:,} {message}; give an LLM with more"
+            raise InputError("llm_path", message, kind="conflict")
+        message = f"answers may take {answer:,} {message}; set a smaller one, or give an LLM with more"
+        raise InputError("max_new_tokens", message, kind="conflict")
     log.warning("Prompts are cut to %d tokens: the LLM has %d positions.", positions - answer, positions)
     return positions - answer

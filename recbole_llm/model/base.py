@@ -105,7 +105,8 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
         self.backbone = load_llm(config, self.device, self.stages, self.build_tiny)
         wanted = settings.max_prompt_tokens
         self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
-        if (limit := prompt_limit(self.backbone, wanted, self._longest_answer())) < wanted:
+        free_answer = self.generation.max_new_tokens
+        if (limit := prompt_limit(self.backbone, wanted, self._longest_answer(), free_answer)) < wanted:
             self.prompts = self._make_prompts(limit)
         self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)

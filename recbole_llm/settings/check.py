@@ -22,6 +22,7 @@ from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.command import Command, check_prefixes, settings_for
 from recbole_llm.settings.data_folder import has_data
 from recbole_llm.settings.defaults import union_columns
+from recbole_llm.settings.launch_checks import check_shards
 from recbole_llm.settings.models import check_packages
 from recbole_llm.settings.recommender_checks import check_classic, reads_graph
 from recbole_llm.settings.resolve import Resolution, resolve
@@ -75,6 +76,7 @@ def check_resolved(resolved: Sequence[Resolution]) -> None:
     for one in resolved:
         check_packages(one.model)
         check_callbacks(one)
+        check_shards(one)
     by_task = {one.task: one.model for one in resolved}
     if len(by_task) > 1:
         raise mixed_tasks(by_task["click"], by_task["next-item"])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
-from recbole_llm.distributed import process
+from recbole_llm.distributed import needs_whole_llm, process
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.progress import Bar
@@ -36,7 +36,7 @@ from recbole_llm.trainer.guards import check_alike, warmup_warning
 from recbole_llm.trainer.optimizer_step import AstrayError, OptimizerStep
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
-from recbole_llm.trainer.shards import Shards, deals_weights_out, needs_whole_llm
+from recbole_llm.trainer.shards import Shards, deals_weights_out
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 from recbole_llm.trainer.validation import Scored, Validation
 from recbole_llm.training_state import random_state, set_random_state

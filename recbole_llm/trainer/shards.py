@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_llm.distributed import Process, asks_for_shards, process
+from recbole_llm.distributed import Process, asks_for_shards, needs_whole_llm, process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.capabilities import share_findings
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.base import LLMRecommender
-
-ADAPTERS = ("lora", "full")
+from recbole_llm.settings.launch_checks import SHARDED_ADAPTERS
 
 
 def deals_weights_out() -> bool:
@@ -44,7 +43,7 @@ class Shards:
     def __init__(self, model: LLMRecommender, optimizer: torch.optim.Optimizer) -> None:
         if model.config["quant"]:
             raise needs_whole_llm("quant", "a quantised LLM")
-        if model.adapter.name not in ADAPTERS:
+        if model.adapter.name not in SHARDED_ADAPTERS:
             raise needs_whole_llm("adapter", model.adapter.name)
         if model.item_slots:
             raise needs_whole_llm("model", "vectors of items in prompts")
@@ -103,19 +102,6 @@ class Shards:
     def _wake(self, llm: nn.Module) -> None:
         if self._device.type == "cuda":
             llm.to(self._device)
-
-
-def needs_whole_llm(key: str, what: str) -> InputError:
-    """The refusal of what is not trained on shards.
-
-    Args:
-        key: the setting.
-        what: it asks for.
-    """
-    message = (
-        f"{what} needs the whole LLM in every process; start without FSDP, as with properties/accelerate/1x80gb.yaml"
-    )
-    return InputError(key, message, kind="conflict")
 
 
 def whole_tensor(value: Any) -> Any:

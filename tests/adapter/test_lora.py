@@ -47,6 +47,27 @@ def test_the_low_rank_branch_is_the_formula(family):
     torch.testing.assert_close(logits(model), logits(bare), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_rank_above_the_layers_width_is_right_too(family, tmp_path):
+    """B A has no more ranks than its layer then, and is no other formula; and it comes back from its folder."""
+    adapter = LoraAdapter(r=100, alpha=50.0, target_modules="all")
+    model = train(adapter.attach(make_family(family)[0]))
+    bare, _ = make_family(family)
+    state = adapter.trainable_state(model)
+    narrow = [name for name in state if "lora_A" in name and min(state[name].shape) < 100]
+    assert narrow and all(len(state[name]) == 100 for name in narrow)
+    with torch.no_grad():
+        for name in [name for name in state if "lora_A" in name]:
+            update = 0.5 * state[name.replace("lora_A", "lora_B")] @ state[name]
+            path = name.removeprefix("base_model.model.").partition(".lora_A")[0]
+            bare.get_submodule(path).weight += update.T if family == "gpt2" else update
+    torch.testing.assert_close(logits(model), logits(bare), atol=1e-4, rtol=1e-4)
+    adapter.save(model, tmp_path, "x")
+    again = adapter.attach(make_family(family)[0])
+    adapter.load(again, tmp_path, "x")
+    assert torch.equal(logits(again.eval()), logits(model))
+
+
 def test_the_seed_alone_decides_the_start_and_the_global_state_is_left_alone():
     def start(seed, before):
         model = make_family("llama")[0]

@@ -165,3 +165,16 @@ def test_ranks_go_by_the_spectrum_and_states_by_the_gates():
         assert values[:rank].sum() >= 0.5 * values.sum() * (1 - 1e-5) > values[: rank - 1].sum() * (1 - 1e-4)
     assert not adapter.needs_states and MoSaraAdapter.reads_states({"mosara_gates": "sequence"})
     assert adapter.row_inputs(model, [[1]]) == {} == adapter.row_facts(model, [[1]])
+
+
+def test_more_ranks_than_singular_vectors_are_refused_and_all_of_them_are_not():
+    model = make_family("llama")[0]
+    layers = [module for name, module in model.named_modules() if name.endswith(("q_proj", "v_proj"))]
+    fewest = min(min(layer.weight.shape) for layer in layers)
+    with refused("lora_r", "conflict", f"{fewest + 1} is above the {fewest} singular vectors of model.layers"):
+        attach(r=fewest + 1, target_modules="auto", learned=False)
+    _, whole = attach(r=fewest, target_modules="auto", learned=False)
+    layer = next(layer for layer in layers_of(whole) if min(layer.get_base_layer().weight.shape) == fewest)
+    down, up, lam = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.lora_lam["default"].mean(0)
+    torch.testing.assert_close((up * lam) @ down, layer.get_base_layer().weight, atol=0.05, rtol=0.05)
+    attach(r=fewest + 1, rank_rule="sara", target_modules="auto", learned=False)  # which counts them
