@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 
-from recbole_llm.data.filter_checks import check_no_filters, check_value_filters, file_columns, loaded_columns
+from recbole_llm.data.filter_checks import (
+    additional_suffixes,
+    check_no_filters,
+    check_value_filters,
+    file_columns,
+    file_suffixes,
+    loaded_columns,
+)
 from recbole_llm.data.labels import label_column, missing_label
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.declare import Settings
@@ -80,15 +88,17 @@ def _check_names(config: Settings) -> None:
     """
     if config["benchmark_filename"] is not None:
         return
-    tables = {suffix: loaded_columns(config, suffix) for suffix in ("inter", "user", "item")}
+    more = [suffix for suffix in additional_suffixes(config) if suffix not in ("inter", "user", "item")]
+    tables = {suffix: loaded_columns(config, suffix) for suffix in ("inter", "user", "item", *more)}
     ids = {("inter", "user"): config["USER_ID_FIELD"], ("inter", "item"): config["ITEM_ID_FIELD"]}
-    for one, other in (("inter", "user"), ("inter", "item"), ("user", "item")):
+    for one, other in combinations(tables, 2):
         for name in tables[one]:
             if name in tables[other] and name != ids.get((one, other)):
+                aliases = "; ids have a name of their own there, see alias_of_item_id" if other in more else ""
                 raise InputError(
                     "load_col",
                     f"'{name}' is a column of {config['dataset']}.{one} and of {config['dataset']}.{other}; load one "
-                    "of them: take it out of a list in load_col, or name it in unload_col",
+                    f"of them: take it out of a list in load_col, or name it in unload_col{aliases}",
                     kind="data",
                 )
     own = (config["ITEM_LIST_LENGTH_FIELD"], *OWN_COLUMNS)
@@ -105,10 +115,7 @@ def _check_names(config: Settings) -> None:
 
 def _check_aliases(config: Settings) -> None:
     """Refuse further names of ids that no loaded column has."""
-    more = config["additional_feat_suffix"] or ()
-    more = [more] if isinstance(more, str) else more
-    suffixes = ["inter", "user", "item", *(config["load_col"] or ()), *more]
-    loaded = {name for suffix in suffixes for name in loaded_columns(config, suffix)}
+    loaded = {name for suffix in file_suffixes(config) for name in loaded_columns(config, suffix)}
     loaded.update(name for _, columns in inter_columns(config) for name in columns)
     for key in ("alias_of_user_id", "alias_of_item_id"):
         for name in config[key] or ():
@@ -174,9 +181,13 @@ def check_graph(model: str, config: Settings) -> None:
         config: the model's config, or its resolved settings.
 
     Raises:
-        InputError: a file is not there, or ``load_col`` leaves it out.
+        InputError: a file is not there or lacks a column of ids, or ``load_col`` leaves one out.
     """
-    for suffix in ("kg", "link"):
+    named = {
+        "kg": ("HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"),
+        "link": ("ITEM_ID_FIELD", "ENTITY_ID_FIELD"),
+    }
+    for suffix, keys in named.items():
         file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
         if not file.is_file() or (config["load_col"] is not None and suffix not in config["load_col"]):
             raise InputError(
@@ -185,6 +196,18 @@ def check_graph(model: str, config: Settings) -> None:
                 '--load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"',
                 kind="missing",
             )
+        columns, loaded = file_columns(config, suffix), loaded_columns(config, suffix)
+        for key in keys:
+            field = config[key]
+            if field not in columns:
+                raise InputError(key, f"{file.name} has no column '{field}', it has {_listed(columns)}", kind="data")
+            if field not in loaded:
+                raise InputError("load_col", f"column '{field}' of {file.name} is not loaded; add it", kind="data")
+            if columns[field] not in ("token", ""):  # what has no type is refused in reading
+                message = (
+                    f"column '{field}' of {file.name} has type {columns[field]}; ids are text: write {field}:token"
+                )
+                raise InputError(key, message, kind="data")
 
 
 def check_item_field(

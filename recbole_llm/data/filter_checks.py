@@ -27,6 +27,17 @@ def loaded_columns(config: Settings, suffix: str) -> dict[str, str]:
     return {name: kind for name, kind in columns.items() if (wanted == "*" or name in wanted) and name not in unloaded}
 
 
+def file_suffixes(config: Settings) -> list[str]:
+    """What the files of a data set may end in: those of every data set, and those that the settings name."""
+    return list(dict.fromkeys(["inter", "item", "user", *(config["load_col"] or ()), *additional_suffixes(config)]))
+
+
+def additional_suffixes(config: Settings) -> list[str]:
+    """Endings of the further files that ``additional_feat_suffix`` names, one or a list."""
+    more = config["additional_feat_suffix"] or ()
+    return [more] if isinstance(more, str) else list(more)
+
+
 def file_columns(config: Settings, suffix: str) -> dict[str, str]:
     """Columns of ``<dataset>.<suffix>``, with their types; none where there is no such file."""
     file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
@@ -62,7 +73,7 @@ def check_value_filters(config: Settings) -> None:
         return
     if not isinstance(filters, Mapping):
         raise InputError("val_interval", f"got {filters!r}; {_LIKE}")
-    suffixes = list(dict.fromkeys(["inter", "item", "user", *(config["load_col"] or ())]))
+    suffixes = file_suffixes(config)
     there = {suffix: loaded_columns(config, suffix) for suffix in suffixes}
     if not there["inter"]:  # RecBole is yet to download it
         return

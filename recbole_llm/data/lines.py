@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -56,10 +57,23 @@ class Format:
 def read_header(file: str | Path, form: Format) -> dict[str, str]:
     """Names of a file's columns and their types, in order; a type is "" where the header names none.
 
+    A file is opened once for all checks of a command, and again once it has been written to.
+
     Raises:
         InputError: the file cannot be read, is empty, or names a column twice.
     """
-    return parse_header(Path(file), next(read_lines(Path(file), form), ""), form)
+    file = Path(file)
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise InputError("", f"cannot read {file}: {error.strerror}", kind="file") from error
+    return dict(_header(file, form, found.st_mtime_ns, found.st_ctime_ns, found.st_size))
+
+
+@lru_cache(maxsize=256)
+def _header(file: Path, form: Format, *_state: int) -> dict[str, str]:
+    """The header of a file in a state, which its times and its size tell."""
+    return parse_header(file, next(read_lines(file, form), ""), form)
 
 
 def settle_quoting(file: Path, form: Format) -> tuple[Format, str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.data import lines
+from recbole_llm.data.lines import Format, read_header, read_lines
 from recbole_llm.data.rows import load_rows
 from recbole_llm.errors import Kind
 from recbole_llm.settings.config import Config
@@ -121,3 +123,62 @@ def test_epochs_reach_the_pretraining_of_s3rec(folder):
     assert epochs(epochs=1) == (1, 1)
     assert epochs(epochs=1, pretrain_epochs=3) == (1, 3)
     assert epochs()[1] == 500
+
+
+GRAPH = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "settings", "key"),
+    [
+        ("kg", "head_id:token", "head:token", {}, "HEAD_ENTITY_ID_FIELD"),
+        ("kg", "relation_id:token", "relation_id:float", {}, "RELATION_ID_FIELD"),
+        ("kg", "tail_id:token", "tail_id:token_seq", {}, "TAIL_ENTITY_ID_FIELD"),
+        ("link", "entity_id:token", "entity:token", {}, "ENTITY_ID_FIELD"),
+        ("link", "", "", {"ITEM_ID_FIELD": "item_id", "ENTITY_ID_FIELD": "thing"}, "ENTITY_ID_FIELD"),
+        ("kg", "", "", {"load_col": {"inter": INTER, **GRAPH, "kg": ["head_id", "tail_id"]}}, "load_col"),
+        ("link", "", "", {"load_col": {"inter": INTER, **GRAPH}, "unload_col": {"link": ["entity_id"]}}, "load_col"),
+    ],
+)
+@pytest.mark.parametrize("model", ["CKE", "RippleNet"])
+def test_a_knowledge_graph_has_its_columns(tmp_path, model, suffix, old, new, settings, key):
+    folder = make_world(tmp_path / "world", n_users=6, n_items=8)
+    file = folder / f"world.{suffix}"
+    file.write_text(file.read_text().replace(old, new, 1))
+    said = refusal(folder, model, key, "data", **{"load_col": {"inter": INTER, **GRAPH}, **settings})
+    assert f"world.{suffix}" in said
+
+
+def test_an_interval_may_be_of_a_column_in_a_file_that_the_settings_name(tmp_path):
+    folder = make_world(tmp_path / "world", n_users=6, n_items=8)
+    table = ["sold_item:token\tprice:float", *(f"i{n}\t{n}" for n in range(1, 9))]
+    (folder / "world.shop").write_text("\n".join(table) + "\n")
+    where = {"load_col": None, "additional_feat_suffix": ["shop"], "alias_of_item_id": ["sold_item"]}
+    said = refusal(folder, "SASRec", "val_interval", "value", val_interval={"price": "dear"}, **where)
+    assert "'price' holds numbers, and 'dear' is not an interval" in said
+    settings = {"data_path": str(tmp_path), "val_interval": {"price": "[1,8]"}, **where}
+    assert load_rows(Config("SASRec", "world", config_dict=settings), False).whole.reading.unexplained == 0
+
+
+def test_a_column_of_a_further_file_has_a_name_of_its_own(tmp_path):
+    folder = make_world(tmp_path / "world", n_users=6, n_items=8)
+    (folder / "world.shop").write_text("item_id:token\tprice:float\ni1\t5\n")
+    where = {"load_col": None, "additional_feat_suffix": ["shop"]}
+    said = refusal(folder, "SASRec", "load_col", "data", **where)
+    assert "'item_id' is a column of world.inter and of world.shop" in said and "see alias_of_item_id" in said
+
+
+def test_a_header_is_read_once_and_again_when_the_file_has_changed(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(lines, "read_lines", lambda file, form: opened.append(file) or read_lines(file, form))
+    file = tmp_path / "x.inter"
+    file.write_text("a:token\n")
+    for _ in range(3):
+        assert read_header(file, Format()) == {"a": "token"}
+    read_header(file, Format())["b"] = "token"  # a reader's own copy
+    assert read_header(file, Format()) == {"a": "token"} and opened == [file]
+    file.write_text("b:float\n")
+    assert read_header(file, Format()) == {"b": "float"} and opened == [file, file]
+    file.unlink()
+    with refused("", "file", "cannot read .*x.inter: No such file"):
+        read_header(file, Format())
