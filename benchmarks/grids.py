@@ -19,6 +19,7 @@ FEW_USERS = (
     "--test_sample_size=500",
 )
 TITLES = ("--grounding=constrained", "--num_beams=20")
+THREE_EPOCHS = ("--epochs=3", "--lr_scheduler=constant")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def all_rows_grid(history: int, seeds: tuple[int, ...] = SEEDS, more: bool = Fal
     name, data = f"ml-100k-{history}", (*MOVIES, f"--MAX_ITEM_LIST_LENGTH={history}")
     bigrec, soft = (("--model=" + model, *data, *ALL_ROWS) for model in ("BIGRec", "SOFT"))
     nearest = (*bigrec, "--grounding=embedding", "--num_beams=4")
+    searched = (*soft, *TITLES, "--curriculum_epochs=3", "--lr_scheduler=constant", "--alpha=[1,10,100]")
     shown: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "pop": ("Pop, all interactions", "Pop", ("--model=Pop", *data)),
         "sasrec": ("SASRec, all rows", "SASRec", ("--model=SASRec", *data)),
@@ -146,6 +148,8 @@ def all_rows_grid(history: int, seeds: tuple[int, ...] = SEEDS, more: bool = Fal
             "likelihood": ("BIGRec, likelihood", "BIGRec", (*bigrec, "--grounding=likelihood")),
             "twice": ("BIGRec, constrained, two epochs", "BIGRec", (*bigrec, *TITLES, "--epochs=2")),
             "sd-only": ("SOFT's distilled answers only", "SOFT", (*soft, *TITLES, "--curriculum=sd_only")),
+            "thrice": ("BIGRec, constrained, three epochs at one rate", "BIGRec", (*bigrec, *TITLES, *THREE_EPOCHS)),
+            "soft-alpha": ("SOFT, constrained, three epochs at one rate, α by validation", "SOFT", searched),
         }
     cells = {cell: words for cell, (_, _, words) in shown.items()}
     lines = tuple(Line(title, f"{name}-{cell}", model) for cell, (title, model, _) in shown.items())
