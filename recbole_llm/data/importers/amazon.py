@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
-from recbole_llm.data.importers.tables import DelimitedTable, JsonTable, Table, records
+from recbole_llm.data.importers.table import Table
+from recbole_llm.data.importers.tables import JsonTable, records
 from recbole_llm.data.importers.text import category_words, clean_text
 from recbole_llm.errors import InputError
 

@@ -9,10 +9,12 @@ from itertools import islice
 from pathlib import Path
 
 from recbole_llm.data.importers.clock import ORDER
+from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
-from recbole_llm.data.importers.tables import DelimitedTable, JsonTable, ParquetTable, Table, records
+from recbole_llm.data.importers.table import Table
+from recbole_llm.data.importers.tables import JsonTable, ParquetTable, records
 from recbole_llm.errors import InputError
 from recbole_llm.registry import suggestion
 

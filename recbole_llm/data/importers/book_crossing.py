@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import text_lines
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
-from recbole_llm.data.importers.tables import DelimitedTable
 from recbole_llm.data.importers.text import without_entities
 
 _NO_TIMES = "Book-Crossing has no times: the order of the lines stands for them, within and across users"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.importers.clock import ORDER, Clock
-from recbole_llm.data.importers.tables import Table
+from recbole_llm.data.importers.table import Table
 from recbole_llm.data.importers.text import READ_AS_MISSING
 from recbole_llm.errors import InputError
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
+from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Items, Origin, Plan
-from recbole_llm.data.importers.tables import DelimitedTable, Row
+from recbole_llm.data.importers.table import Row
 
 _NO_TIMES = "{} has no times: the order of the lines stands for them, within and across users"
 

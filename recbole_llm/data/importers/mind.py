@@ -11,9 +11,10 @@ from collections.abc import Generator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
-from recbole_llm.data.importers.tables import DelimitedTable, Row
+from recbole_llm.data.importers.table import Row
 
 DATE = "%m/%d/%Y %I:%M:%S %p"  # 11/15/2019 8:55:22 AM
 _NEWS = ("item", "category", "subcategory", "title")

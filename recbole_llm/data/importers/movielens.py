@@ -9,9 +9,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
-from recbole_llm.data.importers.tables import DelimitedTable, Row
+from recbole_llm.data.importers.table import Row
 from recbole_llm.data.importers.text import listed
 
 GENRES = (

@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.importers.delimited import Delimited
 from recbole_llm.data.importers.files import plain_name, refuse_packed
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.tables import Delimited, Table
+from recbole_llm.data.importers.table import Table
 from recbole_llm.data.importers.text import one_line
 from recbole_llm.errors import InputError
 
@@ -89,7 +90,7 @@ class Choices:
         items: file of items.
         separator: what parts the fields of a line.
         encoding: of all files.
-        quoting: see :class:`recbole_llm.data.importers.tables.Delimited`.
+        quoting: see :class:`recbole_llm.data.importers.delimited.Delimited`.
         time_format: how times are written.
         drop: whether lines that cannot be read are left out and counted.
     """

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from recbole_llm.data.importers.any_table import KNOWN
 from recbole_llm.data.importers.clock import Clock
+from recbole_llm.data.importers.delimited import Delimited, DelimitedTable
 from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
-from recbole_llm.data.importers.tables import Delimited, DelimitedTable
 from recbole_llm.errors import Kind
 from tests.data.importers.public import atomic, objects, text
 from tests.refusals import refused
@@ -307,13 +307,14 @@ def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
         import_dataset(text(tmp_path, "mine.parquet", "PAR1"), "t", tmp_path / "out", progress=False)
 
 
-def test_parquet(tmp_path):
+def test_parquet(tmp_path, monkeypatch):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     from recbole_llm.data.importers import tables
 
-    n = 3 * tables._BATCH // 2  # more than one batch
+    monkeypatch.setattr(tables, "_BATCH", 100)
+    n = 150  # more than one batch
     columns = {
         "user_id": [k % 97 for k in range(n)],
         "item_id": [f"i{k % 89}" for k in range(n)],
