@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -30,9 +30,10 @@ from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.probe import probe_llm
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
-from recbole_llm.model.backbones import computes_in_half, load_llm, number_facts, prompt_limit
+from recbole_llm.model.backbones import load_llm, number_facts, prompt_limit
 from recbole_llm.model.free_answers import FreeAnswers
-from recbole_llm.model.rows import RowReader, TokenPair
+from recbole_llm.model.passes import LLMPasses
+from recbole_llm.model.rows import TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
 from recbole_llm.model.training_hooks import TrainingHooks
@@ -50,13 +51,13 @@ __all__ = ["LLMRecommender", "TokenPair"]
 log = logging.getLogger(__name__)
 
 
-class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
+class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
     """A causal language model that reads a history as text and answers with an item.
 
     A subclass says how an answer becomes scores (:meth:`full_sort_predict`) and, where they differ, which prompts it
     has (:attr:`prompt_encoder`) and what they show of a row (:meth:`examples`). How a row becomes a prompt is
-    :class:`RowReader`'s; what a training asks of it is :class:`TrainingHooks`'; what differs between rows besides their
-    prompts is the adapter's.
+    :class:`RowReader`'s, what the LLM makes of it is :class:`LLMPasses`'; what a training asks of it is
+    :class:`TrainingHooks`'; what differs between rows besides their prompts is the adapter's.
 
     Args:
         config: the resolved config of the run.
@@ -89,7 +90,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         self._budgets: dict[tuple[str, int | str], TokenBudget] = {}
-        self._is_untuned = False
         self.free_answers = self.answers_by(self)
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
@@ -189,14 +189,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
         states = _adapter_kind(config).reads_states(config) or compares_histories(config)
         return AuxiliaryRecommender(config, config["recommender"], self.stages, needs_states=states)
 
-    def conditioned_on(self, histories: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
-        """A context whose forward passes are for rows of these histories, in this order; iLoRA's gates read them."""
-        return self.adapter.conditioned_on(self.llm, histories)
-
-    def row_inputs(self, histories: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """What the LLM's forward needs to know of each row besides its tokens, where a pass goes on from a cache."""
-        return self.adapter.row_inputs(self.llm, histories)
-
     def write_report(self, folder: Path) -> None:  # noqa: B027
         """Write what there is to tell of this model alone into the folder of its run."""
 
@@ -205,25 +197,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
         """What trained weights are of use with: the LLM, and the recommender whose vectors or states they read."""
         reads = self.item_slots or self.adapter.needs_states
         return self.backbone.fingerprint + (f" with {self.auxiliary.fingerprint}" if reads else "")
-
-    @property
-    def in_half(self) -> bool:
-        """Whether weights in float32 are computed with in bfloat16."""
-        return computes_in_half(self.config)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """A context for passes of the LLM, in the numbers that it is tuned in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_half)
-
-    @contextmanager
-    def untuned(self) -> Iterator[torch.nn.Module]:
-        """The LLM as it was before tuning, for the duration of the context."""
-        before, self._is_untuned = self._is_untuned, True
-        try:
-            with self.adapter.untuned(self.llm) as llm:
-                yield llm
-        finally:
-            self._is_untuned = before
 
     def keep(self, name: str, facts: Facts) -> KeptRows:
         """What finished rows of a computation by the weights as they stand are kept in, while a run is not finished.
@@ -251,69 +224,6 @@ class LLMRecommender(RowReader, TrainingHooks, SequentialRecommender):
             **({"candidates": self.n_candidates} if self.n_candidates else {}),
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
-
-    # ---- training
-
-    def answer_loss(self, prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]]) -> torch.Tensor:
-        """Negative log-likelihood of the answers, summed over all tokens of each kind.
-
-        Args:
-            prompts: token ids of each prompt.
-            answers: k answers to each prompt, such as the true and the distilled one; all k in one forward pass.
-
-        Returns:
-            float32 [k].
-        """
-        n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
-        if len(answers[0]) > 1:
-            self.takes_branches(n_tokens)
-        return self.scorer.log_probs(prompts, answers).losses(len(answers[0]))
-
-    def takes_branches(self, n_tokens: int) -> bool:
-        """Whether several answers to a prompt may be computed in one pass; the log says why not.
-
-        Args:
-            n_tokens: of the longest prompt with all its answers.
-        """
-        if not self.scorer.knows(n_tokens):
-            with self.untuned():  # outside any instance: the compared rows are nobody's
-                self.scorer.takes_branches(n_tokens)
-        return self.scorer.takes_branches(n_tokens)
-
-    def takes_trunks(self, n_tokens: int) -> bool:
-        """Whether rows may be computed with others as trees; the log says why not.
-
-        Args:
-            n_tokens: of the longest prompt with its longest answer.
-        """
-        with self.untuned():  # outside any instance: the compared rows are nobody's
-            return self.scorer.takes_trunks(n_tokens)
-
-    def trunk_loss(
-        self, trees: Sequence[Sequence[int]], prompts: Sequence[list[int]], answers: Sequence[Sequence[list[int]]]
-    ) -> torch.Tensor:
-        """See :meth:`answer_loss`; what the rows of a tree begin with in common is computed once.
-
-        Args:
-            trees: the rows of each tree, as indices in ``prompts``; every row once.
-            prompts: token ids of each row's prompt.
-            answers: k answers to each prompt.
-
-        Returns:
-            float32 [k].
-        """
-        return self.scorer.tree_log_probs(trees, prompts, answers).losses(len(answers[0]))
-
-    def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
-        """RecBole's training hook: mean over the response tokens of one batch of rows (BIGRec, arXiv 2308.08434)."""
-        rows = zip(self.token_pairs(interaction), self.histories(interaction), strict=True)
-        readable = [(pair, history) for pair, history in rows if pair is not None]
-        if not readable:
-            raise ValueError("no row of the batch has a titled history and a titled target")
-        pairs = [pair for pair, _ in readable]
-        with self.conditioned_on([history for _, history in readable]):
-            loss = self.answer_loss([prompt for prompt, _ in pairs], [[response] for _, response in pairs])
-        return loss[0] / sum(len(response) for _, response in pairs)
 
     # ---- answering
 
