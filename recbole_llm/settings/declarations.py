@@ -25,7 +25,8 @@ from recbole_llm.registry import AXES, added_choices, choices, load_class, load_
 from recbole_llm.rerank.settings import LMDHSettings, RerankSettings
 from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import SolidSettings
-from recbole_llm.settings.evaluation import EvaluationSettings, RecBoleSettings, RowSettings
+from recbole_llm.settings.evaluation import EvaluationSettings, RowSettings
+from recbole_llm.settings.recbole_keys import RecBoleSettings
 from recbole_llm.settings.training import AlignmentSettings, FineTuneSettings, ModelSettings, TeachingSettings
 
 

@@ -16,7 +16,7 @@ from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.property_files import find_properties
 from recbole_llm.settings.declarations import groups, llm_keys, model_keys, with_choices
 from recbole_llm.settings.describe import describe, recbole_default, types_of, yaml_text
-from recbole_llm.settings.evaluation import RecBoleSettings
+from recbole_llm.settings.recbole_keys import RecBoleSettings
 
 COLUMN = 32  # where comments begin
 WIDTH = 120
