@@ -72,8 +72,7 @@ def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Ca
             given = [name for name in (*names, *others) if arguments.get(name) is not None]
             tensors = [arguments[name] for name in given if _is_tensor(arguments[name])]
             for name in given:
-                if not _is_tensor(arguments[name]):
-                    arguments[name] = _to_tensor(arguments[name], tensors[0].device if tensors else None)
+                arguments[name] = to_tensor(arguments[name], tensors[0].device if tensors else None)
             real = [name for name in names if arguments.get(name) is not None]
             if len(tensors) < len(given) or not all(arguments[name].is_floating_point() for name in real):
                 arguments |= zip(real, _of_one_type([arguments[name] for name in real]), strict=True)
@@ -89,14 +88,18 @@ def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Ca
     return decorate
 
 
-def _to_tensor(values: Array, device: torch.device | None) -> Tensor:
-    """A tensor of an array, a sequence or a set, whatever the array's memory is like."""
+def to_tensor(values: Array, device: torch.device | None = None) -> Tensor:
+    """A tensor as it is; of an array, a sequence or a set one of the same type, whatever the array's memory is like."""
     import torch
 
-    array = to_numpy(values)
-    if not array.flags.writeable or not array.dtype.isnative or any(stride < 0 for stride in array.strides):
-        array = array.astype(array.dtype.newbyteorder("="))  # a copy: torch shares memory of the plain kind only
-    return torch.as_tensor(array, device=device)
+    return values if _is_tensor(values) else torch.as_tensor(plain(to_numpy(values)), device=device)
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """An array whose memory torch can share: it runs forwards, in this machine's byte order, and can be written to."""
+    if array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides):
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def _of_one_type(tensors: list[Tensor]) -> list[Tensor]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.adapter import gate_weights, load_balance_loss, mixed_lora, route_experts
+from recbole_llm.adapter import gate_weights, instance_lora, load_balance_loss, mixed_lora, route_experts
 from recbole_llm.arrays import computes_in_torch, to_numpy
+from recbole_llm.coreset import influence_scores, inverse_hvp
 from recbole_llm.history import actor_critic_losses, discounted_returns
 from recbole_llm.llm import all_item_loss, infonce_loss, soft_target_loss, soft_targets
 from recbole_llm.objective import cft_loss, choice_loss, msl_loss, rpo_weights, sdpo_loss
@@ -33,7 +34,13 @@ CALLS = {
     "discounted_returns": lambda of: discounted_returns(of([1, 0, 1]), 0.82),
     "dynamic_head": lambda of: dynamic_head(of([[1, 2]]), of([A]), of([[1, 0, 3]]), of([B]), of([[2, 2, 1]]), 0.5),
     "gate_weights": lambda of: gate_weights(of(A), 3, top_k=2),
+    "inverse_hvp": lambda of: inverse_hvp(None, of([1, 2]), "cg", matrix=of([[2, 1], [1, 4]])),
+    "inverse_hvp, exact": lambda of: inverse_hvp(None, of([1, 2]), "exact", matrix=of([[2, 1], [1, 4]])),
     "infonce_loss": lambda of: infonce_loss(of(A), of(B), 2),
+    "influence_scores": lambda of: influence_scores(lambda p: torch.stack([p @ p, p.sum()]), of([1, 2]), of([3, -1])),
+    "instance_lora": lambda of: instance_lora(
+        of([[[1, 2]]]), of([[1, 0], [2, 3]]), of([[1, 4], [5, 0]]), of([[0, 1]]), 2
+    ),
     "load_balance_loss": lambda of: load_balance_loss(of(A)),
     "mixed_lora": lambda of: mixed_lora(of([A]), of([[[1, 0, 2]], [[0, 1, 1]]]), of([[[1]], [[2]]]), of([[1, 2]]), 0.3),
     "msl_loss": lambda of: msl_loss(of(A), [0, 2], [[0, 1], [2, 0]], 0.7),
@@ -46,6 +53,7 @@ CALLS = {
     "soft_target_loss": lambda of: soft_target_loss(of(A), of(B), 3),
     "soft_targets": lambda of: soft_targets(of(A), of(B), 3),
 }
+OF_TENSORS = ("influence_scores",)  # answers with tensors whatever it is given
 
 
 def backwards(values):
@@ -63,10 +71,11 @@ def parts(result):
 def test_whole_numbers_and_any_memory_give_what_plain_numbers_give(name):
     expected = parts(CALLS[name](lambda values: np.asarray(values, dtype=np.float64)))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of memory that it should not write to
+        warnings.simplefilter("error", UserWarning)  # torch warns of memory that it should not write to
         for form in (list, np.array, torch.tensor, backwards, lambda values: np.asarray(values, dtype=">f8")):
             for found, wanted in zip(parts(CALLS[name](form)), expected, strict=True):
-                assert isinstance(found, (torch.Tensor if form is torch.tensor else np.ndarray, int))
+                answers = (torch.Tensor,) if form is torch.tensor or name in OF_TENSORS else (np.ndarray,)
+                assert isinstance(found, (*answers, int))
                 assert to_numpy(found).dtype == to_numpy(wanted).dtype
                 np.testing.assert_allclose(to_numpy(found), wanted, rtol=0, atol=1e-12)
 

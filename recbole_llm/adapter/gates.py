@@ -17,10 +17,17 @@ from torch.nn import functional as F
 
 from recbole_llm.adapter.dropout import TokenDraws, normal_numbers
 from recbole_llm.adapter.ilora import GATES
-from recbole_llm.arrays import Array
+from recbole_llm.arrays import computes_in_torch
 
 
-def instance_lora(x: Array, A: Array, B: Array, gates: Array, scaling: float) -> Any:
+@computes_in_torch("x", "A", "B", "gates")
+def instance_lora(
+    x: Tensor,
+    A: Tensor,  # noqa: N803 - the factors' names in every paper on LoRA
+    B: Tensor,  # noqa: N803
+    gates: Tensor,
+    scaling: float,
+) -> Tensor:
     """The low-rank branch of instance-wise LoRA: scaling * sum over experts k of gates[:, k] * B_k A_k x.
 
     It is plain LoRA with one multiplication on the rank dimension. With uniform gates and scaling alpha / (r / k) it
@@ -35,7 +42,7 @@ def instance_lora(x: Array, A: Array, B: Array, gates: Array, scaling: float) ->
         scaling: factor of the whole branch.
 
     Returns:
-        [b, t, o], a tensor, or an array where `x` is one.
+        [b, t, o], a tensor, or an array where all are arrays.
 
     Raises:
         ValueError: shapes do not fit, k does not divide r, or a gate is not finite.
@@ -46,11 +53,9 @@ def instance_lora(x: Array, A: Array, B: Array, gates: Array, scaling: float) ->
         >>> instance_lora(x, np.ones((2, 2)), np.ones((3, 2)), gates, scaling=1.0).tolist()
         [[[2.0, 2.0, 2.0]]]
     """
-    inputs, down, up, weights = (torch.as_tensor(values) for values in (x, A, B, gates))
-    check_gates(weights)
-    factors = gates_of_rows(rank_gates(weights, len(down)), inputs) * scaling
-    result = F.linear(F.linear(inputs, down) * factors[:, None].to(inputs.dtype), up)
-    return result if isinstance(x, Tensor) else result.numpy()
+    check_gates(gates)
+    factors = gates_of_rows(rank_gates(gates, len(A)), x) * scaling
+    return F.linear(F.linear(x, A) * factors[:, None].to(x.dtype), B)
 
 
 def rank_gates(gates: Tensor, rank: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from recbole_llm.arrays import Array
+from recbole_llm.arrays import Array, to_tensor
 from recbole_llm.coreset.checks import check_losses
 from recbole_llm.coreset.influence.losses import Losses
 from recbole_llm.errors import InputError
@@ -82,8 +82,9 @@ class StagedLosses:
 
 def _along(function: Callable[[Tensor], Tensor], params: Array, direction: Array) -> tuple[Tensor, Tensor]:
     """Values of a function of some weights, and their derivatives in a direction."""
-    point = torch.as_tensor(params).detach()
-    tangent = torch.as_tensor(direction).detach().to(point)
+    point = to_tensor(params).detach()
+    point = point if point.is_floating_point() else point.double()
+    tangent = to_tensor(direction).detach().to(point)
     if tangent.numel() != point.numel():
         raise ValueError(f"the direction has {tangent.numel()} elements and the weights {point.numel()}")
     if not tangent.isfinite().all():

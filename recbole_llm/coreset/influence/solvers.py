@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import Array, ArrayT
+from recbole_llm.arrays import Array, ArrayT, plain, to_float
 from recbole_llm.coreset.checks import checked_count, checked_number
 from recbole_llm.coreset.influence.eigenvalues import extreme_eigenvalues, finite, shaped_like
 from recbole_llm.errors import InputError
@@ -119,10 +119,8 @@ def solve(
     scale = checked_number("inverse_hvp scale", scale, positive=True)
     if hvp is None and matrix is None:
         raise ValueError("give hvp, or the matrix")
-    right: Any = vector  # an array, or a tensor
-    if not isinstance(vector, Tensor):
-        right = np.asarray(vector)
-        right = right.astype(np.result_type(right, np.float32))
+    right = _numbers(vector)
+    known: Any = None if matrix is None else _numbers(matrix)
     length = _norm(right)
     if not math.isfinite(length):
         raise InputError(
@@ -131,10 +129,9 @@ def solve(
     if length == 0:
         log.warning("The gradient is zero: the recommender is at a stationary point, so every influence is 0")
         return Solution(right * 0, 0, 0.0)
-    known: Any = matrix
     product = hvp or partial(_matrix_product, known)
     if method == "exact":
-        return _exact(product, right, damping, matrix, **solver)
+        return _exact(product, right, damping, known, **solver)
     if method == "lissa":
         return _lissa(product, right, damping, scale, rescale, **solver)
     return _conjugate_gradients(product, right, damping, **solver)
@@ -214,6 +211,13 @@ def _why_it_diverges(hvp: Callable[..., Any], like: ArrayT, damping: float, scal
     if needed <= scale:  # H itself would do, but samples of it are larger
         needed = 2 * scale
     return f"{problem}{largest:.3g}: raise the scale above {needed:.3g}"
+
+
+def _numbers(values: Array) -> Any:
+    """An array, or a tensor, of real numbers: whole ones would round what is computed in their type."""
+    if isinstance(values, Tensor):
+        return values if values.is_floating_point() else values.double()
+    return plain(to_float(values))
 
 
 def _exact(hvp: Callable[..., Any], vector: ArrayT, damping: float, matrix: Array | None) -> Solution:
