@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# With Python's own threshold, 700 objects, the collector takes every 14th second of a command and a fifth of imports.
+gc.set_threshold(50_000)
 settings.register_profile("default", deadline=None)  # a busy processor is no fault of an example's
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a second thread only costs on small models
 

@@ -1,6 +1,9 @@
 """What takes long to import and belongs to others: the server of ``tests/processes.py`` imports this once."""
 
+# ruff: noqa: E402  # imports go faster without the collector
 import gc
+
+gc.disable()
 
 import faiss  # noqa: F401
 import matplotlib.backends.backend_agg
@@ -18,4 +21,6 @@ import transformers.generation.utils  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
 torch.autograd.set_detect_anomaly(False)  # RecBole's models turn it on when they are imported
+gc.enable()
+gc.set_threshold(50_000)  # as in tests/conftest.py
 gc.freeze()  # so that no collection in a fork copies the pages of all these

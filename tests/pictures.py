@@ -2,7 +2,8 @@
 
 The first picture of each name that a process draws is drawn. Of the later ones an empty picture of the same size is
 written; the figure is made where no earlier one showed data of the same form: as many values, missing, infinite and
-negative in the same places. :func:`drawn` is for tests that look inside.
+negative in the same places. :func:`drawn` is for tests that look inside, :func:`undrawn` for processes in which
+even the first would be drawn for one command.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from PIL import Image
 
 from recbole_llm.report import code_plot, comparison_plots, coreset_plot, goracs_plot, plots, rerank_plot
 
-# What they show is in their arguments (that of the learning curves is in files, so those are made anew).
+# What they show is in their arguments, but for the learning curves: those are in files.
 FIGURES = {
     code_plot: ("code_figure",),
-    comparison_plots: ("comparison_figure", "cost_figure"),
+    comparison_plots: ("comparison_figure", "learning_figure", "cost_figure"),
     coreset_plot: ("coreset_figure",),
     goracs_plot: ("goracs_figure",),
     plots: ("curriculum_figure", "gate_figure"),
@@ -33,7 +34,7 @@ FIGURES = {
 }
 
 _seen: set[str] = set()
-_all = [False]
+_asked: list[set[str] | None] = [set()]  # names of pictures that are drawn in any case; None: all
 
 
 @cache
@@ -47,23 +48,27 @@ def _empty(format: str, width: int, height: int) -> bytes:
 
 
 @contextmanager
-def drawn() -> Iterator[None]:
-    """A context in which every picture is drawn."""
-    before, _all[0] = _all[0], True
+def drawn(*names: str) -> Iterator[None]:
+    """A context in which every picture is drawn, or every one of these names (``"goracs.png"``)."""
+    before, _asked[0] = _asked[0], set(names) or None
     try:
         yield
     finally:
-        _all[0] = before
+        _asked[0] = before
+
+
+def _is_drawn(name: str) -> bool:
+    return _asked[0] is None or name in _asked[0] or name not in _seen
 
 
 @contextmanager
 def drawn_once() -> Iterator[None]:
     """A context in which only the first picture of each name is drawn, but for :func:`drawn`."""
-    draw, sizes = Figure.savefig, {}
+    draw, learning, sizes = Figure.savefig, comparison_plots.learning_figure, {}
 
     def save(figure: Figure, file: Any, *, dpi: float, format: str = "png", **options: Any) -> None:
         name = Path(file).name
-        if _all[0] or name not in _seen:
+        if _is_drawn(name):
             draw(figure, file, format=format, dpi=dpi, **options)
         else:
             _write_empty(file, figure.get_size_inches(), dpi, format)
@@ -72,8 +77,9 @@ def drawn_once() -> Iterator[None]:
     def once(make: Callable[..., Figure]) -> Callable[..., Any]:
         @wraps(make)
         def make_or_know(*args: Any, **options: Any) -> Any:
-            form = make.__name__, form_of(args), form_of(options)
-            if form in sizes and not _all[0]:
+            read = [comparison_plots._history(own) for own in args[0].results] if make is learning else []
+            form = make.__name__, form_of(args), form_of(options), form_of(read)
+            if form in sizes and _asked[0] is not None:
                 return Known(lambda: make(*args, **options), sizes[form])
             figure = make(*args, **options)
             sizes[form] = tuple(figure.get_size_inches())
@@ -89,6 +95,21 @@ def drawn_once() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """A context without pictures, for processes that end after a command: every file is an empty one of an inch."""
+
+    def save(figure: Figure, file: Any, *, dpi: float, format: str = "png", **options: Any) -> None:
+        _write_empty(file, (1.0, 1.0), dpi, format)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        for module, names in FIGURES.items():
+            for name in names:
+                patch.setattr(module, name, lambda *_, **__: Figure())
+        yield
+
+
 class Known:
     """A figure whose like has been made: it is made where somebody looks at it, or where its picture is the first."""
 
@@ -100,10 +121,10 @@ class Known:
         return self._make()
 
     def savefig(self, file: Any, *, dpi: float, format: str = "png", **options: Any) -> None:
-        if Path(file).name in _seen and not _all[0]:
-            _write_empty(file, self._size, dpi, format)
-        else:
+        if _is_drawn(Path(file).name):
             self._figure.savefig(file, dpi=dpi, format=format, **options)
+        else:
+            _write_empty(file, self._size, dpi, format)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._figure, name)

@@ -280,7 +280,7 @@ def test_the_selection_of_the_public_code_can_be_had(coreset, words):
 
 
 def test_goracs_is_bigrec_with_its_coreset_and_tells_how_it_searched(coreset):
-    with drawn():
+    with drawn("goracs.png"):
         finished = coreset(models="GORACS")
         again = coreset("--coreset=goracs", "--effort_weights=reference", models="BIGRec")
     assert set(finished.json("GORACS", "stages.json")) == {

@@ -77,8 +77,8 @@ COMMANDS = """
     import json, os, sys
     from pathlib import Path
     from recbole_llm.experiment.command import main
-    from tests.pictures import drawn_once
-    with drawn_once():
+    from tests.pictures import undrawn
+    with undrawn():
         for words, variables in json.loads(Path(sys.argv[1]).read_text()):
             os.environ.update(variables)
             if status := main(words):

@@ -98,7 +98,7 @@ def log_of(finished: Finished, label: str = "BIGRec") -> str:
     return finished.log(label)
 
 
-@pytest.mark.parametrize("model", [pytest.param("BIGRec", marks=pytest.mark.slow), "SOFT"])
+@pytest.mark.parametrize("model", ["BIGRec", pytest.param("SOFT", marks=pytest.mark.slow)])
 def test_segments_train_as_rows_with_the_same_histories_do(trunk, model, monkeypatch):
     """The same steps of the same cut rows, each row in a place of its own; SOFT with both targets."""
     check_segments(trunk, model, ("--curriculum=fixed:0.5",) if model == "SOFT" else (), monkeypatch)

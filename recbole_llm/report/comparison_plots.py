@@ -46,11 +46,11 @@ def plot_table(table: ResultTable, folder: str | os.PathLike[str]) -> list[Path]
         return []
     figures = {"comparison": comparison_figure, "learning": learning_figure, "cost": cost_figure}
     paths = []
-    for name, draw in figures.items():
-        figure = draw(table)
-        for kind in FORMATS:
-            paths.append(Path(folder) / f"{name}.{kind}")
-            with rc_context(_SVG):
+    with rc_context(_SVG):
+        for name, draw in figures.items():
+            figure = draw(table)
+            for kind in FORMATS:
+                paths.append(Path(folder) / f"{name}.{kind}")
                 see_through = kind == "svg"  # on a page of any colour
                 figure.savefig(paths[-1], format=kind, dpi=DPI, metadata=_NO_TIME.get(kind), transparent=see_through)
     return paths

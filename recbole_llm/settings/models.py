@@ -146,10 +146,12 @@ def _files_of(class_name: str, folder: Path) -> list[Path]:
 def presets() -> dict[str, Path]:
     """Presets by name: the files ``properties/model/<Preset>.yaml`` that name their ``llm_recommender``."""
     files = sorted((find_properties() / "model").glob("*.yaml"))
-    return {file.stem: file for file in files if file.stem not in MODELS and _is_preset(file)}
+    return {file.stem: file for file in files if file.stem not in MODELS and _is_preset(file, file.stat().st_mtime_ns)}
 
 
-def _is_preset(file: Path) -> bool:
+@lru_cache(maxsize=256)
+def _is_preset(file: Path, changed: int) -> bool:
+    """Whether a property file is a preset's, looked up again when it was changed: at that many nanoseconds."""
     return re.search(r"^llm_recommender: *\w", file.read_text(encoding="utf-8"), flags=re.MULTILINE) is not None
 
 

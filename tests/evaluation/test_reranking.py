@@ -71,7 +71,7 @@ def test_diversity_brings_other_lists_of_the_same_best_items(world, saved, plain
 
 def test_validation_chooses_the_trade_off_and_the_folder_tells_how(world, saved):
     shares = [0.0, 0.5, 1.0]
-    with drawn():
+    with drawn("rerank.png"):
         free = trained(world, saved, rerank="mmr", rerank_lambda=shares)
     kept = json.loads((free.folder / "rerank.json").read_text())
     curve = {point["lambda"]: point for point in kept["curve"]}

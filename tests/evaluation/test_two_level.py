@@ -63,7 +63,7 @@ SAME: dict[str, Draw] = {
 }
 
 
-@pytest.mark.parametrize("k", [5, 10])
+@pytest.mark.parametrize("k", [5, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", SAME)
 def test_equal_models_differ_as_seldom_as_promised(case, k):
     rng = np.random.default_rng(list(SAME).index(case) * 100 + k)

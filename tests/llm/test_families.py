@@ -50,7 +50,7 @@ def test_beams_are_those_of_generate(name):
         assert answer.token_ids == (expected[: expected.index(EOS)] if EOS in expected else expected)
 
 
-@pytest.mark.parametrize("targets", ["auto", "all"])
+@pytest.mark.parametrize("targets", [pytest.param("auto", marks=pytest.mark.slow), "all"])  # auto is a part of all
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_trained_adapter_is_the_same_after_peft_read_it(name, targets, tmp_path):
     adapter = LoraAdapter(r=2, target_modules=targets)

@@ -33,10 +33,11 @@ def modules(*kinds: str) -> list[dict[str, object]]:
 
 
 @torch.no_grad()
-def states(folder: Path, text: str) -> torch.Tensor:
-    """Last states of a text alone. Returns: [tokens, d]."""
-    ids = torch.tensor([[1, *map(WORDS.index, text.split()), 2]])
-    return AutoModel.from_pretrained(folder).eval()(input_ids=ids).last_hidden_state[0]
+def states(folder: Path, *texts: str) -> list[torch.Tensor]:
+    """Last states of each text alone. Returns: [tokens, d] of each."""
+    model = AutoModel.from_pretrained(folder).eval()
+    ids = [torch.tensor([[1, *map(WORDS.index, text.split()), 2]]) for text in texts]
+    return [model(input_ids=own).last_hidden_state[0] for own in ids]
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -76,11 +77,11 @@ def states(folder: Path, text: str) -> torch.Tensor:
 )
 def test_vectors_are_those_of_each_text_alone_pooled_as_the_files_say(tmp_path, kind, files, expected):
     folder = save_encoder(tmp_path / "encoder", kind, **files)
-    recipe = find_text_encoder(folder)
+    recipe, alone = find_text_encoder(folder), torch.stack([expected(own) for own in states(folder, *TEXTS)])
     for max_batch_tokens in (1, 8192):
         vectors = load_text_encoder(recipe, max_batch_tokens=max_batch_tokens).encode(TEXTS)
         assert vectors.dtype == np.float32 and np.array_equal(vectors[0], vectors[3])
-        np.testing.assert_allclose(vectors, torch.stack([expected(states(folder, text)) for text in TEXTS]), atol=1e-5)
+        np.testing.assert_allclose(vectors, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "places"), [("bert", 12), ("roberta", 11)])
@@ -91,7 +92,7 @@ def test_a_long_text_loses_its_beginning(tmp_path, caplog, kind, places):
         vector = load_text_encoder(find_text_encoder(folder)).encode([text, "a"])[0]
     assert f"1 of 2 texts lost their beginning: over {places} tokens" in caplog.text
     kept = " ".join(text.split()[-(places - 2) :])
-    np.testing.assert_allclose(vector, states(folder, kept).mean(dim=0), atol=1e-5)
+    np.testing.assert_allclose(vector, states(folder, kept)[0].mean(dim=0), atol=1e-5)
 
 
 def test_a_causal_model_may_be_an_encoder(tmp_path):
@@ -126,7 +127,7 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
         json.dumps([{"idx": 0, "name": "0", "type": f"{MODULES}.Transformer", "path": "0_Transformer"}])
     )
     vectors = load_text_encoder(find_text_encoder(folder)).encode(TEXTS)
-    expected = [states(folder / "0_Transformer", text).mean(dim=0).numpy() for text in TEXTS]
+    expected = [own.mean(dim=0).numpy() for own in states(folder / "0_Transformer", *TEXTS)]
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 

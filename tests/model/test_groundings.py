@@ -82,7 +82,7 @@ def test_likelihoods_are_right_where_the_llm_takes_no_tree(name, gaps, place, mo
     words = (f"--llm_path={place / name}", "--max_prompt_tokens=200", f"--lora_target_modules={targets}")
     trainer, rows = trainer_of(gaps, place, "--grounding=likelihood", *words)
     trainer.model.prepare()
-    batch = batch_of(trainer, rows, "test")[:4]
+    batch = batch_of(trainer, rows, "test")[:2]
     found = trainer.model.full_sort_predict(batch).numpy()
     titled = np.flatnonzero(trainer.model.catalog.has_title)
     for row, history in enumerate(trainer.model.histories(batch)):

@@ -206,8 +206,13 @@ def gates_of(model: LLMRecommender, histories: Any) -> torch.Tensor:
     return model.row_inputs(histories)["instance_gates"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("model", ["iLoRA", "BIGRec"])
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        *[("iLoRA", family) for family in FAMILIES],
+        *[pytest.param("BIGRec", family, marks=[] if family == "llama" else pytest.mark.slow) for family in FAMILIES],
+    ],
+)
 def test_beams_of_a_row_are_those_of_its_own_history(build, model, family):
     """Batches are sorted by length; beams end, leave and move."""
     trainer, rows = build(model, family, "--adapter=ilora", "--num_beams=3", "--generation_batch_tokens=700")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from recbole_llm.report import Changed, PageFacts, ResultTable, RunResult, example_users, to_page, write_page
 from recbole_llm.report.page import headline
 from tests.browser import find_browser, open_page, print_page
+from tests.pictures import drawn
 
 NASTY = "<script>alert(1)</script> & \"千と千尋\": 'x' </table>"
 NAME = "<b>Pop</b> & 'co'"  # of a model: plots show it too, in a font without Chinese
@@ -23,18 +23,20 @@ def record(**facts: object) -> dict[str, object]:
     return {**known, "outcome": "rank 1", "items": items, **facts}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table() -> ResultTable:
     values = {"Pop": 0.1, NAME: 0.2}
     results = [RunResult(name, "d", test={"ndcg@10": value}, wall_seconds=1) for name, value in values.items()]
     return ResultTable(results, {"torch": "2"}, {"d": "0" * 64}, command=f"recbole-llm {NASTY}", metric="ndcg@10")
 
 
-@pytest.fixture
-def facts(table: ResultTable, tmp_path: Path) -> PageFacts:
+@pytest.fixture(scope="module")
+def facts(table: ResultTable, tmp_path_factory: pytest.TempPathFactory) -> PageFacts:
     from recbole_llm.report import plot_table
 
-    pictures = {path.stem: path.read_text() for path in plot_table(table, tmp_path) if path.suffix == ".svg"}
+    with drawn():
+        files = plot_table(table, tmp_path_factory.mktemp("pictures"))
+    pictures = {path.stem: path.read_text() for path in files if path.suffix == ".svg"}
     examples = example_users({"Pop": [record()], NAME: [record(answer=NASTY)]})
     return PageFacts({"Split": NASTY}, [Changed("seed", NASTY, "1", "all")], examples, pictures)
 
