@@ -57,11 +57,11 @@ class ILoraAdapter(InstanceLoraAdapter):
     """
 
     num_experts: Annotated[
-        int, Setting("experts that the rank is cut into", low=1, high=1024, note="divides lora_r")
+        int, Setting("experts that the rank is divided into", low=1, high=1024, note="divides lora_r")
     ] = 4
     gate: Annotated[str, Setting("gate network from a sequence state to experts", choices=GATES)] = "linear"
     gate_hidden_size: Annotated[int, Setting("hidden layer of gate mlp", low=1, high=65_536)] = 128
-    gate_top_k: Annotated[int, Setting("experts that gate topk leaves to a row", low=2, high=1024)] = 2
+    gate_top_k: Annotated[int, Setting("experts that gate topk keeps for a row", low=2, high=1024)] = 2
     gate_noise: Annotated[
         float, Setting("standard deviation of the logits' noise in training of gate noisy", low=0)
     ] = 0.1
@@ -72,7 +72,7 @@ class ILoraAdapter(InstanceLoraAdapter):
             choices={"expert_rank": "the rank of an expert", "rank": "the rank of all experts"},
         ),
     ] = "expert_rank"
-    permuted: Annotated[bool, Setting("control experiment: gates go by another training row's history")] = False
+    permuted: Annotated[bool, Setting("control experiment: gates follow another training row's history")] = False
 
     name: ClassVar[str] = "ilora"
     checked_settings: ClassVar[tuple[str, ...]] = ("num_experts", "gate", "gate_top_k", "scale")

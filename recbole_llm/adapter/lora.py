@@ -64,7 +64,7 @@ class LoraAdapter(Adapter):
     target_modules: Annotated[
         str | Sequence[str],
         Setting(
-            "names of the linear maps that get LoRA",
+            "names of the linear layers that get LoRA",
             note="auto takes query and value, all takes every one but the head",
         ),
     ] = "auto"
@@ -72,16 +72,16 @@ class LoraAdapter(Adapter):
         str,
         Setting(
             "rank of each matrix",
-            choices={"fixed": "lora_r everywhere", "sara": "by the matrix' singular values"},
+            choices={"fixed": "lora_r everywhere", "sara": "by the matrix's singular values"},
         ),
     ] = "fixed"
     sara_threshold: Annotated[
         float | None,
         Setting(
-            "a rank's singular values make up this share of all",
+            "share of the sum of singular values that a rank must reach",
             above=0,
             high=1,
-            null="goes by sara_budget",
+            null="uses sara_budget",
             scope="sara",
             key="sara_threshold",
         ),
@@ -90,7 +90,9 @@ class LoraAdapter(Adapter):
         int | None,
         Setting("ranks of all matrices together", low=1, null="is lora_r for each", scope="sara", key="sara_budget"),
     ] = None
-    sara_r_min: Annotated[int, Setting("least rank of a matrix", low=1, high=4096, scope="sara", key="sara_r_min")] = 1
+    sara_r_min: Annotated[
+        int, Setting("smallest rank of a matrix", low=1, high=4096, scope="sara", key="sara_r_min")
+    ] = 1
     sara_r_max: Annotated[
         int | None,
         Setting(

@@ -42,8 +42,8 @@ class RecLoraAdapter(InstanceLoraAdapter):
         recbole_llm.errors.InputError: reclora_gate_top_k: ...
     """
 
-    num_loras: Annotated[int, Setting("LoRAs that a user's own is mixed of, each of rank lora_r", low=1, high=1024)] = 8
-    temperature: Annotated[float, Setting("temperature of the gates: the larger, the more even", above=0)] = 5.0
+    num_loras: Annotated[int, Setting("LoRAs that are mixed for each user, each of rank lora_r", low=1, high=1024)] = 8
+    temperature: Annotated[float, Setting("temperature of the gates, more uniform the larger it is", above=0)] = 5.0
     gate_hidden: Annotated[int, Setting("hidden layer of the gate network", low=1, high=65_536)] = 60
     gate_dropout: Annotated[float, Setting("dropout in the gate network", low=0, below=1)] = 0.1
     gate_top_k: Annotated[int | None, Setting("LoRAs that keep a gate", low=2, high=1024, null="keeps all")] = None

@@ -15,7 +15,7 @@ class AdapterSettings(Declared):
     adapter: Annotated[
         str,
         Setting(
-            "which weights learn",
+            "which weights are trained",
             choices={
                 "lora": "",
                 "ilora": "instance-wise",
@@ -33,5 +33,5 @@ class AdapterSettings(Declared):
         ),
     ] = 0.3
     side_weight_decay: Annotated[
-        float, Setting("weight decay of what stands beside the LLM, gate network and projector", low=0)
+        float, Setting("weight decay of modules beside the LLM (gate network, projector)", low=0)
     ] = 1e-5

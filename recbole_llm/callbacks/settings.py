@@ -15,9 +15,9 @@ class CallbackSettings(Declared):
     callbacks: Annotated[
         list[str] | str | None,
         Setting(
-            "experiment trackers that are told settings, scalars by epoch and metrics",
+            "experiment trackers that receive settings, scalars by epoch and metrics",
             note="wandb, mlflow, or both; each is a package to install",
-            null="tells none",
+            null="uses none",
         ),
     ] = None
     callback_project: Annotated[str, Setting("project, or experiment, that trackers put runs into")] = "recbole-llm"

@@ -28,7 +28,9 @@ class CCSSelector(Selector):
     """
 
     n_groups: Annotated[int, Setting("strata of equal width", low=1, high=1_000_000)] = 50
-    hard_prune_ratio: Annotated[float, Setting("share of the highest scores that is cut first", low=0, below=1)] = 0.1
+    hard_prune_ratio: Annotated[float, Setting("share of the highest scores that is removed first", low=0, below=1)] = (
+        0.1
+    )
 
     name = "ccs"
     needs = (EL2N,)

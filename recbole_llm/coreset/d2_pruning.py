@@ -33,8 +33,10 @@ class D2PruningSelector(Selector):
     """
 
     n_neighbours: Annotated[int, Setting("neighbours of a row in its graph", low=1)] = 5
-    gamma_forward: Annotated[float, Setting("how fast a neighbour's score counts less with distance", low=0)] = 1.0
-    gamma_reverse: Annotated[float, Setting("how fast a chosen row takes less from its neighbours", low=0)] = 1.0
+    gamma_forward: Annotated[float, Setting("how fast a neighbour's score loses weight with distance", low=0)] = 1.0
+    gamma_reverse: Annotated[
+        float, Setting("how fast the reduction of neighbours' scores by a selected row falls with distance", low=0)
+    ] = 1.0
 
     name = "d2_pruning"
     needs = (VECTORS, EL2N)

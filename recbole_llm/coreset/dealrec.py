@@ -30,12 +30,12 @@ class DEALRecSelector(Selector):
         [0.5, 0.5, 0.5, 1.0]
     """
 
-    weight: Annotated[float, Setting("weight of effort beside influence", low=0)] = 0.5
+    weight: Annotated[float, Setting("weight of effort against influence", low=0)] = 0.5
     n_groups: Annotated[int, Setting("strata of equal width", low=1, high=1_000_000)] = 50
     hard_prune_ratio: Annotated[
-        float, Setting("share of the highest scores that is cut first", low=0, below=1, note="the paper has none")
+        float, Setting("share of the highest scores that is removed first", low=0, below=1, note="the paper has none")
     ] = 0.1
-    scaling: Annotated[str, Setting("how both scores come to [0, 1]", choices=SCALINGS)] = "minmax"
+    scaling: Annotated[str, Setting("how both scores are scaled to [0, 1]", choices=SCALINGS)] = "minmax"
 
     name = "dealrec"
     needs = (INFLUENCE, EFFORT)

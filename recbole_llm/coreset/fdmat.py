@@ -33,7 +33,7 @@ class FDMatSelector(Selector):
         [0, 2]
     """
 
-    n_targets: Annotated[int, Setting("rows drawn by seed that stand for all", low=1)] = 2000
+    n_targets: Annotated[int, Setting("rows drawn by seed that represent all", low=1)] = 2000
     max_exchanges: Annotated[int, Setting("exchanges after the greedy start", low=0)] = 100
 
     name = "fdmat"

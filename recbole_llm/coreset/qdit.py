@@ -38,8 +38,8 @@ class QDITSelector(Selector):
         [1]
     """
 
-    weight: Annotated[float, Setting("weight of quality beside diversity", low=0, high=1)] = 0.5
-    n_targets: Annotated[int, Setting("rows drawn by seed that stand for all", low=1)] = 10_000
+    weight: Annotated[float, Setting("weight of quality against diversity", low=0, high=1)] = 0.5
+    n_targets: Annotated[int, Setting("rows drawn by seed that represent all", low=1)] = 10_000
 
     name = "qdit"
     needs = (VECTORS, QUALITY)

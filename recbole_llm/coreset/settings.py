@@ -12,18 +12,18 @@ from recbole_llm.declare import Declared, Setting
 class CoresetSettings(Declared):
     """The axis ``coreset``, and how much is chosen from what."""
 
-    coreset: Annotated[str, Setting("how training rows are chosen", choices={"none": "all"}, axis="coreset")] = "none"
-    coreset_size: Annotated[int | float, Setting("rows or users to choose", share=True)] = 1.0
+    coreset: Annotated[str, Setting("how training rows are selected", choices={"none": "all"}, axis="coreset")] = "none"
+    coreset_size: Annotated[int | float, Setting("rows or users to select", share=True)] = 1.0
     coreset_unit: Annotated[
         str,
-        Setting("what is counted", choices={"row": "", "user": "a user stands for the last training row"}),
+        Setting("what is counted", choices={"row": "", "user": "a user is represented by the last training row"}),
     ] = "row"
     coreset_pool: Annotated[
         int | float | None,
-        Setting("rows drawn by seed that are looked at", share=True, null="looks at all"),
+        Setting("rows, drawn by seed, that are considered", share=True, null="considers all"),
     ] = None
     coreset_file: Annotated[
-        str | None, Setting("file of an earlier choice, coreset.csv of the same rows", null="chooses")
+        str | None, Setting("file of an earlier selection, coreset.csv of the same rows", null="selects anew")
     ] = None
     coreset_vectors: Annotated[
         str,
@@ -93,7 +93,9 @@ class InfluenceSettings(Declared):
     ] = None
     influence_target: Annotated[
         str,
-        Setting("whose mean loss influence is on", choices={"train": "the paper", "valid": ""}, scope="dealrec"),
+        Setting(
+            "rows whose mean loss influence refers to", choices={"train": "the paper", "valid": ""}, scope="dealrec"
+        ),
     ] = "train"
     influence_weights: Annotated[
         str,
@@ -112,7 +114,7 @@ class EffortSettings(Declared):
     effort_weights: Annotated[
         str,
         Setting(
-            "weights of the adapter that the gradient is of",
+            "adapter weights whose gradient is measured",
             choices={"all": "", "last": "layer", "reference": "the papers' code"},
             scope="dealrec, goracs",
         ),

@@ -36,7 +36,7 @@ class DistillationSettings(Declared):
     ] = 1
     distance_rows: Annotated[
         int,
-        Setting("training rows whose answers' distance to the true titles is measured", low=1, scope="adaptive"),
+        Setting("training rows for which the distance of answers to true titles is measured", low=1, scope="adaptive"),
     ] = 256
     sd_rows: Annotated[
         int | None,
@@ -71,11 +71,11 @@ class DistillationSettings(Declared):
     sd_empty: Annotated[
         str,
         Setting(
-            "what an empty distilled answer becomes",
+            "replacement of an empty distilled answer",
             choices={"real": "the true title", "keep": "an empty target"},
         ),
     ] = "real"
     sd_file: Annotated[
         str | None, Setting("file of distilled answers, answers.jsonl of the same rows", null="generates them")
     ] = None
-    sd_permuted: Annotated[bool, Setting("control experiment: distilled answers are dealt out to other rows")] = False
+    sd_permuted: Annotated[bool, Setting("control experiment: distilled answers are assigned to other rows")] = False

@@ -1,4 +1,4 @@
-"""The command ``recbole-llm audit``: what in a data set, its split and its prompts may make a number too good."""
+"""The command ``recbole-llm audit``: leaks and duplicates in a data set, its split and its prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, parse_command
 
 DEFAULT_MODEL = "BIGRec"
+HELP = """\
+usage: recbole-llm audit --dataset=<data set> [--model=<model>] [--<key>=<value> ...]
+
+Looks for what can inflate metrics: duplicates, targets in histories, training rows later than the test, prompts seen in
+training; and asks the untuned LLM what it already knows. Prints a line per check, marks suspicious ones with !, and
+writes audit.md and audit.json to saved/audit-<data set>-<time>/.
+
+  --dataset=<data set>            the data set
+  --model=<model>                 the model whose prompts are checked (default: BIGRec)
+  --<key>=<value>                 a setting, as for a run; config files too
+"""
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -36,7 +47,7 @@ def main(words: Sequence[str]) -> None:
     """
     command = parse(words)
     if command.help:
-        print("recbole-llm audit --dataset=<name> [--model=<name>] [settings as for a run]\n\n" + (__doc__ or ""))
+        print(HELP)
         return
     check_command(command)
     from transformers.utils import logging as transformers_logging

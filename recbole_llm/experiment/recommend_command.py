@@ -23,16 +23,16 @@ def parser() -> VerbParser:
     """The words of the command."""
     found = VerbParser(
         prog="recbole-llm recommend",
-        description="The best items for users of a finished run, by all they did, or after histories of your own.",
+        description="Recommend items with a finished run: to users of its data set, or for histories of your own.",
         allow_abbrev=False,
     )
     found.add_argument("run", type=Path, help="folder of the run: saved/<model>-<data set>-<time>")
     asked = found.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--users", help="all; or ids with commas between them; or a file with an id per line")
+    asked.add_argument("--users", help="all; or ids separated by commas; or a file with one id per line")
     asked.add_argument(
         "--history",
         action="append",
-        help="ids or titles, the oldest first, with ';' between them, or as a JSON list; may be repeated",
+        help="ids or titles, oldest first, separated by ';', or as a JSON list; may be repeated",
     )
     asked.add_argument("--histories", type=Path, help="file with a JSON list of ids or titles per line")
     found.add_argument("--k", type=int, default=10, help="items per user or history (default: 10)")
@@ -43,7 +43,7 @@ def parser() -> VerbParser:
     found.add_argument(
         "--trust_remote_code", action="store_true", help="run code that comes with the run's LLM, if the run did"
     )
-    found.add_argument("--data-path", type=Path, help="where the data set lies now, if it has been moved")
+    found.add_argument("--data-path", type=Path, help="where the data set is now, if it was moved")
     found.add_argument("--quiet", action="store_true", help="no progress bar")
     return found
 

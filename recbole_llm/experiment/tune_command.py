@@ -11,19 +11,21 @@ from recbole_llm.logs import console_log
 HELP = f"""\
 usage: recbole-llm tune --model=<model> --dataset=<data set> --params_file=hyper.test [--<key>=<value> ...]
 
-  --params_file=hyper.test        what is searched, a line per setting as RecBole writes it:
+Searches for the settings of one model that are best on the validation rows, then evaluates them on the test rows.
+
+  --params_file=hyper.test        what to search, one setting per line, in RecBole's format:
                                       learning_rate loguniform -8,0
                                       alpha choice [0, 0.5, 1]
-                                  kinds: {", ".join(KINDS)} (loguniform with the bounds themselves)
-  --params="alpha choice [0, 1]"  the same on the command line, with ';' between lines
+                                  kinds: {", ".join(KINDS)} (loguniform with plain bounds)
+  --params="alpha choice [0, 1]"  the same on the command line, with ';' between settings
   --sampler=tpe                   tpe, random, or grid: every combination
   --trials=N                      number of trials (default: {TRIALS}, or all of a grid)
-  --pruner=asha                   end trials early that fall behind after some epochs (default: none)
+  --pruner=asha                   stop trials that fall behind after some epochs (default: none)
   --asha_min_epochs=1             validated epochs before the first comparison
-  --asha_reduction=3              one trial in so many goes on at each comparison
+  --asha_reduction=3              one trial in this many continues at each comparison
   --<key>=<value>                 a setting of all trials, as for a run; config files too
 
-Typed again, the command goes on where it was stopped; typed in several terminals, they share the trials.
+The same command resumes a stopped search; in several terminals, the processes share the trials.
 """
 
 

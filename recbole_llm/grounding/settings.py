@@ -66,9 +66,9 @@ class ReweightSettings(Declared):
 
     reweight: Annotated[
         str,
-        Setting("what distances are weighted by", choices=("none", "popularity", "collaborative")),
+        Setting("what re-weights distances", choices=("none", "popularity", "collaborative")),
     ] = "none"
     gamma: Annotated[
         float | None,
-        Setting("strength of the weighting", low=0, null="searches it on validation, per metric and cut-off"),
+        Setting("strength of the re-weighting", low=0, null="searches it on validation, per metric and cut-off"),
     ] = None

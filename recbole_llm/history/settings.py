@@ -17,7 +17,7 @@ class HistorySettings(Declared):
     history_policy: Annotated[
         str,
         Setting(
-            "how many items of a history the prompts of a trained model show",
+            "how many items of a history a trained model's prompts show",
             choices={"fixed": "as many as it was trained on", "sar": "what an actor-critic chooses for each row"},
             axis="history_policy",
         ),
@@ -35,7 +35,7 @@ class HistorySettings(Declared):
     history_price: Annotated[
         float,
         Setting(
-            "log-likelihood per answer token that a prompt of all items costs more than one of none",
+            "price of a prompt with all items against one with none, in log-likelihood per answer token",
             low=0,
             scope="sar",
         ),
@@ -57,7 +57,7 @@ class SarSettings(Declared):
     prefix = "sar_"
 
     backbone: Annotated[
-        str, Setting("RecBole's model that reads the shortened histories", choices=("SASRec", "GRU4Rec"))
+        str, Setting("RecBole model that reads the shortened histories", choices=("SASRec", "GRU4Rec"))
     ] = "SASRec"
     lengths: Annotated[
         list[int] | int,
@@ -71,7 +71,7 @@ class SarSettings(Declared):
     reward: Annotated[
         str,
         Setting(
-            "what a choice is rewarded by, before its price",
+            "reward of a choice, before its price",
             choices={
                 "loglik": "the target's log-probability, -10 at least",
                 "ndcg": "NDCG@10",
@@ -79,8 +79,8 @@ class SarSettings(Declared):
             },
         ),
     ] = "loglik"
-    cost: Annotated[float, Setting("price of the longest history, taken off by length", low=0)] = 0.0
-    standardise: Annotated[bool, Setting("rewards of an episode less their mean, over their deviation")] = False
+    cost: Annotated[float, Setting("price of the longest history, proportionally less for shorter ones", low=0)] = 0.0
+    standardise: Annotated[bool, Setting("standardise the rewards of an episode")] = False
     state_dim: Annotated[
         int, Setting("width of the actor's state", low=2, high=4096, note="a multiple of 2, its heads")
     ] = 64

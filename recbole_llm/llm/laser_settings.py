@@ -30,7 +30,7 @@ class LaserSettings(Declared):
         bool, Setting("multiply the queries by their share of the votes, so that the router learns from the ranking")
     ] = False
     tau: Annotated[float, Setting("temperature of the cosines in the loss", above=0)] = 0.05
-    balance: Annotated[float, Setting("weight of the loss that balances the experts", low=0)] = 0.01
+    balance: Annotated[float, Setting("weight of the experts' balance loss", low=0)] = 0.01
     fixed_epochs: Annotated[
         int,
         Setting(

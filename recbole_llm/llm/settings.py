@@ -80,7 +80,7 @@ class GenerationSettings(Declared):
         float,
         Setting("a beam's score is its log-probability divided by its length to this power", low=-100, high=100),
     ] = 1.0
-    first_line: Annotated[bool, Setting("keep the first line of an answer only")] = False
+    first_line: Annotated[bool, Setting("keep only the first line of an answer")] = False
     generation_batch_tokens: Annotated[
         int | str,
         Setting(

@@ -29,17 +29,16 @@ class ItemVectorSettings(Declared):
         str,
         Setting("contrastive loss", choices={CLIP_SOFT: "soft targets, the authors'", INFONCE: "of cosines"}),
     ] = CLIP_SOFT
-    tau: Annotated[float, Setting("temperature at the start; it learns", above=0)] = 3.0
+    tau: Annotated[float, Setting("initial value of the learned temperature", above=0)] = 3.0
     detach_targets: Annotated[bool, Setting("no gradient through the targets of clip_soft")] = False
     pooling: Annotated[
-        str, Setting("what of a text's states is its vector", choices={"mean": "over all tokens", "last": "token"})
+        str,
+        Setting("which hidden states of a text give its vector", choices={"mean": "over all tokens", "last": "token"}),
     ] = "mean"
     field_max_chars: Annotated[
-        int, Setting("letters of an attribute, at most", low=1, key="field_max_chars", scope="item vectors")
+        int, Setting("most characters of an attribute", low=1, key="field_max_chars", scope="item vectors")
     ] = 100
-    max_tokens: Annotated[
-        int, Setting("tokens of an item's text, its end included, at most", low=2, high=1_048_576)
-    ] = 1024
+    max_tokens: Annotated[int, Setting("most tokens of an item's text, EOS included", low=2, high=1_048_576)] = 1024
     pca_dim: Annotated[
         int,
         Setting(

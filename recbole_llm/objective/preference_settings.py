@@ -20,7 +20,7 @@ class PreferenceSettings(Declared):
     preference: Annotated[
         str,
         Setting(
-            "stage after fine-tuning that sets right answers apart from wrong ones",
+            "stage after fine-tuning that prefers right answers to wrong ones",
             choices={
                 "none": "",
                 "dpo": "pairs",
@@ -49,7 +49,7 @@ class PreferenceSettings(Declared):
     negatives: Annotated[
         str,
         Setting(
-            "which items the wrong answers are",
+            "where wrong answers come from",
             choices={
                 "random": "any",
                 "popular": "by training count",
@@ -61,22 +61,22 @@ class PreferenceSettings(Declared):
         ),
     ] = "random"
     resample: Annotated[
-        bool, Setting("draw wrong answers anew for every epoch of the stage", key="negatives_resample")
+        bool, Setting("draw new wrong answers for every epoch of the stage", key="negatives_resample")
     ] = False
     mask_user_train: Annotated[
         bool,
-        Setting("a wrong answer is none that the row's user took before the split either", key="mask_user_train"),
+        Setting("exclude from the wrong answers all items of the row's user before the split", key="mask_user_train"),
     ] = False
     nll_weight: Annotated[
         float,
         Setting(
-            "weight of the right answers' mean loss by token, beside the preference loss", low=0, key="pref_nll_weight"
+            "weight of the right answers' mean token loss, added to the preference loss", low=0, key="pref_nll_weight"
         ),
     ] = 0.0
     self_negative: Annotated[
         str,
         Setting(
-            "what of the model's own answer is wrong",
+            "what of the model's own answer is used as wrong",
             choices={"grounded": "the title nearest to it", "raw": "its text as it is"},
             scope="sprec and pref_negatives=self_generated",
             key="self_negative",
@@ -100,12 +100,12 @@ class PreferenceSettings(Declared):
     round_rows: Annotated[int, Setting("rows drawn for a round", low=1, scope="sprec", key="pref_round_rows")] = 2048
     temperature: Annotated[
         float,
-        Setting("temperature of the weights by likeness of prompts", above=0, scope="rpo", key="rpo_temperature"),
+        Setting("temperature of the weights by similarity of prompts", above=0, scope="rpo", key="rpo_temperature"),
     ] = 0.5
     prompts: Annotated[
         str,
         Setting(
-            "vectors that say how alike prompts are",
+            "vectors that the similarity of prompts is computed from",
             choices={
                 "recommender": "its states of the histories",
                 "llm": "the untuned LLM's embeddings",

@@ -21,8 +21,8 @@ class ObjectiveSettings(Declared):
             choices={
                 "nll": "mean over its tokens",
                 "msl": "among tokens that continue a title",
-                "bear": "msl, weighted by the bar of a beam search",
-                "cft": "and what the history adds",
+                "bear": "msl, weighted by the threshold of a beam search",
+                "cft": "plus the effect of the history",
             },
             axis="objective",
         ),

@@ -112,7 +112,7 @@ class MSLObjective(TokenObjective):
 
 @dataclass(frozen=True, repr=False)
 class BEARObjective(TokenObjective):
-    """MSL with tokens weighted by the bar of a beam search: :func:`recbole_llm.objective.bear_loss`.
+    """MSL with tokens weighted by the threshold of a beam search: :func:`recbole_llm.objective.bear_loss`.
 
     Attributes:
         tau: temperature.
@@ -123,15 +123,17 @@ class BEARObjective(TokenObjective):
     """
 
     tau: Annotated[float, Setting("temperature of the logits", above=0)] = 1.0
-    k: Annotated[int | None, Setting("beams that the bar is of", low=1, high=1024, null="is num_beams")] = None
+    k: Annotated[
+        int | None, Setting("beams of the search whose threshold counts", low=1, high=1024, null="is num_beams")
+    ] = None
     xi: Annotated[float, Setting("width of the sigmoid of the margin, in log-probability", above=0)] = 1.0
     weight: Annotated[float, Setting("weight of the margin", low=0, note="0 is msl's mean over branching tokens")] = 1.0
     form: Annotated[
         str,
         Setting(
-            "what the margin does",
+            "effect of the margin",
             choices={
-                "weights": "tokens above the bar count more, the authors' code",
+                "weights": "tokens above the threshold count more, the authors' code",
                 "margin": "tokens below it cost more, ours",
             },
         ),
@@ -174,7 +176,7 @@ class CFTObjective(TokenObjective):
     """
 
     beta: Annotated[float, Setting("weight of an answer's last token; the first has 1", low=0, high=1)] = 0.25
-    weight: Annotated[float, Setting("weight of the loss of what the history adds to the logits", low=0)] = 0.1
+    weight: Annotated[float, Setting("weight of the loss of the history's effect on the logits", low=0)] = 0.1
 
     name: ClassVar[str] = "cft"
 

@@ -13,7 +13,7 @@ class PromptSettings(Declared):
     """Item text and the prompt."""
 
     item_text_fields: Annotated[
-        list[str] | None, Setting("further item fields that describe an item", null="is none")
+        list[str] | None, Setting("further item fields with text that describes an item", null="is none")
     ] = field(default_factory=list)
     domain: Annotated[
         str, Setting("words of the prompt: a file in properties/prompt (movie, book, game, product, ...)")
@@ -51,15 +51,15 @@ class TrunkSettings(Declared):
     train_unit: Annotated[
         str | None,
         Setting(
-            "what fine-tuning computes at once",
-            choices={"row": "every row apart", "user": "rows of a user that begin alike in one pass"},
+            "what fine-tuning computes in one pass",
+            choices={"row": "each row by itself", "user": "rows of a user that begin alike in one pass"},
             null="is user where the tiny LLM is tuned on all rows, else row",
         ),
     ] = None
     trunk_overlap: Annotated[
         int | float,
         Setting(
-            "items of a longer history that a row sees at least with train_unit: user",
+            "fewest items of a longer history that a row sees with train_unit: user",
             share=True,
             low=1,
             note="shares are of MAX_ITEM_LIST_LENGTH; 1.0 cuts nothing, and shares less",

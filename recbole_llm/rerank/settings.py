@@ -17,32 +17,29 @@ class RerankSettings(Declared):
     rerank: Annotated[
         str,
         Setting(
-            "how the best items of each list are put in order anew",
+            "how the best items of each list are re-ordered",
             choices={
                 "none": "not at all",
-                "mmr": "by relevance less similarity to the list so far",
-                "lmdh": "by relevance and dispersion, whose weights are learnt from training histories",
+                "mmr": "by relevance minus similarity to the list so far",
+                "lmdh": "by relevance and dispersion, with weights learned from training histories",
             },
             axis="rerank",
         ),
     ] = "none"
-    rerank_topn: Annotated[
-        int, Setting("best items of a row that rerank may put in another order", low=2, high=65_536)
-    ] = 100
+    rerank_topn: Annotated[int, Setting("number of best items of a row that are re-ordered", low=2, high=65_536)] = 100
     rerank_lambda: Annotated[
         float | list[float],
         Setting(
-            "share of relevance against diversity",
+            "weight of relevance against diversity",
             low=0,
             high=1,
-            note="1 is relevance alone; with lmdh 0.5 leaves the learnt weights as they are; the best of a list on "
-            "validation",
+            note="1 is relevance only; with lmdh, 0.5 keeps the learned weights; of a list, the best on validation",
         ),
     ] = 0.5
     rerank_min_distance: Annotated[
         float | None,
         Setting(
-            "least mean distance within the lists of the validation rows that the chosen rerank_lambda must reach",
+            "smallest mean distance within the validation lists that the chosen rerank_lambda must reach",
             low=0,
             null="sets no limit",
         ),
@@ -52,7 +49,7 @@ class RerankSettings(Declared):
         Setting(
             "what items are compared by",
             choices={
-                "auto": "the first of the following that there is",
+                "auto": "the first of the following that exists",
                 "categories": "category_field",
                 "llm": "the LLM's embeddings of titles",
                 "id": "the model's item vectors, or those of the training interactions",
@@ -71,12 +68,12 @@ class RerankSettings(Declared):
         ),
     ] = "cosine"
     rerank_rows: Annotated[
-        int, Setting("training histories that weights are learnt from, drawn by seed", low=1, scope="lmdh")
+        int, Setting("training histories that weights are learned from, drawn by seed", low=1, scope="lmdh")
     ] = 1024
     rerank_window: Annotated[
         int,
         Setting(
-            "newest items of a history that the next one's distances are summed over", low=1, high=65_536, scope="lmdh"
+            "newest items of a history to which the next item's distances are summed", low=1, high=65_536, scope="lmdh"
         ),
     ] = 5
     rerank_negatives: Annotated[
@@ -91,7 +88,7 @@ class RerankSettings(Declared):
         Setting("choose by half of the relevance, for which greedy lists have a guarantee", scope="lmdh"),
     ] = False
     clip_beta: Annotated[
-        bool, Setting("take a negative weight of dispersion, which asks for similar items, for 0", scope="lmdh")
+        bool, Setting("set a negative weight of dispersion, which favours similar items, to 0", scope="lmdh")
     ] = False
 
     @property
@@ -109,15 +106,13 @@ class LMDHSettings(Declared):
 
     width: Annotated[
         int,
-        Setting("entries of an item's vector, singular vectors of the table of users and items", low=1, high=65_536),
+        Setting("width of the item vectors, singular vectors of the user-item matrix", low=1, high=65_536),
     ] = 16
-    window: Annotated[int, Setting("newest items of a history that distances are summed over", low=1, high=65_536)] = 5
+    window: Annotated[int, Setting("newest items of a history to which distances are summed", low=1, high=65_536)] = 5
     negatives: Annotated[int, Setting("items outside the history per row, with feedback 0", low=1, high=65_536)] = 4
     prior_ridge: Annotated[float, Setting("penalty of the weights of all users", above=0)] = 1.0
-    ridge: Annotated[
-        float, Setting("penalty of a user's distance from these: how reluctantly a user leaves the crowd", above=0)
-    ] = 10.0
-    topn: Annotated[int, Setting("best items by relevance that lists are made of", low=2, high=65_536)] = 100
+    ridge: Annotated[float, Setting("penalty of a user's deviation from these weights", above=0)] = 10.0
+    topn: Annotated[int, Setting("best items by relevance that lists are chosen from", low=2, high=65_536)] = 100
 
 
 def check_rerank(model: str, task: str, is_llm: bool, final: Mapping[str, Any], has_valid_rows: bool) -> None:

@@ -29,7 +29,7 @@ class CodeSettings(Declared):
     quantizer: Annotated[
         str,
         Setting(
-            "how vectors become codes",
+            "how vectors are turned into codes",
             choices={"rkmeans": "k-means of the residuals, level by level", "rqvae": "an autoencoder with codewords"},
         ),
     ] = "rkmeans"
@@ -44,11 +44,11 @@ class CodeSettings(Declared):
             },
         ),
     ] = "text"
-    levels: Annotated[int, Setting("codes in a row that name an item, its counter not counted", low=1, high=8)] = 3
+    levels: Annotated[int, Setting("levels of a code, without the counter", low=1, high=8)] = 3
     codes: Annotated[
         int | None,
         Setting(
-            "different codes of a level",
+            "distinct codes of a level",
             low=2,
             high=4096,
             null=f"is {FEW_CODES}, or {MANY_CODES} for more than {LARGE_CATALOGUE:,} items",
@@ -66,7 +66,7 @@ class CodeSettings(Declared):
     ] = "argmin"
     assign_temperature: Annotated[
         float,
-        Setting("temperature at which drawing begins", above=0, note="it falls to 0.05 or stays below", scope="rqvae"),
+        Setting("initial temperature of drawing", above=0, note="it falls to 0.05 or stays below", scope="rqvae"),
     ] = 1.0
     sinkhorn: Annotated[
         float | None,
@@ -125,30 +125,28 @@ class TwinSettings(Declared):
         int, Setting("epochs between two refreshes of the codes", low=0, scope="TTDS", note="0 keeps the first ones")
     ] = 1
     refresh_steps: Annotated[
-        int, Setting("steps that the quantisers learn at a refresh", low=0, scope="TTDS", note="1,024 vectors each")
+        int, Setting("training steps of the quantisers at a refresh", low=0, scope="TTDS", note="1,024 vectors each")
     ] = 200
-    user_tower: Annotated[bool, Setting("users have codes, too", scope="TTDS")] = True
+    user_tower: Annotated[bool, Setting("users have codes too", scope="TTDS")] = True
     rq_weight: Annotated[
         float, Setting("weight of the quantisers' loss at a refresh", low=0, scope="TTDS", note="0 leaves them")
     ] = 1.0
     con_weight: Annotated[
-        float, Setting("weight of contrasting the states of codes with those of texts", low=0, scope="TTDS")
+        float, Setting("weight of the contrastive loss between the states of codes and of texts", low=0, scope="TTDS")
     ] = 1.0
     rec_weight: Annotated[
-        float, Setting("weight of the square between the states of codes and of texts", low=0, scope="TTDS")
+        float, Setting("weight of the squared distance between the states of codes and of texts", low=0, scope="TTDS")
     ] = 1.0
-    con_tau: Annotated[float, Setting("temperature of the contrast", above=0, scope="TTDS")] = 0.1
+    con_tau: Annotated[float, Setting("temperature of the contrastive loss", above=0, scope="TTDS")] = 0.1
     user_text_fields: Annotated[
         list[str] | None,
         Setting(
-            "user fields whose text a user's vector is made of",
+            "user fields whose text gives a user's vector",
             scope="TTDS",
             null="takes the mean vector of the items that it took, as for users without text",
         ),
     ] = None
-    fixed_epochs: Annotated[
-        int, Setting("epochs of a second tuning, on the codes as they are then", low=0, scope="TTDS")
-    ] = 0
+    fixed_epochs: Annotated[int, Setting("epochs of a second tuning, on the final codes", low=0, scope="TTDS")] = 0
     fixed_learning_rate: Annotated[
         float | None,
         Setting(

@@ -15,7 +15,7 @@ class SolidSettings(Declared):
     """The model SOLID (arXiv 2408.00123)."""
 
     solid_backbone: Annotated[
-        str, Setting("RecBole's model whose state the head is put on", choices=("SASRec", "GRU4Rec", "BERT4Rec"))
+        str, Setting("RecBole model whose state the head is applied to", choices=("SASRec", "GRU4Rec", "BERT4Rec"))
     ] = "SASRec"
     semantic_source: Annotated[
         str,
@@ -37,23 +37,27 @@ class SolidSettings(Declared):
         ),
     ] = "minilm"
     n_semantic: Annotated[
-        int | None, Setting("classes, at most", low=2, high=65_536, null="takes one for every 20 items, 256 at most")
+        int | None,
+        Setting("largest number of classes", low=2, high=65_536, null="takes one for every 20 items, 256 at most"),
     ] = None
     semantic_epochs: Annotated[
         int,
-        Setting("epochs of the model of classes alone, whose class vectors are the codebook", low=1),
+        Setting("epochs of the model on classes only, whose class vectors are the codebook", low=1),
     ] = 20
     hyper_clip: Annotated[
-        float, Setting("largest entry of the weights that the items add", low=0, note="0 leaves the items' branch out")
+        float,
+        Setting(
+            "largest entry of the weights that the items' branch adds", low=0, note="0 leaves the items' branch out"
+        ),
     ] = 0.01
     codebook_weight: Annotated[
         float, Setting("weight of the distance between class vectors and the codewords of items", low=0)
     ] = 0.1
     head_layers: Annotated[int, Setting("generated layers, the last one linear", low=1, high=64)] = 2
     straight_through: Annotated[
-        bool, Setting("hand the gradient of a codeword on to the item vector that was snapped to it")
+        bool, Setting("pass the gradient of a codeword on to the item vector that was quantised to it")
     ] = True
-    codebook_trainable: Annotated[bool, Setting("let the codebook learn from the distance to class vectors")] = False
+    codebook_trainable: Annotated[bool, Setting("train the codebook by its distance to the class vectors")] = False
 
 
 def check_solid(final: Mapping[str, Any]) -> None:

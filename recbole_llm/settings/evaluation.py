@@ -48,7 +48,7 @@ class RowSettings(Declared):
     sample_for: Annotated[
         str,
         Setting(
-            "on which rows RecBole's models train",
+            "rows that RecBole's models are trained on",
             choices={"both": "once on each, side by side", "llm": "all rows", "all": "the few-shot rows"},
         ),
     ] = "both"
@@ -63,7 +63,7 @@ class RowSettings(Declared):
     sample_seed: Annotated[
         int,
         Setting(
-            "seed that draws validation and test rows, and what each is evaluated among",
+            "seed that draws validation and test rows, and the items each is ranked among",
             low=0,
             high=2**32 - 1,
             note="seed draws training rows and trains",
@@ -128,16 +128,16 @@ class EvaluationSettings(Declared):
     head_share: Annotated[
         float | None,
         Setting(
-            "share of items, the most popular in training, whose targets are evaluated apart from the others",
+            "share of the items, the most popular in training, that form the head",
             above=0,
             below=1,
-            null="evaluates none apart",
+            null="does not separate head and tail",
         ),
     ] = None
     category_field: Annotated[
         str | None,
         Setting(
-            "item field that states an item's categories, for category_hit: how often one of the first k items "
+            "item field with an item's categories, for category_hit: how often one of the first k items "
             "shares a category with the target",
             null="leaves it out",
         ),
@@ -160,7 +160,7 @@ class EvaluationSettings(Declared):
     candidates: Annotated[
         int | None,
         Setting(
-            "titles that a prompt lists to choose from, the target's one of them",
+            "titles that a prompt lists to choose from, including the target's",
             low=2,
             high=10_000,
             note="evaluated by HitRatio@1 and ValidRatio (docs/candidates.md)",

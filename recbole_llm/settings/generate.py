@@ -86,11 +86,13 @@ def property_texts(folder: Path) -> dict[Path, str]:
 PAGE = """\
 # Settings
 
-Every declared setting: its key, type and range, default, and meaning. Written by
-`python -m recbole_llm.settings.generate` from the declarations in the code; `recbole-llm --help <word>` prints the
-lines that hold a word. A preset (`properties/model/`), an LLM with a name of its own (`properties/llm/`) and a data set
-(`properties/dataset/`) have values of their own; RecBole's models have settings of their own, in RecBole's property
-files.
+All declared settings: key, type, default, range and meaning. `~` is YAML's null. `recbole-llm --help <word>` prints
+the lines that contain a word, and the settings of RecBole's models, which this page does not list.
+
+These are the defaults of the code. Presets (`properties/model/`), the tiny LLM and SmolLM2 (`properties/llm/`) and data
+sets (`properties/dataset/`) override some of them ([configuration](configuration.md#where-a-setting-comes-from)).
+
+This page is written by `python -m recbole_llm.settings.generate` from the declarations in the code.
 """
 
 
@@ -98,8 +100,8 @@ def page() -> str:
     """The page of settings."""
     parts = [PAGE]
     for group in groups():
-        reach = "Of every model, RecBole's own included." if group.every_model else "Of LLM models."
-        reach = f"Of {group.model}." if group.model else reach
+        reach = "For all models, RecBole's included." if group.every_model else "For LLM models."
+        reach = f"For {group.model}." if group.model else reach
         keys = keys_by_name(group.components)
         rows = [
             f"| `{key.name}` | {types_of(key)} | {_default_text(key)} | {_cell(describe(key))} |"

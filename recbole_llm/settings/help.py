@@ -1,4 +1,4 @@
-"""What ``--help`` prints."""
+"""The text of ``--help`` and ``--help <word>``."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from recbole_llm.settings.models import llm_model_names, model_names, recbole_mo
 
 HELP = """\
 usage: recbole-llm --model=<model>[,<model>...] --dataset=<data set> [--<key>=<value> ...]
-       recbole-llm import <file or folder> --name=<data set>   make a data set of a table or a public data set
-       recbole-llm audit --dataset=<data set>                  what may make a number on a data set too good
+       recbole-llm import <file or folder> --name=<data set>   turn a table or a public data set into a data set
+       recbole-llm audit --dataset=<data set>                  look for leaks and duplicates in a data set
        recbole-llm tune --model=<model> --dataset=<data set> --params_file=hyper.test   search for settings
-       recbole-llm recommend saved/<run> --users=all           the best items for users, or after a history
-       recbole-llm completion bash                             what lets a shell complete models and settings
+       recbole-llm recommend saved/<run> --users=all           recommend items with a finished run
+       recbole-llm completion bash                             print a script for shell completion
+
+Trains the models, evaluates them on the same rows, and writes one table and report.html to saved/.
 
   --model=Pop,SASRec,BIGRec       models to run side by side, ours and RecBole's
   --dataset=ml-100k               a data set in RecBole's atomic format, in the folder --data_path (ml-100k is built in)
-  --config_files="a.yaml b.yaml"  settings from files, later ones win; paper/<name>.yaml names a setting of ours
-  --<key>=<value>                 a setting, for every model that knows it; it wins over files
+  --config_files="a.yaml b.yaml"  settings from files, later ones win; paper/<method>.yaml has a paper's settings
+  --<key>=<value>                 a setting, for every model that has it; overrides files
   --<Model>.<key>=<value>         a setting for one of the models only
-  --seeds=5, --seeds=1,2,3        runs of every model, compared over seeds and users; the same command resumes them
+  --seeds=5, --seeds=1,2,3        run every model with each seed, and compare; the same command resumes
   --baseline=SASRec               the model that the others are compared with (default: the first of RecBole's)
-  --quiet                         only warnings and the table; the log of a run is in its folder either way
-  --help <word>                   the settings whose name or meaning holds a word; of a model's name, the model too
+  --quiet                         show only warnings and the table; each run's log is in its folder anyway
+  --help <word>                   settings whose name or meaning contains a word; for a model's name, the model too
   --version                       the version of this package
 
-import, audit, tune, recommend and completion take --help too.
+import, audit, tune, recommend and completion have a --help of their own.
 
 --key=value and --key value mean the same. A value is a Python literal, else YAML, else text.
-All settings, with types and ranges: the files in properties/, and docs/settings.md.
+All settings with types and ranges: the files in properties/, and docs/settings.md.
 
 {models}
-The LLM models' axes (rerank is every model's):
+Axes of the LLM models (rerank works for every model):
 {axes}
 """
 WIDTH = 100
@@ -51,8 +53,8 @@ def help_text(word: str = "") -> str:
         return "\n\n".join(found) or _nothing(word)
     axes = (_filled(f"  --{axis:<15}{', '.join(choices(axis))}", " " * 19) for axis in AXES)
     models = (
-        f"LLM models: {', '.join(llm_model_names())}; beside them {', '.join(CLASSIC_MODELS)}, which have no LLM; all "
-        "others are RecBole's."
+        f"LLM models: {', '.join(llm_model_names())}; without an LLM: {', '.join(CLASSIC_MODELS)}; all others are "
+        "RecBole's."
     )
     return HELP.format(models=_filled(models), axes="\n".join(axes))
 

@@ -65,13 +65,13 @@ class RecBoleSettings(Declared):
     TIME_FIELD: Annotated[str, Setting("column of the time")]
     LABEL_FIELD: Annotated[str, Setting("column of the label, 0 or 1, where clicks are predicted")]
     LIST_SUFFIX: Annotated[
-        str, Setting("what ends the name of a column's history in a row", accept=bool, like="text, such as _list")
+        str, Setting("ending of the name of a column's history in a row", accept=bool, like="text, such as _list")
     ]
-    ITEM_LIST_LENGTH_FIELD: Annotated[str, Setting("column of each row's length of history")]
+    ITEM_LIST_LENGTH_FIELD: Annotated[str, Setting("column with the length of each row's history")]
     field_separator: Annotated[
         str,
         Setting(
-            "what parts the fields of a line of the atomic files",
+            "separator of the fields in a line of the atomic files",
             accept=_parts_fields,
             like="text that no line ends in, such as a comma",
         ),
@@ -79,7 +79,7 @@ class RecBoleSettings(Declared):
     seq_separator: Annotated[
         str | None,
         Setting(
-            "what parts the entries of a sequence",
+            "separator of the entries of a sequence",
             accept=_parts_fields,
             like="text that no line ends in, such as a blank",
             null="is any white space",
@@ -107,7 +107,7 @@ class RecBoleSettings(Declared):
     threshold: Annotated[
         dict[str, Any] | None,
         Setting(
-            "value from which an interaction counts as liked, for models of clicks",
+            "value from which an interaction counts as liked, for models that predict clicks",
             accept=_is_threshold,
             like="one column and a number, such as {'rating': 4}",
             null="is none",
@@ -115,20 +115,20 @@ class RecBoleSettings(Declared):
     ]
     alias_of_user_id: Annotated[
         list[str] | None,
-        Setting("further columns that hold ids of users", null="is none"),
+        Setting("further columns with ids of users", null="is none"),
     ]
     alias_of_item_id: Annotated[
         list[str] | None,
-        Setting("further columns that hold ids of items", null="is none"),
+        Setting("further columns with ids of items", null="is none"),
     ]
     additional_feat_suffix: Annotated[
         list[str] | str | None,
-        Setting("suffixes of further files of features", null="is none"),
+        Setting("suffixes of further feature files", null="is none"),
     ]
     rm_dup_inter: Annotated[
         str | None,
         Setting(
-            "which of a user's repeated interactions with an item stays",
+            "which of a user's repeated interactions with an item is kept",
             choices={"first": "the earliest", "last": "the latest"},
             null="keeps all",
         ),

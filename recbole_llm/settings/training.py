@@ -64,9 +64,9 @@ class FineTuneSettings(Declared):
             note="auto goes by free memory, on a CPU 4096 at most; decides memory, not the result",
         ),
     ] = AUTO
-    group_by_length: Annotated[bool, Setting("put rows of similar length into a step: less padding, other steps")] = (
-        False
-    )
+    group_by_length: Annotated[
+        bool, Setting("put rows of similar length into a step: less padding, different steps")
+    ] = False
     learner: Annotated[
         str,
         Setting("optimiser", choices=("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")),
@@ -101,10 +101,10 @@ class FineTuneSettings(Declared):
     checkpoint_minutes: Annotated[
         float | None,
         Setting(
-            "minutes between states that are kept inside an epoch",
+            "minutes between saved states inside an epoch",
             low=0,
             note="0 keeps one after every step",
-            null="keeps one after every epoch alone",
+            null="keeps one only after every epoch",
         ),
     ] = 5.0
     eval_step: Annotated[int, Setting("epochs between validations", low=0, note="0 never validates")] = 1
@@ -140,7 +140,7 @@ class FineTuneSettings(Declared):
 class AlignmentSettings(Declared):
     """Training of the sequential model on the vectors (RAT)."""
 
-    backbone: Annotated[str, Setting("RecBole's model that reads the vectors", choices=READERS)] = "SASRec"
+    backbone: Annotated[str, Setting("RecBole model that uses the vectors", choices=READERS)] = "SASRec"
     config: Annotated[
         dict[str, Any] | None, Setting("settings of that model, under RecBole's names", null="is none")
     ] = field(default_factory=dict)
@@ -156,8 +156,8 @@ class AlignmentSettings(Declared):
         Setting("weight of the alignment with the recommender's own item embeddings", low=0, note="0 trains none"),
     ] = 0.01
     tau: Annotated[float, Setting("temperature of the alignment", above=0)] = 2.0
-    align_items: Annotated[int, Setting("different items of a batch that are aligned, at most", low=2)] = 2048
-    freeze: Annotated[bool, Setting("keep the vectors as they are; False lets them learn")] = True
+    align_items: Annotated[int, Setting("most distinct items of a batch that are aligned", low=2)] = 2048
+    freeze: Annotated[bool, Setting("keep the vectors frozen; False trains them")] = True
 
     prefix: ClassVar[str] = "rat_"
 
@@ -169,7 +169,7 @@ class TeachingSettings(Declared):
     into: Annotated[
         str | None,
         Setting(
-            "RecBole's model that is taught the LLM's rankings after the run", choices=STUDENTS, null="teaches none"
+            "RecBole model that is trained on the LLM's rankings after the run", choices=STUDENTS, null="trains none"
         ),
     ] = None
     config: Annotated[
@@ -177,10 +177,12 @@ class TeachingSettings(Declared):
     ] = field(default_factory=dict)
     rows: Annotated[
         int | float | None,
-        Setting("training rows, drawn by seed, that the LLM ranks items for", share=True, null="takes all"),
+        Setting("training rows, drawn by seed, for which the LLM ranks items", share=True, null="takes all"),
     ] = None
     topk: Annotated[int, Setting("items of each list", low=1, high=65_536)] = 20
-    weight: Annotated[float, Setting("weight of the lists beside the true items", low=0, high=1)] = 0.5
-    decay: Annotated[float, Setting("ranks over which an item's part in a list falls to 1 / e", above=0)] = 10.0
+    weight: Annotated[float, Setting("weight of the lists against the true items", low=0, high=1)] = 0.5
+    decay: Annotated[
+        float, Setting("number of ranks over which an item's weight in a list falls to 1 / e", above=0)
+    ] = 10.0
 
     prefix: ClassVar[str] = "distill_"

@@ -42,14 +42,14 @@ class GoracsSettings(Declared):
     """
 
     gradient_weight: Annotated[
-        float, Setting("lambda of the gradient norms beside the distances", low=0, note="0 computes none")
+        float, Setting("lambda: weight of the gradient norms against the distances", low=0, note="0 computes none")
     ] = 0.1
     max_exchanges: Annotated[
         int, Setting("exchanges after the greedy start", low=0, note="in each class of a click task")
     ] = 100
-    n_candidates: Annotated[int, Setting("chosen and other rows that are compared in search of an exchange", low=1)] = (
-        30
-    )
+    n_candidates: Annotated[
+        int, Setting("selected rows and other rows that are compared in search of an exchange", low=1)
+    ] = 30
     method: Annotated[
         str,
         Setting(
@@ -69,9 +69,7 @@ class GoracsSettings(Declared):
             note="fewer where two pools exceed goracs_table_gib, at least twice as many as are chosen",
         ),
     ] = 16384
-    table_gib: Annotated[
-        float, Setting("memory that a table of costs may take, in GiB", above=0, note="4 bytes a cost")
-    ] = 1.0
+    table_gib: Annotated[float, Setting("largest table of costs, in GiB", above=0, note="4 bytes a cost")] = 1.0
     start: Annotated[
         str,
         Setting(
@@ -84,7 +82,7 @@ class GoracsSettings(Declared):
     compat: Annotated[
         str,
         Setting(
-            "whose procedure",
+            "procedure to follow",
             choices={"none": "", "reference": "the paper's code: other ranking and order of exchanges"},
         ),
     ] = "none"

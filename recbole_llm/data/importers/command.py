@@ -21,36 +21,36 @@ def parser() -> VerbParser:
     """The words of the command."""
     found = VerbParser(
         prog="recbole-llm import",
-        description="Write a public data set, or a table of your own, as atomic files.",
+        description="Convert your own table, or a public data set, to a data set that --dataset=NAME runs on.",
         allow_abbrev=False,
     )
-    found.add_argument("path", type=Path, help="a file, or the folder of a public data set as it is unpacked")
+    found.add_argument("path", type=Path, help="a file, or the unpacked folder of a public data set")
     found.add_argument("--name", required=True, help="name of the data set: --dataset=NAME runs on it")
     found.add_argument("--out", default="dataset", type=Path, help="folder of data sets (default: dataset)")
-    found.add_argument("--layout", help=f"one of {', '.join(LAYOUTS)}; found by itself by default")
-    found.add_argument("--overwrite", action="store_true", help="replace a data set of this name")
+    found.add_argument("--layout", help=f"one of {', '.join(LAYOUTS)}; detected by default")
+    found.add_argument("--overwrite", action="store_true", help="replace an existing data set of this name")
     files = found.add_argument_group("the files")
     for role in ROLES:
-        files.add_argument(f"--{role}", metavar="COLUMN", help=f"column of the {role}; found by its name by default")
+        files.add_argument(f"--{role}", metavar="COLUMN", help=f"column of the {role}; recognised by name by default")
     files.add_argument("--text", metavar="COLUMNS", default="", help="further columns that describe an item")
     files.add_argument("--columns", default="", help="names of the columns of a file without a header: user,item,time")
     files.add_argument("--items", type=Path, help="file of the items: their ids and titles")
-    files.add_argument("--separator", help="what parts the fields of a line; found by itself by default")
+    files.add_argument("--separator", help="separator of the fields; detected by default")
     files.add_argument("--quoting", default="auto", help="auto (default), csv or none")
     files.add_argument("--encoding", help="text encoding (default: utf-8, or the layout's)")
-    files.add_argument("--time-format", help="number, iso, or like '%%d.%%m.%%Y'; found by itself by default")
-    files.add_argument("--bad-lines", default="error", help="error (default): refuse the file; drop: count such lines")
+    files.add_argument("--time-format", help="number, iso, or like '%%d.%%m.%%Y'; detected by default")
+    files.add_argument("--bad-lines", default="error", help="error (default): refuse the file; drop: skip and count")
     files.add_argument(
-        "--split", default="official", help="official (default): keep a split of the files; join: do not"
+        "--split", default="official", help="official (default): keep the split of the files; join: ignore it"
     )
     files.add_argument("--domain", help="words of the prompt: movie, book, game, product, ...")
     parts = found.add_argument_group("what is left out")
     parts.add_argument("--k-core", type=int, default=1, help="fewest interactions of a user and of an item")
     parts.add_argument("--since", help="earliest time: a date, or a number in the unit of the file")
-    parts.add_argument("--until", help="first time that does not count any more")
-    parts.add_argument("--sample-users", type=float, help="a share of the users, or a number of them")
-    parts.add_argument("--seed", type=int, default=2020, help="of that draw (default: 2020)")
-    parts.add_argument("--repeats", help=f"of a user with an item: {', '.join(REPEATS)}")
+    parts.add_argument("--until", help="end of the time range, exclusive")
+    parts.add_argument("--sample-users", type=float, help="share or number of users to draw")
+    parts.add_argument("--seed", type=int, default=2020, help="seed of --sample-users (default: 2020)")
+    parts.add_argument("--repeats", help=f"which interactions of a user with one item stay: {', '.join(REPEATS)}")
     parts.add_argument("--untitled", default="drop", help=f"interactions of untitled items: {', '.join(UNTITLED)}")
     return found
 
