@@ -1,4 +1,4 @@
-"""NumPy inside, NumPy or torch outside: the conversions shared by this package."""
+"""Conversions for functions that compute with NumPy and accept and return tensors too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What RecBole 1.2.1 needs to live on today's stack: the only file that knows.
+"""Patches that let RecBole 1.2.1 run on current versions of its libraries; no other module patches it.
 
 :func:`apply` installs every patch; packages that use RecBole call it on import. Each patch is one function with its
 cause and the upstream report, does nothing on a stack that does not need it, and nothing the second time. Patches

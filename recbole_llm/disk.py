@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what a disk says that takes no more, as one line."""
+"""Files written completely or not at all; a full or read-only disk as one line."""
 
 from __future__ import annotations
 

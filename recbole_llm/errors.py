@@ -1,4 +1,4 @@
-"""The exception that stands for a mistake in what the user gave, and its form for computations that went astray."""
+"""``InputError``, a mistake in what the user gave, and ``NonFiniteError``, a computation that gave NaN or infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SHA-256 of values, arrays and files, in hex: what ties a result to what it was made of."""
+"""SHA-256 of values, arrays and files, in hex: the fingerprints of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished batches of a long computation, in a file that only grows: a killed run goes on after the last of them."""
+"""Finished batches of a long computation, in a file that only grows, so that a killed run continues after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages that import their contents on first use (PEP 562), so that reading one name does not load all of them."""
+"""Packages that import their contents on first use (PEP 562), so that one name does not load all of them."""
 
 from __future__ import annotations
 

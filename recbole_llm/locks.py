@@ -1,4 +1,4 @@
-"""Locks that say who holds them: a live holder is waited for by name, what a dead one left is broken after a check.
+"""File locks that name their holder: a live holder is waited for, a dead one's lock is broken after a check.
 
 The lock itself is filelock's, which the system takes back when its process ends. Two cases need more: a process that
 was killed may live on in a child that still holds its open files, and a file system without such locks keeps a marker

@@ -1,4 +1,4 @@
-"""Logging of a run: one console handler for the process, one file per run. What it logs with is imported on use."""
+"""Logging of a run: one console handler per process, one file per run."""
 
 from __future__ import annotations
 

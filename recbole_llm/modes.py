@@ -1,4 +1,4 @@
-"""Training and eval mode of modules."""
+"""Eval mode of a module, and back."""
 
 from __future__ import annotations
 

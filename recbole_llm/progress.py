@@ -1,4 +1,4 @@
-"""Progress bars: one at a time, the outermost, whatever else wants to show its own inside."""
+"""Progress bars: only the outermost one is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RecBole's names: ``run_recbole_llm`` and ``load_data_and_model`` in the shape of RecBole's quick start, and ``main``.
+"""RecBole's function names: ``run_recbole_llm`` and ``load_data_and_model``, and the command's ``main``.
 
 New code is better served by :func:`recbole_llm.run`, :func:`recbole_llm.compare` and :func:`recbole_llm.load_run`.
 """

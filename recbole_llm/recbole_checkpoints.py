@@ -1,4 +1,4 @@
-"""RecBole's checkpoints, read by an allow-list: no file runs code, nothing but tensors and plain data is built."""
+"""RecBole's checkpoints, read through an allow-list: no code is run, only tensors and plain data are built."""
 
 from __future__ import annotations
 

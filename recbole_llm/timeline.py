@@ -1,4 +1,4 @@
-"""The stages of the runs of a command as they go: which is next, and how long the whole command may still take.
+"""The progress of a command through its stages, and the estimated time left.
 
 Time left is claimed only where all of it was measured: stages of an earlier run of the same model in this command, or
 of an earlier command with the same settings, and how far the training that is running has come. What was found on disk

@@ -1,4 +1,4 @@
-"""States of small trainings in a folder, without pickled objects: a killed run goes on after the last whole one."""
+"""States of small trainings in a folder, without pickled objects, so that a killed run continues."""
 
 from __future__ import annotations
 

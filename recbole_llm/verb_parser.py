@@ -1,4 +1,4 @@
-"""How the verbs of the command read their words: as argparse does, with errors as one line of the command."""
+"""Arguments of the command's verbs: argparse, with errors as one line."""
 
 from __future__ import annotations
 

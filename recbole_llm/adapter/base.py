@@ -1,4 +1,4 @@
-"""What every adapter can do, and the note that ties saved weights to the LLM they belong to."""
+"""The interface of all adapters, and the record that ties saved weights to the LLM they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout that is drawn by row and token, so that it does not depend on which rows share a forward pass.
+"""Dropout drawn by row and token, so that it does not depend on which rows share a forward pass.
 
 PyTorch draws masks one after the other from a stream: two rows in one pass are dropped out otherwise than in two. Here
 a mask is a function of the step, the layer, the token and the feature. A token is known by its row and by the tokens up

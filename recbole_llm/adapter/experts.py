@@ -1,4 +1,4 @@
-"""Several LoRAs in one layer: how a row chooses among them, and what their mixture computes.
+"""Mixtures of LoRAs in one layer: routers, and the update that they compute.
 
 RecLoRA (arXiv 2408.03533): gates from a recommender's state, products or factors mixed. Laser (2409.01605): a router
 that picks one expert for a sequence, and the balance of its load.

@@ -1,4 +1,4 @@
-"""No weight of the LLM learns: what does stands beside it."""
+"""The adapter of models that train no weight of the LLM, only modules beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the LLM learns."""
+"""Full fine-tuning: every weight of the LLM is trained."""
 
 from __future__ import annotations
 

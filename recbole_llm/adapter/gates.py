@@ -1,4 +1,4 @@
-"""Gates over low-rank experts: who gets how much of which expert (iLoRA, arXiv 2408.10159).
+"""Gates over low-rank experts: how much of each expert a row gets (iLoRA, arXiv 2408.10159).
 
 The K experts of instance-wise LoRA are a partition of an ordinary LoRA of rank r: expert k owns the r / K rank indices
 k r / K ... (k + 1) r / K - 1. A gate per expert and instance therefore is a factor per rank index.

@@ -1,4 +1,4 @@
-"""LoRA whose part in a layer differs from row to row: what iLoRA, RecLoRA and Mo-SARA have in common."""
+"""LoRA whose update differs from row to row: the common part of iLoRA, RecLoRA and Mo-SARA."""
 
 from __future__ import annotations
 

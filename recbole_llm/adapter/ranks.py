@@ -1,4 +1,4 @@
-"""Ranks of the matrices that get LoRA: one for all, or each by its own singular values (SARA, arXiv 2408.03290)."""
+"""Ranks of LoRA's matrices: one for all, or each by its singular values (SARA, arXiv 2408.03290)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A LoRA of each user's own, mixed of several (RecLoRA, arXiv 2408.03533)."""
+"""RecLoRA: a LoRA for each user, mixed from several (arXiv 2408.03533)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of adapters that no adapter owns: which one, and what learns beside the LLM's own updates."""
+"""Settings shared by adapters: which adapter, and the training of modules beside the LLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What instance-wise weights read of a row: the state that a frozen sequential recommender makes of its history."""
+"""States of histories by a frozen sequential recommender, the input of instance-wise gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which linear maps of an LLM low-rank adapters are attached to."""
+"""Which linear layers of an LLM get low-rank adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter with further modules that learn along and are kept with it."""
+"""An adapter together with further modules that are trained and saved with it."""
 
 from __future__ import annotations
 

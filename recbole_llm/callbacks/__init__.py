@@ -1,4 +1,4 @@
-"""Who is told of a run as it goes, beside its own folder: experiment trackers, or what another package adds."""
+"""Experiment trackers of a run: Weights & Biases, MLflow, or those of another package."""
 
 from typing import TYPE_CHECKING
 

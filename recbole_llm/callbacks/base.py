@@ -1,4 +1,4 @@
-"""What a callback is told, and how several are told at once without ending a run that is well."""
+"""The interface of callbacks, and several called as one; a failing callback does not end the run."""
 
 from __future__ import annotations
 

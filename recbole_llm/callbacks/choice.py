@@ -1,4 +1,4 @@
-"""Which callbacks a run has, by the setting ``callbacks``."""
+"""The callbacks that the setting ``callbacks`` names."""
 
 from __future__ import annotations
 

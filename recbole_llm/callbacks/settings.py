@@ -1,4 +1,4 @@
-"""Settings of who is told of a run."""
+"""Settings of experiment trackers."""
 
 from __future__ import annotations
 

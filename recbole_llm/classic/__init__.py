@@ -1,4 +1,4 @@
-"""RecBole's own models: their training, and what LLM models borrow of them. Applies ``compat``."""
+"""RecBole's own models: their training, and the auxiliary recommender of LLM models. Applies ``compat``."""
 
 from recbole_llm import compat
 

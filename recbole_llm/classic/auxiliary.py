@@ -1,4 +1,4 @@
-"""The auxiliary recommender: a classic model whose knowledge an LLM model borrows.
+"""The auxiliary recommender: a classic model whose vectors, states and scores an LLM model uses.
 
 One joint for all that borrow: scores (collaborative re-weighting, text-free assistant), item vectors (LLaRA) and
 sequence states (the gates of iLoRA).

@@ -1,4 +1,4 @@
-"""RecBole's sequential models as models of clicks: their score of a history and an item, trained on labels."""
+"""RecBole's sequential models as click models: the score of a history and an item, trained on labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epochs of RecBole's trainers that a killed command does not train again.
+"""Resumable epochs of RecBole's trainers: a killed command continues after the last one.
 
 RecBole's own checkpoint holds the best epoch, so that going on from it would end with other numbers. Here a state is
 written after every epoch, with all random generators and optimisers and what a model changes in itself besides weights.

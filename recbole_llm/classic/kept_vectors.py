@@ -1,4 +1,4 @@
-"""The item vectors that a run of LLMEmb leaves in its folder, for whoever reads vectors of the same items."""
+"""The item vectors that an LLMEmb run leaves in its folder, read for other models of the same items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A RecBole model that learns from another model's rankings beside its own rows (ranking distillation, 1809.07428)."""
+"""A RecBole model trained on another model's rankings beside its own rows (ranking distillation, 1809.07428)."""
 
 from __future__ import annotations
 

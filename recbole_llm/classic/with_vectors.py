@@ -1,4 +1,4 @@
-"""RecBole's sequential models on frozen item vectors: an adapter in place of the item embedding (LLMEmb, RAT)."""
+"""RecBole's sequential models on frozen item vectors, with an adapter in place of item embeddings (LLMEmb, RAT)."""
 
 from __future__ import annotations
 

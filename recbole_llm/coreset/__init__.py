@@ -1,4 +1,4 @@
-"""Which rows to train on: scores, selectors and the draw. Arrays in, row ids out; knows nothing of RecBole."""
+"""Which rows to train on: scores, selectors and sampling. Arrays in, row ids out; independent of RecBole."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""CCS: all levels of difficulty, without the hardest rows (Zheng et al. 2023, arXiv 2210.15809)."""
+"""CCS: coverage of all levels of difficulty, without the hardest rows (Zheng et al. 2023, arXiv 2210.15809)."""
 
 from __future__ import annotations
 

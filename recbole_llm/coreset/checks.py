@@ -1,4 +1,4 @@
-"""What a selection accepts: each function gives the value to compute with, or says what is wrong with it."""
+"""Checks of the arguments of a selection: each function returns the value to compute with, or refuses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DEALRec: rows that matter to a small recommender and are hard for the LLM (Lin et al. 2024, arXiv 2401.17197)."""
+"""DEALRec: rows with influence on a small recommender and effort for the LLM (Lin et al. 2024, arXiv 2401.17197)."""
 
 from __future__ import annotations
 

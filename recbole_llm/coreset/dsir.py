@@ -1,4 +1,4 @@
-"""DSIR: rows whose words are those of a target set (Xie et al. 2023, arXiv 2302.03169)."""
+"""DSIR: rows whose words are distributed as in a target set (Xie et al. 2023, arXiv 2302.03169)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EL2N: rows on which the recommender is furthest from being right (Paul et al. 2021, arXiv 2107.07075)."""
+"""EL2N: rows with the largest error of the recommender (Paul et al. 2021, arXiv 2107.07075)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for FDMat: a selection distributed as all rows are, by optimal transport between the two."""
+"""A stand-in for FDMat: a selection distributed as all rows are, by optimal transport."""
 
 from __future__ import annotations
 

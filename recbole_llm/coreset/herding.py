@@ -1,4 +1,4 @@
-"""Herding: rows whose mean is the mean of all (Welling 2009; as in iCaRL, arXiv 1611.07725)."""
+"""Herding: rows whose mean approximates the mean of all (Welling 2009; as in iCaRL, arXiv 1611.07725)."""
 
 from __future__ import annotations
 

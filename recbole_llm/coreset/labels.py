@@ -1,4 +1,4 @@
-"""Classes of rows, which a selector may be given and does not need."""
+"""Optional classes of rows as an input of selectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smallest of many values of which only lower bounds are at hand, with few evaluations."""
+"""The minimum of many values of which only lower bounds are known, with few evaluations."""
 
 from __future__ import annotations
 

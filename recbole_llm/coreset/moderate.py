@@ -1,4 +1,4 @@
-"""Moderate coreset: rows at the usual distance from their class's centre (Xia et al., ICLR 2023)."""
+"""Moderate coreset: rows at the median distance from their class centre (Xia et al., ICLR 2023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QDIT: rows that are good, and near to all others (Bukharin and Zhao 2023, arXiv 2311.14736)."""
+"""QDIT: rows of high quality that are close to all others (Bukharin and Zhao 2023, arXiv 2311.14736)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows drawn without looking at them."""
+"""A random sample of rows."""
 
 from __future__ import annotations
 

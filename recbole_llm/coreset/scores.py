@@ -1,4 +1,4 @@
-"""From scores to rows: scaling and combining, equal-width strata, the allocation of a budget, and the draw.
+"""From scores to rows: scaling and combining, equal-width strata, allocation of a budget, sampling.
 
 Coverage-centric selection (CCS, arXiv 2210.15809) as DEALRec (arXiv 2401.17197, section 3.3) uses it.
 """

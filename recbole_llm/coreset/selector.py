@@ -1,4 +1,4 @@
-"""What every selector is: settings, the inputs it needs, and rows out."""
+"""The interface of all selectors: settings, the inputs they need, and rows out."""
 
 from __future__ import annotations
 

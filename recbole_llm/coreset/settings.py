@@ -1,4 +1,4 @@
-"""Settings of coresets that no selector owns: how many rows of which unit, influence and effort."""
+"""Settings shared by coresets: number and unit of rows, influence and effort."""
 
 from __future__ import annotations
 

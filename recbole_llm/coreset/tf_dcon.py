@@ -1,4 +1,4 @@
-"""TF-DCon's clusters, for selection: typical rows of every group of users (arXiv 2310.09874)."""
+"""TF-DCon's clusters as a selector: typical rows of every group of users (arXiv 2310.09874)."""
 
 from __future__ import annotations
 

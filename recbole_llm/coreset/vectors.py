@@ -1,4 +1,4 @@
-"""Geometry that several selectors share: unit vectors, nearest neighbours, clusters. Memory is that of blocks."""
+"""Geometry shared by selectors: unit vectors, nearest neighbours, clusters, computed by blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Self-distillation and its schedule: how much a model learns from its own easier answers, and for how long."""
+"""Self-distillation and its schedule: the weight of the model's own easier answers, by epoch."""
 
 from typing import TYPE_CHECKING
 

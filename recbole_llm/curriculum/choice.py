@@ -1,4 +1,4 @@
-"""The curricula that a run's settings ask for."""
+"""The curricula that a run's settings name."""
 
 from __future__ import annotations
 

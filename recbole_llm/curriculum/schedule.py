@@ -1,4 +1,4 @@
-"""The values of the axis ``curriculum``: which weight the distilled answers have in each epoch."""
+"""The values of the axis ``curriculum``: the weight of distilled answers in each epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The item catalogue: which text stands for which item, and back."""
+"""The item catalogue: the title of every item, and the items of a title."""
 
 from __future__ import annotations
 

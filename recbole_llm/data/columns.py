@@ -1,4 +1,4 @@
-"""The columns of a data set's files: what the headers say, and whether it is what the settings ask for."""
+"""Headers of a data set's files, checked against the columns that the settings name."""
 
 from __future__ import annotations
 

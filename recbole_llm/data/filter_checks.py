@@ -1,4 +1,4 @@
-"""Whether the settings that filter interactions say what they seem to, by the headers of the files alone."""
+"""Checks of the settings that filter interactions, by the headers of the files alone."""
 
 from __future__ import annotations
 

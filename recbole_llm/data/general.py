@@ -1,4 +1,4 @@
-"""What a general model learns from: the interactions before the split, or those that few-shot rows tell of."""
+"""Training interactions of general models: those before the split, or of the few-shot rows."""
 
 from __future__ import annotations
 

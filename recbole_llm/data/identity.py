@@ -1,4 +1,4 @@
-"""Whether the rows of a model are those of the files, told by outside ids: internal ones mean nothing elsewhere."""
+"""Checks that all models of a command have the same rows, by the ids of the files."""
 
 from __future__ import annotations
 

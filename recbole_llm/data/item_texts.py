@@ -1,4 +1,4 @@
-"""What is known of items as attributes, pairs of a name and a value, in words; and of users in words."""
+"""Attributes of items and users as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may make a number too good: targets that the history gives away, times that run backwards, twins, blanks.
+"""Checks for what can inflate metrics: targets in histories, times that run backwards, duplicates.
 
 Plain arrays in, findings out. A finding that warns should be looked into before a number of this data set is believed;
 one that does not is a fact worth knowing. On data without faults nothing warns.

@@ -1,4 +1,4 @@
-"""The lines of an atomic file: their text encoding, how fields are told apart, and the header."""
+"""Lines of an atomic file: encoding, fields, header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are split already: ``benchmark_filename: [train, valid, test]``, a row with its history on every line."""
+"""Presplit files: ``benchmark_filename: [train, valid, test]``, with a row and its history on every line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the fields of a line are told apart: by the separator alone, or with the quoting of CSV files."""
+"""Splitting of a line into fields: by the separator alone, or with CSV quoting."""
 
 from __future__ import annotations
 

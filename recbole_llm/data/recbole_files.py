@@ -1,4 +1,4 @@
-"""How RecBole's data sets read a file: by our reader, each field registered as RecBole registers it."""
+"""RecBole's reading of a file, replaced by our reader; each field registered as RecBole registers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of every line of a data set: read, kept, or left out and why."""
+"""Counts of every line of a data set: read, kept, or left out and why."""
 
 from __future__ import annotations
 

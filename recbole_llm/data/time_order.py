@@ -1,4 +1,4 @@
-"""The interactions of RecBole's data sets in the exact order of time, which RecBole's single precision loses."""
+"""Exact time order of RecBole's interactions, which its single precision loses."""
 
 from __future__ import annotations
 

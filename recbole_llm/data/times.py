@@ -1,4 +1,4 @@
-"""Times of interactions, in an order that no rounding touches."""
+"""Exact times of interactions, without rounding."""
 
 from __future__ import annotations
 

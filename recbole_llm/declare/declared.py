@@ -1,4 +1,4 @@
-"""Dataclasses whose annotated fields are settings: how they are checked, filled from a run's, and read as keys."""
+"""Dataclasses whose annotated fields are settings: checked, filled from a run's settings, listed as keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One setting: what it means, which values it takes, and the words in which others are refused."""
+"""One setting: its meaning, its allowed values, and the messages that refuse others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes of one command: which of them this one is, what they deal out and what they tell one another.
+"""Several processes of one command: which one this is, how work is divided, how results are exchanged.
 
 A launcher (``accelerate launch``, ``torchrun``) starts one command several times. All processes read the same data,
 hold the same weights and run the same code. Work that takes time is dealt out by whole batches, exactly as one process

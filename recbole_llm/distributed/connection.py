@@ -1,4 +1,4 @@
-"""The connection of several processes: a group over which plain data go, and the launcher's store of words."""
+"""The connection between processes: a group for plain data, and the launcher's store of messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a launcher has asked for, by its environment variables, and what of it cannot be."""
+"""What a launcher requested, read from its environment variables, and what of it is refused."""
 
 from __future__ import annotations
 

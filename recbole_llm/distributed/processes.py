@@ -1,4 +1,4 @@
-"""One process among those that work together: what it deals out, asks of the others, and does alone."""
+"""One process of several: its share of the work, exchange of results, and work of the main process alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that one process leaves for others, who may ask for them sooner or later."""
+"""Messages that one process leaves for others, who may read them later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated answers held against the candidates of their prompts: hits and valid answers under two rules.
+"""Generated answers compared with the candidates of their prompts: hits and valid answers under two rules.
 
 ``strict`` is ours: the answer names exactly one candidate, in whole words, however it is written; a title that another
 one contains is not taken for it. ``reference`` is that of LLaRA's code (arXiv 2312.02445): exactly one candidate is

@@ -1,4 +1,4 @@
-"""What every protocol of evaluation offers, and the record of what it found."""
+"""The interface of evaluation protocols, and the ``Evaluation`` that they return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lists are like beside being right: coverage, popularity, distance of their items; and for whom they are right.
+"""Beyond-accuracy metrics of a run: coverage, popularity, list distance, and accuracy by groups of targets.
 
 These are the columns of ``beyond_accuracy``, all at the cut-off of the metric of the comparisons. Popularity is that
 before the split, the same for all models of a command.

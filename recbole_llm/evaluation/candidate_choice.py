@@ -1,4 +1,4 @@
-"""One of a few candidates is chosen: which of a row's candidates a model names, and how often it is the target."""
+"""The protocol ``CandidateChoice``: which of a row's candidates a model names, and how often it is the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hit ratio of the category: was at least an item of the target's kind recommended?"""
+"""Category hit ratio: whether one of the first k items shares a category with the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clicks are predicted: each row has a label, and its probability counts."""
+"""The protocol ``ClickPrediction``: the probability of each row's label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RecBole's collector with one tie rule for all models, and a memory of what each row got."""
+"""RecBole's collector with one tie rule for all models, and a record of each row's result."""
 
 from __future__ import annotations
 

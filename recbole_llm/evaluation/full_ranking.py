@@ -1,4 +1,4 @@
-"""The whole catalogue is ranked, and the target's rank counts."""
+"""The protocol ``FullRanking``: the rank of the target among all items."""
 
 from __future__ import annotations
 

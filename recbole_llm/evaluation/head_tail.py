@@ -1,4 +1,4 @@
-"""Targets that are often met in training and targets that are not, evaluated apart."""
+"""Metrics of targets that are frequent (head) and rare (tail) in training."""
 
 from __future__ import annotations
 

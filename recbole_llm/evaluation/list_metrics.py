@@ -1,4 +1,4 @@
-"""Metrics of whole lists by the items' categories: how different their items are, what they cover, α-NDCG; novelty."""
+"""Metrics of whole lists by category: diversity, coverage, α-NDCG; and novelty."""
 
 from __future__ import annotations
 

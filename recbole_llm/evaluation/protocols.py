@@ -1,4 +1,4 @@
-"""Which protocol a config asks for, and which runs may share a table."""
+"""The protocol of a config, and which runs may share a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-ranking of a trained model's lists: what items are compared by, what is learnt from histories, which trade-off."""
+"""Re-ranking of a trained model's lists: item features, learned weights, choice of the trade-off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How different the answers of a model are: one that says the same to everybody has learned nothing of anybody."""
+"""Diversity of a model's answers over rows: a model that answers everybody alike has not learned."""
 
 from __future__ import annotations
 

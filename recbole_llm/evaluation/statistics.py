@@ -1,4 +1,4 @@
-"""How sure a difference between two models is: over the users alone, and over seeds and users."""
+"""Significance of a difference between two models: over users, and over seeds and users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of a run in sentences, for people who read its results."""
+"""The protocol of a run in sentences, for reports."""
 
 from __future__ import annotations
 

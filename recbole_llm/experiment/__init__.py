@@ -1,4 +1,4 @@
-"""What a person asks for: a run, several side by side, a finished one again, and what it recommends.
+"""What users call: run, compare, tune, load_run, recommend, and the command.
 
 The functions are :func:`recbole_llm.run`, :func:`recbole_llm.compare` and :func:`recbole_llm.load_run`; importing this
 package alone loads nothing, so that a command line is read before RecBole is imported.

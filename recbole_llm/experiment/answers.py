@@ -1,4 +1,4 @@
-"""Some test rows in words: what a user had, what the model answers, what it ranks first, and what came next."""
+"""``answers.md``: some test rows in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What in a data set, its split and its prompts may make a number too good, and what the untuned LLM knows."""
+"""The audit: leaks in a data set, its split and its prompts, and what the untuned LLM knows."""
 
 from __future__ import annotations
 

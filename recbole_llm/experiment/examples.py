@@ -1,4 +1,4 @@
-"""A few test rows of a run in full, for people to look at: ``examples.json`` in the run folder, and ``answers.md``."""
+"""``examples.json``: a few test rows of a run in full."""
 
 from __future__ import annotations
 

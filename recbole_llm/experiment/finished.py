@@ -1,4 +1,4 @@
-"""The finished runs of a comparison: what a killed one has left, so that the same command goes on from there."""
+"""Finished runs of a comparison, so that a stopped command continues."""
 
 from __future__ import annotations
 

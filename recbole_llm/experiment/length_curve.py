@@ -1,4 +1,4 @@
-"""What a model that chooses how much of a history it sees gains by that: accuracy against the items or tokens shown."""
+"""Accuracy against the number of items or tokens shown, for models that choose how much of a history to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished run of an LLM recommender leaves in its folder, beside what every run leaves, and its way back."""
+"""Files of a finished LLM run, beside those of every run, and how they are loaded."""
 
 from __future__ import annotations
 

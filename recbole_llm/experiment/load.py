@@ -1,4 +1,4 @@
-"""A finished run again, from its folder."""
+"""``load_run``: a finished run, read from its folder."""
 
 from __future__ import annotations
 

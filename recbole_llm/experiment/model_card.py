@@ -1,4 +1,4 @@
-"""What others need to serve a tuned LLM without this package: the exact prompt, and a card beside the adapter."""
+"""Files for serving a tuned LLM without this package: the exact prompt, and a model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the files that a run names lie now, if the folder of data and runs was moved, or copied to another machine."""
+"""New paths of files that a run names, after its folder was moved or copied."""
 
 from __future__ import annotations
 

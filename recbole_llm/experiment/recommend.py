@@ -1,4 +1,4 @@
-"""What a trained model recommends: to users of its data set, or after a history given by item ids or titles."""
+"""Recommendations of a trained model: for users of its data set, or for histories of ids or titles."""
 
 from __future__ import annotations
 

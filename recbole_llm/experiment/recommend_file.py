@@ -1,4 +1,4 @@
-"""Recommendations for many users as a file, batch by batch: what is written stays written."""
+"""Recommendations for many users, written to a file batch by batch and resumable."""
 
 from __future__ import annotations
 

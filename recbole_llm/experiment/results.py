@@ -1,4 +1,4 @@
-"""What is written of finished runs: the table in every form, plots, rows, and a page for a browser."""
+"""Files of finished runs: the table in all formats, plots, rows, the HTML report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run is made: rows are read, a model is trained and evaluated, and its folder is written."""
+"""One run: read the rows, train and evaluate a model, write its folder."""
 
 from __future__ import annotations
 

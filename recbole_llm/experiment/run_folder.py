@@ -1,4 +1,4 @@
-"""The folder of one run: everything a reader needs to know what was run and what came out."""
+"""The folder of one run: settings, log, results."""
 
 from __future__ import annotations
 

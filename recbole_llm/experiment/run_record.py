@@ -1,4 +1,4 @@
-"""The record of a finished run: its settings, what came out, and the folder that keeps it."""
+"""``Run``, the record of a finished run: its settings, results and folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The items that each user has had, and rankings without them."""
+"""Items that each user has had, and rankings without them."""
 
 from __future__ import annotations
 

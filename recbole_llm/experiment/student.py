@@ -1,4 +1,4 @@
-"""What a classic model needs to learn an LLM's rankings: its settings, and the lists (``distill_into``)."""
+"""``distill_into``: the classic model that learns an LLM's rankings, its settings and lists."""
 
 from __future__ import annotations
 

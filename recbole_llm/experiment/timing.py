@@ -1,4 +1,4 @@
-"""What the stages of a run are to be, and what they took: kept in its folder, so that a later command can tell."""
+"""Durations of a run's stages, kept in its folder so that a later command can estimate its time."""
 
 from __future__ import annotations
 

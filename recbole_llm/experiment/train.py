@@ -1,4 +1,4 @@
-"""The training of a run: RecBole's models and ours, evaluated as they come out, ours after every stage."""
+"""Training and evaluation within a run: RecBole's models after training, LLM models after each stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model with the rows it knows: built and trained anew, or read back from a run folder."""
+"""A trained model and its rows: trained in this process, or read from a run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search for the settings of one model: trials are compared on validation rows, the best one is tested at the end."""
+"""``tune``: search for the settings of one model on validation rows; the best are tested at the end."""
 
 from __future__ import annotations
 

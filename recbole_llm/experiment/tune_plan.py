@@ -1,4 +1,4 @@
-"""What a search is to do, from the words of ``recbole-llm tune``, checked before RecBole or torch are loaded."""
+"""The plan of a search, parsed from the arguments of ``recbole-llm tune`` and checked before torch is loaded."""
 
 from __future__ import annotations
 

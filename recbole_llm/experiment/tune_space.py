@@ -1,4 +1,4 @@
-"""What is searched: settings, each with the values it may take, in the syntax of RecBole's ``hyper.test``.
+"""The search space: settings and their values, in the syntax of RecBole's ``hyper.test``.
 
 A line names a setting, a kind of range and its values; ``#`` begins a comment::
 

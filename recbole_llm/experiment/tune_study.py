@@ -1,4 +1,4 @@
-"""The trials of a search in an SQLite file: processes take them one by one, and what a killed one leaves is taken up.
+"""The trials of a search in an SQLite file, shared by processes and resumable.
 
 A trial is held by a lock on a file, which the operating system releases when its process ends in whatever way. So a
 trial that is running and not locked is one whose process was killed: the next process that looks goes on with it, under

@@ -1,4 +1,4 @@
-"""What a grounding is: the way from an LLM's answers to ranked items, and what it is given to go it."""
+"""The interface of groundings: from an LLM's answers to ranked items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an index accepts: each function gives the array to compute with, or says what is wrong with the argument."""
+"""Checks of an index's arguments: each function returns the array to compute with, or refuses it."""
 
 from __future__ import annotations
 

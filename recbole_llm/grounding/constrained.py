@@ -1,4 +1,4 @@
-"""Beams that can only be titles."""
+"""``constrained``: beams that can only be titles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Free text, and its distance to titles."""
+"""``embedding``: the distance of free text to titles."""
 
 from __future__ import annotations
 

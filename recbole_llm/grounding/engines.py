@@ -1,4 +1,4 @@
-"""What finds the nearest points in single precision: FAISS on CPU or GPU, exact or approximate, or torch without it."""
+"""Nearest-neighbour search in single precision: FAISS on CPU or GPU, exact or approximate, or torch."""
 
 from __future__ import annotations
 

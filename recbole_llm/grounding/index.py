@@ -1,4 +1,4 @@
-"""From a vector to items: nearest items, ranks and distances over a catalogue of item embeddings.
+"""``ItemIndex``: nearest items, ranks and distances over a catalogue of item embeddings.
 
 Order and ties are those of direct distances (:mod:`recbole_llm.grounding.distances`); what finds the nearest items is
 FAISS (:mod:`recbole_llm.grounding.engines`). Ties go to the lower id.

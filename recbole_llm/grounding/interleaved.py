@@ -1,4 +1,4 @@
-"""The lists of all beams, one item of each in turn."""
+"""``interleaved``: the lists of all beams, merged round-robin."""
 
 from __future__ import annotations
 

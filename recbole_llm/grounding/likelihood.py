@@ -1,4 +1,4 @@
-"""The probability of every title."""
+"""``likelihood``: the probability of every title."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items stand at which point of the catalogue's index: titles that several items share are one point."""
+"""Items that share a title share one point of the index; this maps points to items and back."""
 
 from __future__ import annotations
 

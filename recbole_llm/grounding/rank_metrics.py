@@ -1,4 +1,4 @@
-"""Metrics of single rows from the rank of their one target."""
+"""Metrics of single rows from the rank of the target."""
 
 from __future__ import annotations
 

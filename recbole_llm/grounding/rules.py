@@ -1,4 +1,4 @@
-"""Settings of groundings that do not go together, decided without torch: before anything is loaded."""
+"""Checks of groundings' settings, without torch and before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the groundings share that ask the LLM itself how probable a title is."""
+"""The common part of groundings that score titles by the LLM's probabilities."""
 
 from __future__ import annotations
 

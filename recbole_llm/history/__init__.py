@@ -1,4 +1,4 @@
-"""How much of a history a model sees: the returns and losses of SAR's actor and critic, and the cut itself.
+"""How much of a history a model sees: returns and losses of SAR's actor-critic, and the cut itself.
 
 Arrays or tensors in, the same out; knows nothing of RecBole.
 """

@@ -1,4 +1,4 @@
-"""The actor and critic of SAR: a gated transformer reads a history and chooses how much of it a model sees.
+"""SAR's actor and critic: a gated transformer reads a history and chooses how many items a model sees.
 
 Tensors in, tensors out; knows nothing of RecBole. SAR (arXiv 2108.01442) could be read in part: the gated block is
 that of GTrXL (arXiv 1910.06764), the rest our reading.

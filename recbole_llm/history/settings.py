@@ -1,4 +1,4 @@
-"""Settings of how much of a history a model sees: the axis ``history_policy`` of LLM models, and the model SAR."""
+"""Settings of the axis ``history_policy`` of LLM models, and of the model SAR."""
 
 from __future__ import annotations
 

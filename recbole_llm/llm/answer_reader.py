@@ -1,4 +1,4 @@
-"""What objectives read of answers, from one forward pass of prompts with their answers."""
+"""Log-probabilities and logits that objectives need, from one forward pass of prompts with their answers."""
 
 from __future__ import annotations
 

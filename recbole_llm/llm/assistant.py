@@ -1,4 +1,4 @@
-"""D3's text-free assistant: another recommender's probabilities of items, as those of the titles' tokens (2406.14900).
+"""D3's text-free assistant: another recommender's item probabilities, as probabilities of title tokens (2406.14900).
 
 ``q(v)`` is its probability of the items whose titles begin with ``v``, and ``L(t | v) = log(q(v t) / q(v))``; over a
 whole title the ``L`` add up to the log-probability of its items.

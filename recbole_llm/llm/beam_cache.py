@@ -1,4 +1,4 @@
-"""Cache layers for beam search: a step writes one slot, and a change of beams moves the answers only."""
+"""Cache layers for beam search: a step writes one slot, and re-ordering beams moves only the answers."""
 
 from __future__ import annotations
 

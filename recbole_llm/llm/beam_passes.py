@@ -1,4 +1,4 @@
-"""The forward passes of a beam search: going on from a cache, or, for LLMs that cannot, in full at every step."""
+"""Forward passes of a beam search: from a cache, or in full at every step for LLMs that need it."""
 
 from __future__ import annotations
 

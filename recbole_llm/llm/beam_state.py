@@ -1,4 +1,4 @@
-"""What a beam search holds between its steps: the beams of each row, and their best extensions."""
+"""State of a beam search between steps: the beams of each row and their best extensions."""
 
 from __future__ import annotations
 

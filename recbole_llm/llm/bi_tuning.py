@@ -1,4 +1,4 @@
-"""Vectors that learn before and behind a frozen LLM's prompts, and the state of the last one (Laser, arXiv 2409.01605).
+"""Trained vectors before and after a frozen LLM's prompts, and the state of the last one (Laser, arXiv 2409.01605).
 
 The M-Former makes the vectors before a prompt of what a frozen recommender knows of the history's items: a router picks
 one of several sets of queries, and these look at the items' states. The LLM's last state at the one vector behind the

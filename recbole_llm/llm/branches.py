@@ -1,4 +1,4 @@
-"""Log-probabilities of answers that are branches behind their prompts, where an LLM computes branches as it should."""
+"""Log-probabilities of answers as branches after their prompts, where the LLM computes branches correctly."""
 
 from __future__ import annotations
 

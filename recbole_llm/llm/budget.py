@@ -1,4 +1,4 @@
-"""How many tokens share a forward pass: as many as memory takes, fewer once it has run out.
+"""Tokens per forward pass: as many as memory takes, fewer after memory has run out.
 
 A budget decides memory and speed, never the result. ``auto`` looks at the device: on a GPU at its free memory and the
 LLM's sizes, on a CPU at the usual number, where more tokens save no time, and at the memory that is available. It is an

@@ -1,4 +1,4 @@
-"""What an LLM can do besides plain forward passes, found out by comparing both.
+"""What an LLM can do besides plain forward passes, found by comparison with them.
 
 Several paths of this package compute less than one full pass per sequence: rows padded into one batch, beams that go on
 from a cache, answers under a mask of their own. Attention variants differ in what they make of padding, masks and

@@ -1,4 +1,4 @@
-"""Tokens for codes: an LLM's vocabulary grows by a token per code, whose rows alone are learned and saved.
+"""Tokens for item codes: an LLM's vocabulary is extended by rows that alone are trained and saved.
 
 The matrices of the LLM stay as they are, however its adapter changes it: the new rows are weights of their own, which
 the input embedding looks up and the output embedding is multiplied with as if they stood behind its last row. So an

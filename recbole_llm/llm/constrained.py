@@ -1,4 +1,4 @@
-"""Decoding that can only name titles of the catalogue, as D3 does it (arXiv 2406.14900).
+"""Decoding restricted to titles of the catalogue, as in D3 (arXiv 2406.14900).
 
 Score of a title ``y = y_1 ... y_n`` (EOS included) for a prompt ``x``, with ``S(y) = sum_t log p(y_t | x, y_<t)``:
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of answer tokens, and by the difference that a history makes, of one set of logits (CFT)."""
+"""Log-probabilities of answer tokens, and of the history's effect on their logits (CFT)."""
 
 from __future__ import annotations
 

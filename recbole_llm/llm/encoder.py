@@ -1,4 +1,4 @@
-"""One text encoder for grounding and coresets: texts to vectors by the hidden states of a causal LM."""
+"""``TextEncoder``: texts to vectors by the hidden states of a causal LM, for grounding and coresets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of LLMs and of encoders of texts: where they are, and what tells one from another; nothing is loaded."""
+"""Folders of LLMs and text encoders: their paths and fingerprints; nothing is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors in place of tokens: slots in a prompt whose input embedding is an item's projected vector (LLaRA).
+"""Item slots in a prompt: tokens whose input embedding is an item's projected vector (LLaRA).
 
 A slot is a negative id: ``-i`` stands for item ``i``. No tokenizer gives negative ids, so no text can be taken for a
 slot, the vocabulary and its matrix stay as they are, and what moves ids about (padding, branches, beam search) needs to

@@ -1,4 +1,4 @@
-"""Texts of items made of their attributes, whole or thinned into views (LLMEmb, arXiv 2409.19925)."""
+"""Texts of items from their attributes, complete or with some left out (LLMEmb, arXiv 2409.19925)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole catalogue ranked by likelihood, exactly: log p(title | prompt) of every title.
+"""Exact log p(title | prompt) of every title of the catalogue.
 
 A title's log-probability is a sum over the nodes of its path in the title trie, and titles that begin alike share
 nodes: each different beginning of a title is computed once per prompt, the prompt itself once, and the token that ends

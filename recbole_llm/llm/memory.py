@@ -1,4 +1,4 @@
-"""Memory of a process on the CPU."""
+"""Memory of the process on the CPU."""
 
 from __future__ import annotations
 

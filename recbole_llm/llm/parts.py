@@ -1,4 +1,4 @@
-"""Parts of models of transformers and peft, which declare no types: the one module that casts them."""
+"""Casts of transformers' and peft's untyped modules, in one place."""
 
 from __future__ import annotations
 

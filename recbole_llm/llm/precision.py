@@ -1,4 +1,4 @@
-"""Number types: which one the weights have on a device, and how matrices are multiplied there."""
+"""Number types: of the weights on a device, and of matrix products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of one answer to each prompt, with as little of the last layer as they depend on.
+"""Log-probabilities of one answer per prompt, computing only the necessary part of the last layer.
 
 Of the last layer's work on a prompt, the answer sees its keys and values alone. The prompt without its last token
 therefore goes first, up to these; the last prompt token and the answer follow. In a model of few layers this is a large

@@ -1,4 +1,4 @@
-"""What transformers loads, each part with a line that says what to do where it cannot be used."""
+"""Loading by transformers, with a one-line error for each part that cannot be used."""
 
 from __future__ import annotations
 

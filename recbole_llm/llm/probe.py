@@ -1,4 +1,4 @@
-"""Which fast paths an LLM takes, found out before training and said in one line."""
+"""Which fast paths an LLM supports, found before training and logged in one line."""
 
 from __future__ import annotations
 

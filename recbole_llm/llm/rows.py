@@ -1,4 +1,4 @@
-"""Rows of token ids: what they begin with, which of them share a batch, and one rectangle made of a batch."""
+"""Rows of token ids: common beginnings, batches, padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two prompts and three answers of random tokens, and what plain forward passes make of them."""
+"""The sample that capabilities are tested on: two prompts and three answers of random tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of a vocabulary that stand in no text: one to fill batches with, and one to stand for something else."""
+"""Tokens that occur in no text: one for padding, one as a neutral placeholder."""
 
 from __future__ import annotations
 

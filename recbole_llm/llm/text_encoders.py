@@ -1,4 +1,4 @@
-"""Encoders of texts that are not the run's LLM: any model of sentence-transformers or Hugging Face, by name or folder.
+"""Text encoders other than the run's LLM: any model of sentence-transformers or Hugging Face.
 
 The extra ``text-encoders`` brings sentence-transformers, which reads from the encoder's own files how states become a
 vector; where they say nothing, it is the mean.

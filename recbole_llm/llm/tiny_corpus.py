@@ -1,4 +1,4 @@
-"""What the tiny LLM reads in pre-training: items described, and prompts whose history says something about the answer.
+"""The tiny LLM's pre-training corpus: descriptions of items, and prompts whose history predicts the answer.
 
 Both are made from item text alone. The history of a prompt is a walk from item to item by what their texts share, a
 category, a brand, a year or a word of the title, and the answer is the walk's end. So the model learns to look up the

@@ -1,4 +1,4 @@
-"""Log-probabilities of all nodes of a title trie: as one sequence under a tree mask, or by a row per title.
+"""Log-probabilities of all nodes of a title trie: as one sequence under a tree mask, or one row per title.
 
 Under a tree mask a node sees the prompt and its own ancestors. The nodes are computed in pieces of depth-first order;
 between pieces the keys and values of the path to the next node are kept, so that nothing is computed twice. The other

@@ -1,4 +1,4 @@
-"""Rows that begin alike in one forward pass: what they share is a trunk, and the rest of each row a branch of it.
+"""Rows with a common beginning in one forward pass: a shared trunk, and a branch for each row.
 
 The rows of a user repeat one history that grows by an item from row to row. As a tree of tokens it stands once: behind
 each item hang what follows the history in the prompt, and the answers. A branch sees its way to the root and nothing

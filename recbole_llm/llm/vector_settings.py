@@ -1,4 +1,4 @@
-"""Settings of item vectors that an LLM makes of attributes, after contrastive tuning (LLMEmb, arXiv 2409.19925)."""
+"""Settings of item vectors by a contrastively tuned LLM (LLMEmb, arXiv 2409.19925)."""
 
 from __future__ import annotations
 

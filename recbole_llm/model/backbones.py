@@ -1,4 +1,4 @@
-"""The LLM of a run: loaded as its settings say, or built offline, and how long its prompts may be."""
+"""The LLM of a run: loaded or built as its settings say, and its longest prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every LLM recommender shares: a history becomes a prompt, an answer becomes a loss or a text."""
+"""The base class of all LLM recommenders: histories become prompts, answers become a loss or text."""
 
 from __future__ import annotations
 

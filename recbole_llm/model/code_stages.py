@@ -1,4 +1,4 @@
-"""Codes of a catalogue as stages: vectors of its items, and what a quantiser makes of them."""
+"""The codes of a catalogue as stages: item vectors, then a quantiser."""
 
 from __future__ import annotations
 

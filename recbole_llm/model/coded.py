@@ -1,4 +1,4 @@
-"""Recommenders whose items are named by codes: where codes come from, the tokens they add to an LLM, what is told."""
+"""The base of recommenders that name items by codes: the codes, their tokens, their report."""
 
 from __future__ import annotations
 

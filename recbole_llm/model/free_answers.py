@@ -1,4 +1,4 @@
-"""What an LLM answers by itself, whatever items there are: beams that are searched for, as tokens and as texts."""
+"""Free answers of an LLM, not restricted to items: beams as tokens and as texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training asks of a recommender besides its answers: a subclass overrides what it has more of."""
+"""Hooks of a recommender that the trainer calls; subclasses override those they need."""
 
 from __future__ import annotations
 

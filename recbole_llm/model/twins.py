@@ -1,4 +1,4 @@
-"""What TTDS keeps and computes beside SemID: states of codes, and towers that follow the LLM."""
+"""What TTDS adds to SemID: states of codes, and towers that follow the LLM."""
 
 from __future__ import annotations
 

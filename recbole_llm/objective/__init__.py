@@ -1,4 +1,4 @@
-"""What an answer is trained towards: losses among legal titles, counterfactual and preference losses.
+"""Losses of answers: among legal titles, counterfactual, and preferences.
 
 Tensors or arrays in, a scalar out; knows nothing of RecBole. Gradients flow through logits and log-ratios.
 """

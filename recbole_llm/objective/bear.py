@@ -1,4 +1,4 @@
-"""BEAR: tokens are weighted by where they stand relative to the bar of a beam search (arXiv 2601.22925).
+"""BEAR: tokens weighted by their position relative to the threshold of a beam search (arXiv 2601.22925).
 
 The authors' code raises the weight of tokens that clear the bar, without a gradient (``weights``, the default);
 summaries of the paper speak of a penalty on the margin, with one (``margin``, ours, not verified against its text).

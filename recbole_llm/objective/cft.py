@@ -1,4 +1,4 @@
-"""CFT, counterfactual fine-tuning: what the history adds to the logits must predict the answer too (arXiv 2410.22809).
+"""CFT, counterfactual fine-tuning: the history's effect on the logits must predict the answer too (arXiv 2410.22809).
 
 An answer is scored after its prompt and after the same prompt without a history; the loss is that of the first logits
 plus that of the difference. Facts come from the authors' code; the plain loss is the paper's.

@@ -1,4 +1,4 @@
-"""The objective that a run's settings ask for."""
+"""The objective that a run's settings name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Number types, and weighted means that are 0, with a gradient of 0, where nothing has a weight."""
+"""Weighted means that are 0, with gradient 0, where all weights are 0; number types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which drawn items may stand as wrong answers, and how the lists of several answers become one."""
+"""Which drawn items are valid wrong answers, and how lists of several answers are merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preference losses: the right answer is to gain on wrong ones. One scalar per call; softplus and logsumexp only.
+"""Preference losses, one scalar per call, computed with softplus and logsumexp only.
 
 Log-ratios are a = s - s_ref of the right answer and b = s - s_ref of a wrong one, with s the sum of log-probabilities
 over an answer's tokens, EOS included. In the literature a row has one negative (DPO, arXiv 2305.18290) or several

@@ -1,4 +1,4 @@
-"""Settings of the axis ``preference``: a stage after fine-tuning in which right answers are to gain on wrong ones."""
+"""Settings of the axis ``preference``: a stage after fine-tuning that prefers right answers to wrong ones."""
 
 from __future__ import annotations
 

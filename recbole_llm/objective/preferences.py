@@ -1,4 +1,4 @@
-"""The values of the axis ``preference``: what the log-ratios of right and wrong answers cost."""
+"""The values of the axis ``preference``: losses of the log-ratios of right and wrong answers."""
 
 from __future__ import annotations
 

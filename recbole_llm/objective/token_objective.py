@@ -1,4 +1,4 @@
-"""What every value of the axis ``objective`` says: how much each token of an answer is worth, and its loss.
+"""The interface of the axis ``objective``: weight and loss of each answer token.
 
 All of them are weighted means: the sum of weight * loss over the sum of weights, over the answer tokens of one role in
 one optimiser step. Weights have no gradient.

@@ -1,4 +1,4 @@
-"""What objectives read of the answers of one forward pass."""
+"""The answer tokens of one forward pass, as objectives read them."""
 
 from __future__ import annotations
 

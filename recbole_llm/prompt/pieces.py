@@ -1,4 +1,4 @@
-"""The token ids that prompts are put together from: fixed texts, titles, and titles with what stands behind them."""
+"""The token-id pieces of prompts: fixed texts, titles, and titles with the text after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of prompts: which text of an item they show, in which words and layout."""
+"""Settings of prompts: item text, wording and layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts that ask for a user in one token: a numbered list of items (Laser, arXiv 2409.01605)."""
+"""Prompts that summarise a user in one token: a numbered list of items (Laser, arXiv 2409.01605)."""
 
 from __future__ import annotations
 

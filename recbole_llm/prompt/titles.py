@@ -1,4 +1,4 @@
-"""Titles as text: how they are cleaned, and when two count as the same."""
+"""Titles as text: cleaning, and equality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trunks: which rows of a user are computed together, how much history each sees, and how they become steps and passes.
+"""Trunks: which rows of a user are computed together, their history lengths, and their steps and passes.
 
 The rows of a user whose prompts show everything from one item on share a trunk: prompt head and titles in their order;
 each row hangs its own end of the prompt and its answers behind its last title. A history that grows beyond what a

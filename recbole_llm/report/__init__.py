@@ -1,4 +1,4 @@
-"""Tables, plots, statistics and the facts a result depends on. Knows nothing of RecBole."""
+"""Tables, plots, statistics and environment facts. Independent of RecBole."""
 
 from recbole_llm.report.code_plot import code_figure, plot_codes
 from recbole_llm.report.compared import Compared

@@ -1,4 +1,4 @@
-"""The picture of a catalogue's codes: the tree that they are, and how many codes of each level are used."""
+"""The plot of a catalogue's codes: their tree, and the use of each level."""
 
 from __future__ import annotations
 

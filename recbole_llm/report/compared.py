@@ -1,4 +1,4 @@
-"""What a table says of two of its models: how they differ, and how sure that is."""
+"""A comparison of two models in a table: the difference and its significance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a coreset: which levels of the score its rows come from, and what choosing them cost."""
+"""The plot of a coreset: selected rows by level of score, and the cost of the selection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lists are like, hit or not: how far apart their items are, what they cover, how unexpected they are."""
+"""Diversity of lists: distances within them, coverage, novelty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result depends on beside the settings: versions, machine, revision, data."""
+"""What a result depends on besides the settings: versions, machine, commit, data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few rows that were evaluated, as a reader of a report sees them: history, answer, best items, target."""
+"""A few evaluated rows as a report shows them: history, answer, best items, target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a GORACS selection: its objective by exchange, and where the chosen rows lie among all."""
+"""The plot of a GORACS selection: objective by exchange, and a map of the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands where in a table of results: a line for each model, its runs with several seeds in one, and columns."""
+"""The layout of a table of results: a line per model with its seeds, and columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy against how much of a history is shown."""
+"""The plot of accuracy against the number of items shown."""
 
 from __future__ import annotations
 

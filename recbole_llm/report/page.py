@@ -1,4 +1,4 @@
-"""``report.html``: a table of results as one page that needs nothing else, neither files nor a network."""
+"""``report.html``: a table of results as one self-contained page."""
 
 from __future__ import annotations
 

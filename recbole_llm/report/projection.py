@@ -1,4 +1,4 @@
-"""Vectors on a plane: their first two principal components, the same for the same vectors."""
+"""Vectors on a plane: their first two principal components, reproducibly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What re-ranking buys and costs: accuracy against how different the items of a list are."""
+"""The plot of re-ranking: accuracy against diversity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test row of every run of a table got, in one file."""
+"""``rows.parquet``: the result of every test row in every run of a table."""
 
 from __future__ import annotations
 

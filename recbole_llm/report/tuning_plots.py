@@ -1,4 +1,4 @@
-"""Pictures of a search: the score against every setting, and how much each setting decides."""
+"""Plots of a search: the score against each setting, and the importance of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-ordering of the best items of any model: maximal marginal relevance, and a bandit of relevance and dispersion.
+"""Re-ranking of any model's best items: maximal marginal relevance, and a bandit of relevance and dispersion.
 
 Arrays in, arrays out; knows nothing of RecBole.
 """

@@ -1,4 +1,4 @@
-"""Lists chosen item by item: by relevance and distance to what stands in the list already, or by marginal relevance.
+"""Greedy lists: by relevance and distance to the list so far, or by maximal marginal relevance.
 
 The value of a list S is the sum of its items' relevances and of the distances of its pairs,
 ``F(S) = sum of r_a + sum of d(a, b)``; what an item adds is its relevance and its distances to the items before it.

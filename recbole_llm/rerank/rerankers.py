@@ -1,4 +1,4 @@
-"""The values of the axis ``rerank``: what puts the best items of one list in another order."""
+"""The values of the axis ``rerank``."""
 
 from __future__ import annotations
 

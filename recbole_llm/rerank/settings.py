@@ -1,4 +1,4 @@
-"""Settings of re-ranking: what puts the best items of a list in order anew, by which features and distances."""
+"""Settings of re-ranking: method, features, distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A world in which the value of a list is relevance and dispersion, and the regret of those who learn it."""
+"""A simulation in which a list's value is relevance and dispersion, and the regret of learners in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What items are like: vectors, and the distances of a few items at a time."""
+"""Item vectors and the distances of a few items at a time."""
 
 from __future__ import annotations
 

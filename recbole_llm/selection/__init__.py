@@ -1,4 +1,4 @@
-"""Which training rows an LLM is tuned on, and what selectors need to know of them."""
+"""The training rows that an LLM is tuned on, and the inputs of selectors."""
 
 from recbole_llm import compat
 

@@ -1,4 +1,4 @@
-"""What selectors need to know of rows that no model has to compute."""
+"""Inputs of selectors that no model has to compute."""
 
 from __future__ import annotations
 

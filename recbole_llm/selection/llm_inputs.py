@@ -1,4 +1,4 @@
-"""What selectors need to know of rows from the untuned LLM: gradients, losses and vectors."""
+"""Inputs of selectors from the untuned LLM: gradients, losses and vectors."""
 
 from __future__ import annotations
 

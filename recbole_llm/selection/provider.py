@@ -1,4 +1,4 @@
-"""Providers of what selectors need to know of rows: how they declare it, and how it becomes a stage.
+"""Providers of selectors' inputs: how an input is declared, and how it becomes a stage.
 
 A provider is a class with one method per input. The decorator :func:`row_input` declares the method: the names it is
 asked for by, and what its values depend on besides the rows. Nothing else routes an input to its provider. Which runs

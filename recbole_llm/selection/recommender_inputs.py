@@ -1,4 +1,4 @@
-"""What selectors need to know of rows from the auxiliary recommender: errors, gradients, influence and states."""
+"""Inputs of selectors from the auxiliary recommender: errors, gradients, influence and states."""
 
 from __future__ import annotations
 

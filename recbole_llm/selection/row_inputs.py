@@ -1,4 +1,4 @@
-"""What selectors need to know of rows, by name: looked up among the providers of the run's task."""
+"""Inputs of selectors by name, looked up among the providers of the run's task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which training rows an LLM is tuned on: the stage between the rows and the first fine-tuning."""
+"""The stage ``coreset``: the training rows that an LLM is tuned on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a transformer recommender, from its last block's output map on, as a model of its own.
+"""The last part of a transformer recommender, from its last block's output map on, as a module.
 
 Influence by one map near the output asks for the losses of all rows dozens of times. What lies before the map is the
 same each time, and of a row's positions the last one alone has a part in its scores: both are computed once and kept.

@@ -1,4 +1,4 @@
-"""What selectors need to know of rows from an encoder of texts: vectors of what the LLM reads in them."""
+"""Inputs of selectors from a text encoder: vectors of the prompt and answer of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows that a model is trained on, as the model reads them."""
+"""The training rows of a model, as token ids."""
 
 from __future__ import annotations
 

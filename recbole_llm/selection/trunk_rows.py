@@ -1,4 +1,4 @@
-"""Training rows of a user whose histories begin alike, so that one pass computes them all (:mod:`prompt.trunk`)."""
+"""Training rows of a user with a common beginning, computed in one pass (:mod:`prompt.trunk`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors of one code get other last codewords, where some are free nearby: the Sinkhorn step of ED2 (2409.09253)."""
+"""Items with one code get other last codewords if some are free nearby: ED2's Sinkhorn step (2409.09253)."""
 
 from __future__ import annotations
 

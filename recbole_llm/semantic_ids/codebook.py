@@ -1,4 +1,4 @@
-"""SOLID's codebook and generated head (arXiv 2408.00123): vectors snapped to classes, weights made of two branches."""
+"""SOLID's codebook and generated head (arXiv 2408.00123): quantised vectors, weights made of two branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes as names of items: how many collide, a counter that makes them unique, and the trie a search walks in."""
+"""Codes as names of items: collisions, a counter that makes them unique, and their trie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual k-means: a codebook per level, each the cluster centres of what the levels before leave of the vectors."""
+"""Residual k-means: each level's codebook is fitted to the residuals of the levels before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual quantisation: a vector is named by a codeword, what is left of it by another, and so on.
+"""Residual quantisation: a vector is a codeword, its residual another codeword, and so on.
 
 Used by the line of TIGER and LC-Rec and by TTDS / ED2 (arXiv 2409.09253). Notation: levels l, codes k of width d per
 level; r_0 is the vector and r_l = r_{l-1} - C_l[k_l].

@@ -1,4 +1,4 @@
-"""RQ-VAE: an autoencoder whose middle is the sum of one codeword per level (Zeghidour et al., 2107.03312; TIGER).
+"""RQ-VAE: an autoencoder whose bottleneck is the sum of one codeword per level (Zeghidour et al., 2107.03312; TIGER).
 
 Always in float32, whatever the LLM computes in.
 """

@@ -1,4 +1,4 @@
-"""Settings of codes that stand for items: what they are made of, by which quantiser, and what an LLM learns of them."""
+"""Settings of item codes: vectors, quantiser, and the tasks that an LLM is tuned on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of SOLID: where an item's semantic class comes from, and how heads are generated from classes."""
+"""Settings of SOLID: the source of semantic classes, and the heads generated from them."""
 
 from __future__ import annotations
 

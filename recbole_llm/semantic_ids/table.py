@@ -1,4 +1,4 @@
-"""The codes of a catalogue: made of item vectors, unique by a counter, and what is to be told of them."""
+"""The codes of a catalogue: made from item vectors, unique by a counter, with statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All models of a command checked from files alone, before RecBole, torch or the LLM libraries are imported."""
+"""Checks of a command, from files alone, before RecBole, torch or the LLM libraries are imported."""
 
 from __future__ import annotations
 

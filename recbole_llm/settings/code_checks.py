@@ -1,4 +1,4 @@
-"""Checks of models that name items by codes: settings that do not go together, before anything is loaded."""
+"""Checks of models that name items by codes."""
 
 from __future__ import annotations
 

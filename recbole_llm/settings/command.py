@@ -1,4 +1,4 @@
-"""The command line: words to settings, without evaluating anything."""
+"""The command line: arguments to settings, without evaluating anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that a shell completes: models, verbs, settings and the values of those that name a choice."""
+"""Shell completion: models, verbs, settings and their values."""
 
 from __future__ import annotations
 

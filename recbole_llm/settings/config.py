@@ -1,4 +1,4 @@
-"""Settings of one run: RecBole's config of what :mod:`recbole_llm.settings.resolve` resolves and checks."""
+"""``Config``: RecBole's config of the settings that :mod:`recbole_llm.settings.resolve` resolves and checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a coreset's selector looks at: validation rows, gates and solvers that the run has or has not."""
+"""Checks of a coreset's requirements: validation rows, gates and solvers."""
 
 from __future__ import annotations
 

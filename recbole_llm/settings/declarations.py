@@ -1,4 +1,4 @@
-"""All settings there are: the components that declare them, in the order of the property files and of the docs."""
+"""The list of all declared settings, in the order of the property files and of the docs."""
 
 from __future__ import annotations
 

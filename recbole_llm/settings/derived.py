@@ -1,4 +1,4 @@
-"""Settings that follow from others, where the user leaves them open: columns, evaluation modes, negative samples."""
+"""Settings derived from others where the user leaves them open: columns, modes, negative samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A declared setting in words: types, range, meaning and default, as property files, docs and ``--help`` show them."""
+"""A declared setting in words: type, range, meaning and default."""
 
 from __future__ import annotations
 

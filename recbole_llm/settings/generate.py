@@ -1,4 +1,4 @@
-"""Writes what is derived from the settings' declarations: comments and defaults of property files, and a docs page.
+"""Writes property files' comments and defaults and docs/settings.md from the settings' declarations.
 
 python -m recbole_llm.settings.generate
 """

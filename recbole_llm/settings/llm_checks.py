@@ -1,4 +1,4 @@
-"""Settings of an LLM model's run as a whole: its components, and its stages as far as they show without the data."""
+"""Checks of an LLM run's settings as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models by name, ours, presets, those of other distributions and RecBole's, and what settings need to know of them.
+"""Models by name: ours, presets, those of other packages and RecBole's, and what settings need of them.
 
 Nothing is imported before :func:`find_model`: facts come from source files.
 """

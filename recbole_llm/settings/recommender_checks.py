@@ -1,4 +1,4 @@
-"""Checks of RecBole's own models, alone and as the auxiliary recommender, from their source files alone."""
+"""Checks of RecBole's own models, alone and as the auxiliary recommender, from their source files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of names and values: declared settings, and those of RecBole whose bad values it would trip over."""
+"""Checks of names and values: declared settings, and RecBole's keys whose bad values it does not catch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``seeds``: how often, and with which seeds, a comparison runs every model."""
+"""``seeds``: the seeds that a comparison runs every model with."""
 
 from __future__ import annotations
 

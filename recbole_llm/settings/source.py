@@ -1,4 +1,4 @@
-"""What classes say of themselves, read from their source files without importing them."""
+"""Facts about classes, read from their source files without importing them."""
 
 from __future__ import annotations
 

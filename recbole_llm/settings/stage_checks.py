@@ -1,4 +1,4 @@
-"""Checks of what the stages of an LLM's run need: rows to validate on, answers to learn from.
+"""Checks of what the stages of an LLM run need: validation rows, answers to learn from.
 
 Each is made of the settings alone before anything is loaded, and by the stage itself, which knows the data as well:
 files may leave no validation row where the settings ask for some.

@@ -1,4 +1,4 @@
-"""Checks of what a model predicts against how it is to be evaluated: metrics, modes, candidates."""
+"""Checks of the task against the evaluation: metrics, modes, candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values as words: what a word of the command line means, and the word that means a value. Nothing is evaluated."""
+"""Values as text: parsing of an argument, and the text of a value. Nothing is evaluated."""
 
 from __future__ import annotations
 

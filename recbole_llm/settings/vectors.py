@@ -1,4 +1,4 @@
-"""Checks of models whose LLM makes vectors and answers no prompts: LLMEmb and Laser."""
+"""Checks of models whose LLM computes vectors and answers no prompts: LLMEmb and Laser."""
 
 from __future__ import annotations
 

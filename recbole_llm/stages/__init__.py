@@ -1,4 +1,4 @@
-"""Results that are computed once and found again: a folder per stage and fingerprint.
+"""Stages: results that are computed once and found again, a folder per stage and fingerprint.
 
 A stage writes into a ``.partial`` folder beside its final path, under a lock, and is renamed when it is whole. So a
 killed run leaves either nothing or something to resume from, two runs never write the same folder, and a folder with

@@ -1,4 +1,4 @@
-"""A stage's folder: whole, damaged or of another format, and beside it the one that it is written in."""
+"""A stage's folder: complete, damaged or of another format, and the partial folder beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stage and several processes: the main one looks and writes, and the others take part or wait for its word."""
+"""One stage and several processes: the main one finds and writes, the others take part or wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is: the facts it depends on, how it is computed, and how it is read back."""
+"""``Stage``: the facts a result depends on, how it is computed, and how it is loaded."""
 
 from __future__ import annotations
 

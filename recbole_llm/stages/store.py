@@ -1,4 +1,4 @@
-"""The folder of all stages: what has been computed is found there, what has not is computed under a lock."""
+"""The folder of all stages: results are found there, or computed under a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of every epoch: a line in the log, and scalars for TensorBoard."""
+"""The record of an epoch: a line in the log, and scalars for TensorBoard."""
 
 from __future__ import annotations
 

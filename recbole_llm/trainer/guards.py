@@ -1,4 +1,4 @@
-"""What a finished tuning stage gives reason to doubt, in words: no loss, schedule or weight goes wrong in silence."""
+"""Warnings about a finished tuning: a loss, schedule or weight that suggests nothing was learned."""
 
 from __future__ import annotations
 

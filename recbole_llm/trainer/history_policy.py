@@ -1,4 +1,4 @@
-"""The stage of ``history_policy``: how much of a history the prompts of a trained LLM model show."""
+"""The stage of ``history_policy``: how many items the prompts of a trained LLM model show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong answers to training prompts: which items or texts they are, and which of them may stand."""
+"""Wrong answers to training prompts: items or texts, and which of them are valid."""
 
 from __future__ import annotations
 

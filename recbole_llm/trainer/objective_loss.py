@@ -1,4 +1,4 @@
-"""The loss of a run's objective, made of its model and settings."""
+"""The loss of a run's objective, built from its model and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights the optimiser treats how."""
+"""Parameter groups of the optimiser."""
 
 from __future__ import annotations
 

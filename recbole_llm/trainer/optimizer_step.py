@@ -1,4 +1,4 @@
-"""One optimiser step: loss and gradient of its rows, over all processes, refused where they are no numbers."""
+"""One optimiser step over all processes; NaN losses and gradients are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the rows of a fine-tuning become optimiser steps and forward passes: apart, or those of a user together."""
+"""From rows to optimiser steps and forward passes: each row by itself, or rows of a user together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The preference of a run: wrong answers, what they are worth before it, and a stage for each strength, or rounds."""
+"""The preference of a run: wrong answers, their reference, and a stage for each β, or rounds."""
 
 from __future__ import annotations
 

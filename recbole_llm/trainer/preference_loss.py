@@ -1,4 +1,4 @@
-"""The loss of a preference stage: right answers against wrong ones, all answers of a row in one pass."""
+"""The loss of a preference stage: right against wrong answers, all answers of a row in one pass."""
 
 from __future__ import annotations
 

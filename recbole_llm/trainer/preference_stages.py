@@ -1,4 +1,4 @@
-"""The stages of a preference: what its answers are worth before it, and the tuning that sets them apart."""
+"""The stages of a preference: the reference's log-probabilities, and the tuning."""
 
 from __future__ import annotations
 

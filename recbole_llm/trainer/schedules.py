@@ -1,4 +1,4 @@
-"""The learning rate by step: Hugging Face's schedules, a floor under them, and the one that they have not."""
+"""Learning rates by step: Hugging Face's schedules, a floor under them, and the unshifted cosine."""
 
 from __future__ import annotations
 

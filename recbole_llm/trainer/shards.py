@@ -1,4 +1,4 @@
-"""Training with the LLM's weights dealt out over the processes: FSDP, as accelerate's own settings say.
+"""Training with sharded LLM weights: FSDP, by accelerate's own settings.
 
 Only optimiser steps run on shards. Between them a whole LLM stands beside, with the weights that have learned copied
 into it: it answers, is embedded with and is saved as in any other run, so that all results but the training's are

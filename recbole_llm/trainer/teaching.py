@@ -1,4 +1,4 @@
-"""A tuned LLM's rankings of training rows, from which a classic model learns (``distill_into``)."""
+"""A tuned LLM's rankings of training rows, which a classic model learns from (``distill_into``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tuning stages of a run share, and what each of them gives."""
+"""The common part of the tuning stages, and their result."""
 
 from __future__ import annotations
 

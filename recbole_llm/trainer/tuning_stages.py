@@ -1,4 +1,4 @@
-"""The stages that tune the adapter: on true answers, on from earlier weights, and with distilled answers as well."""
+"""The stages that tune the adapter: on true answers, continued from earlier weights, with distilled answers."""
 
 from __future__ import annotations
 

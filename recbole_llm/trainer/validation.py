@@ -1,4 +1,4 @@
-"""How the weights of an epoch are evaluated, and which epoch is the best."""
+"""Evaluation of an epoch's weights, and the choice of the best epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a budget is shared among classes: as the validation rows are (GORACS, arXiv 2506.04015, algorithm 2)."""
+"""The budget of each class of rows, in the proportions of the validation rows (GORACS, arXiv 2506.04015, alg. 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The costs of GORACS: scaled distances less weighted gradient norms, as a table where it fits, else by blocks."""
+"""GORACS' cost matrix: scaled distances minus weighted gradient norms, as a table if it fits, else by blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GORACS' refinement: exchanges of a selected for another row, ranked by dual potentials (arXiv 2506.04015, alg. 1)."""
+"""GORACS' refinement: exchanges of selected and other rows, ranked by dual potentials (arXiv 2506.04015, alg. 1)."""
 
 from __future__ import annotations
 

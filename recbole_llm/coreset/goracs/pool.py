@@ -1,4 +1,4 @@
-"""GORACS for more rows than a table of costs can hold: the search goes over a pool of rows, what is solved is exact."""
+"""GORACS for more rows than a cost table can hold: the search is limited to pools of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exchanges that the authors' code tries, for comparison: another score, another order (arXiv 2506.04015)."""
+"""The exchanges of the authors' code, for comparison: another score, another order (arXiv 2506.04015)."""
 
 from __future__ import annotations
 

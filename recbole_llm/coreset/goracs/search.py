@@ -1,4 +1,4 @@
-"""GORACS' search for one class of rows: start, exchanges, and what they cost."""
+"""GORACS' search for one class of rows: start, exchanges, and a record of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GORACS: rows that together lie where the validation rows lie, with large gradients (Mei et al., arXiv 2506.04015)."""
+"""GORACS: rows that are together close to the validation rows, with large gradients (Mei et al., arXiv 2506.04015)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GORACS as one of the selectors."""
+"""The selector ``goracs``."""
 
 from __future__ import annotations
 

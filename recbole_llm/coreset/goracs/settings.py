@@ -1,4 +1,4 @@
-"""Settings of GORACS, and what follows from them about the way of searching."""
+"""Settings of GORACS, and the search method that follows from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where GORACS begins: greedily on the relaxed objective (arXiv 2506.04015, algorithm 1), then by capacity."""
+"""GORACS' start: greedy on the relaxed objective (arXiv 2506.04015, algorithm 1), then by capacity."""
 
 from __future__ import annotations
 

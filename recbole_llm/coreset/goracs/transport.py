@@ -1,4 +1,4 @@
-"""Optimal transport between a selection and the validation rows, and what its potentials say about an exchange.
+"""Optimal transport between a selection and the validation rows, and bounds on exchanges from its potentials.
 
 A selection of n training rows carries mass 1/n on each, the m validation rows 1/m each (GORACS, arXiv 2506.04015). With
 row potentials x the best column potentials are f_j = min_s (C_sj - x_s), and both give a lower bound for any selection.

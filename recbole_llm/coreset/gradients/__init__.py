@@ -1,1 +1,1 @@
-"""Gradients of the LLM's loss row by row: their norms, and effort, which is one."""
+"""Per-row gradients of the LLM's loss: their norms, and effort."""

@@ -1,4 +1,4 @@
-"""Norms of each row's gradient, all rows of a batch from one backward pass.
+"""Norms of each row's gradient, for all rows of a batch from one backward pass.
 
 The gradient of a linear map's weight for one row is the sum over the row's tokens of (gradient of the output) times
 (input). Both are at hand in a backward pass of the summed loss, so that the norm of that sum can be taken row by row

@@ -1,4 +1,4 @@
-"""Squared norms of rows' gradients, collected from linear layers while a backward pass goes by."""
+"""Squared norms of rows' gradients, collected from linear layers during a backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The derivative of every row's loss in one direction: one pass for all rows, none per row."""
+"""The derivative of every row's loss in one direction: one forward-mode pass per batch, none per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eigenvalues of a Hessian that is known by its products with vectors alone."""
+"""Eigenvalues of a Hessian that is given by its products with vectors."""
 
 from __future__ import annotations
 

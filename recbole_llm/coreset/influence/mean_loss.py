@@ -1,4 +1,4 @@
-"""The mean loss of a data set: its gradient, its Hessian, and what each row contributes."""
+"""The mean loss of a data set: its gradient, its Hessian, and each row's contribution."""
 
 from __future__ import annotations
 

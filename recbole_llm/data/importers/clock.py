@@ -1,4 +1,4 @@
-"""Times as files write them, as numbers: seconds since 1970, or the numbers that stand there."""
+"""Times in imported files, as seconds since 1970 or as plain numbers."""
 
 from __future__ import annotations
 

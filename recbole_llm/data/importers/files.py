@@ -1,4 +1,4 @@
-"""Files as people have them on disk: gzipped or not, in any text encoding, read line by line with a progress bar."""
+"""Reading of imported files: gzipped or not, in any text encoding, with a progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files as people have them to a data set: find the layout, read, leave out, write."""
+"""The import of a data set: detect the layout, read, filter, write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interactions while they are imported: numbers for users and items, times, and what is left out for which reason."""
+"""Interactions during an import: numbers for users and items, times, counts of what is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layout says of the files that are to be imported, and where it looks for them."""
+"""The plan of an import: the files of a layout, and where they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be left out of imported interactions: times, repeats, untitled items, users, what is outside the k-core."""
+"""Filters of an import: time range, repeats, untitled items, sample of users, k-core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of public files as values of atomic files, which hold no tab and no line end."""
+"""Texts of public files as values of atomic files, without tabs and line breaks."""
 
 from __future__ import annotations
 
