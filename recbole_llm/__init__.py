@@ -7,9 +7,8 @@
     run.recommend(["Toy Story (1995)", "Babe (1995)"], k=5)
     run = recbole_llm.load_run(run.folder)
 
-Importing this package is light: it neither imports RecBole, torch or transformers nor changes them. The packages
-``llm``, ``adapter``, ``coreset``, ``curriculum``, ``grounding`` and ``report`` know nothing of RecBole and can be used
-alone.
+Importing this package is fast: RecBole, torch and transformers are neither imported nor patched. The packages ``llm``,
+``adapter``, ``coreset``, ``curriculum``, ``grounding`` and ``report`` are independent of RecBole and can be used alone.
 """
 
 from typing import TYPE_CHECKING

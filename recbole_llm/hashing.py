@@ -26,7 +26,7 @@ def hash_json(value: object) -> str:
 
 
 def hash_arrays(*arrays: np.ndarray) -> str:
-    """Of the values of arrays, one after the other in row-major order; shapes and types have no part in it."""
+    """Of the values of arrays, one after the other in row-major order; independent of shapes and types."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ravel(array).data)

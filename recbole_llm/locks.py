@@ -2,7 +2,7 @@
 
 The lock itself is filelock's, which the system takes back when its process ends. Two cases need more: a process that
 was killed may live on in a child that still holds its open files, and a file system without such locks keeps a marker
-for ever. So a holder is noted beside the lock; a note of a process that is no longer there breaks it.
+forever. So a holder is noted beside the lock; a note of a process that is no longer there breaks it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class OwnedLock:
         return self
 
     def take(self, seconds: float = 0.0) -> bool:
-        """Take the lock if it is free, or held by nobody who lives.
+        """Take the lock if it is free, or held by no living process.
 
         Args:
             seconds: how long to wait for it.

@@ -23,7 +23,7 @@ class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ig
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; a key that is written twice is an error, as one of the two values would be lost in silence."""
+        """A mapping; a key that is written twice is an error, as one of the two values would be lost silently."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice; keep one", node.start_mark)

@@ -63,7 +63,7 @@ def load_data_and_model(folder: str | Path) -> tuple[Config, Any, Any, Any, Any,
 
     Returns:
         Its config, the model in eval mode, the data set, and the loaders of its training, validation and test rows
-        (None where there are none). ``model.full_sort_predict(interaction)`` scores items: ``[rows, items]``.
+        (None if there are none). ``model.full_sort_predict(interaction)`` scores items: ``[rows, items]``.
 
     Raises:
         InputError: no run folder, or one whose weights or data are missing or others.

@@ -180,7 +180,7 @@ def find_choice(axis: str, value: str) -> type | None:
 
     Args:
         axis: a name in :data:`AXES`.
-        value: a name of that axis; what stands behind a colon, as in ``fixed:0.5``, is the class's own affair.
+        value: a name of that axis; what follows a colon, as in ``fixed:0.5``, is the class's own affair.
 
     Returns:
         The class, or None where the value means that the axis does nothing.

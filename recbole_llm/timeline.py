@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
-"""What every run begins with, data and models; what one of RecBole's models goes on with; what every run ends with."""
+"""Stages of every run: its beginning (data and models), the training of a RecBole model, the evaluation."""
 log = logging.getLogger(__name__)
 
 
@@ -233,7 +233,7 @@ class Timeline:
         return None if None in parts else sum(part for part in parts if part is not None)
 
     def _expected(self, plan: RunPlan, name: str) -> float | None:
-        """Seconds that a stage takes; None where nobody knows."""
+        """Seconds that a stage takes; None if unknown."""
         measured = self._seconds.get((plan.label, name))
         return mean(measured) if measured else plan.known.get(name)
 

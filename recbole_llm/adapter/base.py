@@ -120,7 +120,7 @@ class Adapter(Declared, ABC):
     def row_inputs(self, model: nn.Module, histories: Histories) -> dict[str, Tensor]:
         """What a forward pass outside training needs to know of rows besides their tokens, tensors [rows, ...].
 
-        Passes that go on from a cache are given these as arguments instead of a :meth:`conditioned_on` around them.
+        Passes that continue from a cache are given these as arguments instead of a :meth:`conditioned_on` around them.
         """
         return {}
 

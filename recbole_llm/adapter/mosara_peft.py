@@ -30,7 +30,7 @@ _LEARN = ("lora_lam", "lora_v", "lora_router_in", "lora_router_out")
 
 @dataclass
 class MoSaraConfig(LoraConfig):
-    """Settings of Mo-SARA; ``r`` is the number of singular vectors, and ``lora_alpha`` has no part in it.
+    """Settings of Mo-SARA; ``r`` is the number of singular vectors, and ``lora_alpha`` is not used.
 
     Raises:
         ValueError: a setting out of range, or an option of LoRA that it has no meaning for.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class RecLoraAdapter(InstanceLoraAdapter):
     """N whole LoRAs of rank r in every layer, mixed for each row by gates from its history.
 
-    The gates are softmax(MLP(LayerNorm(c)) / T), c the state that a frozen recommender makes of the history. Mix
+    The gates are softmax(MLP(LayerNorm(c)) / T), c the state that a frozen recommender computes from the history. Mix
     ``product``, the method as the paper's text has it, adds alpha / r * sum_k w_k B_k A_k: the layer of iLoRA with N
     experts of rank r. Mix ``factors``, what the authors' commands run, adds
     alpha / r * (sum_k w_k B_k)(sum_k w_k A_k).
@@ -28,7 +28,7 @@ class RecLoraAdapter(InstanceLoraAdapter):
         num_loras: N.
         temperature: T of the gates; the larger, the more even.
         gate_hidden: hidden layer of the gate network.
-        gate_dropout: dropout behind it.
+        gate_dropout: dropout after it.
         gate_top_k: LoRAs that keep a gate.
         square_root: take the square root of the gates.
         mix: ``product`` or ``factors``.

@@ -68,7 +68,7 @@ class RunCallback:
 
 
 class Callbacks(AbstractContextManager["Callbacks"]):
-    """Several callbacks as one. One that fails is told nothing more, and the log says so; the run goes on.
+    """Several callbacks as one. One that fails is told nothing more, and the log says so; the run continues.
 
     Args:
         callbacks: who is told.

@@ -22,7 +22,7 @@ class WandbCallback(RunCallback):
             config=dict(run.settings),
             reinit="create_new",  # whatever else this process tracks
         )
-        # Stages count their epochs anew, and W&B's own steps may only grow.
+        # Stages count their epochs from 1 again, and W&B's own steps may only grow.
         self._run.define_metric("epoch", hidden=True)
         self._run.define_metric("*", step_metric="epoch")
 

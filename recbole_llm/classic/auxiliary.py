@@ -87,7 +87,7 @@ class AuxiliaryRecommender:
 
     @torch.no_grad()
     def sequence_states(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """What the model makes of a history before it scores items; each distinct history is computed once.
+        """What the model computes from a history before it scores items; each distinct history is computed once.
 
         Args:
             histories: item ids, oldest first; of the items it knows, the newest ``MAX_ITEM_LIST_LENGTH`` count.
@@ -108,7 +108,7 @@ class AuxiliaryRecommender:
 
     @torch.no_grad()
     def item_states(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """What the model makes of each item of a history, in the order of the history.
+        """What the model computes for each item of a history, in the order of the history.
 
         GRU4Rec's and SASRec's states of an item know what came before it, BERT4Rec's the whole history.
 
@@ -153,7 +153,7 @@ class AuxiliaryRecommender:
         return states.cpu().numpy()
 
     def _run(self, histories: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """What the model's forward makes of histories, float32; an error where that is not finite."""
+        """What the model's forward computes from histories, float32; an error where that is not finite."""
         device = self.config["device"]
         items = torch.zeros(len(histories), self.config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long, device=device)
         for row, history in enumerate(histories):

@@ -28,7 +28,7 @@ from recbole_llm.training_state import (
 )
 
 OnScore = Callable[[int, float], None]  # told epoch, from 1, and validation score
-FORMAT = 2  # of a state; one of another format is not read, and its training begins anew
+FORMAT = 2  # of a state; one of another format is not read, and its training restarts
 # RecBole's trainers between whose epochs nothing is left but what is written here. Those of memory-based models have
 # one epoch, those of decision trees train nothing that ranks, and KGAT's graph library has no release for this torch.
 _KEPT = ("Trainer", "KGTrainer", "MKRTrainer", "S3RecTrainer", "RaCTTrainer", "RecVAETrainer", "NCLTrainer")

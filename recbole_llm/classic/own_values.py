@@ -1,6 +1,6 @@
 """What a model changes of itself besides weights, as tensors and plain data: what a state of its training has to hold.
 
-RecBole's models keep much in plain attributes: what they have propagated, counts of steps, graphs that are drawn anew
+RecBole's models keep much in plain attributes: what they have propagated, counts of steps, graphs that are drawn again
 for every epoch, generators.
 """
 

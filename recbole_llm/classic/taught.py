@@ -26,7 +26,7 @@ class Lessons:
     """The lists that a teacher gave for training rows.
 
     Attributes:
-        items: int64 [lists, k], the best items, the best first; 0 behind the last.
+        items: int64 [lists, k], the best items, the best first; 0 after the last.
         list_of: int64 [sample ids], the list of each row; -1 where it has none.
         weight: share of the lists in the loss, in [0, 1].
         decay: ranks over which an item's part falls to 1 / e.

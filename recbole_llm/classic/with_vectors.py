@@ -65,7 +65,7 @@ class VectorEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The embeddings [items + more, d], computed anew."""
+        """The embeddings [items + more, d], computed again."""
         # Both maps are linear, so they are one: the wide half is never made for all items.
         joint = self.second.weight @ self.first.weight
         bias = self.second.weight @ self.first.bias + self.second.bias
@@ -86,7 +86,7 @@ class _AgainstOne(nn.Module):
 
 
 class _ReadsVectors(_Model):
-    """Mixed in before a sequential model: its item embedding is made of vectors, and may be aligned with another's."""
+    """A mixin for sequential models: the item embedding is computed from vectors, and may be aligned with another."""
 
     item_embedding: Any
 

@@ -55,7 +55,7 @@ class QDITSelector(Selector):
 def qdit_select(
     points: np.ndarray, targets: np.ndarray, quality: np.ndarray, budget: int, weight: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The greedy search; a row is looked at again only when its last gain would win.
+    """The greedy search; a row is considered again only when its last gain would win.
 
     Args:
         points: float ``[n, d]``, rows of length 1.

@@ -139,7 +139,7 @@ class Selector(Declared, ABC):
 
         Args:
             ids: ``[n]``, each once: the rows that can be selected; integers, texts or anything else that has an order.
-                Rows are looked at in that order, texts in the order of their characters' code points.
+                Rows are considered in that order, texts in the order of their characters' code points.
             budget: how many: an integer >= 0 is a count, a decimal a share of at most 1.0, rounded down. Where there
                 are fewer rows all of them are selected, with a warning.
             seed: of everything drawn; no other random state has a part in it.

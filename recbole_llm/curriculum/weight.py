@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 def adaptive_weight(distance: float, initial_distance: float, alpha: float, epoch: int | None = None) -> float:
     """Weight of the distilled answers in the next epoch: ``min(exp(alpha * (d_t / d_0 - 1)), 1)``.
 
-    1 before any training, and less the nearer the model's answers have come to the true titles. The exponent is
-    clamped to at most 0 first, so that nothing overflows.
+    It is 1 before any training and falls as the model's answers approach the true titles. The exponent is clamped to at
+    most 0 first, to avoid overflow.
 
     Args:
         distance: d_t, mean distance after t completed epochs, >= 0.
-        initial_distance: d_0, of the untuned model, >= 0. Where it is practically 0 there is nothing to approach: the
-            weight is 0 from the first epoch on, with a warning.
+        initial_distance: d_0, of the untuned model, >= 0. If it is practically 0, the weight is 0 from the first epoch
+            on, with a warning.
         alpha: how fast the weight falls, >= 0; 0 keeps it at 1.
         epoch: t, completed epochs; 0 means 1 whatever the distances are.
 

@@ -63,7 +63,7 @@ def check_no_filters(config: Settings) -> None:
 
 
 def check_value_filters(config: Settings) -> None:
-    """Refuse ``val_interval`` where RecBole trips over it, or would keep something else than it says without a word.
+    """Refuse ``val_interval`` where RecBole trips over it, or would keep something else than it says silently.
 
     Raises:
         InputError: a column that is not there or not loaded, or a value that its type cannot be compared with.

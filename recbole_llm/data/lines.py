@@ -77,7 +77,7 @@ def _header(file: Path, form: Format, *_state: int) -> dict[str, str]:
 
 
 def settle_quoting(file: Path, form: Format) -> tuple[Format, str]:
-    """Decide ``quoting: auto`` for a file: ``csv`` if every line is whole under it and some field stands in quotes.
+    """Decide ``quoting: auto`` for a file: ``csv`` if every line is whole under it and some field is quoted.
 
     Returns:
         The format to read the file by, and the decision in words, "" where no line has a quote.

@@ -70,7 +70,7 @@ class Numbering:
         return cls(facts["ids"], facts["columns"], facts["rows"])
 
     def check_known(self, whole: Dataset, fields: Sequence[str], what: str) -> None:
-        """Refuse users or items that the run has not had, where its weights have no entry for them.
+        """Refuse users or items that the run did not have, where its weights have no entry for them.
 
         Args:
             whole: the data set as it is now, numbered by :attr:`ids`.

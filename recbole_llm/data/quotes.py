@@ -12,7 +12,7 @@ UNBALANCED = "has a quote that does not close where its field ends"
 
 
 class CsvLines:
-    r"""Splits lines whose fields may stand in quotes: ``"a ""b"" c"`` is ``a "b" c``, separators inside are text.
+    r"""Splits lines whose fields may be quoted: ``"a ""b"" c"`` is ``a "b" c``, separators inside are text.
 
     A row is one line. A quoted field that goes on in the next line would swallow rows wherever a quote is part of a
     value (``"Heroes`` in one title and ``Ruler 12"`` in another), so it is refused.

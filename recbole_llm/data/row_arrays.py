@@ -62,7 +62,7 @@ def newest(values: torch.Tensor, lengths: torch.Tensor, limit: int) -> torch.Ten
     """The newest entries of histories, the oldest of them first.
 
     Args:
-        values: [rows, any, ...], padded behind each history.
+        values: [rows, any, ...], padded after each history.
         lengths: int64 [rows], of the histories.
         limit: how many stay.
 

@@ -1,7 +1,7 @@
 """Several processes of one command: which one this is, how work is divided, how results are exchanged.
 
 A launcher (``accelerate launch``, ``torchrun``) starts one command several times. All processes read the same data,
-hold the same weights and run the same code. Work that takes time is dealt out by whole batches, exactly as one process
+hold the same weights and run the same code. Work that takes time is divided by whole batches, exactly as one process
 would make them: batch b goes to process b mod count. So a batch has the bits that it has in one process, wherever it is
 computed, and what is put together again in the order of the rows equals what one process computes.
 

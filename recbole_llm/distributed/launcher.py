@@ -76,7 +76,7 @@ def asks_for_shards() -> bool:
 
 
 def needs_whole_llm(key: str, what: str) -> InputError:
-    """The refusal of what is not trained on weights that are dealt out.
+    """The refusal of what is not trained on sharded weights.
 
     Args:
         key: the setting.

@@ -22,7 +22,7 @@ _NOT_DONE = "recbole-llm: not done"
 
 
 class NotDone(RuntimeError):
-    """A process could not do its part of what all do together, so that none goes on with it."""
+    """A process could not do its part of what all do together, so that none continues with it."""
 
 
 @dataclass(frozen=True)

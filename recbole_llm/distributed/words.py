@@ -12,7 +12,7 @@ _PREFIX, _FAILED = "recbole-llm/", "failed"
 
 
 def tell(key: str, word: str) -> None:
-    """Leave a word for the other processes; nothing where there are none."""
+    """Leave a word for the other processes; nothing if there are none."""
     if launched().count > 1:
         with talking():
             store().set(_PREFIX + key, word)

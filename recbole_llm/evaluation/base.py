@@ -157,7 +157,7 @@ class Protocol(ABC):
         """Evaluate a trainer's model as it stands on the rows of a loader.
 
         Args:
-            trainer: a RecBole trainer that has :func:`recbole_llm.evaluation.collector.install_collector` behind it.
+            trainer: a RecBole trainer that has :func:`recbole_llm.evaluation.collector.install_collector` after it.
             loader: of the rows (:func:`recbole_llm.data.rows.eval_loader`).
             show_progress: whether to show a progress bar.
 

@@ -51,7 +51,7 @@ def item_vectors(pairs: np.ndarray, n_items: int) -> np.ndarray:
         n_items: items, padding included.
 
     Returns:
-        float64 [items, d], ``d`` at most :data:`SIZE`; zeros for an item that nobody had.
+        float64 [items, d], ``d`` at most :data:`SIZE`; zeros for an item without interactions.
 
     Example:
         >>> vectors = item_vectors(np.array([[1, 1], [1, 2], [2, 1], [2, 2], [3, 3]]), n_items=4)

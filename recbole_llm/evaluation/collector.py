@@ -37,7 +37,7 @@ class RowCollector(Collector):
 
     Attributes:
         needs_scores: whether a metric reads the scores of all items, not only ranks and best items.
-        depth: how many best items of a row are looked at: as many as the longest cut-off, or as are re-ranked.
+        depth: how many best items of a row are considered: as many as the longest cut-off, or as are re-ranked.
         keeps_lists: whether these are kept; RecBole's own validations have no use for them.
     """
 
@@ -248,7 +248,7 @@ def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     """A context in which a trainer computes unrounded metrics, and after which its collector knows the rows.
 
     Args:
-        trainer: a RecBole trainer that has :func:`install_collector` behind it.
+        trainer: a RecBole trainer that has :func:`install_collector` after it.
     """
     init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # for models whose scores are random
     collector: RowCollector = trainer.eval_collector

@@ -138,7 +138,7 @@ class FullRanking(Protocol):
         raise ValueError("the evaluated rows are neither those of validation nor of test")
 
     def finish(self, trainer: Trainer, evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
-        """See :class:`Protocol`; with a ``rerank``, lists are put in its order and the metrics computed anew."""
+        """See :class:`Protocol`; with a ``rerank``, lists are put in its order and the metrics computed again."""
         if self.config["rerank"] in (None, "none"):
             return super().finish(trainer, evaluations)
         if self._rows is None:

@@ -92,7 +92,7 @@ class Reranking:
             trade_off: by default the chosen one.
 
         Returns:
-            The same items; scores are written anew so that they fall with the rank, as
+            The same items; scores are rewritten so that they fall with the rank, as
             :func:`recbole_llm.rerank.rerank_scores` does.
         """
         share, topn = self.trade_off if trade_off is None else trade_off, self.ranker.settings.rerank_topn

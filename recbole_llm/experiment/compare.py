@@ -78,17 +78,17 @@ def compare(
     Args:
         models: names of models, ours and RecBole's: a list, or ``"Pop,SASRec,BIGRec"``.
         dataset: name of the data set.
-        seeds: each model is run with each of them; a number is that many from the setting ``seed`` on. By default one
-            run, with the setting ``seed``. With ``seeds``, runs that are finished are found again: a comparison that
-            was stopped goes on.
-        baseline: the model in the table that the others are compared with; by default RecBole's first, else the first.
+        seeds: seeds that each model is run with, or their number, counted from the setting ``seed``. By default one
+            run, with the setting ``seed``. With ``seeds``, finished runs are not repeated, so a stopped comparison
+            continues when it is called again.
+        baseline: the model that the others are compared with; by default RecBole's first, else the first.
         config_files: YAML files of settings, later ones win.
-        **settings: settings by name, for every model that knows them; ``**{"BIGRec.epochs": 4}`` is of BIGRec only.
+        **settings: settings by name, for every model that has them; ``**{"BIGRec.epochs": 4}`` is for BIGRec only.
 
     Returns:
-        The table, which a notebook shows; ``saved/results-<dataset>-<time>`` (with seeds
-        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, LaTeX, CSV and JSON, plots, and all of it as
-        one page, ``report.html``.
+        The table, which a notebook shows. ``saved/results-<dataset>-<time>`` (with seeds
+        ``saved/compare-<dataset>-<fingerprint>``) holds it as Markdown, LaTeX, CSV and JSON, with plots, and everything
+        on one page, ``report.html``.
 
     Raises:
         InputError: a wrong setting or file, found before the first model trains.

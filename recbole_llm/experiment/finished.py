@@ -61,7 +61,7 @@ class FinishedRuns:
         folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, name: str, config: Config) -> Run | None:
-        """A finished run by its fingerprint; None where there is none, or its folder is not as the run left it."""
+        """A finished run by its fingerprint; None if there is none, or its folder is not as the run left it."""
         folders = [self.folder, *sorted(self.folder.parent.glob(f"{PREFIX}*"))]
         for entry in (found for folder in folders if (found := _read(folder).get(name))):
             folder = self.folder.parent / entry["folder"]

@@ -9,16 +9,16 @@ from recbole_llm.experiment.trained import config_of
 
 
 def load_run(folder: str | Path, *, trust_remote_code: bool = False, data_path: str | Path | None = None) -> Run:
-    """A finished run, as :func:`recbole_llm.run` returned it; the model is loaded once it is asked for.
+    """Load a finished run, as :func:`recbole_llm.run` returned it. The model is loaded on first use.
 
     Args:
         folder: a run folder, ``saved/<model>-<dataset>-<time>``.
         trust_remote_code: whether code that comes with the run's LLM may run; needed for a run that was made with it.
-        data_path: where the data set lies now, if it has been moved without the run; a project that was moved as a
-            whole is found by itself.
+        data_path: where the data set is now, if it was moved without the run; a project that was moved as a whole
+            needs no path.
 
     Raises:
-        InputError: no run folder, its data are missing, or it asks for code to be run.
+        InputError: no run folder, its data are missing, or its LLM needs ``trust_remote_code``.
 
     Example:
         >>> load_run("saved")

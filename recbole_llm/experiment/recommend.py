@@ -46,7 +46,7 @@ def recommend(
 
     Returns:
         A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),
-        ``item_id``, ``title``, ``score`` (the model's own, larger is better; written anew where it is re-ranked).
+        ``item_id``, ``title``, ``score`` (the model's own, larger is better; rewritten where it is re-ranked).
 
     Raises:
         InputError: the model ranks no items, or a user, an item id or a title is unknown.

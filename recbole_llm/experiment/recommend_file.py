@@ -45,7 +45,7 @@ def write_recommendations(
 ) -> int:
     """Ask for the recommendations of all, a batch at a time, and write them.
 
-    They go into ``<out>.part``, and ``<out>.progress.json`` says how far it is whole; the same call goes on from
+    They go into ``<out>.part``, and ``<out>.progress.json`` says how far it is whole; the same call continues from
     there. No more than a batch is held in memory.
 
     Args:

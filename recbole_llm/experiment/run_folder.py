@@ -53,7 +53,7 @@ class RunFolder:
     Files: ``config.yaml`` (every setting, resolved; a config file for the same run), the log, ``stages.json`` (the
     stages it used), ``prompt.json``, ``adapter/`` (peft's own format, with a card) or ``model.pth`` (RecBole's),
     ``history.json``, ``timing.json`` (what the stages took), ``gammas.json`` (of re-weighting), ``metrics.json``,
-    ``data.json`` (what became of the lines of the data set's files), ``ids.json`` (the numbers of users and items),
+    ``data.json`` (counts of the lines of the data set's files), ``ids.json`` (the numbers of users and items),
     ``valid_ranks.csv`` and ``test_ranks.csv``, or ``valid_clicks.csv`` and ``test_clicks.csv`` where clicks are
     predicted, or ``valid_answers.csv`` and ``test_answers.csv`` among candidates; with a curriculum also
     ``stage_table.md`` (and ``.csv``, ``.json``), ``curriculum.png``, ``curriculum.json``, ``distilled.json`` and, of

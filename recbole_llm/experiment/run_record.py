@@ -23,14 +23,16 @@ NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.
 
 
 class Run:
-    """A finished run: its folder, and what is in it.
+    """A finished run: its metrics, ranks and history, and its model, which can recommend.
+
+    :func:`recbole_llm.run` and :func:`recbole_llm.load_run` return it.
 
     Args:
-        folder: of the run.
+        folder: the run folder, ``saved/<model>-<dataset>-<time>``.
         config: the resolved settings.
         result: the run's line in a table of results.
-        rows_digest: of the (user, target) pairs of validation and test rows.
-        trained: the model, if it is at hand; else it is read from the folder once it is asked for.
+        rows_digest: digest of the (user, target) pairs of validation and test rows.
+        trained: the model, if it is in memory; otherwise it is loaded from the folder on first use.
 
     Attributes:
         folder: see above.
@@ -51,36 +53,36 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metric name (``ndcg@10``) to its value on the test rows, unrounded."""
+        """Metrics on the test rows by name (``ndcg@10``), unrounded."""
         return {name: value for name, value in self.result.test.items() if value is not None}
 
     @property
     def valid_metrics(self) -> dict[str, float]:
-        """The same on the validation rows; empty without any."""
+        """Metrics on the validation rows by name, unrounded; empty if there are no such rows."""
         return {name: value for name, value in self.result.valid.items() if value is not None}
 
     @property
     def summary(self) -> dict[str, float]:
-        """What the answers and the training look like, beside the metrics.
+        """Signs of how well a run has trained, beside the metrics.
 
-        ``distinct_answers`` (different answers over test rows) and ``top_answer`` (share of test rows that got the most
-        frequent one), where a row has one answer; ``valid_loss`` (of the validation rows' answers, per token), of LLM
-        models.
+        ``distinct_answers`` (different answers divided by test rows) and ``top_answer`` (share of test rows with the
+        most frequent answer), if a row has one answer; ``valid_loss`` (per token of the validation rows' answers), for
+        LLM models.
         """
         return {name: value for name, value in self.result.summary.items() if value is not None}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What there is to doubt of the training and the answers, a line each; the table marks the run."""
+        """Reasons to doubt the training or the answers, a line each; a table marks such a run with ``!``."""
         return self.result.warnings
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
-        """What each test row got, in the data set's own ids.
+        """The result of each test row, in the data set's own ids.
 
-        ``user_id``, ``item_id`` (the target), ``rank`` (1 is best; missing where the target was not ranked) and
-        ``top_items``. Where clicks are predicted, the columns are ``label`` and ``score`` instead; among candidates,
-        ``answer``, whether it was valid and a hit, and the ``candidates``.
+        Columns: ``user_id``, ``item_id`` (the target), ``rank`` (1 is best; missing if the target was not ranked) and
+        ``top_items``. For click models ``label`` and ``score`` instead; among candidates ``answer``, whether it was
+        valid and a hit, and ``candidates``.
         """
         with reading(self.folder):
             return protocol_of(self.config).read(self.folder, "test")
@@ -94,14 +96,14 @@ class Run:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What became of every line of the data set's files (:class:`recbole_llm.data.summary.ReadSummary`)."""
+        """Counts of the data set's lines that were read or left out (:class:`recbole_llm.data.summary.ReadSummary`)."""
         with reading(self.folder):
             found: dict[str, Any] = json.loads((self.folder / DATA).read_text(encoding="utf-8"))
             return found
 
     @cached_property
     def student(self) -> Run | None:
-        """The run of the classic model that was taught this one's rankings (``distill_into``); None without."""
+        """The run of the classic model that learned this one's rankings (``distill_into``), or None."""
         file = self.folder / STUDENT
         if not file.is_file():
             return None
@@ -122,17 +124,17 @@ class Run:
         k: int = 10,
         exclude_seen: bool = False,
     ) -> pd.DataFrame:
-        """The best items after some histories, or for some users.
+        """Recommend items for histories, or for users of the data set.
 
         Args:
-            histories: lists of item ids or titles, the oldest item first, or one such list.
-            users: ids of users, or one; each by all its interactions, those that it was tested on included.
+            histories: lists of item ids or titles, oldest item first, or one such list.
+            users: ids of users, or one id; the history is all of a user's interactions, including the test item.
             k: items per history or user.
-            exclude_seen: leave out the items of the history, or all that the user has had.
+            exclude_seen: leave out the items of the history, or all items that the user has had.
 
         Returns:
-            A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is
-            best), ``item_id``, ``title``, ``score`` (the model's own; larger is better).
+            A row per item, best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),
+            ``item_id``, ``title``, ``score`` (the model's own; larger is better).
 
         Raises:
             InputError: the model ranks no items, or a user, an item id or a title is unknown.

@@ -60,7 +60,7 @@ class Trained:
     def last_row(self) -> np.ndarray:
         """int64 [users], the last row of each user in the data set; -1 for a user without one.
 
-        Of presplit files, whose lines may stand in any order, it is the one with the longest history.
+        Of presplit files, whose lines may be in any order, it is the one with the longest history.
         """
         whole = self.rows.whole
         users, order = whole.inter_feat[whole.uid_field].numpy(), np.arange(len(whole.inter_feat))
@@ -172,7 +172,7 @@ def _check_data(config: Config, rows: Rows, numbering: Numbering) -> None:
     """Refuse data that a run's weights do not fit, before anything is built for them.
 
     Raises:
-        InputError: users, items, values or interactions that the run has not had.
+        InputError: users, items, values or interactions that the run did not have.
     """
     users, items = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     if not config.is_llm:

@@ -44,13 +44,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A search that has ended.
+    """The result of :func:`recbole_llm.tune`.
 
     Attributes:
-        folder: ``saved/tune-<model>-<dataset>-<fingerprint>``, with the table, the pictures and ``best.yaml``.
-        table: the trials, in order; scores are of the validation rows.
-        best: the best trial's settings among those that were searched.
-        run: of the best trial's settings, validation and test rows evaluated.
+        folder: ``saved/tune-<model>-<dataset>-<fingerprint>``, with the table, plots and ``best.yaml``.
+        table: the trials, in order, with scores on the validation rows.
+        best: the searched settings with the best trial's values.
+        run: the run with these settings, evaluated on validation and test rows.
     """
 
     folder: Path
@@ -93,18 +93,18 @@ def tune(
 ) -> Tuned:
     """Search for the settings of one model that are best on its validation rows.
 
-    A search that was stopped goes on when the same is called again, and so does one with more trials. Several processes
-    that call the same share the trials.
+    The same call continues a stopped search, also with more trials. Several processes with the same call share the
+    trials.
 
     Args:
         model: name of a model or preset, ours or RecBole's.
         dataset: name of the data set.
         space: setting to its values: a list, or a text as in RecBole's ``hyper.test`` (``"uniform 0.1,0.5"``).
         sampler: ``tpe``, ``random``, or ``grid`` for every combination.
-        pruner: ``asha`` ends trials that fall behind after some epochs, ``none`` runs all to their end.
+        pruner: ``asha`` stops trials that fall behind after some epochs, ``none`` runs all to the end.
         trials: number of trials; 20 by default, or all of a grid.
         asha_min_epochs: validated epochs before ASHA first compares.
-        asha_reduction: one trial in so many goes on at each comparison.
+        asha_reduction: one trial in this many continues at each comparison.
         config_files: YAML files of settings, later ones win.
         **settings: settings of all trials, by name.
 
@@ -212,7 +212,7 @@ class _Search:
             attempt.finish(self._score(run), **facts)
 
     def _give_up(self, config: Config | None) -> None:
-        """Remove what was kept of a trial to go on with, which nobody will."""
+        """Remove what was kept of a trial to continue with, which nobody will."""
         if config is not None:
             StageStore(Path(config["checkpoint_dir"]) / "stages").forget(config.settings())
 

@@ -88,7 +88,7 @@ def parse_space(lines: Sequence[str], key: str = "params", where: str = "part ")
 
 
 def as_space(given: Mapping[str, Any]) -> dict[str, Dimension]:
-    """A space given in Python: a list is a choice, a text is what stands behind a setting's name in a line.
+    """A space given in Python: a list is a choice, a text is what follows a setting's name in a line.
 
     Raises:
         InputError: a value that is neither, or no value at all.
@@ -117,7 +117,7 @@ def parse_dimension(name: str, kind: str, text: str) -> Dimension:
     Args:
         name: of the setting.
         kind: one of :data:`KINDS`.
-        text: what stands behind the kind.
+        text: what follows the kind.
 
     Raises:
         InputError: there is no such kind, or the text does not fit it.

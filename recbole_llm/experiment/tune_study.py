@@ -1,7 +1,7 @@
 """The trials of a search in an SQLite file, shared by processes and resumable.
 
 A trial is held by a lock on a file, which the operating system releases when its process ends in whatever way. So a
-trial that is running and not locked is one whose process was killed: the next process that looks goes on with it, under
+trial that is running and not locked is one whose process was killed: the next process that looks continues it, under
 its own number and with what was drawn for it. What is drawn for a trial depends on the trials before it and on its
 number, not on how often the search was stopped.
 """

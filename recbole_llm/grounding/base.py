@@ -48,7 +48,7 @@ class PromptedRows:
 
     Attributes:
         histories: item ids of each row's history, oldest first.
-        prompts: token ids of each row's prompt; None where there is none, for which nothing is ranked.
+        prompts: token ids of each row's prompt; None if there is none, for which nothing is ranked.
         item_scores: float ``[rows, items]``, another recommender's scores, where a setting (``lm_weight``) mixes them
             in.
         candidates: int64 ``[rows, n]``, the items that each prompt lists, 0 behind a shorter list; None where prompts
@@ -171,7 +171,7 @@ class Grounding(ABC):
 
     @property
     def longest_answer(self) -> int:
-        """Tokens for which this grounding needs room behind a prompt."""
+        """Tokens for which this grounding needs room after a prompt."""
         return 0
 
     def prepare(self) -> None:  # noqa: B027

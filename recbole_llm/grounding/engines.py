@@ -62,7 +62,7 @@ class ExactEngine(Engine):
 
     @abstractmethod
     def _block_length(self, n_queries: int) -> int:
-        """Points that are looked at together."""
+        """Points that are considered together."""
 
     @abstractmethod
     def _search(self, centred: np.ndarray, block: slice, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -196,7 +196,7 @@ class ItemIndex:
 
         Returns:
             Distances and indices among the rankable items, both ``[queries, max(k, depth)]``, no wider than there are
-            items; +inf and -1 behind the last one found.
+            items; +inf and -1 after the last one found.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")

@@ -23,8 +23,8 @@ class Ranking:
 
     Attributes:
         ranks: int64 ``[rows]``, 0-based rank of the target; -1 where it is not ranked, or where there is no target.
-        top_items: int64 ``[rows, k]``, the best items, the best first; 0 behind the last item that is ranked.
-        top_scores: float64 ``[rows, k]``, their scores, larger is better; -inf behind the last one.
+        top_items: int64 ``[rows, k]``, the best items, the best first; 0 after the last item that is ranked.
+        top_scores: float64 ``[rows, k]``, their scores, larger is better; -inf after the last one.
 
     Example:
         >>> Ranking.nothing(n_rows=1, k=2).top_items.tolist()

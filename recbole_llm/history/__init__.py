@@ -1,6 +1,6 @@
 """How much of a history a model sees: returns and losses of SAR's actor-critic, and the cut itself.
 
-Arrays or tensors in, the same out; knows nothing of RecBole.
+Arrays or tensors in, the same out; independent of RecBole.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """SAR's actor and critic: a gated transformer reads a history and chooses how many items a model sees.
 
-Tensors in, tensors out; knows nothing of RecBole. SAR (arXiv 2108.01442) could be read in part: the gated block is
+Tensors in, tensors out; independent of RecBole. SAR (arXiv 2108.01442) could be read in part: the gated block is
 that of GTrXL (arXiv 1910.06764), the rest our reading.
 """
 
@@ -53,7 +53,7 @@ class GatedBlock(nn.Module):
         self.gates = nn.ModuleList(Gate(width) for _ in range(2))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Of [b, t, width]; padding stands behind what is real, where nothing real looks. Returns: the same."""
+        """Of [b, t, width]; padding follows what is real, where nothing real looks. Returns: the same."""
         later = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).triu(1)
         x = self.norms[0](h)
         y, _ = self.attention(x, x, x, attn_mask=later, need_weights=False)
@@ -95,7 +95,7 @@ class LengthPolicy(nn.Module):
         """Choices and values.
 
         Args:
-            histories: int64 [b, t], oldest first, 0 behind the last item.
+            histories: int64 [b, t], oldest first, 0 after the last item.
             sizes: int64 [b], items of each, at least 1.
 
         Returns:
@@ -127,7 +127,7 @@ def newest(histories: Tensor, sizes: Tensor, kept: Tensor) -> tuple[Tensor, Tens
     """The newest items of each history.
 
     Args:
-        histories: int64 [b, t], oldest first, 0 behind the last item.
+        histories: int64 [b, t], oldest first, 0 after the last item.
         sizes: int64 [b], items of each.
         kept: int64 [b], how many to keep; more than there are keeps all.
 
@@ -191,7 +191,7 @@ def learn_by_table(
 
     Args:
         policy: what is trained; it is left in eval mode.
-        histories: int64 [n, t], oldest first, 0 behind the last item.
+        histories: int64 [n, t], oldest first, 0 after the last item.
         sizes: int64 [n].
         rewards: [n, lengths]; NaN where a length cannot be chosen.
         updates: steps of Adam.

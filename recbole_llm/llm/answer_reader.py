@@ -120,7 +120,7 @@ class AnswerReader:
             lines: which of the caller's rows each prompt is of, where they are not all.
         """
         n_rows, n_answers, pad = len(prompts), len(answers[0]), self.scorer.pad_token_id
-        bare: list[list[int]] = []  # numbers of the answers behind each copy of the prompt without history
+        bare: list[list[int]] = []  # numbers of the answers after each copy of the prompt without history
         if self.bare_prompt is not None:
             bare = self._copies(prompts, answers, trees, apart)
             flat = [answer for own in answers for answer in own]
@@ -158,7 +158,7 @@ class AnswerReader:
         return [[max(title, 0) for title in own] for own in found]
 
     def _copies(self, prompts: Sequence[Tokens], answers: Answers, trees: Trees | None, apart: bool) -> list[list[int]]:
-        """Which answers, numbered row by row, stand behind each copy of the prompt without history."""
+        """Which answers, numbered row by row, stand after each copy of the prompt without history."""
         n_answers = len(answers[0])
         if self.bare_per_row or (apart and trees is None):
             return [list(range(row * n_answers, (row + 1) * n_answers)) for row in range(len(prompts))]

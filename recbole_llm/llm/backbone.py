@@ -85,7 +85,7 @@ def load_backbone(
     """Load a causal language model, by hub name or from a folder, and check that it can be used.
 
     Args:
-        llm_path: folder with `config.json`, weights and tokenizer; a GGUF file, which is read anew at every call (a run
+        llm_path: folder with `config.json`, weights and tokenizer; a GGUF file, which is read at every call (a run
             keeps what was read); `smollm2`; or a name on the Hugging Face hub.
         dtype: "float32", "bfloat16", "float16", "saved" for the type the weights are stored in, or "auto" for bfloat16
             on a GPU that has it and float32 elsewhere.

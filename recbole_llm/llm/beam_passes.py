@@ -24,7 +24,7 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class LastLogits:
-    """One forward pass, of which the logits behind the last tokens are wanted.
+    """One forward pass, of which the logits after the last tokens are wanted.
 
     Attributes:
         model: a causal LM, bare or wrapped.
@@ -195,7 +195,7 @@ def compute_prefix(llm: LastLogits, tokens: Tokens) -> Cache:
 
 
 def find_beams(model: nn.Module, n_tokens: int, row_inputs: Mapping[str, Tensor] | None = None) -> Finding:
-    """Whether beams can go on from a cache that is repeated and reordered."""
+    """Whether beams can continue from a cache that is repeated and reordered."""
     return find(model, FastPath.BEAMS, n_tokens, beam_scores, row_inputs=row_inputs)
 
 

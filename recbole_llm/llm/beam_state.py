@@ -60,7 +60,7 @@ class Live:
             self.passes.select(source)
 
     def next_logits(self) -> Tensor:
-        """Logits [sequences, vocabulary] behind the last token of each beam."""
+        """Logits [sequences, vocabulary] after the last token of each beam."""
         n_slots, (n_rows, width, length) = len(self.slot_rows), self.tokens.shape
         of_sequences = self.slot_rows.repeat_interleave(width)
         if n_rows == n_slots:

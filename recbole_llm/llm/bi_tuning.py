@@ -134,7 +134,7 @@ class BiTuning(nn.Module):
 
     Attributes:
         mformer: makes the vectors before a prompt.
-        suffix: [d], the vector behind every prompt.
+        suffix: [d], the vector after every prompt.
     """
 
     def __init__(self, llm: nn.Module, state_width: int, settings: LaserSettings) -> None:
@@ -145,7 +145,7 @@ class BiTuning(nn.Module):
         self.suffix = nn.Parameter(norm * normalize(torch.randn(width), dim=0))
 
     def forward(self, llm: nn.Module, prompts: Sequence[Sequence[int]], states: Sequence[Tensor]) -> Tensor:
-        """Vectors of histories: the LLM's last state at the vector behind each prompt.
+        """Vectors of histories: the LLM's last state at the vector after each prompt.
 
         Args:
             llm: the LLM.

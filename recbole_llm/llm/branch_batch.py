@@ -1,7 +1,7 @@
 """Several answers to one prompt, laid out for one forward pass.
 
-A prompt is computed once and its answers are branches behind it: a branch sees the prompt and itself, never another
-answer, and its positions go on from the prompt's end. What answers begin with in common is computed once as well, so k
+A prompt is computed once and its answers are branches after it: a branch sees the prompt and itself, never another
+answer, and its positions continue from the prompt's end. The common beginning of answers is computed once as well, so k
 answers form a tree whose root is the last prompt token, and equal answers cost one. A token that nothing follows, such
 as EOS, predicts nothing and is no input at all.
 """

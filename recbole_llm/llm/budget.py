@@ -2,7 +2,7 @@
 
 A budget decides memory and speed, never the result. ``auto`` looks at the device: on a GPU at its free memory and the
 LLM's sizes, on a CPU at the usual number, where more tokens save no time, and at the memory that is available. It is an
-estimate, so what does not fit after all is computed again in halves, and the run goes on with the smaller budget.
+estimate, so what does not fit after all is computed again in halves, and the run continues with the smaller budget.
 """
 
 from __future__ import annotations
@@ -151,12 +151,12 @@ def run_batches(
     Args:
         costs: of each row in tokens, or a function that gives them at a budget of so many.
         budget: of a batch.
-        run: runs the rows of a batch; it is run anew with parts of them if memory ran out in it.
+        run: runs the rows of a batch; it is run again with parts of them if memory ran out in it.
         order: in which order rows are taken.
         together: whether several processes share the batches; then all of them must be here.
 
     Returns:
-        The rows of each batch, those of other processes too, as they were dealt out.
+        The rows of each batch, those of other processes too, as they were divided.
     """
     if together:
         budget.agree()
@@ -237,7 +237,7 @@ def bytes_per_token(model: nn.Module, training: bool = False) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device; None where nobody tells."""
+    """Bytes that can still be had on a device; None if unknown."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused

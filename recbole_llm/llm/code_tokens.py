@@ -60,7 +60,7 @@ class CodeTokens(nn.Module):
 
     @torch.no_grad()
     def start_rows(self, llm: nn.Module, at: int, starts: np.ndarray, generator: torch.Generator) -> None:
-        """Let the rows from ``at`` on begin anew; see :class:`CodeTokens`.
+        """Let the rows from ``at`` on restart; see :class:`CodeTokens`.
 
         Args:
             llm: the LLM, bare or wrapped.
@@ -139,7 +139,7 @@ class CodedBackbone(Backbone):
 
     @classmethod
     def of(cls, backbone: Backbone, code_names: Sequence[str]) -> CodedBackbone:
-        """A backbone with code tokens behind the last row of its embedding."""
+        """A backbone with code tokens after the last row of its embedding."""
         own = {field.name: getattr(backbone, field.name) for field in fields(Backbone)}
         first = backbone.model.get_input_embeddings().weight.shape[0]
         return cls(**own, first_code=first, code_names=tuple(code_names))

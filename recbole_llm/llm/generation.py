@@ -98,7 +98,7 @@ def beam_search(
     """Continues every prompt by beam search and returns the best continuation of each.
 
     Equal scores are ordered by lower beam, then lower token id. Batching changes no result in fp32; in half precision
-    rounding can flip near-ties. The model is run in eval mode without gradients and given back as it was. Several
+    rounding can flip near-ties. The model is run in eval mode without gradients and keeps its previous mode. Several
     processes share the batches.
 
     Args:
@@ -122,7 +122,7 @@ def beam_search(
         row_inputs: Further inputs of the model's forward, tensors [prompts, ...]: each pass is given those of its rows.
             Nothing is shared between prompts then.
         progress: Shows a progress bar.
-        keep: Where finished batches are kept, so that a killed run goes on after them; it is asked by everything the
+        keep: Where finished batches are kept, so that a killed run continues after them; it is asked by everything the
             answers depend on besides the model. Nothing is kept with a `logits_processor`, which cannot be told of.
 
     Returns:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class ItemReader:
-    """An LLM that reads items: texts of their attributes, and the vectors it makes of texts.
+    """An LLM that reads items: texts of their attributes, and the vectors it computes from texts.
 
     Args:
         model: the LLM, with an adapter or without.
@@ -109,7 +109,7 @@ class ItemReader:
 class ContrastiveTuning:
     """Tunes an LLM so that two views of an item lie near each other and away from the batch's other items.
 
-    Views are drawn anew at every step, from (seed, step, item), so a run that goes on draws what it would have drawn.
+    Views are drawn again at every step, from (seed, step, item), so a run that goes on draws what it would have drawn.
 
     Args:
         reader: the LLM with its adapter.

@@ -60,7 +60,7 @@ def title_likelihoods(
 ) -> Tensor:
     """Scores every item by the likelihood of its title; items of one title have equal scores.
 
-    The model is run in eval mode without gradients and given back as it was.
+    The model is run in eval mode without gradients and returned in its previous mode.
 
     Args:
         model: A decoder of Hugging Face, bare or wrapped by peft.
@@ -77,7 +77,7 @@ def title_likelihoods(
         progress: Shows a progress bar.
         way: ``tree``, for LLMs that compute a tree of titles as separate sequences, or ``rows``, for all;
             :func:`choose_way` tells which. Both have the same result.
-        keep: Where finished rows are kept, 11 bytes for a row and item, so that a killed run goes on after them; it is
+        keep: Where finished rows are kept, 11 bytes per row and item, so that a killed run continues after them; it is
             asked by everything the scores depend on besides the model.
 
     Returns:
@@ -231,7 +231,7 @@ def title_scores(
         steps[:, 1:] -= grouped_logsumexp(steps[:, 1:], parents, trie.n_nodes)[:, parents]
     paths = torch.from_numpy(trie.paths).to(device)
     sums = steps.new_zeros(len(steps), trie.n_titles)
-    for nodes in paths.unbind(dim=1):  # behind a title's end stands the root
+    for nodes in paths.unbind(dim=1):  # after a title's end stands the root
         sums += steps[:, nodes]
     if assistant is not None and assistant.lm_weight < 1:
         sums = assistant.lm_weight * sums + (1 - assistant.lm_weight) * assistant.title_log_probs(trie).to(device)

@@ -2,7 +2,7 @@
 
 Of the last layer's work on a prompt, the answer sees its keys and values alone. The prompt without its last token
 therefore goes first, up to these; the last prompt token and the answer follow. In a model of few layers this is a large
-part of a forward pass, and of the backward pass behind it.
+part of a forward pass, and of the backward pass after it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recbole_llm.llm.sample import Sample
 class PrefillScorer:
     """The log-probabilities of :class:`BranchScorer` for a single answer, at less cost, with the same gradients.
 
-    Models that do not go on from a cache as in one pass, and rows whose prompt is a single token, are given to that
+    Models that do not continue from a cache as in one pass, and rows whose prompt is a single token, are given to that
     class.
 
     Args:

@@ -137,7 +137,7 @@ class Sample:
         return math.inf if difference.isnan().any() else float(difference.max())
 
     def accepts(self, found: Tensor) -> bool:
-        """Whether log-probabilities [prompts, the first answers] are those of plain passes but for rounding.
+        """Whether log-probabilities [prompts, the first answers] are those of plain passes except for rounding.
 
         In half precision they may differ, on average, by what rounding of the logits makes, or by three times the
         effect of padding if that is more, and by no more than a quarter of the effect of a wrong mask.
@@ -174,7 +174,7 @@ class Sample:
         return float(logits.double().log_softmax(dim=-1).gather(1, tokens).sum())
 
     def _logits(self, tokens: list[int], n_last: int) -> Tensor:
-        """Logits [n_last, vocabulary] behind the last tokens of a row."""
+        """Logits [n_last, vocabulary] after the last tokens of a row."""
         ids = torch.tensor([tokens], device=self.device)
         mask, inputs = torch.ones_like(ids), self.inputs_of(1)
         output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=n_last, **inputs)

@@ -177,7 +177,7 @@ def check_quantisation(quant: str | None, on_cpu: bool) -> None:
     """
     if quant == "4bit" and on_cpu:
         # bitsandbytes (seen in 0.50.2) repacks 4-bit weights at the first evaluation on a CPU with AVX512-BF16; after
-        # that no gradient passes through them, and training would go on and learn nothing.
+        # that no gradient passes through them, and training would continue and learn nothing.
         raise InputError("quant", "4bit cannot be trained on a CPU; use quant 8bit or a GPU", kind="environment")
     if quant is not None and find_spec("bitsandbytes") is None:
         raise InputError(

@@ -29,7 +29,7 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, n_embeddings: int) -> int
 
 
 def find_spare_token(tokenizer: PreTrainedTokenizerBase, n_embeddings: int) -> int | None:
-    """A token id that has a row in the embedding matrix and stands in no text: not even at its end.
+    """A token id that has a row in the embedding matrix and occurs in no text: not even at its end.
 
     The unknown token, else a reserved, unused or padding token of the vocabulary, else a row of the matrix behind the
     last token; never BOS, EOS or another token that by its name ends a text, whichever part a family gives it.

@@ -231,7 +231,7 @@ def pretrain(
     """Trains ``model`` in place on ``config.steps`` batches of token ids and labels, both [documents, tokens].
 
     Padding is on the right, so under causal attention no mask is needed. AdamW, linear warm-up, cosine decay, gradients
-    clipped at norm 1. Where ``states`` holds a state, training goes on from it, behind the batches that it has read.
+    clipped at norm 1. Where ``states`` holds a state, training continues from it, behind the batches that it has read.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     scales = [parameter for parameter in model.parameters() if parameter.ndim <= 1]

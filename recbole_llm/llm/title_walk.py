@@ -162,7 +162,7 @@ class TreeWalk:
 
 
 def _keep(cache: Cache, n_prompt: int, offsets: Tensor) -> None:
-    """Drops all slots behind the prompt but `offsets`, counted from its end."""
+    """Drops all slots after the prompt but `offsets`, counted from its end."""
     slots = torch.cat((torch.arange(n_prompt, device=offsets.device), offsets + n_prompt))
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[:, :, slots], layer.values[:, :, slots]

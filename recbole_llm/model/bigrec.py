@@ -32,11 +32,10 @@ Rescore = Callable[[np.ndarray, Interaction], np.ndarray]
 
 
 class BIGRec(LLMRecommender):
-    """Bi-step grounding: language space to generated title by tuning, generated title to items by L2 distance.
+    """Bi-step grounding: the tuned LLM generates a title, and items are ranked by their L2 distance to it.
 
-    Item titles and generated titles are embedded by the untuned LLM; an item's score is minus the distance of its
-    title's embedding to the generated one, or what another ``grounding`` makes of the LLM's probabilities. All items
-    of a shared title have the same score.
+    The untuned LLM embeds item titles and generated titles; an item's score is minus the distance between the two, or
+    what another ``grounding`` computes from the LLM's probabilities. Items that share a title have the same score.
 
     Attributes:
         rescore: turns distances [rows, items] of an interaction into re-weighted ones, smaller is better; set by the

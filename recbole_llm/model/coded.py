@@ -34,7 +34,7 @@ from recbole_llm.settings.config import Config
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-LETTERS = "abcdefghi"  # of the levels of a code; the one behind the last level is the counter's
+LETTERS = "abcdefghi"  # of the levels of a code; the one after the last level is the counter's
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +93,7 @@ class CodedRecommender(LLMRecommender):
 
     @classmethod
     def borrows(cls, config: Config) -> bool:
-        """See :class:`LLMRecommender`: codes may be made of another recommender's vectors."""
+        """See :class:`LLMRecommender`: codes may be made from another recommender's vectors."""
         return super().borrows(config) or config["sid_source"] == "id"
 
     # ---- codes

@@ -94,7 +94,7 @@ class ItemVectors:
         return backbone, adapter, adapter.attach(backbone.model)
 
     def fresh_adapter(self) -> Adapter:
-        """The run's adapter; LoRA where that reads histories, which items have not."""
+        """The run's adapter; LoRA where that reads histories, which items do not have."""
         kind = cast(type[Adapter], find_choice("adapter", self.config["adapter"]))
         kind = LoraAdapter if kind.reads_states(self.config.final_config_dict) else kind
         return kind.from_settings(self.config.final_config_dict)

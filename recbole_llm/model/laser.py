@@ -1,4 +1,4 @@
-"""Laser: a frozen LLM whose state behind a prompt is the vector of a user or an item (arXiv 2409.01605)."""
+"""Laser: a frozen LLM whose state after a prompt is the vector of a user or an item (arXiv 2409.01605)."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ Row = tuple[list[int], tuple[int, ...]]
 
 
 class Laser(LLMRecommender):
-    """Users and items as states of a frozen LLM behind their prompts; the catalogue is ranked by cosine.
+    """Users and items as states of a frozen LLM after their prompts; the catalogue is ranked by cosine.
 
-    Vectors that learn stand before and behind every prompt; those before it are made of what the auxiliary recommender
+    Vectors that learn stand before and after every prompt; those before it are made of what the auxiliary recommender
     knows of the history's items. An item is a history of one item. The catalogue's vectors are kept with the weights,
     and searched by FAISS.
 
@@ -66,7 +66,7 @@ class Laser(LLMRecommender):
     # ---- what learns, and what is read
 
     def _longest_answer(self) -> int:
-        """The vectors before and behind a prompt take positions as well."""
+        """The vectors before and after a prompt take positions as well."""
         return self.settings.prefix_len + 1
 
     def _make_prompts(self, max_prompt_tokens: int) -> PromptEncoder:

@@ -22,11 +22,11 @@ TWO_STAGE_SHARE = 2 / 5  # of the steps are on text alone: 2 epochs of the paper
 
 
 class LLaRA(BIGRec):
-    """BIGRec with hybrid prompts: behind each title of the history stands the item's projected vector.
+    """BIGRec with hybrid prompts: after each title of the history stands the item's projected vector.
 
     Vectors are the item embeddings of the auxiliary recommender, frozen; the projector learns with the adapter and is
     kept in its folder. Training may begin with text-only prompts (``prompt_schedule``), in which every slot holds one
-    neutral token, which stands in no text; outside training steps, where answers are generated, distilled and
+    neutral token, which occurs in no text; outside training steps, where answers are generated, distilled and
     evaluated, all prompts are hybrid. Without ``candidates`` no prompt depends on the target.
     """
 

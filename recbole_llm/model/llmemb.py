@@ -29,7 +29,7 @@ ROWS = 1024  # scored at once
 
 
 class LLMEmb(LLMRecommender):
-    """RecBole's SASRec, GRU4Rec or BERT4Rec whose item embeddings are made of vectors that a tuned LLM gives.
+    """RecBole's SASRec, GRU4Rec or BERT4Rec whose item embeddings are computed from vectors that a tuned LLM gives.
 
     The LLM reads each item's attributes and is tuned so that two thinned views of an item lie near each other. The
     vectors are computed once, reduced and frozen; the sequential model learns two linear maps of them with its own

@@ -35,7 +35,7 @@ class LLMPasses(RowReader):
         return self.adapter.conditioned_on(self.llm, histories)
 
     def row_inputs(self, histories: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """What the LLM's forward needs to know of each row besides its tokens, where a pass goes on from a cache."""
+        """What the LLM's forward needs to know of each row besides its tokens, where a pass continues from a cache."""
         return self.adapter.row_inputs(self.llm, histories)
 
     @property

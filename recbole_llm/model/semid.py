@@ -53,7 +53,7 @@ class CodeAnswers(FreeAnswers):
 
 
 class SemID(CodedRecommender):
-    """Every item has a code of a few tokens, made of a vector of its text; a history of codes is answered with a code.
+    """Items have codes of a few tokens, made from vectors of their texts; the answer to a history of codes is a code.
 
     Answers are searched for among the catalogue's codes (``grounding: constrained``), or all are scored
     (``likelihood``). Every item with a title is named, also where several share one.

@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         """The state of each sequence before it scores ids.
 
         Args:
-            ids: int64 [b, t], 0 behind the last one.
+            ids: int64 [b, t], 0 after the last one.
             lengths: int64 [b].
 
         Returns:
@@ -103,7 +103,7 @@ class SemanticModel(nn.Module):
         """Scores of the next class.
 
         Args:
-            classes: int64 [b, t], 0 behind the last one.
+            classes: int64 [b, t], 0 after the last one.
             lengths: int64 [b].
 
         Returns:

@@ -21,7 +21,7 @@ from recbole_llm.prompt import Example
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import UNFINISHED, Stage
 
-CORPUS = "walks by shared text"  # what prompts are made of; LLMs that learned from others are built anew
+CORPUS = "walks by shared text"  # what prompts are made of; LLMs that learned from others are rebuilt
 
 Invent = Callable[[Sequence[int], int], Example]
 """Makes an example of a history and its answer, made from item text alone: whatever else it needs is so too."""

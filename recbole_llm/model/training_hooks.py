@@ -45,7 +45,7 @@ class TrainingHooks:
 
     @property
     def changes_examples(self) -> bool:
-        """Whether examples may change between epochs, so that they are made anew then."""
+        """Whether examples may change between epochs, so that they are made again then."""
         return False
 
     def end_epoch(self, epoch: int, n_epochs: int) -> dict[str, Any] | None:

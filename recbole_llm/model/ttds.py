@@ -129,7 +129,7 @@ class TTDS(SemID):
         self.code_tokens.start_rows(self.llm, self._first_user, starts, generator)
 
     def _means(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """Mean of the vectors of the items with codes: float32 [histories, d]; zeros where there are none."""
+        """Mean of the vectors of the items with codes: float32 [histories, d]; zeros if there are none."""
         table = self._state.item_vectors.detach().cpu().numpy()
         found = np.zeros((len(histories), table.shape[1]), dtype=np.float32)
         for row, history in enumerate(histories):

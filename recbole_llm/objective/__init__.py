@@ -1,6 +1,6 @@
 """Losses of answers: among legal titles, counterfactual, and preferences.
 
-Tensors or arrays in, a scalar out; knows nothing of RecBole. Gradients flow through logits and log-ratios.
+Tensors or arrays in, a scalar out; independent of RecBole. Gradients flow through logits and log-ratios.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """BEAR: tokens weighted by their position relative to the threshold of a beam search (arXiv 2601.22925).
 
-The authors' code raises the weight of tokens that clear the bar, without a gradient (``weights``, the default);
+The authors' code raises the weight of tokens that exceed the threshold, without a gradient (``weights``, the default);
 summaries of the paper speak of a penalty on the margin, with one (``margin``, ours, not verified against its text).
 """
 
@@ -39,7 +39,7 @@ def bear_loss(
         targets: int64 [n].
         legal: for each answer token the ids of its legal tokens.
         tau: temperature, > 0.
-        k: beams: the bar is the k-th likeliest legal token, or the least likely where there are fewer.
+        k: beams: the threshold is the k-th likeliest legal token, or the least likely where there are fewer.
         xi: width of the sigmoid of the margin, in log-probability, > 0.
         weight: lambda_B; 0 is MSL's mean over branching tokens.
         rows: int64 [n], the row of each token, where rows have weights.
@@ -100,7 +100,7 @@ def bear_weights(
     rows: Tensor | None = None,
     row_weights: Tensor | None = None,
 ) -> Tensor:
-    """1 + lambda_B * sigmoid((log p of the right token - log p of the bar) / xi), without a gradient.
+    """1 + lambda_B * sigmoid((log p of the right token - log p of the threshold) / xi), without a gradient.
 
     Args:
         logits: [n, V]; this and the rest as ``bear_loss`` takes them.

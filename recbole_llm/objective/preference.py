@@ -170,7 +170,7 @@ def _aligned(chosen: Tensor, rejected: Tensor, mask: Tensor | None) -> tuple[Ten
 
 
 def _over_negatives(values: Tensor, kept: Tensor) -> Tensor:
-    """[m], the mean over each row's kept negatives; 0 where there is none."""
+    """[m], the mean over each row's kept negatives; 0 if there is none."""
     return torch.where(kept, values, 0.0).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 
 

@@ -190,7 +190,7 @@ def check_preference(model: str, has_answers: bool, settings: Settings, has_vali
 
 
 def _check_negatives(value: str, settings: Settings) -> None:
-    """Refuse wrong answers that there are none of, or that cannot be drawn anew.
+    """Refuse wrong answers that there are none of, or that cannot be drawn again.
 
     Raises:
         InputError: which setting.

@@ -116,7 +116,7 @@ class BEARObjective(TokenObjective):
 
     Attributes:
         tau: temperature.
-        k: beams that the bar is of; the run's own by default.
+        k: beams whose threshold counts; the run's own by default.
         xi: width of the sigmoid of the margin.
         weight: lambda_B; 0 is MSL's mean over branching tokens.
         form: ``weights``, as in the authors' code; or ``margin``.

@@ -19,9 +19,9 @@ class AnswerTokens:
         rows: int64 [n], the row of each token.
         answers: int64 [n], which of its row's answers it belongs to.
         steps: int64 [n], its position in the answer, from 0.
-        log_probs: float [n], among the whole vocabulary; None where nobody asks.
-        legal: the softmax among the tokens that continue a title; None where nobody asks.
-        effects: float [n], log-probability by what the history adds to the logits; None where nobody asks.
+        log_probs: float [n], among the whole vocabulary; None if not needed.
+        legal: the softmax among the tokens that continue a title; None if not needed.
+        effects: float [n], log-probability by what the history adds to the logits; None if not needed.
     """
 
     rows: Tensor

@@ -108,7 +108,7 @@ class CodePromptEncoder(PromptEncoder):
         return {"history": shown.history}
 
     def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
-        """What fills a slot and the fixed text behind it."""
+        """What fills a slot and the fixed text after it."""
         return [*self._slot_tokens(slot, items), *self._pieces.behind(slot)]
 
     def _slot_tokens(self, slot: str, items: Sequence[int]) -> list[int]:

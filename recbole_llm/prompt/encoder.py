@@ -225,7 +225,7 @@ class PromptEncoder(ABC):
         return token_ids
 
     def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
-        """What fills a slot, titles with separators between them, and the fixed text behind it."""
+        """What fills a slot, titles with separators between them, and the fixed text after it."""
         blank = self._pieces.blank(slot)
         if not items:
             return [*self._pieces.of(blank + NONE), *self._pieces.behind(slot)]

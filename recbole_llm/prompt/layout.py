@@ -52,7 +52,7 @@ class Layout:
         Args:
             blocks: The three texts, slots as :func:`slot_mark` writes them; an empty one is left out.
             style: `alpaca` (blocks under headers), `plain` (the same blocks without headers), `list` (the input alone,
-                which ends with the history, and a separator: the answer goes on with it), `lines` (the same with a
+                which ends with the history, and a separator: the answer continues with it), `lines` (the same with a
                 title on each line, without quotes) or `chat` (the plain blocks as the user's turn in the tokenizer's
                 own chat template).
             tokenizer: A Hugging Face tokenizer, for `chat` only.
@@ -78,7 +78,7 @@ class Layout:
 
     @classmethod
     def _going_on(cls, block: str, style: str) -> Layout:
-        """The layout of a block that ends with the history, which the answer goes on with."""
+        """The layout of a block that ends with the history, which the answer continues with."""
         if _MARK not in block:
             raise InputError(
                 "prompt_style",
@@ -99,7 +99,7 @@ class Layout:
 
     @property
     def separator(self) -> str:
-        """What stands behind every title of a slot but the last, a blank not counted."""
+        """What follows every title of a slot but the last, a blank not counted."""
         return LINE_BREAK if self.style == LINES else SEPARATOR
 
     @property

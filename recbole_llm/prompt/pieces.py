@@ -16,7 +16,7 @@ class Pieces:
     """Token ids of the texts of a layout and of whatever stands between them, each tokenised once and kept.
 
     Pieces end where byte-level tokenizers (GPT-2's, Llama 3's, Qwen's) split any text, before a blank. So a blank
-    before a slot goes to what fills it, a title goes together with the separator behind it, and the last title of a
+    before a slot goes to what fills it, a title goes together with the separator after it, and the last title of a
     slot with the text behind the slot (:meth:`ending`); put together they are the tokens of the whole text.
 
     Args:
@@ -76,7 +76,7 @@ class Pieces:
         return head + fixed[len(fixed) - n_fixed :]
 
     def _joined(self, title: str, slot: str) -> list[int]:
-        """Title and text behind it as one text, up to the first special token of a chat template."""
+        """Title and text after it as one text, up to the first special token of a chat template."""
         index = self._index(slot)
         is_last = index + 1 == len(self._layout.slots)
         text = self._layout.texts[index + 1].removesuffix("" if is_last else " ")

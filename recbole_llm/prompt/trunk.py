@@ -2,7 +2,7 @@
 
 The rows of a user whose prompts show everything from one item on share a trunk: prompt head and titles in their order;
 each row hangs its own end of the prompt and its answers behind its last title. A history that grows beyond what a
-prompt may show would begin anew in every row; so that rows keep sharing, such a user has several trunks, and a row sees
+prompt may show would restart in every row; so that rows keep sharing, such a user has several trunks, and a row sees
 its history from the start of its trunk on: :func:`segments` says from where.
 
 What shares a pass decides speed alone: a row in a trunk is computed exactly as the same row apart.

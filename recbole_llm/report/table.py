@@ -25,7 +25,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class RunResult:
-    """One model on one data set with one seed.
+    """One line of a :class:`ResultTable`: one model on one data set with one seed.
 
     Attributes:
         model: name in the table.
@@ -43,11 +43,11 @@ class RunResult:
         test: unrounded metrics on the test rows under RecBole's names (``ndcg@10``), and ``category_hit@10``, or those
             of answers among candidates (``hit_ratio``); None or missing: not run.
         valid: the same on the validation rows.
-        notes: what a reader must know beside the numbers, such as ``TINY_LLM_NOTE``.
+        notes: remarks to print below the table, such as ``TINY_LLM_NOTE``.
         summary: ``distinct_answers`` (different answers over rows) and ``top_answer`` (share of rows that got the most
             frequent one) of the test rows, ``valid_loss`` (per token of the validation rows' answers), and, with
             ``beyond_accuracy``, ``titles_known`` and ``sequences_known`` (by the untuned LLM); those it has.
-        warnings: what there is to doubt of the run, a line each; it is marked in the table.
+        warnings: reasons to doubt the run, a line each; the table marks it.
         revision: the commit that gave the result, or the version where the package is no checkout.
 
     Example:
@@ -77,7 +77,7 @@ class RunResult:
 
 @dataclass(frozen=True, repr=False)
 class ResultTable:
-    """Results with what is needed to repeat them.
+    """Runs side by side: metrics, comparisons with a baseline, and what is needed to repeat them.
 
     Attributes:
         results: one entry per run, in the order of the rows.
@@ -85,9 +85,9 @@ class ResultTable:
         data_hash: data set name -> see ``recbole_llm.report.data_hash``.
         command: the command line that gave the results.
         title: heading of the Markdown.
-        reading: what became of the lines of the data set's files, in words.
+        reading: counts of the data set's lines that were read or left out, in words.
         metric: the metric by which models are compared.
-        comparisons: of the models with a baseline.
+        comparisons: the models' differences from a baseline.
 
     Example:
         >>> table = ResultTable((RunResult("Pop", "ml-100k", test={"ndcg@10": 0.0163}),))

@@ -1,6 +1,6 @@
 """Re-ranking of any model's best items: maximal marginal relevance, and a bandit of relevance and dispersion.
 
-Arrays in, arrays out; knows nothing of RecBole.
+Arrays in, arrays out; independent of RecBole.
 """
 
 from typing import TYPE_CHECKING

@@ -112,7 +112,7 @@ def rerank_scores(base: Array, order: Array) -> Any:
 
     Args:
         base: [items], a model's scores.
-        order: int64 [n], the items whose order is decided anew, best first.
+        order: int64 [n], the items whose order is re-decided, best first.
 
     Returns:
         float64 [items], as ``base`` is.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 N_COMPONENTS = 8
-ID_WIDTH = 32  # of item vectors that are made of interactions
+ID_WIDTH = 32  # of item vectors that are computed from interactions
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def interaction_vectors(pairs: np.ndarray, n_users: int, n_items: int, width: in
         width: how many, at most.
 
     Returns:
-        float64 [items, d]; zeros for an item that nobody had.
+        float64 [items, d]; zeros for an item without interactions.
     """
     from scipy.sparse import csr_matrix
     from scipy.sparse.linalg import svds

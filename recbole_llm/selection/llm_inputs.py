@@ -113,7 +113,7 @@ class LLMInputs(Provider):
     def _by_row(self, name: str, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, of what gives those of a batch of rows, in their order.
 
-        Several processes share the batches; a killed run goes on after its last one.
+        Several processes share the batches; a killed run continues after its last one.
         """
         lengths = [len(prompt) + len(response) for prompt, response in self.examples]
         model, found = self.model, np.empty(len(self.examples))
@@ -156,7 +156,7 @@ class LLMInputs(Provider):
         """Mean loss of the tokens of each answer. Returns: [rows]."""
         prompts, answers = zip(*(self._scored(*self.examples[row]) for row in batch), strict=True)
         with self.model.conditioned_on([self.pool.histories[row] for row in batch]):
-            if self.model.adapter.needs_states:  # a pass that goes on from a cache takes no gates of a context
+            if self.model.adapter.needs_states:  # a pass that continues from a cache takes no gates of a context
                 found = self.model.scorer.log_probs(prompts, [[answer] for answer in answers])
             else:
                 found = self._prefill.log_probs(prompts, answers)

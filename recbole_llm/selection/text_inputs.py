@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TextInputs(Provider):
-    """What an encoder of texts makes of rows: of prompt and answer.
+    """What an encoder of texts computes from rows: of prompt and answer.
 
     Args:
         model: the recommender, untuned.
@@ -77,7 +77,7 @@ class TextInputs(Provider):
 
 
 class ClickTextInputs(TextInputs):
-    """What an encoder of texts makes of rows whose labels are classes: of the prompt alone."""
+    """What an encoder of texts computes from rows whose labels are classes: of the prompt alone."""
 
     def _shown(self, prompt: list[int], response: list[int]) -> list[int]:
         return prompt

@@ -1,6 +1,6 @@
 """Codes that stand for items: residual quantisation, unique codes and their trie, codebooks and generated heads.
 
-Arrays or tensors in, the same out; knows nothing of RecBole.
+Arrays or tensors in, the same out; independent of RecBole.
 """
 
 from typing import TYPE_CHECKING

@@ -184,7 +184,7 @@ def train_epoch(
     revive: bool = True,
     weight: float = 1.0,
 ) -> None:
-    """One pass over vectors float32 [n, d] in random order; then, if asked, unused codewords start anew.
+    """One pass over vectors float32 [n, d] in random order; then, if asked, unused codewords restart.
 
     Args:
         model: trained in place.
@@ -207,7 +207,7 @@ def train_epoch(
 
 
 def train_steps(model: RQVAE, vectors: Tensor, steps: int, seed: int, weight: float = 1.0) -> None:
-    """Some more steps from the present weights and codewords; nothing starts anew, and codes are the nearest.
+    """Some more steps from the present weights and codewords; nothing restarts, and codes are the nearest.
 
     Args:
         model: trained in place, in eval mode and without gradients afterwards.

@@ -61,7 +61,7 @@ class SolidSettings(Declared):
 
 
 def check_solid(final: Mapping[str, Any]) -> None:
-    """Refuse a source of classes that the run has not.
+    """Refuse a source of classes that the run lacks.
 
     Args:
         final: resolved settings.

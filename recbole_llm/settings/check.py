@@ -149,7 +149,7 @@ def _files(resolved: Resolution, suffix: str) -> Iterator[Path]:
 
 
 def _check_load_col(resolved: Resolution) -> None:
-    """Refuse columns of the user's own ``load_col`` that the files do not have; RecBole leaves them out in silence."""
+    """Refuse columns of the user's own ``load_col`` that the files do not have; RecBole leaves them out silently."""
     for suffix, wanted in (resolved.user.get("load_col") or {}).items():
         for file in _files(resolved, suffix):
             columns = read_header(file, Format.from_config(resolved))

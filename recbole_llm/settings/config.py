@@ -47,21 +47,21 @@ FILES = ("coreset_file", "sd_file", "llm_path", "coreset_encoder", "pre_model_pa
 
 
 class Config(RecBoleConfig):
-    """RecBole's config for RecBole's models and ours.
+    """RecBole's config, for RecBole's models and ours.
 
-    Later wins: property files (:func:`~recbole_llm.settings.defaults.read_properties`), ``config_file_list``,
+    Later sources win: property files (:func:`~recbole_llm.settings.defaults.read_properties`), ``config_file_list``,
     ``config_dict``, ``settings``, ``argv``.
 
     Args:
-        model: name of a model or preset, or a class; if None, the key ``model`` of what follows.
-        dataset: name of a data set; if None, the key ``dataset`` of what follows.
+        model: name of a model or preset, or a class; None takes the key ``model`` from the other arguments.
+        dataset: name of a data set; None takes the key ``dataset`` from the other arguments.
         config_file_list: YAML files, later ones win.
-        config_dict: settings by name; texts are read as on the command line.
-        argv: words of a command line, without the program's name. The process's own are never read.
-        settings: settings by name, taken as they are.
+        config_dict: settings by name; strings are parsed as on the command line.
+        argv: arguments of a command line, without the program's name. The process's own are never read.
+        settings: settings by name, not parsed.
 
     Raises:
-        InputError: no such model or data set, an unknown key, or a value that its key does not take.
+        InputError: no such model or data set, an unknown key, or a value that the key does not accept.
 
     Example:
         >>> config = Config("Pop", "ml-100k", settings={"topk": 5})

@@ -71,7 +71,7 @@ def _of_recbole() -> Mapping[str, object]:
 
 
 def recbole_default(name: str) -> str:
-    """RecBole's default of a setting that has none of ours, as it stands in a property file; a mapping is not shown.
+    """RecBole's default of a setting without one of ours, as it is written in a property file; a mapping is not shown.
 
     Example:
         >>> recbole_default("seed"), recbole_default("dataset")
@@ -84,7 +84,7 @@ def recbole_default(name: str) -> str:
 
 
 def yaml_text(value: object) -> str:
-    """A value as it stands in a property file."""
+    """A value as it is written in a property file."""
     if value is None:
         return "~"
     if isinstance(value, bool):

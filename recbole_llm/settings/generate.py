@@ -38,7 +38,7 @@ def property_line(name: str, value: str, comment: str) -> str:
 
 
 def refreshed(text: str, own_defaults: Mapping[str, Any], keys: Mapping[str, Key]) -> str:
-    """A property file with the comments of its declared keys written anew.
+    """A property file with the comments of its declared keys rewritten.
 
     Args:
         text: the file; headings, order and indented lines stay.

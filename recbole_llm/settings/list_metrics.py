@@ -1,4 +1,4 @@
-"""Metrics of whole lists that RecBole has not: their names, and their place in RecBole's tables of metrics."""
+"""Metrics of whole lists that RecBole lacks: their names, and their place in RecBole's tables of metrics."""
 
 from __future__ import annotations
 

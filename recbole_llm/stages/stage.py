@@ -21,7 +21,7 @@ class Stage(ABC, Generic[Result]):
 
     name: str
     is_resumable: ClassVar[bool] = False
-    """Whether :meth:`compute` can go on from what a killed run left in the folder; else the folder is emptied."""
+    """Whether :meth:`compute` can continue from what a killed run left in the folder; else the folder is emptied."""
     is_joint: bool = False
     """Whether several processes of a command compute it together, of which the main one writes; else it works alone."""
     format_number: ClassVar[int] = 1

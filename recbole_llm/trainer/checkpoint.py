@@ -23,7 +23,7 @@ TENSORS = ("trainable", "best", "optimizer")  # of every state, a file each
 
 @dataclass
 class TrainingState:
-    """Everything that decides how training goes on after an epoch, or after a step inside the next one.
+    """Everything that decides how training continues after an epoch, or after a step inside the next one.
 
     Attributes:
         epoch: completed epochs.
@@ -79,7 +79,7 @@ class EpochSoFar:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as flat named tensors, ``<parameter index>.<name>``; dealt out weights' too."""
+    """The optimiser's state as flat named tensors, ``<parameter index>.<name>``; sharded weights' too."""
     return {
         f"{index}.{name}": torch.as_tensor(whole_tensor(value)).detach().cpu().clone()
         for index, state in optimizer.state_dict()["state"].items()

@@ -40,7 +40,7 @@ def distil(
 ) -> None:
     """Answer all training prompts and keep one raw text each (SOFT, arXiv 2505.20771, self-distillation).
 
-    The texts are not grounded: they may be no catalogue title, or the true one. A run that was killed goes on after the
+    The texts are not grounded: they may be no catalogue title, or the true one. A killed run continues after the
     last whole chunk it wrote.
 
     Args:

@@ -51,7 +51,7 @@ class DistilledTargets:
 
     Attributes:
         curriculum: gives the weight.
-        answers: token ids of the distilled answer to each example's prompt; empty where there is none, and such an
+        answers: token ids of the distilled answer to each example's prompt; empty if there is none, and such an
             example has its true answer alone.
         distances: mean distance of generated and true titles before training and after each epoch; empty where the
             curriculum asks for none.

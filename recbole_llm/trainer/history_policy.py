@@ -77,7 +77,7 @@ class HistoryCut:
 
 
 def padded(histories: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Histories as a table. Returns: int64 [rows, longest], 0 behind the last item; int64 [rows]."""
+    """Histories as a table. Returns: int64 [rows, longest], 0 after the last item; int64 [rows]."""
     sizes = torch.tensor([len(own) for own in histories])
     items = torch.zeros(len(histories), int(sizes.max()), dtype=torch.long)
     for row, own in enumerate(histories):

@@ -46,7 +46,7 @@ class BiTuningLoss(StepLoss):
         passes: of the training.
         model: the recommender.
         targets: item ids int64 [rows].
-        refreshes: whether the item vectors are computed anew after every epoch.
+        refreshes: whether the item vectors are computed again after every epoch.
     """
 
     dropout: ClassVar[bool] = False
@@ -133,7 +133,7 @@ class BiTuningLoss(StepLoss):
 
 
 class RefreshedItemsStage(FineTuneStage):
-    """The first stage: before every epoch, and before it is validated, the catalogue's vectors are computed anew."""
+    """The first stage: before every epoch, and before it is validated, the catalogue's vectors are computed again."""
 
     name = "bi-tuning"
     refreshes: ClassVar[bool] = True

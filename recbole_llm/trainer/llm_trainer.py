@@ -42,7 +42,7 @@ class LLMTrainer(Trainer):
     """RecBole's trainer of an LLM recommender: runs the stages of a run and evaluates by the protocol of its config.
 
     Every stage is kept under ``<checkpoint_dir>/stages`` by a fingerprint of what it depends on: the same command finds
-    it again, a killed one goes on after its last epoch, and runs that differ only in something later share it.
+    it again, a killed one continues after its last epoch, and runs that differ only in something later share it.
 
     Args:
         config: the resolved config.

@@ -24,8 +24,8 @@ class WrongAnswers:
     """The wrong answers of some rows: items, or texts that need be no title.
 
     Attributes:
-        items: int64 [rows, k], representatives of their titles; 0 where there is none.
-        texts: one for each row, empty where there is none; None where the answers are ``items``.
+        items: int64 [rows, k], representatives of their titles; 0 if there is none.
+        texts: one for each row, empty if there is none; None where the answers are ``items``.
     """
 
     items: np.ndarray
@@ -155,7 +155,7 @@ def contrasts_across(
     Args:
         model: its catalogue.
         rows: m rows.
-        negatives: int64 [m, k], their wrong answers; 0 where there is none.
+        negatives: int64 [m, k], their wrong answers; 0 if there is none.
         known: items that are none, for each row; the histories by default.
 
     Returns:

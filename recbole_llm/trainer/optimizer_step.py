@@ -86,7 +86,7 @@ class OptimizerStep:
         return totals
 
     def _backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """Losses of a step and its gradient, this process's part; where memory runs out, anew in smaller passes."""
+        """Losses of a step and its gradient, this process's part; where memory runs out, again in smaller passes."""
         found, tokens = list[np.ndarray](), self._loss.tokens
 
         def run() -> None:

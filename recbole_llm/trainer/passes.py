@@ -111,7 +111,7 @@ class Passes:
     def own(self, passes: Sequence[Pass]) -> list[tuple[Pass, float]]:
         """This process's of a step's passes, and how much each counts.
 
-        Where the LLM's weights are dealt out, all processes have equally many, as every pass needs all of them: one
+        Where the LLM's weights are sharded, all processes have equally many, as every pass needs all of them: one
         that has fewer computes the first again, which counts nothing.
         """
         me = process()
@@ -122,15 +122,15 @@ class Passes:
     def within_memory(
         self, rows: np.ndarray, lengths: np.ndarray, run: Callable[[], None], undo: Callable[[], None] | None = None
     ) -> None:
-        """Compute the passes of a step; where memory runs out, in any of several processes, anew in smaller ones.
+        """Compute the passes of a step; where memory runs out, in any of several processes, again in smaller ones.
 
-        Where the LLM's weights are dealt out, a pass is one of all processes, and none begins anew.
+        Where the LLM's weights are sharded, a pass is one of all processes, and none restarts.
 
         Args:
             rows: of the step.
             lengths: int64 [all rows], tokens of each; a pass of one row is not divided.
             run: computes them all, from the start.
-            undo: called before they are computed anew.
+            undo: called before they are computed again.
         """
         if self.is_even:
             run()

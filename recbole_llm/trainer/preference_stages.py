@@ -137,7 +137,7 @@ class ReferenceStage(Stage[np.ndarray]):
 
 
 class RowsStage(ContinuedStage):
-    """A tuning of a preference's rows that goes on from its start, at its rate.
+    """A tuning of a preference's rows that continues from its start, at its rate.
 
     Args:
         tuning: what it is evaluated with; the preference's own, or without a validation.

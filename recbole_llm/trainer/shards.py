@@ -105,12 +105,12 @@ class Shards:
 
 
 def whole_tensor(value: Any) -> Any:
-    """A tensor, put together from all processes where it is dealt out; what is none, as it is."""
+    """A tensor, put together from all processes if it is sharded; what is none, as it is."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def like(value: Tensor, weight: Tensor) -> Tensor:
-    """A tensor dealt out as a weight is, where that is and the shapes are equal."""
+    """A tensor sharded as a weight is, where that is and the shapes are equal."""
     if not hasattr(weight, "full_tensor") or value.shape != weight.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -143,7 +143,7 @@ class _Accelerator:
 
 
 def _dealt_out(llm: nn.Module, device: torch.device) -> nn.Module:
-    """An LLM whose weights are dealt out in place, by accelerate's settings of FSDP."""
+    """An LLM whose weights are sharded in place, by accelerate's settings of FSDP."""
     from accelerate.utils import FullyShardedDataParallelPlugin
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
     from torch.distributed.fsdp import FSDPModule

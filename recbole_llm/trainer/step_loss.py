@@ -60,7 +60,7 @@ class StepLoss(ABC):
         return total
 
     def undo_step(self) -> None:  # noqa: B027
-        """Called where the step that was just computed, here or in part, is to be computed anew."""
+        """Called where the step that was just computed, here or in part, is to be computed again."""
 
     def after_step(self) -> None:  # noqa: B027
         """Called once the weights have changed."""
@@ -73,7 +73,7 @@ class StepLoss(ABC):
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What decides how training goes on after a step, and what :meth:`record` will tell, as JSON values."""
+        """What decides how training continues after a step, and what :meth:`record` will tell, as JSON values."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027

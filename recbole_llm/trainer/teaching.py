@@ -68,7 +68,7 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
         return np.sort(generator.permutation(n_rows)[:count])
 
     def compute(self, folder: Path) -> None:
-        """See :class:`Stage`; a run that was killed goes on after the last chunk it wrote."""
+        """See :class:`Stage`; a run that was killed continues after the last chunk it wrote."""
         model, chosen = self._model.eval(), self._chosen()
         feat = self._rows.inter_feat
         columns = (model.ITEM_SEQ, model.ITEM_SEQ_LEN)  # no target: it is not to be ranked

@@ -164,7 +164,7 @@ class Start:
 
 
 class ContinuedStage(FineTuneStage):
-    """A tuning that goes on from the weights of an earlier one, for epochs and at a learning rate of its own.
+    """A tuning that continues from the weights of an earlier one, for epochs and at a learning rate of its own.
 
     Args:
         tuning: what it is tuned on, and how it is evaluated.

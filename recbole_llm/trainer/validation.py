@@ -23,7 +23,7 @@ class Validation:
         evaluate: evaluates the model as it stands; None where the loss alone is asked for, and nothing is generated.
         metric: the metric that chooses the epoch, or ``loss``.
         bigger: whether a larger value of it is better.
-        loss: gives the loss of the validation rows' answers; None where nobody asks, or where no row can be read.
+        loss: gives the loss of the validation rows' answers; None if not needed, or where no row can be read.
     """
 
     evaluate: Callable[[], Scored] | None

@@ -48,7 +48,7 @@ def relaxed_greedy(costs: Costs, budget: int) -> Greedy:
     """Minimise the mean cost between a validation row and its nearest selected row, one row at a time.
 
     If more training rows than the budget are the nearest of a validation row, the search goes past the budget until as
-    many selected rows serve at least one; the idle ones are left out. Gains only shrink, and so a row is looked at
+    many selected rows serve at least one; the idle ones are left out. Gains only shrink, and so a row is considered
     again only when its last gain would win.
 
     Args:

@@ -30,7 +30,7 @@ def effort_scores(
     Args:
         model: the LLM with its adapter.
         losses: ``losses(model, batch) -> [rows]``, see :func:`losses_per_row`.
-        batches: in any sizes; padding must have no part in the losses.
+        batches: in any sizes; padding must not affect the losses.
         parameters: see :class:`GradientNorms` and :func:`effort_weights`.
         progress: show a bar.
 

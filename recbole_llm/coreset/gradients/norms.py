@@ -1,7 +1,7 @@
 """Norms of each row's gradient, for all rows of a batch from one backward pass.
 
 The gradient of a linear map's weight for one row is the sum over the row's tokens of (gradient of the output) times
-(input). Both are at hand in a backward pass of the summed loss, so that the norm of that sum can be taken row by row
+(input). Both are available in a backward pass of the summed loss, so that the norm of that sum can be taken row by row
 (Goodfellow 2015, arXiv 1510.01799; per-token sums as in Li et al. 2022, arXiv 2110.05679). A low-rank adapter is two
 linear maps.
 """

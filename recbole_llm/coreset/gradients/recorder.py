@@ -41,7 +41,7 @@ class Recorder:
 
     def squares(self) -> dict[nn.Parameter, Tensor]:
         """Of each weight that has a part in the losses and sees the rows, float64 ``[rows]``."""
-        for weight in [*self._tokens]:  # some of whose uses have no part in the losses
+        for weight in [*self._tokens]:  # some of whose uses not affect the losses
             self._reduce(weight)
         return {weight: part for weight, part in self._parts.items() if weight not in self._not_rows}
 

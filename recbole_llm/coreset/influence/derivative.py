@@ -29,7 +29,7 @@ def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Array,
     passes, with a line in the log.
 
     Args:
-        per_sample_loss: ``per_sample_loss(params) -> [n]``, deterministic: no dropout, no negatives drawn anew.
+        per_sample_loss: ``per_sample_loss(params) -> [n]``, deterministic: no dropout, no negatives drawn again.
         params: weights, any shape.
         direction: of the same number of elements.
 

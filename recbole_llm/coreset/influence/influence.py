@@ -9,7 +9,7 @@ equations 5 to 11). H is symmetric, so h = (H + damping I)^-1 v serves all rows,
 all L(s) in the direction h: one forward pass with tangents, no backward pass per row. A positive value means that the
 loss would rise: the row is useful.
 
-The published code takes v, H and the rows' gradients from three different losses (negatives drawn anew, batch means
+The published code takes v, H and the rows' gradients from three different losses (negatives drawn again, batch means
 against user means). Here one function, ``losses``, gives all three.
 """
 
@@ -45,7 +45,7 @@ class Influence:
         smallest_eigenvalue: of the Hessian of the mean training loss; negative where that is not convex.
         largest_eigenvalue: of the same.
         damping: added to the Hessian's diagonal, in its units.
-        gradient_norm: of the mean loss that is looked at; practically 0 where the model minimises it.
+        gradient_norm: of the mean loss that is considered; practically 0 where the model minimises it.
         steps: Hessian-vector products of the solver.
         residual: its relative residual, None for LiSSA with sampled rows.
     """

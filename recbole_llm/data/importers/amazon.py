@@ -31,7 +31,7 @@ _FEATURES = (
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for files of Amazon Reviews; None if the files are none.
+    """The plan for files of Amazon Reviews; None if these files are not of this kind.
 
     Raises:
         InputError: a folder holds several categories, or a part of a split without the others.

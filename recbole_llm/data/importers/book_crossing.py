@@ -18,7 +18,7 @@ _NO_TIMES = "Book-Crossing has no times: the order of the lines stands for them,
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for Book-Crossing; None if the files are none."""
+    """The plan for Book-Crossing; None if these files are not of this kind."""
     for file in origin.given("bx-book-ratings.csv", "bx_book_ratings.csv", "ratings.csv", "book-ratings.csv"):
         table = _table(file, choices)
         if not {"User-ID", "ISBN", "Book-Rating"} <= set(table.columns):

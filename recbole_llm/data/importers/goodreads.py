@@ -21,7 +21,7 @@ _KINDS = ("goodreads_interactions", "goodreads_reviews")
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for Goodreads' interactions; None if the files are none."""
+    """The plan for Goodreads' interactions; None if these files are not of this kind."""
     encoding = choices.encoding or "utf-8"
     for file in origin.given(*(f"{kind}*.json" for kind in _KINDS)):
         names = ("user_id", "book_id", "rating", "date_added")

@@ -131,7 +131,7 @@ def _find(origin: Origin, choices: Choices, layout: str | None) -> Plan:
 
 
 def _report(plan: Plan, found: Interactions, folder: Path) -> None:
-    """What became of every line."""
+    """Counts of every line."""
     names = ", ".join(table.file.name for table in plan.interactions)
     read = len(found) + sum(found.dropped.values())
     log.info("%s: %s lines, %s interactions", names, f"{found.lines:,}", f"{read:,}")

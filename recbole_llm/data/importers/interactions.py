@@ -52,7 +52,7 @@ class Interactions:
         items: their ids, by number.
         user: int32 [interactions], number of each one's user.
         item: int32 [interactions], number of each one's item.
-        rating: float64 [interactions], NaN where there is none; None where no table has any.
+        rating: float64 [interactions], NaN if there is none; None where no table has any.
         time: int64 or float64 [interactions].
         part: int8 [interactions], which of the files each stands in.
         titles: of the items, by number, with the texts that describe each, where the interactions hold them.
@@ -254,7 +254,7 @@ def _numbered(known: dict[str, int], ids: list[str], kept: Sequence[int]) -> np.
 
 
 def _numbers(values: list[Any]) -> tuple[np.ndarray, dict[int, str]]:
-    """Ratings, NaN where there is none. Returns: float64 [values], and what is wrong with some of them by row."""
+    """Ratings, NaN if there is none. Returns: float64 [values], and what is wrong with some of them by row."""
     wrong = {}
     found = np.full(len(values), np.nan)
     for row, value in enumerate(values):

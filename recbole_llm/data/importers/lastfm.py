@@ -18,7 +18,7 @@ _NO_TIMES = "{} has no times: the order of the lines stands for them, within and
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for Last.fm's files; None if the files are none."""
+    """The plan for Last.fm's files; None if these files are not of this kind."""
     form = choices.form("\t")
     artists = [
         Items(DelimitedTable(path, form, drop=choices.drop), "id", "name") for path in origin.beside("artists.dat")[:1]

@@ -2,7 +2,7 @@
 
 The format is that of https://github.com/msnews/msnews.github.io/blob/master/assets/doc/introduction.md: no header and
 no quoting; ``behaviors.tsv`` has an impression's number, user, time, the news clicked before, and the news shown, each
-with ``-1`` behind it if it was clicked.
+with ``-1`` after it if it was clicked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IMPRESSION = ("impression", "user", "time", "history", "shown")
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for MIND; None if the files are none."""
+    """The plan for MIND; None if these files are not of this kind."""
     files = origin.given("behaviors.tsv")
     if not files:
         return None

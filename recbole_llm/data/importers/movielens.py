@@ -25,7 +25,7 @@ _KINDS = (Feature("genres", "genres", "token_seq", listed),)
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for a MovieLens release; None if the files are none."""
+    """The plan for a MovieLens release; None if these files are not of this kind."""
     for file in origin.given("u.data"):
         table = DelimitedTable(file, choices.form("\t"), _RATINGS, choices.drop)
         movies = [Items(_Flags(path, choices), "item_id", "title", _KINDS) for path in origin.beside("u.item")]

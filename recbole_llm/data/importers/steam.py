@@ -19,7 +19,7 @@ _POSTED = re.compile(r"Posted (\w+) (\d{1,2}), (\d{4})")
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for Steam's reviews; None if the files are none."""
+    """The plan for Steam's reviews; None if these files are not of this kind."""
     encoding = choices.encoding or "utf-8"
     games = [
         Items(

@@ -12,7 +12,7 @@ from recbole_llm.data.importers.text import listed
 
 
 def find(origin: Origin, choices: Choices) -> Plan | None:
-    """The plan for Yelp's reviews; None if the files are none."""
+    """The plan for Yelp's reviews; None if these files are not of this kind."""
     encoding = choices.encoding or "utf-8"
     for file in origin.given("yelp*review.json", "review.json"):
         names = ("user_id", "business_id", "stars", "date")
