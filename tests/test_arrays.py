@@ -63,6 +63,12 @@ def backwards(values):
     return array
 
 
+def spread(values):
+    """The same numbers as a tensor whose entries lie apart in memory."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return torch.stack([tensor, tensor + 1], dim=-1)[..., 0]
+
+
 def parts(result):
     return result if isinstance(result, tuple) else (result,)
 
@@ -72,9 +78,9 @@ def test_whole_numbers_and_any_memory_give_what_plain_numbers_give(name):
     expected = parts(CALLS[name](lambda values: np.asarray(values, dtype=np.float64)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # torch warns of memory that it should not write to
-        for form in (list, np.array, torch.tensor, backwards, lambda values: np.asarray(values, dtype=">f8")):
+        for form in (list, np.array, torch.tensor, spread, backwards, lambda values: np.asarray(values, dtype=">f8")):
             for found, wanted in zip(parts(CALLS[name](form)), expected, strict=True):
-                answers = (torch.Tensor,) if form is torch.tensor or name in OF_TENSORS else (np.ndarray,)
+                answers = (torch.Tensor,) if form in (torch.tensor, spread) or name in OF_TENSORS else (np.ndarray,)
                 assert isinstance(found, (*answers, int))
                 assert to_numpy(found).dtype == to_numpy(wanted).dtype
                 np.testing.assert_allclose(to_numpy(found), wanted, rtol=0, atol=1e-12)
