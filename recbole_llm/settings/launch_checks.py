@@ -36,5 +36,5 @@ def check_shards(one: Resolution) -> None:
         raise needs_whole_llm("objective", one["objective"])
     if facts.reads_vectors:
         raise needs_whole_llm("model", "vectors of items in prompts")
-    if facts.names_codes == "twin":
-        raise needs_whole_llm("model", "the loss of codes that change")
+    if facts.names_codes:
+        raise needs_whole_llm("model", "training of tokens that stand for codes")

@@ -60,6 +60,8 @@ class Shards:
             if whole.requires_grad
         ]
         shard_of = dict(self._pairs)
+        if any(weight not in shard_of for group in optimizer.param_groups for weight in group["params"]):
+            raise needs_whole_llm("model", "training of weights beside the LLM's own")
         for group in optimizer.param_groups:
             group["params"] = [shard_of[weight] for weight in group["params"]]
         self._wake(self._whole[0])

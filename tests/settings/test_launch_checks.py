@@ -33,6 +33,7 @@ def dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--model=MoSARA"], "adapter"),
         (["--model=LLaRA"], "model"),
         (["--model=TTDS"], "model"),
+        (["--model=SemID"], "model"),
         (["--model=SASRec,BIGRec", "--BIGRec.quant=8bit", "--use_gpu=True"], "quant"),
     ],
 )
@@ -46,7 +47,6 @@ def test_what_needs_whole_weights_is_refused_where_they_are_dealt_out(dealt_out,
     [
         ["--model=BIGRec", "--adapter=full"],
         ["--model=SOFT"],
-        ["--model=SemID"],
         ["--model=LLaRA", "--epochs=0"],  # which trains nothing
         ["--model=Laser"],  # whose LLM learns nothing
         ["--model=SASRec,SAR"],
