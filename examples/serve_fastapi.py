@@ -32,12 +32,14 @@ def read_titles(config: dict[str, Any]) -> dict[str, str]:
     head, *lines = [line.rstrip("\r").split(separator) for line in text.lstrip("\ufeff").split("\n") if line]
     names = [name.partition(":")[0] for name in head]
     column = {key: names.index(config[key]) for key in ("ITEM_ID_FIELD", "title_field", "title_with") if config[key]}
-    titles = {}
-    for line in lines:
+    titles: dict[str, str] = {}
+    for line in reversed(lines):  # of several lines for an item the first counts
         title = " ".join(line[column["title_field"]].split())
         extra = line[column["title_with"]].strip() if "title_with" in column else ""
         if title:
             titles[line[column["ITEM_ID_FIELD"]]] = f"{title} ({extra})" if extra else title
+        else:
+            titles.pop(line[column["ITEM_ID_FIELD"]], None)
     return titles
 
 
@@ -70,7 +72,9 @@ class PlainModel:
         llm.generation_config = GenerationConfig(**options)
         self.model = PeftModel.from_pretrained(llm, folder / "adapter").eval().to(self.device)
         titles = read_titles(self.config)
-        self.ids, self.titles = list(titles), list(titles.values())
+        numbered = json.loads((folder / "ids.json").read_text(encoding="utf-8"))["ids"][self.config["ITEM_ID_FIELD"]]
+        self.ids = sorted(titles, key={item: row for row, item in enumerate(numbered)}.__getitem__)
+        self.titles = [titles[item] for item in self.ids]
         self.row_of = {title: row for row, title in reversed([*enumerate(self.titles)])}  # of equal titles the first
         self.row_of_id = {item: row for row, item in enumerate(self.ids)}
         self.vectors = self.embed(self.titles)
@@ -83,7 +87,8 @@ class PlainModel:
         vector = self.vectors[named] if named is not None else self.embed([answer])[0]
         scores = -(self.vectors.double() - vector.double()).square().sum(dim=1).sqrt()
         order = scores.argsort(descending=True, stable=True).tolist()
-        best = [row for row in order if not (exclude_seen and row in rows)][:k]
+        seen = {self.titles[row] for row in rows if exclude_seen}
+        best = [row for row in order if self.titles[row] not in seen][:k]
         items = [{"item_id": self.ids[row], "title": self.titles[row], "score": float(scores[row])} for row in best]
         return {"answer": answer, "items": items}
 

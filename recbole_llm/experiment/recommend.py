@@ -42,7 +42,8 @@ def recommend(
         histories: lists of item ids or titles, the oldest first, or one such list.
         users: ids of users, or one; each by all the interactions that the data set has, those of the test included.
         k: items per history or user.
-        exclude_seen: leave out the items of the history, or all that the user has had.
+        exclude_seen: leave out the items of the history, or all that the user has had; of an LLM model, those that
+            share a title with one of them as well.
 
     Returns:
         A line per item, the best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),
@@ -60,6 +61,8 @@ def recommend(
         lists = item_lists(trained, [] if histories is None else histories)
         asked, column = _rows_of_items(trained, lists), ("query", np.arange(len(lists)))
         seen = [np.array(own) for own in lists] if exclude_seen else None
+    if seen is not None and trained.config.is_llm:
+        seen = [_with_twins(trained, own) for own in seen]
     again = trained.reranking
     depth = k if again is None else max(k, again.ranker.settings.rerank_topn)
     if seen is None:
@@ -70,6 +73,16 @@ def recommend(
     if again is not None:
         ranking = again.apply(ranking).first(k)
     return _as_frame(trained, ranking, column)
+
+
+def _with_twins(trained: Trained, items: np.ndarray) -> np.ndarray:
+    """Items and all that share a title with one of them, which an LLM cannot tell apart. Returns: int64 [any]."""
+    catalog = trained.catalog
+    if catalog is None or not catalog.n_duplicates:
+        return items
+    titles = catalog.representative[items]
+    twins: np.ndarray = np.flatnonzero(np.isin(catalog.representative, titles[titles > 0]))
+    return np.union1d(items, twins)
 
 
 def users_with_rows(trained: Trained) -> list[str]:

@@ -130,7 +130,8 @@ class Run:
             histories: lists of item ids or titles, oldest item first, or one such list.
             users: ids of users, or one id; the history is all of a user's interactions, including the test item.
             k: items per history or user.
-            exclude_seen: leave out the items of the history, or all items that the user has had.
+            exclude_seen: leave out the items of the history, or all items that the user has had; of an LLM model, those
+                that share a title with one of them as well.
 
         Returns:
             A row per item, best first: ``query`` (0-based number of the history) or ``user_id``, ``rank`` (1 is best),

@@ -59,8 +59,8 @@ class BIGRec(LLMRecommender):
 
     @classmethod
     def borrows(cls, config: Config) -> bool:
-        """See :class:`LLMRecommender`: a grounding may mix in another recommender's scores."""
-        return super().borrows(config) or config["lm_weight"] < 1
+        """See :class:`LLMRecommender`: a grounding or a re-weighting may read another recommender's scores."""
+        return super().borrows(config) or config["lm_weight"] < 1 or config["reweight"] == "collaborative"
 
     @cached_property
     def grounding(self) -> Grounding:
