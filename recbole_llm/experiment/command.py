@@ -1,4 +1,4 @@
-"""The command: ``recbole-llm --model=SASRec,BIGRec --dataset=ml-100k``, or a verb: ``recbole-llm import ...``."""
+"""The command ``recbole-llm``: runs of models, or a verb such as ``recbole-llm import``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from recbole_llm.distributed import OtherProcessEnded, check_launch, is_first_to
 from recbole_llm.errors import InputError
 from recbole_llm.registry import nearest
 from recbole_llm.settings.check import check_command
-from recbole_llm.settings.command import parse_command
+from recbole_llm.settings.command import Command, parse_command
 from recbole_llm.settings.help import help_text
 
-QUIET = "--quiet"  # a word without a value: nothing is shown but warnings and the table
+QUIET = "--quiet"  # without a value: only warnings and the table are shown
 PAGE = "report.html"
-NO_READER = 141  # what a shell tells of a program that SIGPIPE ended
+NO_READER = 141  # the exit status of a program that SIGPIPE ended
 # Modules with a function main, imported when asked for.
 VERBS = {
     "audit": "recbole_llm.experiment.audit_command",
@@ -40,7 +40,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """A context that SIGTERM ends as Ctrl-C does; in a thread beside the main one, signals are none of its business."""
+    """A context that SIGTERM ends as Ctrl-C does; without effect outside the main thread, which alone gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -56,14 +56,14 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table of all models, do what a verb says, or print one line of error.
+    """Run the command line: print a table of all models, do what a verb says, or print one line of error.
 
     Args:
-        argv: the words of the command line without the program's name; the process's own by default.
+        argv: arguments without the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0, 2 for a mistake in the input, 130 where it was stopped from the keyboard, 143 by SIGTERM, 141
-        where nobody reads what is printed any more.
+        Exit status: 0; 1 if another process failed; 2 for a mistake in the input; 130 after Ctrl-C; 143 after SIGTERM;
+        141 if the reader of the output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -76,38 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    started = time.perf_counter()
+    """Do what the words say. Mistakes, signals and failures of other processes end in one line and an exit status."""
     try:
-        check_launch()
-        if words and words[0] in VERBS:
-            refuse_several(words[0])
-            import_module(VERBS[words[0]]).main(words[1:])
-            return 0
-        if words == ["--version"]:
-            print(import_module("recbole_llm").__version__)
-            return 0
-        if words and not words[0].startswith("-") and (close := nearest(words[0], VERBS, count=1)):
-            raise InputError(f"there is no command '{words[0]}'; did you mean {close[0]}?", kind="unknown")
-        quiet = bool({QUIET, f"{QUIET}=True"} & {*words})
-        command = parse_command([word for word in words if word not in (QUIET, f"{QUIET}=True")])
-        if command.help:
-            if command.help_word in VERBS:
-                import_module(VERBS[command.help_word]).main(["--help"])
-            else:
-                print(help_text(command.help_word))
-            return 0
-        check_command(command)
-        # Imported only now: a refused command answers before RecBole and the LLM libraries are loaded.
-        from transformers.utils import logging as transformers_logging
-
-        from recbole_llm.experiment.compare import run_models
-        from recbole_llm.logs import console_log
-
-        transformers_logging.disable_progress_bar()
-        if quiet:
-            command.shared["show_progress"] = False
-        with console_log(quiet), ended_by_sigterm():
-            table, folder = run_models(command, words)
+        _do(words)
     except InputError as error:
         if is_first_to_fail():
             print(f"recbole-llm: error: {error}", file=sys.stderr)
@@ -122,14 +93,58 @@ def _main(words: list[str]) -> int:
             told = f"another of the {launched().count} processes has ended without a word, perhaps for lack of memory"
             print(f"recbole-llm: error: {told}; what is finished is kept", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except Exception:
         if is_first_to_fail():
             raise
         return 1
-    if not launched().is_main:
-        return 0
-    print(table.text(bold=sys.stdout.isatty()))
-    print(f"results: {folder}")
-    print(f"report: {folder / PAGE}")
-    print(f"time: {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def _do(words: list[str]) -> None:
+    """Run a verb, print the version or help, or run models.
+
+    Raises:
+        InputError: a wrong word, setting or file.
+    """
+    check_launch()
+    if words and words[0] in VERBS:
+        refuse_several(words[0])
+        import_module(VERBS[words[0]]).main(words[1:])
+        return
+    if words == ["--version"]:
+        print(import_module("recbole_llm").__version__)
+        return
+    if words and not words[0].startswith("-") and (close := nearest(words[0], VERBS, count=1)):
+        raise InputError(f"there is no command '{words[0]}'; did you mean {close[0]}?", kind="unknown")
+    quiet = bool({QUIET, f"{QUIET}=True"} & {*words})
+    command = parse_command([word for word in words if word not in (QUIET, f"{QUIET}=True")])
+    if not command.help:
+        _run_models(command, words, quiet)
+    elif command.help_word in VERBS:
+        import_module(VERBS[command.help_word]).main(["--help"])
+    else:
+        print(help_text(command.help_word))
+
+
+def _run_models(command: Command, words: list[str], quiet: bool) -> None:
+    """Check a command, run its models and print their table; of several processes the main one prints."""
+    started = time.perf_counter()
+    check_command(command)
+    # Imported only now: a refused command answers before RecBole and the LLM libraries are loaded.
+    from transformers.utils import logging as transformers_logging
+
+    from recbole_llm.experiment.compare import run_models
+    from recbole_llm.logs import console_log
+
+    transformers_logging.disable_progress_bar()
+    if quiet:
+        command.shared["show_progress"] = False
+    with console_log(quiet), ended_by_sigterm():
+        table, folder = run_models(command, words)
+    if launched().is_main:
+        print(table.text(bold=sys.stdout.isatty()))
+        print(f"results: {folder}")
+        print(f"report: {folder / PAGE}")
+        print(f"time: {time.perf_counter() - started:.0f} s")

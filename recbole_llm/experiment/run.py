@@ -136,11 +136,7 @@ def _run(
     plan = plan_of(config, label, few_shot)  # before the folder is there, in which nothing was measured
     folder = RunFolder(config, label)
     with run_log(folder.log, config["state"]), _callbacks(config) as callbacks, in_run(plan) as course:
-        log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
-        log.info("Settings that differ from their defaults: %s", _told(config))
-        log.info(config)
-        for key in WITHOUT_EFFECT & set(config.resolution.user):
-            log.warning("%s has no effect: the whole log is in the run folder; --quiet shows less", key)
+        _log_settings(config, folder)
         callbacks.start(Started(folder.path.name, folder.path, config.settings(), config["callback_project"]))
         started = time.perf_counter()
         init_seed(config["seed"], config["reproducibility"])
@@ -151,13 +147,7 @@ def _run(
         if beside is not None:
             check_rows(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
-        if (count := launched().count) > 1 and config.is_llm:
-            shares = ", which share the LLM's weights in training" if asks_for_shards() else ""
-            log.info("%s is trained and evaluated by %d processes%s", label, count, shares)
-            if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
-                log.warning("mixed_precision=%s has no effect; set llm_dtype or enable_amp", precision)
-        elif count > 1:
-            log.info("%s is trained by the main process; the other %d wait for it", label, count - 1)
+        _log_processes(config, label)
         options["callbacks"] = callbacks
         if config.is_llm:
             model, stages = train_llm(config, rows, folder, protocol, **options)
@@ -174,6 +164,25 @@ def _run(
         return Run(
             folder.path, config, result, digest, Trained(config, model.eval(), rows, Reranking.read(folder.path))
         )
+
+
+def _log_settings(config: Config, folder: RunFolder) -> None:
+    log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
+    log.info("Settings that differ from their defaults: %s", _told(config))
+    log.info(config)
+    for key in WITHOUT_EFFECT & set(config.resolution.user):
+        log.warning("%s has no effect: the whole log is in the run folder; --quiet shows less", key)
+
+
+def _log_processes(config: Config, label: str) -> None:
+    """Say which of several processes train."""
+    if (count := launched().count) > 1 and config.is_llm:
+        shares = ", which share the LLM's weights in training" if asks_for_shards() else ""
+        log.info("%s is trained and evaluated by %d processes%s", label, count, shares)
+        if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+            log.warning("mixed_precision=%s has no effect; set llm_dtype or enable_amp", precision)
+    elif count > 1:
+        log.info("%s is trained by the main process; the other %d wait for it", label, count - 1)
 
 
 def _write(

@@ -181,12 +181,17 @@ def beam_search(
         run_batches(costs, TokenBudget.of(max_batch_tokens), run, together=True)
     answers = process().gather_rows(answers)
     generations = [answers[i] for i in range(len(prompts))]
-    if logits_processor is None and (broken := [i for i, g in enumerate(generations) if g.score == -math.inf]):
+    if logits_processor is None:  # which may forbid every token
+        _check_scores(generations)
+    return generations
+
+
+def _check_scores(generations: Sequence[Generation]) -> None:
+    if broken := [index for index, one in enumerate(generations) if one.score == -math.inf]:
         raise NonFiniteError(
-            f"no continuation has a finite score (prompt {broken[0]}, {len(broken)} of {len(prompts)} prompts): "
+            f"no continuation has a finite score (prompt {broken[0]}, {len(broken)} of {len(generations)} prompts): "
             "the logits of the LLM are NaN; check its weights, or use llm_dtype float32 or bfloat16"
         )
-    return generations
 
 
 @dataclass

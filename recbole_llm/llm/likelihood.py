@@ -142,13 +142,17 @@ def title_likelihoods(
             bar.update(len(batch))
 
         process().complete(scores, run_batches(costs, budget, run, together=True))
+    _check_scores(scores)
+    return scores
+
+
+def _check_scores(scores: Tensor) -> None:
     if scores.isnan().any():
         broken = scores.isnan().any(dim=1).nonzero()[:, 0].tolist()
         raise NonFiniteError(
-            f"a title of prompt {broken[0]} has no score ({len(broken)} of {len(prompts)} prompts): the LLM's logits "
+            f"a title of prompt {broken[0]} has no score ({len(broken)} of {len(scores)} prompts): the LLM's logits "
             "are NaN; check its weights, or use llm_dtype float32 or bfloat16"
         )
-    return scores
 
 
 def _packed(scores: Tensor) -> str:
