@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Choose the rows to train on
 #
-# Selectors know nothing of RecBole or of a model: they take row ids and what each of them needs to know of a row, and
-# give row ids back. In a run, `--coreset=<name>` computes these inputs; here they are made up.
+# Selectors are independent of RecBole and of models: they take row ids and the inputs that they need for each row, and
+# return row ids. In a run, `--coreset=<name>` computes these inputs; here they are random.
 
 # %%
 import numpy as np
@@ -19,11 +19,11 @@ from recbole_llm.coreset import (
 rng = np.random.default_rng(7)
 n_rows, budget = 2000, 100
 ids = np.arange(n_rows)
-kinds = rng.choice(4, size=n_rows, p=[0.7, 0.2, 0.07, 0.03])  # four kinds of rows, most of them alike
+kinds = rng.choice(4, size=n_rows, p=[0.7, 0.2, 0.07, 0.03])  # four kinds of rows, most of them of one kind
 vectors = rng.normal(size=(4, 16))[kinds] * 2 + rng.normal(size=(n_rows, 16))  # [rows, d], of a model
 
 # %% [markdown]
-# What a selector needs it says itself.
+# A selector lists the inputs that it needs.
 
 # %%
 for need in (*DEALRecSelector.needs, *KCenterSelector.needs):
@@ -42,8 +42,8 @@ for name, selection in chosen.items():
     print(f"{name:>9}: {len(selection.ids)} rows, by kind {np.bincount(kinds[selection.ids], minlength=4).tolist()}")
 
 # %% [markdown]
-# GORACS chooses for given validation rows: here they are of the two rarest kinds, and so is what it chooses. Its
-# objective says how well a choice stands for them; smaller is better.
+# GORACS selects rows for given validation rows: here these are of the two rarest kinds, and so are most selected rows.
+# Its objective measures how well a selection represents them; smaller is better.
 
 # %%
 valid = vectors[kinds >= 2][:80] + 0.1 * rng.normal(size=(80, 16))

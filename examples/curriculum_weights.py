@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Curriculum weights by hand
 #
-# SOFT trains on a model's own answers first and on the true titles later. How much the own answers weigh in an epoch
-# depends on how far the model still is from the true titles, compared with the untuned model. Here are the formulas.
+# SOFT trains on a model's own answers first and on the true titles later. The weight of the model's own answers in an
+# epoch depends on how far the model still is from the true titles, compared with the untuned model. These are the
+# formulas.
 
 # %%
 import numpy as np
@@ -16,7 +17,8 @@ distances = [mean_distance(answers, true) for answers in written]
 print("distances by epoch:", np.round(distances, 2))
 
 # %% [markdown]
-# The weight of the next epoch is 1 before training and falls as the answers come near; a large `alpha` falls fast.
+# The weight of the next epoch is 1 before training and falls as the answers approach the true titles; with a large
+# `alpha` it falls fast.
 
 # %%
 for alpha in (0.5, 1.0, 5.0):
@@ -25,8 +27,8 @@ for alpha in (0.5, 1.0, 5.0):
     assert weights[0] == 1 and weights == sorted(weights, reverse=True)
 
 # %% [markdown]
-# A curriculum wraps that for a trainer: distances so far in, weight of the next epoch out, and then the weights of the
-# two losses. What has no weight need not be computed.
+# A curriculum wraps this for a trainer: from the distances so far to the weight of the next epoch, and to the weights of
+# the two losses. A loss without weight need not be computed.
 
 # %%
 curriculum = AdaptiveCurriculum(alpha=5.0)

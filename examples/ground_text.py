@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Ground text to items with the index alone
 #
-# BIGRec lets an LLM write a title and takes the items whose titles' vectors are nearest to the text's. The index takes
-# vectors of any origin; here they count letter triples, so no model is needed. In a run the LLM's own states are used.
+# BIGRec lets an LLM write a title and takes the items whose title vectors are nearest to that of the text. The index
+# works with any vectors; here they count letter triples, so no model is needed. A run uses the LLM's hidden states.
 
 # %%
 import zlib
@@ -25,8 +25,8 @@ def embed(texts: list[str]) -> np.ndarray:
 
 
 # %% [markdown]
-# Items that share a title share a vector: the lowest id stands for all of them (`representative`). An item without a
-# title has no vector (a zero row) and is never found.
+# Items that share a title share a vector: the lowest id represents them (`representative`). An item without a title has
+# no vector (a zero row) and is never found.
 
 # %%
 embeddings = np.vstack([np.zeros(256), embed(titles[1:])])
@@ -50,7 +50,7 @@ print(index.rank_of(queries, targets=[1, 3, 5]))
 assert index.rank_of(queries, targets=[2, 3, 5]).tolist() == [0, 0, 0]
 
 # %% [markdown]
-# Popular items can be drawn nearer: `gamma` says how much.
+# Re-weighting moves popular items up: `gamma` says how much.
 
 # %%
 counts = np.array([0, 90, 5, 40, 40, 20, 10, 30])  # interactions of each item

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Recommend with a trained model
 #
-# A run keeps everything that is needed to recommend: in this process, or in any other one by its folder.
+# A run keeps everything that is needed to recommend, in this process or, by its folder, in any other.
 
 # %%
 import recbole_llm
@@ -20,25 +20,25 @@ run = recbole_llm.run(
 print(run.folder, run.metrics["ndcg@10"])
 
 # %% [markdown]
-# After a history of titles, the oldest first; item ids do as well.
+# For a history of titles, oldest first; item ids work as well.
 
 # %%
 print(run.recommend(["Toy Story (1995)", "Babe (1995)"], k=5).to_string(index=False))
 
 # %% [markdown]
-# For users of the data set, by all that they did; several at once.
+# For users of the data set, from all of their interactions; several at once.
 
 # %%
 print(run.recommend(users=["196", "186"], k=3).to_string(index=False))
 
 # %% [markdown]
-# What every test row got, in the data set's own ids.
+# The rank of every test row, in the data set's own ids.
 
 # %%
 print(run.ranks.head().to_string(index=False))
 
 # %% [markdown]
-# Later, elsewhere: the folder is enough.
+# In another process, the folder is enough.
 
 # %%
 later = recbole_llm.load_run(run.folder)

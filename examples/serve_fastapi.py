@@ -4,9 +4,9 @@
 #     python examples/serve_fastapi.py saved/<run> --port=8000
 #     curl localhost:8000/recommend -H "Content-Type: application/json" -d '{"history": ["Toy Story (1995)"], "k": 5}'
 #
-# Of a LoRA run that grounds by embeddings, this needs transformers, peft and the run's files alone: the prompt in
-# `prompt.json`, the adapter, the catalogue's titles. `PlainModel` is all of it, in one screen. Any other run is served
-# by the package itself. It needs FastAPI: `pip install 'recbole-llm[serve]'`.
+# For a LoRA run with `grounding: embedding`, this needs only transformers, peft and the run's files: the prompt in
+# `prompt.json`, the adapter, the catalogue's titles. `PlainModel` shows all of it on one screen. Any other run is served
+# by the package itself. The server needs FastAPI: `pip install 'recbole-llm[serve]'`.
 
 # %%
 import argparse
