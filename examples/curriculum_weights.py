@@ -27,8 +27,8 @@ for alpha in (0.5, 1.0, 5.0):
     assert weights[0] == 1 and weights == sorted(weights, reverse=True)
 
 # %% [markdown]
-# A curriculum wraps this for a trainer: from the distances so far to the weight of the next epoch, and to the weights of
-# the two losses. A loss without weight need not be computed.
+# A curriculum wraps this for a trainer: from the distances so far to the weight of the next epoch, then to the weights
+# of the two losses. A loss without weight need not be computed.
 
 # %%
 curriculum = AdaptiveCurriculum(alpha=5.0)

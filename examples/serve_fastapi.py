@@ -5,7 +5,7 @@
 #     curl localhost:8000/recommend -H "Content-Type: application/json" -d '{"history": ["Toy Story (1995)"], "k": 5}'
 #
 # For a LoRA run with `grounding: embedding`, this needs only transformers, peft and the run's files: the prompt in
-# `prompt.json`, the adapter, the catalogue's titles. `PlainModel` shows all of it on one screen. Any other run is served
+# `prompt.json`, the adapter, the titles of the items. `PlainModel` is all of it, on one screen. Any other run is served
 # by the package itself. The server needs FastAPI: `pip install 'recbole-llm[serve]'`.
 
 # %%
