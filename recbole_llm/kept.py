@@ -57,7 +57,7 @@ class KeptRows:
             for file in sorted(folder.glob(f"{stem}.*.jsonl")):
                 self._found |= _read(file, is_own=file == self._file)
             if self._found and self._file not in _written:
-                log.info("Going on after %d rows of %s that an earlier run has finished.", len(self._found), name)
+                log.info("Resuming after %d rows of %s from an earlier run.", len(self._found), name)
                 timeline().resumed()
             _written.add(self._file)
 

@@ -129,7 +129,7 @@ class OwnedLock:
             if not self._break():
                 return False
         if before is not None and before.is_gone:
-            log.info("%s: %s has ended without finishing it; going on from what it left", self.what, before)
+            log.info("%s: %s has ended without finishing it; resuming from what it left", self.what, before)
         self._write_note()
         return True
 

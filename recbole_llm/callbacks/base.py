@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Started:
-    """A run that begins.
+    """What a callback gets at the start of a run.
 
     Attributes:
-        name: of the run, that of its folder.
+        name: name of the run, that of its folder.
         folder: the run folder; ``config.yaml`` is in it already.
         settings: all settings of the run, resolved.
-        project: what the run belongs to (``callback_project``).
+        project: the tracker's project (``callback_project``).
     """
 
     name: str
@@ -32,7 +32,7 @@ class Started:
 
 
 class RunCallback:
-    """Told of one run; what it does not care about it inherits, to do nothing.
+    """The base class of callbacks: its methods do nothing; a subclass overrides those it needs.
 
     Another package adds one by an entry point in the group ``recbole_llm.callback``.
 
@@ -47,10 +47,10 @@ class RunCallback:
     """
 
     def on_start(self, run: Started) -> None:
-        """The settings are resolved, and nothing is computed yet."""
+        """Called once the settings are resolved and before anything is computed."""
 
     def on_scalar(self, name: str, value: float, step: int) -> None:
-        """A number of an epoch, as TensorBoard gets it.
+        """Called with a number of an epoch, as TensorBoard gets it.
 
         Args:
             name: such as ``Loss/Train`` or ``Valid/ndcg@10``; of a later stage with the stage before it.
@@ -59,22 +59,22 @@ class RunCallback:
         """
 
     def on_end(self, metrics: Mapping[str, float], error: BaseException | None) -> None:
-        """The run is over.
+        """Called at the end of the run.
 
         Args:
-            metrics: ``valid/<metric>``, ``test/<metric>`` and ``summary/<name>``, unrounded; empty where it failed.
-            error: what ended it before its end; None where it is finished.
+            metrics: ``valid/<metric>``, ``test/<metric>`` and ``summary/<name>``, unrounded; empty if it failed.
+            error: the exception that ended it early; None if it finished.
         """
 
 
 class Callbacks(AbstractContextManager["Callbacks"]):
-    """Several callbacks as one. One that fails is told nothing more, and the log says so; the run continues.
+    """Several callbacks as one. One that fails is not called again, and the log says so; the run continues.
 
     Args:
-        callbacks: who is told.
+        callbacks: the callbacks to call.
 
     Attributes:
-        metrics: what the end of the context tells; see :meth:`RunCallback.on_end`.
+        metrics: passed to the callbacks at the end of the context; see :meth:`RunCallback.on_end`.
     """
 
     def __init__(self, callbacks: Sequence[RunCallback] = ()) -> None:
@@ -85,11 +85,11 @@ class Callbacks(AbstractContextManager["Callbacks"]):
         return bool(self._callbacks)
 
     def start(self, run: Started) -> None:
-        """Tell all that a run begins."""
+        """Call all at the start of a run."""
         self._tell(lambda one: one.on_start(run))
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Tell all of a number."""
+        """Call all with a number."""
         self._tell(lambda one: one.on_scalar(NAMES.get(name, name), float(value), int(step)))
 
     def __exit__(
@@ -102,7 +102,9 @@ class Callbacks(AbstractContextManager["Callbacks"]):
             try:
                 tell(one)
             except Exception as error:  # whatever a tracker's server does, the run is worth more
-                log.warning("%s is told nothing more: %s: %s", type(one).__name__, type(error).__name__, error)
+                log.warning(
+                    "%s failed and is not called again: %s: %s", type(one).__name__, type(error).__name__, error
+                )
                 self._callbacks.remove(one)
 
 
@@ -111,7 +113,7 @@ class Scalars:
 
     Args:
         writer: a ``SummaryWriter``.
-        callbacks: who else is told.
+        callbacks: callbacks that get the same scalars.
     """
 
     def __init__(self, writer: Any, callbacks: Callbacks) -> None:

@@ -150,7 +150,7 @@ class KeptEpochs:
         self._random = _part(tensors, "random.")
         trainer.start_epoch, trainer.cur_step = told["epoch"], told["cur_step"]
         trainer.best_valid_score, trainer.best_valid_result = told["best_valid_score"], told["best_valid_result"]
-        log.info("Going on after epoch %d of %s.", told["epoch"], trainer.config["model"])
+        log.info("Resuming after epoch %d of %s.", told["epoch"], trainer.config["model"])
         timeline().resumed()
         for index, kept in told["losses"].items():
             epoch, loss = int(index), tuple(kept) if isinstance(kept, list) else kept

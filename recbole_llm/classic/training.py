@@ -110,7 +110,7 @@ def _fit_stage(
     if on_score is not None and "callback_fn" in inspect.signature(trainer.fit).parameters:
         told["callback_fn"] = lambda epoch, score: on_score(epoch + 1, float(score))
     elif on_score is not None:
-        log.info("%s trains without telling its epochs, so none of them ends a run early.", config["model"])
+        log.info("%s's trainer does not report its epochs, so trials cannot be stopped early.", config["model"])
     trainer.fit(train_data, valid_data, **options, **told)
     return trainer
 

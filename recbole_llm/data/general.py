@@ -101,7 +101,7 @@ def interactions_of_rows(
 def _with_fields_of_rows(general: Dataset) -> Dataset:
     """The data set without the columns of interactions that its rows lack, which models of features would ask for.
 
-    Sequential rows tell of an interaction's user, item and label. The columns of histories in presplit files are no
+    Sequential rows have an interaction's user, item and label. The columns of histories in presplit files are no
     features of an interaction; others are, and are named.
     """
     absent = {name for name in general.fields(source=[FeatureSource.INTERACTION]) if name not in general.inter_feat}
@@ -111,8 +111,7 @@ def _with_fields_of_rows(general: Dataset) -> Dataset:
     read = [name for name, kind in kinds.items() if "token" in kind or name in general.config["numerical_features"]]
     if read and general.config["MODEL_TYPE"] == ModelType.CONTEXT:
         log.warning(
-            "%s learns without %s of the .inter file: few-shot and presplit rows tell of an interaction's user, item "
-            "and label alone",
+            "%s learns without %s of the .inter file: few-shot and presplit rows have only user, item and label",
             *(general.config["model"], ", ".join(f"'{name}'" for name in sorted(read))),
         )
     for name in ("field2type", "field2source"):

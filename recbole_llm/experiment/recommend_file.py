@@ -105,13 +105,13 @@ def _progress(part: Path, note: Path, digest: str) -> tuple[int, int]:
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
         if found["facts"] == digest and part.stat().st_size >= found["size"]:
-            log.info("Going on after %d that %s holds.", found["done"], part)
+            log.info("Resuming after the %d in %s.", found["done"], part)
             return int(found["done"]), int(found["size"])
-        log.warning("%s was written by another command; it is written anew.", part)
+        log.warning("%s was written by another command; it is rewritten.", part)
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError):
-        log.warning("%s cannot be read; %s is written anew.", note, part)
+        log.warning("%s cannot be read; %s is rewritten.", note, part)
     return 0, 0
 
 

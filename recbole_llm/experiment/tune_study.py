@@ -181,7 +181,7 @@ class Study:
                 if self.trials[trial.number].state != TrialState.RUNNING:  # it ended between the list and the lock
                     lock.release()
                     continue
-                log.info("Trial %d was stopped before its end; going on with it.", trial.number + 1)
+                log.info("Trial %d was stopped before its end; resuming it.", trial.number + 1)
                 self._study.sampler = self._sampler(trial.number)
                 return Attempt(self, optuna.Trial(self._study, trial._trial_id), lock)
         if len(trials) >= self.plan.n_trials:

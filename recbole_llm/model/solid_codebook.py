@@ -235,7 +235,7 @@ def _resumed(
     model.load_state_dict({name: tensors[f"model.{name}"] for name in names})
     load_optimizer(optimizer, tensors)
     torch.set_rng_state(tensors["random"])
-    log.info("Going on after epoch %d of SOLID's model of classes.", told["epoch"])
+    log.info("Resuming after epoch %d of SOLID's model of classes.", told["epoch"])
     return told["epoch"], told["best"], {name: tensors[f"best.{name}"] for name in names}
 
 
