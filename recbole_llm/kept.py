@@ -37,7 +37,7 @@ class KeptRows:
 
     Args:
         folder: where the file goes, made with the first batch; None keeps nothing.
-        name: of the computation, the first part of the file's name.
+        name: name of the computation, the first part of the file's name.
         facts: everything the values depend on, as plain data; asked for only if there is a folder.
 
     Example:
@@ -71,7 +71,7 @@ class KeptRows:
         """The values of a batch of rows, computed where they are not known.
 
         Args:
-            rows: of the batch.
+            rows: rows of the batch.
             compute: gives each row's value.
             pack: turns a value into JSON data.
             unpack: turns it back.

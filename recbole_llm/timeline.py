@@ -64,11 +64,11 @@ class Timeline:
     """The runs of one command.
 
     Args:
-        plans: of all its runs, in their order.
+        plans: plans of all its runs, in their order.
         clock: tells seconds.
 
     Attributes:
-        n_runs: of the command.
+        n_runs: number of runs of the command.
         n_done: runs that have ended or were found.
 
     Example:

@@ -27,7 +27,7 @@ def save_training(folder: Path, tensors: Tensors, told: Mapping[str, Any]) -> No
     It is written beside that one, the JSON last, once the tensors are on the disk.
 
     Args:
-        folder: of the state alone.
+        folder: folder of the state alone.
         tensors: dense ones of any device.
         told: the rest, as JSON values.
     """

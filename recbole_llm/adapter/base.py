@@ -134,7 +134,7 @@ class Adapter(Declared, ABC):
         Args:
             model: what :meth:`attach` returned, trained.
             folder: made if it is not there.
-            fingerprint: of the untuned LLM.
+            fingerprint: fingerprint of the untuned LLM.
 
         Raises:
             InputError: nothing was learned.
@@ -151,7 +151,7 @@ class Adapter(Declared, ABC):
         Args:
             model: what :meth:`attach` returned.
             folder: what :meth:`save` wrote.
-            fingerprint: of the untuned LLM in use.
+            fingerprint: fingerprint of the untuned LLM in use.
 
         Raises:
             InputError: the files are damaged, empty, of another adapter or of another LLM.

@@ -77,7 +77,7 @@ class TokenDraws:
         """Inside, passes and their backward passes draw from this seed.
 
         Args:
-            seed: of the optimiser step, at least 0.
+            seed: seed of the optimiser step, at least 0.
         """
         self._seed = seed
         try:
@@ -123,7 +123,7 @@ class TokenDraws:
 
         Args:
             layer: its index in ``salts``.
-            shape: of what is dropped out, without its features: [rows, tokens], or those one after the other.
+            shape: shape of what is dropped out, without its features: [rows, tokens], or those one after the other.
 
         Returns:
             int32 of that shape, both; None where nothing is known of these tokens.
@@ -137,8 +137,8 @@ class TokenDraws:
         """Random numbers of the rows of the pass, for what is computed once per row.
 
         Args:
-            name: of what is drawn.
-            count: of rows; a multiple of those of the pass where these follow one another several times.
+            name: name of what is drawn.
+            count: number of rows; a multiple of those of the pass where these follow one another several times.
             width: numbers for each.
 
         Returns:

@@ -108,8 +108,8 @@ class GateNetwork(nn.Module):
             `top_k` largest logits left out of the softmax; ``noisy``, W h plus Gaussian noise in training.
         representation_size: d, entries of a representation.
         num_experts: K.
-        hidden_size: of ``mlp``.
-        top_k: of ``topk``, at least 2: with one expert left its gate is 1 and learns nothing.
+        hidden_size: hidden size of ``mlp``.
+        top_k: k of ``topk``, at least 2: with one expert left its gate is 1 and learns nothing.
         noise: of ``noisy``, standard deviation.
 
     Raises:

@@ -34,9 +34,9 @@ class ILoraAdapter(InstanceLoraAdapter):
     Attributes:
         r: rank of all experts together, a multiple of `num_experts`.
         alpha: scale, above 0.
-        dropout: of the input of A, in [0, 1).
+        dropout: dropout of the input of A, in [0, 1).
         target_modules: see :class:`LoraAdapter`.
-        seed: of the initial values; those of A are LoRA's with the same seed.
+        seed: seed of the initial values; those of A are LoRA's with the same seed.
         num_experts: K, at least 1.
         gate: ``linear`` | ``mlp`` | ``topk`` | ``noisy``; see :class:`GateNetwork`.
         gate_hidden_size: hidden layer of gate ``mlp``, at least 1.

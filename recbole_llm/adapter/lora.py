@@ -34,7 +34,7 @@ class LoraAdapter(Adapter):
     Attributes:
         r: rank, at least 1.
         alpha: scale, above 0.
-        dropout: of the input of A, in [0, 1).
+        dropout: dropout of the input of A, in [0, 1).
         target_modules: "auto" for the query and value projections, "all" for every linear map but the output embedding,
             or the last parts of module names.
         rank_rule: ``fixed``, r everywhere; or ``sara`` (arXiv 2408.03290): each matrix gets as many ranks as its
@@ -44,7 +44,7 @@ class LoraAdapter(Adapter):
             budget is r for each matrix.
         sara_r_min: least rank of a matrix.
         sara_r_max: largest rank of a matrix.
-        seed: of A's initial values; the global random state is left as it was.
+        seed: seed of A's initial values; the global random state is left as it was.
         spectra: remembers singular values; :meth:`with_spectra` sets it.
 
     Example:

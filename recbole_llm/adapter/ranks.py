@@ -65,7 +65,7 @@ def ranks_by_spectra(
 
     Args:
         spectra: singular values by module.
-        rank: of every matrix under the fixed rule; without threshold and budget, the budget is so many for each.
+        rank: rank of every matrix under the fixed rule; without threshold and budget, the budget is so many for each.
         threshold: share of the sum of singular values.
         budget: ranks in all.
         r_min: least rank of a module.

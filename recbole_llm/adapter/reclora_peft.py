@@ -62,7 +62,7 @@ class MetaGate(nn.Module):
     Args:
         representation_size: d_c.
         num_loras: N.
-        hidden_size: of the MLP.
+        hidden_size: hidden size of the MLP.
         temperature: T.
         dropout: behind the ReLU, in training.
         top_k: LoRAs that keep a gate; None keeps all.

@@ -50,7 +50,7 @@ class PermutedStates(SequenceStates):
 
     Args:
         compute: see :class:`SequenceStates`.
-        seed: of the run; the other row is drawn by it and the history.
+        seed: seed of the run; the other row is drawn by it and the history.
 
     Example:
         >>> states = PermutedStates(lambda histories: np.array([[float(sum(own))] for own in histories]), seed=0)

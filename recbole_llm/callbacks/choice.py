@@ -21,7 +21,7 @@ def check_callbacks(settings: Settings) -> None:
     """Refuse a callback that there is not, or whose package is not installed; imports neither.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
         InputError: which.
@@ -39,7 +39,7 @@ def make_callbacks(settings: Settings) -> Callbacks:
     """The callbacks of a run, none of them told anything yet.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
         InputError: see :func:`check_callbacks`.

@@ -43,7 +43,7 @@ class AuxiliaryRecommender:
 
     Attributes:
         model: the trained model, in eval mode.
-        fingerprint: of everything it was trained on.
+        fingerprint: fingerprint of everything it was trained on.
         known: bool [items], the items it has learned something of.
 
     Raises:
@@ -219,7 +219,7 @@ def auxiliary_rows(stages: StageStore) -> int | None:
     """On how many rows (interactions, of a general model) the auxiliary recommender of a run was trained.
 
     Args:
-        stages: of the run.
+        stages: stages of the run.
 
     Returns:
         None where none was asked for.

@@ -42,9 +42,9 @@ class KeptEpochs:
     then in its optimisers, its model, its loader's ``generator`` and the generators that all of a process shares.
 
     Args:
-        folder: of this training alone; the checkpoint of the best epoch lies there as well until the end.
+        folder: folder of this training alone; the checkpoint of the best epoch lies there as well until the end.
         trainer: RecBole's, its model untrained.
-        loader: of the training rows.
+        loader: loader of the training rows.
         on_score: told of every validated epoch, of those of an earlier run first.
     """
 

@@ -16,8 +16,8 @@ def write_item_vectors(folder: Path, tokens: Sequence[str], vectors: np.ndarray)
     """Keep vectors by the items' outside ids.
 
     Args:
-        folder: of the run.
-        tokens: of every item, the padding's first.
+        folder: folder of the run.
+        tokens: token ids of every item, the padding's first.
         vectors: float32 [items, p], the padding's first.
     """
     np.savez(folder / VECTORS, item_id=np.array([str(token) for token in tokens[1:]]), vectors=vectors[1:])
@@ -27,7 +27,7 @@ def read_item_vectors(folder: Path, tokens: Sequence[str], key: str) -> np.ndarr
     """The kept vectors of a data set's items, whatever their order.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         tokens: outside ids of every item, the padding's first.
         key: the setting that names the folder, for messages.
 

@@ -93,7 +93,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> list[Any]:
     Args:
         value: a plain one, a tensor, an array of numbers, a generator of the CPU, or lists, tuples and dictionaries of
             them.
-        name: of the value, the beginning of the names of its tensors.
+        name: name of the value, the beginning of the names of its tensors.
         tensors: gets them.
 
     Raises:

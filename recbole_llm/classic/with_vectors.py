@@ -28,7 +28,7 @@ class ItemTable:
 
     Attributes:
         vectors: float32 [items, p], zeros for the padding item.
-        settings: of the loss and of the alignment.
+        settings: settings of the loss and of the alignment.
         aligned: float32 [items, d], the embeddings of a trained model; None where nothing is aligned.
     """
 

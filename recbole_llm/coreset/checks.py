@@ -123,7 +123,7 @@ def checked_scores(name: str, values: Array, ids: np.ndarray | None = None) -> n
     """Finite float64 ``[n]``, one per row.
 
     Args:
-        name: of the scores, for the message.
+        name: name of the scores, for the message.
         values: array, tensor or sequence.
         ids: int ``[n]``, the rows they must belong to; by default however many there are.
     """

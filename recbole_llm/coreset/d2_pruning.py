@@ -22,8 +22,8 @@ class D2PruningSelector(Selector):
 
     Attributes:
         n_neighbours: per row, >= 1.
-        gamma_forward: of the first step, >= 0; the larger, the less a neighbour adds.
-        gamma_reverse: of the second, >= 0; the larger, the less a selected row takes from its neighbours.
+        gamma_forward: gamma of the first step, >= 0; the larger, the less a neighbour adds.
+        gamma_reverse: gamma of the second, >= 0; the larger, the less a selected row takes from its neighbours.
 
     Example:
         >>> vectors = [[1.0, 0.0], [0.999, 0.045], [0.0, 1.0]]  # the first two are nearly alike

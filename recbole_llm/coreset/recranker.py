@@ -24,7 +24,7 @@ class RecRankerSelector(Selector):
     row as often as it is drawn; here rows differ, and if fewer than the budget were drawn, others join them at random.
 
     Attributes:
-        n_clusters: of users, >= 1; 10 in RecRanker, while DEALRec searches 25, 50 and 75.
+        n_clusters: number of clusters of users, >= 1; 10 in RecRanker, while DEALRec searches 25, 50 and 75.
 
     Example:
         >>> selector, vectors = RecRankerSelector(n_clusters=2), np.eye(10)

@@ -218,7 +218,7 @@ def stratified_sample(scores: Array, budget: int, n_groups: int, hard_prune_rati
         budget: rows wanted; where fewer remain all of them are taken, with a warning.
         n_groups: strata of equal width, see :func:`score_strata`.
         hard_prune_ratio: share of the highest scores that is cut first.
-        seed: of the draw, which depends on no other random state.
+        seed: seed of the draw, which depends on no other random state.
 
     Returns:
         int64, sorted indices of the chosen rows, of the type of ``scores``.

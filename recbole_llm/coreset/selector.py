@@ -35,7 +35,7 @@ class Input:
     """Something that a selector needs to know about the rows; whoever calls it provides it under this name.
 
     Attributes:
-        name: of the keyword argument.
+        name: name of the keyword argument.
         meaning: shape and contents, in words.
         check: called with the value and the ids; gives the value to compute with, or raises InputError.
         per_row: whether there is one entry per row to select from.
@@ -142,7 +142,7 @@ class Selector(Declared, ABC):
                 Rows are considered in that order, texts in the order of their characters' code points.
             budget: how many: an integer >= 0 is a count, a decimal a share of at most 1.0, rounded down. Where there
                 are fewer rows all of them are selected, with a warning.
-            seed: of everything drawn; no other random state has a part in it.
+            seed: seed of everything drawn; no other random state has a part in it.
             **inputs: what :attr:`needs` names, one entry per row in the order of ``ids`` where it says so.
 
         Raises:

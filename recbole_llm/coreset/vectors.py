@@ -52,7 +52,7 @@ def k_means(vectors: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray
     Args:
         vectors: float ``[n, d]``, n >= 1.
         n_clusters: at most n are made.
-        seed: of the starting points.
+        seed: seed of the starting points.
 
     Returns:
         The cluster of every row, int ``[n]``, and the centres ``[clusters, d]``.

@@ -103,11 +103,11 @@ class CandidatesStage(Stage[np.ndarray]):
     """The candidates of the rows of a phase, drawn.
 
     Args:
-        rows: of the phase.
+        rows: rows of the phase.
         phase: ``train``, ``valid`` or ``test``.
         catalog: the items.
         n: candidates of a row.
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     def __init__(self, rows: SequentialDataset, phase: str, catalog: ItemCatalog, n: int, seed: int) -> None:
@@ -142,7 +142,7 @@ def draw_candidates(
         histories: item ids of each row.
         catalog: the items.
         n: candidates of a row, the target included, >= 2.
-        seed: of the draw; a row's own part in it are its user, target and history.
+        seed: seed of the draw; a row's own part in it are its user, target and history.
 
     Returns:
         int64 [rows, n]; 0 behind a list that is shorter because there are no more titles, and throughout a row whose

@@ -219,7 +219,7 @@ def check_item_field(
         key: the setting that names it.
         field: the field.
         dataset: name of the data set.
-        columns: of its ``.item`` file, with their types.
+        columns: columns of its ``.item`` file, with their types.
         loaded: the item fields that are loaded; ``"*"`` for all.
         of: ``item``, or ``user`` for the ``.user`` file.
 

@@ -117,7 +117,7 @@ def check_items(
     """Items that cannot be told apart, and items without a title.
 
     Args:
-        titles: of all items, the padding item first.
+        titles: titles of all items, the padding item first.
         attributes: what else is known of each.
         item_names: outside id of each item.
     """
@@ -158,7 +158,7 @@ def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Fi
     Args:
         train: the training rows.
         evaluated: the validation or test rows.
-        name: of that split.
+        name: name of that split.
     """
     n = len(evaluated)
     pairs = list(zip(evaluated.targets, evaluated.histories, strict=True))
@@ -211,7 +211,7 @@ def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[st
     Args:
         train: text of the prompt, and target's title's representative, of the training rows.
         evaluated: the same of validation or test rows.
-        name: of that split.
+        name: name of that split.
     """
     known = set(train)
     equal = sum(row in known for row in evaluated)

@@ -68,7 +68,7 @@ def _count_before_split(sampler: Any, counts: np.ndarray) -> None:
     """Popularity of a RecBole sampler by the interactions before the split; RecBole counts the evaluated ones.
 
     Args:
-        sampler: of ``pop<n>``.
+        sampler: sampler of ``pop<n>``.
         counts: int64 [items], interactions of each item before the split.
     """
     sampler._get_candidates_list = np.repeat(np.arange(len(counts)), counts).tolist

@@ -29,7 +29,7 @@ class Numbering:
     RecBole numbers by first appearance, so the same interactions in another order get other numbers.
 
     Attributes:
-        ids: of users and of items, by the name of their field; number 0 is the padding.
+        ids: ids of users and of items, by the name of their field; number 0 is the padding.
         columns: a digest of the values of every other column of texts that a model of RecBole's may learn from.
         rows: :meth:`recbole_llm.data.rows.Rows.evaluated` of the run.
     """
@@ -43,9 +43,9 @@ class Numbering:
         """That of a run.
 
         Args:
-            rows: of the run.
+            rows: rows of the run.
             with_columns: whether its model learns from columns by the numbers of their values.
-            digest: of the rows.
+            digest: digest of the rows.
         """
         ids = {field: list(map(str, tokens)) for field, tokens in ids_of(rows.whole).items()}
         return cls(ids, _columns(rows.train) if with_columns else {}, digest)

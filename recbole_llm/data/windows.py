@@ -42,7 +42,7 @@ def temporal_cuts(n_rows: int, shares: Sequence[float]) -> list[int]:
 
     Args:
         n_rows: how many rows there are.
-        shares: of each part, >= 0; they need not add up to 1.
+        shares: shares of each part, >= 0; they need not add up to 1.
 
     Returns:
         The end of each part; the last is ``n_rows``.

@@ -70,11 +70,11 @@ class Key:
     """One setting as it is declared: its name, types, range and default.
 
     Attributes:
-        name: of the setting.
+        name: name of the setting.
         types: accepted Python types; ``float`` takes integers too, ``int`` takes no True and False.
         null: whether ``~`` (None) is accepted.
         setting: meaning and range.
-        default: of the component; :data:`NO_DEFAULT` where it has none.
+        default: default of the component; :data:`NO_DEFAULT` where it has none.
         owner: the component: the class that declares it.
     """
 

@@ -17,7 +17,7 @@ def add_up(tensors: Sequence[torch.Tensor]) -> None:
     """Replace tensors by their sums over all processes.
 
     Args:
-        tensors: of the same shapes, types and order on all processes.
+        tensors: tensors of the same shapes, types and order on all processes.
     """
     with talking():
         for bucket in _buckets(tensors):

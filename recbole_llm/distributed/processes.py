@@ -31,7 +31,7 @@ class Process:
 
     Attributes:
         rank: from 0.
-        count: of them all.
+        count: number of them all.
 
     Example:
         >>> Process().is_main, Process(rank=1, count=3).own(["a", "b", "c", "d", "e"])

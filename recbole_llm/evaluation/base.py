@@ -68,8 +68,8 @@ class Protocol(ABC):
         config: the resolved config of the run.
 
     Attributes:
-        name: of what is written of the rows, ``<split>_<name>.csv``.
-        columns: of that file and of :attr:`Evaluation.rows`.
+        name: name of what is written of the rows, ``<split>_<name>.csv``.
+        columns: columns of that file and of :attr:`Evaluation.rows`.
         outcome: those of the columns that say how well a row went.
         gain: what :meth:`gains` are, in words.
         has_labels: whether rows have a label to be predicted, instead of a target to be found.
@@ -158,7 +158,7 @@ class Protocol(ABC):
 
         Args:
             trainer: a RecBole trainer that has :func:`recbole_llm.evaluation.collector.install_collector` after it.
-            loader: of the rows (:func:`recbole_llm.data.rows.eval_loader`).
+            loader: loader of the rows (:func:`recbole_llm.data.rows.eval_loader`).
             show_progress: whether to show a progress bar.
 
         Raises:

@@ -79,9 +79,9 @@ def beyond_accuracy(
     """The columns of ``beyond_accuracy``.
 
     Args:
-        evaluation: of rows with ranks and best items.
+        evaluation: evaluation of rows with ranks and best items.
         histories: int64 [rows, n], the items each row's model was shown, 0 for padding.
-        popularity: of the data.
+        popularity: popularity of the data.
         gains: what a row with a 0-based rank is worth, [rows] to [rows].
         metric: name of that worth, such as ``ndcg``.
         k: the cut-off.

@@ -178,7 +178,7 @@ class Picks:
     """Collector and evaluator in one: of each row's scores it keeps the best candidate, and it computes nothing.
 
     Args:
-        candidates: of the rows that will be scored.
+        candidates: candidates of the rows that will be scored.
 
     Attributes:
         items: what was picked, int64 [rows] for each batch.

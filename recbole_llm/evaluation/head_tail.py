@@ -18,7 +18,7 @@ def head_items(counts: np.ndarray, share: float) -> np.ndarray:
 
     Args:
         counts: int64 [items], interactions in training; the first item is the padding and is none.
-        share: of the items, rounded up.
+        share: share of the items, rounded up.
 
     Returns:
         bool [items]; among equals the lower id first.

@@ -40,7 +40,7 @@ def check_together(protocols: Sequence[Protocol]) -> None:
     """Refuse runs that share no table: their rows would be evaluated by different protocols, or among other candidates.
 
     Args:
-        protocols: of the runs, in the order of the table.
+        protocols: protocols of the runs, in the order of the table.
 
     Raises:
         InputError: the first difference, and what to do about it.

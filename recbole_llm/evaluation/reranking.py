@@ -50,10 +50,10 @@ class Reranking:
     """The axis ``rerank`` of one trained model.
 
     Args:
-        ranker: of the axis.
+        ranker: ranker of the axis.
         length: items that are put first; the others of the best follow in their old order.
         trade_off: ``rerank_lambda``; one of several until :meth:`choose` has chosen.
-        seed: of what is drawn.
+        seed: seed of what is drawn.
 
     Attributes:
         curve: what each value of ``rerank_lambda`` does on the validation rows, and none (``lambda`` null).
@@ -202,7 +202,7 @@ def mean_distance(space: ItemSpace, items: np.ndarray) -> float:
     """Mean over lists of the mean distance of their pairs; lists of fewer than two items count as 0.
 
     Args:
-        space: of the items.
+        space: space of the items.
         items: int64 [rows, k], 0 where there is no item.
     """
     found = []

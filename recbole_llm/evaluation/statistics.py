@@ -82,7 +82,7 @@ def compare_two_level(
         users: ids of the users of a and of b; they must be the same, in any order. Without ids, the users of both are
             taken to be the same in the same order.
         seeds: seeds of a and of b; without them, as many runs are taken to have the same seeds in the same order.
-        confidence: of the intervals, between 0 and 1.
+        confidence: confidence of the intervals, between 0 and 1.
         power: chance of finding :attr:`Comparison.detectable`, at the level ``1 - confidence``.
 
     Raises:
@@ -122,7 +122,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The least one is multiplied by their number, the next by one less, and so on; none falls below the one before.
 
     Args:
-        p_values: of the comparisons of one table.
+        p_values: p-values of the comparisons of one table.
 
     Returns:
         The corrected ones, in the order given.
@@ -172,8 +172,8 @@ def paired_bootstrap(
         a: ``[users]`` or ``[seeds, users]``, a metric per user of the first model.
         b: the same users of the second model; its number of seeds may differ.
         n_resamples: bootstrap samples.
-        seed: of the resampling.
-        confidence: of the interval, between 0 and 1.
+        seed: seed of the resampling.
+        confidence: confidence of the interval, between 0 and 1.
 
     Raises:
         ValueError: the users differ in number, there are none, or a value is not finite.

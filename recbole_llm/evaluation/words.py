@@ -25,7 +25,7 @@ def protocol_in_words(protocol: Protocol, n_test: int | None = None) -> dict[str
     """How rows were evaluated.
 
     Args:
-        protocol: of the run.
+        protocol: protocol of the run.
         n_test: test rows, where they are known.
 
     Returns:

@@ -32,12 +32,12 @@ def write_answers(
     The answer is what the model writes when nothing keeps it to titles; the ranking is that of its grounding.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         model: with the weights that were evaluated.
-        records: of the rows, as ``examples.json`` holds them.
+        records: records of the rows, as ``examples.json`` holds them.
         texts: what the model wrote to each.
         rows: all test rows.
-        evaluation: of these.
+        evaluation: evaluation of these.
 
     Returns:
         The file.

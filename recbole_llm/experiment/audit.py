@@ -57,7 +57,7 @@ def memorisation(model: LLMRecommender, rows: Rows) -> dict[str, float]:
 
     Args:
         model: tuned or not; its adapter is left out.
-        rows: of the run.
+        rows: rows of the run.
 
     Returns:
         ``titles_known``, the share of titles that it completes from their first half, and ``sequences_known``, the

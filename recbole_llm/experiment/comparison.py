@@ -27,7 +27,7 @@ def compare_runs(runs: Sequence[Run], baseline: str) -> tuple[Compared, ...]:
     """Compare each model with a baseline; p-values are corrected for all of these comparisons (Holm).
 
     Args:
-        runs: of all models and seeds, evaluated on the same rows.
+        runs: runs of all models and seeds, evaluated on the same rows.
         baseline: name of one of the models, as the table has it.
 
     Returns:
@@ -88,7 +88,7 @@ def find_baseline(wanted: str, runs: Sequence[Run]) -> str:
 
     Args:
         wanted: a name in the table, or nothing.
-        runs: of the table; the one asked for is not among them if it was skipped for want of rows.
+        runs: runs of the table; the one asked for is not among them if it was skipped for want of rows.
     """
     usual = next((run.result.model for run in runs if not run.config.is_llm), runs[0].result.model)
     if wanted and all(run.result.model != wanted for run in runs):

@@ -41,11 +41,11 @@ def write_examples(folder: Path, config: Config, model: Any, rows: Rows, evaluat
     is written.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: the resolved config.
         model: as it was evaluated.
-        rows: of the run.
-        evaluation: of the test rows.
+        rows: rows of the run.
+        evaluation: evaluation of the test rows.
     """
     part, indices = rows.test, find_pairs(evaluation.pairs, row_pairs(rows.test))
     if indices is None:

@@ -21,10 +21,10 @@ def write_length_curve(
     """Evaluate the rows at every fixed length and at the chosen ones, and write what each costs.
 
     Args:
-        folder: of the run; it gets ``lengths.json`` and ``lengths.png``.
-        trainer: of the trained model.
+        folder: folder of the run; it gets ``lengths.json`` and ``lengths.png``.
+        trainer: trainer of the trained model.
         protocol: how rows are evaluated.
-        loader: of the rows.
+        loader: loader of the rows.
         chooser: what chooses the model's lengths, with ``lengths``, ``fixed_length`` and ``shown_lengths``; where it
             has ``prompt_tokens`` too, tokens are counted.
 

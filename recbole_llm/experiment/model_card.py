@@ -23,7 +23,7 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
     """Write ``prompt.json``: the fixed texts around the titles, the tokens around the text, and one filled prompt.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         model: the recommender.
         rows: rows to take the example from, the first that can be shown.
 
@@ -74,7 +74,7 @@ def write_card(folder: Path, model: LLMRecommender, result: RunResult, prompt: d
     """Write the card of a run's adapter, and let everybody read the adapter's files.
 
     Args:
-        folder: of the run; without ``adapter/``, as an untuned LLM leaves it, nothing is written.
+        folder: folder of the run; without ``adapter/``, as an untuned LLM leaves it, nothing is written.
         model: the recommender.
         result: the run's line in a table.
         prompt: what :func:`write_prompt` gave.

@@ -23,7 +23,7 @@ def paths_now(recorded: Mapping[str, Any], folder: Path, data_path: str | Path |
 
     Args:
         recorded: the run's own settings.
-        folder: of the run, as it is now.
+        folder: folder of the run, as it is now.
         data_path: where the data set lies, if the caller says so.
 
     Returns:

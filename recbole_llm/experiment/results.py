@@ -65,7 +65,7 @@ def write_results(runs: Sequence[Run], table: ResultTable, folder: Path, want_ro
     """Write a table in every form, its plots, ``rows.parquet`` and ``report.html``.
 
     Args:
-        runs: of the table.
+        runs: runs of the table.
         table: :func:`table_of` the runs.
         folder: where.
         want_rows: whether to say so where ``rows.parquet`` cannot be written.

@@ -238,7 +238,7 @@ def teach(run: Run) -> Run:
     """Train the classic model that a run's rankings teach, as a run of its own, and note it in the teacher's folder.
 
     Args:
-        run: of an LLM recommender with ``distill_into``.
+        run: run of an LLM recommender with ``distill_into``.
 
     Returns:
         The classic model's run; :attr:`Run.student` of the teacher.
@@ -263,9 +263,9 @@ def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
 
     Args:
         label: name of a model.
-        digest: of its rows, :meth:`recbole_llm.data.rows.Rows.evaluated`.
+        digest: digest of its rows, :meth:`recbole_llm.data.rows.Rows.evaluated`.
         other: name of the model before it.
-        other_digest: of that one's rows.
+        other_digest: digest of that one's rows.
 
     Raises:
         InputError: they differ.

@@ -16,7 +16,7 @@ class SeenItems:
     Args:
         users: int64 [interactions], internal ids.
         items: int64 [interactions], internal ids.
-        n_users: of the data set, padding included.
+        n_users: number of users of the data set, padding included.
     """
 
     def __init__(self, users: np.ndarray, items: np.ndarray, n_users: int) -> None:

@@ -29,7 +29,7 @@ def lessons_of(model: LLMRecommender, folder: Path, label: str) -> tuple[Lessons
 
     Args:
         model: the LLM recommender, in the state that its run left.
-        folder: of the run.
+        folder: folder of the run.
         label: name of the run in the table.
 
     Returns:

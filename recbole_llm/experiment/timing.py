@@ -55,7 +55,7 @@ def write_timing(folder: Path, config: Config, few_shot: bool, seconds: Mapping[
     """Keep what the stages of a run took.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: the resolved config.
         few_shot: whether ``train_sample_size`` applies.
         seconds: by stage, of those that were done as a whole.
@@ -68,7 +68,7 @@ def student_label(config: Config, teacher: str) -> str:
     """The name in the table of the classic model that a run teaches.
 
     Args:
-        config: of the classic model.
+        config: config of the classic model.
         teacher: name of the teacher in the table.
     """
     return f"{config['model']} from {teacher}"

@@ -80,7 +80,7 @@ def train_classic(
     Args:
         config: the resolved config.
         rows: the rows of the run.
-        folder: of the run; the checkpoint and the losses go there.
+        folder: folder of the run; the checkpoint and the losses go there.
         protocol: how rows are evaluated.
         with_test: whether test rows are.
         on_score: see :data:`OnScore`.
@@ -136,7 +136,7 @@ def train_llm(
     Args:
         config: the resolved config.
         rows: the rows of the run.
-        folder: of the run; it gets what :func:`recbole_llm.experiment.llm_run.write_llm_run` writes.
+        folder: folder of the run; it gets what :func:`recbole_llm.experiment.llm_run.write_llm_run` writes.
         protocol: how rows are evaluated.
         with_test: whether test rows are evaluated; without, the last stage alone is told of.
         on_score: see :data:`OnScore`.
@@ -230,9 +230,9 @@ def _line(
     Args:
         config: the resolved config.
         rows: the rows of the run.
-        folder: of the run.
+        folder: folder of the run.
         protocol: that of the evaluations.
-        evaluations: of the model as it stands.
+        evaluations: evaluations of the model as it stands.
         **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
             ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``; ``known``, what the untuned LLM knows.
     """

@@ -113,7 +113,7 @@ def config_of(folder: Path, trust_remote_code: bool = False, data_path: str | Pa
     """The config that a run left in its folder.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         trust_remote_code: whether code that comes with the run's LLM may run, where the run was made with it. The
             folder alone, which somebody else may have written, does not decide that.
         data_path: where the data set lies now, if it has been moved without the run.
@@ -144,7 +144,7 @@ def load_trained(folder: Path, config: Config) -> Trained:
     """The model that a run left in its folder.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: :func:`config_of` it.
 
     Raises:

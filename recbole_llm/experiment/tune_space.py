@@ -115,7 +115,7 @@ def parse_dimension(name: str, kind: str, text: str) -> Dimension:
     """The values of one setting.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         kind: one of :data:`KINDS`.
         text: what follows the kind.
 

@@ -52,7 +52,7 @@ def falls_behind(score: float, others: Sequence[float], reduction: int, bigger: 
     form: a trial goes on at once instead of waiting for its promotion. Equal scores go on together, and the first does.
 
     Args:
-        score: of the trial.
+        score: score of the trial.
         others: of other trials after as many epochs.
         reduction: one in so many goes on, at least one.
         bigger: whether larger is better.
@@ -70,12 +70,12 @@ class Attempt:
     """A trial that this process holds.
 
     Args:
-        study: of the trial.
+        study: study of the trial.
         trial: Optuna's.
         lock: on the trial's file, held.
 
     Attributes:
-        number: of the trial, from 0.
+        number: number of the trial, from 0.
         values: setting to value.
     """
 

@@ -32,11 +32,11 @@ class TrialTable:
 
     Attributes:
         metric: what they are compared by, on validation rows.
-        names: of the settings that were searched.
+        names: names of the settings that were searched.
         lines: of each trial ``trial`` (from 1), ``state``, ``score`` (of a pruned one where it was ended; None where
             there is none), ``values``, ``epochs``, ``note``, ``scores`` (by validated epoch), ``valid`` (all metrics),
             ``folder``.
-        best_number: of the best trial, from 1; None where no trial has ended with a score.
+        best_number: number of the best trial, from 1; None where no trial has ended with a score.
         command: the command line; empty where there was none.
     """
 

@@ -142,7 +142,7 @@ class Grounding(ABC):
 
     Args:
         model: whose answers are grounded.
-        settings: of the run.
+        settings: settings of the run.
 
     Attributes:
         declared: the settings of this axis.

@@ -85,7 +85,7 @@ class Points:
 
         Args:
             centred: float32 ``[queries, d]``.
-            block: of the points.
+            block: block of the points.
 
         Returns:
             float32 ``[queries, block]``; may overflow.

@@ -21,7 +21,7 @@ class Gate(nn.Module):
     """A GRU's gate between what comes in, h, and what a sublayer makes of it, y: ``(1 - z) h + z c``.
 
     Args:
-        width: of both.
+        width: width of both.
     """
 
     def __init__(self, width: int) -> None:
@@ -70,7 +70,7 @@ class LengthPolicy(nn.Module):
     Args:
         n_items: items, padding 0 among them.
         lengths: to choose from, ascending.
-        width: of the state.
+        width: width of the state.
         longest: newest items that are read.
 
     Example:
@@ -160,8 +160,8 @@ def policy_loss(
         values: [t].
         chosen: int64 [t], positions of the chosen lengths.
         returns: [t].
-        critic_weight: of the critic's loss.
-        actor_weight: of the actor's loss.
+        critic_weight: critic weight of the critic's loss.
+        actor_weight: actor weight of the actor's loss.
         entropy: of the entropy, which is to be large.
 
     Returns:
@@ -195,9 +195,9 @@ def learn_by_table(
         sizes: int64 [n].
         rewards: [n, lengths]; NaN where a length cannot be chosen.
         updates: steps of Adam.
-        seed: of the rows and choices.
-        rows: of a step.
-        learning_rate: of Adam.
+        seed: seed of the rows and choices.
+        rows: rows of a step.
+        learning_rate: learning rate of Adam.
     """
     known = rewards[~rewards.isnan()]
     scaled = (rewards - known.mean()) / (known.std() + 1e-8)

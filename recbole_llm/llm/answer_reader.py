@@ -29,7 +29,7 @@ class AnswerReader:
     to the longest line of the pass. Where weights depend on the row, each row has a copy of its own.
 
     Args:
-        scorer: of the LLM.
+        scorer: scorer of the LLM.
         legal: the titles, where the softmax among them is read; every answer must then be one.
         bare_prompt: token ids of the prompt without a history, where answers are read after it as well.
         bare_per_row: whether each row needs its own copy of it: the context's rows are then those of the pass, twice.
@@ -113,7 +113,7 @@ class AnswerReader:
 
         Args:
             prompts: see :meth:`read`, as for the next three.
-            answers: of each prompt.
+            answers: answers of each prompt.
             tau: temperature.
             trees: the rows of each tree.
             apart: whether each row gets a copy of the prompt without history.

@@ -53,7 +53,7 @@ class LastLogits:
             mask: int64 [sequences, cached + new].
             positions: int64 [sequences, new].
             rows: int64 [sequences], which prompts of the call the sequences continue; None: no row inputs.
-            cache: of what stands before the new tokens.
+            cache: cache of what stands before the new tokens.
         """
         inputs = {} if rows is None else {name: values[rows] for name, values in self.row_inputs.items()}
         if cache is not None:

@@ -69,7 +69,7 @@ class MFormer(nn.Module):
     Args:
         settings: sizes.
         state_width: entries of an item's state.
-        width: of the LLM's input embedding.
+        width: width of the LLM's input embedding.
         norm: length that a vector has at the start, about.
     """
 
@@ -101,7 +101,7 @@ class MFormer(nn.Module):
         """The vectors before each prompt.
 
         Args:
-            states: of each history's items [n, state_width]; n may be 0.
+            states: states of each history's items [n, state_width]; n may be 0.
 
         Returns:
             [histories, prefix_len, width].
@@ -150,7 +150,7 @@ class BiTuning(nn.Module):
         Args:
             llm: the LLM.
             prompts: token ids of each history's prompt.
-            states: of its items, [n, state_width]; n may be 0.
+            states: states of its items, [n, state_width]; n may be 0.
 
         Returns:
             float32 [histories, d].

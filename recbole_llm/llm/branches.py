@@ -91,7 +91,7 @@ class BranchScorer:
         """Whether the model computes branches as it computes separate sequences; says once if it does not.
 
         Args:
-            n_tokens: of the longest prompt with all its answers; windows may count them all.
+            n_tokens: number of tokens of the longest prompt with all its answers; windows may count them all.
         """
         finding = find(self.model, FastPath.BRANCHES, n_tokens, branch_scores, masks_of_pairs)
         return self._tells(finding, "Using one forward pass per answer")

@@ -34,7 +34,7 @@ class TokenBudget:
 
     Args:
         tokens: at first.
-        name: of the setting, for the log.
+        name: name of the setting, for the log.
 
     Attributes:
         tokens: as of now.
@@ -66,7 +66,7 @@ class TokenBudget:
         """The budget of a setting.
 
         Args:
-            name: of the setting.
+            name: name of the setting.
             value: a number of tokens, or ``auto``.
             model: whose passes it is for, on its device.
             training: whether they have a gradient.
@@ -87,7 +87,7 @@ class TokenBudget:
 
         Args:
             run: what is run.
-            n_tokens: of its forward passes, at most.
+            n_tokens: number of tokens of its forward passes, at most.
             divisible: whether fewer tokens could be run.
 
         Returns:
@@ -149,8 +149,8 @@ def run_batches(
     """Run all rows in batches of at most a budget; where memory runs out, what is left in smaller ones.
 
     Args:
-        costs: of each row in tokens, or a function that gives them at a budget of so many.
-        budget: of a batch.
+        costs: costs of each row in tokens, or a function that gives them at a budget of so many.
+        budget: budget of a batch.
         run: runs the rows of a batch; it is run again with parts of them if memory ran out in it.
         order: in which order rows are taken.
         together: whether several processes share the batches; then all of them must be here.

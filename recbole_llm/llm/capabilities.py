@@ -94,7 +94,7 @@ def find(
     Args:
         model: a causal LM, bare or wrapped.
         path: which path.
-        n_tokens: of the longest sequence it is asked for.
+        n_tokens: number of tokens of the longest sequence it is asked for.
         scores: how it scores a sample.
         obstacle: what the config says against it.
         row_inputs: further inputs of the model's forward, [rows, ...]; the first row is taken.
@@ -129,7 +129,7 @@ def examine(
     Args:
         model: see :func:`find`, as for the next four.
         path: which path.
-        n_tokens: of the longest sequence.
+        n_tokens: number of tokens of the longest sequence.
         scores: how it scores a sample.
         obstacle: what the config says against it.
         row_inputs: further inputs of the model's forward, [1, ...].

@@ -149,7 +149,7 @@ def encode_in_batches(
         texts: any strings.
         tokenize: token ids of each text, at least one.
         pool: vectors [texts, width] of the token ids of one batch.
-        width: of a vector.
+        width: width of a vector.
         max_batch_tokens: limit of (texts x longest text) of a batch; where memory runs out, batches are halved.
         progress: show a bar.
 

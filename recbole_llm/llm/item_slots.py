@@ -20,7 +20,7 @@ class ItemProjector(nn.Module):
 
     Args:
         item_vectors: [items, d], frozen; a row of zeros, such as that of padding, says that nothing is known.
-        width: of the LLM's input embedding.
+        width: width of the LLM's input embedding.
     """
 
     item_vectors: Tensor

@@ -115,7 +115,7 @@ class ContrastiveTuning:
         reader: the LLM with its adapter.
         adapter: says which weights learn.
         items: attributes of the items that are tuned on.
-        seed: of items, views and dropout.
+        seed: seed of items, views and dropout.
         progress: whether to show a bar.
     """
 

@@ -30,7 +30,7 @@ def draw_view(attributes: Attributes, ratio: float, generator: np.random.Generat
     kept.
 
     Args:
-        attributes: of an item.
+        attributes: attributes of an item.
         ratio: share that is left out.
         generator: source of chance.
 
@@ -50,9 +50,9 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_t
     """Token ids of texts without BOS, cut, and ended by EOS.
 
     Args:
-        tokenizer: of the LLM.
+        tokenizer: tokenizer of the LLM.
         texts: any strings.
-        max_tokens: of a text, EOS included.
+        max_tokens: most tokens of a text, EOS included.
     """
     ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return [[*own[: max_tokens - 1], tokenizer.eos_token_id] for own in ids]

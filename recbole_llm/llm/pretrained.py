@@ -135,7 +135,7 @@ def load_model(source: Path | str, options: dict[str, Any]) -> PreTrainedModel:
 
     Args:
         source: a folder, or a name on the hub.
-        options: of ``from_pretrained``.
+        options: options of ``from_pretrained``.
 
     Raises:
         InputError: weights are damaged or missing, or the attention asked for is not there.

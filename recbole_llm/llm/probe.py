@@ -61,8 +61,8 @@ def probe_llm(
     Args:
         model: a causal LM, bare or wrapped.
         paths: those that a run takes.
-        n_tokens: of the longest prompt and answer together.
-        name: of the LLM, for the log.
+        n_tokens: number of tokens of the longest prompt and answer together.
+        name: name of the LLM, for the log.
 
     Returns:
         What was found of each path.

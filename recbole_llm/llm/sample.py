@@ -41,7 +41,7 @@ class Sample:
         answers: token ids of each answer.
         row_inputs: further inputs of the model's forward, [1, ...] each, the same for all rows.
         pad_token_id: fills batches.
-        number_type: of the logits, once there are any.
+        number_type: number type of the logits, once there are any.
         largest_logit: the largest absolute one seen.
     """
 
@@ -59,7 +59,7 @@ class Sample:
 
         Args:
             model: the LLM.
-            n_tokens: of the long prompt and the longest answer together.
+            n_tokens: number of tokens of the long prompt and the longest answer together.
             row_inputs: further inputs of the model's forward, one row each.
 
         Raises:

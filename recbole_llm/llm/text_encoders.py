@@ -38,7 +38,7 @@ class EncoderRecipe:
         fingerprint: changes when weights or tokenizer change.
         modules: the modules that sentence-transformers puts behind one another, and their settings; none where the
             encoder has no ``modules.json``: then it is the mean over the states of a Hugging Face model.
-        subfolder: of the model inside the source.
+        subfolder: subfolder of the model inside the source.
         max_tokens: longest text that the makers say it takes; None where they say nothing.
     """
 

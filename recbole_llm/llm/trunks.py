@@ -27,7 +27,7 @@ class TokenTree:
 
     Attributes:
         tokens: the tokens that something follows; a token comes after the one before it.
-        positions: of each token in its sequences.
+        positions: positions of each token in its sequences.
         runs: (start, end, parent) of the chains that the tree consists of: tokens ``start`` to ``end`` - 1 follow one
             another, and the first of them follows the token ``parent``; -1 is the start of the sequence.
         predictions: (row, answer, token before, token) of every answer token, by the slots of tokens.
@@ -206,7 +206,7 @@ class TrunkScorer(BranchScorer):
         """Whether the model computes trees as it computes separate rows; the log says if it does not.
 
         Args:
-            n_tokens: of the longest prompt with its longest answer: no token sees more.
+            n_tokens: number of tokens of the longest prompt with its longest answer: no token sees more.
         """
         finding = find(self.model, FastPath.TRUNKS, n_tokens, trunk_scores, masks_of_pairs)
         return self._tells(finding, "Computing every row by itself, not together with its user's others")

@@ -202,7 +202,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         """What finished rows of a computation by the weights as they stand are kept in, while a run is not finished.
 
         Args:
-            name: of the computation.
+            name: name of the computation.
             facts: what the rows depend on besides the model and its weights, as plain data.
         """
 
@@ -261,7 +261,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         """A context that searches for free answers with another number of beams.
 
         Args:
-            num_beams: of the search; None is the run's own number.
+            num_beams: number of beams of the search; None is the run's own number.
         """
         return self.free_answers.with_beams(num_beams)
 

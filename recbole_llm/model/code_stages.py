@@ -33,11 +33,11 @@ class TextVectorStage(Stage[np.ndarray]):
     """The mean state of each item's or user's text, by the untuned LLM: float32 [texts, d].
 
     Args:
-        encoder: of texts.
+        encoder: encoder of texts.
         texts: one for each.
         llm: what tells the LLM from others, as plain data.
         progress: whether to show a progress bar.
-        name: of the stage.
+        name: name of the stage.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class CodeStage(Stage[ItemCodes]):
     """Codes of items; their vectors are asked for where the codes are not there yet.
 
     Args:
-        settings: of the quantiser.
+        settings: settings of the quantiser.
         vectors: gives the vectors, float [n, d].
         source: what the vectors depend on, as plain data.
-        seed: of the quantiser.
-        name: of the stage.
+        seed: seed of the quantiser.
+        name: name of the stage.
         n_codes: codewords of a level, however few the vectors are; by default as the settings say.
     """
 

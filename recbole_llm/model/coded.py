@@ -272,7 +272,7 @@ def code_names(levels: int, n_codes: int, n_counters: int, brackets: tuple[str, 
     """How code tokens are written: a letter for the level, and a number.
 
     Args:
-        levels: of codes.
+        levels: levels of codes.
         n_codes: codewords of a level.
         n_counters: values of the counter; 0 for codes without one.
         brackets: around a name.

@@ -80,8 +80,8 @@ class FreeAnswers:
 
         Args:
             prompts: token ids.
-            histories: of the same rows, for what conditions the LLM on them.
-            num_beams: of the search; 1 is greedy.
+            histories: histories of the same rows, for what conditions the LLM on them.
+            num_beams: number of beams of the search; 1 is greedy.
             length_penalty: exponent of the length in a beam's score.
             all_beams: whether each answer has the others beside the best.
         """

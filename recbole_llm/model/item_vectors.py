@@ -49,8 +49,8 @@ class ItemVectors:
 
     Attributes:
         dataset: as given.
-        attributes: of every item, by internal id; none for the padding.
-        settings: of tuning and encoding.
+        attributes: attributes of every item, by internal id; none for the padding.
+        settings: settings of tuning and encoding.
     """
 
     def __init__(

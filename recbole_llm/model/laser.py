@@ -47,7 +47,7 @@ class Laser(LLMRecommender):
     and searched by FAISS.
 
     Attributes:
-        settings: of the vectors that learn.
+        settings: settings of the vectors that learn.
         bi_tuning: what learns.
         table: the catalogue's vectors, zeros before training.
     """

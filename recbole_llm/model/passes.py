@@ -78,7 +78,7 @@ class LLMPasses(RowReader):
         """Whether several answers to a prompt may be computed in one pass; the log says why not.
 
         Args:
-            n_tokens: of the longest prompt with all its answers.
+            n_tokens: number of tokens of the longest prompt with all its answers.
         """
         if not self.scorer.knows(n_tokens):
             with self.untuned():  # outside any instance: the compared rows are nobody's
@@ -89,7 +89,7 @@ class LLMPasses(RowReader):
         """Whether rows may be computed with others as trees; the log says why not.
 
         Args:
-            n_tokens: of the longest prompt with its longest answer.
+            n_tokens: number of tokens of the longest prompt with its longest answer.
         """
         with self.untuned():  # outside any instance: the compared rows are nobody's
             return self.scorer.takes_trunks(n_tokens)

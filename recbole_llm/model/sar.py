@@ -40,7 +40,7 @@ class SAR(SequentialRecommender):
 
     Attributes:
         lengths: to choose from, ascending.
-        epoch: of the training, from 0; the first ``sar_warmup_epochs`` draw lengths uniformly.
+        epoch: epoch of the training, from 0; the first ``sar_warmup_epochs`` draw lengths uniformly.
         fixed_length: a length for all rows in place of the actor's choice; None asks the actor.
     """
 
@@ -146,7 +146,7 @@ class UserBatches:
 
     Args:
         loader: RecBole's, whose rows and batch size they are.
-        seed: of the order of users, which is another one at each pass.
+        seed: seed of the order of users, which is another one at each pass.
     """
 
     def __init__(self, loader: Any, seed: int) -> None:

@@ -28,7 +28,7 @@ def item_classes(config: Config, settings: SolidSettings, train: Dataset, most: 
 
     Args:
         config: the resolved config.
-        settings: of the model.
+        settings: settings of the model.
         train: the training rows, with the item columns that are needed.
         most: classes, at most.
 

@@ -23,7 +23,7 @@ class SpectraStage(Stage[Spectra]):
     Args:
         backbone: the LLM.
         config: the resolved config.
-        names: of the layers.
+        names: names of the layers.
         compute: gives their singular values.
     """
 

@@ -53,7 +53,7 @@ class TrainingHooks:
 
         Args:
             epoch: from 1.
-            n_epochs: of the training.
+            n_epochs: number of epochs of the training.
 
         Returns:
             What there is to tell of it, as JSON values; None where nothing has changed.

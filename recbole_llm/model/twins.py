@@ -30,7 +30,7 @@ class TwinState(nn.Module):
     Args:
         item_vectors: float [items with codes, d].
         n_users: users, padding included.
-        levels: of a user's code.
+        levels: levels of a user's code.
         user_texts: float [users, d], vectors of users' texts, zeros for a user without; None where nobody reads some.
 
     Attributes:
@@ -176,7 +176,7 @@ def followed_codes(
         points: float32 [n, d], standardised.
         before: int64 [n, levels], the codes so far.
         settings: steps and weight of the tower's loss.
-        seed: of its steps.
+        seed: seed of its steps.
         sinkhorn: see :func:`.tower_codes`.
 
     Returns:

@@ -150,7 +150,7 @@ def check_preference(model: str, has_answers: bool, settings: Settings, has_vali
     Args:
         model: its name, for messages.
         has_answers: whether it writes titles.
-        settings: of the run, resolved.
+        settings: settings of the run, resolved.
         has_valid_rows: whether there are validation rows.
 
     Raises:

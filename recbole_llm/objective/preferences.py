@@ -43,9 +43,9 @@ class PreferenceObjective(ABC):
         """The mean, a scalar.
 
         Args:
-            contrasts: of some rows.
+            contrasts: contrasts of some rows.
             beta: strength.
-            temperature: of the weights by likeness of prompts.
+            temperature: temperature of the weights by likeness of prompts.
         """
 
 

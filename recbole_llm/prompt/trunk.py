@@ -162,7 +162,7 @@ def trunk_steps(trunks: Trunks, batch_size: int, generator: np.random.Generator)
     many targets. A trunk that reaches over the end of a step is computed in both, for its rows there.
 
     Args:
-        trunks: of all rows.
+        trunks: trunks of all rows.
         batch_size: rows per optimiser step; the last step of the epoch may hold fewer.
         generator: draws the order; its state moves on, so the next epoch differs.
 
@@ -186,7 +186,7 @@ def trunk_passes(
     small trees are joined, so that the prompt's head is computed once for them.
 
     Args:
-        rows: of the step.
+        rows: rows of the step.
         trunk_of_row: int64, the trunk of every row there is.
         size: tokens of the tree of some rows.
         n_head: tokens that all prompts begin with.

@@ -60,7 +60,7 @@ def comparison_figure(table: ResultTable) -> Figure:
     """The metric of the comparisons by model, a point for each seed, and the differences from the baseline.
 
     Args:
-        table: of results with test metrics.
+        table: table of results with test metrics.
 
     Returns:
         A figure with one panel of bars and, where models were compared, one of differences: the thick line is the 95 %
@@ -171,7 +171,7 @@ def cost_figure(table: ResultTable) -> Figure:
     """The metric of the comparisons against wall time and, of LLMs, against tokens; a point for each run.
 
     Args:
-        table: of results with test metrics and wall times.
+        table: table of results with test metrics and wall times.
 
     Returns:
         A figure with a panel for the time and, where an LLM was trained, one for the tokens it was trained on.

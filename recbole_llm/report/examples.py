@@ -13,7 +13,7 @@ class Listed:
 
     Attributes:
         item_id: in the data set's own ids.
-        title: of the item, or its id where the data have no titles.
+        title: title of the item, or its id where the data have no titles.
         score: the model's own, larger is better; None where the list has no scores.
         is_target: whether it is what the user turned to.
     """

@@ -24,7 +24,7 @@ def write_rows(results: Sequence[RunResult], path: Path) -> Path:
     """Write the test rows of runs as Parquet, one run after the other, so that one alone is held in memory.
 
     Args:
-        results: of the runs; their folders must be there.
+        results: results of the runs; their folders must be there.
         path: the file.
 
     Raises:

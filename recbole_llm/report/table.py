@@ -31,7 +31,7 @@ class RunResult:
         model: name in the table.
         dataset: name of the data set.
         point: effective point of the run, such as ``BIGRec adapter=lora coreset=none curriculum=none``.
-        seed: of the run.
+        seed: seed of the run.
         train_rows: rows trained on.
         epochs: epochs trained.
         best_epoch: epoch evaluated, counted from 1.
@@ -143,7 +143,7 @@ class ResultTable:
         metrics that repeat another are left out, and so are columns without room, with a line that names them.
 
         Args:
-            width: of the block; footnotes may be longer.
+            width: width of the block; footnotes may be longer.
             bold: whether the best values are set in bold, by the terminal's codes.
         """
         return to_text(self, width, bold)

@@ -29,7 +29,7 @@ def plot_slices(
     Args:
         path: the file; its folder must exist.
         values: setting to its value in each trial.
-        scores: of the trials.
+        scores: scores of the trials.
         metric: name of the score.
         title: heading.
 
@@ -49,7 +49,7 @@ def slice_figure(values: Mapping[str, Sequence[Any]], scores: Sequence[float], m
 
     Args:
         values: setting to its value in each trial.
-        scores: of the trials.
+        scores: scores of the trials.
         metric: name of the score.
         title: heading.
     """

@@ -22,7 +22,7 @@ class Reranker(ABC):
     """Orders the best items of one row anew.
 
     Args:
-        settings: of the axis.
+        settings: settings of the axis.
         space: what items are compared by.
     """
 
@@ -161,7 +161,7 @@ def reordered(ranker: Reranker, items: np.ndarray, scores: np.ndarray, length: i
     """The new order of one row's best items: those that the ranker puts first, then the others as they were.
 
     Args:
-        ranker: of the axis.
+        ranker: ranker of the axis.
         items: int64 [n], best first.
         scores: float64 [n], all finite.
         length: how many the ranker puts first.

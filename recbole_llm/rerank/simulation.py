@@ -25,7 +25,7 @@ class ListWorld:
     Attributes:
         n_features: entries of theta.
         beta: weights of the distances.
-        n_candidates: of a round.
+        n_candidates: number of candidates of a round.
         length: items of a list.
         noise: standard deviation of the feedback.
     """
@@ -58,7 +58,7 @@ def simulated_regret(
         policy: ``lmdh`` learns relevance and dispersion; ``linucb`` (Li et al. 2010) relevance alone, by the same ridge
             regression and confidence bound; ``random`` draws its lists.
         rounds: how many.
-        seed: of the world and of the random lists; all policies meet the same candidates and the same noise.
+        seed: seed of the world and of the random lists; all policies meet the same candidates and the same noise.
         exploration: weight of the confidence bound.
         world: by default :class:`ListWorld` as it is.
 

@@ -34,7 +34,7 @@ class RowInput:
     """One input, as its provider declares it.
 
     Attributes:
-        name: of the method, and of the stage.
+        name: name of the method, and of the stage.
         compute: the method.
         also: further names of :class:`recbole_llm.coreset.Input` that it stands for.
         chosen_by: key and value of the setting under which it stands for these; always without.

@@ -27,7 +27,7 @@ class TransformerTail(nn.Module):
 
     Args:
         recommender: RecBole's model, in eval mode.
-        name: of the last transformer layer in it.
+        name: name of the last transformer layer in it.
     """
 
     items: Tensor

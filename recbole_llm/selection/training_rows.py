@@ -31,7 +31,7 @@ class TrainingRows:
         readable: those that have a prompt and a response.
         examples: token ids of prompt and response of each readable row.
         histories: item ids of each readable row's history, oldest first.
-        trunks: of the readable rows, where those of a user are computed together; else None.
+        trunks: trunks of the readable rows, where those of a user are computed together; else None.
     """
 
     data: Any

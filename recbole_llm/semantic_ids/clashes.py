@@ -22,7 +22,7 @@ def spread_codes(vectors: Tensor, codebooks: Tensor, epsilon: float, rounds: int
     Args:
         vectors: [n, d].
         codebooks: [l, k, d].
-        epsilon: of the assignment, > 0; small values are near a permutation.
+        epsilon: epsilon of the assignment, > 0; small values are near a permutation.
         rounds: at most.
 
     Returns:

@@ -18,8 +18,8 @@ class SequenceVectors(nn.Module):
     """What a sequence of embedded ids is before it makes a condition: position added, then a tanh layer.
 
     Args:
-        width: of the embeddings.
-        max_length: of a sequence.
+        width: width of the embeddings.
+        max_length: largest length of a sequence.
     """
 
     def __init__(self, width: int, max_length: int) -> None:
@@ -38,7 +38,7 @@ class Condition(nn.Module):
     """A sequence as one vector: the state of a GRU at its last entry, through two layers.
 
     Args:
-        width: of the vectors.
+        width: width of the vectors.
     """
 
     def __init__(self, width: int) -> None:
@@ -62,9 +62,9 @@ class GeneratedHead(nn.Module):
     are parameters.
 
     Args:
-        width: of states and conditions.
+        width: width of states and conditions.
         layers: generated ones; all but the last are followed by tanh.
-        clip: of the items' branch; None has no such branch.
+        clip: clip of the items' branch; None has no such branch.
     """
 
     def __init__(self, width: int, layers: int = 2, clip: float | None = 0.01) -> None:
@@ -130,9 +130,9 @@ def classes_of_sets(categories: Sequence[Collection[Hashable]], most: int, seed:
     """Items of one set of categories are a class; where there are more sets than classes, k-means joins like sets.
 
     Args:
-        categories: of every item by item id; item 0 is padding.
+        categories: categories of every item by item id; item 0 is padding.
         most: classes, at most.
-        seed: of k-means.
+        seed: seed of k-means.
 
     Returns:
         int64 [items], from 1 on in order of the first item; 0 for padding.
@@ -158,7 +158,7 @@ def classes_of_vectors(vectors: np.ndarray, most: int, seed: int = 0) -> np.ndar
     Args:
         vectors: float [items, d]; item 0 is padding.
         most: classes; fewer where there are fewer different vectors.
-        seed: of k-means.
+        seed: seed of k-means.
 
     Returns:
         int64 [items], from 1 on in order of the first item; 0 for padding.

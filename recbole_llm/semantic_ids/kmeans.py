@@ -18,7 +18,7 @@ def kmeans(vectors: np.ndarray, n_clusters: int, seed: int, iterations: int = IT
     Args:
         vectors: float32 [n, d], n >= n_clusters.
         n_clusters: how many.
-        seed: of the start.
+        seed: seed of the start.
         iterations: Lloyd's.
 
     Returns:
@@ -47,9 +47,9 @@ def residual_kmeans(vectors: np.ndarray, levels: int, n_codes: int, seed: int) -
 
     Args:
         vectors: float [n, d], n >= n_codes.
-        levels: of codes.
+        levels: levels of codes.
         n_codes: codewords of a level.
-        seed: of every level's start.
+        seed: seed of every level's start.
 
     Returns:
         float32 [levels, n_codes, d].

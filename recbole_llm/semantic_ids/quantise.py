@@ -140,7 +140,7 @@ def sinkhorn_assignment(distances: Tensor, epsilon: float, iterations: int = 50)
     Args:
         distances: [n, k].
         epsilon: > 0; small values are near an assignment.
-        iterations: of one pass over rows and one over columns.
+        iterations: iterations of one pass over rows and one over columns.
 
     Returns:
         [n, k], n times the plan: rows sum to about 1, columns to n / k.

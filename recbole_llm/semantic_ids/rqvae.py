@@ -31,10 +31,10 @@ class RQVAE(nn.Module):
 
     Args:
         size: entries of a vector, d.
-        width: of a codeword.
+        width: width of a codeword.
         levels: codes of a vector.
         n_codes: codewords of a level.
-        generator: of the weights.
+        generator: generator of the weights.
     """
 
     def __init__(self, size: int, width: int, levels: int, n_codes: int, generator: torch.Generator) -> None:
@@ -142,11 +142,11 @@ def fit_rqvae(
 
     Args:
         vectors: float [n, d].
-        width: of a codeword.
+        width: width of a codeword.
         levels: codes of a vector.
         n_codes: codewords of a level, at most n.
         epochs: how long.
-        seed: of everything random.
+        seed: seed of everything random.
         assign: codes in training.
         temperature: at which ``sample`` begins.
 
@@ -190,10 +190,10 @@ def train_epoch(
         model: trained in place.
         optimizer: over its parameters.
         vectors: what it learns.
-        generator: of order and new codewords.
+        generator: generator of order and new codewords.
         assign: see :meth:`RQVAE.loss`.
         revive: whether a codeword that no vector took becomes a random residual.
-        weight: of the loss.
+        weight: weight of the loss.
     """
     used = torch.zeros(model.codebooks.shape[:2], dtype=torch.bool)
     for batch in _batches(len(vectors), generator):
@@ -212,9 +212,9 @@ def train_steps(model: RQVAE, vectors: Tensor, steps: int, seed: int, weight: fl
     Args:
         model: trained in place, in eval mode and without gradients afterwards.
         vectors: float32 [n, d].
-        steps: of at most 1,024 vectors each.
-        seed: of the order.
-        weight: of the loss.
+        steps: steps of at most 1,024 vectors each.
+        seed: seed of the order.
+        weight: weight of the loss.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)

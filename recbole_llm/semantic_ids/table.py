@@ -22,7 +22,7 @@ class Quantiser:
 
     Attributes:
         codebooks: float32 [levels, codes, width].
-        autoencoder: of ``rqvae``; None where the codewords are of the vectors' own space.
+        autoencoder: autoencoder of ``rqvae``; None where the codewords are of the vectors' own space.
         sinkhorn: epsilon by which vectors of one code are spread (:func:`.spread_codes`); None leaves them.
     """
 
@@ -36,8 +36,8 @@ class Quantiser:
 
         Args:
             vectors: float [n, d].
-            settings: of the quantiser.
-            seed: of everything random.
+            settings: settings of the quantiser.
+            seed: seed of everything random.
             n_codes: codewords of a level; by default as the settings say, and no more than vectors.
 
         Raises:

@@ -20,7 +20,7 @@ def check_codes(model: str, settings: Settings, is_twin: bool = False) -> None:
 
     Args:
         model: name of the model, for the message.
-        settings: of the run, resolved.
+        settings: settings of the run, resolved.
         is_twin: whether users may have codes and codes may change.
 
     Raises:

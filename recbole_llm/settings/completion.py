@@ -39,7 +39,7 @@ def completion(shell: str, verbs: Iterable[str]) -> str:
 
     Args:
         shell: ``bash``.
-        verbs: of the command.
+        verbs: verbs of the command.
 
     Raises:
         InputError: another shell.

@@ -36,7 +36,7 @@ def check_needs(
         selector: the selector, or its class.
         model: name of the model, for the message.
         task: ``"next-item"`` or ``"click"``.
-        settings: of the run, resolved.
+        settings: settings of the run, resolved.
         has_valid_rows: whether there are validation rows.
 
     Raises:

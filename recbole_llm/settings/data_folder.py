@@ -37,7 +37,7 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
     """Folder of a data set: in ``data_path`` or that itself; else RecBole's own copy, or where RecBole will put it.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         data_path: the setting.
         is_given: whether the user set it; RecBole's own copy of ml-100k comes first otherwise.
 

@@ -71,7 +71,7 @@ def read_properties(
 
     Args:
         model: name of the model or preset.
-        facts: of the class that is built.
+        facts: facts of the class that is built.
         dataset: name of the data set.
         llm_path: the user's LLM; the property files' if None.
         task: what the model is to predict; its own task if None.

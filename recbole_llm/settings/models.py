@@ -43,7 +43,7 @@ class ModelFacts:
             as well and codes change, as TTDS's; else empty.
         reads_items: whether its LLM makes vectors of what it reads and answers no prompts, as LLMEmb's.
         reads_histories: whether it reads histories too, and serves, as Laser's.
-        property_files: of a model of ours, those of the classes it derives from first.
+        property_files: property files of a model of ours, those of the classes it derives from first.
     """
 
     class_name: str

@@ -31,8 +31,8 @@ def check_classic(model: str, facts: ModelFacts, settings: Settings) -> None:
 
     Args:
         model: its name.
-        facts: of its class.
-        settings: of the run, resolved.
+        facts: facts of its class.
+        settings: settings of the run, resolved.
 
     Raises:
         InputError: it ranks nothing, its stage is unknown or has nothing to start from, or a package is missing.
@@ -106,7 +106,7 @@ def check_recommender(settings: Settings, *, states: bool, vectors: bool, influe
     """Refuse an auxiliary recommender that cannot give what is asked of it, as far as its source file shows it.
 
     Args:
-        settings: of the run, resolved.
+        settings: settings of the run, resolved.
         states: whether the state of a history is asked for, as by iLoRA's gates.
         vectors: whether item vectors are asked for, as by LLaRA.
         influence: whether the influence of training rows on its loss is asked for, as by DEALRec.

@@ -70,7 +70,7 @@ class Resolution:
 
     Attributes:
         model: name of the model or preset.
-        facts: of the class that is built.
+        facts: facts of the class that is built.
         dataset: name of the data set.
         user: what the user set, by name.
         defaults: the property files'.

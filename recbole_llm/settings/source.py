@@ -16,11 +16,11 @@ class ClassSource:
     """A class as its source file shows it.
 
     Attributes:
-        name: of the class.
+        name: name of the class.
         file: its module's.
         attributes: what its body assigns: a literal's value, or the last name of ``ModelType.GENERAL``.
         bases: the classes it derives from, as far as their files are found.
-        methods: of its body, to the names of their arguments after ``self``.
+        methods: methods of its body, to the names of their arguments after ``self``.
         parts: what its methods assign to ``self``, where that is a call: ``self.<name>`` to the name of what is called.
     """
 

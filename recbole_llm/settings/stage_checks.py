@@ -25,7 +25,7 @@ def has_rows(settings: Mapping[str, Any], phase: str) -> bool:
     """Whether the split leaves rows of a phase, as far as the settings tell.
 
     Args:
-        settings: of the run, resolved.
+        settings: settings of the run, resolved.
         phase: ``"valid"`` or ``"test"``.
     """
     if settings.get("benchmark_filename") is not None:
@@ -147,7 +147,7 @@ def resolved_unit(model: str, task: str, adapter: type, settings: Settings) -> s
         model: name of the model, for the message.
         task: ``"next-item"`` or ``"click"``.
         adapter: class of the adapter.
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
         InputError: ``train_unit: user`` is asked for, and the rows of a user do not begin alike.
@@ -260,7 +260,7 @@ def check_teaching(model: str, task: str, is_classic: bool, settings: Settings) 
         model: its name.
         task: ``"next-item"`` or ``"click"``.
         is_classic: whether a classic model is what the run serves.
-        settings: of the run, resolved.
+        settings: settings of the run, resolved.
 
     Raises:
         InputError: why.

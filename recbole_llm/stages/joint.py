@@ -19,7 +19,7 @@ def leading(folder: Path, compute: Callable[[Path], None], joint: bool) -> Itera
     Its words wait for those who ask later, as it may have asked for the stage while it worked alone.
 
     Args:
-        folder: of the stage, once it is whole.
+        folder: folder of the stage, once it is whole.
         compute: writes the stage into the folder that it is given.
         joint: whether all processes take part in it.
 

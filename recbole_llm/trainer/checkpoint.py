@@ -32,7 +32,7 @@ class TrainingState:
         optimizer: state of the optimiser, :func:`pack_optimizer`.
         progress: plain data: scheduler, best score, patience, history; inside an epoch also what it has gathered.
         step: completed steps of the next epoch; 0 between epochs.
-        random: of inside an epoch, :func:`recbole_llm.training_state.random_state`.
+        random: random states of inside an epoch, :func:`recbole_llm.training_state.random_state`.
     """
 
     epoch: int

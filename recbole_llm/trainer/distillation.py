@@ -132,7 +132,7 @@ def chosen_rows(n_rows: int, sd_rows: int | None, seed: int) -> np.ndarray:
     Args:
         n_rows: training rows.
         sd_rows: how many are drawn; None, or as many as there are and more, takes all.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         int64, ascending.
@@ -209,7 +209,7 @@ class DistanceMeter:
         model: the recommender.
         rows: the training rows.
         n_rows: size of the sample; all rows if there are not more.
-        num_beams: of the search for answers; None is the run's own number.
+        num_beams: number of beams of the search for answers; None is the run's own number.
     """
 
     def __init__(self, model: BIGRec, rows: Interaction, n_rows: int, num_beams: int | None = None) -> None:

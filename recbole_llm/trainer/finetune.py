@@ -81,7 +81,7 @@ class FineTuning:
         distilled: the second targets and their curriculum, if there are some.
         on_epoch: called with the record of every epoch.
         progress: whether to show a progress bar.
-        trunks: of the examples, where those of a user are computed together; None computes each apart.
+        trunks: trunks of the examples, where those of a user are computed together; None computes each apart.
         make_loss: gives the loss of a step, from the passes and the weights that learn; by default the mean negative
             log-likelihood of the answers.
         on_validated: called with the record of every validated epoch once it is kept, of those before a resumption

@@ -91,7 +91,7 @@ def weight_warning(history: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line where the weight of distilled answers never fell below a half.
 
     Args:
-        history: of a stage whose curriculum lets the weight fall by itself.
+        history: history of a stage whose curriculum lets the weight fall by itself.
     """
     weights = [record["weight"] for record in history]
     if not weights or min(weights) < LEAST_FALL:

@@ -43,7 +43,7 @@ class BiTuningLoss(StepLoss):
     the main one adds its gradient.
 
     Args:
-        passes: of the training.
+        passes: passes of the training.
         model: the recommender.
         targets: item ids int64 [rows].
         refreshes: whether the item vectors are computed again after every epoch.

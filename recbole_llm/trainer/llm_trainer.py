@@ -55,7 +55,7 @@ class LLMTrainer(Trainer):
         coreset: folder of the chosen rows, if a coreset chose some.
         history_policy: folder of what chooses how much of a history is shown, where that is chosen.
         n_train_rows: rows trained on, None before ``fit`` and for the untuned LLM.
-        valid_evaluation: of the validation rows after ``fit``; None without such rows.
+        valid_evaluation: evaluation of the validation rows after ``fit``; None without such rows.
         valid_loss: gives the loss of the validation rows' answers; None without such rows and where clicks are
             predicted, whose LogLoss says the same, unless the epoch is chosen by it.
         gammas: metric name to the gamma of its re-weighting; empty without.

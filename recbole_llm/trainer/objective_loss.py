@@ -32,7 +32,7 @@ class LossMaker:
 
     Args:
         model: the recommender.
-        objective: of the run; None for the mean negative log-likelihood.
+        objective: objective of the run; None for the mean negative log-likelihood.
     """
 
     def __init__(self, model: LLMRecommender, objective: TokenObjective | None) -> None:

@@ -35,9 +35,9 @@ class OptimizerStep:
     """Takes the optimiser steps of a training.
 
     Args:
-        loss: of a step, and its gradient.
+        loss: loss of a step, and its gradient.
         optimizer: over the trainable weights.
-        scheduler: of its learning rate.
+        scheduler: scheduler of its learning rate.
         trainable: the weights that learn.
         max_grad_norm: norm that the gradient is clipped at; None does not clip.
         add_up: gives the weights the sum of their gradients over all processes; None where that has been done.
@@ -59,8 +59,8 @@ class OptimizerStep:
         """Take one step.
 
         Args:
-            rows: of the step.
-            weights: of the loss of each kind of answer.
+            rows: rows of the step.
+            weights: weights of the loss of each kind of answer.
             lengths: int64 [all rows], of :meth:`StepLoss.lengths`.
 
         Returns:

@@ -33,7 +33,7 @@ class Passes:
         histories: item ids of each row's history.
         answers: token ids of each row's answer, by kind.
         settings: batch size and memory are read.
-        trunks: of the rows, where those of a user are computed together; None computes each apart.
+        trunks: trunks of the rows, where those of a user are computed together; None computes each apart.
 
     Attributes:
         prompt_lengths: int64 [rows], tokens of each prompt.
@@ -90,7 +90,7 @@ class Passes:
         """The forward passes of an optimiser step.
 
         Args:
-            rows: of the step.
+            rows: rows of the step.
             kinds: of answers that are computed.
             lengths: int64 [all rows], tokens of prompt and these answers.
         """
@@ -127,7 +127,7 @@ class Passes:
         Where the LLM's weights are sharded, a pass is one of all processes, and none restarts.
 
         Args:
-            rows: of the step.
+            rows: rows of the step.
             lengths: int64 [all rows], tokens of each; a pass of one row is not divided.
             run: computes them all, from the start.
             undo: called before they are computed again.

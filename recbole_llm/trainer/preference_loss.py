@@ -46,7 +46,7 @@ class Opposites:
         """Of several draws side by side, the k wrong answers of one.
 
         Args:
-            number: of the draw, from 0.
+            number: number of the draw, from 0.
             count: k.
             across: bool [rows, rows * k], as that of the whole, for this draw.
         """
@@ -76,11 +76,11 @@ class PreferenceLoss(StepLoss):
     computed twice: log-ratios without gradient first, whose derivatives the passes with gradient then carry on.
 
     Args:
-        passes: of the training; their answers are the right one and the wrong ones of all draws.
+        passes: passes of the training; their answers are the right one and the wrong ones of all draws.
         objective: the loss of contrasts.
         beta: strength.
-        temperature: of the weights by likeness of prompts.
-        draws: of the rows; a draw for every epoch, or one for all.
+        temperature: temperature of the weights by likeness of prompts.
+        draws: draws of the rows; a draw for every epoch, or one for all.
         reader: reads the log-probabilities.
         nll_weight: of the right answers' negative log-likelihood, the mean over their tokens in the step, those of rows
             without a wrong answer among them.

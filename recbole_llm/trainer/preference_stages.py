@@ -45,7 +45,7 @@ class Preference:
         rows: the rows whose answers are set apart.
         start: the weights that it begins with, and which are the reference.
         wrong: the wrong answers of all draws, side by side.
-        settings: of the axis.
+        settings: settings of the axis.
     """
 
     tuning: Tuning
@@ -86,7 +86,7 @@ class ReferenceStage(Stage[np.ndarray]):
 
     Args:
         preference: its rows, wrong answers and start.
-        name: of the stage.
+        name: name of the stage.
     """
 
     name = "reference"
@@ -143,7 +143,7 @@ class RowsStage(ContinuedStage):
         tuning: what it is evaluated with; the preference's own, or without a validation.
         preference: rows, start and settings.
         epochs: at most.
-        name: of the stage.
+        name: name of the stage.
     """
 
     def __init__(self, tuning: Tuning, preference: Preference, epochs: int, name: str) -> None:
@@ -162,7 +162,7 @@ class PreferenceStage(RowsStage):
         preference: its rows, wrong answers and start.
         beta: strength.
         draws: masks, reference and vectors of the rows, by epoch or for all.
-        name: of the stage.
+        name: name of the stage.
     """
 
     name = "preference"

@@ -29,7 +29,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: FineTuneSettings, 
     Args:
         optimizer: over the weights that learn.
         settings: ``lr_scheduler``, ``lr_floor`` and the warm-up are read.
-        steps: of the whole training.
+        steps: steps of the whole training.
     """
     floor, first = settings.lr_floor, 0 if settings.lr_floor > 0 else 1
     share = share_of_step(settings.lr_scheduler, settings.warmup(steps), steps + first)
@@ -44,7 +44,7 @@ def share_of_step(schedule: str, warmup: int, steps: int) -> Share:
             ``cosine_unshifted`` is a cosine over all steps, which drops a little where the warm-up ends (the code of
             LLaRA, arXiv 2312.02445).
         warmup: steps of warm-up.
-        steps: of the whole training.
+        steps: steps of the whole training.
     """
     if schedule == "cosine_unshifted":
         return lambda step: step / warmup if step < warmup else (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2

@@ -38,8 +38,8 @@ class OwnAnswersStage(Stage[WrongAnswers]):
         rows: that are answered.
         start: the weights that answer.
         drawn: int64, which training rows they are.
-        settings: of the axis.
-        name: of the stage.
+        settings: settings of the axis.
+        name: name of the stage.
     """
 
     is_joint = True
@@ -97,7 +97,7 @@ class RoundTuneStage(RowsStage):
     Args:
         preference: rows and start; its wrong answers are not read.
         drawn: int64, which training rows they are.
-        name: of the stage.
+        name: name of the stage.
     """
 
     group = "Preference/Fine-tune/"
@@ -126,7 +126,7 @@ def self_play(tuning: Tuning, start: Start, settings: PreferenceSettings) -> lis
     Args:
         tuning: what the stages share.
         start: the weights that the first round begins with.
-        settings: of the axis.
+        settings: settings of the axis.
 
     Returns:
         A result for each round; the model has the weights of the last.

@@ -22,7 +22,7 @@ class StepLoss(ABC):
     """Adds the gradient of a step's loss to the weights.
 
     Args:
-        passes: of the training.
+        passes: passes of the training.
 
     Attributes:
         passes: as given.
@@ -45,8 +45,8 @@ class StepLoss(ABC):
         memory has run out, it is called again for the same step.
 
         Args:
-            rows: of the step.
-            weights: of the loss of each kind of answer.
+            rows: rows of the step.
+            weights: weights of the loss of each kind of answer.
             lengths: int64 [all rows], of :meth:`lengths`.
 
         Returns:
@@ -155,7 +155,7 @@ class ObjectiveMeans(StepLoss):
     the step is computed; two means need their sums first, from passes without gradient whose dropout is the same.
 
     Args:
-        passes: of the training.
+        passes: passes of the training.
         objective: the loss of tokens and what they count.
         reader: reads what the objective needs.
         trainable: the weights that learn.

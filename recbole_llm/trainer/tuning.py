@@ -124,9 +124,9 @@ class TuningResult:
         folder: where it is kept; ``adapter/`` holds the weights of the best epoch.
         history: one record per epoch.
         best_epoch: the epoch (1-based) whose weights were kept.
-        evaluation: of the validation rows under these weights, where training has just evaluated them.
-        initial_distance: of the untuned LLM's answers, where the curriculum uses it.
-        settings: of the curriculum, such as ``{"alpha": 1.0}``.
+        evaluation: evaluation of the validation rows under these weights, where training has just evaluated them.
+        initial_distance: distance of the untuned LLM's answers, where the curriculum uses it.
+        settings: settings of the curriculum, such as ``{"alpha": 1.0}``.
         warnings: what there is to doubt (:mod:`recbole_llm.trainer.guards`), each led by the stage's name.
     """
 

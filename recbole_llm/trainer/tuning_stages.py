@@ -208,7 +208,7 @@ class CurriculumStage(FineTuneStage):
         source: what the distilled answers depend on, as plain data.
         untuned: the adapter's weights before any tuning.
         meter: measures the distance between epochs, where the curriculum uses it.
-        initial_distance: of the untuned LLM's answers, where the curriculum uses it.
+        initial_distance: distance of the untuned LLM's answers, where the curriculum uses it.
         group: what stands before TensorBoard's names.
     """
 

@@ -28,7 +28,7 @@ class Refined(NamedTuple):
         trace: objective of the start and after every exchange, strictly decreasing.
         n_solves: transports solved, that of the start included.
         stuck: no exchange that was tried improves on it.
-        transport: of the members, in their order.
+        transport: transport of the members, in their order.
     """
 
     members: np.ndarray
@@ -161,7 +161,7 @@ def lower_bounds(rows: np.ndarray, duals: Duals, leaving: np.ndarray, n_members:
 
     Args:
         rows: float64 ``[k, m]``, costs of the rows that come in.
-        duals: of the selection.
+        duals: duals of the selection.
         leaving: int ``[p]``, of the members that go.
         n_members: n.
 

@@ -43,7 +43,7 @@ def refine_in_pools(
         max_exchanges: >= 0.
         n_candidates: >= 1; at most five times as many exchanges are tried in search of an improvement.
         pool_size: rows of a pool, of which a table is made; at least ``budget``.
-        rng: of the sample.
+        rng: random generator of the sample.
     """
     first = nearest_pool(costs, pool_size, rng)
     table = costs.part(first)
@@ -72,7 +72,7 @@ def nearest_pool(costs: Costs, pool_size: int, rng: np.random.Generator) -> np.n
     Args:
         costs: ``[n_train, n_valid]``.
         pool_size: rows wanted; all where there are no more.
-        rng: of the sample.
+        rng: random generator of the sample.
 
     Returns:
         int64, sorted, ``min(pool_size, n_train)`` rows.

@@ -47,9 +47,9 @@ def search(costs: Costs, budget: int, settings: GoracsSettings, exact: bool, see
     Args:
         costs: ``[n_train, n_valid]``.
         budget: 1 to n_train.
-        settings: of the search.
+        settings: settings of the search.
         exact: whether every row is considered.
-        seed: of the sample of the approximate way.
+        seed: seed of the sample of the approximate way.
     """
     return (
         _search_all(costs, budget, settings) if exact or budget == 1 else _search_pools(costs, budget, settings, seed)

@@ -39,7 +39,7 @@ class GoracsInfo:
             for than any inside; 0 for the exact way.
         budgets: rows selected per class.
         scores: float64 ``[n_train]``, minus the marginal cost of each row in the end: larger is better.
-        seconds: of the distances and of the search.
+        seconds: seconds of the distances and of the search.
     """
 
     method: str
@@ -91,7 +91,7 @@ def goracs_select(
         valid_labels: ``[n_valid]``.
         scale_distances: divide the distances by the largest of all.
         scale_norms: divide the gradient norms by the largest of all.
-        seed: of the sample of the approximate way; the exact way draws nothing.
+        seed: seed of the sample of the approximate way; the exact way draws nothing.
         return_info: also return a :class:`GoracsInfo`.
         **settings: other fields of :class:`GoracsSettings`.
 

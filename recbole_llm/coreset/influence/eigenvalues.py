@@ -24,7 +24,7 @@ def extreme_eigenvalues(
         tolerance: bound of either error, as a share of the one that is larger in size. Single precision gives no more
             than the default.
         steps: most products, each of which keeps a vector.
-        seed: of the first vector.
+        seed: seed of the first vector.
 
     Example:
         >>> matrix = np.diag([1.0, 2.0, 5.0])

@@ -43,9 +43,9 @@ class Influence:
     Attributes:
         scores: float64 ``[n]``, the estimated rise of the mean loss if the row were removed from training.
         smallest_eigenvalue: of the Hessian of the mean training loss; negative where that is not convex.
-        largest_eigenvalue: of the same.
+        largest_eigenvalue: largest eigenvalue of the same.
         damping: added to the Hessian's diagonal, in its units.
-        gradient_norm: of the mean loss that is considered; practically 0 where the model minimises it.
+        gradient_norm: gradient norm of the mean loss that is considered; practically 0 where the model minimises it.
         steps: Hessian-vector products of the solver.
         residual: its relative residual, None for LiSSA with sampled rows.
     """

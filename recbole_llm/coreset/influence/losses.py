@@ -22,7 +22,7 @@ def parameter_losses(
 
     Args:
         model: in eval mode.
-        names: of the weights, as in ``model.named_parameters()``.
+        names: names of the weights, as in ``model.named_parameters()``.
         losses: ``losses(model, batch) -> [rows]``.
 
     Returns:

@@ -96,7 +96,7 @@ def solve(
         damping: >= 0, in the units of H.
         matrix: H, ``[m, m]`` with m the number of v's elements, for ``exact``; where it is None, it is made of m
             products, and where ``hvp`` is None, it serves the other methods too.
-        scale: of LiSSA, > 0.
+        scale: scale of LiSSA, > 0.
         rescale: whether LiSSA's result is divided by ``scale``, without which it is no solution of the system.
         **solver: ``steps`` and ``tolerance`` (relative residual) of ``cg``; ``steps``, ``repeats`` (independent runs,
             of which the mean counts) and ``average`` (the mean of the last half of the steps, for sampled H_t) of

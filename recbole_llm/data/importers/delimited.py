@@ -26,7 +26,7 @@ class Delimited:
         separator: one or more characters.
         quoting: ``none``; ``csv``, a field in quotes may hold separators and line ends; ``auto``, csv unless that would
             swallow whole lines.
-        encoding: of the text.
+        encoding: encoding of the text.
         escape: character that takes its meaning from a quote, as in Book-Crossing's files.
     """
 

@@ -25,11 +25,11 @@ class Columns:
     """Which columns of a table are what.
 
     Attributes:
-        user: of the user.
-        item: of the item.
-        time: of the time; ``order`` where the order of the lines stands for it.
-        rating: of the rating, if there is one.
-        title: of the item's title, if the interactions hold it.
+        user: column of the user.
+        item: column of the item.
+        time: column of the time; ``order`` where the order of the lines stands for it.
+        rating: column of the rating, if there is one.
+        title: column of the item's title, if the interactions hold it.
         texts: further columns that describe the item.
         time_format: how times are written, see :class:`recbole_llm.data.importers.clock.Clock`.
     """
@@ -55,7 +55,7 @@ class Interactions:
         rating: float64 [interactions], NaN if there is none; None where no table has any.
         time: int64 or float64 [interactions].
         part: int8 [interactions], which of the files each stands in.
-        titles: of the items, by number, with the texts that describe each, where the interactions hold them.
+        titles: titles of the items, by number, with the texts that describe each, where the interactions hold them.
         lines: records that were read.
         dropped: why records were left out, and how many.
         notes: what else a reader should know.

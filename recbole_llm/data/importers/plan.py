@@ -23,7 +23,7 @@ class Feature:
     """A column of the ``.item`` file.
 
     Attributes:
-        name: of the column.
+        name: name of the column.
         column: of the table of items.
         kind: ``token`` or ``token_seq``.
         clean: a value of the table as the value of the atomic file.
@@ -89,7 +89,7 @@ class Choices:
         columns: names of the columns of a file without a header.
         items: file of items.
         separator: what parts the fields of a line.
-        encoding: of all files.
+        encoding: encoding of all files.
         quoting: see :class:`recbole_llm.data.importers.delimited.Delimited`.
         time_format: how times are written.
         drop: whether lines that cannot be read are left out and counted.

@@ -26,7 +26,7 @@ class Filters:
         until: first time that does not stay any more.
         untitled: interactions with items without a title, ``drop`` or ``keep``.
         sample_users: a share of the users (0.1) or a number of them (1000); None takes all.
-        seed: of that draw.
+        seed: seed of that draw.
         k_core: fewest interactions of a user and of an item that stay, until nothing changes.
 
     Raises:

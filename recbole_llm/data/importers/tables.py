@@ -28,7 +28,7 @@ class JsonTable(Table):
         columns: names of the values that ``pick`` gives.
         pick: rows of an object; by default one, of the values of these names.
         drop: whether lines that cannot be read are left out and counted.
-        encoding: of the text.
+        encoding: encoding of the text.
     """
 
     def __init__(

@@ -61,8 +61,8 @@ def write_split(found: Interactions, parts: Sequence[str], name: str, folder: Pa
     Args:
         found: the interactions in the order of time; their ``part`` says which file each stood in.
         parts: names of the parts.
-        name: of the data set.
-        folder: of the data set.
+        name: name of the data set.
+        folder: folder of the data set.
 
     Returns:
         Rows by part; a user's first interaction is none, as it has no history.
