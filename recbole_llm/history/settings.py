@@ -82,7 +82,7 @@ class SarSettings(Declared):
     cost: Annotated[float, Setting("price of the longest history, proportionally less for shorter ones", low=0)] = 0.0
     standardise: Annotated[bool, Setting("standardise the rewards of an episode")] = False
     state_dim: Annotated[
-        int, Setting("width of the actor's state", low=2, high=4096, note="a multiple of 2, its heads")
+        int, Setting("width of the actor's state", low=2, high=4096, note="a multiple of 2, the number of heads")
     ] = 64
     state_len: Annotated[int, Setting("newest items that the actor reads", low=1, high=65_536)] = 50
     entropy: Annotated[float, Setting("weight of the actor's entropy", low=0)] = 0.01
@@ -116,6 +116,6 @@ def check_sar(final: Mapping[str, Any]) -> None:
     """
     settings = SarSettings.from_settings(final)
     if settings.state_dim % 2:
-        raise InputError("sar_state_dim", f"{settings.state_dim} is odd; give a multiple of 2, its heads")
+        raise InputError("sar_state_dim", f"{settings.state_dim} is odd; give a multiple of 2, the number of heads")
     if final["loss_type"] != "CE":
         raise InputError("loss_type", f"SAR has CE, not {final['loss_type']}; leave it out", kind="conflict")

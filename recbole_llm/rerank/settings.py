@@ -138,7 +138,7 @@ def check_rerank(model: str, task: str, is_llm: bool, final: Mapping[str, Any], 
     if is_llm and final["reweight"] != "none":
         raise InputError(
             "rerank",
-            f"{name} does not go with reweight={final['reweight']}, whose metrics have a ranking each; leave one out",
+            f"{name} needs one ranking, and reweight={final['reweight']} has one for each metric; leave one out",
             kind="conflict",
         )
     metrics = final["metrics"] if isinstance(final["metrics"], list | tuple) else [final["metrics"]]

@@ -48,7 +48,7 @@ def check_codes(model: str, settings: Settings, is_twin: bool = False) -> None:
     if reads_states(adapter, settings) and list(settings["sid_tasks"]) != [NEXT]:
         raise InputError(
             "sid_tasks",
-            f"adapter {settings['adapter']} goes by a row's history, and only {NEXT} has one; set --sid_tasks=[{NEXT}]",
+            f"adapter {settings['adapter']} reads a row's history, which only {NEXT} has; set --sid_tasks=[{NEXT}]",
             kind="conflict",
         )
     if USER_SEARCH in settings["sid_tasks"] and not (is_twin and settings["user_tower"]):
@@ -69,7 +69,7 @@ def _check_twin(model: str, settings: Settings) -> None:
     if follows and settings["sid_source"] != "text":
         raise InputError(
             follows[0],
-            f"{settings[follows[0]]} goes by the LLM's states of texts, and sid_source is {settings['sid_source']}; "
+            f"{settings[follows[0]]} needs the LLM's states of texts, and sid_source is {settings['sid_source']}; "
             f"set --sid_source=text, or {', '.join(follows)} to 0",
             kind="conflict",
         )
@@ -77,7 +77,7 @@ def _check_twin(model: str, settings: Settings) -> None:
     if towers and settings["sid_quantizer"] != "rqvae":
         raise InputError(
             "sid_quantizer",
-            f"{settings['sid_quantizer']} has no weights that could follow; set --sid_quantizer=rqvae, or "
+            f"{settings['sid_quantizer']} has no weights to train; set --sid_quantizer=rqvae, or "
             f"{towers[0]} to {'0' if towers[0] == 'refresh_every' else 'False'}",
             kind="conflict",
         )
@@ -102,6 +102,6 @@ def _check_twin(model: str, settings: Settings) -> None:
     if reads_states(find_choice("adapter", settings["adapter"]), settings) and follows:
         raise InputError(
             "adapter",
-            f"{settings['adapter']} goes by a row's history, and texts and codes alone have none; choose lora or full",
+            f"{settings['adapter']} reads a row's history, which texts and codes do not have; choose lora or full",
             kind="conflict",
         )

@@ -50,7 +50,9 @@ def completion(shell: str, verbs: Iterable[str]) -> str:
     """
     if shell not in SHELLS:
         raise InputError(
-            "completion", f"'{shell}' is no shell that this is known for; give {', '.join(SHELLS)}", kind="unknown"
+            "completion",
+            f"there is no completion for the shell '{shell}'; give {', '.join(SHELLS)}",
+            kind="unknown",
         )
     keys = {**llm_keys(), **model_keys()}
     values: dict[str, Sequence[str]] = {name: list(with_choices(key).setting.choices) for name, key in keys.items()}

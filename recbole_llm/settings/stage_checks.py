@@ -233,7 +233,7 @@ def check_on_trie(settings: Settings) -> None:
     if settings["sd_num_beams"] is not None:
         raise InputError(
             "sd_num_beams",
-            "it is of raw answers, and with distil_on_trie the title ranked first is learnt, of num_beams beams; "
+            "it only applies to raw answers, and distil_on_trie distils the first title of num_beams beams; "
             "leave it out",
             kind="conflict",
         )
@@ -241,7 +241,7 @@ def check_on_trie(settings: Settings) -> None:
         if settings[key] != allowed:
             raise InputError(
                 key,
-                f"'{settings[key]}' is about raw answers, and with distil_on_trie the title ranked first is learnt; "
+                f"'{settings[key]}' only applies to raw answers, and distil_on_trie distils the title ranked first; "
                 f"set --{key}={allowed}",
                 kind="conflict",
             )

@@ -57,7 +57,7 @@ def check_bi_tuning(model: str, final: Mapping[str, Any]) -> None:
     LaserSettings.from_settings(final)
     _check_no_answers(model, final, "makes vectors and answers no prompts")
     if final["adapter"] != "lora":
-        raise InputError("adapter", f"{model}'s LLM stays as it is; leave adapter out", kind="conflict")
+        raise InputError("adapter", f"{model}'s LLM is frozen; leave adapter out", kind="conflict")
     if final["train_unit"] == "user":
         raise InputError(
             "train_unit", f"{model} puts vectors of its own before every row's prompt; set train_unit: row",
@@ -91,7 +91,7 @@ def _check_training(model: str, final: Mapping[str, Any]) -> None:
     if final["valid_metric"] == LOSS:
         raise InputError("valid_metric", f"{model} has no answers to take the loss of; give NDCG@10", kind="conflict")
     if not final["epochs"]:
-        raise InputError("epochs", f"{model} ranks by what it learns; give at least 1", kind="conflict")
+        raise InputError("epochs", f"{model} cannot rank without training; give at least 1", kind="conflict")
 
 
 def _check_backbones(model: str, dataset: str, final: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ def check_titles(objective: str, answers: Mapping[str, Sequence[Any]], legal: Le
         if wrong:
             raise InputError(
                 "objective",
-                f"{objective} is among titles, and {wrong} of {len(own)} {kind} answers are none; distil anew with "
-                "distil_on_trie: True, or set --objective=nll",
+                f"{objective} is a loss among titles, and {wrong} of {len(own)} {kind} answers are no titles; distil "
+                "with distil_on_trie: True, or set --objective=nll",
                 kind="data",
             )
