@@ -113,18 +113,21 @@ def command(world: Path, saved: Path) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an LLM with random weights: it needs no stage, and its answers differ from row to row."""
+    """Folder of an LLM with random weights: it needs no stage, and its answers differ from row to row.
+
+    It has one layer: what a second one could change is a matter of ``tests/llm``, ``tests/adapter`` and :func:`deep`.
+    """
     from tests.families import save_family
 
-    return save_family("llama", tmp_path_factory.mktemp("llm") / "llama")
+    return save_family("llama", tmp_path_factory.mktemp("llm") / "llama", n_layers=1)
 
 
 @pytest.fixture(scope="session")
-def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with one layer, for tests of many epochs: what needs a second one is a matter of ``tests/llm``."""
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with two layers, for whole commands in which every layer has something of its own."""
     from tests.families import save_family
 
-    return save_family("llama", tmp_path_factory.mktemp("llm") / "shallow", n_layers=1)
+    return save_family("llama", tmp_path_factory.mktemp("llm") / "deep")
 
 
 @pytest.fixture(scope="session")

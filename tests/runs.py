@@ -27,6 +27,7 @@ INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 # The smallest LLM; it learns fast enough that one epoch changes its answers.
 TINY = (
     "--tiny_steps=30",
+    "--tiny_n_layers=1",
     "--tiny_hidden_size=32",
     "--tiny_vocab_size=512",
     "--prompt_style=plain",

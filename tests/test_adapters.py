@@ -35,13 +35,13 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def go(command: Any, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def go(command: Any, deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """``go("RecLoRA", ...)``, with the stages of this module unless ``saved`` is given."""
     shared = tmp_path_factory.mktemp("runs") / "saved"
 
     def go(model: str, *more: str, saved: Path = shared, **options: Any) -> Finished:
         rates = (f"--{model}.learning_rate=0.05", f"--{model}.train_batch_size=8")
-        llm = () if "world" in options else (f"--llm_path={llama}",)  # whose tokenizer splits Yes and No
+        llm = () if "world" in options else (f"--llm_path={deep}",)  # whose tokenizer splits Yes and No
         done = command(model, *llm, *FEW, *rates, "--lora_r=4", *more, saved=saved, **options)
         assert done.status == 0
         return done

@@ -30,14 +30,14 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(command: Any, stages: Path, shallow: Path) -> Callable[..., Finished]:
+def tuned(command: Any, stages: Path, llama: Path) -> Callable[..., Finished]:
     """``tuned("--objective=bear")``: a model fine-tuned for two epochs."""
     words = ("train_sample_size=24", "valid_sample_size=6", "test_sample_size=6", "stopping_step=0")
 
     def run(*more: str, models: str = "BIGRec", saved: Path = stages, status: int = 0) -> Finished:
         rates = [f"--{model}.{word}" for model in models.split(",") for word in ("learning_rate=0.05",)]
         rates += [f"--{model}.train_batch_size=8" for model in models.split(",")]
-        finished = command(models, f"--llm_path={shallow}", *(f"--{w}" for w in words), *rates, *more, saved=saved)
+        finished = command(models, f"--llm_path={llama}", *(f"--{w}" for w in words), *rates, *more, saved=saved)
         assert finished.status == status
         return finished
 

@@ -27,13 +27,13 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(command: Any, stages: Path, shallow: Path) -> Callable[..., Finished]:
+def tuned(command: Any, stages: Path, llama: Path) -> Callable[..., Finished]:
     """``tuned("--preference=dpo")``: BIGRec, tuned for an epoch and then by preference."""
     sizes = ("--train_sample_size=24", "--valid_sample_size=6", "--test_sample_size=6", "--lr_scheduler=constant")
     own = ("--BIGRec.learning_rate=0.05", "--BIGRec.train_batch_size=8", "--epochs=1", "--stopping_step=0")
 
     def run(*more: str, saved: Path = stages) -> Finished:
-        finished = command("BIGRec", f"--llm_path={shallow}", *sizes, *own, "--pref_epochs=2", *more, saved=saved)
+        finished = command("BIGRec", f"--llm_path={llama}", *sizes, *own, "--pref_epochs=2", *more, saved=saved)
         assert finished.status == 0
         return finished
 

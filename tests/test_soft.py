@@ -39,12 +39,12 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def words(shallow: Path) -> tuple[str, ...]:
+def words(llama: Path) -> tuple[str, ...]:
     """Rates and sizes with which a random LLM's answers differ from row to row and from epoch to epoch."""
     sizes = ("--train_sample_size=24", "--valid_sample_size=6", "--test_sample_size=6", "--distance_rows=6")
     own = [f"--{model}.{word}" for model in ("BIGRec", "SOFT") for word in ("learning_rate=0.05", "train_batch_size=4")]
     return (
-        f"--llm_path={shallow}",
+        f"--llm_path={llama}",
         *sizes,
         *own,
         "--lr_scheduler=linear",
@@ -282,8 +282,8 @@ class Untuned:
 
 
 @pytest.fixture(scope="module")
-def untuned(shallow: Path) -> Untuned:
-    return Untuned(shallow)
+def untuned(llama: Path) -> Untuned:
+    return Untuned(llama)
 
 
 def test_nearest_keeps_the_beam_nearest_to_the_true_title(both, soft, untuned, monkeypatch):

@@ -28,9 +28,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def go(command: Any, shallow: Path, shared: Path) -> Any:
+def go(command: Any, llama: Path, shared: Path) -> Any:
     def go(*more: str, models: str = "BIGRec", saved: Path = shared) -> Finished:
-        words = (f"--BIGRec.llm_path={shallow}", "--epochs=1", "--BIGRec.distill_into=SASRec")
+        words = (f"--BIGRec.llm_path={llama}", "--epochs=1", "--BIGRec.distill_into=SASRec")
         done = command(models, *words, "--BIGRec.distill_config={epochs: 2}", "--distill_topk=5", *more, saved=saved)
         assert done.status == 0
         return done
@@ -135,20 +135,20 @@ def test_a_killed_student_goes_on_after_its_last_epoch(go, table):
     assert taught().read_bytes() == expected and steps[0] == total // 2
 
 
-def test_few_rows_and_a_run_by_the_function(go, table, world, shallow, shared):
+def test_few_rows_and_a_run_by_the_function(go, table, world, llama, shared):
     few = go("--distill_rows=10")
     assert any("of 10 rows" in note for note in few.result(STUDENT).notes)
     settings = json.loads(json.dumps({"distill_into": "SASRec", "distill_config": {"epochs": 1}, "distill_rows": 4}))
     run = recbole_llm.run(
         *("BIGRec", world.name),
-        **{"data_path": str(world.parent), "checkpoint_dir": str(shared), "llm_path": str(shallow), **settings},
+        **{"data_path": str(world.parent), "checkpoint_dir": str(shared), "llm_path": str(llama), **settings},
         **{"epochs": 0, "max_new_tokens": 4, "num_beams": 1, "show_progress": False, "prompt_style": "plain"},
     )
     assert run.student is not None and run.student.result.epochs == 1
 
 
 @pytest.mark.slow
-def test_what_a_teacher_knows_reaches_a_student_whose_rows_are_few(command, shallow, tmp_path, monkeypatch):
+def test_what_a_teacher_knows_reaches_a_student_whose_rows_are_few(command, llama, tmp_path, monkeypatch):
     """The teacher ranks by the true rule, which four rows for each item show badly: what is handed on is the lists."""
     planted = ring_world(tmp_path / "data" / "taught")
 
@@ -164,7 +164,7 @@ def test_what_a_teacher_knows_reaches_a_student_whose_rows_are_few(command, shal
     sizes = "hidden_size: 32, inner_size: 64, n_layers: 1, n_heads: 2, learning_rate: 0.003, train_batch_size: 128"
     words = [f"--SASRec.{pair.replace(': ', '=')}" for pair in sizes.split(", ")]
     done = command(
-        *("SASRec,BIGRec", *words, "--SASRec.epochs=15", "--SASRec.stopping_step=4", f"--BIGRec.llm_path={shallow}"),
+        *("SASRec,BIGRec", *words, "--SASRec.epochs=15", "--SASRec.stopping_step=4", f"--BIGRec.llm_path={llama}"),
         *("--BIGRec.epochs=0", "--topk=[40]", "--valid_metric=Hit@40", "--metrics=[Hit,NDCG]"),
         *("--BIGRec.distill_into=SASRec", f"--BIGRec.distill_config={{epochs: 15, stopping_step: 4, {sizes}}}"),
         "--distill_topk=40",

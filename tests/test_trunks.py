@@ -30,12 +30,12 @@ LONGEST, OVERLAP = 4, 2
 
 
 @pytest.fixture(scope="module")
-def words(shallow: Path) -> tuple[str, ...]:
+def words(llama: Path) -> tuple[str, ...]:
     """An LLM with random weights, all rows, histories of which most are cut."""
     own = [f"--{model}.{word}" for model in ("BIGRec", "SOFT") for word in ("learning_rate=0.05", "train_batch_size=8")]
     sizes = ("--train_sample_size=~", "--valid_sample_size=6", "--test_sample_size=6", "--distance_rows=6")
     return (
-        f"--llm_path={shallow}",
+        f"--llm_path={llama}",
         *sizes,
         *own,
         f"--MAX_ITEM_LIST_LENGTH={LONGEST}",

@@ -20,7 +20,7 @@ from tests.refusals import refused
 from tests.runs import working_in
 from tests.worlds import ADJECTIVES
 
-TINY = {"llm_path": "tiny", "tiny_steps": 30, "tiny_hidden_size": 32, "tiny_vocab_size": 512}
+TINY = {"llm_path": "tiny", "tiny_steps": 30, "tiny_n_layers": 1, "tiny_hidden_size": 32, "tiny_vocab_size": 512}
 SOUND = {**TINY, "adapter": "full", "learning_rate": 0.01, "lr_scheduler": "constant", "warmup_steps": 0, "epochs": 20}
 
 

@@ -16,7 +16,7 @@ from tests.selection.rows import N_ROWS, Make, inputs_of
 
 
 @pytest.fixture(scope="session")
-def make(world: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make(world: Path, deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """``make(coreset="el2n")``: config, rows and untuned model, with stages of the session unless told otherwise."""
     saved = tmp_path_factory.mktemp("rows") / "saved"
 
@@ -24,7 +24,7 @@ def make(world: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         defaults = {
             "data_path": str(world.parent),
             "checkpoint_dir": str(saved),
-            "llm_path": str(llama),
+            "llm_path": str(deep),
             "lora_target_modules": "auto",
             "prompt_style": "plain",
             "train_sample_size": N_ROWS,
