@@ -198,7 +198,10 @@ def empty_answers(both: Finished, tmp_path_factory: pytest.TempPathFactory) -> P
     return file
 
 
-@pytest.mark.parametrize("curriculum", [pytest.param("fixed:0.5", marks=pytest.mark.slow), "sd_only", "adaptive"])
+SLOW = [pytest.param(curriculum, marks=pytest.mark.slow) for curriculum in ("fixed:0.5", "adaptive")]
+
+
+@pytest.mark.parametrize("curriculum", ["sd_only", *SLOW])
 def test_distilled_answers_equal_to_the_true_ones_are_plain_fine_tuning(both, soft, empty_answers, curriculum):
     """Here by empty answers, in whose place the true ones are learnt."""
     finished = soft(f"--curriculum={curriculum}", f"--sd_file={empty_answers}", "--sd_empty=real")

@@ -106,7 +106,7 @@ def test_the_judges_ranks_are_those_of_sorting_the_likelihoods(likelihood):
     assert evaluation.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "ilora"])
+@pytest.mark.parametrize("adapter", [pytest.param("lora", marks=pytest.mark.slow), "ilora"])
 def test_weights_of_a_row_are_those_of_its_own_history(gaps, place, adapter):
     words = ("--recommender_config={epochs: 2}", f"--adapter={adapter}", "--lora_r=4", "--generation_batch_tokens=300")
     found = {}
@@ -120,8 +120,13 @@ def test_weights_of_a_row_are_those_of_its_own_history(gaps, place, adapter):
     np.testing.assert_allclose(found["constrained"], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("lm_weight", [0.3, 0.0])
-@pytest.mark.parametrize("grounding", ["likelihood", "constrained"])
+@pytest.mark.parametrize(
+    ("grounding", "lm_weight"),
+    [
+        *[("likelihood", 0.3), ("constrained", 0.0)],
+        *[pytest.param(*more, marks=pytest.mark.slow) for more in (("likelihood", 0.0), ("constrained", 0.3))],
+    ],
+)
 def test_the_assistant_mixes_in_the_auxiliary_recommenders_probability_of_each_title(
     gaps, place, likelihood, grounding, lm_weight
 ):
@@ -181,7 +186,13 @@ def alone(model: Any, batch: Any) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("words", [("--lora_r=4",), ("--adapter=ilora", "--recommender_config={epochs: 2}")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("--lora_r=4",), marks=pytest.mark.slow),
+        ("--adapter=ilora", "--recommender_config={epochs: 2}"),
+    ],
+)
 def test_candidates_are_scored_as_if_each_were_the_only_answer(gaps, place, words):
     trainer, rows = choosing(gaps, place, *words, "--generation_batch_tokens=300")
     batch = batch_of(trainer, rows, "test")

@@ -64,16 +64,21 @@ TAKES_NO = {
 }
 
 
-@pytest.mark.parametrize("model", llm_model_names())
-@pytest.mark.parametrize(
-    "given_settings",
-    [
-        {},
-        {"adapter": "ilora", "coreset": "random", "coreset_size": 0.5},
-        {"adapter": "full", "coreset": "goracs", "llm_path": "some/llm"},
-        {"seq_separator": ";", "domain": "1e5"},
-    ],
-)
+GIVEN: list[dict[str, object]] = [
+    {},
+    {"adapter": "ilora", "coreset": "random", "coreset_size": 0.5},
+    {"adapter": "full", "coreset": "goracs", "llm_path": "some/llm"},
+    {"seq_separator": ";", "domain": "1e5"},
+]
+
+
+def case(model: str, given_settings: dict[str, object]) -> object:
+    """Every model as it is, and some with each of the settings, are fast."""
+    is_fast = not given_settings or model in ("BIGRec", "SOFT", *TAKES_NO)
+    return pytest.param(model, given_settings, marks=[] if is_fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "given_settings"), [case(name, own) for own in GIVEN for name in llm_model_names()])
 def test_the_config_file_of_a_run_gives_the_same_settings_elsewhere(model, given_settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if model in TAKES_NO and TAKES_NO[model](given_settings):
