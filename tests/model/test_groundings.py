@@ -21,6 +21,7 @@ from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.tuning_stages import FineTuneStage
 from tests.architectures import make_architecture
 from tests.families import make_tokenizer
 from tests.model.test_bigrec import CUTOFFS, batch_of, ids_of, ranks_of, trainer_of
@@ -385,10 +386,19 @@ def test_a_curriculum_still_learns_from_free_text_and_its_embeddings(finish, gro
     assert len(lines) == 16 and all(isinstance(json.loads(line)["answer"], str) for line in lines)
 
 
-def test_what_decides_validation_decides_the_stage(finish):
+def test_what_decides_validation_decides_the_stage(finish, monkeypatch):
+    class Begun(Exception):
+        """A stage is to be computed, and that is all that is asked."""
+
+    def begin(self: FineTuneStage, folder: Path) -> None:
+        raise Begun(folder.name)
+
     def stage(grounding: str, *words: str) -> str:
-        few = ("--valid_sample_size=3", "--test_sample_size=2")
-        return finish(grounding, *few, *words).json("BIGRec", "stages.json")["fine-tune"]
+        with pytest.raises(Begun, match="^fine-tune-") as begun:
+            finish(grounding, "--valid_sample_size=3", "--test_sample_size=2", *words)
+        return str(begun.value)
+
+    monkeypatch.setattr(FineTuneStage, "compute", begin)
 
     embedding = stage("embedding")
     assert embedding == stage("embedding", "--title_length_penalty=1")
