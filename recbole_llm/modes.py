@@ -12,9 +12,11 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule has its own previous mode again."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(mode for _, mode in modes):  # most are in it already; to set an attribute of a module takes a while
+        model.eval()
     try:
         yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            if module.training != mode:
+                module.training = mode

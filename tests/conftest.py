@@ -80,6 +80,19 @@ def disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def seeds() -> Iterator[None]:
+    """A seed for a kind of device that is not there waits for it, with a traceback of who gave it; here none does."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (torch.cuda, torch.xpu, torch.mtia):
+            if not kind.is_available():
+                for name in ("manual_seed", "manual_seed_all"):
+                    patch.setattr(kind, name, lambda seed: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def templates() -> Iterator[None]:
     """Compiles each template once; peft does so anew for the page beside each adapter, as long as a step takes."""
     from jinja2 import Environment
