@@ -1,9 +1,9 @@
 """Pictures in tests: most runs draw some, and drawing one takes as long as fine-tuning the smallest LLM.
 
-The first picture of each name that a process draws is drawn. Of the later ones an empty picture of the same size is
-written; the figure is made where no earlier one showed data of the same form: as many values, missing, infinite and
-negative in the same places. :func:`drawn` is for tests that look inside, :func:`undrawn` for processes in which
-even the first would be drawn for one command.
+The first picture of each name that a process draws is drawn, in the first of its formats. Of the later ones an empty
+picture of the same size is written; the figure is made where no earlier one showed data of the same form: as many
+values, missing, infinite and negative in the same places. :func:`drawn` is for tests that look inside, :func:`undrawn`
+for processes in which even the first would be drawn for one command.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def drawn(*names: str) -> Iterator[None]:
 
 
 def _is_drawn(name: str) -> bool:
-    return _asked[0] is None or name in _asked[0] or name not in _seen
+    return _asked[0] is None or name in _asked[0] or Path(name).stem not in _seen
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def drawn_once() -> Iterator[None]:
             draw(figure, file, format=format, dpi=dpi, **options)
         else:
             _write_empty(file, figure.get_size_inches(), dpi, format)
-        _seen.add(name)
+        _seen.add(Path(name).stem)
 
     def once(make: Callable[..., Figure]) -> Callable[..., Any]:
         @wraps(make)
