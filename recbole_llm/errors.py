@@ -51,7 +51,7 @@ class InputError(ValueError):
     without a traceback and ends with exit status 2; code that uses the package as a library can catch it.
 
     Attributes:
-        key: the setting as the user typed it, without dashes; empty if there is none.
+        key: the setting as the user typed it, without dashes; or empty.
         kind: what is wrong.
 
     Args:

@@ -53,7 +53,7 @@ class Owner:
 
     @classmethod
     def read(cls, file: Path) -> Owner | None:
-        """Who is noted in a file; None where nobody is, or nothing that can be read."""
+        """The holder noted in a file; None if it is missing or unreadable."""
         try:
             found: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             return cls(**found)

@@ -95,7 +95,7 @@ HISTORY_POLICIES: Mapping[str, str | None] = {
     "sar": "recbole_llm.history.policy:LengthPolicy",
 }
 
-# Who is told of a run, by the name of the package that each needs; no axis, as no result depends on it.
+# Trackers by the package that each needs; not an axis, as no result depends on them.
 CALLBACKS: Mapping[str, str] = {
     "wandb": "recbole_llm.callbacks.wandb_run:WandbCallback",
     "mlflow": "recbole_llm.callbacks.mlflow_run:MlflowCallback",
@@ -112,7 +112,7 @@ AXES: Mapping[str, Mapping[str, str | None]] = {
     "rerank": RERANKS,
 }
 QUIET: Mapping[str, str] = {"objective": "nll", "preference": "none", "history_policy": "fixed", "rerank": "none"}
-"""Axes whose value is told of a run only where it is another than this."""
+"""Axes that a run's effective point omits at this value."""
 
 OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first
 

@@ -183,7 +183,7 @@ class Timeline:
             self._run.credit += seconds
 
     def resumed(self) -> None:
-        """A part of what is running was found: nobody knows what the whole takes."""
+        """A part of the running stage was found, so the time of the whole is unknown."""
         if self._run is not None:
             self._run.is_partial = True
 

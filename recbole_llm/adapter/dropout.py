@@ -69,7 +69,7 @@ class TokenDraws:
         self._tokens: Tensor | None = None
 
     def facts(self) -> dict[str, str]:
-        """How a training's chance is drawn, for what its result depends on; nothing where there is none."""
+        """The random draws of a training, as facts of its stage; empty without dropout."""
         return {"dropout": "by row and token"} if self.salts or self.random_gates else {}
 
     @contextmanager
@@ -115,7 +115,7 @@ class TokenDraws:
         self._tokens = mix_tensor(keys ^ salts[:, None, None])
 
     def forget_tokens(self) -> None:
-        """The next forward pass has tokens that nobody tells of."""
+        """The next forward pass has unknown tokens."""
         self._tokens = None
 
     def of_tokens(self, layer: int, shape: torch.Size) -> tuple[Tensor, Tensor] | None:
@@ -153,7 +153,7 @@ class TokenDraws:
 
 
 class TokenDropout(nn.Dropout):
-    """Dropout by row and token (see the module); as PyTorch's own where nobody says which tokens they are.
+    """Dropout by row and token (see the module); PyTorch's own where the tokens are unknown.
 
     Args:
         p: share that is dropped out.

@@ -221,7 +221,7 @@ def gate_statistics(gates: Tensor) -> dict[str, Any]:
 
 
 class UnknownRowsError(RuntimeError):
-    """A forward pass through instance-wise weights that nobody told whose rows it has."""
+    """A forward pass through instance-wise weights without the gates of its rows."""
 
 
 class CurrentGates:

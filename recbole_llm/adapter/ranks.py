@@ -20,7 +20,7 @@ SpectraOf = Callable[[Sequence[str], Callable[[], Spectra]], Spectra]
 
 
 def compute_spectra(names: Sequence[str], compute: Callable[[], Spectra]) -> Spectra:
-    """Spectra that nobody remembers."""
+    """Spectra that are computed at every call, not cached."""
     return compute()
 
 

@@ -10,7 +10,7 @@ from recbole_llm.declare import Declared, Setting
 
 @dataclass(frozen=True)
 class CallbackSettings(Declared):
-    """Experiment trackers that are told of every run."""
+    """Settings of experiment trackers."""
 
     callbacks: Annotated[
         list[str] | str | None,

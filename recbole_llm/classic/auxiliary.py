@@ -76,7 +76,7 @@ class AuxiliaryRecommender:
         return table
 
     def item_vectors(self) -> np.ndarray:
-        """The model's item embeddings. Returns: float32 [items, d]; zeros for items it knows nothing of."""
+        """The model's item embeddings. Returns: float32 [items, d]; zeros for items it was not trained on."""
         vectors = self._item_embedding()[: len(self.known)].detach().float().cpu().numpy()
         return np.where(self.known[:, None], vectors, np.float32(0))
 

@@ -45,7 +45,7 @@ class KeptEpochs:
         folder: folder of this training alone; the checkpoint of the best epoch lies there as well until the end.
         trainer: RecBole's, its model untrained.
         loader: loader of the training rows.
-        on_score: told of every validated epoch, of those of an earlier run first.
+        on_score: called for every validated epoch, first for those of an earlier run.
     """
 
     def __init__(self, folder: Path, trainer: Any, loader: Any, on_score: OnScore | None = None) -> None:
@@ -137,7 +137,7 @@ class KeptEpochs:
         save_training(self._state, tensors, told)
 
     def _resume(self) -> None:
-        """Give the trainer the last state, if there is one, and tell again what was told of its epochs."""
+        """Give the trainer the last state, if there is one, and repeat the reports of its epochs."""
         found = load_training(self._state)
         if found is None or found[1].get("format") != FORMAT:
             return

@@ -22,7 +22,7 @@ def checked_labels(name: str, values: Array, ids: np.ndarray) -> np.ndarray:
 
 
 def one_class(ids: np.ndarray) -> np.ndarray:
-    """Labels of rows that are all of one class: what stands in where none are given."""
+    """Labels of rows that are all of one class: the default if none are given."""
     return np.zeros(len(ids), dtype=np.int64)
 
 

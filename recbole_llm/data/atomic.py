@@ -37,7 +37,7 @@ class AtomicFile:
         types: type of each column that was read, by name, in the order of the file.
         columns: values by name: a list of str for ``token`` ("" where empty), of arrays for the sequences, and float64
             [rows] for ``float`` (NaN where missing).
-        line_numbers: int64 [rows], where each row stands in the file; the header is line 1.
+        line_numbers: int64 [rows], the line of each row in the file; the header is line 1.
         n_lines: lines below the header, blank ones left out.
         dropped: why lines were left out, and how many.
         times: the column of times, if one was asked for.

@@ -23,7 +23,7 @@ def label_column(config: Settings) -> str | None:
 
 
 def label_sources(config: Settings) -> list[str]:
-    """The columns that labels are read from, or made of: a value that is missing there is no mean of the others."""
+    """The columns that labels are read or made from: a missing value is not replaced by a mean there."""
     column = label_column(config)
     return list(config["threshold"] or ([column] if column else []))
 

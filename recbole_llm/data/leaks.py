@@ -153,7 +153,7 @@ def check_items(
 
 
 def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Finding]:
-    """Targets that are given away, times that run backwards, targets nobody could learn, and an easy split.
+    """Targets that the history gives away, times that run backwards, unlearnable targets, and an easy split.
 
     Args:
         train: the training rows.

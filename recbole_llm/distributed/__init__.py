@@ -6,7 +6,7 @@ would make them: batch b goes to process b mod count. So a batch has the bits th
 computed, and what is put together again in the order of the rows equals what one process computes.
 
 Plain data go over gloo, so that no GPU is asked; gradients go over what accelerate has chosen for their device. In a
-command that nobody has launched nothing here imports torch.
+command without a launcher nothing here imports torch.
 """
 
 from recbole_llm.distributed.connection import OtherProcessEnded

@@ -176,7 +176,7 @@ _alone = 0  # contexts entered
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A context in which this process deals nothing out and asks nobody, as the others are not there."""
+    """A context in which this process shares no work and waits for no other, as the others are not in it."""
     global _alone
     _alone += 1
     try:

@@ -106,7 +106,7 @@ def _named_anywhere(answer: str, candidates: Sequence[str]) -> list[str]:
 
 
 def _named_strictly(answer: str, candidates: Sequence[str]) -> list[str]:
-    """The distinct candidates that stand in the answer as whole words and not inside a longer one that does."""
+    """The distinct candidates that occur in the answer as whole words and not inside a longer one that does."""
     if answer and answer in candidates:
         return [answer]
     spans: dict[str, list[tuple[int, int]]] = {}

@@ -57,7 +57,7 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
 
 
 def _generation(model: LLMRecommender) -> dict[str, Any]:
-    """What transformers is told so that it searches as the run did: a run never generates padding or BOS."""
+    """Generation settings with which transformers searches as the run did, without padding or BOS."""
     forbidden = list(model.backbone.forbidden_token_ids)
     options = {name: model.config[name] for name in _GENERATION}
     return {**options, "suppress_tokens": forbidden} if forbidden else options

@@ -140,7 +140,7 @@ def _users(given: str, run: Run) -> list[str]:
 
 
 def _is_file(name: str) -> bool:
-    """Whether there is a file of this name; a long list of ids is none."""
+    """Whether there is a file of this name; a long list of ids is not a file name."""
     try:
         return Path(name).is_file()
     except OSError:

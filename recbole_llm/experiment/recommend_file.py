@@ -157,7 +157,7 @@ def parse_history(text: str, where: str = "history") -> list[str]:
     """A history from text: a JSON list of ids or titles, or ids or titles with ``;`` between them.
 
     Raises:
-        InputError: it looks like JSON and is none, or holds something else than text and numbers.
+        InputError: it looks like JSON but is not, or holds anything but text and numbers.
 
     Example:
         >>> parse_history("Toy Story (1995); Babe (1995)"), parse_history('["Se7en; the film", 12]')

@@ -219,7 +219,7 @@ def _write(
 
 
 def _callbacks(config: Config) -> Callbacks:
-    """Who is told of a run; of several processes the main one tells."""
+    """The callbacks of a run; with several processes only the main one has any."""
     return make_callbacks(config) if process().is_main else Callbacks()
 
 

@@ -138,7 +138,7 @@ def train_llm(
         rows: the rows of the run.
         folder: folder of the run; it gets what :func:`recbole_llm.experiment.llm_run.write_llm_run` writes.
         protocol: how rows are evaluated.
-        with_test: whether test rows are evaluated; without, the last stage alone is told of.
+        with_test: whether test rows are evaluated; otherwise only the last stage is reported.
         on_score: see :data:`OnScore`.
         callbacks: who gets the scalars of the training, beside TensorBoard.
 
@@ -183,7 +183,7 @@ def _fit_and_evaluate(
         on_main(lambda: stages.insert(0, told(index, found, loss)))
 
     def told(index: int, found: Evaluations, loss: float | None) -> tuple[RunResult, Evaluations]:
-        """What is told of a stage; epochs count from the first one on."""
+        """A stage's line of the table; epochs are counted from the first stage on."""
         evaluations = protocol.finish(trainer, found)
         n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
         facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}

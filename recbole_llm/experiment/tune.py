@@ -212,7 +212,7 @@ class _Search:
             attempt.finish(self._score(run), **facts)
 
     def _give_up(self, config: Config | None) -> None:
-        """Remove what was kept of a trial to continue with, which nobody will."""
+        """Remove the resumable state of a trial that will not be continued."""
         if config is not None:
             StageStore(Path(config["checkpoint_dir"]) / "stages").forget(config.settings())
 

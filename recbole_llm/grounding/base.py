@@ -48,7 +48,7 @@ class PromptedRows:
 
     Attributes:
         histories: item ids of each row's history, oldest first.
-        prompts: token ids of each row's prompt; None if there is none, for which nothing is ranked.
+        prompts: token ids of each row's prompt; None for a row without one, which is not ranked.
         item_scores: float ``[rows, items]``, another recommender's scores, where a setting (``lm_weight``) mixes them
             in.
         candidates: int64 ``[rows, n]``, the items that each prompt lists, 0 behind a shorter list; None where prompts
@@ -199,6 +199,6 @@ class Grounding(ABC):
         """Scores of each row's candidates, if it :attr:`chooses`.
 
         Returns:
-            float64 ``[rows, n]``; -inf where there is none.
+            float64 ``[rows, n]``; -inf for missing candidates.
         """
         raise NotImplementedError(f"{type(self).__name__} scores no candidates")

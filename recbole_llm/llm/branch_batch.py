@@ -102,7 +102,7 @@ def branch_batch(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]],
     Args:
         prompts: token ids of each prompt.
         answers: the answers to each prompt, EOS at the end of each.
-        pad_token_id: any token id: padding is told apart by the mask.
+        pad_token_id: any token id, as padding is masked.
 
     Raises:
         ValueError: no prompt, an empty prompt, or a prompt without an answer token.

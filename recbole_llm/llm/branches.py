@@ -49,7 +49,7 @@ class BranchScorer:
     Args:
         model: a causal LM, bare or wrapped.
         pad_token_id: any token id.
-        draws: is told which tokens a pass has, where dropout is drawn by them.
+        draws: gets the tokens of a pass, for dropout that is drawn by them.
     """
 
     def __init__(self, model: nn.Module, pad_token_id: int, draws: TokenDraws | None = None) -> None:

@@ -123,7 +123,7 @@ def beam_search(
             Nothing is shared between prompts then.
         progress: Shows a progress bar.
         keep: Where finished batches are kept, so that a killed run continues after them; it is asked by everything the
-            answers depend on besides the model. Nothing is kept with a `logits_processor`, which cannot be told of.
+            answers depend on besides the model. Nothing is kept with a `logits_processor`, which has no fingerprint.
 
     Returns:
         One `Generation` per prompt, in the order of the prompts.

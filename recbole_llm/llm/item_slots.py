@@ -44,7 +44,7 @@ class ItemSlots:
     Args:
         llm: the LLM, bare or wrapped by peft.
         projector: gives the vector of a slot.
-        neutral_token_id: the token whose own embedding stands in every slot while :attr:`hybrid` is False; None for
+        neutral_token_id: the token whose own embedding fills every slot while :attr:`hybrid` is False; None for
             the mean of all embeddings as they are now, where the vocabulary has no token to spare.
 
     Attributes:

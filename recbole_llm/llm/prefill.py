@@ -101,7 +101,7 @@ def prefill_scores(model: nn.Module, sample: Sample) -> Tensor:
 
 
 class _Complete(Exception):
-    """All keys and values are there; nobody asks for what the pass would compute next."""
+    """All keys and values are computed; the rest of the pass is not needed."""
 
 
 class _Prefill(DynamicCache):  # type: ignore[misc]  # transformers declares no types

@@ -59,7 +59,7 @@ class BackboneSettings(Declared):
     ] = False
 
     def options(self) -> dict[str, Any]:
-        """What :func:`recbole_llm.llm.load_backbone` is told besides path and device."""
+        """Arguments of :func:`recbole_llm.llm.load_backbone` besides path and device."""
         return {
             "dtype": self.llm_dtype,
             "quant": self.quant,

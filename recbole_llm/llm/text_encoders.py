@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """What an encoder is made of; found without loading the weights.
+    """The parts of an encoder, found without loading the weights.
 
     Attributes:
         source: folder or hub name.
@@ -55,7 +55,7 @@ class EncoderRecipe:
 
 
 def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> EncoderRecipe:
-    """Read what an encoder is made of.
+    """Read the parts of an encoder.
 
     Args:
         name: folder with a saved model, or a name on the Hugging Face hub.

@@ -95,7 +95,7 @@ class TitleTrie:
         return [int(item) for item in self._items[self._item_starts[title] : self._item_starts[title + 1]]]
 
     def title(self, token_ids: Sequence[int]) -> int | None:
-        """The title that a finished sequence is, EOS may be left out; None if it is none."""
+        """The title of a finished sequence, with or without EOS; None if it is not a title."""
         tokens = tuple(int(token) for token in token_ids)
         return self._title_of.get(tokens if tokens[-1:] == (self.eos_token_id,) else (*tokens, self.eos_token_id))
 

@@ -131,7 +131,7 @@ def trunk_batch(
         trees: the rows of each tree; every row once.
         prompts: token ids of each row's prompt.
         answers: the answers to each prompt, EOS at the end of each.
-        pad_token_id: any token id: padding is told apart by the mask.
+        pad_token_id: any token id, as padding is masked.
 
     Returns:
         A batch of one line per tree, padded on the left; its ``rows`` are those of ``prompts``.
@@ -167,7 +167,7 @@ def trunk_batch(
 
 
 def _column(width: int, tree: TokenTree, slot: int) -> int:
-    """Where a token of a tree stands in its line; -1 for the start of the sequence."""
+    """The index of a tree's token in its line; -1 for the start of the sequence."""
     return width - len(tree.tokens) + slot if slot >= 0 else -1
 
 

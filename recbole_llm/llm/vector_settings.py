@@ -12,7 +12,7 @@ CLIP_SOFT, INFONCE = "clip_soft", "infonce"
 
 @dataclass(frozen=True)
 class ItemVectorSettings(Declared):
-    """Contrastive tuning on two thinned views of each item (SCFT), and what is made of the tuned LLM's vectors.
+    """Contrastive tuning on two views of each item (SCFT), and the processing of the tuned LLM's vectors.
 
     The defaults are those of the authors' code.
     """

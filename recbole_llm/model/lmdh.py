@@ -40,7 +40,7 @@ class LMDH(SequentialRecommender):
 
     Attributes:
         weights: float64 [users, features], theta and beta of each user; those of the padding user 0 are the prior,
-            which is for histories of nobody.
+            for histories without a known user.
     """
 
     trainer_class: ClassVar[type] = TraditionalTrainer
@@ -80,7 +80,7 @@ class LMDH(SequentialRecommender):
     # ---- learning
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Adds a batch of rows to the sums that the weights are made of; the loss is that of nothing."""
+        """Add a batch of rows to the sums that the weights follow from. Returns: a loss of 0, for RecBole's trainer."""
         histories, targets = interaction[self.ITEM_SEQ], interaction[self.ITEM_ID]
         candidates = torch.cat([targets[:, None], self._draw(histories, targets)], dim=1)
         newest = self._newest(histories, interaction[self.ITEM_SEQ_LEN])
@@ -173,7 +173,7 @@ class LMDH(SequentialRecommender):
     # ---- ranking
 
     def _weights_of(self, interaction: Interaction) -> Tensor:
-        """Weights of each row's user; the prior where the rows are nobody's. Returns: float64 [rows, features]."""
+        """Weights of each row's user; the prior for rows without a known user. Returns: float64 [rows, features]."""
         self._settle()
         if self.USER_ID in interaction:
             return self.weights[interaction[self.USER_ID]]

@@ -127,7 +127,7 @@ class TALLRec(LLMRecommender):
         return [answers[0] for answers in self.generate_beams(interaction)]
 
     def full_sort_predict(self, interaction: Interaction) -> NoReturn:
-        """There is none: the score of an item is the answer to a question of its own."""
+        """Not available: the score of each item needs a question of its own."""
         raise InputError(
             "eval_args: mode: TALLRec predicts clicks, so it ranks no catalogue; give labeled", kind="conflict"
         )

@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 class TwinState(nn.Module):
-    """What codes were made of at the last refresh; kept with the weights, though nothing here is trained.
+    """The inputs of the codes at the last refresh; saved with the weights, though not trained.
 
     Args:
         item_vectors: float [items with codes, d].
         n_users: users, padding included.
         levels: levels of a user's code.
-        user_texts: float [users, d], vectors of users' texts, zeros for a user without; None where nobody reads some.
+        user_texts: float [users, d], vectors of users' texts, zeros for a user without; None if not needed.
 
     Attributes:
         item_vectors: as given.

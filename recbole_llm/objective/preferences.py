@@ -20,7 +20,7 @@ class Contrasts:
         mask: bool [m, k], True where there is one.
         across: bool [m, m * k], True where a row's right answer may stand against another row's wrong one; None where
             nobody asks.
-        prompts: [m, d], vectors of the rows' prompts; None where all are alike, or nobody asks.
+        prompts: [m, d], vectors of the rows' prompts; None if all are equal or not needed.
     """
 
     chosen: Tensor

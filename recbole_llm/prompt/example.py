@@ -1,4 +1,4 @@
-"""What a prompt is made of: one row, in item ids."""
+"""``Example``: one row, in item ids, from which a prompt is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wording of prompts: three words per domain, and the sentences they stand in."""
+"""``Wording``: the words of a domain and the sentences of its prompts."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ Found = tuple[type[Provider], RowInput]
 
 
 def find_input(name: str, providers: Sequence[type[Provider]], config: Config) -> Found | None:
-    """The provider of an input and what it has declared; None where nobody provides it.
+    """The provider of an input and what it has declared; None if no provider has it.
 
     Raises:
         ValueError: more than one provider does.

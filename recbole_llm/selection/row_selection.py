@@ -184,7 +184,7 @@ class CoresetStage(Stage[np.ndarray]):
         return {name: value for name, value in arrays.items() if value.ndim == 1}
 
     def _summary(self, selection: Selection, seconds: Mapping[str, float]) -> dict[str, Any]:
-        """What is told of a choice, from what it depends on and how it went."""
+        """The record of a selection (``coreset.json``): what it depends on and how it went."""
         facts, n_pool = self.facts(), len(selection.scores)
         return {
             **facts["selector"],

@@ -31,7 +31,7 @@ def row_hashes(rows: Dataset) -> list[str]:
 
 
 def write_selection(file: Path, pool: Pool, selection: Selection, inputs: Mapping[str, np.ndarray]) -> None:
-    """Write one line per row that could be chosen: id, hash, whether it was, score, and what the score is made of."""
+    """Write one line per row that could be chosen: id, hash, whether it was, score, and parts of the score."""
     hashes, selected = row_hashes(pool.data), np.isin(pool.ids, selection.ids).astype(int)
     columns = [selection.scores.tolist(), *(value.tolist() for value in inputs.values())]
     rows = zip(pool.indices.tolist(), pool.ids.tolist(), selected.tolist(), *columns, strict=True)

@@ -42,7 +42,7 @@ class TextInputs(Provider):
         return cls(rows.model, rows.config, rows.data, rows.examples)
 
     def facts(self, declared: RowInput) -> dict[str, Any]:
-        """See :class:`Provider`; the texts themselves, whosever they are."""
+        """See :class:`Provider`; the texts themselves, of any model."""
         texts = self.valid_embedded if declared.name == "valid_embeddings" else self.embedded
         return {"texts": hash_json(texts), "encoder": self.encoder.facts()}
 

@@ -29,7 +29,7 @@ def register_list_metrics() -> None:
 
 
 class _Placeholder:
-    """What stands in RecBole's table until an evaluator is given the metric itself."""
+    """The entry in RecBole's table until an evaluator gets the metric itself."""
 
     def __init__(self, config: Any) -> None:
         pass

@@ -32,7 +32,7 @@ def metric_kinds() -> Mapping[str, str]:
 
 
 def as_list(value: object) -> list[Any]:
-    """A list, of one entry where the value is none."""
+    """A value as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -114,7 +114,7 @@ def check_candidates(model: str, is_llm: bool, task: str, final: Mapping[str, An
 
 
 def check_axes_of_clicks(model: str, final: Mapping[str, Any], user: Mapping[str, Any]) -> None:
-    """Refuse what is made of generated text: the answer to a question of Yes or No has none.
+    """Refuse settings for generated text: an answer of Yes or No has none.
 
     Raises:
         InputError: the axis that does not apply.

@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What a stage's result is made of."""
+    """The files of a stage's result."""
     unfinished = folder / UNFINISHED
     return sorted(
         path

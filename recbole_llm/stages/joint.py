@@ -24,7 +24,7 @@ def leading(folder: Path, compute: Callable[[Path], None], joint: bool) -> Itera
         joint: whether all processes take part in it.
 
     Yields:
-        What computes the stage: together, or as if nobody else were there.
+        The function that computes the stage, with the other processes or alone.
     """
     key, is_together = _key(folder), joint and process().count > 1
     word = _THERE

@@ -206,7 +206,7 @@ class FineTuning:
         return np.flatnonzero(sum(self.passes.answer_lengths[kind] for kind in kinds))
 
     def _expected_steps(self) -> int:
-        """Optimiser steps of all epochs, as far as it can be told before: a weight that falls by itself begins at 1."""
+        """Optimiser steps of all epochs, estimated beforehand: an adaptive weight starts at 1."""
         epochs = self.settings.epochs
         first = later = len(self.passes.prompt_lengths)
         if self.distilled is not None and epochs:

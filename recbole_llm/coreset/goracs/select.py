@@ -193,7 +193,7 @@ def _rest(members: list[np.ndarray], norms: np.ndarray, budget: int) -> np.ndarr
 def _report(
     found: Mapping[Any, Search], valid_labels: np.ndarray, method: str, scores: np.ndarray, seconds: Mapping[str, float]
 ) -> GoracsInfo:
-    """The classes together; exchanges are told in the order of the classes."""
+    """All classes together; exchanges are listed in the order of the classes."""
     weights = {label: float(np.mean(valid_labels == label)) for label in found}
     kept = {label: min(result.starts.values(), key=lambda trace: trace[-1]) for label, result in found.items()}
     trace = [sum(weights[label] * own[0] for label, own in kept.items())]

@@ -20,7 +20,7 @@ csv.field_size_limit(2**31 - 1)
 
 @dataclass(frozen=True)
 class Delimited:
-    """How the fields of a line are told apart.
+    """How a line is split into fields.
 
     Attributes:
         separator: one or more characters.

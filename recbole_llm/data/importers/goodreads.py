@@ -46,6 +46,6 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
 
 
 def _interaction(about: Mapping[str, Any]) -> list[list[Any]]:
-    """An interaction; a rating of 0 says that there is none."""
+    """An interaction; a rating of 0 means no rating."""
     ids = (about.get("user_id"), about.get("book_id"))
     return [[*ids, about.get("rating") or None, about.get("date_added")]]

@@ -54,7 +54,7 @@ class Interactions:
         item: int32 [interactions], number of each one's item.
         rating: float64 [interactions], NaN if there is none; None where no table has any.
         time: int64 or float64 [interactions].
-        part: int8 [interactions], which of the files each stands in.
+        part: int8 [interactions], the file that each is from.
         titles: titles of the items, by number, with the texts that describe each, where the interactions hold them.
         lines: records that were read.
         dropped: why records were left out, and how many.

@@ -80,7 +80,7 @@ def _object(line: str) -> Mapping[str, Any] | str:
 
 
 def _literal(line: str) -> Any:
-    """A Python literal, as some older files hold instead of JSON; None if it is none."""
+    """A Python literal, as some older files hold instead of JSON; None if it is not one."""
     if not line.lstrip().startswith("{"):
         return None
     try:

@@ -62,7 +62,7 @@ def words(names: Iterable[Any]) -> str:
 
 
 def category_words(categories: Any) -> str:
-    """A list of categories from a shop's metadata as a ``token_seq``; what is no list is none."""
+    """A list of categories from a shop's metadata as a ``token_seq``; anything else gives an empty one."""
     return words(clean_text(name) for name in categories) if isinstance(categories, list) else NO_CATEGORY
 
 
