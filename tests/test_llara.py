@@ -22,14 +22,14 @@ QUICK = "--recommender_config={epochs: 1, train_batch_size: 64}"
 
 
 @pytest.fixture(scope="module")
-def words(llama: Path) -> tuple[str, ...]:
+def words(deep: Path) -> tuple[str, ...]:
     sizes = ("--train_sample_size=20", "--valid_sample_size=4", "--test_sample_size=6", "--distance_rows=4")
     rates = [
         f"--{model}.{word}"
         for model in ("BIGRec", "LLaRA", "iLoRA", "SOFT")
         for word in ("learning_rate=0.05", "train_batch_size=8")
     ]
-    return (f"--llm_path={llama}", *sizes, *rates, "--stopping_step=0", "--lora_r=4", QUICK)
+    return (f"--llm_path={deep}", *sizes, *rates, "--stopping_step=0", "--lora_r=4", QUICK)
 
 
 @pytest.fixture(scope="module")
