@@ -125,7 +125,7 @@ class Timeline:
     # ---- stages
 
     def begin(self, name: str) -> None:
-        """Go on to the next stage of this name and say so; where the run plans none, what is running goes on."""
+        """Start the next stage of this name and log it; without effect if the run plans none."""
         run = self._run
         later = () if run is None else run.plan.stages[run.index + 1 :]
         if run is None or name not in later:

@@ -1,6 +1,6 @@
 """The offline default LLM: a small tokenizer and Llama made from a catalogue's own text and the prompt template.
 
-It stands in for a downloaded LLM, so that everything can be tried without one; it supports no claim of quality. Its
+It replaces a downloaded LLM, so that everything can be tried without one; it supports no claim of quality. Its
 corpus is item text and the template's words (``tiny_corpus.py``): it never sees an interaction. What pre-training gives
 it is what a large LLM brings along: the titles, what they are about (the last state of a bare title predicts the item's
 attributes), the habit of reading a history (an answer shares something with its newest titles), and the form of an

@@ -58,7 +58,7 @@ class SummaryPromptEncoder(TitlePromptEncoder):
         return [f"\n{number}. {self._title(item)}" for number, item in enumerate(items, start=1)]
 
     def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
-        """The lines, each tokenised by itself, and the fixed text behind them."""
+        """The lines, each tokenised by itself, and the fixed text after them."""
         *lines, last = map(self._pieces.of, self._lines(items))
         shown = [token for line in lines for token in line]
         return [*shown, *last[: max(len(last) - (cut or 0), 0)], *self._pieces.behind(slot)]

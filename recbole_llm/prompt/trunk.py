@@ -85,7 +85,7 @@ def _last_within(before: Sequence[int], limit: int) -> int:
 
 
 def _earliest(row: int, before: int, earliest: int, latest: int, fits: Fits) -> int | None:
-    """The first start from which on what a row sees fits; None if there is none up to the latest."""
+    """The first start at which a row's history fits the prompt; None if there is none up to the latest."""
     if earliest > latest or not fits(row, before - latest):
         return None
     while earliest < latest:

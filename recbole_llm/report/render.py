@@ -158,7 +158,7 @@ def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def to_latex(table: ResultTable) -> str:
     """Two tables for a paper (package booktabs): metrics, best ones bold, and comparisons with the baseline.
 
-    Metrics that would run over the width of a page go on in a block below.
+    Metrics that exceed the width of a page continue in a block below.
     """
     same = repeated(table)
     columns = [column for column in columns_of(table) if column.metric or column.head in ("Model", "Data", "Seeds")]

@@ -19,7 +19,7 @@ FAR = 5.0  # standard deviations beyond which a score counts no further
 
 
 class Reranker(ABC):
-    """Orders the best items of one row anew.
+    """Re-orders the best items of one row.
 
     Args:
         settings: settings of the axis.
@@ -75,7 +75,7 @@ class Example:
     """What a user chose next, and what was not chosen, as the bandit reads it.
 
     Args:
-        items: int64 [m], the next item first, then those drawn beside it.
+        items: int64 [m], the next item first, then the drawn negatives.
         scores: float64 [m], the model's, in standard deviations from the mean of the row's best items.
         window: int64 [w], the items before, among which distances are summed.
     """

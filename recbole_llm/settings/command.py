@@ -112,7 +112,7 @@ def check_distinct(models: Sequence[str]) -> None:
 
 
 def parse_command(argv: Sequence[str]) -> Command:
-    """Sort the words of the command line, without the program's name; model and data set may stand in a config file.
+    """Parse the command line, without the program's name; model and data set may be set in a config file.
 
     Raises:
         InputError: see :func:`parse_words`; no model or data set, a model named twice, an unreadable config file, or a

@@ -125,7 +125,7 @@ class Config(RecBoleConfig):
     def settings(self) -> dict[str, Any]:
         """A config file for the same run, from any working folder.
 
-        It leaves out what RecBole found out by itself and what does not apply.
+        It omits what RecBole determined itself and what does not apply.
         """
         resolved = self.resolution
         known = settings_of(resolved.model, self.is_llm, resolved.defaults) | set(self.external_config_dict)

@@ -153,8 +153,8 @@ class EvaluationSettings(Declared):
         str,
         Setting(
             "metric that chooses the epoch",
-            note="one of metrics, at one of topk; or loss, of LLM models: that of the validation rows' answers per "
-            "token, for which nothing is generated",
+            note="one of metrics, at one of topk; or, for LLM models, loss: per token of the validation rows' answers, "
+            "without generating",
         ),
     ] = "MRR@10"
     candidates: Annotated[

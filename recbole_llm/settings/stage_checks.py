@@ -1,6 +1,6 @@
 """Checks of what the stages of an LLM run need: validation rows, answers to learn from.
 
-Each is made of the settings alone before anything is loaded, and by the stage itself, which knows the data as well:
+Each is made from the settings alone before anything is loaded, and again by the stage itself, which knows the data:
 files may leave no validation row where the settings ask for some.
 """
 

@@ -26,7 +26,7 @@ class Stage(ABC, Generic[Result]):
     """Whether several processes of a command compute it together, of which the main one writes; else it works alone."""
     format_number: ClassVar[int] = 1
     """Of the files and of what their numbers mean: one more whenever a reader of the old ones would go wrong. A stage
-    of another number is rebuilt; the versions of packages are recorded beside it, and are no reason to."""
+    of another number is rebuilt; the versions of packages are recorded too, but do not count."""
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:

@@ -283,7 +283,7 @@ class FineTuning:
         return found
 
     def _is_due(self) -> bool:
-        """Whether it is time for a state inside an epoch, for all processes alike; of shards there is none."""
+        """Whether it is time to save a state inside an epoch, for all processes alike; never with sharded weights."""
         minutes = self.settings.checkpoint_minutes
         if minutes is None or self.shards is not None:
             return False

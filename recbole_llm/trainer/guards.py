@@ -54,7 +54,7 @@ def check_alike(weights: Sequence[torch.nn.Parameter]) -> None:
     """Make sure that all processes have the same weights, on which everything that they share rests.
 
     Raises:
-        InputError: they have not: their processors or libraries compute otherwise.
+        InputError: they differ: the processors or libraries compute differently.
     """
     if process().count == 1:
         return

@@ -154,7 +154,7 @@ class LLMTrainer(Trainer):
         return self.best_valid_score, self.best_valid_result
 
     def _make_valid_loss(self, valid_data: AbstractDataLoader) -> ValidLoss | None:
-        """What gives the loss of the validation rows' answers, where it is told."""
+        """The loss of the validation rows' answers, if it is reported."""
         if self.valid_metric != LOSS and self.protocol.has_labels:
             return None
         objective = make_objective(self.config.final_config_dict)

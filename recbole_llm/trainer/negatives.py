@@ -43,7 +43,7 @@ class WrongAnswers:
         return hash_arrays(self.items) if self.texts is None else hash_json(self.texts)
 
     def token_ids(self, model: BIGRec, right: Sequence[list[int]]) -> list[list[list[int]]]:
-        """Token ids by column and row; the right answer, which changes nothing, where there is none."""
+        """Token ids by column and row; the right answer, which has no effect, if one is missing."""
         if self.texts is not None:
             found = [
                 model.prompts.title_response(text) if text else own for text, own in zip(self.texts, right, strict=True)
@@ -85,7 +85,7 @@ def draw_negatives(
     known: Sequence[Sequence[int]] | None = None,
     draw: int = 0,
 ) -> np.ndarray:
-    """Wrong answers of each row, drawn by its own generator: whatever rows stand beside it.
+    """Wrong answers of each row, drawn by the row's own generator, independent of other rows.
 
     Items that share a title count as one. None is the target, known, or drawn twice; a row with fewer others has fewer.
 
@@ -150,7 +150,7 @@ def as_they_are(
 def contrasts_across(
     model: BIGRec, rows: TrainingRows, negatives: np.ndarray, known: Sequence[Sequence[int]] | None = None
 ) -> np.ndarray:
-    """Which wrong answers may stand against each row's right one, whosever they are.
+    """Which wrong answers of any row are valid against each row's right one.
 
     Args:
         model: its catalogue.

@@ -42,7 +42,7 @@ class LossMaker:
         """The loss of these passes.
 
         Raises:
-            InputError: the objective is among titles, and an answer is none.
+            InputError: the objective is among titles, and an answer is not a title.
         """
         if self._objective is None:
             return WithSideLoss(passes) if self._model.has_side_loss else MeanNll(passes)

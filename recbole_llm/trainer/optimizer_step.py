@@ -18,7 +18,7 @@ class AstrayError(FloatingPointError):
 
     Args:
         what: is no number, in words.
-        rows: that the step, or what is broken of it, is made of.
+        rows: rows of the step, or those of its broken part.
     """
 
     def __init__(self, what: str, rows: Sequence[int]) -> None:

@@ -70,7 +70,7 @@ class Preference:
 
     @cached_property
     def wrong_answers(self) -> dict[str, list[list[int]]]:
-        """Token ids of the wrong answers by kind; the right one, which changes nothing, where there is none."""
+        """Token ids of the wrong answers by kind; the right one, which has no effect, if one is missing."""
         found = self.wrong.token_ids(self.model, [response for _, response in self.rows.examples])
         return dict(zip(wrong_kinds(len(found)), found, strict=True))
 

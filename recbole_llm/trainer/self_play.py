@@ -111,7 +111,7 @@ class RoundTuneStage(RowsStage):
         return {**super().facts(), "from": self.preference.start.name, "drawn": hash_arrays(self.drawn)}
 
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
-        """See :class:`FineTuneStage`; what there is to doubt of fine-tuning was told of the first."""
+        """See :class:`FineTuneStage`; warnings about fine-tuning were given for the first stage."""
         return []
 
 

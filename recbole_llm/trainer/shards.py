@@ -107,7 +107,7 @@ class Shards:
 
 
 def whole_tensor(value: Any) -> Any:
-    """A tensor, put together from all processes if it is sharded; what is none, as it is."""
+    """A tensor, put together from all processes if it is sharded; other values are returned unchanged."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 

@@ -60,7 +60,7 @@ class StepLoss(ABC):
         return total
 
     def undo_step(self) -> None:  # noqa: B027
-        """Called where the step that was just computed, here or in part, is to be computed again."""
+        """Called before a step that was computed, completely or in part, is computed again."""
 
     def after_step(self) -> None:  # noqa: B027
         """Called once the weights have changed."""
@@ -69,7 +69,7 @@ class StepLoss(ABC):
         """Called once the steps of an epoch are done, before it is validated and kept."""
 
     def record(self) -> dict[str, Any]:
-        """What is told of an epoch besides its loss, as JSON values."""
+        """The record of an epoch besides its loss, as JSON values."""
         return {}
 
     def state(self) -> dict[str, Any]:

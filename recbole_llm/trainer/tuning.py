@@ -127,7 +127,7 @@ class TuningResult:
         evaluation: evaluation of the validation rows under these weights, where training has just evaluated them.
         initial_distance: distance of the untuned LLM's answers, where the curriculum uses it.
         settings: settings of the curriculum, such as ``{"alpha": 1.0}``.
-        warnings: what there is to doubt (:mod:`recbole_llm.trainer.guards`), each led by the stage's name.
+        warnings: warnings of :mod:`recbole_llm.trainer.guards`, each beginning with the stage's name.
     """
 
     stage: str

@@ -133,7 +133,7 @@ class FineTuneStage(Stage[TuningResult]):
         return None
 
     def told(self) -> dict[str, Any]:
-        """What else is told of the result."""
+        """Further facts of the result."""
         return {}
 
 
