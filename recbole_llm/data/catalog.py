@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.columns import check_item_field
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.errors import InputError
@@ -143,6 +144,31 @@ class ItemCatalog:
             sizes = Counter(self.representative[self.has_title].tolist()).values()
             n_shared = sum(size for size in sizes if size > 1)
             logger.info("%d items share a title; the lowest id of each title represents them", n_shared)
+
+
+def note_unread_items(dataset: Dataset) -> None:
+    """Note that a model ranks fewer items than models beside it may: those of an ``.item`` file that it does not load.
+
+    A table loads the columns of all its models for each of them, so a model has another catalogue there than alone.
+
+    Args:
+        dataset: A RecBole data set of ours, read.
+    """
+    file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    if dataset.item_feat is not None or not file.is_file():
+        return
+    try:
+        found = read_atomic(file, Format.from_config(dataset.config), [dataset.iid_field]).columns[dataset.iid_field]
+    except (InputError, KeyError):  # of a file that is not needed
+        return
+    more = set(found) - set(dataset.field2token_id[dataset.iid_field])
+    if more:
+        note = (
+            f"{file.name}: {len(more):,} items have no interaction; {dataset.config['model']} does not load the file "
+            "and ranks the others alone, where beside a model of titles all are ranked; name item: [item_id] in "
+            "load_col to rank them here"
+        )
+        dataset.reading.notes.append((logging.WARNING, note))
 
 
 def read_categories(dataset: Dataset, field: str) -> list[list[str]] | None:

@@ -20,6 +20,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
+from recbole_llm.data.catalog import note_unread_items
 from recbole_llm.data.columns import OWN_COLUMNS, check_columns, check_graph, inter_columns
 from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows, pairs_before_split
 from recbole_llm.data.identity import interactions_digest, place_rows, token_keys
@@ -104,6 +105,7 @@ def load_rows(config: MutableSettings, few_shot: bool) -> Rows:
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     whole, built = _split(config, _dataset_class(config) if sequential else SequentialDataset)
     parts = [_cut_histories(_with_history(part)) for part in _number_rows(whole, built)]
+    note_unread_items(whole)
     whole.reading.log(log)
     _log_skipped_users(whole, parts)
     if config["benchmark_filename"] is not None:

@@ -372,6 +372,30 @@ def test_titles_are_those_of_the_file_and_items_without_a_line_have_none(tmp_pat
     assert (left_out.interactions, left_out.kept, sum(left_out.dropped.values())) == (15, 9, 6)
 
 
+def test_items_that_only_models_of_titles_rank_are_told(tmp_path):
+    table = [(f"u{n}", item, t) for n in range(3) for t, item in enumerate("abcd")]
+    world = write(tmp_path / "more", table)
+    file = world.folder / "more.item"
+    file.write_text("item_id:token\ttitle:token\n" + "".join(f"{item}\tTitle {item}\n" for item in "abcdxyx"))
+
+    def told(model: str, **settings: Any) -> list[str]:
+        rows = load(world, model, **settings)
+        n_items = rows.whole.item_num - 1
+        notes = [note for _, note in rows.whole.reading.notes if "have no interaction" in note]
+        assert (n_items, len(notes)) in ((4, 1), (6, 0), (4, 0))
+        return notes
+
+    alone = {"load_col": {"inter": INTER}}
+    for model in ("Pop", "SASRec"):
+        assert told(model, **alone)[0].startswith(f"more.item: 2 items have no interaction; {model} does not load")
+        assert not told(model, load_col={"inter": INTER, "item": ["item_id"]})
+    assert not told("BIGRec")
+    file.write_text("item_id:token\ttitle:token\nbroken\n")  # a file that is not needed
+    assert not told("SASRec", **alone)
+    file.unlink()
+    assert not told("SASRec", **alone)
+
+
 def test_seeds_draw_training_rows_and_sample_seed_draws_the_others(world):
     sizes = {"train_sample_size": 5, "valid_sample_size": 3, "test_sample_size": 3}
     first, other = (load(world, "BIGRec", few_shot=True, seed=seed, **sizes) for seed in (1, 2))
