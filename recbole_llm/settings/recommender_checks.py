@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,24 @@ def check_classic(model: str, facts: ModelFacts, settings: Settings) -> None:
         check_readable("pre_model_path", Path(settings["pre_model_path"]))
     if settings["log_wandb"] and find_spec("wandb") is None:
         raise needs_package("log_wandb", "wandb", "set log_wandb: False")
+    if settings["transform"] == "mask_itemseq":
+        _check_masks(model, settings)
+
+
+def _check_masks(model: str, settings: Settings) -> None:
+    """Refuse masks for which RecBole reserves no place in a history, and then fails on tables of uneven rows.
+
+    Raises:
+        InputError: the share of the longest history is below one item.
+    """
+    share, longest = settings["mask_ratio"], settings["MAX_ITEM_LIST_LENGTH"]
+    if share * longest < 1:
+        raise InputError(
+            "mask_ratio",
+            f"{model} masks {share:g} of a history, and of MAX_ITEM_LIST_LENGTH {longest} that is no item; give at "
+            f"least {math.ceil(100 / longest) / 100:g}",
+            kind="conflict",
+        )
 
 
 def no_catalogue(model: str) -> InputError:
