@@ -51,12 +51,18 @@ SLOW = {
         "likelihood": ("BIGRec", "--grounding=likelihood", "--valid_metric=loss"),
         "trunks": ("BIGRec", "--train_unit=user"),
         "full": ("BIGRec", "--adapter=full", "--BIGRec.learning_rate=0.001"),
+        "RecLoRA": ("BIGRec", "--adapter=reclora", "--reclora_num_loras=3", RECOMMENDER),
+        "MoSARA": ("BIGRec", "--adapter=mosara", "--mosara_num_experts=2", "--lora_rank_rule=sara", "--sara_budget=9"),
         "Pop": ("Pop,SOLID,BIGRec", "--BIGRec.epochs=0"),
     },
     "losses": {
         "MSL": ("BIGRec", "--objective=msl", "--msl_temperature=adaptive", "--title_renormalize=True", *TITLES),
+        "BEAR": ("BIGRec", "--objective=bear", "--title_renormalize=True", *TITLES),
         "CFT": ("BIGRec", "--objective=cft"),
         "DPO": ("BIGRec", "--preference=dpo", "--pref_epochs=1"),
+        "SDPO": ("BIGRec", "--preference=sdpo", "--pref_epochs=1"),
+        "DMPO": ("BIGRec", "--preference=dmpo", "--pref_epochs=1"),
+        "SPRec": ("BIGRec", "--preference=sprec", "--pref_rounds=2", "--pref_round_rows=8"),
         "RPO": ("BIGRec", "--preference=rpo", "--pref_epochs=1", "--rpo_prompts=llm"),
     },
     "models": {
@@ -85,7 +91,8 @@ COMMANDS = """
                 sys.exit(status)
 """
 COPIED = ("fine-tune-", "bi-tuning-")
-TRAINED = ("fine-tune", "curriculum", "preference", "bi-tuning")
+# The rounds of SPRec are trainings, and all but the first one's answers are those of weights that rounds have trained.
+TRAINED = ("fine-tune", "curriculum", "preference", "bi-tuning", "round-", "answers-2")
 OF_TRAINED = (
     "stages/distil",
     "stages/reference",

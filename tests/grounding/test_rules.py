@@ -27,14 +27,14 @@ SETTINGS = {
     "num_beams": 10,
     "eval_args": {"mode": {"valid": "full", "test": "full"}},
 }
-MODES = st.sampled_from(["full", "uni100", "pop20"])
+MODES = st.sampled_from(["full", "full", "full", "uni100", "pop20"])  # mostly what goes together
 RANDOM = st.fixed_dictionaries(
     {
         "grounding": st.sampled_from([*RULES, "of another package"]),
         "faiss_index": st.sampled_from(["Flat", "HNSW32", "IVF64,Flat"]),
         "faiss_search": st.sampled_from([None, "nprobe=16"]),
-        "lm_weight": st.sampled_from([0.0, 0.5, 1.0]),
-        "reweight": st.sampled_from(["none", "popularity", "collaborative"]),
+        "lm_weight": st.sampled_from([0.0, 0.5, 1.0, 1.0]),
+        "reweight": st.sampled_from(["none", "none", "popularity", "collaborative"]),
         "topk": st.integers(1, 12) | st.lists(st.integers(1, 12), min_size=1, max_size=3),
         "num_beams": st.integers(1, 12),
         "eval_args": st.fixed_dictionaries({"mode": st.fixed_dictionaries({"valid": MODES, "test": MODES})}),
@@ -86,6 +86,13 @@ def test_a_refusal_says_what_to_do(grounding, changed, advice):
     check_grounding({**SETTINGS, "grounding": grounding})
     with refused(next(iter(changed)), "conflict", advice):
         check_grounding({**SETTINGS, "grounding": grounding, **changed})
+
+
+@pytest.mark.parametrize("topk", [8, 9, 10, [3, 9], [10]])
+def test_as_many_constrained_beams_as_items_or_more_are_taken(topk):
+    check_grounding({**SETTINGS, "grounding": "constrained", "topk": topk})
+    with refused("topk", "conflict", "7 constrained beams do not rank"):
+        check_grounding({**SETTINGS, "grounding": "constrained", "topk": topk, "num_beams": 7})
 
 
 @pytest.mark.parametrize("grounding", RULES)
