@@ -155,5 +155,5 @@ def test_a_finished_commands_rows_are_not_answered_again_by_one_that_was_killed(
     (place / "saved").mkdir(parents=True)
     assert sweep.run(place, last).status == -signal.SIGKILL
     ended = sweep.run(place)
-    assert ended.status == 0 and "rows of answers that an earlier run has finished" in ended.output
+    assert ended.status == 0 and "rows of answers from an earlier run" in ended.output
     assert "before batch" in ended.points and "step" not in ended.points
