@@ -17,7 +17,7 @@ def write_item_vectors(folder: Path, tokens: Sequence[str], vectors: np.ndarray)
 
     Args:
         folder: folder of the run.
-        tokens: token ids of every item, the padding's first.
+        tokens: outside ids of every item, the padding's first.
         vectors: float32 [items, p], the padding's first.
     """
     np.savez(folder / VECTORS, item_id=np.array([str(token) for token in tokens[1:]]), vectors=vectors[1:])

@@ -73,12 +73,23 @@ def check_columns(config: Settings) -> None:
 def _check_side_files(config: Settings) -> None:
     """Refuse files of users and items without the column that says whom or what a line is about."""
     for suffix, key in (("user", "USER_ID_FIELD"), ("item", "ITEM_ID_FIELD")):
-        field, columns = config[key], file_columns(config, suffix)
-        loaded, file = loaded_columns(config, suffix), f"{config['dataset']}.{suffix}"
-        if loaded and field not in columns:
-            raise InputError(key, f"{file} has no column '{field}', it has {_listed(columns)}", kind="data")
-        if loaded and field not in loaded:
-            raise InputError("load_col", f"column '{field}' of {file} is not loaded; add it to the list", kind="data")
+        if loaded_columns(config, suffix):
+            _check_id_column(config, suffix, key)
+
+
+def _check_id_column(config: Settings, suffix: str, key: str) -> None:
+    """Refuse a file without a column of ids, or one that is not loaded.
+
+    Args:
+        config: the model's config, or its resolved settings.
+        suffix: ending of the file.
+        key: the setting that names the column.
+    """
+    field, columns, file = config[key], file_columns(config, suffix), f"{config['dataset']}.{suffix}"
+    if field not in columns:
+        raise InputError(key, f"{file} has no column '{field}', it has {_listed(columns)}", kind="data")
+    if field not in loaded_columns(config, suffix):
+        raise InputError("load_col", f"column '{field}' of {file} is not loaded; add it to the list", kind="data")
 
 
 def _check_names(config: Settings) -> None:
@@ -196,13 +207,10 @@ def check_graph(model: str, config: Settings) -> None:
                 '--load_col="{inter: [...], kg: [head_id, relation_id, tail_id], link: [item_id, entity_id]}"',
                 kind="missing",
             )
-        columns, loaded = file_columns(config, suffix), loaded_columns(config, suffix)
+        columns = file_columns(config, suffix)
         for key in keys:
+            _check_id_column(config, suffix, key)
             field = config[key]
-            if field not in columns:
-                raise InputError(key, f"{file.name} has no column '{field}', it has {_listed(columns)}", kind="data")
-            if field not in loaded:
-                raise InputError("load_col", f"column '{field}' of {file.name} is not loaded; add it", kind="data")
             if columns[field] not in ("token", ""):  # what has no type is refused in reading
                 message = (
                     f"column '{field}' of {file.name} has type {columns[field]}; ids are text: write {field}:token"

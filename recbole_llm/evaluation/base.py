@@ -157,7 +157,7 @@ class Protocol(ABC):
         """Evaluate a trainer's model as it stands on the rows of a loader.
 
         Args:
-            trainer: a RecBole trainer that has :func:`recbole_llm.evaluation.collector.install_collector` after it.
+            trainer: a RecBole trainer that :func:`recbole_llm.evaluation.collector.install_collector` was applied to.
             loader: loader of the rows (:func:`recbole_llm.data.rows.eval_loader`).
             show_progress: whether to show a progress bar.
 

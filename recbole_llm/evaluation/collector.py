@@ -248,7 +248,7 @@ def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     """A context in which a trainer computes unrounded metrics, and after which its collector knows the rows.
 
     Args:
-        trainer: a RecBole trainer that has :func:`install_collector` after it.
+        trainer: a RecBole trainer that :func:`install_collector` has been applied to.
     """
     init_seed(trainer.config["seed"], trainer.config["reproducibility"])  # for models whose scores are random
     collector: RowCollector = trainer.eval_collector

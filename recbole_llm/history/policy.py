@@ -160,9 +160,9 @@ def policy_loss(
         values: [t].
         chosen: int64 [t], positions of the chosen lengths.
         returns: [t].
-        critic_weight: critic weight of the critic's loss.
-        actor_weight: actor weight of the actor's loss.
-        entropy: of the entropy, which is to be large.
+        critic_weight: weight of the critic's loss.
+        actor_weight: weight of the actor's loss.
+        entropy: weight of the entropy, which is to be large.
 
     Returns:
         A scalar.

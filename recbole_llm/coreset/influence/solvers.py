@@ -202,7 +202,7 @@ def _lissa(
 
 
 def _why_it_diverges(hvp: Callable[..., Any], like: ArrayT, damping: float, scale: float, step: int) -> str:
-    """Names the eigenvalue after it."""
+    """Names the eigenvalue that is the cause."""
     smallest, largest = extreme_eigenvalues(hvp, like)
     problem = f"inverse_hvp: the recursion diverges in step {step}; the eigenvalue of the Hessian behind it is about "
     if smallest <= -damping:
