@@ -23,9 +23,9 @@ from recbole_llm.llm.capabilities import (
     remember,
     slot_counting_layers,
 )
-from recbole_llm.llm.likelihood import kernel_obstacle, tree_scores
 from recbole_llm.llm.prefill import prefill_scores
 from recbole_llm.llm.sample import Sample, VocabularyError, row_scores
+from recbole_llm.llm.title_ways import kernel_obstacle, tree_scores
 from recbole_llm.llm.trunks import trunk_scores
 
 log = logging.getLogger(__name__)

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from recbole_llm.hashing import hash_tensors
+
 Order = Literal["as given", "shortest first", "longest first"]
+
+
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse an empty prompt.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if empty := [index for index, prompt in enumerate(prompts) if len(prompt) == 0]:
+        raise ValueError(f"prompt {empty[0]} is empty: a decoder needs at least one token to continue")
+
+
+def prompt_facts(prompts: Sequence[Sequence[int]], row_inputs: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    """What a model reads of the prompts of a call, token ids and further inputs [prompts, ...], as plain data."""
+    return {"prompts": [list(prompt) for prompt in prompts], "row_inputs": hash_tensors(row_inputs or {})}
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:

@@ -25,6 +25,7 @@ from recbole_llm.llm.parts import input_embedding, text_config
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.llm.trie import TitleTrie
 
+PIECE = 128  # nodes of one forward pass, per prompt
 LOGIT_BYTES = 2**28  # of one forward pass; more on a GPU that has more
 NORMALISED = 2**22  # logits at a time that are normalised on a CPU, in float32
 
@@ -50,14 +51,11 @@ class TreeWalk:
         trie: The titles.
         pad_token_id: Any token id.
         only_choices: Leave out nodes whose token has no alternative, and whatever need not be computed then.
-        n_at_once: Nodes of one forward pass, per prompt.
     """
 
-    def __init__(
-        self, model: nn.Module, trie: TitleTrie, pad_token_id: int, only_choices: bool = False, n_at_once: int = 128
-    ) -> None:
+    def __init__(self, model: nn.Module, trie: TitleTrie, pad_token_id: int, only_choices: bool = False) -> None:
         self.model, self.trie, self.pad_token_id, self.only_choices = model, trie, pad_token_id, only_choices
-        self.n_at_once = n_at_once
+        self.n_at_once = PIECE
         embedding = input_embedding(model).weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.vocabulary: int = text_config(model).vocab_size
@@ -68,6 +66,11 @@ class TreeWalk:
         room = LOGIT_BYTES if self.device.type == "cpu" else max(LOGIT_BYTES, (free_memory(self.device) or 0) // 4)
         n_logits = room // max(4 if self.device.type == "cpu" else self.dtype.itemsize, 1)
         return max(1, min(max_batch_tokens, n_logits // self.vocabulary) // self.n_at_once)
+
+    def costs(self, prompts: Sequence[Sequence[int]], max_batch_tokens: int) -> list[int]:
+        """Tokens that each prompt counts for in a batch of at most so many."""
+        n_rows = self.prompts_at_once(max_batch_tokens)
+        return [max(len(prompt), -(-max_batch_tokens // n_rows)) for prompt in prompts]
 
     def run(
         self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor], budget: TokenBudget | None = None
@@ -181,6 +184,10 @@ class RowWalk:
         self.model, self.trie, self.pad_token_id = model, trie, pad_token_id
         self.device = input_embedding(model).weight.device
         self._titles = [trie.tokens[path[:n]].tolist() for path, n in zip(trie.paths, trie.lengths, strict=True)]
+
+    def costs(self, prompts: Sequence[Sequence[int]], max_batch_tokens: int) -> list[int]:
+        """See :class:`TreeWalk`; prompts go one by one, as a prompt's titles fill several batches."""
+        return [max_batch_tokens] * len(prompts)
 
     def run(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Tensor], budget: TokenBudget) -> Tensor:
         """Log-probabilities float32 [prompts, nodes], the root's 0.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from recbole_llm.llm import likelihood
+from recbole_llm.llm import title_ways
 from recbole_llm.llm.backbone import load_backbone
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.capabilities import KERNEL, FastPath, examine, find, recall
@@ -283,7 +283,7 @@ def test_what_a_run_has_not_asked_for_is_found_out_on_the_way_without_its_hooks(
 
 
 def test_a_catalogue_that_is_too_large_for_rows_is_refused(monkeypatch):
-    monkeypatch.setattr(likelihood, "MAX_ROW_TITLES", 3)
+    monkeypatch.setattr(title_ways, "MAX_ROW_TITLES", 3)
     assert choose_way(model_of("bloom"), N_TOKENS, 3) == "rows"
     with refused("grounding", "conflict", "^grounding: likelihood needs .* 4 titles .*set --grounding=") as caught:
         choose_way(model_of("bloom"), N_TOKENS, 4)

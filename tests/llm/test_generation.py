@@ -16,10 +16,10 @@ from transformers import LogitsProcessorList, MistralConfig, MistralForCausalLM
 
 from recbole_llm.kept import KeptRows
 from recbole_llm.llm import beam_state
-from recbole_llm.llm import generation as searching
 from recbole_llm.llm.beam_state import largest
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.rows import length_batches
+from recbole_llm.llm.search import BeamSearch
 from tests.families import FAMILIES, make_family
 from tests.refusals import refused
 
@@ -177,7 +177,7 @@ def test_batching_and_sharing_the_prefix_change_nothing(family, eos_bias):
 
 def test_batches_that_a_broken_search_has_finished_are_not_searched_again(tmp_path, monkeypatch):
     model, special = make_model()
-    prompts, searched, run = make_prompts(model), [], searching._Search.run
+    prompts, searched, run = make_prompts(model), [], BeamSearch.run
 
     def search(dies_at=99, prompts=prompts, **options):
         def run_or_die(self, own, passes):
@@ -187,7 +187,7 @@ def test_batches_that_a_broken_search_has_finished_are_not_searched_again(tmp_pa
             return run(self, own, passes)
 
         searched.clear()
-        monkeypatch.setattr(searching._Search, "run", run_or_die)
+        monkeypatch.setattr(BeamSearch, "run", run_or_die)
         settings = {"num_beams": 2, "max_new_tokens": 4, "max_batch_tokens": 60, "return_beams": True, **options}
         return beam_search(model, prompts, **special, **settings, keep=lambda *own: KeptRows(tmp_path, *own))
 

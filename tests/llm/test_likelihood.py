@@ -9,8 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.adapter import LoraAdapter
 from recbole_llm.kept import KeptRows, keep_nothing
-from recbole_llm.llm import Assistant, TitleTrie, title_likelihoods, title_scores
-from recbole_llm.llm import likelihood as likelihood_module
+from recbole_llm.llm import Assistant, TitleTrie, title_likelihoods, title_scores, title_scoring, title_walk
 from tests.families import FAMILIES, make_family
 from tests.llm.test_constrained import brute_scores, draw_titles, make_prompts, make_world
 from tests.refusals import refused
@@ -57,7 +56,7 @@ def test_numeric_example_with_an_assistant(lm_weight, expected):
 @pytest.mark.parametrize("piece", [1, 7, 128])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_one_full_pass_per_title(family, piece, monkeypatch):
-    monkeypatch.setattr(likelihood_module, "_PIECE", piece)
+    monkeypatch.setattr(title_walk, "PIECE", piece)
     model, trie, special = make_world(family, n_titles=25)
     prompts = make_prompts(model, 4)
     found = title_likelihoods(model, prompts, trie, **special)
@@ -83,7 +82,7 @@ def test_a_killed_computation_goes_on_after_its_last_batch(tmp_path, monkeypatch
     """With the bits of one that was not killed; another assistant's scores are computed anew."""
     model, trie, special = make_world("llama", n_titles=9)
     prompts = make_prompts(model, 4)
-    batches, score = [], likelihood_module.title_scores
+    batches, score = [], title_scoring.title_scores
 
     def dying(trie, log_probs, **options):
         batches.append(len(log_probs))
@@ -98,7 +97,7 @@ def test_a_killed_computation_goes_on_after_its_last_batch(tmp_path, monkeypatch
         return title_likelihoods(model, prompts, trie, **special, **options)
 
     whole = find(keep=keep_nothing)
-    monkeypatch.setattr(likelihood_module, "title_scores", dying)
+    monkeypatch.setattr(title_scoring, "title_scores", dying)
     with pytest.raises(KeyboardInterrupt):
         find()
     found, n_batches = find(), len(batches)
@@ -110,7 +109,7 @@ def test_a_killed_computation_goes_on_after_its_last_batch(tmp_path, monkeypatch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_renormalised_likelihoods(family, monkeypatch):
     """Among the allowed tokens only: computed from every node, and from the few that lead to a choice."""
-    monkeypatch.setattr(likelihood_module, "_PIECE", 5)
+    monkeypatch.setattr(title_walk, "PIECE", 5)
     model, trie, special = make_world(family, n_titles=25)
     prompts = make_prompts(model, 3)
     found = title_likelihoods(model, prompts, trie, renormalize=True, **special)
@@ -165,7 +164,7 @@ def count_tokens(model, run):
 
 
 def test_prompts_and_beginnings_of_titles_are_computed_once(monkeypatch):
-    monkeypatch.setattr(likelihood_module, "_PIECE", 16)
+    monkeypatch.setattr(title_walk, "PIECE", 16)
     model, trie, special = make_world("llama")
     prompts = make_prompts(model, 5)
     n_prompt_tokens, n_beginnings = sum(map(len, prompts)), trie.n_nodes - 1 - trie.n_titles

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from recbole_llm.llm import tiny
+from recbole_llm.llm import tiny_training
 from recbole_llm.llm.tiny import TinyLLMConfig, build_tiny_llm, mean_loss, train_tokenizer
 from recbole_llm.llm.tiny_corpus import ROUND_PROMPTS, PromptMaker, SharedText, document_rounds, reading_prompts
 from tests.processes import forked_python
@@ -86,7 +86,7 @@ def test_same_seed_gives_bit_equal_weights_and_another_seed_others(tmp_path: Pat
 def test_a_killed_pre_training_goes_on_after_its_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed twice, it has computed no step twice, and the weights are those of one that was not, to the bit."""
     config, states, steps = short(steps=7), tmp_path / "states", []
-    compute = tiny._next_token_loss
+    compute = tiny_training._next_token_loss
 
     def dying(model: object, *batch: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
@@ -96,7 +96,7 @@ def test_a_killed_pre_training_goes_on_after_its_last_state(tmp_path: Path, monk
         return compute(model, *batch)
 
     whole = weights(build(tmp_path / "whole", config))
-    monkeypatch.setattr(tiny, "_next_token_loss", dying)
+    monkeypatch.setattr(tiny_training, "_next_token_loss", dying)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "killed", config, states=states, minutes=0)

@@ -94,7 +94,7 @@ def test_likelihoods_are_right_where_the_llm_takes_no_tree(name, gaps, place, mo
                 logits = model(input_ids=torch.tensor([prompt + title]), use_cache=False).logits[0]
             own = logits[len(prompt) - 1 : -1].double().log_softmax(-1).gather(1, torch.tensor(title)[:, None]).sum()
             assert found[row, item] == pytest.approx(own.item(), abs=1e-3)
-    monkeypatch.setattr("recbole_llm.llm.likelihood.MAX_ROW_TITLES", TITLES - 1)
+    monkeypatch.setattr("recbole_llm.llm.title_ways.MAX_ROW_TITLES", TITLES - 1)
     with refused("grounding", "conflict", "^grounding: likelihood needs an LLM that scores 17 titles as a tree"):
         trainer.model.prepare()
 
