@@ -29,6 +29,7 @@ from recbole_llm.trainer.history_policy import WEIGHTS as POLICY_WEIGHTS
 from recbole_llm.trainer.history_policy import HistoryCut, read_policy
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
+from recbole_llm.trainer.tuning import TuningResult
 from recbole_llm.trainer.tuning_stages import CurriculumStage
 
 if TYPE_CHECKING:
@@ -51,22 +52,16 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
     trainer.model.write_report(folder.path)
     if trainer.gammas:
         folder.write("gammas.json", trainer.gammas)
-    if trainer.coreset:
-        for name in (CORESET_FILE, CORESET_SUMMARY):
-            shutil.copy(trainer.coreset / name, folder.path / name)
-        _plot_coreset(folder, trainer)
-        _plot_search(folder, trainer.coreset)
-    elif trainer.n_train_rows and trainer.config["coreset_file"]:
-        shutil.copy(trainer.config["coreset_file"], folder.path / CORESET_FILE)
+    _write_selection(folder, trainer)
     if trainer.history_policy:
         for name in (POLICY_WEIGHTS, POLICY_FACTS):
             shutil.copy(trainer.history_policy / name, folder.path / name)
     if not trainer.tuned:
         return
-    last = trainer.tuned[-1]
     if trainer.model.reads_items:
         trainer.write_run(folder.path)
         return
+    last = trainer.tuned[-1]
     if trainer.config["preference"] != "none":
         folder.write("preference.json", {"stage": last.stage, **last.settings, "best_epoch": last.best_epoch})
     shutil.copytree(last.folder / "adapter", folder.path / "adapter")
@@ -75,20 +70,34 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
         plot_gates(gates.cpu().numpy(), folder.path / "gates.png", title=f"{folder.path.name}: gates of the test rows")
     if trainer.distilled:
         folder.write("distilled.json", json.loads((trainer.distilled / SUMMARY).read_text(encoding="utf-8")))
-    last = next((tuned for tuned in trainer.tuned if tuned.stage == CurriculumStage.name), last)
-    if last.stage != CurriculumStage.name:
-        return
+    if of_curriculum := next((tuned for tuned in trainer.tuned if tuned.stage == CurriculumStage.name), None):
+        _write_curriculum(folder, trainer, of_curriculum)
+
+
+def _write_selection(folder: RunFolder, trainer: LLMTrainer) -> None:
+    """Write which rows were selected, by a selector or by a file of an earlier run."""
+    if trainer.coreset:
+        for name in (CORESET_FILE, CORESET_SUMMARY):
+            shutil.copy(trainer.coreset / name, folder.path / name)
+        _plot_coreset(folder, trainer)
+        _plot_search(folder, trainer.coreset)
+    elif trainer.n_train_rows and trainer.config["coreset_file"]:
+        shutil.copy(trainer.config["coreset_file"], folder.path / CORESET_FILE)
+
+
+def _write_curriculum(folder: RunFolder, trainer: LLMTrainer, tuned: TuningResult) -> None:
+    """Write what the curriculum of a tuning did, as numbers and as a plot; and the others, where several were tried."""
     if len(trainer.tried) > 1:
         log.info("curricula by alpha, on validation rows:\n%s", _write_curricula(folder, trainer))
-    facts = {**last.settings, "initial_distance": last.initial_distance, "best_epoch": last.best_epoch}
+    facts = {**tuned.settings, "initial_distance": tuned.initial_distance, "best_epoch": tuned.best_epoch}
     folder.write("curriculum.json", facts)
     plot_curriculum(
-        last.history,
+        tuned.history,
         folder.path / "curriculum.png",
-        title=f"{folder.path.name}: {', '.join(f'{name} {value:g}' for name, value in last.settings.items())}",
+        title=f"{folder.path.name}: {', '.join(f'{name} {value:g}' for name, value in tuned.settings.items())}",
         metric=trainer.valid_metric,
-        initial_distance=last.initial_distance,
-        best_epoch=last.best_epoch,
+        initial_distance=tuned.initial_distance,
+        best_epoch=tuned.best_epoch,
     )
 
 

@@ -63,11 +63,7 @@ def write_recommendations(
         InputError: the suffix is unknown, or Parquet is asked for and pyarrow is missing.
     """
     check_out(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cannot make {out.parent} ({error.strerror}); give a file in another folder"
-        raise InputError("out", message, kind="file") from error
+    _make_folder(out.parent)
     part, note = (out.with_name(out.name + ending) for ending in (".part", ".progress.json"))
     digest = hash_json([facts, list(asked)])
     done, size = _progress(part, note, digest)
@@ -91,13 +87,26 @@ def write_recommendations(
             done += len(now)
             bar.update(len(now))
             write_json(note, {"facts": digest, "done": done, "size": file.tell()})
+    _finish(part, out)
+    note.unlink(missing_ok=True)
+    return already
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot make {folder} ({error.strerror}); give a file in another folder"
+        raise InputError("out", message, kind="file") from error
+
+
+def _finish(part: Path, out: Path) -> None:
+    """Put a whole part in the place of the file that is asked for."""
     if out.suffix == ".parquet":
         _to_parquet(part, out)
         part.unlink()
     else:
         part.replace(out)
-    note.unlink(missing_ok=True)
-    return already
 
 
 def _progress(part: Path, note: Path, digest: str) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
 from recbole_llm.hashing import hash_arrays
-from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
@@ -62,6 +61,54 @@ class Teacher:
         lessons = self.lessons
         lists = hash_arrays(lessons.items.numpy(), lessons.list_of.numpy())
         return {"settings": config.settings(), "lists": lists, "weight": lessons.weight, "decay": lessons.decay}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a training is given.
+
+    Attributes:
+        config: the resolved config.
+        rows: the rows of the run.
+        folder: folder of the run.
+        protocol: how rows are evaluated.
+    """
+
+    config: Config
+    rows: Rows
+    folder: RunFolder
+    protocol: Protocol
+
+    def line(self, evaluations: Evaluations, **facts: Any) -> RunResult:
+        """A line of a table, without its wall time.
+
+        Args:
+            evaluations: evaluations of the model as it stands.
+            **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
+                ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``; ``known``, what the untuned LLM knows.
+        """
+        config, rows = self.config, self.rows
+        notes = (*self.protocol.notes(), *facts.pop("notes", ()))
+        split = "test" if "test" in evaluations else "valid"
+        last, n_rows = evaluations[split], len(rows.test if split == "test" else rows.valid)
+        warnings, n_answers = list(facts.pop("warnings", ())), int(rows.whole.item_num) - 1  # the padding is none
+        if config["model"] not in SAME_FOR_ALL:
+            warnings += spread_warnings(last.summary, n_rows, n_answers)
+        loss = facts.pop("valid_loss", None)
+        summary = {**last.summary, **facts.pop("known", {}), **({} if loss is None else {"valid_loss": loss})}
+        return RunResult(
+            **facts,
+            dataset=config["dataset"],
+            point=config.effective_point() if config.is_llm else "",
+            seed=config["seed"],
+            n_rows=n_rows,
+            folder=str(self.folder.path),
+            test=dict(evaluations["test"].metrics) if "test" in evaluations else {},
+            valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
+            summary=summary,
+            warnings=tuple(warnings),
+            notes=notes,
+        )
 
 
 def train_classic(
@@ -113,7 +160,7 @@ def train_classic(
     best = (validations - trainer.cur_step) * step if validations else epochs
     told: dict[str, Any] = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
     told["notes"] = (teacher.note,) if teacher else ()
-    return trainer.model, [(_line(config, rows, folder, protocol, evaluations, **told), evaluations)]
+    return trainer.model, [(_Given(config, rows, folder, protocol).line(evaluations, **told), evaluations)]
 
 
 def _plain(loss: Any) -> Any:
@@ -149,111 +196,85 @@ def train_llm(
     protocol.prepare(rows, model)
     log.info(model)
     with model.stages.unfinished(config.settings()):
-        return _fit_and_evaluate(config, rows, folder, protocol, model, with_test, on_score, callbacks)
+        trainer = cast(type[LLMTrainer], load_class(model.trainer))(config, model)
+        if callbacks:
+            trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)
+        return model, _fit_and_evaluate(_Given(config, rows, folder, protocol), trainer, with_test, on_score)
 
 
-def _fit_and_evaluate(
-    config: Config,
-    rows: Rows,
-    folder: RunFolder,
-    protocol: Protocol,
-    model: LLMRecommender,
-    with_test: bool,
-    on_score: OnScore | None,
-    callbacks: Callbacks | None,
-) -> tuple[Any, Stages]:
+def _fit_and_evaluate(given: _Given, trainer: LLMTrainer, with_test: bool, on_score: OnScore | None) -> Stages:
     """See :func:`train_llm`."""
-    trainer = cast(type[LLMTrainer], load_class(model.trainer))(config, model)
-    if callbacks:
-        trainer.tensorboard = Scalars(trainer.tensorboard, callbacks)
+    config, rows, protocol, model = given.config, given.rows, given.protocol, trainer.model
     valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"], callback_fn=on_score)
     notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
     if model.stages.reused:
         notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
-
+    asked = config["beyond_accuracy"] and not model.reads_items  # what answers no prompt is asked for no title
+    known = on_main(lambda: memorisation(model, rows)) if asked else {}
     stages: Stages = []  # the main process's; the others know none
 
-    def evaluated(index: int, valid: Evaluation | None) -> None:
+    def evaluate(index: int, valid: Evaluation | None) -> None:
         """Evaluate the model as it stands, that is after the tuning stage of this index."""
         found = {} if valid is None else {"valid": valid}
         if with_test:
             found["test"] = protocol.evaluate(trainer, test_data, config["show_progress"])
         loss = trainer.loss_of(trainer.tuned[index] if trainer.tuned else None)
-        on_main(lambda: stages.insert(0, told(index, found, loss)))
 
-    def told(index: int, found: Evaluations, loss: float | None) -> tuple[RunResult, Evaluations]:
-        """A stage's line of the table; epochs are counted from the first stage on."""
-        evaluations = protocol.finish(trainer, found)
-        n_rows = len(rows.train) if trainer.n_train_rows is None else trainer.n_train_rows
-        facts = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0, "notes": notes}
-        if trainer.tuned:
-            stage, before = trainer.tuned[index], sum(len(tuned.history) for tuned in trainer.tuned[:index])
-            facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
-            facts |= {"best_epoch": before + stage.best_epoch}
-            if not model.reads_items:
-                facts["train_tokens"] = _n_tokens(trainer.tuned[: index + 1])
-        facts["warnings"] = tuple(line for tuned in trainer.tuned[: index + 1] for line in tuned.warnings)
-        facts["known"] = known
-        facts["auxiliary_rows"] = auxiliary_rows(model.stages)
-        facts["valid_loss"] = loss
-        return _line(config, rows, folder, protocol, evaluations, **facts), evaluations
+        def tell() -> None:
+            evaluations = protocol.finish(trainer, found)
+            facts = {**_stage_facts(trainer, index, len(rows.train)), "notes": notes, "known": known}
+            stages.insert(0, (given.line(evaluations, **facts, valid_loss=loss), evaluations))
 
-    def write() -> None:
-        """Write what the folder holds of the trained model."""
-        protocol.keep(folder.path)
-        if model.history_cut is not None:
-            write_length_curve(folder, trainer, protocol, valid_data or test_data, model.history_cut)
-        write_llm_run(folder, trainer, rows.test.inter_feat)
-        if with_test:
-            write_examples(folder.path, config, model, rows, stages[0][1]["test"])
+        on_main(tell)
 
-    asked = config["beyond_accuracy"] and not model.reads_items  # what answers no prompt is asked for no title
-    known = on_main(lambda: memorisation(model, rows)) if asked else {}
-    evaluated(len(trainer.tuned) - 1, trainer.valid_evaluation)
-    on_main(write)
+    evaluate(len(trainer.tuned) - 1, trainer.valid_evaluation)
+    on_main(lambda: _write(given, trainer, valid_data or test_data, stages[0][1]))
     for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):
-        evaluated(index, trainer.restore(trainer.tuned[index], valid_data, config["show_progress"]))
-    return model, stages
+        evaluate(index, trainer.restore(trainer.tuned[index], valid_data, config["show_progress"]))
+    return stages
+
+
+def _stage_facts(trainer: LLMTrainer, index: int, n_rows: int) -> dict[str, Any]:
+    """What a line of the table says of the training up to a stage; epochs are counted from the first stage on.
+
+    Args:
+        trainer: it has fitted its model.
+        index: of the stage in ``trainer.tuned``; -1 without training.
+        n_rows: rows to train on, where the trainer knows of no others.
+    """
+    n_rows = n_rows if trainer.n_train_rows is None else trainer.n_train_rows
+    facts: dict[str, Any] = {"model": "no training", "train_rows": n_rows, "epochs": 0, "best_epoch": 0}
+    tuned = trainer.tuned[: index + 1]
+    if tuned:
+        stage, before = tuned[-1], sum(len(earlier.history) for earlier in tuned[:-1])
+        facts |= {"model": stage.stage, "epochs": before + len(stage.history)}
+        facts |= {"best_epoch": before + stage.best_epoch}
+        if not trainer.model.reads_items:
+            facts["train_tokens"] = _n_tokens(tuned)
+    facts["warnings"] = tuple(line for one in tuned for line in one.warnings)
+    facts["auxiliary_rows"] = auxiliary_rows(trainer.model.stages)
+    return facts
+
+
+def _write(given: _Given, trainer: LLMTrainer, data: Any, evaluations: Evaluations) -> None:
+    """Write what the folder holds of the trained model.
+
+    Args:
+        given: what the training was given.
+        trainer: it has fitted its model.
+        data: loader of the rows that are evaluated by length of history, where a policy cuts histories.
+        evaluations: of the model after its last stage.
+    """
+    folder, model = given.folder, trainer.model
+    given.protocol.keep(folder.path)
+    if model.history_cut is not None:
+        write_length_curve(folder, trainer, given.protocol, data, model.history_cut)
+    write_llm_run(folder, trainer, given.rows.test.inter_feat)
+    if "test" in evaluations:
+        write_examples(folder.path, given.config, model, given.rows, evaluations["test"])
 
 
 def _n_tokens(tuned: Sequence[TuningResult]) -> int:
     """Tokens that stages were trained on, those of prompts included; a run that found a stage counts them too."""
     return sum(round(record["seconds"] * record["tokens_per_second"]) for stage in tuned for record in stage.history)
-
-
-def _line(
-    config: Config, rows: Rows, folder: RunFolder, protocol: Protocol, evaluations: Evaluations, **facts: Any
-) -> RunResult:
-    """A line of a table, without its wall time.
-
-    Args:
-        config: the resolved config.
-        rows: the rows of the run.
-        folder: folder of the run.
-        protocol: that of the evaluations.
-        evaluations: evaluations of the model as it stands.
-        **facts: ``model`` (here the name of the stage), ``train_rows``, ``epochs``, ``best_epoch``, ``notes``, the
-            ``warnings`` of training, ``valid_loss``, ``auxiliary_rows``; ``known``, what the untuned LLM knows.
-    """
-    notes = (*protocol.notes(), *facts.pop("notes", ()))
-    split = "test" if "test" in evaluations else "valid"
-    last, n_rows = evaluations[split], len(rows.test if split == "test" else rows.valid)
-    warnings, n_answers = list(facts.pop("warnings", ())), int(rows.whole.item_num) - 1  # the padding is none
-    if config["model"] not in SAME_FOR_ALL:
-        warnings += spread_warnings(last.summary, n_rows, n_answers)
-    loss = facts.pop("valid_loss", None)
-    summary = {**last.summary, **facts.pop("known", {}), **({} if loss is None else {"valid_loss": loss})}
-    return RunResult(
-        **facts,
-        dataset=config["dataset"],
-        point=config.effective_point() if config.is_llm else "",
-        seed=config["seed"],
-        n_rows=n_rows,
-        folder=str(folder.path),
-        test=dict(evaluations["test"].metrics) if "test" in evaluations else {},
-        valid=dict(evaluations["valid"].metrics) if "valid" in evaluations else {},
-        summary=summary,
-        warnings=tuple(warnings),
-        notes=notes,
-    )
