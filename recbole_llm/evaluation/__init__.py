@@ -11,19 +11,14 @@ from recbole_llm.lazy import lazy_exports
 if TYPE_CHECKING:
     from recbole_llm.evaluation.answers import answer_metrics
     from recbole_llm.evaluation.base import Evaluation, Protocol
+    from recbole_llm.evaluation.bootstrap import minimal_detectable_difference, paired_bootstrap
     from recbole_llm.evaluation.candidate_choice import CandidateChoice
     from recbole_llm.evaluation.categories import category_hit_ratio
     from recbole_llm.evaluation.click_prediction import ClickPrediction
     from recbole_llm.evaluation.full_ranking import FullRanking
     from recbole_llm.evaluation.protocols import PROTOCOLS, check_together, protocol_of
     from recbole_llm.evaluation.spread import answer_spread, spread_warnings
-    from recbole_llm.evaluation.statistics import (
-        Comparison,
-        compare_two_level,
-        holm,
-        minimal_detectable_difference,
-        paired_bootstrap,
-    )
+    from recbole_llm.evaluation.statistics import Comparison, compare_two_level, holm
 
 __all__ = [
     "PROTOCOLS",

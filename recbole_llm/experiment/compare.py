@@ -6,62 +6,30 @@ import logging
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from recbole.utils import ModelType, dataset_arguments, init_seed
-
-from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.data.rows import load_rows
 from recbole_llm.distributed import on_main, process
-from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
+from recbole_llm.experiment.planned import Planned, check_planned, make_configs, plan, run_plans
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
 from recbole_llm.experiment.run import check_rows, is_teacher, run_one, teach
 from recbole_llm.experiment.run_folder import folder_stem, new_folder
 from recbole_llm.experiment.run_record import Run
-from recbole_llm.experiment.student import student_config
-from recbole_llm.experiment.timing import plan_of, student_label
-from recbole_llm.experiment.trained import is_few_shot
-from recbole_llm.hashing import hash_json
 from recbole_llm.locks import OwnedLock
-from recbole_llm.logs import console_log, silent
-from recbole_llm.model.backbones import check_backbone
+from recbole_llm.logs import console_log
 from recbole_llm.report import ResultTable, RunResult
 from recbole_llm.settings.check import check_command
-from recbole_llm.settings.command import Command, check_distinct, settings_for, split_by_model
-from recbole_llm.settings.config import Config, union_load_col
+from recbole_llm.settings.command import Command, check_distinct, split_by_model
+from recbole_llm.settings.config import Config
 from recbole_llm.settings.seeds import check_one_seed, check_seeds, seed_list
 from recbole_llm.settings.values import parse_texts, split_names
 from recbole_llm.stages import fingerprint
-from recbole_llm.timeline import RunPlan, in_command, timeline
+from recbole_llm.timeline import in_command, timeline
 
-# Beside those that RecBole lists as of the data set.
-DATA_SETTINGS = (
-    *("eval_args", "windows", "bad_lines", "quoting", "valid_sample_size", "test_sample_size", "sample_seed"),
-    *("category_field", "title_field", "title_with"),
-)
 log = logging.getLogger(__name__)
-
-
-class Planned(NamedTuple):
-    """A run that is to come.
-
-    Attributes:
-        config: its settings.
-        label: the model's name in the table.
-        few_shot: whether ``train_sample_size`` applies.
-        beside: whether it shows, on few-shot rows, a model that is shown on all rows as well.
-    """
-
-    config: Config
-    label: str
-    few_shot: bool
-    beside: bool = False
 
 
 def compare(
@@ -127,14 +95,14 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
         InputError: a wrong setting; or a model's settings give it other rows than the first model's.
     """
     check_command(command)
-    first = _make_configs(command)
+    first = make_configs(command)
     seeds = None if command.seeds is None else seed_list(command.seeds, first[0]["seed"])
-    by_seed = [_plan(first)] if seeds is None else [_plan(_make_configs(command, seed)) for seed in seeds]
+    by_seed = [plan(first)] if seeds is None else [plan(make_configs(command, seed)) for seed in seeds]
     check_baseline(command.baseline, [one.label for one in by_seed[0]])
-    _check(by_seed[0])
+    check_planned(by_seed[0])
     config = by_seed[0][0].config
     if seeds is None:
-        with in_command(_run_plans(by_seed)):
+        with in_command(run_plans(by_seed)):
             runs = _run(by_seed[0])
         folder = on_main(lambda: new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
         return _write(command, words, runs, folder)
@@ -143,7 +111,7 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
     finished = FinishedRuns(Path(config["checkpoint_dir"]) / stem)
     lock = OwnedLock(finished.folder / ".lock", f"Comparison {stem}")
-    with lock if process().is_main else nullcontext(), in_command(_run_plans(by_seed)):
+    with lock if process().is_main else nullcontext(), in_command(run_plans(by_seed)):
         runs = []
         for planned in by_seed:
             own = [names[id(one)] for one in planned]
@@ -164,73 +132,6 @@ def _write(command: Command, words: Sequence[str], runs: Sequence[Run], folder: 
 
 def _stem(kind: str, command: Command) -> str:
     return folder_stem(f"{kind}-{command.dataset}")
-
-
-def _make_configs(command: Command, seed: int | None = None) -> list[Config]:
-    if seed is not None:
-        command = replace(command, shared={**command.shared, "seed": seed})
-    configs = [Config(model, command.dataset, settings=settings_for(model, command)) for model in command.models]
-    check_together([protocol_of(config) for config in configs])
-    columns = union_load_col(configs)
-    head_share = next((config["head_share"] for config in configs if config["head_share"]), None)
-    for config in configs:
-        config["load_col"], config["head_share"] = columns, head_share
-    return configs
-
-
-def _plan(configs: Sequence[Config]) -> list[Planned]:
-    """The runs of a command: every model once, RecBole's sequential ones also on the LLM's few-shot rows."""
-    sizes = [config["train_sample_size"] for config in configs if config.is_llm]
-    runs: list[Planned] = []
-    for config in configs:
-        runs.append(Planned(config, config["model"], is_few_shot(config)))
-        if config.is_llm or config["sample_for"] == "llm":
-            continue
-        config["train_sample_size"] = config["train_sample_size"] or next(filter(None, sizes), None)
-        learns_rows = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or protocol_of(config).has_labels
-        few_shot = learns_rows and config["train_sample_size"] is not None
-        if few_shot and config["sample_for"] == "both":
-            label = f"{config['model']} ({config['train_sample_size']} rows)"
-            runs.append(Planned(config, label, few_shot=True, beside=True))
-    return runs
-
-
-def _check(planned: Sequence[Planned]) -> None:
-    """Refuse, before the first run trains, what would show in a later one: settings, columns and files, other rows.
-
-    Runs that read the same data in the same way stand for each other, and if all do, the first run is check enough.
-
-    Raises:
-        InputError: what is wrong.
-    """
-    for config in (one.config for one in planned if one.config.is_llm):
-        config.model_class.check(config)
-        check_backbone(config)
-    different: dict[str, Planned] = {}
-    for one in planned:
-        before = different.setdefault(_data_facts(one.config), one)
-        if one.config.is_llm and not before.config.is_llm:  # it asks for more: titles
-            different[_data_facts(one.config)] = one
-    digests: dict[str, str] = {}
-    for config, label, few_shot, _ in different.values() if len(different) > 1 else ():
-        with silent():  # each run will say it in its own log
-            init_seed(config["seed"], config["reproducibility"])
-            rows = load_rows(config, few_shot)
-            if config.is_llm:
-                texts = tuple(config["item_text_fields"] or ())
-                ItemCatalog.from_dataset(rows.whole, config["title_field"], config["title_with"], texts)
-        protocol_of(config).check(rows)
-        digests[label] = rows.evaluated()
-        first = next(iter(digests))
-        check_rows(label, digests[label], first, digests[first])
-
-
-def _data_facts(config: Config) -> str:
-    """What decides how a run reads its data; a setting that is forgotten here is checked when the run begins."""
-    names = {*dataset_arguments, *DATA_SETTINGS}
-    facts = {name: value for name, value in config.to_dict().items() if name in names}
-    own_class = hasattr(import_module("recbole.data.dataset"), f"{config['model']}Dataset")
-    return hash_json([facts, str(config["MODEL_TYPE"]), config["model"] if own_class else ""])
 
 
 def _run(
@@ -272,17 +173,6 @@ def _run(
             runs.append(run.student or teach(run))
             _tell_runs()
     return runs
-
-
-def _run_plans(by_seed: Sequence[Sequence[Planned]]) -> list[RunPlan]:
-    """What the runs of a command consist of, those of the students that they teach included."""
-    plans: list[RunPlan] = []
-    for one in (one for planned in by_seed for one in planned):
-        plans.append(plan_of(one.config, one.label, one.few_shot))
-        if is_teacher(one.config):
-            student = student_config(one.config)
-            plans.append(plan_of(student, student_label(student, one.label), few_shot=False))
-    return plans
 
 
 def _tell_runs() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.evaluation import statistics
+from recbole_llm.evaluation import bootstrap
 from recbole_llm.evaluation.statistics import minimal_detectable_difference, paired_bootstrap
 from recbole_llm.grounding.rank_metrics import hit_at, metric_means, mrr_at, ndcg_at, recall_at
 
@@ -82,7 +82,7 @@ def test_seeds_are_averaged_per_user_first(monkeypatch):
     single = paired_bootstrap(a.mean(axis=0), b.mean(axis=0), n_resamples=500)
     assert (outcome.low, outcome.high, outcome.p_value) == (single.low, single.high, single.p_value)
     assert (outcome.n, outcome.n_seeds) == (40, 3)
-    monkeypatch.setattr(statistics, "_BLOCK_ELEMENTS", 100)  # blocks continue one stream of random numbers
+    monkeypatch.setattr(bootstrap, "_BLOCK_ELEMENTS", 100)  # blocks continue one stream of random numbers
     assert paired_bootstrap(a, b, n_resamples=500) == outcome
 
 
