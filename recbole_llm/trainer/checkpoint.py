@@ -68,6 +68,12 @@ class EpochSoFar:
     tokens: int = 0
     seconds: float = 0.0
 
+    @property
+    def means(self) -> np.ndarray:
+        """Mean loss of the steps with an answer of each kind; 0 where there were none."""
+        means: np.ndarray = self.losses / self.counted.clip(min=1)
+        return means
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {**vars(self), "losses": self.losses.tolist(), "counted": self.counted.tolist()}

@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from recbole_llm.curriculum import DISTILLED, REAL, Curriculum, target_weights
+from recbole_llm.curriculum import DISTILLED, REAL, target_weights
 from recbole_llm.distributed import needs_whole_llm, process
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
@@ -31,6 +31,7 @@ from recbole_llm.trainer.checkpoint import (
     save_state,
     unpack_optimizer,
 )
+from recbole_llm.trainer.distilled_targets import DistilledTargets
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.guards import check_alike, warmup_warning
 from recbole_llm.trainer.optimizer_step import AstrayError, OptimizerStep
@@ -41,27 +42,9 @@ from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 from recbole_llm.trainer.validation import Scored, Validation
 from recbole_llm.training_state import random_state, set_random_state
 
+__all__ = ["DistilledTargets", "FineTuning", "MakeLoss"]
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class DistilledTargets:
-    """What a curriculum adds to fine-tuning: a second target per example, and its weight in each epoch.
-
-    Attributes:
-        curriculum: gives the weight.
-        answers: token ids of the distilled answer to each example's prompt; empty if there is none, and such an
-            example has its true answer alone.
-        distances: mean distance of generated and true titles before training and after each epoch; empty where the
-            curriculum asks for none.
-        measure: gives that distance for the model as it stands.
-    """
-
-    curriculum: Curriculum
-    answers: Sequence[list[int]]
-    distances: list[float] = field(default_factory=list)
-    measure: Callable[[], float] | None = None
 
 
 class FineTuning:
@@ -123,10 +106,7 @@ class FineTuning:
         self.loss = make_loss(self.passes, trainable)
         if self.shards is not None and type(self.loss) is not MeanNll:
             raise needs_whole_llm("objective", "this loss")
-        steps = self._expected_steps()
-        for warning in warmup_warning(settings.warmup(steps), steps):
-            log.warning("%s.", warning)
-        self.scheduler = make_schedule(optimizer, settings, steps)
+        self.scheduler = self._make_schedule()
         add_up = None if self.shards is not None else process().sum_gradients  # shards are added up as they are dealt
         self.step = OptimizerStep(self.loss, optimizer, self.scheduler, trainable, settings.max_grad_norm, add_up)
         self.stopping = EarlyStopping(settings.stopping_step, validation.bigger) if validation else EarlyStopping(0)
@@ -185,6 +165,12 @@ class FineTuning:
         self.passes.draws, self.passes.is_even = shards.draws, True
         return shards
 
+    def _make_schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        steps = self._expected_steps()
+        for warning in warmup_warning(self.settings.warmup(steps), steps):
+            log.warning("%s.", warning)
+        return make_schedule(self.optimizer, self.settings, steps)
+
     def _end_epoch(self, record: dict[str, Any]) -> None:
         """Let the model change what examples look like, where another epoch will read them."""
         if self._renewed is None or self.stopping.stop:
@@ -224,7 +210,31 @@ class FineTuning:
         lengths = self.loss.lengths(weights)
         steps = self.passes.steps(np.random.default_rng(seed), lengths, self._rows_of(weights))
         so_far = self._begin_epoch(len(weights))
-        started, done_before = time.perf_counter() - so_far.seconds, so_far.step
+        started = time.perf_counter() - so_far.seconds
+        with self.shards.in_use() if self.shards is not None else nullcontext():
+            self._take_steps(steps, weights, lengths, so_far, started)
+        self.loss.after_epoch()
+        check_alike([weight for weight in self.model.llm.parameters() if weight.requires_grad])
+        return self._record(weight, so_far, time.perf_counter() - started)
+
+    def _take_steps(
+        self,
+        steps: Sequence[np.ndarray],
+        weights: Mapping[str, float],
+        lengths: np.ndarray,
+        so_far: EpochSoFar,
+        started: float,
+    ) -> None:
+        """Take the optimiser steps of an epoch that are still to be taken.
+
+        Args:
+            steps: the rows of each.
+            weights: weights of the loss of each kind of answer.
+            lengths: int64 [all rows], of :meth:`StepLoss.lengths`.
+            so_far: what the epoch has gathered; it is gone on with.
+            started: when the epoch began, had it begun in this process.
+        """
+        done_before, n_steps = so_far.step, self.settings.epochs * len(steps)
         bar = Bar(
             steps[done_before:],
             desc=f"Train {self.epoch}/{self.settings.epochs}",
@@ -234,25 +244,24 @@ class FineTuning:
             disable=not self.progress,
         )
         timeline().advance(self._share(done_before / max(1, len(steps))))
-        with self.shards.in_use() if self.shards is not None else nullcontext():
-            for done, rows in enumerate(bar, start=done_before + 1):
-                n_steps = self.settings.epochs * len(steps)
-                step = (self.epoch - 1) * len(steps) + done - 1
-                drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
-                with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
-                    so_far.losses += self._step(rows, weights, lengths)
-                so_far.counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
-                so_far.step, so_far.seconds = done, time.perf_counter() - started
-                mean = so_far.losses / so_far.counted.clip(min=1) @ list(weights.values())
-                timeline().advance(self._share(done / len(steps)))
-                left = f", {found}" if (found := timeline().left()) else ""
-                bar.set_postfix_str(f"loss {mean:.4f}, {self.loss.tokens / so_far.seconds:,.0f} tokens/s{left}")
-                if self._is_due():
-                    self._save(self._state(so_far))
-        self.loss.after_epoch()
-        check_alike([weight for weight in self.model.llm.parameters() if weight.requires_grad])
-        seconds, n_tokens = time.perf_counter() - started, sum(process().gather(self.loss.tokens))
-        losses = so_far.losses / so_far.counted.clip(min=1)
+        for done, rows in enumerate(bar, start=done_before + 1):
+            step = (self.epoch - 1) * len(steps) + done - 1
+            drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
+            with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
+                so_far.losses += self._step(rows, weights, lengths)
+            so_far.counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
+            so_far.step, so_far.seconds = done, time.perf_counter() - started
+            mean = so_far.means @ list(weights.values())
+            timeline().advance(self._share(done / len(steps)))
+            left = f", {found}" if (found := timeline().left()) else ""
+            bar.set_postfix_str(f"loss {mean:.4f}, {self.loss.tokens / so_far.seconds:,.0f} tokens/s{left}")
+            if self._is_due():
+                self._save(self._state(so_far))
+
+    def _record(self, weight: float, so_far: EpochSoFar, seconds: float) -> dict[str, Any]:
+        """What is told of an epoch whose steps are taken; see :meth:`run`."""
+        weights, losses = target_weights(weight), so_far.means
+        n_tokens = sum(process().gather(self.loss.tokens))
         record: dict[str, Any] = {
             "epoch": self.epoch,
             "train_loss": float(losses @ list(weights.values())),
@@ -296,7 +305,7 @@ class FineTuning:
 
     def _weight(self) -> float:
         """Weight of the distilled answers in this epoch."""
-        return 0.0 if self.distilled is None else self.distilled.curriculum.weight(self.distilled.distances)
+        return 0.0 if self.distilled is None else self.distilled.weight
 
     def _step(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :meth:`OptimizerStep.take`; a step that goes astray ends the training."""
@@ -328,12 +337,9 @@ class FineTuning:
 
     def _measure_distance(self, record: dict[str, Any]) -> None:
         """Measure how far the answers are from the true titles, where another epoch will ask for it."""
-        if self.distilled is None:
-            return
-        record["distance"] = None
-        if self.distilled.measure and self.epoch < self.settings.epochs and not self.stopping.stop:
-            record["distance"] = self.distilled.measure()
-            self.distilled.distances.append(record["distance"])
+        if self.distilled is not None:
+            has_next = self.epoch < self.settings.epochs and not self.stopping.stop
+            record["distance"] = self.distilled.measured(has_next)
 
     def _keep_best(self) -> None:
         self.best = self.model.adapter.trainable_state(self.model.llm)
