@@ -1,13 +1,15 @@
 """Resumable epochs of RecBole's trainers: a killed command continues after the last one.
 
 RecBole's own checkpoint holds the best epoch, so that going on from it would end with other numbers. Here a state is
-written after every epoch, with all random generators and optimisers and what a model changes in itself besides weights.
+written after an epoch, with all random generators and optimisers and what a model changes in itself besides weights:
+after every one that is longer than a second, else about once a second.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from recbole_llm.training_state import (
 )
 
 OnScore = Callable[[int, float], None]  # told epoch, from 1, and validation score
+SAVE_SECONDS = 1.0  # of training between two states, at least; what comes after the last one is trained again
 FORMAT = 2  # of a state; one of another format is not read, and its training restarts
 # RecBole's trainers between whose epochs nothing is left but what is written here. Those of memory-based models have
 # one epoch, those of decision trees train nothing that ranks, and KGAT's graph library has no release for this torch.
@@ -55,6 +58,7 @@ class KeptEpochs:
         self._losses: dict[int, Any] = {}
         self._random: dict[str, Tensor] = {}
         self._own = OwnValues(trainer.model)
+        self._saved = 0.0
 
     @staticmethod
     def serves(trainer: Any, loader: Any) -> bool:
@@ -76,13 +80,14 @@ class KeptEpochs:
         self._best.parent.mkdir(parents=True, exist_ok=True)
         trainer.saved_model_file = str(self._best)
         self._resume()
+        self._saved = time.monotonic()
         train_epoch, loaders = trainer._train_epoch, [self._loader]
 
         def kept_epoch(loader: Any, epoch: int, *more: Any, **rest: Any) -> Any:
             loaders[0] = loader  # a trainer may have put one of its own around that of the rows
             if self._random:
                 self._set_random(loader)
-            elif epoch > trainer.start_epoch:
+            elif epoch > trainer.start_epoch and time.monotonic() - self._saved >= SAVE_SECONDS:
                 self._save(epoch, loader)
             loss = train_epoch(loader, epoch, *more, **rest)
             self._losses[epoch] = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
@@ -135,6 +140,7 @@ class KeptEpochs:
             "own": changed,
         }
         save_training(self._state, tensors, told)
+        self._saved = time.monotonic()
 
     def _resume(self) -> None:
         """Give the trainer the last state, if there is one, and repeat the reports of its epochs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,22 @@ class ItemCatalog:
             logger.info("%d items share a title; the lowest id of each title represents them", n_shared)
 
 
+@lru_cache(maxsize=1)
+def _ids_of_file(file: Path, form: Format, field: str, changed: tuple[int, int]) -> frozenset[str]:
+    """The ids of an ``.item`` file, none if it cannot be read; read once for all models of a table.
+
+    Args:
+        file: the file.
+        form: how it is written.
+        field: name of the column of ids.
+        changed: when it was, and its size.
+    """
+    try:
+        return frozenset(read_atomic(file, form, [field]).columns[field])
+    except (InputError, KeyError):  # of a file that is not needed
+        return frozenset()
+
+
 def note_unread_items(dataset: Dataset) -> None:
     """Note that a model ranks fewer items than models beside it may: those of an ``.item`` file that it does not load.
 
@@ -157,11 +174,10 @@ def note_unread_items(dataset: Dataset) -> None:
     file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
     if dataset.item_feat is not None or not file.is_file():
         return
-    try:
-        found = read_atomic(file, Format.from_config(dataset.config), [dataset.iid_field]).columns[dataset.iid_field]
-    except (InputError, KeyError):  # of a file that is not needed
-        return
-    more = set(found) - set(dataset.field2token_id[dataset.iid_field])
+    state = file.stat()
+    form = Format.from_config(dataset.config)
+    found = _ids_of_file(file, form, dataset.iid_field, (state.st_mtime_ns, state.st_size))
+    more = found - set(dataset.field2token_id[dataset.iid_field])
     if more:
         note = (
             f"{file.name}: {len(more):,} items have no interaction; {dataset.config['model']} does not load the file "

@@ -105,7 +105,7 @@ class FineTuning:
         trainable = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.loss = make_loss(self.passes, trainable)
         if self.shards is not None and type(self.loss) is not MeanNll:
-            raise needs_whole_llm("objective", "this loss")
+            raise needs_whole_llm("objective", "this loss")  # of another package's model: settings do not tell
         self.scheduler = self._make_schedule()
         add_up = None if self.shards is not None else process().sum_gradients  # shards are added up as they are dealt
         self.step = OptimizerStep(self.loss, optimizer, self.scheduler, trainable, settings.max_grad_norm, add_up)

@@ -21,7 +21,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.capabilities import share_findings
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.settings.launch_checks import SHARDED_ADAPTERS
+from recbole_llm.settings.launch_checks import check_sharded_llm
 
 
 def deals_weights_out() -> bool:
@@ -41,12 +41,8 @@ class Shards:
     """
 
     def __init__(self, model: LLMRecommender, optimizer: torch.optim.Optimizer) -> None:
-        if model.config["quant"]:
-            raise needs_whole_llm("quant", "a quantised LLM")
-        if model.adapter.name not in SHARDED_ADAPTERS:
-            raise needs_whole_llm("adapter", model.adapter.name)
-        if model.item_slots:
-            raise needs_whole_llm("model", "vectors of items in prompts")
+        # A command has asked this of its settings; a script has not, nor is it asked of models that answer no prompts.
+        check_sharded_llm(model.config["quant"], model.adapter.name, model.item_slots)
         self._model, self._device = model, model.device
         self._whole = (model.llm, model.draws, model.scorer)
         self._rest(self._whole[0])
@@ -61,7 +57,7 @@ class Shards:
         ]
         shard_of = dict(self._pairs)
         if any(weight not in shard_of for group in optimizer.param_groups for weight in group["params"]):
-            raise needs_whole_llm("model", "training of weights beside the LLM's own")
+            raise needs_whole_llm("model", "training of weights beside the LLM's own")  # of another package's model
         for group in optimizer.param_groups:
             group["params"] = [shard_of[weight] for weight in group["params"]]
         self._wake(self._whole[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from recbole_llm.classic import epochs
 from recbole_llm.classic.taught import Lessons, taught
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows
@@ -37,8 +39,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole's logs go to the working folder."""
+    """RecBole's logs go to the working folder; a state is kept after every epoch, however short."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(epochs, "SAVE_SECONDS", 0)
 
 
 def build_taught(config: Config, rows: Rows) -> Any:
@@ -185,3 +188,18 @@ def test_a_state_of_another_format_is_not_read(world, tmp_path, monkeypatch):
         assert load_training(state)[1]["epoch"] >= 1
     training.run()
     assert training.ends[1] > 0
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.9, [1, 2, 3, 4]), (2.5, [3])])
+def test_short_epochs_share_a_state_and_end_as_if_nothing_had_been(seconds, kept, world, tmp_path, monkeypatch):
+    """Epochs of a second each, by a planted clock: two states lie so far apart, and what follows is repeated."""
+    whole, killed = (Training("BPR", world, tmp_path / kind) for kind in ("whole", "killed"))
+    expected, total, ends = found_by(whole.run(), whole), whole.steps, whole.ends
+    saved, save = list[int](), epochs.save_training
+    monkeypatch.setattr(epochs, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(epochs, "time", SimpleNamespace(monotonic=lambda: float(len(killed.ends))))
+    monkeypatch.setattr(epochs, "save_training", lambda *state: saved.append(state[2]["epoch"]) or save(*state))
+    killed.kill(ends[4] + 1)
+    assert saved == kept
+    trainer = killed.run()
+    assert killed.steps == total - ends[kept[-1]] and found_by(trainer, killed) == expected

@@ -14,6 +14,8 @@ import torch
 from recbole.data.dataset import Dataset
 from recbole.utils import KGDataLoaderState
 
+from recbole_llm.data import catalog
+from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.recbole_dataset import make_dataset
@@ -372,7 +374,7 @@ def test_titles_are_those_of_the_file_and_items_without_a_line_have_none(tmp_pat
     assert (left_out.interactions, left_out.kept, sum(left_out.dropped.values())) == (15, 9, 6)
 
 
-def test_items_that_only_models_of_titles_rank_are_told(tmp_path):
+def test_items_that_only_models_of_titles_rank_are_told(tmp_path, monkeypatch):
     table = [(f"u{n}", item, t) for n in range(3) for t, item in enumerate("abcd")]
     world = write(tmp_path / "more", table)
     file = world.folder / "more.item"
@@ -386,12 +388,14 @@ def test_items_that_only_models_of_titles_rank_are_told(tmp_path):
         return notes
 
     alone = {"load_col": {"inter": INTER}}
+    reads: list[Path] = []
+    monkeypatch.setattr(catalog, "read_atomic", lambda file, *more: reads.append(file) or read_atomic(file, *more))
     for model in ("Pop", "SASRec"):
         assert told(model, **alone)[0].startswith(f"more.item: 2 items have no interaction; {model} does not load")
         assert not told(model, load_col={"inter": INTER, "item": ["item_id"]})
-    assert not told("BIGRec")
+    assert not told("BIGRec") and reads == [file]  # once for all models
     file.write_text("item_id:token\ttitle:token\nbroken\n")  # a file that is not needed
-    assert not told("SASRec", **alone)
+    assert not told("SASRec", **alone) and len(reads) == 2
     file.unlink()
     assert not told("SASRec", **alone)
 
