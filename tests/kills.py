@@ -149,8 +149,10 @@ def _plant(points: Points) -> None:
     import safetensors.torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
+    from recbole_llm.classic import epochs
     from recbole_llm.kept import KeptRows
 
+    epochs.SAVE_SECONDS = 0  # a state after every epoch, so that there are the same points in every run
     register_optimizer_step_post_hook(lambda *_: points.pass_by("step"))
     _surround(points, os, "replace")
     _surround(points, shutil, "rmtree")

@@ -12,6 +12,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import recbole_llm
+from recbole_llm.classic import epochs
 from recbole_llm.grounding import rank_scores
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.trainer import teaching
@@ -109,8 +110,9 @@ def test_a_killed_teacher_goes_on_and_the_student_is_the_same(go, table, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_student_goes_on_after_its_last_epoch(go, table):
+def test_a_killed_student_goes_on_after_its_last_epoch(go, table, monkeypatch):
     """The stages of its teacher are there, so that it alone takes steps; other lists begin anew."""
+    monkeypatch.setattr(epochs, "SAVE_SECONDS", 0)
     steps = [0]
 
     def taught(dies_at: int = 0, weight: float = 0.3) -> Any:

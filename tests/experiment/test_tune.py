@@ -15,6 +15,7 @@ import yaml
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import recbole_llm
+from recbole_llm.classic import epochs
 from recbole_llm.experiment.run import run_one
 from recbole_llm.experiment.tune import _Search
 from recbole_llm.experiment.tune_plan import check_plan, parse_plan
@@ -191,8 +192,9 @@ def test_a_search_that_is_killed_again_and_again_ends_with_the_same_table(world,
 
 
 @pytest.mark.slow
-def test_a_trial_goes_on_after_its_last_epoch_and_one_that_is_given_up_leaves_nothing(world, tmp_path):
+def test_a_trial_goes_on_after_its_last_epoch_and_one_that_is_given_up_leaves_nothing(world, tmp_path, monkeypatch):
     """The first trial, which nothing can fall behind, is stopped in its third epoch of four."""
+    monkeypatch.setattr(epochs, "SAVE_SECONDS", 0)
     steps = [0]
 
     def search(name, dies_at=0):
