@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_llm.adapter.dropout import TokenDraws, normal_numbers
-from recbole_llm.adapter.ilora import GATES
+from recbole_llm.adapter.gate_kinds import GATES
 from recbole_llm.arrays import computes_in_torch
 
 

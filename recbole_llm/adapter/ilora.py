@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from recbole_llm.adapter.gate_kinds import GATES
 from recbole_llm.adapter.instance import InstanceLoraAdapter
 from recbole_llm.adapter.states import PermutedStates, StatesOf
 from recbole_llm.declare import Setting
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-GATES = ("linear", "mlp", "topk", "noisy")
-"""Kinds of :class:`~recbole_llm.adapter.gates.GateNetwork`."""
+__all__ = ["GATES", "ILoraAdapter"]
 
 
 @dataclass(frozen=True)

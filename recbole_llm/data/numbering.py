@@ -15,7 +15,7 @@ from recbole_llm.hashing import hash_json
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-    from recbole_llm.data.rows import Rows
+    from recbole_llm.data.split_rows import Rows
 
 FILE = "ids.json"
 _N_EXAMPLES = 3  # how many ids a message names
@@ -31,7 +31,7 @@ class Numbering:
     Attributes:
         ids: ids of users and of items, by the name of their field; number 0 is the padding.
         columns: a digest of the values of every other column of texts that a model of RecBole's may learn from.
-        rows: :meth:`recbole_llm.data.rows.Rows.evaluated` of the run.
+        rows: :meth:`recbole_llm.data.split_rows.Rows.evaluated` of the run.
     """
 
     ids: Mapping[str, Sequence[str]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,57 +20,24 @@ from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.catalog import note_unread_items
-from recbole_llm.data.columns import OWN_COLUMNS, check_columns, check_graph, inter_columns
+from recbole_llm.data.columns import check_columns, check_graph, inter_columns
 from recbole_llm.data.general import count_before_split, interactions_before, interactions_of_rows, pairs_before_split
-from recbole_llm.data.identity import interactions_digest, place_rows, token_keys
-from recbole_llm.data.labels import check_labels, label_column, missing_label, row_labels
+from recbole_llm.data.identity import place_rows
+from recbole_llm.data.labels import check_labels, label_column, missing_label
 from recbole_llm.data.presplit import log_unseen, prepare_presplit
 from recbole_llm.data.recbole_dataset import make_dataset
 from recbole_llm.data.row_arrays import find_pairs, newest, row_histories, row_pairs, rows_digest
+from recbole_llm.data.split_rows import N_BEFORE, SAMPLE_ID, Rows
 from recbole_llm.data.windows import with_full_windows
 from recbole_llm.declare import MutableSettings, Settings
 from recbole_llm.errors import InputError
-from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.stages import stage_seed
 
 __all__ = [
     "AsSequential", "N_BEFORE", "Rows", "SAMPLE_ID", "find_pairs", "load_rows", "newest", "row_histories", "row_pairs",
     "rows_digest", "take_sample",
 ]  # fmt: skip
-SAMPLE_ID, N_BEFORE = OWN_COLUMNS  # its number; how many interactions of its user come before a row's target
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one model, split.
-
-    Attributes:
-        train: what the model learns from: sequential rows, or the interactions before the split for a general model.
-        valid: sequential rows, one target each.
-        test: sequential rows, one target each.
-        whole: the data set all of them were cut from.
-    """
-
-    train: Dataset
-    valid: SequentialDataset
-    test: SequentialDataset
-    whole: Dataset
-
-    def evaluated(self) -> str:
-        """SHA-256 of what is evaluated, equal for all models of one command.
-
-        It is over users, targets, labels and whole histories of the validation and test rows, by their outside ids;
-        it does not depend on how much of a history a model reads (``MAX_ITEM_LIST_LENGTH``).
-        """
-        users, items = (token_keys(self.whole, name) for name in (self.whole.uid_field, self.whole.iid_field))
-        arrays = []
-        for part in (self.valid, self.test):
-            pairs = row_pairs(part)
-            arrays += [users[pairs[:, 0]], items[pairs[:, 1]], part.inter_feat[N_BEFORE].numpy()]
-            if label_column(part.config):
-                arrays.append(row_labels(part))
-        return hash_json([interactions_digest(self.whole), hash_arrays(*arrays)])
 
 
 class AsSequential:
