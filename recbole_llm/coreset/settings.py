@@ -7,6 +7,8 @@ from typing import Annotated
 
 from recbole_llm.declare import Declared, Setting
 
+SAME = "same"  # the LLM's scores are of the run's objective
+
 
 @dataclass(frozen=True)
 class CoresetSettings(Declared):
@@ -23,7 +25,8 @@ class CoresetSettings(Declared):
         Setting("rows, drawn by seed, that are considered", share=True, null="considers all"),
     ] = None
     coreset_file: Annotated[
-        str | None, Setting("file of an earlier selection, coreset.csv of the same rows", null="selects anew")
+        str | None,
+        Setting("file of an earlier selection, coreset.csv of the same rows", null="selects anew", apart=True),
     ] = None
     coreset_vectors: Annotated[
         str,
@@ -37,6 +40,14 @@ class CoresetSettings(Declared):
             scope="k_center, herding, d2_pruning, moderate, fdmat, qdit",
         ),
     ] = "recommender"
+    coreset_objective: Annotated[
+        str,
+        Setting(
+            "loss that the LLM scores rows by",
+            choices={"nll": "selections of all objectives compare", SAME: "the run's objective"},
+            scope="dealrec, goracs, qdit",
+        ),
+    ] = "nll"
     coreset_encoder: Annotated[
         str,
         Setting(
@@ -116,7 +127,8 @@ class EffortSettings(Declared):
         Setting(
             "adapter weights whose gradient is measured",
             choices={"all": "", "last": "layer", "reference": "the papers' code"},
-            scope="dealrec, goracs",
+            scope="dealrec, goracs, grand",
+            note="grand only where clicks are predicted",
         ),
     ] = "all"
     effort_tokens: Annotated[

@@ -45,6 +45,7 @@ class Setting:
             at most 1, above 0 where counts are.
         scope: axis values under which alone it is read; a selector's and an adapter's own setting has its name.
         axis: the axis whose values it names: :func:`recbole_llm.registry.choices` says which there are.
+        apart: whether it is read whatever value the axis of its component has.
         key: the whole name of the setting; by default the component's prefix and the name of the field.
     """
 
@@ -62,6 +63,7 @@ class Setting:
     share: bool = False
     scope: str = ""
     axis: str = ""
+    apart: bool = False
     key: str = ""
 
 

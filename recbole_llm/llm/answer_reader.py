@@ -35,6 +35,8 @@ class AnswerReader:
         bare_per_row: whether each row needs its own copy of it: the context's rows are then those of the pass, twice.
         takes_branches: whether the LLM computes branches as it computes separate sequences of so many tokens; by
             default the scorer is asked.
+        lines_are_rows: whether the lines of a forward pass are its rows in their order, which gradient norms of rows
+            need: the prompt without history then has a pass of its own. For rows of one answer each.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -54,7 +56,9 @@ class AnswerReader:
         bare_prompt: Tokens | None = None,
         bare_per_row: bool = False,
         takes_branches: Callable[[int], bool] | None = None,
+        lines_are_rows: bool = False,
     ) -> None:
+        self.lines_are_rows = lines_are_rows
         self.scorer, self.legal, self.bare_prompt, self.bare_per_row = scorer, legal, bare_prompt, bare_per_row
         self._takes_branches = takes_branches or scorer.takes_branches
 
@@ -78,6 +82,8 @@ class AnswerReader:
         """
         if trees is not None:
             return self._pass(prompts, answers, tau, trees)
+        if self.lines_are_rows and self.bare_prompt is not None:
+            return self._two_passes(prompts, answers, self.bare_prompt)
         width = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
         shares = self.bare_prompt is not None and not self.bare_per_row
         branches = (len(answers[0]) > 1 or shares) and self._takes_branches(width)
@@ -145,6 +151,19 @@ class AnswerReader:
         lists = self.legal.of(titles, steps)
         found = LegalTokens.at(logits, batch.queries, batch.targets, *lists, tau)
         return AnswerTokens(batch.rows, batch.answers, steps, legal=found)
+
+    def _two_passes(self, prompts: Sequence[Tokens], answers: Answers, bare: Tokens) -> AnswerTokens:
+        """The answers behind their prompts, and behind the one without history, each pass a line for each row."""
+        lines = list(range(len(prompts)))
+        batches = [
+            branch_batch(own, answers, self.scorer.pad_token_id).to(self.scorer.device)
+            for own in (prompts, [bare] * len(prompts))
+        ]
+        batch, logits = batches[0], [self.scorer.logits(one, lines) for one in batches]
+        without = batches[1].queries + len(logits[0])
+        values, effects = token_effects(torch.cat(logits), batch.queries, without, batch.targets)
+        steps = answer_steps(batch.rows, batch.answers)
+        return AnswerTokens(batch.rows, batch.answers, steps, log_probs=values, effects=effects)
 
     def _titles(self, answers: Answers) -> list[list[int]]:
         """The title of each row's each answer; 0 for one that is empty, of which no token asks."""

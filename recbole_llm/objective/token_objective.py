@@ -72,12 +72,17 @@ class TokenObjective(Declared, ABC):
         return 1.0
 
     def next_tau(self, statistics: FirstTokens, tau: float) -> float:
-        """Temperature of the next step, after a step at ``tau``; most keep it."""
+        """Temperature after ``tau`` by the logits of a step; most keep it."""
         return tau
 
     @property
     def adapts(self) -> bool:
         """Whether :meth:`next_tau` reads anything."""
+        return False
+
+    @property
+    def adapts_before(self) -> bool:
+        """Whether :meth:`next_tau` gives the temperature of the step that it reads, and not of the one after it."""
         return False
 
 

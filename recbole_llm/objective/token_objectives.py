@@ -24,9 +24,11 @@ class MSLObjective(TokenObjective):
 
     Attributes:
         tau: temperature, or the first one of an adaptive temperature.
-        temperature: ``fixed``; or ``adaptive``, ``recbole_llm.objective.adaptive_temperature`` after every step.
+        temperature: ``fixed``; or ``adaptive``, ``recbole_llm.objective.adaptive_temperature`` by every step's logits.
         eta: adaptive: probability of the right first token that is aimed at.
         tau_momentum: adaptive: weight of a new estimate.
+        tau_update: adaptive: whether a step's logits give the temperature of the next step (``after``), or its own
+            (``before``), as in the authors' code.
         denominator: mean over all ``answer`` tokens, or ``branching`` ones; by default the latter where adaptive.
         times_tau: whether the loss is multiplied by the temperature; by default where adaptive.
 
@@ -47,6 +49,13 @@ class MSLObjective(TokenObjective):
         0.25
     )
     tau_momentum: Annotated[float, Setting("adaptive: weight of a new estimate", above=0, high=1)] = 0.05
+    tau_update: Annotated[
+        str,
+        Setting(
+            "adaptive: step whose temperature the logits of a step give",
+            choices={"after": "the next", "before": "its own, the authors' code, at the cost of one more forward pass"},
+        ),
+    ] = "after"
     denominator: Annotated[
         str | None,
         Setting(
@@ -62,16 +71,31 @@ class MSLObjective(TokenObjective):
     name: ClassVar[str] = "msl"
     reads_legal: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adapts_before and not self.adapts:
+            raise InputError(
+                "msl_tau_update",
+                "before is about msl_temperature: adaptive (got fixed); set it, or leave msl_tau_update out",
+                kind="conflict",
+            )
+
     def facts(self) -> dict[str, Any]:
         """See :class:`TokenObjective`; defaults that depend on the temperature are resolved."""
         own = {"objective": self.name, "tau": self.start_tau, "temperature": self.temperature}
         own |= {"denominator": self._denominator, "times_tau": self._times_tau}
-        return {**own, "eta": self.eta, "tau_momentum": self.tau_momentum} if self.adapts else own
+        own |= {"eta": self.eta, "tau_momentum": self.tau_momentum} if self.adapts else {}
+        return own | ({"tau_update": self.tau_update} if self.adapts_before else {})
 
     @property
     def adapts(self) -> bool:
         """See :class:`TokenObjective`."""
         return self.temperature == "adaptive"
+
+    @property
+    def adapts_before(self) -> bool:
+        """See :class:`TokenObjective`."""
+        return self.tau_update == "before"
 
     @property
     def start_tau(self) -> float:

@@ -13,14 +13,18 @@ from torch.nn.functional import cross_entropy
 
 from recbole_llm.coreset import GradientNorms, effort_weights, el2n_scores, losses_per_row
 from recbole_llm.coreset.influence.losses import frozen
-from recbole_llm.coreset.settings import EffortSettings
+from recbole_llm.coreset.settings import SAME, CoresetSettings, EffortSettings
+from recbole_llm.curriculum import REAL
 from recbole_llm.declare import keys_by_name
 from recbole_llm.distributed import process
+from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.prefill import PrefillScorer
 from recbole_llm.model.backbones import load_llm
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.model.item_vectors import ItemVectors
+from recbole_llm.model.objective_reader import check_titles, make_reader
 from recbole_llm.modes import evaluating
+from recbole_llm.objective import TokenObjective, make_objective
 from recbole_llm.progress import Bar
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
@@ -64,14 +68,15 @@ class LLMInputs(Provider):
             "seed": self.config["seed"],
             "model": self.model.facts(),
             "class": type(self.model).__name__,
+            **(self._loss_facts() if declared.of_loss else {}),
         }
 
-    @row_input("gradient_norms", settings=tuple(keys_by_name([EffortSettings])))
+    @row_input("gradient_norms", settings=tuple(keys_by_name([EffortSettings])), of_loss=True)
     def effort(self) -> np.ndarray:
         """Norms of the gradient of the untuned LLM's loss by the adapter's weights. Returns: [n]."""
         return self._norms(self._answer_losses)
 
-    @row_input(settings=("effort_tokens",))
+    @row_input(settings=("effort_tokens",), of_loss=True)
     def quality(self) -> np.ndarray:
         """Minus the untuned LLM's loss on each row: how likely its answer is. Returns: [n]."""
         return self._numbers(lambda batch: -self._losses(batch))
@@ -94,6 +99,15 @@ class LLMInputs(Provider):
         model, config = self.model, self.config
         load = partial(load_llm, config, model.device, model.stages, model.build_tiny)
         return ItemVectors(config, self.pool.data, model.stages, load, lambda: model.backbone.fingerprint)
+
+    @cached_property
+    def objective(self) -> TokenObjective | None:
+        """The loss that rows are scored by; None for the mean negative log-likelihood of their answers' tokens."""
+        settings = CoresetSettings.from_settings(self.config.final_config_dict)
+        return make_objective(self.config.final_config_dict) if settings.coreset_objective == SAME else None
+
+    def _loss_facts(self) -> dict[str, Any]:
+        return {"objective": self.objective.facts()} if self.objective is not None else {}
 
     def _numbers(self, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, without a gradient."""
@@ -122,7 +136,8 @@ class LLMInputs(Provider):
         batches = [[int(row) for row in batch] for batch in micro_batches(lengths, budget.tokens, sort=True)]
         dealt, tokens = process().own(batches), budget.tokens
         rows = [row for batch in dealt for row in batch]
-        kept = model.keep(name, lambda: {**self.pool.digests, "settings": asdict(self.settings)})
+        settings = {"settings": asdict(self.settings), **self._loss_facts()}
+        kept = model.keep(name, lambda: {**self.pool.digests, **settings})
 
         def numbers(batch: Sequence[int]) -> dict[int, float]:
             values = of_batch(list(batch)).detach().cpu().double().tolist()
@@ -154,6 +169,8 @@ class LLMInputs(Provider):
 
     def _answer_losses(self, batch: Sequence[int]) -> torch.Tensor:
         """Mean loss of the tokens of each answer. Returns: [rows]."""
+        if self.objective is not None:
+            return self._objective_means(self.objective, batch)
         prompts, answers = zip(*(self._scored(*self.examples[row]) for row in batch), strict=True)
         with self.model.conditioned_on([self.pool.histories[row] for row in batch]):
             if self.model.adapter.needs_states:  # a pass that continues from a cache takes no gates of a context
@@ -161,6 +178,26 @@ class LLMInputs(Provider):
             else:
                 found = self._prefill.log_probs(prompts, answers)
         return losses_per_row(-found.values, found.rows, len(batch))
+
+    def _objective_means(self, objective: TokenObjective, batch: Sequence[int]) -> torch.Tensor:
+        """The weighted mean of each answer; 0 where none of its tokens counts. Returns: [rows]."""
+        prompts, answers = zip(*(self.examples[row] for row in batch), strict=True)
+        with self.model.conditioned_on([self.pool.histories[row] for row in batch]):
+            tokens = self._reader.read(prompts, [[answer] for answer in answers], objective.start_tau)
+        losses, weights = objective.terms(tokens)
+        weights = weights.detach()
+        counted = torch.where(weights > 0, losses, 0.0) * weights
+        sums, totals = (losses_per_row(one, tokens.rows, len(batch), mean=False) for one in (counted, weights))
+        return sums / torch.where(totals > 0, totals, 1.0)
+
+    @cached_property
+    def _reader(self) -> AnswerReader:
+        """Reads what the objective needs; of every pass the lines are the rows, for the norms of their gradients."""
+        objective = cast(TokenObjective, self.objective)
+        reader = make_reader(self.model, objective, lines_are_rows=True)
+        if reader.legal is not None:
+            check_titles(objective.name, {REAL: [answer for _, answer in self.examples]}, reader.legal)
+        return reader
 
     def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
         """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""

@@ -39,6 +39,7 @@ class RowInput:
         also: further names of :class:`recbole_llm.coreset.Input` that it stands for.
         chosen_by: key and value of the setting under which it stands for these; always without.
         settings: keys that its values depend on.
+        of_loss: whether they depend on the loss of the LLM's answers.
     """
 
     name: str
@@ -46,6 +47,7 @@ class RowInput:
     also: tuple[str, ...] = ()
     chosen_by: tuple[str, str] | None = None
     settings: tuple[str, ...] = ()
+    of_loss: bool = False
 
     def stands_for(self, name: str, config: Config) -> bool:
         """Whether it is what a config means by a name other than its own."""

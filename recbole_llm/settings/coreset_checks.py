@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from recbole_llm.coreset.settings import SAME
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
+from recbole_llm.objective.settings import NLL
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
@@ -65,8 +67,22 @@ def check_needs(
             "choose another coreset, or set ilora_permuted: False",
             kind="conflict",
         )
+    if any(name in BY_ADAPTER[task] for name in needs):
+        _check_loss(settings)
     if "influence" in needs:
         _check_solver(settings)
+
+
+def _check_loss(settings: Settings) -> None:
+    """Refuse an objective of answers for the tokens of prompts."""
+    objective = settings["objective"]
+    if settings["coreset_objective"] == SAME and objective != NLL and settings["effort_tokens"] == "all":
+        raise InputError(
+            "effort_tokens",
+            f"all takes the prompt's tokens in, and objective={objective} is a loss of answers; set "
+            f"--effort_tokens=answer, or --coreset_objective={NLL}",
+            kind="conflict",
+        )
 
 
 def _check_solver(settings: Settings) -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
 
-from recbole_llm.errors import InputError
-from recbole_llm.llm.answer_reader import AnswerReader
-from recbole_llm.llm.legal import LegalSets
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.model.bigrec import BIGRec
+from recbole_llm.model.objective_reader import check_titles, make_reader
 from recbole_llm.objective import TokenObjective
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.step_loss import MeanNll, ObjectiveMeans, StepLoss, WithSideLoss
 
-
-def make_reader(model: LLMRecommender, objective: TokenObjective) -> AnswerReader:
-    """What reads the answers of a model's rows as an objective needs them."""
-    legal = LegalSets(cast(BIGRec, model).trie, model.device) if objective.reads_legal else None
-    bare = None
-    if objective.reads_effects:
-        bare = model.prompt_kind.without_history(model.backbone.tokenizer, model.backbone.bos_token_id)
-    per_row = bare is not None and model.adapter.needs_states
-    return AnswerReader(model.scorer, legal, bare, per_row, model.takes_branches)
+__all__ = ["LossMaker", "check_titles", "make_reader"]
 
 
 class LossMaker:
@@ -50,20 +38,3 @@ class LossMaker:
         if reader.legal is not None:
             check_titles(self._objective.name, passes.answers, reader.legal)
         return ObjectiveMeans(passes, self._objective, reader, trainable)
-
-
-def check_titles(objective: str, answers: Mapping[str, Sequence[Any]], legal: LegalSets) -> None:
-    """Refuse answers that are no titles.
-
-    Raises:
-        InputError: with how many they are.
-    """
-    for kind, own in answers.items():
-        wrong = sum(title < 0 and len(answer) > 0 for title, answer in zip(legal.titles(own), own, strict=True))
-        if wrong:
-            raise InputError(
-                "objective",
-                f"{objective} is a loss among titles, and {wrong} of {len(own)} {kind} answers are no titles; distil "
-                "with distil_on_trie: True, or set --objective=nll",
-                kind="data",
-            )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -167,6 +167,7 @@ class ObjectiveMeans(StepLoss):
         super().__init__(passes)
         self.objective, self.reader, self.trainable = objective, reader, trainable
         self.tau, self._first = objective.start_tau, FirstTokens([], [], [])
+        self._step_tau = self.tau
         branching: Mapping[str, np.ndarray] = passes.answer_lengths  # not read where no legal tokens are
         if (legal := reader.legal) is not None:
             branching = {kind: legal.branching(legal.titles(answers)) for kind, answers in passes.answers.items()}
@@ -183,6 +184,7 @@ class ObjectiveMeans(StepLoss):
         """See :class:`StepLoss`; a kind of which no token counts has a loss of 0."""
         kinds, self._first = list(weights), FirstTokens([], [], [])
         passes = process().own(self.passes.of_step(rows, kinds, lengths))
+        self._step_tau = self._tau_by(kinds, passes) if self.objective.adapts_before else self.tau
         known = self._sums_before(rows, kinds, passes)
         scale = np.array(list(weights.values())) / (1.0 if known is None else np.where(known > 0, known, 1.0))
         factors = torch.tensor(scale, dtype=torch.float32, device=self.passes.model.device)
@@ -209,19 +211,34 @@ class ObjectiveMeans(StepLoss):
             return np.array([self._known[kind][rows].sum() for kind in kinds], dtype=np.float64)
         if len(kinds) == 1:
             return None
-        device = self.passes.model.device
-        devices = [device] if device.type == "cuda" else []
         totals = np.zeros(len(kinds))
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with self._beforehand():
             for one in passes:
                 with self._autocast():
                     totals += self._sums(one, kinds, note=False)[1].cpu().numpy()
         return process().sum(totals)
 
+    def _tau_by(self, kinds: Sequence[str], passes: Sequence[Pass]) -> float:
+        """The temperature that the logits of a step give it, from passes without gradient."""
+        first, self._step_tau = FirstTokens([], [], []), self.tau
+        with self._beforehand():
+            for one in passes:
+                with self._autocast():
+                    first.add(self.read(one, kinds))
+        return self.objective.next_tau(FirstTokens.together(process().gather(first)), self.tau)
+
+    @contextmanager
+    def _beforehand(self) -> Iterator[None]:
+        """Passes without gradient, which drop out what those with gradient will."""
+        device = self.passes.model.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+
     def _sums(self, one: Pass, kinds: Sequence[str], note: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted losses and weights of a pass, summed by kind. Returns: both [kinds], the second without gradient."""
         tokens = self.read(one, kinds)
-        if note and self.objective.adapts:
+        if note and self._adapts_after:
             self._first.add(tokens)
         losses, weights = self.objective.terms(tokens)
         weights = weights.detach()
@@ -231,12 +248,20 @@ class ObjectiveMeans(StepLoss):
 
     def read(self, one: Pass, kinds: Collection[str]) -> AnswerTokens:
         """The answer tokens of a pass."""
-        return self.passes.read(one, kinds, self.reader, self.tau)
+        return self.passes.read(one, kinds, self.reader, self._step_tau)
 
     def after_step(self) -> None:
         """See :class:`StepLoss`; an adaptive temperature follows the logits of the whole step."""
+        if self.objective.adapts_before:
+            self.tau = self._step_tau
+            return
         first = FirstTokens.together(process().gather(self._first)) if self.objective.adapts else self._first
         self.tau, self._first = self.objective.next_tau(first, self.tau), FirstTokens([], [], [])
+        self._step_tau = self.tau
+
+    @property
+    def _adapts_after(self) -> bool:
+        return self.objective.adapts and not self.objective.adapts_before
 
     def record(self) -> dict[str, Any]:
         """See :class:`StepLoss`."""
@@ -248,4 +273,4 @@ class ObjectiveMeans(StepLoss):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See :class:`StepLoss`."""
-        self.tau = state["tau"]
+        self.tau = self._step_tau = state["tau"]

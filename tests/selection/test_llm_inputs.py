@@ -7,6 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_llm.objective import (
+    BEARObjective,
+    CFTObjective,
+    MSLObjective,
+    TokenObjective,
+    bear_loss,
+    cft_loss,
+    msl_loss,
+)
 from recbole_llm.selection.llm_inputs import LLMInputs
 from tests.selection.rows import N_ROWS, inputs_of
 
@@ -47,6 +56,84 @@ def test_effort_of_gated_weights_counts_all_of_them_in_batches(make, caplog):
         parts = torch.autograd.grad(torch.stack(losses).mean(), adapter, materialize_grads=True)
         norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
         assert found[row] == pytest.approx(float(norm), rel=1e-4)
+
+
+def loss_of(inputs: LLMInputs, row: int, objective: TokenObjective) -> torch.Tensor:
+    """The objective's mean over one row's answer, by the pure function on plain passes."""
+    model, (prompt, answer) = inputs.model, inputs.examples[row]
+    targets = torch.tensor(answer)
+
+    def logits(before: list[int]) -> torch.Tensor:
+        with model.conditioned_on([inputs.pool.histories[row]]):
+            return model.llm(input_ids=torch.tensor([before + answer])).logits[0, len(before) - 1 : -1]
+
+    if isinstance(objective, CFTObjective):
+        bare = model.prompt_kind.without_history(model.backbone.tokenizer, model.backbone.bos_token_id)
+        rows = torch.zeros(len(answer), dtype=torch.int64)
+        return cft_loss(logits(prompt), logits(bare), targets, rows, objective.beta, objective.weight)
+    legal = [model.trie.allowed(answer[:place]) for place in range(len(answer))]
+    if isinstance(objective, BEARObjective):
+        return bear_loss(logits(prompt), targets, legal, k=objective.k)
+    assert isinstance(objective, MSLObjective)
+    return msl_loss(logits(prompt), targets, legal, objective.start_tau, objective.facts()["denominator"])
+
+
+GATED = {"adapter": "ilora", "lora_r": 4, "ilora_num_experts": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("MSL", {"msl_tau": 1.7}),
+        ("MSL", {"msl_denominator": "branching"}),
+        ("BEAR", {"bear_k": 2}),
+        ("CFT", {}),
+        ("CFT", GATED),
+    ],
+    ids=str,
+)
+def test_scores_of_the_runs_own_objective_are_those_of_its_pure_function(make, caplog, model, settings):
+    config, rows, model = make(model, coreset_objective="same", lora_dropout=0, **settings)
+    inputs = inputs_of(config, rows, model).llm
+    with caplog.at_level("INFO"):
+        efforts = inputs.effort()
+    quality = inputs.quality()
+    assert "one backward pass per row" not in caplog.text
+    model.eval()
+    adapter = [weight for weight in model.llm.parameters() if weight.requires_grad]
+    for row in (0, 7, N_ROWS - 1):
+        loss = loss_of(inputs, row, inputs.objective)
+        parts = torch.autograd.grad(loss, adapter, materialize_grads=True)
+        norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
+        assert efforts[row] == pytest.approx(float(norm), rel=1e-4)
+        assert quality[row] == pytest.approx(-loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"llm_recommender": "LLaRA", "recommender": "SASRec"}], ids=str)
+def test_an_objective_that_is_the_plain_loss_scores_as_it_does(make, settings):
+    """CFT without its second term, and with even weights; item vectors in the prompt have no part in it."""
+    model = "DEALRec" if settings else "BIGRec"
+    plain = inputs_of(*make(model, lora_dropout=0, **settings)).llm.effort()
+    cft = {"objective": "cft", "coreset_objective": "same", "cft_beta": 1.0, "lora_dropout": 0}
+    same = inputs_of(*make(model, **cft, cft_weight=0.0, **settings)).llm.effort()
+    np.testing.assert_allclose(same, plain, rtol=1e-4)
+    other = inputs_of(*make(model, **cft, cft_weight=0.5, **settings)).llm.effort()
+    assert np.isfinite(other).all() and not np.allclose(other, plain, rtol=1e-2)
+
+
+def test_what_the_runs_objective_is_decides_scores_only_where_it_is_asked(make):
+    """Selections of different objectives compare by default: one stage serves all of them."""
+
+    def facts(model: str, name: str, **settings: object) -> dict[str, object]:
+        inputs = inputs_of(*make(model, **settings)).llm
+        return inputs.facts(inputs.declared[name])
+
+    same = {"coreset_objective": "same"}
+    asked = facts("MSL", "effort", **same)
+    assert asked != facts("MSL", "effort") == facts("BIGRec", "effort") == facts("BIGRec", "effort", **same)
+    assert asked != facts("MSL", "effort", **same, msl_tau=2.0)
+    assert facts("MSL", "quality", **same) != facts("MSL", "quality")
+    assert facts("MSL", "llm_vectors", **same) == facts("MSL", "llm_vectors")
 
 
 def test_modules_beside_the_llm_have_no_part_in_effort_and_get_no_gradient(make):

@@ -54,6 +54,19 @@ def test_the_order_of_the_rows_has_no_part_in_the_choice(make, settings, tmp_pat
     assert ids_of(other) == in_order
 
 
+def test_the_runs_objective_decides_the_selection_only_where_it_is_asked(make, tmp_path):
+    """By default one selection serves all objectives; asked for, what decides it decides the stage's name."""
+
+    def folder_of(model: str, **settings: Any) -> str:
+        config, rows, built = make(model, coreset="qdit", checkpoint_dir=str(tmp_path), **settings)
+        return select_rows(built, config, rows.train, rows.valid)[1].name
+
+    same = {"coreset_objective": "same"}
+    usual = folder_of("BIGRec")
+    assert folder_of("MSL") == folder_of("BIGRec", **same) == usual
+    assert len({usual, folder_of("MSL", **same), folder_of("MSL", **same, msl_tau=3.0)}) == 3
+
+
 def test_choosing_rows_leaves_no_trace_in_the_model(make):
     """What the model depends on decides whose fine-tuning is found again."""
     config, rows, model = make(coreset="dealrec")

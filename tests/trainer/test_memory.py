@@ -81,9 +81,10 @@ def note(_losses: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_what_a_step_notes_is_noted_once(model, trie, number):
+@pytest.mark.parametrize("update", ["after", "before"])
+def test_what_a_step_notes_is_noted_once(model, trie, update, number):
     """The logits that an adaptive temperature follows, and the ratios that a preference tells of."""
-    objective, rows = MSLObjective(temperature="adaptive"), np.arange(len(PROMPTS))
+    objective, rows = MSLObjective(temperature="adaptive", tau_update=update), np.arange(len(PROMPTS))
 
     def objective_step() -> Any:
         passes = passes_of(model, 60)
@@ -114,10 +115,13 @@ def test_what_a_step_notes_is_noted_once(model, trie, number):
 SHARING = ("llm.budget", "trainer.passes", "trainer.step_loss", "trainer.preference_loss")
 
 
-@pytest.mark.parametrize("kind", ["msl", "bear", "dpo", "in two"])
+@pytest.mark.parametrize("kind", ["after", "before", "bear", "dpo", "in two"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_where_one_process_runs_out_of_memory_all_begin_anew_with_the_same_passes(model, trie, kind, number):
-    """In a step of one mean, of two whose sums come first, of a preference, and of one whose rows stand together."""
+    """In a step of one mean, of two whose sums come first, of a preference, and of one whose rows stand together.
+
+    The temperature of the one mean follows the logits of the step, after it or before.
+    """
 
     def step(failing: int) -> Any:
         own, rows, weights = copy.deepcopy(model), np.arange(len(PROMPTS)), {REAL: 1.0}
@@ -128,9 +132,9 @@ def test_where_one_process_runs_out_of_memory_all_begin_anew_with_the_same_passe
             opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32), across)
             loss: Any = PreferenceLoss(passes, preference, 1.0, 1.0, [opposites], AnswerReader(own.scorer))
         else:
-            weights = weights if kind == "msl" else {REAL: 0.5, DISTILLED: 0.5}
-            adaptive, unknown = MSLObjective(temperature="adaptive"), BEARObjective(k=1, xi=0.7, weight=0.6)
-            objective = adaptive if kind == "msl" else unknown
+            weights = {REAL: 0.5, DISTILLED: 0.5} if kind == "bear" else weights
+            unknown = BEARObjective(k=1, xi=0.7, weight=0.6)
+            objective = unknown if kind == "bear" else MSLObjective(temperature="adaptive", tau_update=kind)
             passes = passes_of(own, 40)
             loss = ObjectiveMeans(passes, objective, reader_of(own, trie, objective), list(own.parameters()))
         if me.rank == failing:

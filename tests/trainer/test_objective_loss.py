@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from recbole_llm.objective import (
     cft_loss,
     msl_loss,
 )
+from recbole_llm.objective.token_objective import FirstTokens
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.objective_loss import check_titles
@@ -261,6 +263,69 @@ def test_an_adaptive_temperature_follows_the_whole_step_and_is_state(model, trie
     other = ObjectiveMeans(passes_of(model), objective, reader_of(model, trie, objective), [])
     other.load_state(loss.state())
     assert other.tau == loss.tau and loss.record() == {"tau": loss.tau}
+
+
+@dataclass(frozen=True, repr=False)
+class ByFirstLogits(MSLObjective):
+    """A temperature that every logit of a first token moves, where the paper's estimate would be at its bound."""
+
+    def next_tau(self, statistics: FirstTokens, tau: float) -> float:
+        return self.by(statistics.right, statistics.legal, tau)
+
+    @staticmethod
+    def by(right: Sequence[float], legal: Sequence[float], tau: float) -> float:
+        return tau + 20 * float(np.square(right).mean() + np.square(legal).mean())
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 45}, {"budget": 90, "trunks": True}], ids=str)
+def test_a_temperature_may_follow_the_logits_of_its_own_step(model, trie, options):
+    """Value and gradient are those of the temperature that the step's first tokens give, however it is cut."""
+    objective, rows = ByFirstLogits(temperature="adaptive", tau_update="before"), np.arange(len(PROMPTS))
+    loss = ObjectiveMeans(passes_of(model, **options), objective, reader_of(model, trie, objective), [])
+    lengths = loss.lengths([REAL])
+    model.llm.zero_grad(set_to_none=True)
+    answers = answers_of(REALS)
+    logits = torch.cat([plain_logits(model, *row) for row in zip(PROMPTS, answers, strict=True)])
+    targets = torch.tensor([token for answer in answers for token in answer])
+    starts = torch.tensor(np.cumsum([0, *map(len, answers[:-1])]))
+    legal = [trie.allowed(answer[:position]) for answer in answers for position in range(len(answer))]
+    first = logits[starts].detach().numpy()
+    right, roots = first[np.arange(len(first)), targets[starts]], first[:, trie.allowed([])]
+    tau = objective.by(right, roots, 1.5)
+    value = msl_loss(logits, targets, legal, tau, "branching", times_tau=True)
+    value.backward()
+    expected = gradients(model)
+    values = []
+    for _ in range(2):  # computed again, as where memory has run out, the step is the same
+        model.llm.zero_grad(set_to_none=True)
+        values.append(loss.backward(rows, {REAL: 1.0}, lengths)[0])
+        for one, other in zip(gradients(model), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    assert values == pytest.approx([value.item()] * 2, abs=1e-5)
+    assert loss.tau == 1.5 and tau > 1.55
+    loss.after_step()
+    assert loss.tau == pytest.approx(tau, abs=1e-5) and loss.record() == {"tau": loss.tau}
+
+
+def test_passes_for_the_temperature_see_the_dropout_of_the_step(model, trie, monkeypatch):
+    seen: dict[bool, list[float]] = {True: [], False: []}
+    objective = MSLObjective(temperature="adaptive", tau_update="before")
+    loss = ObjectiveMeans(passes_of(model, 45), objective, reader_of(model, trie, objective), [])
+    read = loss.read
+
+    def drawn(one, kinds):
+        seen[torch.is_grad_enabled()].append(float(torch.rand(())))
+        return read(one, kinds)
+
+    monkeypatch.setattr(loss, "read", drawn)
+    loss.backward(np.arange(len(PROMPTS)), {REAL: 1.0}, loss.lengths([REAL]))
+    assert len(seen[True]) > 1 and seen[True] == seen[False]
+
+
+def test_when_the_temperature_is_updated_is_a_fact_of_adaptive_ones_alone():
+    after, before = (MSLObjective(temperature="adaptive", tau_update=update).facts() for update in ("after", "before"))
+    assert before == {**after, "tau_update": "before"}
+    assert "tau_update" not in MSLObjective().facts()
 
 
 def test_two_means_with_unknown_weights_see_one_dropout(model, trie, monkeypatch):
