@@ -24,6 +24,7 @@ from recbole_llm.report import ResultTable, RunResult
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, check_distinct, split_by_model
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.readers import unread
 from recbole_llm.settings.seeds import check_one_seed, check_seeds, seed_list
 from recbole_llm.settings.values import parse_texts, split_names
 from recbole_llm.stages import fingerprint
@@ -94,7 +95,8 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     Raises:
         InputError: a wrong setting; or a model's settings give it other rows than the first model's.
     """
-    check_command(command)
+    for line in unread(command.given, check_command(command)):
+        log.warning(line)
     first = make_configs(command)
     seeds = None if command.seeds is None else seed_list(command.seeds, first[0]["seed"])
     by_seed = [plan(first)] if seeds is None else [plan(make_configs(command, seed)) for seed in seeds]

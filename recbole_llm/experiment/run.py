@@ -32,6 +32,7 @@ from recbole_llm.logs import SHOWN, console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
 from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.readers import unread
 from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
 from recbole_llm.timeline import PREPARE, in_run
@@ -68,6 +69,8 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
     with console_log():
         config = Config(model, dataset, files, settings)
         check_resolved([config.resolution])
+        for line in unread(settings, [config.resolution]):
+            log.warning(line)
         found = with_report(run_one(config, keep_model=True))
         if is_teacher(config):
             teach(found)

@@ -22,7 +22,7 @@ from recbole_llm.experiment.run import check_rows, run_one
 from recbole_llm.experiment.run_record import Run
 from recbole_llm.experiment.timing import plan_of
 from recbole_llm.experiment.trained import is_few_shot
-from recbole_llm.experiment.tune_plan import Plan, check_plan
+from recbole_llm.experiment.tune_plan import Plan, check_plan, unread_in
 from recbole_llm.experiment.tune_space import as_space
 from recbole_llm.experiment.tune_study import Attempt, Pruned, Study
 from recbole_llm.experiment.tune_table import TrialTable, write_best
@@ -141,6 +141,8 @@ def run_plan(plan: Plan, words: Sequence[str] = ()) -> Tuned:
     Raises:
         InputError: a mistake that would end every trial, or no trial gave a score.
     """
+    for line in unread_in(plan):
+        log.warning(line)
     search = _Search(plan)
     for name, dimension in plan.space.items():
         log.info("searched: %s: %s", name, dimension)

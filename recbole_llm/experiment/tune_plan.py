@@ -15,6 +15,7 @@ from recbole_llm.lazy import needs_package
 from recbole_llm.settings.check import check_resolved
 from recbole_llm.settings.command import Command, parse_command, parse_words, settings_for
 from recbole_llm.settings.defaults import GIVEN, known_keys
+from recbole_llm.settings.readers import unread
 from recbole_llm.settings.resolve import resolve
 from recbole_llm.settings.schema import check_known
 from recbole_llm.settings.stage_checks import has_rows
@@ -156,6 +157,14 @@ def check_plan(plan: Plan) -> Plan:
     if find_spec("optuna") is None:
         raise needs_package("tune", "optuna", "install the extra: pip install 'recbole-llm[tune]'")
     return plan
+
+
+def unread_in(plan: Plan) -> list[str]:
+    """Warnings for what is set or searched and is read at no value that is searched (see ``settings.readers``)."""
+    points = [plan.first]
+    points += [{**plan.first, name: value} for name, one in plan.space.items() for value in one.ends[1:]]
+    resolved = [resolve(plan.model, plan.command.dataset, plan.settings(point)) for point in points]
+    return unread([*plan.command.given, *plan.space], resolved)
 
 
 def _checked_space(plan: Plan) -> dict[str, Dimension]:

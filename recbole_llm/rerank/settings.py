@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
@@ -103,6 +103,7 @@ class LMDHSettings(Declared):
     """The model LMDH; ``half_relevance`` and ``clip_beta`` are read as by ``rerank: lmdh``."""
 
     prefix = "lmdh_"
+    also_reads: ClassVar[tuple[str, ...]] = ("half_relevance", "clip_beta")
 
     width: Annotated[
         int,

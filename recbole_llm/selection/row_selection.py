@@ -63,8 +63,6 @@ def select_rows(
         return _all_of(model, rows), None
     choice = cast(type[Selector] | None, find_choice("coreset", settings.coreset))
     if choice is None:
-        if "coreset_size" in config.external_config_dict:
-            log.warning("coreset_size is set, but coreset is none: %s learns from all rows.", config["model"])
         return _all_of(model, rows), None
     selector = choice.from_settings(config.final_config_dict)
     check_needs(selector, config["model"], config.task, config, valid_rows is not None)

@@ -43,6 +43,11 @@ class Command:
     help: bool = False
     help_word: str = ""
 
+    @property
+    def given(self) -> list[str]:
+        """Names of the settings of the command line itself, with the model's before a dot where they are of one."""
+        return [*self.shared, *(f"{model}.{key}" for model, own in self.per_model.items() for key in own)]
+
 
 def parse_words(argv: Sequence[str]) -> dict[str, str]:
     """``--key=value`` and ``--key value`` as raw words by key.

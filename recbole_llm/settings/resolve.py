@@ -32,6 +32,7 @@ from recbole_llm.settings.defaults import (
 from recbole_llm.settings.derived import both_modes, columns_to_load, negative_samples
 from recbole_llm.settings.llm_checks import check_components, check_stages
 from recbole_llm.settings.models import ModelFacts, facts_by_name, facts_of, model_names, recbole_models
+from recbole_llm.settings.readers import yielded
 from recbole_llm.settings.recommender_checks import check_own_data
 from recbole_llm.settings.schema import check_known, check_value
 from recbole_llm.settings.stage_checks import (
@@ -203,6 +204,8 @@ def _finish(
 ) -> dict[str, Any]:
     """What the run uses, checked as a whole."""
     final = copy.deepcopy({**defaults, **user})
+    if facts.is_llm:
+        final.update(yielded(final, user))
     final["eval_args"] = copy.deepcopy({**defaults["eval_args"], **user.get("eval_args", {})})
     if facts.is_llm:
         final["llm_recommender"] = facts.class_name

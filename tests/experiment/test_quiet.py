@@ -29,6 +29,16 @@ def words(small: dict[str, Any], tmp_path: Path) -> list[str]:
     return ["--model=Pop,SASRec", "--dataset=world", *(f"--{key}={value}" for key, value in own.items())]
 
 
+def test_a_setting_that_nothing_reads_is_told_of_once(words, small, tmp_path, capsys):
+    """By a command for all of its models, and by a run in Python."""
+    line = "rerank_topn has no effect: Pop and SASRec have rerank=none; set --rerank, or leave rerank_topn out."
+    with working_in(tmp_path):
+        assert main([*words, "--rerank_topn=50"]) == 0
+        assert capsys.readouterr().err.count(line) == 1
+        recbole_llm.run("Pop", "world", **{**small, "checkpoint_dir": str(tmp_path / "saved")}, rerank_topn=50)
+    assert capsys.readouterr().err.count(line.replace("Pop and SASRec have", "Pop has")) == 1
+
+
 def test_the_console_has_lines_and_the_log_of_a_run_has_everything(words, tmp_path, capsys):
     with working_in(tmp_path):
         assert main(words) == 0

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from recbole_llm.experiment.tune_plan import TRIALS, check_plan, parse_plan
+from recbole_llm.experiment.tune_plan import TRIALS, check_plan, parse_plan, unread_in
 from tests.processes import fresh_python
 from tests.refusals import refused
 
@@ -78,6 +78,16 @@ def test_a_grid_is_the_product_of_the_values_in_their_order():
     assert check_plan(parse_plan([*words, "--sampler=grid", "--trials=5"])).n_trials == 5
     assert check_plan(parse_plan([*words, "--sampler=grid", "--trials=50"])).n_trials == 12
     assert check_plan(parse_plan(words)).n_trials == TRIALS
+
+
+def test_what_no_trial_reads_is_told_of():
+    """A setting that a searched value of the axis reads is none of them."""
+    of = ("--model=BIGRec", "--dataset=ml-100k", "--msl_tau=2")
+    (first, second) = unread_in(check_plan(parse_plan([*of, "--params=alpha choice [1, 2]; lora_r choice [4, 8]"])))
+    assert first.startswith("msl_tau has no effect: only objective=msl reads it, and BIGRec has objective=nll;")
+    assert second.startswith("alpha has no effect: only curriculum=adaptive reads it, and BIGRec has curriculum=none;")
+    searched = "--params=alpha choice [1, 2]; curriculum choice [sd_only, adaptive]"
+    assert unread_in(check_plan(parse_plan([*of[:2], searched]))) == []
 
 
 def test_settings_of_a_trial_are_those_of_a_run(tmp_path):
