@@ -67,14 +67,23 @@ def check_needs(
             "choose another coreset, or set ilora_permuted: False",
             kind="conflict",
         )
-    if any(name in BY_ADAPTER[task] for name in needs):
-        _check_loss(settings)
     if "influence" in needs:
         _check_solver(settings)
 
 
-def _check_loss(settings: Settings) -> None:
-    """Refuse an objective of answers for the tokens of prompts."""
+def check_scored_tokens(needs: Collection[str], task: str, settings: Settings) -> None:
+    """Refuse an objective of answers for the tokens of prompts, where the LLM scores rows.
+
+    Args:
+        needs: names of the selector's inputs.
+        task: ``"next-item"`` or ``"click"``.
+        settings: settings of the run, resolved.
+
+    Raises:
+        InputError: ``effort_tokens``.
+    """
+    if not any(name in BY_ADAPTER[task] for name in needs):
+        return
     objective = settings["objective"]
     if settings["coreset_objective"] == SAME and objective != NLL and settings["effort_tokens"] == "all":
         raise InputError(

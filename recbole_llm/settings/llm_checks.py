@@ -12,7 +12,7 @@ from recbole_llm.objective.preference_settings import check_preference, compares
 from recbole_llm.registry import find_choice
 from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.settings.code_checks import check_codes
-from recbole_llm.settings.coreset_checks import check_needs
+from recbole_llm.settings.coreset_checks import check_needs, check_scored_tokens
 from recbole_llm.settings.models import ModelFacts
 from recbole_llm.settings.recommender_checks import check_recommender
 from recbole_llm.settings.stage_checks import (
@@ -68,6 +68,7 @@ def check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, A
     needs = {need.name for need in selector.needs} if selector is not None and _selects(final) else set()
     if selector is not None and needs:
         check_needs(selector, model, task, final, has_valid_rows)
+        check_scored_tokens(needs, task, final)
     adapter = find_choice("adapter", final["adapter"])
     check_recommender(
         final,
