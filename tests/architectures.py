@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -64,6 +65,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+# One of each kind of attention, positions and states: those that fast tests try where the probe has tried all.
+COMMON = ("llama", "gemma3", "gpt2", "gpt_neo", "bloom", "mamba", "lfm2", "qwen3_moe")
+COMMON_FIRST = [pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in ARCHITECTURES]
 
 
 def make_architecture(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+HOSTILE = Path(__file__).with_name("hostile")
 
 # With Python's own threshold, 700 objects, the collector takes every 14th second of a command and a fifth of imports.
 gc.set_threshold(50_000)
@@ -25,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test imports RecBole's sequential models, as importing them turns on autograd's anomaly mode."""
+    for name in ("default", "ci") if "not hostile" in config.getoption("markexpr") else ():
+        settings.register_profile(name, settings.get_profile(name), max_examples=50)  # other ones every time
     hands_out = not hasattr(config, "workerinput") and config.getoption("numprocesses", None)
     if not hands_out:  # a process that only hands tests to workers imports nothing
         from recbole_llm import compat
@@ -32,9 +36,24 @@ def pytest_configure(config: pytest.Config) -> None:
         compat.apply()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A folder of hostile tests alone makes thousands of cases, of which ``-m "not hostile"`` asks for none."""
+    asked = config.getoption("markexpr")
+    unasked = asked == "slow" or asked.endswith("not hostile")
+    return True if unasked and collection_path == HOSTILE else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What passes is told without its output: the logs of hundreds of commands would go from process to process."""
+    report = yield
+    if report.passed and hasattr(item.config, "workerinput"):
+        report.sections = []
+    return report
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: every full collection would look at a million objects of it, for half a second."""
-    gc.collect()
     gc.freeze()
 
 
@@ -60,10 +79,19 @@ def rounding(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def pictures() -> Iterator[None]:
-    """Draws the first picture of each kind; later ones have its size."""
-    from tests.pictures import drawn_once
+    """Draws pictures for the tests that look at them; others have their size."""
+    from tests.pictures import made_once
 
-    with drawn_once():
+    with made_once():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def paths() -> Iterator[None]:
+    """Finds out once which fast paths an LLM takes that many commands load."""
+    from tests.probes import remembered
+
+    with remembered():
         yield
 
 

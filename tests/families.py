@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -24,6 +25,12 @@ from transformers import (
 )
 
 FAMILIES = ("llama", "qwen2", "gpt2")
+# For tests that are made of both: a fast case varies one of them.
+WITH_ATTENTION = [
+    pytest.param(family, attention, marks=[] if family == "llama" or attention == "sdpa" else pytest.mark.slow)
+    for family in FAMILIES
+    for attention in ("sdpa", "eager")
+]
 TEXTS = [
     'The user has watched these movies: "Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat".',
     "### Instruction: name one movie.\n### Response:\n",

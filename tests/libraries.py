@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402  # imports go faster without the collector
 import gc
+from contextlib import suppress
 
 gc.disable()
 
@@ -16,9 +17,17 @@ import recbole.model.knowledge_aware_recommender
 import recbole.model.sequential_recommender
 import recbole.trainer  # noqa: F401
 import sklearn  # noqa: F401
+import tabulate  # noqa: F401
 import torch
-import transformers.generation.utils  # noqa: F401
+import transformers.generation.utils
+import transformers.optimization
+import transformers.trainer_pt_utils  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+with suppress(ImportError):  # a table of a thousand patterns, which the first weights that are read would compile
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")
 
 torch.autograd.set_detect_anomaly(False)  # RecBole's models turn it on when they are imported
 gc.enable()

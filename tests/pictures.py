@@ -1,9 +1,8 @@
 """Pictures in tests: most runs draw some, and drawing one takes as long as fine-tuning the smallest LLM.
 
-The first picture of each name that a process draws is drawn, in the first of its formats. Of the later ones an empty
-picture of the same size is written; the figure is made where no earlier one showed data of the same form: as many
-values, missing, infinite and negative in the same places. :func:`drawn` is for tests that look inside, :func:`undrawn`
-for processes in which even the first would be drawn for one command.
+Of a picture an empty one of the same size is written. Its figure is made where no earlier one showed data of the same
+form: none, one or several values, some of them missing, infinite or negative. :func:`drawn` is for tests that look
+inside, as those of each kind of picture do (``tests/report``), :func:`undrawn` for processes that end after a command.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ FIGURES = {
     rerank_plot: ("trade_off_figure",),
 }
 
-_seen: set[str] = set()
 _asked: list[set[str] | None] = [set()]  # names of pictures that are drawn in any case; None: all
 
 
@@ -58,12 +56,12 @@ def drawn(*names: str) -> Iterator[None]:
 
 
 def _is_drawn(name: str) -> bool:
-    return _asked[0] is None or name in _asked[0] or Path(name).stem not in _seen
+    return _asked[0] is None or name in _asked[0]
 
 
 @contextmanager
-def drawn_once() -> Iterator[None]:
-    """A context in which only the first picture of each name is drawn, but for :func:`drawn`."""
+def made_once() -> Iterator[None]:
+    """A context in which figures of one form are made once and no picture is drawn, but for :func:`drawn`."""
     draw, learning, sizes = Figure.savefig, comparison_plots.learning_figure, {}
 
     def save(figure: Figure, file: Any, *, dpi: float, format: str = "png", **options: Any) -> None:
@@ -72,7 +70,6 @@ def drawn_once() -> Iterator[None]:
             draw(figure, file, format=format, dpi=dpi, **options)
         else:
             _write_empty(file, figure.get_size_inches(), dpi, format)
-        _seen.add(Path(name).stem)
 
     def once(make: Callable[..., Figure]) -> Callable[..., Any]:
         @wraps(make)
@@ -111,7 +108,7 @@ def undrawn() -> Iterator[None]:
 
 
 class Known:
-    """A figure whose like has been made: it is made where somebody looks at it, or where its picture is the first."""
+    """A figure whose like has been made: it is made where somebody looks at it, or asks for its picture."""
 
     def __init__(self, make: Callable[[], Figure], size: tuple[float, float]) -> None:
         self._make, self._size = make, size
@@ -136,10 +133,10 @@ def _write_empty(file: Any, size: tuple[float, float], dpi: float, format: str) 
 
 
 def form_of(value: Any) -> Hashable:
-    """What a figure's making depends on: types, lengths and keys, and which numbers are missing, infinite, negative.
+    """What a figure's making may fail at: types, none, one or several, and numbers missing, infinite or negative.
 
     Example:
-        >>> form_of([1.0, 2.0]) == form_of([3.0, 0.5]), form_of([1.0]) == form_of([float("nan")])
+        >>> form_of([1.0, 2.0]) == form_of([3.0, 0.5, 9.0]), form_of([1.0]) == form_of([float("nan")])
         (True, False)
     """
     if isinstance(value, bool | None):
@@ -149,12 +146,17 @@ def form_of(value: Any) -> Hashable:
     if isinstance(value, np.ndarray):
         numbers = value.astype(float)
         n_values = len(np.unique(value)) if value.dtype.kind in "biu" else 0  # of classes, strata and codes
-        return value.shape, n_values, bool(np.isfinite(numbers).all()), bool((numbers < 0).any())
+        return *map(_count, value.shape), _count(n_values), bool(np.isfinite(numbers).all()), bool((numbers < 0).any())
     if is_dataclass(value):
         return type(value), tuple(form_of(getattr(value, field.name)) for field in fields(value))
     if isinstance(value, Mapping):
-        return tuple((key, form_of(own)) for key, own in value.items())
+        return _count(len(value)), frozenset(map(form_of, value.values()))
     if isinstance(value, list | tuple):
         is_text = bool(value) and all(isinstance(own, str) for own in value)  # notes and names: of any number
-        return str if is_text else tuple(map(form_of, value))
+        return str if is_text else (_count(len(value)), frozenset(map(form_of, value)))
     return type(value)
+
+
+def _count(number: int) -> int:
+    """None, one or several."""
+    return min(number, 2)

@@ -69,7 +69,7 @@ def recommended(folder: Path) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("model", POINTS)
+@pytest.mark.parametrize("model", ["BIGRec", pytest.param("RecLoRA", marks=pytest.mark.slow), "MoSARA"])
 def test_a_run_recommends_from_its_folder_in_a_new_process(go, whole, model):
     import recbole_llm
 
@@ -86,7 +86,8 @@ def test_a_run_recommends_from_its_folder_in_a_new_process(go, whole, model):
     assert ("gate_usage" in records[0]) == (model != "BIGRec")
 
 
-@pytest.mark.parametrize("model", [pytest.param("RecLoRA", marks=pytest.mark.slow), "MoSARA"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["RecLoRA", "MoSARA"])
 def test_an_interrupted_run_ends_with_the_same_ranks(go, whole, model, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
@@ -100,10 +101,11 @@ def test_an_interrupted_run_ends_with_the_same_ranks(go, whole, model, tmp_path,
     assert resumed.ranks(model) == whole(model).ranks(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param((), marks=pytest.mark.slow),
+        (),
         ("--reclora_mix=factors", "--reclora_gate_top_k=2", "--reclora_num_loras=3"),
     ],
 )

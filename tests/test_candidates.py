@@ -168,7 +168,7 @@ def test_naming_the_target_is_a_hit_and_naming_another_is_not(command, words, mo
         assert [result[name + "_reference"] for name in ("hit_ratio", "valid_ratio")] == [hit_ratio, valid_ratio]
 
 
-@pytest.mark.parametrize("model", ["BIGRec", "LLaRA"])
+@pytest.mark.parametrize("model", ["BIGRec", pytest.param("LLaRA", marks=pytest.mark.slow)])
 def test_by_likelihood_every_answer_is_a_candidate(command, words, titles, model):
     finished = command(model, *words, "--grounding=likelihood", "--train_sample_size=16", "--max_new_tokens=1")
     assert finished.status == 0
@@ -181,6 +181,7 @@ def test_by_likelihood_every_answer_is_a_candidate(command, words, titles, model
     assert finished.result(model).point.endswith("grounding=likelihood, candidates=5)")
 
 
+@pytest.mark.slow
 def test_soft_distils_prompts_with_candidates(command, words):
     finished = command("SOFT", *words, "--distance_rows=6", "--train_sample_size=16", "--SOFT.learning_rate=0.05")
     assert finished.status == 0

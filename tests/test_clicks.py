@@ -25,9 +25,10 @@ def clicks(folder: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-def test_recboles_models_of_clicks_stand_side_by_side(command: Callable[..., Any]):
+@pytest.mark.parametrize("asked", [("DIN", "SASRec"), pytest.param(CLICK_IF_ASKED, marks=pytest.mark.slow)])
+def test_recboles_models_of_clicks_stand_side_by_side(command: Callable[..., Any], asked: tuple[str, ...]):
     columns = side_file_settings("DIN")["load_col"]
-    models = ",".join(["LR", "FM", *CLICK_IF_ASKED])
+    models = ",".join(["LR", "FM", *asked])
     done = command(models, *LABELLED, THRESHOLD, f"--load_col={columns}", "--train_sample_size=16", "--epochs=1")
     assert done.status == 0
     labels = {f"{name}{rows}" for name in models.split(",") for rows in ("", " (16 rows)")}

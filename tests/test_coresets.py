@@ -25,7 +25,8 @@ from tests.pictures import drawn
 from tests.runs import Finished
 
 SELECTORS = [name for name in CORESETS if name != "none"]
-LIKE_OTHERS = ("ccs", "k_center", "herding", "moderate")  # they read what el2n, d2_pruning and fdmat read
+# They read what el2n, dealrec or goracs read, or are chosen with below.
+LIKE_OTHERS = ("ccs", "k_center", "herding", "moderate", "grand", "tf_dcon", "d2_pruning")
 NOT_OF_RECOMMENDER = ("random", "dsir", "goracs")
 SEARCHES = ("goracs", "fdmat")  # they tell how they went, and draw a map
 N_ROWS, SIZE = 24, 6
@@ -185,6 +186,7 @@ def test_dealrec_is_bigrec_with_its_coreset(coreset, dealrec):
     }
 
 
+@pytest.mark.slow
 def test_what_decides_memory_alone_changes_no_choice(coreset, dealrec, tmp_path):
     small = coreset("--micro_batch_tokens=1", "--eval_batch_size=5", models="DEALRec", saved=tmp_path / "saved")
     assert chosen_by(small, "DEALRec") == chosen_by(dealrec, "DEALRec")
@@ -252,7 +254,7 @@ def test_soft_learns_its_own_answers_to_the_chosen_rows(coreset, dealrec):
     assert finished.json("SOFT", "distilled.json")["rows"] == SIZE
 
 
-@pytest.mark.parametrize("adapter", ["lora", "ilora"])
+@pytest.mark.parametrize("adapter", [pytest.param("lora", marks=pytest.mark.slow), "ilora"])
 def test_dealrec_chooses_for_hybrid_prompts_and_instance_wise_adapters(coreset, dealrec, adapter):
     finished = coreset("--llm_recommender=LLaRA", f"--adapter={adapter}", "--lora_r=8", models="DEALRec")
     stages, own = finished.json("DEALRec", "stages.json"), dealrec.json("DEALRec", "stages.json")
@@ -311,7 +313,12 @@ def test_goracs_takes_another_search_and_another_encoder(coreset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [["--adapter=ilora", "--lora_r=8"], ["--adapter=full", "--effort_weights=last"], ["--candidates=5"]]
+    "settings",
+    [
+        ["--adapter=ilora", "--lora_r=8"],
+        pytest.param(["--adapter=full", "--effort_weights=last"], marks=pytest.mark.slow),
+        pytest.param(["--candidates=5"], marks=pytest.mark.slow),
+    ],
 )
 def test_goracs_chooses_for_other_adapters_and_prompts(coreset, settings):
     model = "BIGRec" if "--adapter=full" in settings else "LLaRA"
@@ -339,7 +346,7 @@ def click_coreset(command, words):
     "name, column, settings",
     [
         ("el2n", "el2n", []),
-        ("grand", "grand", []),
+        pytest.param("grand", "grand", [], marks=pytest.mark.slow),
         pytest.param("ccs", "el2n", [], marks=pytest.mark.slow),
         pytest.param("d2_pruning", "el2n", [], marks=pytest.mark.slow),
         ("d2_pruning", "el2n", ["--coreset_vectors=llm"]),
@@ -353,7 +360,9 @@ def test_rows_are_chosen_by_how_hard_the_llm_finds_a_click(click_coreset, name, 
     assert stages.values() & finished.json("GORACS", "stages.json").keys() == {stages[column]}
 
 
-@pytest.mark.parametrize("name", ["goracs", pytest.param("moderate", marks=pytest.mark.slow), "fdmat", "qdit"])
+@pytest.mark.parametrize(
+    "name", ["goracs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("moderate", "fdmat")), "qdit"]
+)
 def test_rows_are_chosen_for_clicks(click_coreset, name):
     """Each class in the shares that it has among the validation rows, or among all rows."""
     finished = click_coreset(f"--coreset={name}")

@@ -83,6 +83,7 @@ def test_ilora_leaves_its_gates_and_their_picture(ilora):
     assert "llm_recommender=LLaRA, adapter=ilora" in ilora.log("iLoRA")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(ilora, go, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
@@ -97,6 +98,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(ilora, go, tmp_path, monkeyp
     assert resumed.ranks("iLoRA") == ilora.ranks("iLoRA")
 
 
+@pytest.mark.slow
 def test_memory_knobs_do_not_change_the_result(ilora, go, tmp_path):
     small = go("iLoRA", "--micro_batch_tokens=300", "--generation_batch_tokens=600", saved=tmp_path / "saved")
     assert difference(weights_of(small, "iLoRA"), weights_of(ilora, "iLoRA")) < 2e-3  # Adam enlarges what is tiny
@@ -120,7 +122,9 @@ def test_a_new_process_answers_the_same_from_the_saved_adapter(ilora, words, wor
     assert again.ranks("iLoRA") == ilora.ranks("iLoRA") and "Stage fine-tune: found" in again.log("iLoRA")
 
 
+@pytest.mark.slow
 def test_one_expert_and_uniform_gates_are_lora(go, monkeypatch):
+    """As in whole models, without training: ``tests/adapter/test_ilora.py``."""
     plain = go("BIGRec", "--adapter=lora")
     one = go("BIGRec", "--adapter=ilora", "--ilora_num_experts=1")
     monkeypatch.setattr(
@@ -148,7 +152,11 @@ LLARA = ("--llm_recommender=LLaRA", "--prompt_schedule=linear")
 
 
 @pytest.mark.parametrize(
-    "point", [(*LLARA, "--curriculum=adaptive", "--alpha=5"), ("--adapter=ilora", "--curriculum=fixed:0.5")]
+    "point",
+    [
+        (*LLARA, "--curriculum=adaptive", "--alpha=5"),
+        pytest.param(("--adapter=ilora", "--curriculum=fixed:0.5"), marks=pytest.mark.slow),
+    ],
 )
 def test_soft_on_llara_and_with_instance_wise_lora(go, monkeypatch, point):
     hybrid: list[bool] = []

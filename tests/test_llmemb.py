@@ -120,10 +120,10 @@ def test_the_same_seed_gives_the_same_again_and_a_killed_tuning_goes_on(go, tabl
 
 
 def test_it_learns_a_small_world_by_heart(go):
-    words = ("--epochs=60", "--stopping_step=100", "--LLMEmb.learning_rate=0.003", "--rat_alpha=0")
+    words = ("--epochs=20", "--stopping_step=100", "--LLMEmb.learning_rate=0.01", "--rat_alpha=0")
     done = go("LLMEmb", *words, "--rat_config={hidden_dropout_prob: 0, attn_dropout_prob: 0}")
     losses = [record["train_loss"] for record in done.json("LLMEmb", "history.json")]
-    assert len(losses) == 60 and losses[-1] < 0.5 * losses[0]
+    assert len(losses) == 20 and losses[-1] < 0.5 * losses[0]
 
 
 def test_coresets_choose_by_its_vectors(command, go, table, llm, shared):

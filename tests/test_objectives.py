@@ -64,7 +64,7 @@ def test_nll_is_what_a_run_without_the_axis_is(tuned):
 
 
 @pytest.mark.parametrize(
-    "objective", ["msl", pytest.param("bear", marks=pytest.mark.slow), pytest.param("cft", marks=pytest.mark.slow)]
+    "objective", ["cft", pytest.param("bear", marks=pytest.mark.slow), pytest.param("msl", marks=pytest.mark.slow)]
 )
 def test_a_tuning_that_stops_after_an_epoch_goes_on_as_if_nothing_had_been(objective, tuned, tmp_path, monkeypatch):
     whole = tuned(*POINTS[objective])

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from recbole_llm.report import RunResult, coreset_plot
-from tests.pictures import drawn, drawn_once, form_of
+from tests.pictures import drawn, form_of, made_once
 
 FORMS = [[0.1, 0.9], [0.1, -0.9], [0.1, float("nan")], [0.1, None], [0.1], []]
 
@@ -26,7 +26,7 @@ def test_figures_of_one_form_are_made_once_and_have_its_size(tmp_path, monkeypat
             return image.width
 
     monkeypatch.setattr(coreset_plot, "coreset_figure", figure)
-    with drawn_once():
+    with made_once():
         assert [width(scores) for scores in [*FORMS, [0.2, 0.3], *FORMS]] == [100] * (2 * len(FORMS) + 1)
         assert made == FORMS
         with drawn():
@@ -38,8 +38,8 @@ def test_figures_of_one_form_are_made_once_and_have_its_size(tmp_path, monkeypat
     ("value", "alike", "other"),
     [
         (np.array([1.0, 2.0]), np.array([0.5, 4.0]), np.array([1.0, np.inf])),
-        (np.array([0, 1, 1]), np.array([2, 2, 3]), np.array([0, 1, 2])),
-        ({"ndcg@10": 0.1}, {"ndcg@10": 0.7}, {"hit@10": 0.1}),
+        (np.array([0, 1, 1]), np.array([2, 2, 3, 4]), np.array([1, 1, 1])),
+        ({"ndcg@10": 0.1}, {"hit@10": 0.7}, {"ndcg@10": 0.1, "hit@10": 0.7}),
         (RunResult("Pop", "a", test={"hit@5": 0.1}), RunResult("BPR", "b", test={"hit@5": 0.2}), RunResult("Pop", "a")),
         (True, True, False),
     ],

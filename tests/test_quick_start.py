@@ -278,7 +278,7 @@ def test_sasrec_is_shown_on_all_rows_and_on_the_llms_few_shot_rows(command):
     assert len({tuple(pairs_of(finished, label)) for label in labels}) == 1
 
 
-@pytest.mark.parametrize(("sample_for", "rows"), [("llm", 63), ("all", 16)])
+@pytest.mark.parametrize(("sample_for", "rows"), [("llm", 63), pytest.param("all", 16, marks=pytest.mark.slow)])
 def test_sample_for_llm_or_all_shows_sasrec_once(command, sample_for, rows):
     sizes = ("--BIGRec.train_sample_size=16", f"--sample_for={sample_for}", "--BIGRec.epochs=0")
     finished = command("SASRec,BIGRec", *sizes)
@@ -310,17 +310,17 @@ def test_the_same_command_again_computes_nothing_says_so_and_gives_the_same(side
     [
         ("--test_sample_size=5", True),
         ("--topk=[10,15]", True),
-        ("--micro_batch_tokens=512", True),
-        ("--generation_batch_tokens=512", True),
+        pytest.param("--micro_batch_tokens=512", True, marks=pytest.mark.slow),
+        pytest.param("--generation_batch_tokens=512", True, marks=pytest.mark.slow),
         ("--faiss_index=HNSW8", False),
         ("--seed=7", False),
         ("--BIGRec.learning_rate=0.01", False),
         ("--valid_sample_size=5", False),
-        ("--num_beams=1", False),
+        pytest.param("--num_beams=1", False, marks=pytest.mark.slow),
         ("--eval_args={mode: {valid: uni5, test: full}}", False),
         ("--lora_r=2", False),
-        ("--llm_dtype=bfloat16", False),
-        ("--max_prompt_tokens=300", False),
+        pytest.param("--llm_dtype=bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("--max_prompt_tokens=300", False, marks=pytest.mark.slow),
     ],
 )
 def test_fine_tuning_is_shared_by_runs_that_differ_only_in_something_later(
@@ -342,7 +342,7 @@ def test_fine_tuning_is_shared_by_runs_that_differ_only_in_something_later(
             command("BIGRec", word)
 
 
-@pytest.mark.parametrize("stage", ["tiny-llm", "item-embeddings"])
+@pytest.mark.parametrize("stage", [pytest.param("tiny-llm", marks=pytest.mark.slow), "item-embeddings"])
 def test_a_corrupt_cache_is_rebuilt_and_said_so(side_by_side, command, stage):
     place = side_by_side.stage("BIGRec", stage)
     victim = max(place.glob("*.*"), key=lambda path: path.stat().st_size)

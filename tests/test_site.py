@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
 from recbole_llm.registry import AXES
 from tests.processes import REPOSITORY, fresh_python
 
-pytest.importorskip("mkdocs", reason="the extra 'docs' is not installed: pip install 'recbole-llm[docs]'")
-pytest.importorskip("mkdocstrings", reason="the extra 'docs' is not installed: pip install 'recbole-llm[docs]'")
-pytestmark = pytest.mark.slow
+MISSING = find_spec("mkdocs") is None or find_spec("mkdocstrings") is None
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MISSING, reason="the extra 'docs' is not installed: pip install 'recbole-llm[docs]'"),
+]
 
 QUIET = {"NO_MKDOCS_2_WARNING": "1"}
 

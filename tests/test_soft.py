@@ -177,7 +177,7 @@ def test_fixed_1_is_sd_only_and_fixed_0_is_bigrec(both, soft):
 
 
 def test_a_step_of_8_rows_at_once_and_one_after_the_other_are_equal(soft, tmp_path):
-    step = ("--SOFT.train_batch_size=8", "--epochs=1", "--curriculum=fixed:0.5")
+    step = ("--SOFT.train_batch_size=8", "--train_sample_size=8", "--epochs=1", "--curriculum=fixed:0.5")
     at_once = soft(*step, "--micro_batch_tokens=100000")
     one_by_one = soft(*step, "--micro_batch_tokens=1", "--generation_batch_tokens=1", saved=tmp_path / "saved")
     assert ranked_alike(at_once, one_by_one, "SOFT")
@@ -218,24 +218,28 @@ def test_empty_answers_can_be_learnt_as_they_are(both, soft, empty_answers):
     assert timeless(kept)[-1]["distilled_loss"] < timeless(both, "BIGRec")[-1]["train_loss"]
 
 
-def test_of_several_alphas_the_best_on_validation_stays_and_answers_are_distilled_once(both, soft, stages_without):
+@pytest.mark.slow
+@pytest.mark.parametrize("best_first", [True, False])
+def test_of_several_alphas_the_best_on_validation_stays_and_answers_are_distilled_once(
+    both, soft, stages_without, best_first
+):
     alone = {alpha: soft(f"--alpha={alpha}") for alpha in (10, 100)}
     scores = {alpha: finished.result("SOFT").valid["ndcg@10"] for alpha, finished in alone.items()}
     assert len(set(scores.values())) == 2
     other, best = sorted(scores, key=lambda alpha: scores[alpha])
     saved = stages_without("curriculum")
     before = stages_in(saved)
-    for order in (f"[{best}, {other}]", f"[{other}, {best}.0, {best}]"):
-        listed = soft(f"--alpha={order}", saved=saved)
-        check_equal_runs(listed, alone[best])
-        assert listed.json("SOFT", "stages.json") == alone[best].json("SOFT", "stages.json")
-        assert listed.json("SOFT", "curriculum.json") == alone[best].json("SOFT", "curriculum.json")
-        assert timeless(listed) == timeless(alone[best])
-        table = pd.read_csv(listed.folders["SOFT"] / "curricula.csv").set_index("alpha")
-        assert table["chosen"].to_dict() == {best: 1, other: 0}
-        for alpha, own in table.iterrows():
-            valid = alone[alpha].result("SOFT").valid
-            assert {name: own[f"valid_{name}"] for name in valid} == pytest.approx(valid)
+    order = f"[{best}, {other}]" if best_first else f"[{other}, {best}.0, {best}]"
+    listed = soft(f"--alpha={order}", saved=saved)
+    check_equal_runs(listed, alone[best])
+    assert listed.json("SOFT", "stages.json") == alone[best].json("SOFT", "stages.json")
+    assert listed.json("SOFT", "curriculum.json") == alone[best].json("SOFT", "curriculum.json")
+    assert timeless(listed) == timeless(alone[best])
+    table = pd.read_csv(listed.folders["SOFT"] / "curricula.csv").set_index("alpha")
+    assert table["chosen"].to_dict() == {best: 1, other: 0}
+    for alpha, own in table.iterrows():
+        valid = alone[alpha].result("SOFT").valid
+        assert {name: own[f"valid_{name}"] for name in valid} == pytest.approx(valid)
     assert f"curriculum: {{'alpha': {best:.1f}}} is the best on validation." in listed.log("SOFT")
     assert sorted(name.split("-")[0] for name in stages_in(saved) - before) == ["curriculum"] * 2
 
@@ -310,8 +314,7 @@ def test_nearest_keeps_the_beam_nearest_to_the_true_title(both, soft, untuned, m
     assert largest_difference(adapter_of(finished), adapter_of(soft("--curriculum=sd_only"))) > 1e-3
 
 
-def test_some_rows_are_distilled_with_beams_and_epochs_of_their_own(both, soft, stages):
-    """The distance is that of a search with one beam; the file of the answers gives the same run."""
+def test_some_rows_are_distilled_with_beams_and_epochs_of_their_own(both, soft):
     some = soft("--sd_rows=9", "--sd_num_beams=1", "--curriculum_epochs=2")
     used, usual = some.json("SOFT", "stages.json"), both.json("SOFT", "stages.json")
     assert used["fine-tune"] == usual["fine-tune"]
@@ -320,12 +323,18 @@ def test_some_rows_are_distilled_with_beams_and_epochs_of_their_own(both, soft, 
     history = some.json("SOFT", "history.json")
     assert len(history) == 2 and history[0]["real_loss"] is None
     assert "sd_rows: answers to 9 of 24 training rows." in some.log("SOFT")
+    assert soft("--sd_rows=24").json("SOFT", "stages.json") == usual  # as many rows as there are
+
+
+@pytest.mark.slow
+def test_the_distance_of_some_rows_is_that_of_one_beam_and_their_file_gives_the_same_run(soft):
+    some = soft("--sd_rows=9", "--sd_num_beams=1", "--curriculum_epochs=2")
     greedy = soft("--SOFT.num_beams=1", "--alpha=10", models="SOFT")
-    assert greedy.json("SOFT", "stages.json")["initial-distance"] == used["initial-distance"]
+    distances = [one.json("SOFT", "stages.json")["initial-distance"] for one in (some, greedy)]
+    assert distances[0] == distances[1]
     file = some.stage("SOFT", "distil") / "answers.jsonl"
     given = soft("--sd_rows=9", "--sd_num_beams=1", "--curriculum_epochs=2", f"--sd_file={file}")
     check_equal_runs(some, given)
-    assert soft("--sd_rows=24").json("SOFT", "stages.json") == usual  # as many rows as there are
 
 
 def test_permuted_targets_use_the_same_answers_and_learn_something_else(both, soft):
@@ -336,10 +345,11 @@ def test_permuted_targets_use_the_same_answers_and_learn_something_else(both, so
     assert largest_difference(adapter_of(permuted), adapter_of(plain)) > 1e-3
 
 
+@pytest.mark.slow
 def test_first_line_cuts_distilled_answers(soft, monkeypatch):
     decode = Backbone.decode
     monkeypatch.setattr(Backbone, "decode", lambda self, token_ids: f"{decode(self, token_ids)}\nand more")
-    short = ("--epochs=1", "--curriculum=sd_only")
+    short = ("--epochs=1", "--train_sample_size=8", "--curriculum=sd_only")
     whole, first = answers_of(soft(*short)), answers_of(soft(*short, "--first_line=True"))
     assert any("\n" in text.strip() for text in whole)
     assert first == [text.strip().split("\n")[0] for text in whole]
@@ -535,6 +545,7 @@ def check_resumed(resumed: Finished, both: Finished, saved: Path) -> None:
     assert not list((saved / "stages").glob("*.partial")) and "Resuming after epoch" in resumed.log("SOFT")
 
 
+@pytest.mark.slow
 def test_a_command_interrupted_in_every_stage_ends_as_if_nothing_had_been(both, soft, tmp_path, monkeypatch):
     def interrupt() -> None:
         raise KeyboardInterrupt

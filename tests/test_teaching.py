@@ -90,6 +90,7 @@ def test_its_folder_is_one_of_recboles_and_serves_in_a_new_process(table):
     assert printed.strip().endswith(mine.strip())
 
 
+@pytest.mark.slow
 def test_a_killed_teacher_goes_on_and_the_student_is_the_same(go, table, tmp_path, monkeypatch):
     monkeypatch.setattr(teaching, "CHUNK", 16)
     rank, calls = BIGRec.rank, []

@@ -104,6 +104,7 @@ def test_segments_train_as_rows_with_the_same_histories_do(trunk, model, monkeyp
     check_segments(trunk, model, ("--curriculum=fixed:0.5",) if model == "SOFT" else (), monkeypatch)
 
 
+@pytest.mark.slow
 def test_segments_train_as_rows_do_where_some_rows_have_a_distilled_answer(trunk, monkeypatch):
     """The first epoch is of these rows alone."""
     check_segments(trunk, "SOFT", ("--alpha=10", "--sd_rows=20", "--curriculum_epochs=3"), monkeypatch)
@@ -128,8 +129,8 @@ def test_an_llm_that_takes_no_trees_gets_rows_and_the_log_says_so(trunk, usual, 
     check_alike(usual, apart)
 
 
-def test_passes_of_other_sizes_change_nothing(trunk):
-    check_alike(trunk("--micro_batch_tokens=150"), trunk("--micro_batch_tokens=100000", saved="large"))
+def test_passes_of_other_sizes_change_nothing(trunk, usual):
+    check_alike(trunk("--micro_batch_tokens=150"), usual)
 
 
 def test_a_coreset_is_the_same_rows_and_they_alone_are_branches(trunk):

@@ -109,12 +109,12 @@ def found_by(trainer: Any, training: Training) -> dict[str, Any]:
     }
 
 
-# SASRec drops out, BERT4Rec masks by Python's generator, BPR draws by numpy's, LightGCN keeps what it has propagated,
-# SGL draws graphs for an epoch, SAR batches of whole users, KTUP learns rows and graph in turns.
-FAST = ("taught", "BERT4Rec", "BPR", "LightGCN", "SGL", "SAR", "KTUP")
-# MultiVAE counts its steps, RecVAE has three optimisers, NCL clusters before an epoch, SOLID takes a codebook from a
-# stage, others learn from a graph, S3Rec in two stages.
-SLOW = ("MultiVAE", "RecVAE", "NCL", "SOLID", "CKE", "MKR", "KGCN", "S3Rec")
+# BERT4Rec masks by Python's generator, BPR draws by numpy's, LightGCN keeps what it has propagated, SGL draws graphs
+# for an epoch, KTUP learns rows and graph in turns.
+FAST = ("BERT4Rec", "BPR", "LightGCN", "SGL", "KTUP")
+# SASRec drops out, SAR batches whole users, MultiVAE counts its steps, RecVAE has three optimisers, NCL clusters before
+# an epoch, SOLID takes a codebook from a stage, others learn from a graph, S3Rec in two stages.
+SLOW = ("taught", "SAR", "MultiVAE", "RecVAE", "NCL", "SOLID", "CKE", "MKR", "KGCN", "S3Rec")
 
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])

@@ -49,8 +49,15 @@ def load(folder: Path, model: str = "SASRec", **settings: Any) -> Rows:
     return load_rows(Config(model, folder.name, config_dict=given), False)
 
 
-@pytest.mark.parametrize("start", [1_700_000_000, 1_700_000_000_000_000_000], ids=["seconds", "nanoseconds"])
-@pytest.mark.parametrize("cut", CUTS)
+STARTS = {"seconds": 1_700_000_000, "nanoseconds": 1_700_000_000_000_000_000}
+WITH_START = [
+    pytest.param(cut, start, id=f"{unit}-{cut}", marks=[] if unit == "nanoseconds" else pytest.mark.slow)
+    for cut in CUTS
+    for unit, start in STARTS.items()
+]
+
+
+@pytest.mark.parametrize(("cut", "start"), WITH_START)
 def test_times_that_are_a_feature_cut_and_sort_as_the_exact_times_do(tmp_path, start, cut):
     folder = write(tmp_path / "shop", start)
     for model, windows in (("SASRec", None), ("SASRec", "full"), ("Pop", None)):

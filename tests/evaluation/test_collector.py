@@ -47,7 +47,7 @@ tied_scores = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tied_scores, st.integers(1, 8))
 def test_top_items_and_ranks_are_those_of_a_sort_with_ties_by_id(rows, k):
     scores = torch.tensor(rows)

@@ -23,7 +23,7 @@ from tests.evaluation.test_collector import Settings, tied_scores
 BEYOND_ACCURACY = ["NDCG", "MRR", "Hit", "ItemCoverage", "ShannonEntropy"]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(tied_scores, st.integers(1, 8), st.data())
 def test_a_ranking_gives_what_the_scores_behind_it_give(rows, k, data):
     scores = torch.tensor(rows)

@@ -78,7 +78,7 @@ def appended(*more: str) -> Change:
     return lambda lines: [*lines, *more]
 
 
-@pytest.mark.parametrize("model", ["Pop", "SASRec", "SASRecF", "BIGRec", "LLaRA"])
+@pytest.mark.parametrize("model", ["Pop", "SASRec", "SASRecF", "BIGRec", pytest.param("LLaRA", marks=pytest.mark.slow)])
 def test_the_same_lines_in_another_order_are_answered_alike(model, runs, world, tmp_path):
     changes: dict[str, Change] = {"inter": shuffled}
     expected = asked(runs[model], world, tmp_path / "as they were", {})

@@ -21,7 +21,7 @@ from tests.runs import working_in
 from tests.worlds import ADJECTIVES
 
 TINY = {"llm_path": "tiny", "tiny_steps": 30, "tiny_n_layers": 1, "tiny_hidden_size": 32, "tiny_vocab_size": 512}
-SOUND = {**TINY, "adapter": "full", "learning_rate": 0.01, "lr_scheduler": "constant", "warmup_steps": 0, "epochs": 20}
+SOUND = {**TINY, "adapter": "full", "learning_rate": 0.01, "lr_scheduler": "constant", "warmup_steps": 0, "epochs": 14}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,9 @@ def row_by_row(run: Run) -> float:
     return total / n_tokens
 
 
-@pytest.mark.parametrize("model", [pytest.param("BIGRec", marks=pytest.mark.slow), "TALLRec", "SOFT"])
+@pytest.mark.parametrize(
+    "model", ["BIGRec", *(pytest.param(name, marks=pytest.mark.slow) for name in ("TALLRec", "SOFT"))]
+)
 def test_the_epoch_is_chosen_by_the_loss_and_nothing_is_generated_meanwhile(start, monkeypatch, model):
     asked, search = [], free_answers.beam_search
     monkeypatch.setattr(
@@ -128,6 +130,7 @@ def test_by_a_metric_the_loss_is_told_beside_it(start):
     assert "loss" not in run.valid_metrics
 
 
+@pytest.mark.slow
 def test_among_candidates_the_loss_chooses_too(start):
     run = start(epochs=2, candidates=4, valid_metric="loss", stopping_step=0, learning_rate=0.05, warmup_steps=0)
     assert [list(record["valid"]) for record in run.history] == [["loss"]] * 2 and "hit_ratio" in run.metrics

@@ -101,6 +101,7 @@ def check_markdown(file: Path, ranks: dict[str, list[Any]], expected: dict[str, 
         assert [cell.rstrip("*") for cell in compared[model]] == numbers
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_and_ends_with_the_same_table(settings, ran, tmp_path, monkeypatch):
     given = {"models": "Pop,SASRec", "dataset": "world", "seeds": [3, 1], **settings}
     counted = module.run_one

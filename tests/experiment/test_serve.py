@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from importlib.util import find_spec
 
 import pytest
 
@@ -12,7 +13,10 @@ from tests.processes import REPOSITORY, forked_python
 from tests.runs import working_in
 
 EXAMPLE = REPOSITORY / "examples" / "serve_fastapi.py"
-pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'recbole-llm[serve]'")
+# Not importorskip: every worker would import it, and one of them runs these tests.
+pytestmark = pytest.mark.skipif(
+    find_spec("fastapi") is None, reason="the extra 'serve' is not installed: pip install 'recbole-llm[serve]'"
+)
 
 # In a process where importing this package fails.
 CLIENT = """

@@ -87,7 +87,7 @@ def found_by(study: Study) -> tuple:
     return table(study), study.best.number, study.importances()
 
 
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moments=st.sets(st.integers(1, 40), min_size=1, max_size=3))
 def test_a_search_that_is_killed_at_any_moments_ends_with_the_same_trials(tmp_path_factory, whole, moments):
     sampler, bigger, whole = whole

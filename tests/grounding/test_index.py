@@ -82,7 +82,7 @@ def tied_catalogues(draw):
     return embeddings * np.float32(scale), queries * np.float32(scale), rankable
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tied_catalogues(), st.integers(1, 40), st.booleans())
 def test_equals_brute_force_with_ties(case, k, use_faiss):
     embeddings, queries, rankable = case

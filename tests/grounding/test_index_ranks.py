@@ -42,7 +42,7 @@ def catalogues(draw):
     return embeddings * scale, queries * scale, rankable, representative
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(catalogues(), st.integers(1, 30), st.sampled_from([KnnEngine, TorchEngine]), st.data())
 def test_ranks_are_those_of_the_dense_table(case, k, engine, data):
     embeddings, queries, rankable, representative = case
@@ -114,10 +114,10 @@ def test_targets_that_are_in_no_ranking_have_no_rank():
 
 @pytest.fixture(scope="module")
 def random_catalogue() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """50,000 random items, and 200 queries with their targets."""
+    """20,000 random items, and 200 queries with their targets."""
     rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(50_000, 24)).astype(np.float32)
-    return embeddings, rng.normal(size=(200, 24)).astype(np.float32), rng.integers(1, 50_000, 200)
+    embeddings = rng.normal(size=(20_000, 24)).astype(np.float32)
+    return embeddings, rng.normal(size=(200, 24)).astype(np.float32), rng.integers(1, 20_000, 200)
 
 
 def test_hnsw_changes_the_ranking_of_a_large_catalogue_and_the_log_says_how_much(random_catalogue, caplog):

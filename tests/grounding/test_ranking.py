@@ -35,7 +35,7 @@ def as_lists(ranking: Ranking) -> list[tuple[int, list[int], list[float]]]:
     )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tables, st.integers(1, N_ITEMS + 3), st.integers(0, N_ITEMS - 1), st.booleans())
 def test_a_table_is_ranked_as_sorting_ranks_it(rows, k, target, as_tensor):
     table = torch.tensor(rows) if as_tensor else np.array(rows)
@@ -45,7 +45,7 @@ def test_a_table_is_ranked_as_sorting_ranks_it(rows, k, target, as_tensor):
     assert rank_scores(table, None, k).ranks.tolist() == [-1] * len(rows)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tables, st.integers(1, N_ITEMS + 3), st.integers(0, N_ITEMS - 1), st.randoms())
 def test_listed_items_are_ranked_as_the_table_that_holds_no_others(rows, k, target, random):
     rows = [[-math.inf, *row[1:]] for row in rows]  # item 0 is what fills up a list

@@ -20,7 +20,7 @@ from recbole_llm.llm import answer_loss
 from recbole_llm.llm.branch_batch import AnswerTree, BranchBatch, branch_batch
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.loss import IGNORE_INDEX
-from tests.families import FAMILIES, make_family
+from tests.families import FAMILIES, WITH_ATTENTION, make_family
 from tests.llm.test_loss import largest_tensor
 
 EOS, PAD = 2, 0
@@ -207,8 +207,7 @@ def count_passes(model: nn.Module, run: Callable[[], Any]) -> list[int]:
     return dimensions
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), WITH_ATTENTION)
 def test_one_pass_has_the_loss_and_all_gradients_of_separate_ones(family, attention, caplog):
     model, tokenizer = make_family(family)
     model.set_attn_implementation(attention)
@@ -220,8 +219,7 @@ def test_one_pass_has_the_loss_and_all_gradients_of_separate_ones(family, attent
     assert "one forward pass each" not in caplog.text
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), WITH_ATTENTION)
 def test_gradient_checkpointing_and_lora_change_nothing(family, attention):
     found = []
     for checkpointing in (False, True):
@@ -247,8 +245,7 @@ def test_gradient_checkpointing_and_lora_change_nothing(family, attention):
         torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), WITH_ATTENTION)
 @pytest.mark.parametrize("how", ["weights", "autocast"])
 def test_half_precision_is_close(family, attention, how):
     model, tokenizer = make_family(family)

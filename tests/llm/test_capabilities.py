@@ -25,7 +25,7 @@ from recbole_llm.llm.probe import PATHS, probe_llm
 from recbole_llm.llm.sample import Sample
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.llm.trunks import TrunkScorer
-from tests.architectures import ARCHITECTURES, VOCABULARY, WINDOW, make_architecture
+from tests.architectures import ARCHITECTURES, COMMON_FIRST, VOCABULARY, WINDOW, make_architecture
 from tests.families import make_family
 from tests.refusals import refused
 
@@ -96,7 +96,7 @@ def test_faults_are_found_without_the_config(name, path):
     assert not examine(model_of(name), path, N_TOKENS, PATHS[path].scores).works
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMMON_FIRST)
 def test_searches_are_right_on_every_architecture(name):
     for share_prefix in (True, False):
         beams = search_titles(
@@ -105,7 +105,7 @@ def test_searches_are_right_on_every_architecture(name):
         close(beam_item_scores(TRIE, beams), name)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMMON_FIRST)
 def test_likelihoods_are_right_on_every_architecture_or_refused_as_a_tree(name):
     model = model_of(name)
     way = choose_way(model, N_TOKENS, len(TITLES))
@@ -120,7 +120,7 @@ def test_likelihoods_are_right_on_every_architecture_or_refused_as_a_tree(name):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMMON_FIRST)
 def test_answers_are_right_on_every_architecture(name):
     with torch.no_grad():
         several = BranchScorer(model_of(name), 0).log_probs(PROMPTS, [TITLES] * len(PROMPTS))

@@ -18,7 +18,7 @@ from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.loss import answer_loss
 from tests.adapter.training import logits, train
-from tests.architectures import ARCHITECTURES, VOCABULARY, make_architecture
+from tests.architectures import ARCHITECTURES, COMMON_FIRST, VOCABULARY, make_architecture
 from tests.llm.test_capabilities import FAILS
 
 EOS, PAD, NEW_TOKENS = 2, 0, 5
@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_labels(name):
     torch.testing.assert_close(answer_loss(model, ids, torch.ones_like(ids), labels), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMMON_FIRST)
 def test_beams_are_those_of_generate(name):
     """One prompt at a time: what a family makes of padding is test_capabilities' matter."""
     model = make_architecture(name)
@@ -51,7 +51,7 @@ def test_beams_are_those_of_generate(name):
 
 
 @pytest.mark.parametrize("targets", [pytest.param("auto", marks=pytest.mark.slow), "all"])  # auto is a part of all
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMMON_FIRST)
 def test_a_trained_adapter_is_the_same_after_peft_read_it(name, targets, tmp_path):
     adapter = LoraAdapter(r=2, target_modules=targets)
     tuned = train(adapter.attach(make_architecture(name)))

@@ -87,7 +87,7 @@ def test_every_step_draws_new_views_of_all_items_in_turn():
     assert not np.array_equal(*order)
 
 
-@pytest.mark.parametrize("loss", ["clip_soft", "infonce"])
+@pytest.mark.parametrize("loss", ["clip_soft", pytest.param("infonce", marks=pytest.mark.slow)])
 def test_the_loss_falls_and_two_runs_are_one(loss, tmp_path):
     tau = 0.2 if loss == "infonce" else 3.0
     run, adapter = tuning(loss=loss, tau=tau, steps=30, learning_rate=0.003)

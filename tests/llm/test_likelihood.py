@@ -53,8 +53,14 @@ def test_numeric_example_with_an_assistant(lm_weight, expected):
     assert shares.sum().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("piece", [1, 7, 128])
-@pytest.mark.parametrize("family", FAMILIES)
+PIECES = [
+    pytest.param(family, piece, marks=[] if family == "llama" or piece == 7 else pytest.mark.slow)
+    for family in FAMILIES
+    for piece in (1, 7, 128)
+]
+
+
+@pytest.mark.parametrize(("family", "piece"), PIECES)
 def test_equals_one_full_pass_per_title(family, piece, monkeypatch):
     monkeypatch.setattr(title_walk, "PIECE", piece)
     model, trie, special = make_world(family, n_titles=25)

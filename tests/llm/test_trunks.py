@@ -16,7 +16,7 @@ from recbole_llm.adapter import LoraAdapter
 from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.item_slots import ItemProjector, ItemSlots
 from recbole_llm.llm.trunks import TokenTree, TrunkScorer, n_shared, tree_size, trunk_batch
-from tests.families import FAMILIES, make_family
+from tests.families import FAMILIES, WITH_ATTENTION, make_family
 from tests.llm.test_branches import Stubborn, padded_loss
 
 EOS, PAD = 2, 0
@@ -191,8 +191,7 @@ def tuned(family: str, attention: str, checkpointing: bool = False) -> tuple[nn.
     return whole, len(tokenizer)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), WITH_ATTENTION)
 def test_trunks_have_the_loss_and_all_gradients_of_rows_apart(family, attention):
     """Users of 1, 4 and 6 rows, so that the shorter trees are padded on the left; both targets; weighted rows."""
     model, tokenizer = make_family(family)
@@ -202,8 +201,7 @@ def test_trunks_have_the_loss_and_all_gradients_of_rows_apart(family, attention)
         check_equal(model, make_users(len(tokenizer), k, seed=k))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), WITH_ATTENTION)
 def test_gradient_checkpointing_and_lora_change_nothing(family, attention):
     found = []
     for checkpointing in (False, True):

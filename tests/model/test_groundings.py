@@ -72,7 +72,9 @@ def test_likelihoods_are_those_of_the_training_loss_title_by_title(likelihood):
     assert np.ptp(scores[:, 1], axis=0) > 0.01  # the history counts
 
 
-@pytest.mark.parametrize("name", ["gpt_neo", "mpt", "mamba"])
+@pytest.mark.parametrize(
+    "name", ["gpt_neo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mpt", "mamba"))]
+)
 def test_likelihoods_are_right_where_the_llm_takes_no_tree(name, gaps, place, monkeypatch):
     tokenizer = make_tokenizer("gpt2")
     special = {f"{kind}_token_id": tokenizer.eos_token_id for kind in ("bos", "eos", "pad")}
@@ -107,7 +109,8 @@ def test_the_judges_ranks_are_those_of_sorting_the_likelihoods(likelihood):
     assert evaluation.metrics == pytest.approx(metrics_of(ranks, CUTOFFS), abs=1e-14)
 
 
-@pytest.mark.parametrize("adapter", [pytest.param("lora", marks=pytest.mark.slow), "ilora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["lora", "ilora"])
 def test_weights_of_a_row_are_those_of_its_own_history(gaps, place, adapter):
     words = ("--recommender_config={epochs: 2}", f"--adapter={adapter}", "--lora_r=4", "--generation_batch_tokens=300")
     found = {}
@@ -288,7 +291,7 @@ def test_ranks_are_those_of_the_scores_without_a_table_where_beams_tell(gaps, pl
     assert alone.ranks.tolist() == [-1] and not alone.top_items.any()
 
 
-@pytest.mark.parametrize("grounding", ["likelihood", "constrained"])
+@pytest.mark.parametrize("grounding", ["likelihood", pytest.param("constrained", marks=pytest.mark.slow)])
 def test_a_history_without_titles_is_a_miss_and_counted(gaps, place, grounding, caplog):
     trainer, rows = trainer_of(gaps, place, f"--grounding={grounding}", ALL_BEAMS)
     batch = batch_of(trainer, rows, "test")
@@ -357,10 +360,10 @@ def finish(command: Any, stages: Path, llama: Path) -> Callable[..., Finished]:
 @pytest.mark.parametrize(
     ("epochs", "grounding"),
     [
-        *[(0, "constrained"), (1, "embedding"), (1, "likelihood")],
+        *[(0, "constrained"), (1, "likelihood")],
         *[
             pytest.param(*more, marks=pytest.mark.slow)
-            for more in ((0, "embedding"), (0, "likelihood"), (1, "constrained"))
+            for more in ((0, "embedding"), (0, "likelihood"), (1, "constrained"), (1, "embedding"))
         ],
     ],
 )
@@ -376,7 +379,8 @@ def test_a_run_ranks_by_its_grounding_and_computes_no_more_than_it_needs(finish,
     assert all(rank > 0 for rank in ranks) or grounding == "constrained"
 
 
-@pytest.mark.parametrize("grounding", [pytest.param("constrained", marks=pytest.mark.slow), "likelihood"])
+@pytest.mark.slow
+@pytest.mark.parametrize("grounding", ["constrained", "likelihood"])
 def test_a_curriculum_still_learns_from_free_text_and_its_embeddings(finish, grounding):
     finished = finish(grounding, "--distance_rows=4", model="SOFT")
     used = finished.json("SOFT", "stages.json")

@@ -206,11 +206,15 @@ def gates_of(model: LLMRecommender, histories: Any) -> torch.Tensor:
     return model.row_inputs(histories)["instance_gates"]
 
 
+FAST = {("iLoRA", "gpt2"), ("BIGRec", "llama")}
+
+
 @pytest.mark.parametrize(
     ("model", "family"),
     [
-        *[("iLoRA", family) for family in FAMILIES],
-        *[pytest.param("BIGRec", family, marks=[] if family == "llama" else pytest.mark.slow) for family in FAMILIES],
+        pytest.param(model, family, marks=[] if (model, family) in FAST else pytest.mark.slow)
+        for model in ("iLoRA", "BIGRec")
+        for family in FAMILIES
     ],
 )
 def test_beams_of_a_row_are_those_of_its_own_history(build, model, family):
@@ -292,7 +296,7 @@ def test_noise_of_gates_is_in_training_only_whatever_mode_the_model_is_in(build)
     assert model.llm.training and len({losses(model, batch).sum().item() for _ in range(3)}) == 3
 
 
-@pytest.mark.parametrize("grounding", ["likelihood", "constrained"])
+@pytest.mark.parametrize("grounding", ["likelihood", pytest.param("constrained", marks=pytest.mark.slow)])
 def test_title_scores_of_a_row_are_those_of_its_own_history(build, grounding):
     trainer, rows = build(
         "iLoRA", "llama", f"--grounding={grounding}", "--num_beams=17", "--topk=5", "--valid_metric=NDCG@5"

@@ -100,19 +100,19 @@ def run(world, folder, model="SAR", **settings):
         return recbole_llm.run(model, world.name, **where, **{**ours, **settings})
 
 
-def test_fifty_users_are_learnt_by_heart_kept_and_asked_again(world, tmp_path):
-    settings = {"epochs": 45, "learning_rate": 0.01, "train_batch_size": 64, "eval_step": 0, "sar_lengths": [5, 10]}
-    one = run(world, tmp_path, **settings)
+@pytest.mark.parametrize("n_users", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_users_are_learnt_by_heart(tmp_path, n_users):
+    few = make_world(tmp_path / "data" / "few", n_users=n_users, n_items=n_users, seed=4)
+    learning = {"train_batch_size": 64, "learning_rate": 0.01} if n_users > 10 else {"learning_rate": 0.03}
+    one = run(few, tmp_path, epochs=45, eval_step=0, sar_lengths=[5, 10], **learning)
     rows = one._trained.rows.train.inter_feat
     last = {user: row for row, user in enumerate(rows["user_id"].tolist())}
     rows = rows[torch.tensor(list(last.values()))]
     best = one.model.full_sort_predict(rows)[:, 1:].argmax(dim=1) + 1
     assert (best == rows["item_id"]).float().mean() >= 0.9
-    again, here = asked_in_new_process(one, tmp_path, ["u1", "u9"], k=8)
-    assert again == here
 
 
-def test_the_same_seed_gives_the_same_bits_and_the_folder_tells_of_lengths(world, tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_the_folder_tells_of_lengths_and_is_asked_again(world, tmp_path):
     one, other = (run(world, tmp_path, epochs=3) for _ in range(2))
     states = [again.model.state_dict() for again in (one, other)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -122,6 +122,8 @@ def test_the_same_seed_gives_the_same_bits_and_the_folder_tells_of_lengths(world
     assert [point["shown"] for point in found["points"][1:]] == sorted(point["shown"] for point in found["points"][1:])
     assert found["points"][1]["shown"] == 1 and sum(found["chosen"].values()) == 50
     assert (one.folder / "lengths.png").is_file()
+    again, here = asked_in_new_process(one, tmp_path, ["u1", "u9"], k=8)
+    assert again == here
 
 
 def test_one_length_is_the_backbone_on_histories_of_that_length(world, tmp_path):

@@ -104,20 +104,20 @@ def run(world, folder, model="SOLID", **settings):
         return recbole_llm.run(model, world.name, **where, **chosen)
 
 
-def test_fifty_users_are_learnt_by_heart_kept_and_asked_again(world, tmp_path):
+@pytest.mark.parametrize("n_users", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_users_are_learnt_by_heart(tmp_path, n_users):
     """What is asked of the finished model are the users' last training rows: at most one in ten is missed."""
-    settings = {"epochs": 50, "learning_rate": 0.01, "train_batch_size": 64, "eval_step": 0}
-    one = run(world, tmp_path, **settings)
+    few = make_world(tmp_path / "data" / "few", n_users=n_users, n_items=n_users + 10, seed=3)
+    learning = {"train_batch_size": 64, "learning_rate": 0.01} if n_users > 10 else {"learning_rate": 0.03}
+    one = run(few, tmp_path, epochs=50, eval_step=0, **learning)
     rows = one._trained.rows.train.inter_feat
     last = {user: row for row, user in enumerate(rows["user_id"].tolist())}
     rows = rows[torch.tensor(list(last.values()))]
     best = one.model.full_sort_predict(rows)[:, 1:].argmax(dim=1) + 1
     assert (best == rows["item_id"]).float().mean() >= 0.9
-    again, here = asked_in_new_process(one, tmp_path, ["u1", "u9"], k=8)
-    assert again == here
 
 
-def test_the_same_seed_gives_the_same_bits_with_a_stage_made_and_found(world, tmp_path):
+def test_the_same_seed_gives_the_same_bits_with_a_stage_made_and_found_and_is_asked_again(world, tmp_path):
     one, other = (run(world, tmp_path, epochs=2, semantic_source="kmeans_id") for _ in range(2))
     assert len(list((tmp_path / "saved" / "stages").glob("semantic-codebook-*"))) == 1
     states = [dict(again.model.state_dict()) for again in (one, other)]
@@ -125,6 +125,8 @@ def test_the_same_seed_gives_the_same_bits_with_a_stage_made_and_found(world, tm
     third = run(world, tmp_path, epochs=2, semantic_source="kmeans_id", hyper_clip=0.02)
     assert len(list((tmp_path / "saved" / "stages").glob("semantic-codebook-*"))) == 1
     assert torch.equal(third.model.codebook, one.model.codebook)
+    again, here = asked_in_new_process(one, tmp_path, ["u1", "u9"], k=8)
+    assert again == here
 
 
 def test_classes_come_from_a_text_encoder_of_titles(world, tmp_path):

@@ -73,8 +73,13 @@ def test_grand_is_the_norm_of_each_rows_gradient_by_all_weights(plain):
     np.testing.assert_allclose(plain.grand(), expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("unit", ["row", "user"])
-@pytest.mark.parametrize("target", ["train", "valid"])
+@pytest.mark.parametrize(
+    ("unit", "target"),
+    [
+        *[("row", "train"), ("user", "valid")],
+        *[pytest.param(*more, marks=pytest.mark.slow) for more in (("row", "valid"), ("user", "train"))],
+    ],
+)
 def test_influence_is_that_of_dense_algebra(make, unit, target):
     """Of each row; or of each user, whose loss is the mean over all rows of the user."""
     config, rows, model = make(coreset_unit=unit, influence_target=target, damping_ratio=2.0)

@@ -30,13 +30,13 @@ def ids_of(rows: Any) -> list[int]:
     "settings",
     [
         {"coreset": "random"},
-        {"coreset": "herding", "coreset_vectors": "llm"},
         {"coreset": "dealrec", "coreset_unit": "user"},
-        {"coreset": "recranker", "coreset_pool": 15},
-        {"coreset": "goracs"},
-        {"coreset": "moderate"},
-        {"coreset": "fdmat"},
         {"coreset": "qdit"},
+        pytest.param({"coreset": "goracs"}, marks=pytest.mark.slow),
+        pytest.param({"coreset": "herding", "coreset_vectors": "llm"}, marks=pytest.mark.slow),
+        pytest.param({"coreset": "recranker", "coreset_pool": 15}, marks=pytest.mark.slow),
+        pytest.param({"coreset": "moderate"}, marks=pytest.mark.slow),
+        pytest.param({"coreset": "fdmat"}, marks=pytest.mark.slow),
     ],
     ids=lambda settings: settings["coreset"],
 )

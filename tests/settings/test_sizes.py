@@ -69,7 +69,7 @@ def names_of(model: str) -> list[str]:
     return sorted(set(known_keys(model, "ml-100k")) & set(integers()) - set(COMMAND_KEYS))
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from(MODELS), st.booleans())
 def test_an_integer_is_taken_or_refused_in_a_line_that_names_it(data: st.DataObject, model: str, listed: bool) -> None:
     name = data.draw(st.sampled_from(names_of(model)))

@@ -20,6 +20,7 @@ from transformers import LlamaModel
 
 from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
 from recbole_llm.llm import capabilities, probe
+from recbole_llm.model import base
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import load_state, save_state
@@ -828,6 +829,7 @@ def test_bf16_computes_with_weights_in_float32(command, fresh, few, monkeypatch)
         patch.setattr(LlamaModel, "forward", note)
         for module in (capabilities, probe):
             patch.setattr(module, "examine", compare)
+        patch.setattr(base, "probe_llm", probe.probe_llm)  # and not what an earlier command has found
         finished = command("BIGRec", *few, "--enable_amp=True", saved=fresh())
     # in training, and where answers are generated, embedded and compared with titles; not where paths are compared
     assert seen == {(True, False, True), (False, False, True), (False, True, False)}

@@ -84,8 +84,9 @@ def test_the_folder_compares_lengths_by_tokens(plain, chosen):
     assert stages[0].items() <= stages[1].items() and set(stages[1]) - set(stages[0]) == {"history-policy"}
 
 
+@pytest.mark.slow
 def test_where_tokens_are_dear_one_item_is_shown(world, saved):
-    dear = run(world, saved, history_policy="sar", history_price=1000.0, history_updates=200)
+    dear = run(world, saved, history_policy="sar", history_price=1000.0, history_updates=100)
     assert json.loads((dear.folder / "lengths.json").read_text())["chosen"] == {"1": 12}
     rows = dear._trained.rows.test.inter_feat
     assert {len(history) for history in dear.model.histories(rows)} == {1}

@@ -115,8 +115,15 @@ def test_what_a_step_notes_is_noted_once(model, trie, update, number):
 SHARING = ("llm.budget", "trainer.passes", "trainer.step_loss", "trainer.preference_loss")
 
 
-@pytest.mark.parametrize("kind", ["after", "before", "bear", "dpo", "in two"])
-@pytest.mark.parametrize("number", [0, 1])
+FAST = {("after", 0), ("before", 1), ("bear", 1), ("dpo", 0), ("in two", 1)}  # each kind, each process
+CASES = [
+    pytest.param(kind, number, marks=[] if (kind, number) in FAST else pytest.mark.slow)
+    for kind in ("after", "before", "bear", "dpo", "in two")
+    for number in (0, 1)
+]
+
+
+@pytest.mark.parametrize(("kind", "number"), CASES)
 def test_where_one_process_runs_out_of_memory_all_begin_anew_with_the_same_passes(model, trie, kind, number):
     """In a step of one mean, of two whose sums come first, of a preference, and of one whose rows stand together.
 
