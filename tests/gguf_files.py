@@ -34,10 +34,14 @@ def write_gguf(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     kind: str = "F32",
-    pre: str = "gpt-2",
+    pre: str | None = "gpt-2",
     architecture: str = "llama",
+    without: str = "",
 ) -> Path:
-    """Write a Llama and its byte-level tokenizer; matrices in the number type `kind`, such as ``Q8_0``."""
+    """Write a Llama and its byte-level tokenizer; matrices in the number type `kind`, such as ``Q8_0``.
+
+    `pre` is what the file says of how texts are cut, None for nothing; `without` is a weight that it lacks.
+    """
     config = model.config
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_context_length(config.max_position_embeddings)
@@ -50,7 +54,7 @@ def write_gguf(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     _add_tokenizer(writer, tokenizer, pre)
     for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+        if name == without or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
         values = in_llama_cpp_order(name, weight.numpy(), config.num_attention_heads, config.num_key_value_heads)
         number_type = gguf.GGMLQuantizationType[kind] if values.ndim == 2 else gguf.GGMLQuantizationType.F32
@@ -62,12 +66,13 @@ def write_gguf(
     return file
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, pre: str) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, pre: str | None) -> None:
     raw: Tokenizer = tokenizer.backend_tokenizer
     tokens = sorted(raw.get_vocab(), key=raw.get_vocab().get)
     control = set(tokenizer.all_special_tokens)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if token in control else gguf.TokenType.NORMAL for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in json.loads(raw.to_str())["model"]["merges"]])

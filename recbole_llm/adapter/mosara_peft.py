@@ -72,7 +72,6 @@ class MoSaraVariant(LoraVariant):
         for name in _LEARN:
             if name not in module._modules:
                 setattr(module, name, nn.ParameterDict())
-        module.by_rows = config.gating == "sequence"
         down, up = module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight
         rank, n_experts = len(down), config.num_experts
         values = down.new_ones(rank)
@@ -85,7 +84,7 @@ class MoSaraVariant(LoraVariant):
         noise = torch.randn(n_experts, rank).to(values) if not values.is_meta else values.expand(n_experts, -1)
         module.lora_lam[adapter_name] = nn.Parameter(values * (1 + NOISE * noise))
         module.lora_v[adapter_name] = nn.Parameter(up.new_zeros(len(up)))
-        if not module.by_rows:
+        if config.gating == "token":
             router = nn.init.kaiming_uniform_(torch.empty(1, rank, device=down.device), a=5**0.5)
             module.lora_router_in[adapter_name] = nn.Parameter(router.to(down.dtype))
             module.lora_router_out[adapter_name] = nn.Parameter(down.new_zeros(n_experts, 1))
@@ -96,11 +95,11 @@ class MoSaraVariant(LoraVariant):
     def forward(module: MoSaraLinear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: object) -> Tensor:
         """The layer's output [rows, tokens, o]; see :func:`recbole_llm.adapter.mo_sara_branch`."""
         turned = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
-        if module.by_rows:
-            gates = module.current_gates.of_rows(x)[:, None].to(turned)
-        else:
+        if active_adapter in module.lora_router_in:
             routed = F.linear(turned, module.lora_router_in[active_adapter])
             gates = F.linear(routed, module.lora_router_out[active_adapter]).softmax(dim=-1)
+        else:
+            gates = module.current_gates.of_rows(x)[:, None].to(turned)
         diagonal = gates @ module.lora_lam[active_adapter].to(gates)
         update: Tensor = module.lora_B[active_adapter](turned * diagonal)
         found: Tensor = result + update * module.lora_v[active_adapter].to(update)
@@ -120,7 +119,6 @@ class MoSaraLinear(ILoraLinear):
 
     adapter_layer_names = _LEARN
     other_param_names = (*LoraLayer.other_param_names, "lora_A", "lora_B")
-    by_rows: bool
 
     @property
     def lora_variants(self) -> Mapping[tuple[str, ...], type[LoraVariant]]:

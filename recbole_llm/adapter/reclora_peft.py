@@ -149,9 +149,10 @@ class RecLoraLinear(ILoraLinear):
     """A linear map with several LoRAs, mixed for each row."""
 
     mix: str
+    """Of the adapter that was added last."""
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: RecLoraConfig, **kwargs: Any) -> None:
-        """Add an adapter, with its way of mixing."""
+        """Add an adapter, with its way of mixing; a layer's adapters may mix in different ways."""
         self.mix = config.mix
         super().update_layer(adapter_name, r, lora_alpha, config=config, **kwargs)
 
@@ -162,7 +163,7 @@ class RecLoraLinear(ILoraLinear):
 
     def update_of(self, adapter: str, gates: Tensor) -> Tensor:
         """See :class:`ILoraLinear`."""
-        if self.mix != "factors":
+        if not isinstance(self.lora_variant[adapter], FactorsVariant):
             return super().update_of(adapter, gates)
         scaled, n_loras = gates[0].to(self.lora_A[adapter].weight), gates.shape[1]
         own = scaled / (n_loras * self.scaling[adapter])

@@ -90,8 +90,7 @@ class CodeTokens(nn.Module):
 
     def _embed(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         ids, self._ids = self._ids, None
-        if ids is None:  # _note did not see this call
-            return embedded
+        assert ids is not None, "_note sees every call first"
         is_code = ids >= self.first
         if not is_code.any():
             return embedded

@@ -70,8 +70,7 @@ class ItemSlots:
     def _fill(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         """Put projected vectors where slots are."""
         items, self._items = self._items, None
-        if items is None:  # _read did not see this call
-            return embedded
+        assert items is not None, "_read sees every call first"
         slots = items > 0
         if not slots.any():
             return embedded

@@ -173,3 +173,14 @@ def test_ranks_are_allocated_by_a_share_or_by_a_budget_and_not_by_both():
             allocate_ranks(spectra, **both)
     with pytest.raises(ValueError, match="a budget of 3 ranks is below r_min"):
         allocate_ranks(spectra, budget=3, r_min=2)
+
+
+def test_a_temperature_a_share_or_a_mix_that_means_nothing_is_refused():
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature must be > 0"):
+            gate_weights(np.eye(2), temperature)
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            rank_from_spectrum([2.0, 1.0], share)
+    with pytest.raises(ValueError, match="'sum' is not known; choose product or factors"):
+        mixed_lora(**layer(0), scaling=1.0, mix="sum")

@@ -42,3 +42,10 @@ def test_a_quantised_model_cannot_be_trained_in_full():
 def test_untuned_needs_attach():
     with pytest.raises(ValueError, match="attach"), FullAdapter().untuned(make_family("llama")[0]):
         pass
+
+
+@pytest.mark.parametrize("quant", ["8bit", "4bit"])
+def test_a_quantised_llm_is_refused_before_it_is_loaded(quant):
+    with refused("adapter", "conflict", "leave quant empty or use adapter: lora"):
+        FullAdapter.from_settings({"quant": quant})
+    assert FullAdapter.from_settings({"quant": None}).facts() == FullAdapter.from_settings({}).facts()

@@ -410,6 +410,17 @@ def test_merging_needs_one_instance_and_is_undone():
     assert not any("lora" in name for name, _ in bare.named_parameters())
 
 
+def test_what_cannot_be_merged_or_was_not_is_refused():
+    _, model = attach()
+    layer = next(module for module in model.modules() if isinstance(module, ILoraLinear))
+    with pytest.raises(ValueError, match="nothing is merged"):
+        layer.lora_variant["default"].unmerge(layer, "default", layer.get_base_layer().weight)
+    weight = layer.get_base_layer().weight
+    weight.requires_grad_(False).data = (100 * weight).to(torch.int8)
+    with model.instances(STATES[:1]), pytest.raises(ValueError, match="quantised weights"):
+        layer.merge()
+
+
 def test_a_second_adapter_may_have_other_experts():
     _, model = attach()
     expected = run(model)
@@ -430,10 +441,19 @@ def test_a_second_adapter_may_have_other_experts():
 
 
 @pytest.mark.parametrize(
-    "options", [{"use_dora": True}, {"target_modules": ["embed_tokens"]}, {"rank_pattern": {"q_proj": 2}}, {"r": 6}]
+    ("options", "message"),
+    [
+        ({"use_dora": True}, "unsupported variant"),
+        ({"target_modules": ["embed_tokens"]}, "unsupported variant"),
+        ({"rank_pattern": {"q_proj": 2}}, "4 experts cannot share rank 2 evenly"),
+        ({"r": 6}, "4 experts cannot share rank 6 evenly"),
+        ({"lora_bias": True}, "does not take lora_bias"),
+        ({"layer_replication": [(0, 1)]}, "does not take layer_replication"),
+        ({"scale": "alpha"}, "no scale 'alpha'; choose from expert_rank, rank"),
+    ],
 )
-def test_what_experts_have_no_meaning_for_is_an_error(options):
-    with pytest.raises(ValueError, match="unsupported variant|does not take|cannot share"):
+def test_what_experts_have_no_meaning_for_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
         get_peft_model(make_family("llama")[0], ILoraConfig(**{"target_modules": ["q_proj"], **options}))
 
 

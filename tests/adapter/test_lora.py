@@ -1,7 +1,8 @@
+import peft
 import pytest
 import torch
 from peft import PeftConfig
-from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, LlamaForCausalLM, MptConfig
+from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, LlamaForCausalLM, MptConfig, RwkvConfig
 
 from recbole_llm.adapter import LoraAdapter
 from recbole_llm.adapter.targets import find_target_modules
@@ -95,6 +96,22 @@ def test_auto_finds_fused_projections(config, expected):
     assert find_target_modules(AutoModelForCausalLM.from_config(config), "auto") == expected
 
 
+def test_auto_takes_pefts_names_for_a_family_that_names_its_maps_in_another_way():
+    model = AutoModelForCausalLM.from_config(RwkvConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2))
+    model = LoraAdapter(target_modules="auto").attach(model)
+    adapted = {name.rpartition(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A." in name}
+    endings = {"attention": ("key", "output", "receptance", "value"), "feed_forward": ("key", "receptance", "value")}
+    blocks = [f"base_model.model.rwkv.blocks.{number}" for number in (0, 1)]
+    assert adapted == {f"{block}.{part}.{end}" for block in blocks for part, own in endings.items() for end in own}
+
+
+def test_auto_takes_every_map_but_the_head_where_nobody_knows_the_family():
+    model = AutoModelForCausalLM.from_config(RwkvConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2))
+    model.config.model_type = "unheard-of"
+    assert find_target_modules(model, "auto") == find_target_modules(model, "all")
+    assert find_target_modules(model, "all") == ["key", "output", "receptance", "value"]
+
+
 def test_auto_all_and_names():
     expected = {"llama": ["q_proj", "v_proj"], "qwen2": ["q_proj", "v_proj"], "gpt2": ["c_attn"]}
     for family, names in expected.items():
@@ -166,6 +183,14 @@ def test_another_scale_or_rank_stops_the_run(tmp_path):
     other = LoraAdapter(target_modules=["q_proj"])
     with refused("", "file", "unknown"):
         other.load(other.attach(make_family("llama")[0]), tmp_path, "f1")
+
+
+def test_weights_that_did_not_arrive_stop_the_run(tmp_path, monkeypatch):
+    adapter = LoraAdapter()
+    adapter.save(train(adapter.attach(make_family("llama")[0])), tmp_path, "f1")
+    monkeypatch.setattr(peft, "set_peft_model_state_dict", lambda model, state: None)
+    with refused("", "environment", "was not loaded into the model; report this with your peft version"):
+        adapter.load(adapter.attach(make_family("llama")[0]), tmp_path, "f1")
 
 
 def test_the_folder_is_pefts_own_format(tmp_path):

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from recbole_llm.adapter import MoSaraAdapter, mo_sara_branch
+from recbole_llm.adapter.mosara_peft import MoSaraConfig
 from recbole_llm.adapter.ranks import weight_of
 from tests.adapter.training import damage
 from tests.families import FAMILIES, make_family
@@ -178,3 +179,37 @@ def test_more_ranks_than_singular_vectors_are_refused_and_all_of_them_are_not():
     down, up, lam = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.lora_lam["default"].mean(0)
     torch.testing.assert_close((up * lam) @ down, layer.get_base_layer().weight, atol=0.05, rtol=0.05)
     attach(r=fewest + 1, rank_rule="sara", target_modules="auto", learned=False)  # which counts them
+
+
+@pytest.mark.parametrize("gates", GATES)
+def test_a_second_adapter_may_be_gated_in_the_other_way(gates):
+    """Each adapter keeps its own gates, and one that goes takes nothing of the other with it."""
+    _, model = attach(gates=gates)
+    expected, other = run(model, gates), next(kind for kind in GATES if kind != gates)
+    options = {"r": 2, "num_experts": 2, "target_modules": ["q_proj"], "representation_size": 6}
+    model.add_adapter("second", MoSaraConfig(gating=other, task_type="CAUSAL_LM", **options))
+    assert torch.equal(run(model, gates), expected)
+    model.set_adapter("second")
+    torch.testing.assert_close(run(model, other), make_family("llama")[0](input_ids=IDS).logits)
+    model.set_adapter("default")
+    model.delete_adapter("second")
+    assert not any("second" in name for name in model.state_dict())
+    assert torch.equal(run(model, gates), expected)
+
+
+def test_another_gating_is_refused():
+    with pytest.raises(ValueError, match="no gating 'row'; choose from token, sequence"):
+        MoSaraConfig(gating="row")
+
+
+def test_rows_are_read_by_sequence_gates_alone():
+    asked = []
+
+    def states(histories):
+        asked.append([list(history) for history in histories])
+        return STATES[: len(histories)].numpy()
+
+    for gates in GATES:
+        adapter = attach(gates=gates)[0].with_states(states, 6)
+        adapter.prepare_rows([[4], [7, 2]])
+    assert asked == [[[4], [7, 2]]]

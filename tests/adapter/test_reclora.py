@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch.nn import functional as F
 
 from recbole_llm.adapter import ILoraAdapter, RecLoraAdapter, mixed_lora
-from recbole_llm.adapter.reclora_peft import MetaGate
+from recbole_llm.adapter.reclora_peft import MetaGate, RecLoraConfig
 from tests.families import FAMILIES, make_family
 from tests.processes import forked_python
 from tests.refusals import refused
@@ -76,6 +76,25 @@ def test_an_update_that_is_merged_for_one_row_is_that_rows(mix):
         model.unmerge_adapter()
     torch.testing.assert_close(merged[1], expected[1], rtol=0, atol=1e-4)
     torch.testing.assert_close(run(model), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mix", ["product", "factors"])
+def test_a_second_adapter_may_mix_in_the_other_way_and_the_first_is_merged_by_its_own(mix):
+    _, model = attach(mix=mix)
+    expected, other = run(model), "factors" if mix == "product" else "product"
+    options = {"r": 6, "num_experts": 3, "target_modules": ["q_proj"], "representation_size": 6}
+    model.add_adapter("second", RecLoraConfig(mix=other, task_type="CAUSAL_LM", **options))
+    assert torch.equal(run(model), expected)
+    with model.instances(STATES[[1]]):
+        model.merge_adapter()
+    with torch.no_grad():
+        merged = model(input_ids=IDS).logits
+    torch.testing.assert_close(merged[1], expected[1], rtol=0, atol=1e-4)
+
+
+def test_another_mix_is_refused():
+    with pytest.raises(ValueError, match="no mix 'sum'; choose from product, factors"):
+        RecLoraConfig(mix="sum")
 
 
 def test_before_training_the_llm_answers_as_it_is():

@@ -4,9 +4,18 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from recbole_llm.llm.backbone import load_backbone, make_backbone
+from recbole_llm.llm import settings
+from recbole_llm.llm.backbone import check_llm, load_backbone, make_backbone
 from recbole_llm.llm.folders import folder_fingerprint
 from recbole_llm.llm.special_tokens import find_pad_token, find_spare_token
 from tests.families import FAMILIES, make_family, make_tokenizer, save_family
@@ -214,6 +223,87 @@ def test_bad_options_are_named(folder, monkeypatch):
     message_of(folder, "quant", "environment", quant="4bit")
     if not torch.cuda.is_available():
         assert "CUDA" in message_of(folder, "device", "environment", device="cuda")
+
+
+def test_bits_are_taken_where_the_package_is_and_4_of_them_on_a_gpu_alone(monkeypatch):
+    for installed in (True, False):
+        monkeypatch.setattr(settings, "find_spec", lambda name, found=installed: found or None)
+        settings.check_quantisation(None, on_cpu=True)
+        for quant, on_cpu in (("8bit", True), ("8bit", False), ("4bit", False)):
+            if installed:
+                settings.check_quantisation(quant, on_cpu)
+            else:
+                with refused("quant", "environment", "pip install bitsandbytes"):
+                    settings.check_quantisation(quant, on_cpu)
+        with refused("quant", "environment", "4bit cannot be trained on a CPU"):
+            settings.check_quantisation("4bit", on_cpu=True)
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "no-such-kernel"])
+def test_an_attention_that_is_not_there_is_named(folder, kernel):
+    if kernel == "flash_attention_2" and torch.cuda.is_available():
+        pytest.skip("it may be there")
+    message_of(folder, "attn_implementation", "environment", attn_implementation=kernel)
+
+
+@pytest.mark.parametrize("commit", ["4f2a", None])
+def test_an_llm_of_the_hub_is_known_by_its_commit_or_else_by_its_name(folder, commit, monkeypatch):
+    for kind in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
+        real = kind.from_pretrained
+
+        def download(source, *args, real=real, **options):
+            assert source == "someone/model" and options.get("revision") == "main"
+            found = real(folder, *args, **options)
+            if isinstance(found, tuple):
+                found[0].config._commit_hash = commit
+            return found
+
+        monkeypatch.setattr(kind, "from_pretrained", download)
+    found = load_backbone("someone/model", revision="main")
+    assert (found.name, found.fingerprint) == ("someone/model", commit or "someone/model")
+
+
+@pytest.mark.parametrize("quant", [None, "8bit"])
+def test_a_quantised_llm_is_put_on_its_device_by_loading_and_not_moved(folder, quant, monkeypatch):
+    monkeypatch.setattr(settings, "find_spec", lambda name: True)
+    model, moved, given = make_family("llama")[0], [], {}
+
+    def load(source, **options):
+        given.update(options)
+        return model, {"missing_keys": []}
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(model, "to", lambda device: moved.append(device) or model)
+    load_backbone(folder, quant=quant, device="cpu")
+    assert moved == ([] if quant else ["cpu"])
+    assert given.get("device_map") == ({"": torch.device("cpu")} if quant else None)
+    assert bool(quant) == ("quantization_config" in given) and (not quant or given["quantization_config"].load_in_8bit)
+
+
+def test_memory_that_runs_out_while_loading_is_no_fault_of_the_folder(folder, monkeypatch):
+    def runs_out(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", runs_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_backbone(folder)
+
+
+def test_an_llm_is_checked_before_its_weights_are_there(folder, tmp_path):
+    """As loading would find it; of a GGUF file nothing but its first bytes is read."""
+    (folder / "model.safetensors").unlink()
+    check_llm(folder)
+    (file := tmp_path / "llm.gguf").write_bytes(b"GGUF" + b"\0" * 20)
+    check_llm(file)
+    BertLMHeadModel(BertConfig(**TINY)).save_pretrained(tmp_path / "bert")
+    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    for path, words in (
+        (tmp_path / "bert", "'bert' is not a causal"),
+        (folder, "no EOS token"),
+        (tmp_path / "a b", ""),
+    ):
+        with refused("llm_path", "file", words):
+            check_llm(path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -385,6 +385,22 @@ def test_a_prompt_may_lack_all_answers_but_one(in_one_pass):
             torch.testing.assert_close(values, alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_answer_that_all_prompts_lack_costs_no_pass(refuses):
+    model, tokenizer = make_family("llama")
+    prompts, answers = make_rows(len(tokenizer), k=3)
+    answers = [[own[0], [], own[2]] for own in answers]
+    scorer = BranchScorer(Stubborn(model, refuses).eval(), PAD)
+    scorer.log_probs(prompts, answers)  # finds out that it does not branch
+    found = []
+    assert count_passes(scorer.model, lambda: found.append(scorer.log_probs(prompts, answers))) == [2, 2]
+    for row, own in enumerate(answers):
+        for kind, answer in enumerate(own):
+            values = found[0].values[(found[0].rows == row) & (found[0].answers == kind)]
+            alone = BranchScorer(model, PAD).log_probs([prompts[row]], [[answer]]).values if answer else torch.empty(0)
+            torch.testing.assert_close(values, alone, atol=1e-5, rtol=1e-5)
+
+
 def test_sliding_windows_take_a_pass_per_answer(caplog):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from recbole_llm.llm import budget as module
 from recbole_llm.llm.budget import (
     GENERATION_TOKENS,
     MOST_TOKENS,
+    TRAINING_TOKENS,
     TokenBudget,
     bytes_per_token,
     is_out_of_memory,
@@ -27,6 +28,7 @@ from recbole_llm.llm.likelihood import title_likelihoods
 from recbole_llm.llm.trie import TitleTrie
 from tests.architectures import ARCHITECTURES, make_architecture
 from tests.families import make_family
+from tests.members import in_threads
 
 WORDS = ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: not enough memory: you tried ..."]
 
@@ -180,6 +182,49 @@ def test_memory_of_linux_and_of_a_container(tmp_path: Path):
     assert module._free_main_memory(tmp_path) == 2048
     (tmp_path / "sys/fs/cgroup/memory.max").write_text("max\n")
     assert module._free_main_memory(tmp_path) == 4000 * 1024
+
+
+def test_free_memory_is_that_of_the_device_and_of_another_kind_unknown(monkeypatch):
+    monkeypatch.setattr(module, "_free_main_memory", lambda: 123)
+    assert module.free_memory(torch.device("cpu")) == 123
+    assert module.free_memory(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize(("training", "usual"), [(False, GENERATION_TOKENS), (True, TRAINING_TOKENS)])
+def test_auto_is_what_fits_and_the_log_says_so_where_that_is_less_than_usual(training, usual, monkeypatch, caplog):
+    model, free = small(), {"bytes": 10**6}
+    monkeypatch.setattr(module, "free_memory", lambda device: free["bytes"])
+    with caplog.at_level(logging.INFO):
+        budget = TokenBudget.of_setting("max_tokens", "auto", model, training)
+    assert budget.tokens == tokens_that_fit(model, training) < usual
+    assert caplog.messages == [f"max_tokens: auto is {budget.tokens:,} tokens on this device."]
+    free["bytes"] = 10**12
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        budget = TokenBudget.of_setting("max_tokens", "auto", model, training)
+    assert (budget.tokens, caplog.messages) == (usual, [])
+
+
+def test_where_one_process_runs_out_all_run_anew_with_its_smaller_budget(caplog):
+    """The one whose memory ran out says so, and so does one that only follows; then neither is asked any more."""
+
+    def member() -> tuple[list[bool], int, int]:
+        rank = module.process().rank
+        budget, runs = TokenBudget(100, f"tokens of process {rank}"), 0
+
+        def run() -> None:
+            nonlocal runs
+            runs += 1
+            if rank == 1 and budget.tokens > 60:
+                raise torch.OutOfMemoryError(WORDS[0])
+
+        done = [budget.attempt_together(run, 100, divisible=True) for _ in range(2)]
+        return done, budget.tokens, runs
+
+    with caplog.at_level(logging.WARNING):
+        assert in_threads(2, [module], member) == [([False, True], 50, 2)] * 2
+    ends = "memory ran out at 100 tokens of a pass: going on with 50; the result is the same."
+    assert sorted(caplog.messages) == [f"tokens of process {rank}: {ends}" for rank in (0, 1)]
 
 
 def test_a_number_is_taken_as_it_is():

@@ -79,6 +79,37 @@ def test_rows_begin_as_images_of_codewords_as_long_as_the_others(family):
     assert 0 < noise.std() < 0.05 * old.std()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_restart_begin_like_new_ones_and_the_others_stay(family):
+    backbone, tokens = with_codes(family)
+    before = [rows.detach().clone() for rows in (tokens.rows_in, tokens.rows_out) if rows is not None]
+    starts = np.random.default_rng(1).normal(size=(2, 3))
+    tokens.start_rows(backbone.model, 2, starts, torch.Generator().manual_seed(1))
+    fresh = CodeTokens(backbone.model, backbone.first_code, starts, np.zeros((1, 1)), torch.Generator().manual_seed(1))
+    for rows, old, new in zip((tokens.rows_in, tokens.rows_out), before, (fresh.rows_in, fresh.rows_out), strict=False):
+        assert torch.equal(rows[[0, 1, 4]], old[[0, 1, 4]]) and torch.equal(rows[2:4], new)
+        assert not torch.isclose(rows[2:4], old[2:4]).all(dim=1).any() and rows.requires_grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_without_codes_computes_as_before_beside_the_logits_of_the_codes(family):
+    backbone, tokens = with_codes(family)
+    ids = torch.tensor([[5, 6, 7]])
+    expected = backbone.model(ids).logits
+    tokens.attach(backbone.model)
+    logits = backbone.model(ids).logits
+    assert torch.equal(logits[..., : backbone.first_code], expected)
+    assert logits.shape[2] == backbone.first_code + len(tokens)
+
+
+def test_an_output_embedding_without_a_weight_is_refused(monkeypatch):
+    backbone = CodedBackbone.of(make_backbone(*make_family("llama")), ["<a_0>"])
+    head = backbone.model.get_output_embeddings()
+    head.weight = None
+    with pytest.raises(TypeError, match="with a weight is needed, not Linear"):
+        CodeTokens(backbone.model, backbone.first_code, np.ones((1, 3)), np.zeros((1, 1)), torch.Generator())
+
+
 def test_codes_are_written_by_their_names_and_text_as_before():
     backbone, _ = with_codes("gpt2")
     text = backbone.tokenizer.encode("Babe", add_special_tokens=False)

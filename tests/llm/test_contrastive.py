@@ -78,3 +78,12 @@ def test_a_view_keeps_a_share_and_never_nothing(n, ratio, random):
 @pytest.mark.parametrize(("n", "kept"), [(7, 5), (3, 2), (2, 2), (1, 1), (5, 3)])
 def test_sizes_of_views(n, kept):
     assert len(thin_attributes(range(n), 0.4, range(n))) == kept
+
+
+def test_a_view_of_an_impossible_share_or_order_is_refused():
+    for ratio in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"the ratio must lie in \[0, 1\]"):
+            thin_attributes(["title", "genre"], ratio, [0, 1])
+    for order in ([0], [0, 0], [1, 2]):
+        with pytest.raises(ValueError, match="a permutation of 2 positions"):
+            thin_attributes(["title", "genre"], 0.5, order)

@@ -113,6 +113,28 @@ def test_numbers_are_cut_into_digits_where_the_vocabulary_was_learned_so(tmp_pat
     assert [part for part, _ in found.pre_tokenize_str("  19")] == ["\u0120\u0120", "1", "9"]
 
 
+def test_a_file_that_does_not_say_how_texts_are_cut_keeps_numbers_together(written, tmp_path):
+    write_folder(write_gguf(tmp_path / "llm.gguf", make_llama(), TOKENIZER, pre=None), tmp_path / "llm")
+    found, said = (load_backbone(folder).tokenizer for folder in (tmp_path / "llm", written[2]))
+    for text in ("two  1995 movies,  7", "  19", ""):
+        assert found(text)["input_ids"] == said(text)["input_ids"]
+
+
+def test_a_file_that_lacks_a_weight_is_refused_in_a_line(tmp_path):
+    lost = "model.layers.1.mlp.up_proj.weight"
+    file = write_gguf(tmp_path / "llm.gguf", make_llama(), TOKENIZER, without=lost)
+    assert f"lacks 1 weights, first {lost}; fetch it again" in str(refusal(load_backbone, file))
+
+
+def test_memory_that_runs_out_while_reading_is_no_fault_of_the_file(written, tmp_path, monkeypatch):
+    def runs_out(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("not enough memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", runs_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        write_folder(written[1], tmp_path / "llm")
+
+
 def test_a_file_is_read_once(written, tmp_path):
     _, file, folder = written
     (copy := tmp_path / "another-name.gguf").write_bytes(file.read_bytes())

@@ -139,3 +139,40 @@ def test_bad_settings_are_refused():
     for key, bad in {"batch": 1, "loss": "triplet", "tau": 0.0, "dropout_ratio": 1.5, "pooling": "max"}.items():
         with refused(f"scft_{key}", "value"):
             ItemVectorSettings(**{key: bad})
+
+
+def test_a_vector_that_is_not_finite_names_its_item():
+    run, _ = tuning()
+    pool = run.reader._pool
+    found = run.reader.vectors(ITEMS)
+    texts = encode_texts(run.reader.tokenizer, [item_text("A movie:", item) for item in ITEMS], 1024)
+
+    def breaks(token_ids):
+        vectors = pool(token_ids)
+        for row, ids in enumerate(token_ids):
+            if list(ids) == texts[4]:
+                vectors[row, 1] = float("inf")
+        return vectors
+
+    run.reader._pool = breaks
+    assert np.isfinite(found).all()
+    with refused("", "numeric", "Golden Empire.*is not finite; lower scft_learning_rate"):
+        run.reader.vectors(ITEMS)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
+    run, adapter = tuning()
+    loss, before = run.loss, {}
+
+    def breaks(*views):
+        found = loss(*views)
+        if len(run.losses) == 2:
+            before.update(adapter.trainable_state(run.reader.model))
+            return found * float("nan")
+        return found
+
+    run.loss = breaks
+    with refused("scft_learning_rate", "value", "not finite in step 3; set a lower one"):
+        run.run(tmp_path)
+    after = adapter.trainable_state(run.reader.model)
+    assert before and all(torch.equal(after[name], weight) for name, weight in before.items())

@@ -261,3 +261,12 @@ def test_mistakes_are_named(monkeypatch):
     model.get_output_embeddings().weight.data.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="prompt 0"):
         title_likelihoods(model, [[5]], trie, **special)
+
+
+def test_with_a_kernel_that_takes_no_mask_few_titles_are_rows_and_many_are_refused(monkeypatch):
+    model, _ = make_family("llama")
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
+    most = likelihood_module.MAX_ROW_TITLES
+    assert likelihood_module.choose_way(model, 8, most) == "rows"
+    with refused("grounding", "conflict", "flash_attention_2 takes no mask per pair of tokens"):
+        likelihood_module.choose_way(model, 8, most + 1)

@@ -1,9 +1,12 @@
 """Freed memory is used again without page faults."""
 
+import ctypes
 import platform
+from types import SimpleNamespace
 
 import pytest
 
+from recbole_llm.llm.memory import keep_freed_memory
 from tests.processes import fresh_python
 
 FAULTS = """
@@ -29,3 +32,24 @@ print(given_back, faults())
 def test_freed_tensors_leave_their_memory_to_the_next():
     given_back, kept = map(int, fresh_python(code=FAULTS).stdout.split())
     assert kept < given_back / 10
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("its malloc may know other parameters"))
+    assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize("refuses", [None, -3, -1])
+def test_memory_is_kept_if_the_library_takes_both_thresholds(refuses, monkeypatch):
+    """Those of malloc.h: M_MMAP_THRESHOLD is -3 and M_TRIM_THRESHOLD is -1."""
+    given = {}
+
+    def mallopt(parameter, value):
+        given[parameter] = value
+        return int(parameter != refuses)
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory() == (refuses is None)
+    assert given == {-3: 2**30} if refuses == -3 else given == {-3: 2**30, -1: 2**30}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,16 @@ def test_where_titles_share_nothing_every_other_answer_repeats_the_newest_title(
     generator = torch.Generator().manual_seed(0)
     repeats = [shared.walk(1 + draw % 50, 1, generator) == [1 + draw % 50] for draw in range(1000)]
     assert 0.45 < np.mean(repeats) < 0.58
+
+
+def test_of_a_value_that_many_items_have_each_is_as_likely_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step looks at a few of them, drawn anew every time."""
+    monkeypatch.setattr("recbole_llm.llm.tiny_corpus.LOOKED_AT", 5)
+    titles = [f"Sea {number}" for number in range(30)] + [f"Alps {number}" for number in range(30, 60)]
+    text, generator = SharedText(titles, [[]] * 60), torch.Generator().manual_seed(0)
+    found = Counter(text.walk(3, 1, generator)[0] for _ in range(3000))
+    assert set(found) - {3} == set(range(30)) - {3} and found[3] < 3
+    assert all(50 < found[item] < 160 for item in range(30) if item != 3)  # about 103 of 3,000, give or take 10
 
 
 def test_after_pretraining_the_llm_reads_the_history_of_prompts_it_has_not_seen(

@@ -108,3 +108,23 @@ def test_token_ids_of_a_tokenizer(family):
     rows = [tokenizer(f'"{title}"', add_special_tokens=False)["input_ids"] for title in titles]
     trie = TitleTrie(rows, tokenizer.eos_token_id)
     assert [trie.items(row) for row in rows] == [[0, 4], [1], [2], [3], [0, 4]]
+
+
+def test_prefixes_whose_hashes_are_equal_are_told_apart(monkeypatch):
+    """With coefficients of 1 the prefixes 5 7 and 7 5 have one hash; others are drawn until all differ."""
+    drawn = []
+
+    class Generator:
+        def __init__(self, seed):
+            self.seed = seed
+            drawn.append(seed)
+
+        def integers(self, high, size):
+            return np.zeros(size, dtype=np.int64) if self.seed < 2 else np.arange(size)
+
+    titles = [[5, 7], [7, 5], [5, 6]]
+    monkeypatch.setattr("recbole_llm.llm.trie.np.random.default_rng", Generator)
+    trie = TitleTrie(titles, EOS)
+    assert drawn == [0, 1, 2] and len(set(trie.hashes.tolist())) == trie.n_nodes
+    assert [trie.items(title) for title in titles] == [[0], [1], [2]]
+    assert [trie.allowed(title[:1]) for title in titles] == [[6, 7], [5], [6, 7]]
