@@ -154,3 +154,18 @@ def test_wrong_input_is_refused():
         popularity_weights([1, -1])
     with pytest.raises(ValueError, match="scores must"):
         collaborative_weights([[np.nan, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("counts", "rankable"),
+    [([[1.0, 2.0]], None), ([1.0, 2.0], [True]), ([1.0, 2.0], [1, 0]), ([[1.0]], [[True]])],
+)
+def test_counts_and_items_of_another_shape_or_type_are_refused(counts, rankable):
+    with pytest.raises(ValueError, match=r"counts must be \[items\] and rankable bool \[items\]"):
+        popularity_weights(np.array(counts), None if rankable is None else np.array(rankable))
+
+
+@pytest.mark.parametrize("scores", [[1.0, 2.0], [[[1.0]]]])
+def test_scores_of_another_shape_are_refused(scores):
+    with pytest.raises(ValueError, match=r"scores must be \[queries, items\]"):
+        collaborative_weights(np.array(scores))

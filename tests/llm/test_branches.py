@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_llm.adapter import LoraAdapter
+from recbole_llm.adapter.dropout import path_terms
 from recbole_llm.llm import answer_loss
 from recbole_llm.llm.branch_batch import AnswerTree, BranchBatch, branch_batch
 from recbole_llm.llm.branches import BranchScorer
@@ -399,6 +400,34 @@ def test_an_answer_that_all_prompts_lack_costs_no_pass(refuses):
             values = found[0].values[(found[0].rows == row) & (found[0].answers == kind)]
             alone = BranchScorer(model, PAD).log_probs([prompts[row]], [[answer]]).values if answer else torch.empty(0)
             torch.testing.assert_close(values, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("in_one_pass", [True, False])
+def test_what_is_drawn_by_token_is_told_rows_and_tokens_before_each_pass(in_one_pass):
+    told = []
+
+    class Draws:
+        def use_tokens(self, paths: Tensor, lines: Sequence[int] | None = None) -> None:
+            told.append((paths, lines))
+
+    model, tokenizer = make_family("llama")
+    prompts, answers = make_rows(len(tokenizer), k=2)
+    answers = [[own[0] if row else [], own[1]] for row, own in enumerate(answers)]
+    scorer = BranchScorer(model.eval() if in_one_pass else Stubborn(model, refuses=True).eval(), PAD, Draws())
+    scorer.log_probs(prompts, answers)
+    everybody = list(range(len(prompts)))
+    assert [lines for _, lines in told] == ([None] if in_one_pass else [everybody[1:], everybody])
+    known = {
+        (row if lines is None else lines[row], path)
+        for paths, lines in told
+        for row, line in enumerate(paths.tolist())
+        for path in line
+    }
+    for row, own in enumerate(answers):
+        for answer in filter(None, own):
+            sequence = np.array([*prompts[row], *answer[:-1]])
+            path = path_terms(sequence, np.arange(len(sequence))).sum()  # of the last token that is read
+            assert (row, int(path.view(np.int64))) in known
 
 
 def test_sliding_windows_take_a_pass_per_answer(caplog):

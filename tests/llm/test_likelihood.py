@@ -10,6 +10,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from recbole_llm.adapter import LoraAdapter
 from recbole_llm.kept import KeptRows, keep_nothing
 from recbole_llm.llm import Assistant, TitleTrie, title_likelihoods, title_scores, title_scoring, title_walk
+from recbole_llm.llm.likelihood import MAX_ROW_TITLES, choose_way
 from tests.families import FAMILIES, make_family
 from tests.llm.test_constrained import brute_scores, draw_titles, make_prompts, make_world
 from tests.refusals import refused
@@ -266,7 +267,7 @@ def test_mistakes_are_named(monkeypatch):
 def test_with_a_kernel_that_takes_no_mask_few_titles_are_rows_and_many_are_refused(monkeypatch):
     model, _ = make_family("llama")
     monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
-    most = likelihood_module.MAX_ROW_TITLES
-    assert likelihood_module.choose_way(model, 8, most) == "rows"
+    most = MAX_ROW_TITLES
+    assert choose_way(model, 8, most) == "rows"
     with refused("grounding", "conflict", "flash_attention_2 takes no mask per pair of tokens"):
-        likelihood_module.choose_way(model, 8, most + 1)
+        choose_way(model, 8, most + 1)
