@@ -69,7 +69,9 @@ def recommended(folder: Path) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("model", ["BIGRec", pytest.param("RecLoRA", marks=pytest.mark.slow), "MoSARA"])
+@pytest.mark.parametrize(
+    "model", ["BIGRec", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RecLoRA", "MoSARA"))]
+)
 def test_a_run_recommends_from_its_folder_in_a_new_process(go, whole, model):
     import recbole_llm
 

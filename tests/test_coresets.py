@@ -247,6 +247,7 @@ def test_a_file_of_another_sample_is_refused(fails, dealrec, capsys):
 # ---------------------------------------------------------------------------------------------------- other models
 
 
+@pytest.mark.slow
 def test_soft_learns_its_own_answers_to_the_chosen_rows(coreset, dealrec):
     finished = coreset("--coreset=dealrec", "--distance_rows=4", models="SOFT")
     stages, own = finished.json("SOFT", "stages.json"), dealrec.json("DEALRec", "stages.json")

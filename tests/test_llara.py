@@ -151,12 +151,9 @@ def test_llara_ilora_and_re_weighting_share_one_recommender(ilora, go, shared):
 LLARA = ("--llm_recommender=LLaRA", "--prompt_schedule=linear")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "point",
-    [
-        (*LLARA, "--curriculum=adaptive", "--alpha=5"),
-        pytest.param(("--adapter=ilora", "--curriculum=fixed:0.5"), marks=pytest.mark.slow),
-    ],
+    "point", [(*LLARA, "--curriculum=adaptive", "--alpha=5"), ("--adapter=ilora", "--curriculum=fixed:0.5")]
 )
 def test_soft_on_llara_and_with_instance_wise_lora(go, monkeypatch, point):
     hybrid: list[bool] = []

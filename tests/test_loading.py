@@ -55,6 +55,7 @@ def test_a_run_that_borrows_from_a_recommender_loads_without_training_one(comman
     loads_again(finished, model, saved, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_gguf_file_reads_it_once_and_loads_in_a_new_process(command, tmp_path):
     saved = tmp_path / "saved"
     file = write_gguf(tmp_path / "llm.gguf", *make_family("llama"))

@@ -151,6 +151,7 @@ def test_without_fine_tuning_the_bare_llm_is_start_and_reference(tuned):
     assert run.metrics == pytest.approx(dict(finished.result("BIGRec").test))
 
 
+@pytest.mark.slow
 def test_candidates_of_a_prompt_are_its_wrong_answers(tuned, stages):
     words = ("--candidates=4", "--preference=sdpo", "--pref_negatives=in_prompt", ALL_ROWS)
     finished = tuned(*words)

@@ -176,6 +176,7 @@ def test_fixed_1_is_sd_only_and_fixed_0_is_bigrec(both, soft):
     assert soft("--curriculum=none").json("SOFT", "stages.json") == zero.json("SOFT", "stages.json")
 
 
+@pytest.mark.slow
 def test_a_step_of_8_rows_at_once_and_one_after_the_other_are_equal(soft, tmp_path):
     step = ("--SOFT.train_batch_size=8", "--train_sample_size=8", "--epochs=1", "--curriculum=fixed:0.5")
     at_once = soft(*step, "--micro_batch_tokens=100000")
@@ -212,6 +213,7 @@ def test_distilled_answers_equal_to_the_true_ones_are_plain_fine_tuning(both, so
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_empty_answers_can_be_learnt_as_they_are(both, soft, empty_answers):
     kept = soft("--curriculum=sd_only", f"--sd_file={empty_answers}", "--sd_empty=keep")
     assert largest_difference(adapter_of(kept), adapter_of(both, "BIGRec")) > 1e-2

@@ -141,6 +141,7 @@ def test_a_coreset_is_the_same_rows_and_they_alone_are_branches(trunk):
     assert together.result("BIGRec").train_rows == 9 and "train_unit user: 9 targets" in log_of(together)
 
 
+@pytest.mark.slow
 def test_llara_trains_in_trunks(trunk, monkeypatch):
     few = ("--epochs=1", "--recommender_config={hidden_size: 16, inner_size: 16, epochs: 1}")
     together = trunk(*few, "--LLaRA.learning_rate=0.05", models="LLaRA")

@@ -76,7 +76,9 @@ def table(study: Study) -> list[tuple]:
     ]
 
 
-@pytest.fixture(scope="module", params=[("tpe", True), ("grid", False)], ids=lambda case: case[0])
+@pytest.fixture(
+    scope="module", params=[("tpe", True), pytest.param(("grid", False), marks=pytest.mark.slow)], ids=("tpe", "grid")
+)
 def whole(request, tmp_path_factory) -> tuple[str, bool, tuple]:
     """What a search finds that nothing stops, by a sampler, for the largest score or the smallest."""
     sampler, bigger = request.param

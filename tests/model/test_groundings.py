@@ -190,13 +190,8 @@ def alone(model: Any, batch: Any) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        pytest.param(("--lora_r=4",), marks=pytest.mark.slow),
-        ("--adapter=ilora", "--recommender_config={epochs: 2}"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--lora_r=4",), ("--adapter=ilora", "--recommender_config={epochs: 2}")])
 def test_candidates_are_scored_as_if_each_were_the_only_answer(gaps, place, words):
     trainer, rows = choosing(gaps, place, *words, "--generation_batch_tokens=300")
     batch = batch_of(trainer, rows, "test")
@@ -245,6 +240,7 @@ def test_a_row_without_a_prompt_names_no_candidate(gaps, place):
 # ------------------------------------------------------------------------------------------------------ constrained
 
 
+@pytest.mark.slow
 def test_as_many_beams_as_titles_rank_as_the_likelihoods_do(gaps, place, likelihood):
     trainer, rows = trainer_of(gaps, place, "--grounding=constrained", ALL_BEAMS)
     batch = batch_of(trainer, rows, "test")

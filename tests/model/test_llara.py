@@ -206,13 +206,10 @@ def gates_of(model: LLMRecommender, histories: Any) -> torch.Tensor:
     return model.row_inputs(histories)["instance_gates"]
 
 
-FAST = {("iLoRA", "gpt2"), ("BIGRec", "llama")}
-
-
 @pytest.mark.parametrize(
     ("model", "family"),
     [
-        pytest.param(model, family, marks=[] if (model, family) in FAST else pytest.mark.slow)
+        pytest.param(model, family, marks=[] if (model, family) == ("iLoRA", "gpt2") else pytest.mark.slow)
         for model in ("iLoRA", "BIGRec")
         for family in FAMILIES
     ],

@@ -102,7 +102,7 @@ def run(world, folder, model="SAR", **settings):
 
 @pytest.mark.parametrize("n_users", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_users_are_learnt_by_heart(tmp_path, n_users):
-    few = make_world(tmp_path / "data" / "few", n_users=n_users, n_items=n_users, seed=4)
+    few = make_world(tmp_path / "data" / "few", n_users=n_users, n_items=40 if n_users > 10 else 10, seed=4)
     learning = {"train_batch_size": 64, "learning_rate": 0.01} if n_users > 10 else {"learning_rate": 0.03}
     one = run(few, tmp_path, epochs=45, eval_step=0, sar_lengths=[5, 10], **learning)
     rows = one._trained.rows.train.inter_feat

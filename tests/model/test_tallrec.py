@@ -130,6 +130,7 @@ def test_a_row_without_a_titled_target_is_neither_trained_on_nor_told(tuned):
     assert (ratios[untitled] == 0).all() and (ratios[~untitled] != 0).all()
 
 
+@pytest.mark.slow
 def test_instance_wise_lora_runs_too(rated, saved):
     trainer, rows = trainer_of(rated, saved, "--adapter=ilora", "--train_sample_size=16")
     scores = trainer.model.eval().predict(batch_of(trainer, rows, "test"))

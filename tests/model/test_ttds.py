@@ -140,6 +140,7 @@ def test_new_codes_of_which_too_many_collide_are_not_taken(run, monkeypatch):
     model.adapter.load_trainable_state(model.llm, state)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(run, go, tmp_path, monkeypatch):
     def save_and_fail(folder: Path, state: Any) -> None:
         save_state(folder, state)
