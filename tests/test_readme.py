@@ -33,10 +33,11 @@ def some_of_ml_100k(folder: Path) -> Path:
 
 def test_the_example_with_a_smaller_llm_and_fewer_rows(tmp_path, monkeypatch, capsys):
     words = dict(word.removeprefix("--").split("=") for word in TINY)
-    fewer = {"epochs": 1, "valid_sample_size": 8, "test_sample_size": 8, "show_progress": False}
-    small = functools.partial(recbole_llm.run, **words, **fewer, data_path=str(some_of_ml_100k(tmp_path / "data")))
+    fewer = {"epochs": 1, "valid_sample_size": 8, "test_sample_size": 8, "num_beams": 10, "show_progress": False}
+    small = functools.partial(recbole_llm.run, **{**words, **fewer}, data_path=str(some_of_ml_100k(tmp_path / "data")))
     monkeypatch.setattr(recbole_llm, "run", lambda *names, **given: small(*names, **{**given, "train_sample_size": 8}))
     names: dict[str, Any] = {}
+    (tmp_path / "properties").symlink_to(README.parent / "properties")
     with working_in(tmp_path):
         exec(EXAMPLE, names)  # noqa: S102
         found, again = (run.recommend(users=["196"], k=3) for run in (names["run"], names["again"]))
@@ -47,4 +48,5 @@ def test_the_example_with_a_smaller_llm_and_fewer_rows(tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_the_example_as_it_is_written(tmp_path):
+    (tmp_path / "properties").symlink_to(README.parent / "properties")
     subprocess.run([sys.executable, "-c", EXAMPLE], check=True, cwd=tmp_path)
