@@ -172,7 +172,7 @@ def _run(
 def _log_settings(config: Config, folder: RunFolder) -> None:
     log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
     log.info("Settings that differ from their defaults: %s", _told(config))
-    log.info(config)
+    log.info(str(config))  # text once: each handler would make it anew
     for key in WITHOUT_EFFECT & set(config.resolution.user):
         log.warning("%s has no effect: the whole log is in the run folder; --quiet shows less", key)
 
