@@ -1,12 +1,13 @@
 """Search for codes in a catalogue of 100,000 items: steps of the beams, and whole answers with the LLM.
 
-    python -m benchmarks.speed_semid [--sections step,search] [--repeats 7] [--json out.json]
+    python -m benchmarks.speed_semid [--sections step,renormalized,search] [--repeats 7] [--json out.json]
 
 Items have three codes of 256 and a counter, made of random vectors by residual k-means. A ``step`` is what stands
-between two forward passes: from the logits of all beams to the best extensions of each prompt. ``search`` is the answer
-to prompts by a small LLM, beams and ranked items, in one call. The other procedure is the processor of ``transformers``
-that asks a Python function of every beam which tokens may follow, here a look-up in a dictionary of all beginnings. How
-time and memory are measured is said in ``benchmarks/harness.py``.
+between two forward passes: from the logits of all beams to the best extensions of each prompt, with probabilities among
+the whole vocabulary, whose log-softmax both procedures compute; in ``renormalized`` they are those among the allowed
+tokens. ``search`` is the answer to prompts by a small LLM, beams and ranked items, in one call. The other procedure is
+the processor of ``transformers`` that asks a Python function of every beam which tokens may follow, here a look-up in a
+dictionary of all beginnings. How time and memory are measured is said in ``benchmarks/harness.py``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from recbole_llm.semantic_ids.table import Quantiser, standardised, unique_codes
 ITEMS, WIDTH, OWN_TOKENS, EOS = 100_000, 16, 4_096, 2
 PROMPTS, BEAMS, PROMPT = 16, 20, 40
 STEP_LOOP, STEP_OURS = "Python callback per beam (transformers), steps", "TitleConstraint.candidates, steps"
+OWN_LOOP, OWN_OURS = f"{STEP_LOOP}, renormalized", f"{STEP_OURS}, renormalized"
 SEARCH_LOOP, SEARCH_OURS = "beam search with the callback", "search_titles"
 
 
@@ -60,24 +62,39 @@ def callback() -> Any:
     return PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed.get(tuple(tokens.tolist()), [EOS]), 1)
 
 
-def step_work() -> Work:
-    """The steps of a search in which every beam is the beginning of a random code."""
-    trie, tokens = catalogue()
+def best(scores: Tensor) -> Tensor:
+    """The best 2 * beams extensions of each prompt."""
+    found = scores.view(PROMPTS, -1)
+    return found.topk(min(2 * BEAMS, found.shape[1]), dim=1).values
+
+
+def random_beams() -> tuple[Tensor, Tensor]:
+    """Random codes, int64 [beams, 4], and logits behind their beginnings, [beams, vocabulary]."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(PROMPTS * BEAMS, vocabulary(), generator=generator)
     chosen = torch.randint(ITEMS, (PROMPTS * BEAMS,), generator=generator)
-    beams = torch.from_numpy(tokens)[chosen]
-    constraint, processor = TitleConstraint(trie), LogitsProcessorList([callback()])
+    return torch.from_numpy(catalogue()[1])[chosen], logits
 
-    def best(scores: Tensor) -> Tensor:
-        """The best 2 * beams extensions of each prompt."""
-        found = scores.view(PROMPTS, -1)
-        return found.topk(min(2 * BEAMS, found.shape[1]), dim=1).values
 
+def step_work() -> Work:
+    """The steps of a search in which every beam is the beginning of a random code."""
+    beams, logits = random_beams()
+    constraint, processor = TitleConstraint(catalogue()[0]), LogitsProcessorList([callback()])
     steps = range(1, beams.shape[1] + 1)
     return {
         STEP_LOOP: lambda: [best(processor(beams[:, :n], logits.log_softmax(dim=1))) for n in steps],
         STEP_OURS: lambda: [best(constraint.candidates(beams[:, :n], logits)[0]) for n in steps],
+    }
+
+
+def renormalized_work() -> Work:
+    """The same with probabilities among the allowed tokens."""
+    beams, logits = random_beams()
+    constraint, processor = TitleConstraint(catalogue()[0], renormalize=True), LogitsProcessorList([callback()])
+    steps = range(1, beams.shape[1] + 1)
+    return {
+        OWN_LOOP: lambda: [best(processor(beams[:, :n], logits).log_softmax(dim=1)) for n in steps],
+        OWN_OURS: lambda: [best(constraint.candidates(beams[:, :n], logits)[0]) for n in steps],
     }
 
 
@@ -129,6 +146,13 @@ SECTIONS = {
         step_work,
         SETTING,
         (Goal(STEP_LOOP, STEP_OURS, 10.0),),
+        same_extensions,
+    ),
+    "renormalized": Section(
+        "the same, probabilities among the allowed tokens",
+        renormalized_work,
+        SETTING,
+        (Goal(OWN_LOOP, OWN_OURS, 10.0),),
         same_extensions,
     ),
     "search": Section(
