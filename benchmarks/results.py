@@ -338,7 +338,7 @@ def main() -> None:
             for cell in grid.cells:
                 if not options.render and cell.startswith(options.only) and not cell_file(cell, seed).exists():
                     run_cell(grid, cell, seed)
-    write_page()  # at the end: a page that changed would mark the commits of all later cells as dirty
+    write_page()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> None:
     seeds = [int(seed) for seed in options.seeds.split(",") if seed] or list(ledger.SEEDS)
     wanted = [(world, arm) for world, arm in ledger.cells() if f"{world.name}-{arm}".startswith(options.only)]
     cells = [(world, arm, seed) for seed, (world, arm) in itertools.product(seeds, wanted)]
-    environment = versions()  # once: a page that is written makes a checkout another one than was measured with
+    environment = versions()
     for world, arm, seed in [] if options.render else missing(cells):
         print(f"--- {world.name}-{arm}, seed {seed}", flush=True)
         run_cell(world, arm, ledger.ARMS[arm], seed, environment)

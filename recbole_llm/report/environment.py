@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
     Returns:
         ``python``, one entry per package (``not installed`` where missing), ``platform``, ``cpu_count`` and
-        ``git_revision`` (short, ``-dirty`` with uncommitted changes; ``not a checkout`` for an installed package).
+        ``git_revision`` (of :func:`git_revision`; ``not a checkout`` for an installed package).
 
     Example:
         >>> versions()["python"].count(".")
@@ -71,6 +71,9 @@ def _own_version() -> str:
 def git_revision(folder: Path) -> str:
     """Short revision of the checkout whose root is ``folder``; a checkout that merely contains it does not count.
 
+    ``-dirty`` follows where tracked files have changed, Markdown aside: no result depends on a page, and a table that
+    is written into one would mark all later results.
+
     Example:
         >>> git_revision(Path("."))
         'not a checkout'
@@ -78,7 +81,9 @@ def git_revision(folder: Path) -> str:
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != Path(folder).resolve():
         return NO_CHECKOUT
-    return _git(folder, "describe", "--always", "--dirty", "--exclude", "*") or "no commit"
+    found = _git(folder, "describe", "--always", "--exclude", "*")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":(exclude)*.md")
+    return f"{found}-dirty" if found and changed != "" else found or "no commit"
 
 
 def data_hash(paths: Iterable[str | os.PathLike[str]]) -> str:

@@ -44,6 +44,11 @@ def test_git_revision_of_a_checkout_and_of_none(tmp_path, monkeypatch):
     git("commit", "-m", "first")
     revision = git("rev-parse", "HEAD")
     assert revision.startswith(git_revision(tmp_path)) and len(git_revision(tmp_path)) >= 7
+    (tmp_path / "page.md").write_text("a")
+    git("add", "page.md")
+    git("commit", "-m", "second")
+    (tmp_path / "page.md").write_text("b")
+    assert not git_revision(tmp_path).endswith("-dirty")  # no result depends on a page
     (tmp_path / "file").write_text("b")
     assert git_revision(tmp_path).endswith("-dirty")
     (tmp_path / "inner").mkdir()
