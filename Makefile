@@ -72,6 +72,8 @@ benchmark: install
 	$(VENV)/bin/python -m benchmarks.speed_ilora --json benchmarks/results/speed_ilora.json
 	$(VENV)/bin/python -m benchmarks.speed_dealrec --json benchmarks/results/speed_dealrec.json
 	$(VENV)/bin/python -m benchmarks.speed_goracs --repeats 0 --json benchmarks/results/speed_goracs.json
+	$(VENV)/bin/python -m benchmarks.speed_objective --threads 1 --repeats 3 --json benchmarks/results/speed_objective.json
+	$(VENV)/bin/python -m benchmarks.speed_semid --threads 1 --repeats 5 --json benchmarks/results/speed_semid.json
 	$(VENV)/bin/python -m benchmarks.scale_coresets
 	$(VENV)/bin/python -m benchmarks.scale_faiss
 	$(VENV)/bin/python -m benchmarks.scale_faiss --items 50000 --way torch --way Flat --way "HNSW32;efSearch=64"
