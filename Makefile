@@ -13,6 +13,10 @@ DEMO := --model=Pop,BIGRec,SOFT --dataset=ml-100k --config_files=properties/demo
 # Tests and tables are made of many small tensors: threads cost more than they give, and change the last digits.
 test test-rounding test-slow test-newest test-hostile: export OMP_NUM_THREADS ?= 1
 
+# With more threads than cores, a thread that waits lets another one work: two workers of two threads on two cores would
+# take three times as long.
+test test-rounding test-slow test-newest test-hostile: export OMP_WAIT_POLICY ?= PASSIVE
+
 # Bytecode is kept, whatever the environment says: the processes that tests start would compile every module again.
 test test-rounding test-slow test-newest test-hostile: export PYTHONDONTWRITEBYTECODE =
 
