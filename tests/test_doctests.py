@@ -19,7 +19,9 @@ def module_of(file: Path) -> str:
 
 
 @pytest.mark.parametrize("module", [module_of(file) for file in FILES])
-def test_the_examples_of_a_module(module, tmp_path, monkeypatch):
+def test_the_examples_of_a_module(module, tmp_path, monkeypatch, pytestconfig):
+    if pytestconfig.getoption("--rounding"):
+        pytest.skip("examples print sums of a few small integers, which every processor gives exactly")
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(module), optionflags=OPTIONS)
     assert found.attempted and not found.failed

@@ -95,7 +95,7 @@ def test_candidates_and_logits_processor_agree(family, renormalize):
     found = search_titles(model, prompts, trie, num_beams=5, renormalize=renormalize, **special)
     for ours, theirs in zip(found, masked, strict=True):
         assert [beam.token_ids for beam in ours] == [beam.token_ids for beam in theirs.beams]
-        np.testing.assert_allclose([b.score for b in ours], [b.score for b in theirs.beams], atol=1e-5)
+        np.testing.assert_allclose([b.score for b in ours], [b.score for b in theirs.beams], atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
