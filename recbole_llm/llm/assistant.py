@@ -39,6 +39,15 @@ class Assistant:
         if not 0 <= self.lm_weight <= 1:
             raise InputError("lm_weight", f"{self.lm_weight} is not allowed; give a number >= 0 and <= 1")
 
+    def check(self, n_prompts: int) -> None:
+        """Refuse the opinion on other prompts.
+
+        Raises:
+            ValueError: It has not one row per prompt.
+        """
+        if len(self.item_scores) != n_prompts:
+            raise ValueError(f"{n_prompts} prompts, but the assistant scores {len(self.item_scores)}")
+
     def title_log_probs(self, trie: TitleTrie) -> Tensor:
         """log q of each title, summed over the items that share it: float64 [prompts, titles]."""
         if self.item_scores.ndim != 2 or self.item_scores.shape[1] != trie.n_items:

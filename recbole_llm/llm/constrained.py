@@ -95,8 +95,8 @@ def search_titles(
         >>> sorted(item for beam in beams for item in trie.items(beam.token_ids))
         [1, 2, 3]
     """
-    if assistant is not None and len(assistant.item_scores) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts, but the assistant scores {len(assistant.item_scores)}")
+    if assistant is not None:
+        assistant.check(len(prompts))
     device = input_embedding(model).weight.device
     found = beam_search(
         model,

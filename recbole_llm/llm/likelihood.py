@@ -93,7 +93,8 @@ def title_likelihoods(
     """
     check_prompts(prompts)
     scoring = TitleScoring(trie, length_penalty, renormalize, assistant)
-    scoring.check(len(prompts))
+    if assistant is not None:
+        assistant.check(len(prompts))
     budget, walk = TokenBudget.of(max_batch_tokens), _walk(model, trie, pad_token_id, way, renormalize)
     if way == "tree":
         check_tree(model, max(map(len, prompts), default=0) + trie.max_length, row_inputs)

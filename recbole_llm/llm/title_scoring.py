@@ -78,15 +78,6 @@ class TitleScoring:
     renormalize: bool
     assistant: Assistant | None
 
-    def check(self, n_prompts: int) -> None:
-        """Refuse an assistant of other prompts.
-
-        Raises:
-            ValueError: It has not one row per prompt.
-        """
-        if self.assistant is not None and len(self.assistant.item_scores) != n_prompts:
-            raise ValueError(f"{n_prompts} prompts, but the assistant scores {len(self.assistant.item_scores)}")
-
     def scores(self, prompts: Sequence[int], log_probs: Tensor) -> Tensor:
         """Scores [prompts, items] of some prompts, by the log-probabilities [prompts, nodes] of their nodes."""
         assistant = self.assistant

@@ -124,9 +124,10 @@ def yielded(final: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]
         {'sara_threshold': None}
     """
     found: dict[str, Any] = {}
+    known = readers()
     for component, *_ in _components():
         for key in keys_of(component).values():
-            others = [name for name in readers().get(key.name, ()) if name not in AXES and name in user]
+            others = [name for name in known.get(key.name, ()) if name not in AXES and name in user]
             if others and key.name in final and key.name not in user and any(map(unmet(key.name, final).get, others)):
                 found[key.name] = key.default
     return found
