@@ -69,7 +69,7 @@ def _overview(model: LLMRecommender, rows: Interaction, evaluation: Evaluation) 
     return (
         f"Of {n_rows:,} test rows, {hits:,} have the item that came next among the first {CUTOFF}. "
         f"{len(np.unique(first[first > 0])):,} different items are ranked first; for {again:,} rows it is one of the "
-        "history shown to the model."
+        "history that the model reads."
     )
 
 

@@ -30,7 +30,7 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
     Returns:
         What the file holds.
     """
-    prompts, config = model.prompts, model.config
+    prompts = model.prompts
     layout = prompts.layout
     facts: dict[str, Any] = {
         **layout.facts(),
@@ -40,13 +40,13 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
         "starts_with": model.backbone.bos_token_id,
         "eos_token_id": prompts.eos_token_id,
         "max_prompt_tokens": prompts.max_prompt_tokens,
-        "max_history": config["MAX_ITEM_LIST_LENGTH"],
+        "max_history": _most_shown(model),
         "item_slots": prompts.item_slots,
         "generation": _generation(model),
     }
     for example in model.examples(rows[: min(len(rows), 100)]):
         if prompts.has_prompt(example):
-            titles = [model.catalog.titles[item] for item in example.history]
+            titles = [model.catalog.titles[item] for item in prompts.shown(example).history]
             text, token_ids = prompts.text(example), prompts.prompt(example)
             known = [title for title in titles if title is not None]
             facts["example"] = {"history": known, "prompt": text, "token_ids": token_ids}
@@ -54,6 +54,12 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
             break
     write_json(folder / PROMPT, facts)
     return facts
+
+
+def _most_shown(model: LLMRecommender) -> int:
+    """Items of a history that a prompt shows, at most."""
+    shown, longest = model.shown_items, int(model.config["MAX_ITEM_LIST_LENGTH"])
+    return longest if shown is None else shown.count
 
 
 def _generation(model: LLMRecommender) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much of a history a model sees: returns and losses of SAR's actor-critic, and the cut itself.
+"""How much of a history a model sees: returns and losses of SAR's actor-critic, the cut itself, and similar items.
 
 Arrays or tensors in, the same out; independent of RecBole.
 """
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from recbole_llm.history.cut import last_items
     from recbole_llm.history.policy import LengthPolicy, learn_by_table, newest, policy_loss
     from recbole_llm.history.settings import HistorySettings, SarSettings
+    from recbole_llm.history.similar import similar_positions
 
 __all__ = [
     "HistorySettings",
@@ -23,6 +24,7 @@ __all__ = [
     "learn_by_table",
     "newest",
     "policy_loss",
+    "similar_positions",
 ]
 
 __getattr__ = lazy_exports(__name__, __file__)

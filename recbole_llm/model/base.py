@@ -36,10 +36,12 @@ from recbole_llm.model.passes import LLMPasses
 from recbole_llm.model.rows import TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
+from recbole_llm.model.title_embeddings import title_states
 from recbole_llm.model.training_hooks import TrainingHooks
 from recbole_llm.objective.preference_settings import compares_histories
 from recbole_llm.prompt import Wording
-from recbole_llm.prompt.settings import PromptSettings
+from recbole_llm.prompt.settings import RECENT, PromptSettings, most_shown
+from recbole_llm.prompt.shown import ShownItems
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore, stage_seed
@@ -104,6 +106,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
     def _load_llm(self, config: Config, settings: PromptSettings) -> None:
         self.backbone = load_llm(config, self.device, self.stages, self.build_tiny)
         wanted = settings.max_prompt_tokens
+        self.shown_items = self._choose_shown(settings)
         self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
         free_answer = self.generation.max_new_tokens
         if (limit := prompt_limit(self.backbone, wanted, self._longest_answer(), free_answer)) < wanted:
@@ -112,6 +115,14 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         self.llm = self.adapter.attach(self.backbone.model)
         self.draws = draw_by_token(self.llm)
         self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id, self.draws)
+
+    def _choose_shown(self, settings: PromptSettings) -> ShownItems | None:
+        """Which items of a history prompts show; None where they show all."""
+        if (count := most_shown(self.config)) is None:
+            return None
+        if settings.prompt_items_by == RECENT:
+            return ShownItems(count)
+        return ShownItems(count, lambda: self.title_states, "titles, last state")
 
     @classmethod
     def check(cls, config: Config) -> None:  # noqa: B027
@@ -225,6 +236,11 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
 
+    @cached_property
+    def title_states(self) -> np.ndarray:
+        """Vectors of the titles by which items are similar, float32 [items, d], shared by all runs of this LLM."""
+        return title_states(self)
+
     # ---- answering
 
     def fast_paths(self) -> set[FastPath]:
@@ -244,6 +260,8 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         n_tokens = (self.prompts.max_prompt_tokens or 0) + self._longest_answer()
         with self.untuned():  # outside any instance: the compared rows are nobody's
             probe_llm(self.llm, self.fast_paths(), n_tokens, f"LLM {self.backbone.name}")
+        if self.shown_items is not None and self.shown_items.vectors is not None:
+            self.shown_items.vectors()
 
     def generate_text(self, interaction: Interaction) -> list[str]:
         """The top beam's text of each row, raw; an empty string where the history has no title."""

@@ -17,9 +17,8 @@ from recbole_llm.grounding.titles import TitleGrounding, title_trie
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
-from recbole_llm.model.backbones import number_facts
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.model.title_embeddings import TitleEmbeddingsStage
+from recbole_llm.model.title_embeddings import TitleEmbeddingsStage, encoder_facts
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.registry import find_choice
 
@@ -164,13 +163,8 @@ class BIGRec(LLMRecommender):
     @cached_property
     def item_embeddings(self) -> np.ndarray:
         """Embeddings of the titles, float32 [items, d], computed once per LLM and titles and shared by all runs."""
-        encoder = {
-            "llm": self.backbone.fingerprint,
-            **number_facts(self.config),
-            "encoder": self._encoder(self.llm).fingerprint_facts(),
-        }
-        embed = partial(self.embed, progress=self.show_progress)
-        return self.stages.run(TitleEmbeddingsStage(self.catalog, encoder, embed))
+        facts, embed = encoder_facts(self, self._encoder(self.llm)), partial(self.embed, progress=self.show_progress)
+        return self.stages.run(TitleEmbeddingsStage(self.catalog, facts, embed))
 
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""

@@ -119,6 +119,7 @@ class CodedRecommender(LLMRecommender):
             bos_token_id=self.backbone.bos_token_id,
             eos_token_id=self.backbone.eos_token_id,
             max_prompt_tokens=max_prompt_tokens,
+            shown_items=self.shown_items,
         )
         assert isinstance(found, CodePromptEncoder)
         return found

@@ -82,6 +82,7 @@ class Laser(LLMRecommender):
             bos_token_id=backbone.bos_token_id,
             eos_token_id=backbone.eos_token_id,
             max_prompt_tokens=max_prompt_tokens,
+            shown_items=self.shown_items,
         )
 
     def _make_adapter(self) -> Adapter:

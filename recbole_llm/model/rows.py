@@ -17,6 +17,7 @@ from recbole_llm.llm.backbone import Backbone
 from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.layout import Layout
 from recbole_llm.prompt.pieces import Pieces
+from recbole_llm.prompt.shown import ShownItems
 from recbole_llm.settings.config import Config
 
 TokenPair = tuple[list[int], list[int]]
@@ -84,6 +85,7 @@ class RowReader:
         catalog: item id to title and back.
         prompts: examples to token ids.
         candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
+        shown_items: which items of a history prompts show (``prompt_items``); None where they show all.
         history_cut: chooses how much of each history is shown (``history_policy``); None shows all.
     """
 
@@ -98,6 +100,7 @@ class RowReader:
     backbone: Backbone
     prompts: PromptEncoder
     candidates: Candidates | None = None
+    shown_items: ShownItems | None = None
     history_cut: Callable[[list[list[int]]], list[list[int]]] | None = None
     item_slots: ClassVar[bool] = False
     """Whether a slot for the item's vector follows each title of a prompt."""
@@ -123,10 +126,14 @@ class RowReader:
             eos_token_id=backbone.eos_token_id,
             max_prompt_tokens=max_prompt_tokens,
             item_slots=self.item_slots,
+            shown_items=self.shown_items,
         )
 
     def histories(self, interaction: Interaction) -> list[list[int]]:
-        """Item ids of each row's history, oldest first, without padding: what of it is shown, once that is chosen."""
+        """Item ids of each row's history, oldest first, without padding: as much as is read, once that is chosen.
+
+        A prompt may show fewer of them (``prompt_items``).
+        """
         lengths = interaction[self.ITEM_SEQ_LEN].tolist()
         whole = [items[:n] for items, n in zip(interaction[self.ITEM_SEQ].tolist(), lengths, strict=True)]
         return whole if self.history_cut is None else self.history_cut(whole)
@@ -150,7 +157,7 @@ class RowReader:
         self.candidates = candidates
 
     def examples(self, interaction: Interaction) -> list[Example]:
-        """What prompts and responses may show of each row.
+        """What prompts and responses may show of each row; of its history prompts choose themselves.
 
         Raises:
             ValueError: the prompts list candidates, and none were drawn.

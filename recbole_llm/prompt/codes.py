@@ -98,8 +98,9 @@ class CodePromptEncoder(PromptEncoder):
         return {**super().facts(), "items": "codes"}
 
     def _shown(self, example: Example) -> Example:
-        """The example without items that have no code."""
-        shown = replace(example, history=[item for item in example.history if self.codes[item] is not None])
+        """The example without items that have no code, or that are not among those to show."""
+        kept = self._kept(example, [self.codes[item] is not None for item in example.history])
+        shown = replace(example, history=[example.history[index] for index in kept])
         if not self.has_prompt(shown):
             raise ValueError("there is no code to show")
         return shown

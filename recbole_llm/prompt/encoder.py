@@ -16,6 +16,7 @@ from recbole_llm.hashing import hash_json
 from recbole_llm.prompt.example import Example
 from recbole_llm.prompt.layout import NONE, Layout
 from recbole_llm.prompt.pieces import Pieces
+from recbole_llm.prompt.shown import ShownItems
 from recbole_llm.prompt.tokens import Encode, inside_encoder
 from recbole_llm.prompt.wording import Wording
 
@@ -38,6 +39,7 @@ class PromptEncoder(ABC):
         eos_token_id: Ends every response.
         max_prompt_tokens: Longest prompt allowed, BOS included; None for no limit.
         item_slots: Whether every title is followed by its item's slot.
+        shown_items: Which items of a history are shown; None for all that can be.
         n_prompts: Prompts encoded so far.
         n_shortened: How many of them exceeded `max_prompt_tokens` and lost titles or a part of one.
     """
@@ -60,6 +62,7 @@ class PromptEncoder(ABC):
         max_prompt_tokens: int | None = None,
         candidates: bool = False,
         item_slots: bool = False,
+        shown_items: ShownItems | None = None,
         outside_ids: Sequence[str] | None = None,
     ) -> None:
         """Join wording, tokenizer and titles.
@@ -78,6 +81,7 @@ class PromptEncoder(ABC):
             candidates: Whether prompts list the titles to choose from.
             item_slots: Whether every title is followed by its item's slot: the negative item id, a "token" that no
                 tokenizer knows and no text can contain.
+            shown_items: Which items of a history are shown, of those that have a title; all by default.
             outside_ids: What messages call each item; the item ids by default.
 
         Raises:
@@ -86,6 +90,7 @@ class PromptEncoder(ABC):
         self.layout = self.make_layout(wording, style, chat_template, candidates)
         self.titles, self.outside_ids, self.item_slots = titles, outside_ids, item_slots
         self.eos_token_id, self.max_prompt_tokens = eos_token_id, max_prompt_tokens
+        self.shown_items = shown_items
         self.n_prompts = self.n_shortened = 0
         self._encode = inside_encoder(encode)
         self._pieces = Pieces(self.layout, encode, bos_token_id, chat_template)
@@ -155,6 +160,14 @@ class PromptEncoder(ABC):
             ValueError: There is none (:meth:`has_response`).
         """
 
+    def shown(self, example: Example) -> Example:
+        """The example with the items that its prompt shows, unless that is too long, and no others.
+
+        Raises:
+            ValueError: See :meth:`prompt`.
+        """
+        return self._shown(example)
+
     def text(self, example: Example) -> str:
         """The whole prompt as text, for people to read: BOS and slots of items not shown, not shortened."""
         filled = self._filled(self._shown(example))
@@ -180,7 +193,8 @@ class PromptEncoder(ABC):
         """What decides a prompt besides tokenizer and titles, as JSON values."""
         facts = {**self.layout.facts(), "separator": self.layout.separator, "max_prompt_tokens": self.max_prompt_tokens}
         facts["pieces"] = "up to a blank"
-        return {**facts, "item_slots": self.item_slots}
+        shown = {"shown": self.shown_items.facts()} if self.shown_items is not None else {}
+        return {**facts, "item_slots": self.item_slots, **shown}
 
     # ---- pieces
 
@@ -189,8 +203,8 @@ class PromptEncoder(ABC):
         """The items of every slot, of an example whose items all have titles."""
 
     def _shown(self, example: Example) -> Example:
-        """The example without items that have no title."""
-        kept = [index for index, item in enumerate(example.history) if self.titles[item] is not None]
+        """The example without items that have no title, or that are not among those to show."""
+        kept = self._kept(example, [self.titles[item] is not None for item in example.history])
         candidates = self._titled(example.candidates)
         if bool(candidates) != self.lists_candidates:
             raise ValueError("candidates are listed where the layout has a slot for them, and only there")
@@ -200,6 +214,14 @@ class PromptEncoder(ABC):
             likes=None if example.likes is None else [example.likes[index] for index in kept],
             candidates=candidates,
         )
+
+    def _kept(self, example: Example, can_show: Sequence[bool]) -> list[int]:
+        """Indices of the items of a history that are shown, of those that can be."""
+        kept = [index for index, can in enumerate(can_show) if can]
+        if self.shown_items is None:
+            return kept
+        found = self.shown_items.positions([example.history[index] for index in kept], example.target)
+        return [kept[index] for index in found]
 
     def _titled(self, items: Sequence[int]) -> list[int]:
         return [item for item in items if self.titles[item] is not None]

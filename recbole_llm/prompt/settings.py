@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from recbole_llm.declare import Declared, Setting
+from recbole_llm.declare import Declared, Setting, Settings
+
+RECENT, SIMILAR = "recent", "similar"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,24 @@ class PromptSettings(Declared):
     max_prompt_tokens: Annotated[
         int, Setting("longest prompt in tokens", low=1, high=1_048_576, note="the oldest items go first")
     ] = 512
+    prompt_items: Annotated[
+        int | None,
+        Setting(
+            "most items of a history that a prompt shows",
+            low=1,
+            high=65_536,
+            null="shows all",
+            note="an auxiliary recommender reads all of it in any case",
+        ),
+    ] = None
+    prompt_items_by: Annotated[
+        str,
+        Setting(
+            "which items these are",
+            choices={RECENT: "the newest", SIMILAR: "those with titles most similar to that of the item asked about"},
+            note="similar is for models that predict clicks",
+        ),
+    ] = RECENT
     prompt_schedule: Annotated[
         str,
         Setting(
@@ -65,3 +85,19 @@ class TrunkSettings(Declared):
             note="shares are of MAX_ITEM_LIST_LENGTH; 1.0 cuts nothing, and shares less",
         ),
     ] = 0.5
+
+
+def most_shown(settings: Settings) -> int | None:
+    """Items of a history that a prompt shows at most; None where it shows all that a row has.
+
+    Args:
+        settings: of a run, resolved.
+
+    Example:
+        >>> most_shown({"prompt_items": 5, "MAX_ITEM_LIST_LENGTH": 10})
+        5
+        >>> most_shown({"prompt_items": 10, "MAX_ITEM_LIST_LENGTH": 10}) is None
+        True
+    """
+    count: int | None = settings["prompt_items"]
+    return count if count is not None and count < settings["MAX_ITEM_LIST_LENGTH"] else None

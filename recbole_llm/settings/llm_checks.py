@@ -14,6 +14,7 @@ from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.settings.code_checks import check_codes
 from recbole_llm.settings.coreset_checks import check_needs, check_scored_tokens
 from recbole_llm.settings.models import ModelFacts
+from recbole_llm.settings.prompt_checks import check_prompt_items
 from recbole_llm.settings.recommender_checks import check_recommender
 from recbole_llm.settings.stage_checks import (
     check_answers,
@@ -53,6 +54,7 @@ def check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, A
     check_on_trie(final)
     check_preference(model, facts.has_answers, final, has_valid_rows)
     check_learner(final)
+    check_prompt_items(model, facts, task, final)
     check_teaching(model, task, facts.reads_items and not facts.reads_histories, final)
     if facts.reads_histories:
         check_bi_tuning(model, final)

@@ -15,6 +15,7 @@ from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.llm.settings import TINY
 from recbole_llm.objective.settings import NLL
+from recbole_llm.prompt.settings import most_shown
 from recbole_llm.registry import find_choice
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def resolved_unit(model: str, task: str, adapter: type, settings: Settings) -> s
         obstacle = f"{model} lists liked and disliked titles apart, so prompts of a user do not begin alike"
     elif reads_states(adapter, settings):
         obstacle = f"adapter {settings['adapter']} has other weights for every row, so none is computed for two"
+    elif most_shown(settings) is not None:
+        obstacle = "prompt_items shows the end of a history, so prompts of a user do not begin alike"
     elif settings["group_by_length"]:
         obstacle = "group_by_length puts rows of one length into a step, and a user's rows differ in theirs"
     if unit == "user" and obstacle:
