@@ -76,6 +76,7 @@ PREFERENCES: Mapping[str, str | None] = {
     "sdpo": "recbole_llm.objective.preferences:SDPOPreference",
     "dmpo": "recbole_llm.objective.preferences:DMPOPreference",
     "rpo": "recbole_llm.objective.preferences:RPOPreference",
+    "rpo_diagonal": "recbole_llm.objective.preferences:RPODiagonalPreference",
     "sprec": "recbole_llm.objective.preferences:SPRecPreference",
 }
 GROUNDINGS: Mapping[str, str | None] = {

@@ -56,6 +56,7 @@ def count(saved: Path, stage: str) -> int:
     ("preference", "expected"),
     [
         ("rpo", math.log(2)),
+        pytest.param("rpo_diagonal", math.log(2), marks=pytest.mark.slow),
         pytest.param("dpo", math.log(2), marks=pytest.mark.slow),
         pytest.param("sdpo", math.log(4), marks=pytest.mark.slow),
     ],

@@ -10,6 +10,7 @@ from recbole_llm.errors import InputError
 
 BETAS = {"sdpo": 1.0}  # what the authors' script has; 0.1 elsewhere
 N_NEGATIVES = {"sdpo": 3, "dmpo": 3}
+ACROSS_ROWS = ("rpo", "rpo_diagonal")
 SELF_PLAY, SELF_GENERATED = "sprec", "self_generated"
 
 
@@ -26,7 +27,8 @@ class PreferenceSettings(Declared):
                 "dpo": "pairs",
                 "sdpo": "softmax over several wrong ones",
                 "dmpo": "their mean",
-                "rpo": "those of other rows too",
+                "rpo": "those of other rows too, by likeness of prompts",
+                "rpo_diagonal": "those of other rows too, a fifth of the loss",
                 "sprec": "dpo against the model's own answers, in rounds",
             },
             axis="preference",
@@ -220,10 +222,10 @@ def _check_self_generated(value: str, settings: Settings) -> None:
         raise InputError(
             "pref_negatives", "self_generated answers are of the whole catalogue; leave candidates out", kind="conflict"
         )
-    if value == "rpo" and settings["self_negative"] == "raw":
+    if value in ACROSS_ROWS and settings["self_negative"] == "raw":
         raise InputError(
             "self_negative",
-            "rpo sets a wrong answer against other rows, for which a text that may be no title cannot be told apart; "
+            f"{value} sets a wrong answer against other rows, for which a text that may be no title cannot be told apart; "
             "give grounded",
             kind="conflict",
         )

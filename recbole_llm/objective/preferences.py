@@ -37,6 +37,8 @@ class PreferenceObjective(ABC):
     """Value of the config key ``preference``."""
     across_rows: ClassVar[bool] = False
     """Whether rows are set against one another's answers, so that a step cannot be taken row by row."""
+    compares_prompts: ClassVar[bool] = False
+    """Whether it is told how alike the rows' prompts are."""
 
     @abstractmethod
     def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
@@ -90,7 +92,7 @@ class RPOPreference(PreferenceObjective):
     """Each right answer of a step against each wrong one, by likeness of prompts: :func:`.rpo_loss`."""
 
     name = "rpo"
-    across_rows = True
+    across_rows = compares_prompts = True
 
     def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
         """See :class:`PreferenceObjective`."""
@@ -105,4 +107,18 @@ class RPOPreference(PreferenceObjective):
             of_rejected = contrasts.prompts.repeat_interleave(contrasts.rejected.shape[1], dim=0)
             weights = rpo_weights(contrasts.prompts, of_rejected, temperature, contrasts.across)
         found: Tensor = rpo_loss(contrasts.chosen, rejected, weights, beta, contrasts.across)
+        return found
+
+
+class RPODiagonalPreference(PreferenceObjective):
+    """A row's own wrong answers for the most part, those of all others equally: :func:`.rpo_diagonal_loss`."""
+
+    name = "rpo_diagonal"
+    across_rows = True
+
+    def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
+        """See :class:`PreferenceObjective`."""
+        from recbole_llm.objective.rpo import rpo_diagonal_loss
+
+        found: Tensor = rpo_diagonal_loss(contrasts.chosen, contrasts.rejected, beta, mask=contrasts.across)
         return found

@@ -70,29 +70,38 @@ def rpo_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float, mas
     return weighted_mean(losses.sum(dim=1) / counts.clamp(min=1), (counts > 0).to(losses))
 
 
-@computes_in_torch("chosen", "rejected")
-def rpo_diagonal_loss(chosen: Tensor, rejected: Tensor, beta: float, diagonal: float = 0.8) -> Tensor:
-    """RPO's diagonal variant: a share of each row's own pair, the rest the mean over the other rows' wrong answers.
+@computes_in_torch("chosen", "rejected", others=("mask",))
+def rpo_diagonal_loss(
+    chosen: Tensor, rejected: Tensor, beta: float, diagonal: float = 0.8, mask: Tensor | None = None
+) -> Tensor:
+    """RPO's diagonal variant: a share of each row's own pairs, the rest the mean over the other rows' wrong answers.
 
     Args:
         chosen: [m], log-ratios a.
-        rejected: [m], log-ratios b of the same prompts.
+        rejected: [m] or [m, k], log-ratios b of the same prompts.
         beta: strength, > 0.
-        diagonal: share of the own pair. A single row has no others and is DPO.
+        diagonal: share of the own pairs. A row without others is DPO, one without own pairs has the others alone.
+        mask: bool [m, m * k], True where a contrast counts.
 
     Returns:
-        A scalar; 0 for no rows.
+        A scalar, the mean over rows that have any contrast; 0 where nothing counts.
 
     Example:
         >>> round(float(rpo_diagonal_loss([1.0, 0.5], [0.2, -0.4], beta=0.1)), 6)
         0.651628
     """
-    losses = softplus(-beta * (widened(chosen)[:, None] - widened(rejected)))
-    own, n_others = losses.diagonal(), len(losses) - 1
-    if n_others < 1:
-        return own.sum()
-    others = (losses.sum(dim=1) - own) / n_others
-    return (diagonal * own + (1 - diagonal) * others).mean()
+    n_rows, n_own = len(chosen), rejected.numel() // max(len(chosen), 1)
+    own = torch.eye(n_rows, dtype=torch.bool, device=chosen.device).repeat_interleave(n_own, dim=1)
+    kept = torch.ones_like(own) if mask is None else mask.bool()
+    gaps = torch.where(kept, widened(chosen)[:, None] - widened(rejected).flatten(), 0.0)
+    losses = softplus(-beta * gaps)
+    means, found = [], []
+    for part in (kept & own, kept & ~own):
+        counts = part.sum(dim=1)
+        means.append(torch.where(part, losses, 0.0).sum(dim=1) / counts.clamp(min=1))
+        found.append(counts > 0)
+    share = torch.where(found[0] & found[1], diagonal, found[0].to(losses))
+    return weighted_mean(share * means[0] + (1 - share) * means[1], (found[0] | found[1]).to(losses))
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _opposites(own: Preference, reference: np.ndarray, known: Sequence[Sequence[
     """What each draw of the wrong answers is set against; rows that stand against one another have vectors as well."""
     settings, count = own.settings, own.settings.n_negatives
     choice = cast("type[PreferenceObjective]", find_choice("preference", settings.preference))
-    whole = Opposites(own.wrong.mask, reference, prompts=_prompt_vectors(own) if choice.across_rows else None)
+    whole = Opposites(own.wrong.mask, reference, prompts=_prompt_vectors(own) if choice.compares_prompts else None)
     draws = np.split(own.wrong.items, settings.n_draws, axis=1)
     across = [contrasts_across(own.model, own.rows, items, known) if choice.across_rows else None for items in draws]
     return [whole.of_draw(number, count, across[number]) for number in range(len(draws))]

@@ -182,7 +182,7 @@ class PreferenceStage(RowsStage):
             facts["nll_weight"] = settings.nll_weight
         if len(self.draws) > 1:
             facts["draws"] = len(self.draws)
-        if self.draws[0].across is not None:
+        if self._kind().compares_prompts:
             vectors = self.draws[0].prompts
             facts["prompts"] = None if vectors is None else hash_arrays(vectors)
             facts["temperature"] = settings.temperature
@@ -191,13 +191,16 @@ class PreferenceStage(RowsStage):
     def make_loss(self) -> MakeLoss:
         """See :class:`FineTuneStage`."""
         settings, reader = self.preference.settings, self.preference.reader()
-        objective = cast("type[PreferenceObjective]", find_choice("preference", settings.preference))()
+        objective = self._kind()()
 
         def make(passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> PreferenceLoss:
             options = (settings.temperature, self.draws, reader, settings.nll_weight)
             return PreferenceLoss(passes, objective, self.beta, *options)
 
         return make
+
+    def _kind(self) -> type[PreferenceObjective]:
+        return cast("type[PreferenceObjective]", find_choice("preference", self.preference.settings.preference))
 
     def more_answers(self) -> Mapping[str, Sequence[list[int]]]:
         """See :class:`FineTuneStage`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -194,6 +195,29 @@ def test_rpo_by_two_loops_and_its_limits(seed, beta):
     assert close(rpo_loss(chosen[:1], rejected[:1], one, beta), dpo_loss(chosen[:1], rejected[:1], beta))
     assert close(rpo_diagonal_loss(chosen[:1], rejected[:1], beta), dpo_loss(chosen[:1], rejected[:1], beta))
     assert close(rpo_loss(0 * chosen, 0 * rejected, torch.ones(4, 5), beta), math.log(2))
+
+
+@given(seeds, st.floats(0.1, 2), st.floats(0, 1), st.integers(1, 3))
+@settings(max_examples=25)
+def test_the_diagonal_variant_by_loops(seed, beta, diagonal, n_own):
+    generator = torch.Generator().manual_seed(seed)
+    chosen, rejected = (torch.randn(*shape, generator=generator).double() for shape in ((4,), (4, n_own)))
+    mask = torch.rand(4, 4 * n_own, generator=generator) < 0.4
+    rows = []
+    for i in range(4):
+        losses: dict[bool, list[float]] = {True: [], False: []}
+        for j, k in itertools.product(range(4), range(n_own)):
+            if mask[i, j * n_own + k]:
+                losses[i == j].append(np.logaddexp(0, -beta * float(chosen[i] - rejected[j, k])))
+        own, others = losses[True], losses[False]
+        if own and others:
+            rows.append(diagonal * np.mean(own) + (1 - diagonal) * np.mean(others))
+        elif own or others:
+            rows.append(np.mean(own or others))
+    assert close(rpo_diagonal_loss(chosen, rejected, beta, diagonal, mask), np.mean(rows) if rows else 0)
+    poisoned = torch.where(mask.any(0).view(4, n_own), rejected, torch.inf)
+    assert close(rpo_diagonal_loss(chosen, poisoned, beta, diagonal, mask), np.mean(rows) if rows else 0)
+    assert close(rpo_diagonal_loss(0 * chosen, 0 * rejected, beta, diagonal), math.log(2))
 
 
 def test_negatives_that_are_no_negatives():

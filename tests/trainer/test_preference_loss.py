@@ -11,8 +11,14 @@ from torch import Tensor
 
 from recbole_llm.curriculum import REAL
 from recbole_llm.llm.answer_reader import AnswerReader
-from recbole_llm.objective import dmpo_loss, dpo_loss, rpo_loss, rpo_weights, sdpo_loss
-from recbole_llm.objective.preferences import DMPOPreference, DPOPreference, RPOPreference, SDPOPreference
+from recbole_llm.objective import dmpo_loss, dpo_loss, rpo_diagonal_loss, rpo_loss, rpo_weights, sdpo_loss
+from recbole_llm.objective.preferences import (
+    DMPOPreference,
+    DPOPreference,
+    RPODiagonalPreference,
+    RPOPreference,
+    SDPOPreference,
+)
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.passes import Passes
@@ -66,15 +72,19 @@ def plain_loss(name: str, sums: Tensor, reference: Tensor) -> Tensor:
         across, vectors = torch.from_numpy(ACROSS), torch.from_numpy(VECTORS)
         weights = rpo_weights(vectors, vectors.repeat_interleave(2, dim=0), 0.5, across)
         return rpo_loss(chosen, rejected.flatten(), weights, 0.3, across)
+    if name == "rpo_diagonal":
+        return rpo_diagonal_loss(chosen, rejected, 0.3, mask=torch.from_numpy(ACROSS))
     loss = {"dpo": dpo_loss, "sdpo": sdpo_loss, "dmpo": dmpo_loss}[name]
     return loss(chosen, rejected, 0.3, mask)
 
 
-CHOICES = {"dpo": DPOPreference(), "sdpo": SDPOPreference(), "dmpo": DMPOPreference(), "rpo": RPOPreference()}
+OWN = {"dpo": DPOPreference(), "sdpo": SDPOPreference(), "dmpo": DMPOPreference()}
+ACROSS_ROWS = {"rpo": RPOPreference(), "rpo_diagonal": RPODiagonalPreference()}
+CHOICES = OWN | ACROSS_ROWS
 
 
 def loss_of(passes: Passes, name: str, reference: np.ndarray, mask: np.ndarray = MASK) -> PreferenceLoss:
-    rows = (ACROSS, VECTORS) if name == "rpo" else (None, None)
+    rows = (ACROSS, VECTORS) if name in ACROSS_ROWS else (None, None)
     reader = AnswerReader(passes.model.scorer)
     return PreferenceLoss(passes, CHOICES[name], 0.3, 0.5, [Opposites(mask, reference, *rows)], reader)
 
