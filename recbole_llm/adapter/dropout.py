@@ -72,6 +72,11 @@ class TokenDraws:
         """The random draws of a training, as facts of its stage; empty without dropout."""
         return {"dropout": "by row and token"} if self.salts or self.random_gates else {}
 
+    @property
+    def is_drawing(self) -> bool:
+        """Whether a pass of now would draw by row and token."""
+        return self._seed is not None and self._rows is not None and bool(self.salts)
+
     @contextmanager
     def step(self, seed: int) -> Iterator[None]:
         """Inside, passes and their backward passes draw from this seed.
@@ -102,7 +107,7 @@ class TokenDraws:
             lines: the prompt of each line, as an index in the rows; ``NOBODY`` where a line is of no row. By default
                 line i is that of row i.
         """
-        if self._seed is None or self._rows is None or not self.salts:
+        if not self.is_drawing:
             return
         numbers = np.arange(len(paths)) if lines is None else np.asarray(lines)
         of_row = np.full(len(numbers), NOBODY, dtype=np.int64)

@@ -133,7 +133,8 @@ class AnswerReader:
             prompts = [*prompts, *([self.bare_prompt] * len(bare))]
             answers = [*answers, *([flat[number] for number in own] for own in bare)]
         if trees is None:
-            batch = branch_batch(prompts, answers, pad)
+            n_head = 0 if self.lines_are_rows else self.scorer.head_size(prompts, answers)
+            batch = branch_batch(prompts, answers, pad, n_head)
             own_lines = [*(lines or range(n_rows)), *([NOBODY] * len(bare))]
         else:
             extra = ([row] for row in range(n_rows, len(prompts)))

@@ -9,7 +9,7 @@ as EOS, predicts nothing and is no input at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -77,7 +77,9 @@ class BranchBatch:
         targets: int64 [n], the answer tokens.
         rows: int64 [n], the row of each answer token.
         answers: int64 [n], which of its row's answers it belongs to.
-        paths: int64 [rows, tokens], hashes of the tokens that each sees, for what is drawn by token.
+        paths: int64 [rows, tokens], hashes of the tokens that each sees, for what is drawn by token; without those of
+            the head.
+        head: int64 [h], tokens before those of every row; the masks have them, the other columns do not.
     """
 
     input_ids: Tensor
@@ -90,23 +92,36 @@ class BranchBatch:
     rows: Tensor
     answers: Tensor
     paths: Tensor
+    head: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def to(self, device: str | torch.device) -> BranchBatch:
         """The same batch on another device."""
         return BranchBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
+    def behind(self, head: Tokens) -> BranchBatch:
+        """The same rows after tokens that each of them begins with."""
+        before = self.attention_mask.new_ones((*self.attention_mask.shape[:-1], len(head)))
+        mask = torch.cat([before, self.attention_mask], dim=-1)
+        return replace(self, attention_mask=mask, position_ids=self.position_ids + len(head), head=torch.tensor(head))
 
-def branch_batch(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]], pad_token_id: int) -> BranchBatch:
+
+def branch_batch(
+    prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]], pad_token_id: int, n_head: int = 0
+) -> BranchBatch:
     """Lay out prompts and their answers for one forward pass.
 
     Args:
         prompts: token ids of each prompt.
         answers: the answers to each prompt, EOS at the end of each.
         pad_token_id: any token id, as padding is masked.
+        n_head: tokens that all prompts begin with and that are the batch's head, fewer than any prompt has.
 
     Raises:
         ValueError: no prompt, an empty prompt, or a prompt without an answer token.
     """
+    if n_head:
+        rests = [prompt[n_head:] for prompt in prompts]
+        return branch_batch(rests, answers, pad_token_id).behind(prompts[0][:n_head])
     trees = [AnswerTree.of(own) for own in answers]
     if not prompts or not all(prompts) or not all(tree.predictions for tree in trees):
         raise ValueError("every prompt needs a token, and an answer of at least one token")

@@ -8,13 +8,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from recbole_llm.adapter.dropout import TokenDraws
+from recbole_llm.llm.beam_passes import find_prefix
 from recbole_llm.llm.branch_batch import BranchBatch, Tokens, branch_batch, only
-from recbole_llm.llm.capabilities import KERNEL, FastPath, Finding, find, masks_of_pairs, recall
+from recbole_llm.llm.capabilities import (
+    KERNEL,
+    FastPath,
+    Finding,
+    find,
+    masks_of_pairs,
+    recall,
+    slot_counting_layers,
+)
 from recbole_llm.llm.loss import logits_at, token_log_probs
-from recbole_llm.llm.parts import text_config
+from recbole_llm.llm.parts import checkpoints_gradients, text_config
+from recbole_llm.llm.rows import common_prefix
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
+from recbole_llm.llm.shared_head import head_cache, head_size
 
 N_FILLERS = 8  # further answers where both ways of computing are compared
 log = logging.getLogger(__name__)
@@ -50,21 +62,30 @@ class BranchScorer:
         model: a causal LM, bare or wrapped.
         pad_token_id: any token id.
         draws: gets the tokens of a pass, for dropout that is drawn by them.
+        shares_heads: whether what prompts begin with is the same to the model whoever's they are, so that it may be
+            computed once.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int, draws: TokenDraws | None = None) -> None:
-        self.model, self.pad_token_id, self.draws = model, pad_token_id, draws
+    def __init__(
+        self, model: nn.Module, pad_token_id: int, draws: TokenDraws | None = None, shares_heads: bool = False
+    ) -> None:
+        self.model, self.pad_token_id, self.draws, self.shares_heads = model, pad_token_id, draws, shares_heads
         self._said: set[str] = set()
 
-    def log_probs(self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> AnswerLogProbs:
+    def log_probs(
+        self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]], lines_are_rows: bool = True
+    ) -> AnswerLogProbs:
         """Score every answer token given its prompt and the answer before it.
 
         Args:
             prompts: token ids of each prompt.
             answers: the answers to each prompt, as many for each; all but one of a prompt may be empty.
+            lines_are_rows: whether each line of the forward pass is to be a row with all its tokens, which gradient
+                norms of rows need; else what all prompts begin with may be computed once.
         """
-        batch = branch_batch(prompts, answers, self.pad_token_id)
-        if batch.attention_mask.ndim == 2 or self.takes_branches(batch.input_ids.shape[1]):
+        n_head = 0 if lines_are_rows else self.head_size(prompts, answers)
+        batch = branch_batch(prompts, answers, self.pad_token_id, n_head)
+        if batch.attention_mask.ndim == 2 or self.takes_branches(batch.attention_mask.shape[-1]):
             return AnswerLogProbs(self.run(batch), batch.rows.to(self.device), batch.answers.to(self.device))
         values, rows, indices = [], [], []
         for index in range(len(answers[0])):
@@ -82,6 +103,22 @@ class BranchScorer:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    def head_size(self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) -> int:
+        """Tokens that all prompts begin with, where the model may compute them once for all; 0 where it may not.
+
+        Dropout that is drawn by row differs there from row to row, and gradient checkpointing keeps no cache.
+
+        Args:
+            prompts: token ids of each prompt.
+            answers: the answers to each prompt.
+        """
+        size = head_size(prompts, answers) if self.shares_heads else 0
+        drawn = self.draws is not None and self.draws.is_drawing
+        if not size or drawn or (self.model.training and checkpoints_gradients(self.model)):
+            return 0
+        n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+        return size if find_heads(self.model, n_tokens, len(answers[0]) > 1).works else 0
 
     def knows(self, n_tokens: int) -> bool:
         """Whether :meth:`takes_branches` need not be found out any more for sequences of up to `n_tokens`."""
@@ -120,6 +157,9 @@ class BranchScorer:
         """
         if self.draws is not None:
             self.draws.use_tokens(batch.paths, lines)
+        before = None
+        if len(batch.head):
+            before = {"past_key_values": head_cache(self.model, batch.head, len(batch.input_ids))}
         return logits_at(
             self.model,
             batch.query_rows,
@@ -127,6 +167,7 @@ class BranchScorer:
             batch.input_ids,
             self._ready(batch.attention_mask),
             batch.position_ids,
+            before,
         )
 
     def _ready(self, mask: Tensor) -> Tensor:
@@ -148,14 +189,39 @@ def _obstacle(finding: Finding) -> str:
     return f"its attention {verb} a mask per pair of tokens ({finding.reason})"
 
 
+def find_heads(model: nn.Module, n_tokens: int, branches: bool) -> Finding:
+    """Whether rows may continue from a beginning that is computed once.
+
+    Args:
+        model: a causal LM, bare or wrapped.
+        n_tokens: number of tokens of the longest prompt with all its answers.
+        branches: whether the rows have several answers.
+    """
+    return find(model, FastPath.HEADS, n_tokens, head_scores, cut_heads) if branches else find_prefix(model, n_tokens)
+
+
+def cut_heads(config: PretrainedConfig, n_tokens: int) -> str | None:
+    """What stands against branches that continue from a cache, in words."""
+    return slot_counting_layers(config, n_tokens) or masks_of_pairs(config, n_tokens)
+
+
 def branch_scores(model: nn.Module, sample: Sample) -> Tensor:
     """Log-probabilities of a sample's answers as branches behind its prompts. Returns: float32 [prompts, answers].
 
     Other branches stand before them, as many as show that they are counted.
     """
+    return _branch_scores(model, sample, 0)
+
+
+def head_scores(model: nn.Module, sample: Sample) -> Tensor:
+    """The same, what the prompts begin with computed once."""
+    return _branch_scores(model, sample, len(common_prefix(sample.prompts)))
+
+
+def _branch_scores(model: nn.Module, sample: Sample, n_head: int) -> Tensor:
     n_prompts, n_answers = len(sample.prompts), len(sample.answers)
     answers = [*sample.answers, *sample.filler(N_FILLERS)]
-    batch = branch_batch(sample.prompts, [answers[::-1]] * n_prompts, sample.pad_token_id)
+    batch = branch_batch(sample.prompts, [answers[::-1]] * n_prompts, sample.pad_token_id, n_head)
     batch = only(batch, batch.answers >= N_FILLERS)
     values = BranchScorer(model, sample.pad_token_id).run(batch)
     indices = (batch.rows * n_answers + len(answers) - 1 - batch.answers).to(values.device)

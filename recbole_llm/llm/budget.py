@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from recbole_llm.distributed import process
-from recbole_llm.llm.parts import device_of, text_config
+from recbole_llm.llm.parts import checkpoints_gradients, device_of, text_config
 from recbole_llm.llm.rows import Order, length_batches
 from recbole_llm.llm.settings import AUTO
 
@@ -231,7 +231,7 @@ def bytes_per_token(model: nn.Module, training: bool = False) -> int:
     logits = 10 * int(config.vocab_size) // ANSWERS  # in the model's type and in float32, with a gradient twice
     if not training:
         return 4 * layers * key_heads * head * size + of_layer + logits
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+    if checkpoints_gradients(model):
         return layers * width * size + 2 * of_layer + logits
     return layers * of_layer + logits
 

@@ -39,6 +39,7 @@ class FastPath(Enum):
     PREFIX = "a shared beginning of prompts"
     BEAMS = "beams from a cache"
     BRANCHES = "answers as branches"
+    HEADS = "the same behind a shared beginning"
     TRUNKS = "rows of a user as branches"
     PREFILL = "prompts before answers"
     TREE = "titles as a tree"

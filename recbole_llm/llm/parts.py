@@ -31,3 +31,8 @@ def text_config(model: nn.Module) -> Any:
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's first weights are."""
     return next(model.parameters()).device
+
+
+def checkpoints_gradients(model: nn.Module) -> bool:
+    """Whether activations are computed again in the backward pass of a model in training mode."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -10,7 +10,7 @@ from torch import nn
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.beam_passes import beam_scores, prefix_scores
-from recbole_llm.llm.branches import branch_scores
+from recbole_llm.llm.branches import branch_scores, cut_heads, head_scores
 from recbole_llm.llm.capabilities import (
     FastPath,
     Finding,
@@ -45,6 +45,7 @@ PATHS: Mapping[FastPath, _Path] = {
     FastPath.BEAMS: _Path(beam_scores, None, "beams compute prompt and answer whole at every step"),
     FastPath.PREFIX: _Path(prefix_scores, slot_counting_layers, "every prompt is computed whole"),
     FastPath.BRANCHES: _Path(branch_scores, masks_of_pairs, "one pass per answer"),
+    FastPath.HEADS: _Path(head_scores, cut_heads, "every prompt whole"),
     FastPath.TRUNKS: _Path(trunk_scores, masks_of_pairs, "every row apart"),
     FastPath.PREFILL: _Path(prefill_scores, slot_counting_layers, "prompt and answer in one pass"),
     FastPath.TREE: _Path(tree_scores, kernel_obstacle, "one row per title, if at all"),

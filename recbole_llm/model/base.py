@@ -114,7 +114,8 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)
         self.draws = draw_by_token(self.llm)
-        self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id, self.draws)
+        alike = not self.adapter.needs_states
+        self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id, self.draws, shares_heads=alike)
 
     def _choose_shown(self, settings: PromptSettings) -> ShownItems | None:
         """Which items of a history prompts show; None where they show all."""
@@ -248,7 +249,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         paths = {FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS}
         config = self.config
         if config["curriculum"] != "none" or config["objective"] == "cft" or config["preference"] != "none":
-            paths.add(FastPath.BRANCHES)
+            paths |= {FastPath.BRANCHES, FastPath.HEADS}
         if self.config["train_unit"] == "user":
             paths.add(FastPath.TRUNKS)
         if self.config["coreset"] != "none":

@@ -72,7 +72,7 @@ class LLMPasses(RowReader):
         n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
         if len(answers[0]) > 1:
             self.takes_branches(n_tokens)
-        return self.scorer.log_probs(prompts, answers).losses(len(answers[0]))
+        return self.scorer.log_probs(prompts, answers, lines_are_rows=False).losses(len(answers[0]))
 
     def takes_branches(self, n_tokens: int) -> bool:
         """Whether several answers to a prompt may be computed in one pass; the log says why not.

@@ -225,7 +225,7 @@ def _check_self_generated(value: str, settings: Settings) -> None:
     if value in ACROSS_ROWS and settings["self_negative"] == "raw":
         raise InputError(
             "self_negative",
-            f"{value} sets a wrong answer against other rows, for which a text that may be no title cannot be told apart; "
-            "give grounded",
+            f"{value} sets a wrong answer against other rows, for which a text that may be no title cannot be told "
+            "apart; give grounded",
             kind="conflict",
         )

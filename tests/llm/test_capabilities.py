@@ -33,20 +33,21 @@ EOS = 2
 N_TOKENS = 48  # three windows
 ALL = set(FastPath)
 ROWS, PREFIX, BEAMS = FastPath.ROWS, FastPath.PREFIX, FastPath.BEAMS
-BRANCHES, TRUNKS, PREFILL, TREE = FastPath.BRANCHES, FastPath.TRUNKS, FastPath.PREFILL, FastPath.TREE
+BRANCHES, HEADS, TRUNKS = FastPath.BRANCHES, FastPath.HEADS, FastPath.TRUNKS
+PREFILL, TREE = FastPath.PREFILL, FastPath.TREE
 
 # What an architecture computes otherwise; the rest of them compute everything as plain passes do.
 FAILS = {
-    **dict.fromkeys(("mistral, window", "gemma2", "gemma3"), {PREFIX, BRANCHES, TRUNKS, PREFILL, TREE}),
-    **dict.fromkeys(("gpt_neo", "mpt"), {PREFIX, BRANCHES, TRUNKS, TREE}),
-    **dict.fromkeys(("bloom", "falcon, alibi"), {BRANCHES, TRUNKS, TREE}),
-    **dict.fromkeys(("mamba", "recurrent_gemma"), {PREFIX, BEAMS, BRANCHES, TRUNKS, PREFILL, TREE}),
-    "lfm2": {PREFIX, BRANCHES, TRUNKS, PREFILL, TREE},
+    **dict.fromkeys(("mistral, window", "gemma2", "gemma3"), {PREFIX, BRANCHES, HEADS, TRUNKS, PREFILL, TREE}),
+    **dict.fromkeys(("gpt_neo", "mpt"), {PREFIX, BRANCHES, HEADS, TRUNKS, TREE}),
+    **dict.fromkeys(("bloom", "falcon, alibi"), {BRANCHES, HEADS, TRUNKS, TREE}),
+    **dict.fromkeys(("mamba", "recurrent_gemma"), {PREFIX, BEAMS, BRANCHES, HEADS, TRUNKS, PREFILL, TREE}),
+    "lfm2": {PREFIX, BRANCHES, HEADS, TRUNKS, PREFILL, TREE},
 }
 # Of these the config says nothing, or nothing that would be enough.
 BY_BEHAVIOUR_ALONE = [
-    *[(name, path) for name in ("gpt_neo", "mpt") for path in (PREFIX, BRANCHES, TRUNKS, TREE)],
-    *[(name, path) for name in ("bloom", "falcon, alibi") for path in (BRANCHES, TRUNKS, TREE)],
+    *[(name, path) for name in ("gpt_neo", "mpt") for path in (PREFIX, BRANCHES, HEADS, TRUNKS, TREE)],
+    *[(name, path) for name in ("bloom", "falcon, alibi") for path in (BRANCHES, HEADS, TRUNKS, TREE)],
     ("mamba", BEAMS),
     ("recurrent_gemma", BEAMS),
 ]
@@ -187,7 +188,7 @@ def test_a_mask_that_is_ignored_is_found(fault, dtype, caplog):
     faulty = Faulty(model.to(dtype), fault)
     with caplog.at_level(logging.WARNING):
         found = probe_llm(faulty, ALL, N_TOKENS, "LLM planted")
-    assert {path for path, finding in found.items() if not finding.works} == {BRANCHES, TRUNKS, TREE}
+    assert {path for path, finding in found.items() if not finding.works} == {BRANCHES, HEADS, TRUNKS, TREE}
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("LLM planted, compared at 48 tokens: batches of rows, ") and "\n" not in line
     assert "one pass per answer" in line and ("no mask of four dimensions" in line) == (fault == "raises")
