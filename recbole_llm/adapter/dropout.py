@@ -107,7 +107,7 @@ class TokenDraws:
             lines: the prompt of each line, as an index in the rows; ``NOBODY`` where a line is of no row. By default
                 line i is that of row i.
         """
-        if not self.is_drawing:
+        if self._seed is None or self._rows is None or not self.salts:
             return
         numbers = np.arange(len(paths)) if lines is None else np.asarray(lines)
         of_row = np.full(len(numbers), NOBODY, dtype=np.int64)
