@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,8 +14,11 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt import Example
+from recbole_llm.selection.training_rows import TrainingRows, read_examples
 from recbole_llm.settings.config import Config
+from recbole_llm.trainer.negatives import draw_negatives
 from tests.model.test_tallrec import LABELLED, rated  # noqa: F401
 from tests.processes import forked_python
 from tests.runs import words_for, working_in
@@ -116,7 +119,6 @@ def test_the_rows_of_a_user_are_computed_apart_where_prompts_show_a_part():
     assert unit(prompt_items=9) == "row"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("by", ["recent", "similar"])
 def test_a_new_process_gives_the_scores_of_the_run(by, command, rated, tmp_path):  # noqa: F811
     words = (*POINTS["RecLoRA"], "--prompt_items=2", f"--prompt_items_by={by}", "--train_sample_size=16")
@@ -135,3 +137,14 @@ def test_a_new_process_gives_the_scores_of_the_run(by, command, rated, tmp_path)
     column = lines[0].split(",").index("score")
     np.testing.assert_allclose(sorted(again), sorted(float(line.split(",")[column]) for line in lines[1:]), atol=1e-6)
     assert json.loads((done.folders["RecLoRA"] / "prompt.json").read_text())["max_history"] == 2
+
+
+def test_wrong_answers_and_gates_of_training_rows_know_the_whole_history(rated, saved):  # noqa: F811
+    model, rows = untuned("BIGRec", rated, saved, "--prompt_items=1")
+    chosen = TrainingRows.of(cast(BIGRec, model), rows.train, read_examples(model, rows.train))
+    assert chosen.histories == model.histories(chosen.readable) and max(map(len, chosen.histories)) > 4
+    negatives = draw_negatives(cast(BIGRec, model), chosen, "random", len(model.catalog.titles))
+    titles = model.catalog.representative
+    for own, history, target in zip(negatives, chosen.histories, chosen.readable["item_id"].tolist(), strict=True):
+        known = {int(titles[item]) for item in (*history, target)}
+        assert set(own[own > 0].tolist()) == set(np.flatnonzero(model.catalog.rankable).tolist()) - known
