@@ -66,6 +66,7 @@ SLOW = {
         "RPO": ("BIGRec", "--preference=rpo", "--pref_epochs=1", "--rpo_prompts=llm"),
     },
     "models": {
+        "similar": ("TALLRec", *CLICKS, "--prompt_items=2", "--prompt_items_by=similar"),
         "SemID": ("SemID", "--sid_levels=2", "--sid_codes=4", *ONE),
         "TTDS": ("TTDS", "--sid_levels=2", "--sid_codes=4", *ONE, RECOMMENDER),
         "Laser": ("Laser", "--laser_fixed_epochs=1", "--laser_experts=2", "--laser_width=16", RECOMMENDER),
