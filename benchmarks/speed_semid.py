@@ -13,7 +13,7 @@ dictionary of all beginnings. How time and memory are measured is said in ``benc
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -76,25 +76,26 @@ def random_beams() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(catalogue()[1])[chosen], logits
 
 
-def step_work() -> Work:
-    """The steps of a search in which every beam is the beginning of a random code."""
-    beams, logits = random_beams()
-    constraint, processor = TitleConstraint(catalogue()[0]), LogitsProcessorList([callback()])
-    steps = range(1, beams.shape[1] + 1)
-    return {
-        STEP_LOOP: lambda: [best(processor(beams[:, :n], logits.log_softmax(dim=1))) for n in steps],
-        STEP_OURS: lambda: [best(constraint.candidates(beams[:, :n], logits)[0]) for n in steps],
-    }
+def step_work(renormalize: bool) -> Work:
+    """The steps of a search in which every beam is the beginning of a random code.
 
-
-def renormalized_work() -> Work:
-    """The same with probabilities among the allowed tokens."""
+    Args:
+        renormalize: whether probabilities are those among the allowed tokens.
+    """
     beams, logits = random_beams()
-    constraint, processor = TitleConstraint(catalogue()[0], renormalize=True), LogitsProcessorList([callback()])
+    constraint, processor = TitleConstraint(catalogue()[0], renormalize=renormalize), LogitsProcessorList([callback()])
     steps = range(1, beams.shape[1] + 1)
+
+    def asked(tokens: Tensor) -> Tensor:
+        if renormalize:
+            return processor(tokens, logits).log_softmax(dim=1)
+        return processor(tokens, logits.log_softmax(dim=1))
+
     return {
-        OWN_LOOP: lambda: [best(processor(beams[:, :n], logits).log_softmax(dim=1)) for n in steps],
-        OWN_OURS: lambda: [best(constraint.candidates(beams[:, :n], logits)[0]) for n in steps],
+        OWN_LOOP if renormalize else STEP_LOOP: lambda: [best(asked(beams[:, :n])) for n in steps],
+        OWN_OURS if renormalize else STEP_OURS: lambda: [
+            best(constraint.candidates(beams[:, :n], logits)[0]) for n in steps
+        ],
     }
 
 
@@ -143,14 +144,14 @@ SETTING = {"prompts": PROMPTS, "beams": BEAMS, "levels": CodeSettings().levels, 
 SECTIONS = {
     "step": Section(
         "steps of a search among codes, without the LLM",
-        step_work,
+        partial(step_work, renormalize=False),
         SETTING,
         (Goal(STEP_LOOP, STEP_OURS, 10.0),),
         same_extensions,
     ),
     "renormalized": Section(
         "the same, probabilities among the allowed tokens",
-        renormalized_work,
+        partial(step_work, renormalize=True),
         SETTING,
         (Goal(OWN_LOOP, OWN_OURS, 10.0),),
         same_extensions,
