@@ -12,7 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
 P = ParamSpec("P")
@@ -41,6 +41,23 @@ def to_float(values: Array) -> np.ndarray:
     if array.dtype == np.float32 or array.dtype == np.float64:
         return array
     return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+
+
+def to_ids(values: Array, n: int, name: str) -> NDArray[np.int64]:
+    """Ids as int64, each one of n: NumPy and torch count negative ones from the end.
+
+    Args:
+        values: ids, of any shape.
+        n: how many there are; valid ids are 0 ... n - 1.
+        name: what an id is called in the message.
+
+    Raises:
+        ValueError: an id is out of range.
+    """
+    ids: NDArray[np.int64] = to_numpy(values).astype(np.int64)
+    if len(wrong := ids[(ids < 0) | (ids >= n)]):
+        raise ValueError(f"{name} {wrong[0]} is out of range: there are {n}, counted from 0")
+    return ids
 
 
 def like(result: np.ndarray, reference: Array) -> Any:

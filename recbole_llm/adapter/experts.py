@@ -108,15 +108,27 @@ def route_experts(states: Tensor, router: Tensor, mask: Tensor | None = None) ->
 
     Returns:
         [n, k], the votes, padding's too; [k], sums of those that count; the chosen expert, the lower one on a tie.
+        Sums that differ by no more than rounding are a tie.
+
+    Raises:
+        ValueError: shapes do not match, or there is no expert.
 
     Example:
         >>> votes, scores, expert = route_experts([[2.0, 0], [0, 1], [1, 0]], [[1.0, 0], [0, 1]])
         >>> scores.round(6).tolist(), expert
         ([1.880797, 1.119203], 0)
     """
+    if not states.ndim == router.ndim == 2 or states.shape[1] != router.shape[1] or not len(router):
+        raise ValueError(
+            f"states [n, d] and a router [k, d] do not match: {tuple(states.shape)}, {tuple(router.shape)}"
+        )
     votes = (states @ router.T).softmax(dim=1)
-    scores = (votes if mask is None else torch.where(mask.bool()[:, None], votes, 0.0)).sum(dim=0)
-    return votes, scores, int((scores == scores.max()).int().argmax())
+    scores = votes if mask is None else torch.where(_real(mask, len(votes))[:, None], votes, 0.0)
+    scores = scores.sum(dim=0)
+    best = scores.max()
+    eps = min(torch.finfo(scores.dtype).eps, 1e-6)
+    rounding = eps * len(states) * best  # a sum depends on the order of its terms
+    return votes, scores, int((scores >= best - rounding).int().argmax())
 
 
 @computes_in_torch("probabilities", others=("mask",))
@@ -132,15 +144,26 @@ def load_balance_loss(probabilities: Tensor, mask: Tensor | None = None) -> Tens
     Returns:
         A scalar; 0, with a gradient of 0, without items.
 
+    Raises:
+        ValueError: the mask is not one of the items.
+
     Example:
         >>> votes = [[0.880797, 0.119203], [0.268941, 0.731059], [0.731059, 0.268941]]
         >>> round(float(load_balance_loss(votes)), 6)
         1.084622
     """
-    real = torch.ones(len(probabilities), dtype=torch.bool) if mask is None else mask.bool()
+    n = len(probabilities)
+    real = torch.ones(n, dtype=torch.bool) if mask is None else _real(mask, n)
     real = real.to(probabilities.device)
     kept = torch.where(real[:, None], probabilities, 0.0)
     n_items, k = real.sum().clamp(min=1), probabilities.shape[1]
     chosen = (kept == kept.amax(dim=1, keepdim=True)).int().argmax(dim=1)[real]
     shares = torch.bincount(chosen, minlength=k).to(kept) / n_items
     return k * (shares * kept.sum(dim=0) / n_items).sum()
+
+
+def _real(mask: Tensor, n: int) -> Tensor:
+    """bool [n], which of n items are real."""
+    if mask.shape != (n,):
+        raise ValueError(f"mask [{n}] is needed, True for real items, not {tuple(mask.shape)}")
+    return mask.bool()

@@ -21,10 +21,15 @@ def discounted_returns(rewards: Tensor, gamma: float, standardise: bool = False)
     Returns:
         [t], without a gradient.
 
+    Raises:
+        ValueError: rewards are not those of one episode.
+
     Example:
         >>> discounted_returns([1.0, 0.0, 1.0], gamma=0.82).round(4).tolist()
         [1.6724, 0.82, 1.0]
     """
+    if rewards.ndim != 1:
+        raise ValueError(f"rewards [t] of one episode are needed, not {tuple(rewards.shape)}")
     rewards = rewards.detach()
     returns = torch.empty_like(rewards)
     later = rewards.new_zeros(())
@@ -51,11 +56,17 @@ def actor_critic_losses(log_probs: Tensor, values: Tensor, returns: Tensor) -> t
         ``-sum log p_t * A_t`` for the actor, the sum of smooth L1 (beta 1) of value and return for the critic, and the
         advantages ``A_t = R_t - V_t``, which pass no gradient: the actor does not move the critic.
 
+    Raises:
+        ValueError: shapes differ.
+
     Example:
         >>> actor, critic, advantages = actor_critic_losses([-0.6931471806], [1.0], [1.6724])
         >>> round(float(actor), 6), round(float(critic), 6), advantages.round(4).tolist()
         (0.466072, 0.226061, [0.6724])
     """
+    if not log_probs.shape == values.shape == returns.shape:
+        shapes = ", ".join(str(tuple(given.shape)) for given in (log_probs, values, returns))
+        raise ValueError(f"log_probs, values and returns, all [t], do not match: {shapes}")
     returns = returns.detach()
     advantages = returns - values.detach()
     return -(log_probs * advantages).sum(), smooth_l1_loss(values, returns, reduction="sum"), advantages

@@ -22,7 +22,7 @@ def last_items(history: Array, length: int, max_length: int, pad: int = 0) -> An
         int64 [max_length].
 
     Raises:
-        ValueError: length < 0.
+        ValueError: length or max_length < 0, or more than one history.
 
     Example:
         >>> last_items([5, 6, 7, 8], length=2, max_length=4).tolist()
@@ -31,6 +31,10 @@ def last_items(history: Array, length: int, max_length: int, pad: int = 0) -> An
     items = to_numpy(history).astype(np.int64)
     if length < 0:
         raise ValueError(f"length must be >= 0, not {length}")
+    if max_length < 0:
+        raise ValueError(f"max_length must be >= 0, not {max_length}")
+    if items.ndim != 1:
+        raise ValueError(f"one history [any] is needed, not {items.shape}")
     kept = items[max(len(items) - min(length, max_length), 0) :]
     padded = np.full(max_length, pad, dtype=np.int64)
     padded[max_length - len(kept) :] = kept

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
-from recbole_llm.arrays import computes_in_torch
+from recbole_llm.arrays import computes_in_torch, to_ids
+from recbole_llm.objective.means import unit
 
 T = TypeVar("T")
 
@@ -57,10 +58,14 @@ def soft_targets(x: Tensor, y: Tensor, tau: float) -> Tensor:
     Returns:
         [b, b], rows sum to 1.
 
+    Raises:
+        ValueError: x and y are not two views of the same items.
+
     Example:
         >>> soft_targets([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=1.0).round(6).tolist()
         [[0.668188, 0.331812], [0.331812, 0.668188]]
     """
+    _check_views(x, y)
     targets: Tensor = (tau / 2 * (x @ x.T + y @ y.T)).softmax(dim=1)
     return targets
 
@@ -80,10 +85,14 @@ def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = Fa
     Returns:
         A scalar; 0 for no items, as of the other losses.
 
+    Raises:
+        ValueError: x and y are not two views of the same items, or tau is not positive.
+
     Example:
         >>> round(float(soft_target_loss([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=2.0)), 6)
         0.616752
     """
+    _check_temperature(tau)
     targets = soft_targets(x, y, tau)
     targets = targets.detach() if detach_targets else targets
     logits = x @ y.T / tau
@@ -105,11 +114,16 @@ def infonce_loss(x: Tensor, y: Tensor, tau: float) -> Tensor:
     Returns:
         A scalar.
 
+    Raises:
+        ValueError: x and y are not two views of the same items, or tau is not positive.
+
     Example:
         >>> round(float(infonce_loss([[1.0, 0], [0, 1]], [[0.8, 0.6], [0, 1]], tau=0.5)), 6)
         0.298736
     """
-    logits = normalize(x, dim=1) @ normalize(y, dim=1).T / tau
+    _check_views(x, y)
+    _check_temperature(tau)
+    logits = unit(x) @ unit(y).T / tau
     own = torch.arange(len(x), device=x.device)
     return (_mean_loss(logits, own) + _mean_loss(logits.T, own)) / 2
 
@@ -127,12 +141,30 @@ def all_item_loss(users: Tensor, items: Tensor, targets: Tensor, tau: float) -> 
     Returns:
         A scalar.
 
+    Raises:
+        ValueError: shapes do not match, a target is not one of the items, or tau is not positive.
+
     Example:
         >>> items = [[1.0, 0], [0.6, 0.8], [0, 1]]
         >>> [round(float(all_item_loss([[1.0, 0]], items, [target], tau=0.05)), 6) for target in (0, 1)]
         [0.000335, 8.000335]
     """
-    return _mean_loss(normalize(users, dim=1) @ normalize(items, dim=1).T / tau, targets.long())
+    if not users.ndim == items.ndim == 2 or users.shape[1] != items.shape[1] or targets.shape != users.shape[:1]:
+        shapes = ", ".join(str(tuple(given.shape)) for given in (users, items, targets))
+        raise ValueError(f"users [b, d], items [n, d] and targets [b] do not match: {shapes}")
+    _check_temperature(tau)
+    to_ids(targets, len(items), "target")  # torch leaves -100 out
+    return _mean_loss(unit(users) @ unit(items).T / tau, targets.long())
+
+
+def _check_views(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ValueError(f"x and y, both [b, d], do not match: {tuple(x.shape)}, {tuple(y.shape)}")
+
+
+def _check_temperature(tau: float) -> None:
+    if tau <= 0:  # one that is not a number shows in the result
+        raise ValueError(f"tau must be > 0, not {float(tau)}")
 
 
 def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_llm.arrays import computes_in_torch
+from recbole_llm.arrays import computes_in_torch, to_ids
 from recbole_llm.objective.means import token_weights, weighted_mean, widened
 
 
@@ -65,7 +65,7 @@ def cft_loss(
         A scalar; 0, with a gradient of 0, where no token counts. beta 1 and lambda_C 0 give the plain loss.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or a target is not in the vocabulary.
 
     Example:
         >>> import torch
@@ -79,6 +79,7 @@ def cft_loss(
             f"logits {tuple(factual.shape)} and {tuple(counterfactual.shape)}, {len(targets)} targets and {len(rows)} "
             "rows do not match"
         )
+    to_ids(targets, factual.shape[1], "target")  # torch leaves -100 out
     factual, counterfactual = widened(factual), widened(counterfactual)  # before they are subtracted
     weights = position_weights(rows.long(), beta).to(factual) * token_weights(factual[:, 0], rows, row_weights)
     loss = weighted_mean(functional.cross_entropy(factual, targets.long(), reduction="none"), weights)

@@ -117,7 +117,7 @@ class LegalTokens:
         highest = torch.full_like(self.right, -torch.inf)
         highest = highest.scatter_reduce(0, self.token, self.scaled.detach(), "amax")
         sums = torch.zeros_like(self.right).index_add(0, self.token, (self.scaled - highest[self.token]).exp())
-        return self.right - (highest + sums.log())
+        return (self.right - highest) - sums.log()  # in this order: of two near large ones the difference is exact
 
     def margins(self, k: int) -> Tensor:
         """[n], log p of the right token less that of the k-th likeliest legal one, or of the least likely if fewer.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from recbole_llm.arrays import to_ids
+
 
 def widened(values: Tensor) -> Tensor:
     """The values in float32 or float64: half precision is too coarse for sums and differences."""
@@ -17,6 +19,20 @@ def widened(values: Tensor) -> Tensor:
 def softplus(values: Tensor) -> Tensor:
     """log(1 + exp(x)), everywhere to the last digit: torch's own gives x itself above 20, off by 2e-9."""
     return -logsigmoid(-values)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [n, d] of length 1, whatever their scale; zeros stay zeros, with a gradient of ordinary size.
+
+    Equals torch's ``normalize`` between lengths of 1e-12 and the square root of the largest number. Beyond, that is
+    wrong, and a vector of zeros has a gradient of 1e12 there.
+    """
+    if not vectors.numel():
+        return vectors
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    safe = (largest == 0) | ((largest > 1e-9) & (largest < 1e15))
+    scaled = vectors / torch.where(safe, 1.0, largest)
+    return scaled / torch.where(largest > 0, scaled.norm(dim=1, keepdim=True), 1.0)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -35,10 +51,13 @@ def token_weights(like: Tensor, rows: Tensor | None, row_weights: Tensor | None)
     """[n], the weight of each token's row; 1 without row weights.
 
     Raises:
-        ValueError: row weights without the row of each token.
+        ValueError: row weights without the row of each token, or rows that are not one for each token with a weight.
     """
     if row_weights is None:
         return torch.ones_like(like)
     if rows is None:
         raise ValueError("row_weights need rows, the row of each token")
+    if rows.shape != like.shape:
+        raise ValueError(f"rows [{len(like)}] are needed, one for each token, not {tuple(rows.shape)}")
+    to_ids(rows, len(row_weights), "row")
     return row_weights.to(like)[rows.long()]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_llm.arrays import Array, like, to_numpy
+from recbole_llm.arrays import Array, like, to_ids, to_numpy
 
 
 def false_negative_mask(candidates: Array, target: int, history: Array, representative: Array, rankable: Array) -> Any:
@@ -25,15 +25,18 @@ def false_negative_mask(candidates: Array, target: int, history: Array, represen
     Returns:
         bool [k], an array or a tensor as ``candidates`` is.
 
+    Raises:
+        ValueError: an item is not one of those that have a representative.
+
     Example:
         >>> titles, rankable = [0, 1, 2, 1, 4, 5, 5, 7], [False] + [True] * 7
         >>> false_negative_mask([3, 5, 6, 2, 7, 0], 1, [2], titles, rankable).tolist()
         [False, True, False, False, True, False]
     """
-    items = to_numpy(candidates).astype(np.int64)
     titles = to_numpy(representative)
+    items = to_ids(candidates, len(titles), "item")
     drawn = titles[items]
-    known = np.append(titles[to_numpy(history).astype(np.int64)], titles[int(target)])
+    known = np.append(titles[to_ids(history, len(titles), "item")], titles[to_ids(target, len(titles), "item")])
     allowed = to_numpy(rankable).astype(bool)[items] & ~np.isin(drawn, known)
     first = np.zeros(len(items), dtype=bool)
     positions = np.flatnonzero(allowed)

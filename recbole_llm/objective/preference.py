@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch
+from recbole_llm.arrays import computes_in_torch, to_ids
 from recbole_llm.objective.means import softplus, weighted_mean, widened
 
 COUNTED = ("mask", "row_weights")
@@ -47,7 +47,8 @@ def dpo_loss(
     chosen, rejected, kept = _aligned(chosen, rejected, mask)
     margins = beta * (chosen[:, None] - rejected)
     flip = torch.as_tensor(smoothing, dtype=margins.dtype, device=margins.device).reshape(-1, 1)
-    losses = (1 - flip) * softplus(-margins) + flip * softplus(margins)
+    flipped = torch.where(flip > 0, flip * softplus(margins), 0.0)  # an impossible answer's margin is infinite
+    losses = (1 - flip) * softplus(-margins) + flipped
     return _over_rows(_over_negatives(losses, kept), kept, row_weights)
 
 
@@ -147,12 +148,20 @@ def choice_loss(log_probs: Tensor, labels: Tensor, row_weights: Tensor | None = 
     Returns:
         A scalar.
 
+    Raises:
+        ValueError: labels are not one for each row, among its answers, or weights are not one for each row.
+
     Example:
         >>> round(float(choice_loss([[-0.3, -1.9]], [0])), 6)
         0.183901
     """
+    if log_probs.ndim != 2 or labels.shape != log_probs.shape[:1]:
+        raise ValueError(
+            f"log_probs [b, k] and labels [b] do not match: {tuple(log_probs.shape)}, {tuple(labels.shape)}"
+        )
+    to_ids(labels, log_probs.shape[1], "label")
     losses = -widened(log_probs).log_softmax(dim=1).gather(1, labels.long()[:, None])[:, 0]
-    return weighted_mean(losses, torch.ones_like(losses) if row_weights is None else row_weights.to(losses))
+    return weighted_mean(losses, _row_weights(row_weights, losses))
 
 
 def _aligned(chosen: Tensor, rejected: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,5 +184,13 @@ def _over_negatives(values: Tensor, kept: Tensor) -> Tensor:
 
 
 def _over_rows(losses: Tensor, kept: Tensor, row_weights: Tensor | None) -> Tensor:
-    weights = kept.any(dim=1).to(losses)
-    return weighted_mean(losses, weights if row_weights is None else weights * row_weights.to(losses))
+    return weighted_mean(losses, kept.any(dim=1).to(losses) * _row_weights(row_weights, losses))
+
+
+def _row_weights(row_weights: Tensor | None, losses: Tensor) -> Tensor:
+    """[m], the weights of rows; 1 if none are given."""
+    if row_weights is None:
+        return torch.ones_like(losses)
+    if row_weights.shape != losses.shape:
+        raise ValueError(f"row_weights [{len(losses)}] are needed, not {tuple(row_weights.shape)}")
+    return row_weights.to(losses)

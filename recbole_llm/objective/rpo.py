@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.arrays import computes_in_torch
-from recbole_llm.objective.means import softplus, weighted_mean, widened
+from recbole_llm.objective.means import softplus, unit, weighted_mean, widened
 
 
 @computes_in_torch("chosen_prompts", "rejected_prompts", others=("mask",))
@@ -26,7 +26,7 @@ def rpo_weights(
         [m, n], without a gradient; a row sums to 1, or is 0 where nothing counts.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is not positive, or shapes do not match.
 
     Example:
         >>> rpo_weights([[1.0, 0.0]], [[2.0, 0.0], [0.5, 3**0.5 / 2]], temperature=0.5).round(6).tolist()
@@ -34,9 +34,12 @@ def rpo_weights(
     """
     if not temperature > 0:
         raise ValueError(f"the temperature must be > 0, not {temperature}")
-    cosines = _unit(widened(chosen_prompts.detach())) @ _unit(widened(rejected_prompts.detach())).T
+    shapes = tuple(chosen_prompts.shape), tuple(rejected_prompts.shape)
+    if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
+        raise ValueError(f"chosen_prompts [m, d] and rejected_prompts [n, d] do not match: {shapes[0]}, {shapes[1]}")
+    cosines = unit(widened(chosen_prompts.detach())) @ unit(widened(rejected_prompts.detach())).T
     logits = (cosines - 1) / temperature
-    kept = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask.bool()
+    kept = _kept(mask, logits)
     weights = torch.where(kept, logits, -torch.inf).softmax(dim=1) if logits.numel() else logits
     return torch.where(kept, weights, 0.0)
 
@@ -58,12 +61,17 @@ def rpo_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float, mas
     Returns:
         A scalar; log 2 where policy and reference agree, 0 where nothing counts.
 
+    Raises:
+        ValueError: shapes do not match.
+
     Example:
         >>> weights = [[0.731059, 0.268941], [0.268941, 0.731059]]
         >>> round(float(rpo_loss([1.0, 0.5], [0.2, -0.4], weights, beta=0.1)), 6)
         0.672186
     """
-    kept = torch.ones_like(weights, dtype=torch.bool) if mask is None else mask.bool()
+    if weights.shape != (shape := (*chosen.shape, *rejected.shape)):
+        raise ValueError(f"weights {shape}, of chosen and rejected answers, are needed, not {tuple(weights.shape)}")
+    kept = _kept(mask, weights)
     gaps = torch.where(kept, widened(chosen)[:, None] - widened(rejected), 0.0)  # a masked answer may be infinite
     losses = torch.where(kept, softplus(-beta * weights.to(gaps) * gaps), 0.0)
     counts = kept.sum(dim=1)
@@ -86,13 +94,18 @@ def rpo_diagonal_loss(
     Returns:
         A scalar, the mean over rows that have any contrast; 0 where nothing counts.
 
+    Raises:
+        ValueError: shapes do not match.
+
     Example:
         >>> round(float(rpo_diagonal_loss([1.0, 0.5], [0.2, -0.4], beta=0.1)), 6)
         0.651628
     """
+    if chosen.ndim != 1 or not 1 <= rejected.ndim <= 2 or len(rejected) != len(chosen):
+        raise ValueError(f"chosen [m] and rejected [m, k] do not match: {tuple(chosen.shape)}, {tuple(rejected.shape)}")
     n_rows, n_own = len(chosen), rejected.numel() // max(len(chosen), 1)
     own = torch.eye(n_rows, dtype=torch.bool, device=chosen.device).repeat_interleave(n_own, dim=1)
-    kept = torch.ones_like(own) if mask is None else mask.bool()
+    kept = _kept(mask, own)
     gaps = torch.where(kept, widened(chosen)[:, None] - widened(rejected).flatten(), 0.0)
     losses = softplus(-beta * gaps)
     means, found = [], []
@@ -104,9 +117,10 @@ def rpo_diagonal_loss(
     return weighted_mean(share * means[0] + (1 - share) * means[1], (found[0] | found[1]).to(losses))
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors of length 1, whatever their scale; zeros stay zeros."""
-    largest = vectors.abs().amax(dim=1, keepdim=True)
-    scaled = vectors / torch.where(largest > 0, largest, 1.0)
-    unit: Tensor = scaled / scaled.norm(dim=1, keepdim=True).clamp(min=1.0)
-    return unit
+def _kept(mask: Tensor | None, contrasts: Tensor) -> Tensor:
+    """bool, which of the contrasts count: those of the mask, or all."""
+    if mask is None:
+        return torch.ones_like(contrasts, dtype=torch.bool)
+    if mask.shape != contrasts.shape:
+        raise ValueError(f"mask {tuple(contrasts.shape)} is needed, not {tuple(mask.shape)}")
+    return mask.bool()

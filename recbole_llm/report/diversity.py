@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.arrays import Array, like, to_numpy
+from recbole_llm.arrays import Array, like, to_ids, to_numpy
 
 
 def intra_list_distance(items: Array, distances: Array) -> Any:
@@ -19,11 +19,15 @@ def intra_list_distance(items: Array, distances: Array) -> Any:
     Returns:
         float64 [q]; 0 for lists of one item.
 
+    Raises:
+        ValueError: an item is not one of the n.
+
     Example:
         >>> intra_list_distance([[0, 1, 2]], [[0, 1, 1], [1, 0, 4], [1, 4, 0]]).tolist()
         [2.0]
     """
-    lists, table = to_numpy(items).astype(np.int64), to_numpy(distances).astype(np.float64)
+    table = to_numpy(distances).astype(np.float64)
+    lists = to_ids(items, len(table), "item")
     first, second = np.triu_indices(lists.shape[1], 1)
     sums = np.zeros(len(lists))
     for i, j in zip(first, second, strict=True):  # pair by pair: no table [lists, pairs]
@@ -68,12 +72,15 @@ def category_coverage(items: Array, categories: Any, n_categories: int) -> Any:
     Returns:
         float64 [q].
 
+    Raises:
+        ValueError: an item has no entry in ``categories``, or a category is not one of those there are.
+
     Example:
         >>> category_coverage([[0, 1], [0, 2]], [0, 0, 1], 4).tolist()
         [0.25, 0.5]
     """
-    lists = to_numpy(items).astype(np.int64)
-    covered = _membership(categories, n_categories)[lists].any(axis=1)
+    members = _membership(categories, n_categories)
+    covered = members[to_ids(items, len(members), "item")].any(axis=1)
     return like(covered.sum(axis=1) / n_categories, items)
 
 
@@ -85,14 +92,21 @@ def novelty(items: Array, counts: Array) -> Any:
         counts: int64 [n], training interactions of each item of the catalogue.
 
     Returns:
-        float64 [q], in bits.
+        float64 [q], in bits; 0 for empty lists.
+
+    Raises:
+        ValueError: an item has no count, or a count is negative.
 
     Example:
         >>> novelty([[0], [1]], [2, 0]).tolist()
         [0.4150374992788438, 2.0]
     """
-    lists, smoothed = to_numpy(items).astype(np.int64), to_numpy(counts).astype(np.float64) + 1
-    return like(-np.log2(smoothed / smoothed.sum())[lists].mean(axis=1), items)
+    smoothed = to_numpy(counts).astype(np.float64) + 1
+    lists = to_ids(items, len(smoothed), "item")
+    if (smoothed < 1).any():
+        raise ValueError(f"counts must be >= 0, not {smoothed.min() - 1:g}")
+    bits = -np.log2(smoothed / smoothed.sum())[lists]
+    return like(bits.mean(axis=1) if lists.shape[1] else np.zeros(len(lists)), items)
 
 
 def _membership(categories: Any, n_categories: int) -> np.ndarray:
@@ -107,5 +121,5 @@ def _membership(categories: Any, n_categories: int) -> np.ndarray:
         return np.array(of_items, dtype=bool).reshape(-1, n_categories)  # as ids, all items would have all categories
     members = np.zeros((len(of_items), n_categories), dtype=bool)
     for item, ids in enumerate(of_items):
-        members[item, ids[ids >= 0].astype(np.int64)] = True
+        members[item, to_ids(ids[ids >= 0], n_categories, "category")] = True
     return members

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_llm.arrays import like, to_numpy
+from recbole_llm.rerank.lists import best_left
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ class ModularDispersionBandit:
         prior: ``theta`` [d] and ``beta`` [J] that the weights are shrunk to; zeros where not given.
 
     Raises:
-        ValueError: the ridge is not positive, or shapes do not match.
+        ValueError: the ridge is not positive, the prior holds something else, or shapes do not match.
 
     Example:
         >>> bandit = ModularDispersionBandit(1, 1)
@@ -44,6 +45,8 @@ class ModularDispersionBandit:
         if not ridge > 0:
             raise ValueError(f"the ridge must be > 0, not {ridge}")
         known = prior or {}
+        if strange := sorted(set(known) - {"theta", "beta"}):
+            raise ValueError(f"the prior has theta and beta, not {', '.join(map(str, strange))}")
         self._form: Any = known.get("theta")  # tensors answer tensors
         self._theta0 = _vector(known.get("theta"), n_relevance, "theta")
         self._beta0 = _vector(known.get("beta"), n_dispersion, "beta")
@@ -60,9 +63,13 @@ class ModularDispersionBandit:
             x: [n, d], features of the items.
             z: [n, J], their summed distances to the items before them, as they were when the item was placed.
             y: [n], feedback: clicks or ratings.
+
+        Raises:
+            ValueError: shapes do not match; nothing is learnt then.
         """
-        self._form = x[:0]
+        form = x[:0]
         x, z, y = self._features(x, z, y)
+        self._form = form
         y = y - x @ self._theta0 - z @ self._beta0
         self._relevance += x.T @ x
         self._cross += x.T @ z
@@ -109,11 +116,16 @@ class ModularDispersionBandit:
 
         Returns:
             int64 [length], the items in order; float64 [length], the score by which each was chosen.
+
+        Raises:
+            ValueError: shapes do not match.
         """
         features, tables = to_numpy(x).astype(np.float64), to_numpy(distances).astype(np.float64)
         n, j = len(features), len(self._beta0)
-        if tables.shape != (j, n, n):
-            raise ValueError(f"distances [{j}, {n}, {n}] are needed, not {tables.shape}")
+        if features.shape != (n, len(self._theta0)) or tables.shape != (j, n, n):
+            raise ValueError(
+                f"x [n, {len(self._theta0)}] and distances [{j}, n, n] do not match: {features.shape}, {tables.shape}"
+            )
         theta, beta = self._weights()
         relevance = (0.5 if half_relevance else 1.0) * (features @ theta)
         sums, left = np.zeros((n, j)), np.ones(n, dtype=bool)
@@ -123,7 +135,7 @@ class ModularDispersionBandit:
             score = relevance + sums @ beta
             if alpha:
                 score = score + alpha * self._widths(features, sums)
-            best = int(np.argmax(np.where(left, score, -np.inf)))
+            best = best_left(score, left)
             order.append(best)
             scores.append(float(score[best]))
             left[best] = False
@@ -141,8 +153,13 @@ class ModularDispersionBandit:
     def _features(self, x: Any, z: Any, *others: Any) -> tuple[Floats, ...]:
         arrays = tuple(to_numpy(values).astype(np.float64) for values in (x, z, *others))
         d, j = len(self._theta0), len(self._beta0)
-        if arrays[0].shape != (n := len(arrays[0]), d) or arrays[1].shape != (n, j) or any(len(a) != n for a in arrays):
-            raise ValueError(f"x [n, {d}] and z [n, {j}] are needed, not {[array.shape for array in arrays]}")
+        if (
+            arrays[0].shape != (n := len(arrays[0]), d)
+            or arrays[1].shape != (n, j)
+            or any(a.shape != (n,) for a in arrays[2:])
+        ):
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise ValueError(f"x [n, {d}], z [n, {j}] and y [n] do not match: {shapes}")
         return arrays
 
 

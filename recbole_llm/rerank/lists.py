@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_llm.arrays import Array, like, to_numpy
+from recbole_llm.arrays import Array, like, to_ids, to_numpy
 
 
 def greedy_list(relevance: Array, distances: Array, length: int, half_relevance: bool = False) -> tuple[Any, Any]:
@@ -42,7 +42,7 @@ def greedy_list(relevance: Array, distances: Array, length: int, half_relevance:
     order: list[int] = []
     gains: list[float] = []
     for _ in range(min(length, len(values))):
-        best = int(np.argmax(np.where(left, weight * values + dispersion, -np.inf)))
+        best = best_left(weight * values + dispersion, left)
         order.append(best)
         gains.append(float(values[best] + dispersion[best]))
         left[best] = False
@@ -58,12 +58,15 @@ def list_value(items: Array, relevance: Array, distances: Array) -> float:
         relevance: [n].
         distances: [n, n], symmetric.
 
+    Raises:
+        ValueError: shapes do not match, or an item is not one of the n.
+
     Example:
         >>> list_value([0, 2], [1.0, 0.9, 0.2], [[0, 0.1, 1], [0.1, 0, 1], [1, 1, 0]])
         2.2
     """
     values, table = _checked(relevance, distances, "distances")
-    chosen = to_numpy(items).astype(np.int64)
+    chosen = to_ids(items, len(values), "item")
     pairs = table[np.ix_(chosen, chosen)]
     return float(values[chosen].sum() + np.triu(pairs, 1).sum())
 
@@ -97,7 +100,7 @@ def mmr_list(relevance: Array, similarity: Array, length: int, trade_off: float)
     left, order = np.ones(len(values), dtype=bool), []
     for _ in range(min(length, len(values))):
         scores = trade_off * values - (0.0 if nearest is None else (1 - trade_off) * nearest)
-        best = int(np.argmax(np.where(left, scores, -np.inf)))
+        best = best_left(scores, left)
         order.append(best)
         left[best] = False
         nearest = table[best] if nearest is None else np.maximum(nearest, table[best])
@@ -117,16 +120,27 @@ def rerank_scores(base: Array, order: Array) -> Any:
     Returns:
         float64 [items], as ``base`` is.
 
+    Raises:
+        ValueError: the order names what is no item, or one twice.
+
     Example:
         >>> rerank_scores([0.9, 0.1, 0.8, 0.7], [2, 0]).tolist()
         [1.8, 0.1, 2.8, 0.7]
     """
     scores = to_numpy(base).astype(np.float64)  # a copy
-    items = to_numpy(order).astype(np.int64)
+    items = to_ids(order, len(scores), "item")
+    if len(np.unique(items)) < len(items):
+        raise ValueError("the order names an item twice")
     if len(items):
         nth = np.partition(scores, len(scores) - len(items))[len(scores) - len(items)]
         scores[items] = nth + np.arange(len(items), 0, -1)
     return like(scores, base)
+
+
+def best_left(scores: NDArray[np.float64], left: NDArray[np.bool_]) -> int:
+    """The item with the highest score [n] among those left [n], be all of them -inf; the lower one on a tie."""
+    remaining = np.flatnonzero(left)
+    return int(remaining[np.argmax(scores[remaining])])
 
 
 def _checked(relevance: Array, table: Array, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

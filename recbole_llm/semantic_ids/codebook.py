@@ -21,6 +21,9 @@ def snap_to_codebook(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]
         int64 [n], codes, ties to the lower one; [n, d], the codewords, with a gradient to the codebook alone. For one
         to the vectors too, add ``vectors - vectors.detach()`` (straight-through).
 
+    Raises:
+        ValueError: widths differ, or there is no codeword.
+
     Example:
         >>> codes, snapped = snap_to_codebook([[0.9, 0.4], [2.2, 0.1]], [[0.0, 0], [1, 1], [3, 0]])
         >>> codes.tolist(), snapped.tolist()
@@ -38,10 +41,15 @@ def codebook_loss(semantic: Tensor, snapped: Tensor) -> Tensor:
         semantic: [n, d].
         snapped: [n, d]; detach it where the codebook is frozen.
 
+    Raises:
+        ValueError: shapes differ.
+
     Example:
         >>> round(float(codebook_loss([[0.9, 0.4], [2.2, 0.1]], [[1.0, 1.0], [3.0, 0.0]])), 6)
         0.255
     """
+    if semantic.shape != snapped.shape:
+        raise ValueError(f"vectors and codewords do not match: {tuple(semantic.shape)}, {tuple(snapped.shape)}")
     squares = (semantic - snapped).square()
     return squares.sum() / max(squares.numel(), 1)
 
@@ -66,11 +74,26 @@ def dynamic_head(
     Returns:
         [b, e].
 
+    Raises:
+        ValueError: shapes do not match, or clip is negative.
+
     Example:
         >>> x, weight, bias = [[1.0, 2.0]], [[[0.5, -0.003], [0.2, -0.7]]], [[0.05, -0.004]]
         >>> dynamic_head(x, weight, bias, [[[0.1, 0.2], [0.3, 0.4]]], [[0.0, 1.0]], clip=0.01).round(6).tolist()
         [[0.74, 1.973]]
     """
+    if not clip >= 0:
+        raise ValueError(f"clip must be >= 0, not {clip}")
+    shape = (*x.shape, *item_bias.shape[1:])
+    if (
+        not item_weight.shape == semantic_weight.shape == shape
+        or not item_bias.shape == semantic_bias.shape == shape[::2]
+    ):
+        given = (x, item_weight, item_bias, semantic_weight, semantic_bias)
+        raise ValueError(
+            "x [b, d], weights [b, d, e] and biases [b, e] do not match: "
+            + ", ".join(str(tuple(one.shape)) for one in given)
+        )
     weight = item_weight.clamp(-clip, clip) + semantic_weight
     bias = item_bias.clamp(-clip, clip) + semantic_bias
     return torch.einsum("bd,bde->be", x, weight) + bias

@@ -72,9 +72,11 @@ class CodeTrie:
 
     def __init__(self, codes: Array) -> None:
         table = to_numpy(codes).astype(np.int64)
+        if not table.size and table.ndim == 1:
+            table = table.reshape(0, 0)  # an empty list
         if table.ndim != 2:
             raise ValueError(f"codes [items, levels] are needed, not {table.shape}")
-        self._items = np.lexsort(table.T[::-1])
+        self._items = np.lexsort(table.T[::-1]) if table.shape[1] else np.arange(len(table))
         self._codes = table[self._items]
 
     def allowed(self, prefix: Sequence[int]) -> list[int]:

@@ -12,19 +12,34 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch
+from recbole_llm.arrays import computes_in_torch, to_ids
 
 CHUNK = 1 << 24  # entries of a table of differences
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """int64 [n], the codeword nearest to each vector [n, d] among [k, d]; ties go to the lower code."""
+    """int64 [n], the codeword nearest to each vector [n, d] among [k, d]; ties go to the lower code.
+
+    Raises:
+        ValueError: widths differ, or there is no codeword.
+    """
+    check_widths(vectors, codebook)
+    if not len(codebook):
+        raise ValueError("the codebook has no codewords")
     parts = []
     for block in vectors.detach().split(max(CHUNK // max(codebook.numel(), 1), 1)):
         # Differences, not the expansion of the square, whose rounding decides between near codewords.
         distances = (block[:, None] - codebook.detach()[None]).square().sum(dim=2)
         parts.append((distances == distances.amin(dim=1, keepdim=True)).int().argmax(dim=1))
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device=vectors.device)
+
+
+def check_widths(vectors: Tensor, codebook: Tensor) -> None:
+    """Raises a ValueError unless vectors [n, d] and codewords [k, d] are of one width."""
+    if not vectors.ndim == codebook.ndim == 2 or vectors.shape[1] != codebook.shape[1]:
+        raise ValueError(
+            f"vectors [n, d] and a codebook [k, d] do not match: {tuple(vectors.shape)}, {tuple(codebook.shape)}"
+        )
 
 
 @computes_in_torch("vectors", "codebooks")
@@ -40,7 +55,7 @@ def residual_quantise(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tenso
         the codewords.
 
     Raises:
-        ValueError: widths differ.
+        ValueError: widths differ, or a level has no codeword.
 
     Example:
         >>> codes, residuals, found = residual_quantise([[4.9, 1.2]], [[[0.0, 0], [4, 0]], [[0.0, 0], [1, 1]]])
@@ -48,7 +63,12 @@ def residual_quantise(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tenso
         ([[1, 1]], [[[0.9, 1.2], [-0.1, 0.2]]], [[5.0, 1.0]])
     """
     if vectors.ndim != 2 or codebooks.ndim != 3 or vectors.shape[1] != codebooks.shape[2]:
-        raise ValueError(f"vectors [n, d] and codebooks [l, k, d], not {vectors.shape} and {codebooks.shape}")
+        raise ValueError(
+            f"vectors [n, d] and codebooks [l, k, d] do not match: {tuple(vectors.shape)}, {tuple(codebooks.shape)}"
+        )
+    if not len(codebooks):
+        none = torch.zeros(len(vectors), 0, dtype=torch.long, device=vectors.device)
+        return none, vectors.new_zeros(len(vectors), *codebooks.shape[::2]), torch.zeros_like(vectors)
     residual, codes, residuals = vectors, [], []
     for codebook in codebooks:
         codes.append(nearest_codes(residual, codebook))
@@ -82,7 +102,7 @@ def quantisation_loss(
         A scalar.
 
     Raises:
-        ValueError: the reduction is unknown, or shapes do not match.
+        ValueError: the reduction is unknown, shapes do not match, or a code has no codeword.
 
     Example:
         >>> loss = quantisation_loss([[4.9, 1.2]], [[[0.0, 0], [4, 0]], [[0.0, 0], [1, 1]]], [[1, 1]])
@@ -93,6 +113,7 @@ def quantisation_loss(
         raise ValueError(f"reduction {reduction!r} is not known; choose sum or mean")
     if codes.shape != (len(vectors), len(codebooks)):
         raise ValueError(f"codes [{len(vectors)}, {len(codebooks)}] are needed, not {tuple(codes.shape)}")
+    to_ids(codes, codebooks.shape[1], "code")
     residual, total = vectors, vectors.new_zeros(())
     for level, codebook in enumerate(codebooks):
         words = codebook[codes[:, level].long()]
@@ -100,7 +121,7 @@ def quantisation_loss(
         total = total + (to_words + commitment * to_vectors).sum()
         residual = residual - words.detach()  # a level's codewords learn from its own residuals alone
     entries = len(codebooks) * vectors.shape[1] if reduction == "mean" else 1
-    return total / (max(len(vectors), 1) * entries)
+    return total / max(len(vectors) * entries, 1)
 
 
 @computes_in_torch("vectors", "codebook")
@@ -118,7 +139,7 @@ def assignment_probabilities(vectors: Tensor, codebook: Tensor, temperature: flo
         [n, k], rows sum to 1.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is not positive, or widths differ.
 
     Example:
         >>> assignment_probabilities([[0.0]], [[0.1**0.5], [2**0.5]], temperature=2.0).round(6).tolist()
@@ -126,6 +147,7 @@ def assignment_probabilities(vectors: Tensor, codebook: Tensor, temperature: flo
     """
     if not temperature > 0:
         raise ValueError(f"the temperature must be > 0, not {temperature}")
+    check_widths(vectors, codebook)
     squared = (vectors[:, None] - codebook[None]).square().sum(dim=2)
     return (-squared / temperature).softmax(dim=1)
 

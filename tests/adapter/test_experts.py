@@ -184,3 +184,21 @@ def test_a_temperature_a_share_or_a_mix_that_means_nothing_is_refused():
             rank_from_spectrum([2.0, 1.0], share)
     with pytest.raises(ValueError, match="'sum' is not known; choose product or factors"):
         mixed_lora(**layer(0), scaling=1.0, mix="sum")
+
+
+def test_sums_that_differ_by_rounding_are_a_tie():
+    """Two opposite items vote for two experts equally; how the sums round is no reason to take the second."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        state, router = rng.normal(size=3), rng.normal(size=(2, 3))
+        assert route_experts([state, -state], router)[2] == 0
+    assert route_experts([[1.0, 0.0]], [[0.0, 0.0], [1e-12, 0.0]])[2] == 1
+
+
+def test_masks_and_routers_that_do_not_match_are_refused():
+    for call in (lambda: route_experts([[1.0]], [[1.0]], [True, False]), lambda: load_balance_loss([[1.0]], [[True]])):
+        with pytest.raises(ValueError, match=r"mask \[1\] is needed, True for real items"):
+            call()
+    for router in ([[1.0, 2.0]], np.zeros((0, 1))):
+        with pytest.raises(ValueError, match=r"states \[n, d\] and a router \[k, d\] do not match"):
+            route_experts([[1.0]], router)

@@ -52,3 +52,14 @@ def test_the_newest_items_that_fit_padded_on_the_left(history, length, size):
 def test_a_length_below_nothing_is_refused():
     with pytest.raises(ValueError, match="length must be >= 0, not -1"):
         last_items([1, 2, 3], -1, 2)
+
+
+def test_steps_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match=r"do not match: \(2,\), \(1,\), \(2,\)"):
+        actor_critic_losses([-1.0, -2.0], [1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="of one episode"):
+        discounted_returns([[1.0, 0.0]], 0.5)
+    with pytest.raises(ValueError, match="one history"):
+        last_items([[1, 2], [3, 4]], 1, 2)
+    with pytest.raises(ValueError, match="max_length must be >= 0, not -1"):
+        last_items([1], 1, -1)

@@ -48,7 +48,8 @@ def test_what_is_not_real_or_too_old_is_not_read():
     policy = LengthPolicy(20, LENGTHS, width=8, longest=3).eval()
     items, sizes = torch.tensor([[3, 4, 5, 6, 0], [9, 4, 5, 6, 0]]), torch.tensor([4, 4])
     log_probs, values = policy(items, sizes)
-    assert torch.equal(log_probs[0], log_probs[1]) and torch.equal(values[0], values[1])
+    torch.testing.assert_close(log_probs[0], log_probs[1])
+    torch.testing.assert_close(values[0], values[1])
     behind = items.clone()
     behind[:, 4] = 11
     assert torch.equal(policy(behind, sizes)[0], log_probs)

@@ -87,3 +87,33 @@ def test_a_view_of_an_impossible_share_or_order_is_refused():
     for order in ([0], [0, 0], [1, 2]):
         with pytest.raises(ValueError, match="a permutation of 2 positions"):
             thin_attributes(["title", "genre"], 0.5, order)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-13, 1e200])
+def test_the_length_of_vectors_does_not_matter_however_small_or_large(scale):
+    x, y = np.array(X), np.array(Y)
+    assert float(infonce_loss(scale * x, y, 0.5)) == pytest.approx(float(infonce_loss(x, y, 0.5)))
+    assert float(all_item_loss(x, scale * y, [0, 1], 0.5)) == pytest.approx(float(all_item_loss(x, y, [0, 1], 0.5)))
+
+
+def test_a_vector_of_zeros_is_at_right_angles_to_all_with_a_gradient_of_ordinary_size():
+    users = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    loss = all_item_loss(users, torch.tensor(X, dtype=torch.float64), torch.tensor([0]), 0.5)
+    assert float(loss.detach()) == pytest.approx(np.log(2))
+    (gradient,) = torch.autograd.grad(loss, users)
+    assert gradient.abs().max() < 10
+
+
+def test_what_does_not_match_is_refused():
+    for loss in (soft_target_loss, infonce_loss):
+        with pytest.raises(ValueError, match="tau must be > 0, not 0"):
+            loss(X, Y, 0)
+        with pytest.raises(ValueError, match=r"do not match: \(2, 2\), \(1, 2\)"):
+            loss(X, Y[:1], 1.0)
+    with pytest.raises(ValueError, match="tau must be > 0, not -1"):
+        all_item_loss(X, Y, [0, 1], -1)
+    with pytest.raises(ValueError, match="do not match"):
+        all_item_loss(X, Y, [0], 1.0)
+    for target in (2, -1, -100):
+        with pytest.raises(ValueError, match=f"target {target} is out of range: there are 2"):
+            all_item_loss(X, Y, [0, target], 1.0)

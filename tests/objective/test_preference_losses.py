@@ -238,3 +238,26 @@ def test_interleaved_lists_by_walking_through_them(seed, n_answers, n_items):
     walked = dict.fromkeys(lists[b][r] for r in range(n_items) for b in range(n_answers))
     assert order.tolist() == list(walked)
     assert (np.diff(scores[order]) < 0).all()
+
+
+def test_an_impossible_wrong_answer_costs_nothing():
+    assert [float(loss([1.0], [[-math.inf]], 1.0)) for loss in FAMILY] == [0, 0, 0]
+    chosen = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.grad(dpo_loss(chosen, [[-math.inf]], 1.0), chosen)[0].tolist() == [0]
+
+
+def test_shapes_that_do_not_match_are_refused():
+    weights = np.ones((2, 1))
+    for call, message in (
+        (lambda: dpo_loss([1.0, 2.0], [0.0, 1.0], 1.0, row_weights=[1.0]), r"row_weights \[2\] are needed, not \(1,\)"),
+        (lambda: rpo_loss([1.0, 2.0], [0.0], weights[:1], 1.0), r"weights \(2, 1\).* are needed, not \(1, 1\)"),
+        (lambda: rpo_loss([1.0, 2.0], [0.0], weights, 1.0, [[True]]), r"mask \(2, 1\) is needed, not \(1, 1\)"),
+        (lambda: rpo_weights(PROMPTS, PROMPTS, 1.0, [True, True]), r"mask \(2, 2\) is needed, not \(2,\)"),
+        (lambda: rpo_weights(PROMPTS, PROMPTS[:, :1], 1.0), r"do not match: \(2, 2\), \(2, 1\)"),
+        (lambda: rpo_diagonal_loss([1.0, 2.0], [0.0], 1.0), r"do not match: \(2,\), \(1,\)"),
+        (lambda: choice_loss([[1.0, 2.0], [0.0, 1.0]], [0]), r"do not match: \(2, 2\), \(1,\)"),
+        (lambda: choice_loss([[1.0, 2.0]], [-1]), "label -1 is out of range: there are 2"),
+        (lambda: false_negative_mask([1, -1], 0, [], [0, 1], [True, True]), "item -1 is out of range: there are 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

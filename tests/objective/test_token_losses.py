@@ -268,3 +268,19 @@ def test_arrays_answer_with_arrays_and_tensors_with_tensors():
     assert found.dtype == np.float64
     assert close(found, msl_loss(logits, TARGETS, LEGAL, 2.0))
     assert msl_loss(logits.float(), TARGETS, LEGAL).dtype == torch.float32
+
+
+def test_large_logits_keep_their_difference():
+    found = masked_log_probs(np.array([[1e12, 1e12 + 1, 0.0]]), [1], [[0, 1]])
+    assert found.tolist() == pytest.approx([-np.log1p(np.exp(-1))], abs=1e-12)
+
+
+def test_rows_and_targets_out_of_range_are_refused():
+    logits, legal = np.zeros((1, 2)), [[0, 1]]
+    for row in (1, -1):
+        with pytest.raises(ValueError, match=f"row {row} is out of range: there are 1"):
+            msl_loss(logits, [1], legal, rows=[row], row_weights=[2.0])
+    with pytest.raises(ValueError, match=r"rows \[1\] are needed, one for each token"):
+        bear_loss(logits, [1], legal, rows=[0, 0], row_weights=[2.0])
+    with pytest.raises(ValueError, match="target -100 is out of range: there are 2"):
+        cft_loss(logits, logits, [-100], [0])

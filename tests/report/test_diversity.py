@@ -40,3 +40,25 @@ def test_genres_as_a_table_of_two_are_no_ids():
     for form in (genres, np.array(genres), torch.tensor(genres)):
         assert category_coverage([[0, 1], [0, 2], [3, 0]], form, 2).tolist() == [0.5, 1, 1]
     assert category_coverage([[0, 1]], [[0], []], 1).tolist() == [1]  # a list of ids
+
+
+def test_empty_lists_and_what_is_no_item():
+    nothing = np.zeros((2, 0), dtype=int)
+    for found in (
+        intra_list_distance(nothing, np.ones((3, 3))),
+        category_coverage(nothing, [0, 1], 2),
+        novelty(nothing, [1]),
+    ):
+        assert found.tolist() == [0, 0]
+    for item in (-1, 2):
+        for measure in (
+            lambda lists: intra_list_distance(lists, np.zeros((2, 2))),
+            lambda lists: category_coverage(lists, [0, 1], 2),
+            lambda lists: novelty(lists, [3, 0]),
+        ):
+            with pytest.raises(ValueError, match=f"item {item} is out of range: there are 2"):
+                measure([[0, item]])
+    with pytest.raises(ValueError, match="category 2 is out of range: there are 2"):
+        category_coverage([[0]], [2], 2)
+    with pytest.raises(ValueError, match="counts must be >= 0, not -1"):
+        novelty([[0]], [-1, 3])

@@ -200,3 +200,35 @@ def test_who_learns_dispersion_loses_least():
 def test_a_policy_that_there_is_not():
     with pytest.raises(ValueError, match="'best'"):
         simulated_regret("best", 1)
+
+
+def test_items_without_a_finite_score_follow_the_others_each_once():
+    relevance, distances = [-np.inf, 1.0, -np.inf], np.zeros((3, 3))
+    assert greedy_list(relevance, distances, 3)[0].tolist() == [1, 0, 2]
+    assert mmr_list(relevance, distances, 3, 0.5).tolist() == [1, 0, 2]
+    bandit = ModularDispersionBandit(1, 1, prior={"theta": [1.0], "beta": [0.0]})
+    order, scores = bandit.recommend([[-np.inf], [1.0], [-np.inf]], distances[None], 3)
+    assert order.tolist() == [1, 0, 2]
+    assert scores.tolist() == [-np.inf if one else 1.0 for one in range(3)]
+
+
+def test_lists_of_what_is_no_item_are_refused():
+    with pytest.raises(ValueError, match="item -1 is out of range: there are 4"):
+        list_value([0, -1], RELEVANCE, COSINE)
+    with pytest.raises(ValueError, match="item 4 is out of range: there are 4"):
+        rerank_scores(RELEVANCE, [4, 0])
+    with pytest.raises(ValueError, match="the order names an item twice"):
+        rerank_scores(RELEVANCE, [1, 1])
+
+
+def test_feedback_of_another_shape_teaches_nothing():
+    bandit, twin = ModularDispersionBandit(2, 1), ModularDispersionBandit(2, 1)
+    with pytest.raises(ValueError, match=r"do not match: \(3, 2\), \(3, 1\), \(3, 1\)"):
+        bandit.update(np.ones((3, 2)), np.ones((3, 1)), np.ones((3, 1)))
+    for one in (bandit, twin):
+        one.update([[1.0, 2.0]], [[1.0]], [1.0])
+    np.testing.assert_array_equal(np.concatenate(bandit.weights()), np.concatenate(twin.weights()))
+    with pytest.raises(ValueError, match=r"x \[n, 2\] and distances \[1, n, n\] do not match"):
+        bandit.recommend([[1.0]], np.zeros((1, 1, 1)), 1)
+    with pytest.raises(ValueError, match="the prior has theta and beta, not gamma"):
+        ModularDispersionBandit(1, 1, prior={"gamma": [1.0]})

@@ -132,3 +132,33 @@ def test_a_generated_head_row_by_row(seed, clip):
         np.testing.assert_allclose(
             found[row], x[row] @ weight + np.clip(biases[0, row], -clip, clip) + biases[1, row], atol=1e-12
         )
+
+
+def test_no_levels_and_no_items():
+    codes, residuals, found = residual_quantise([[1.0, 2.0]], np.zeros((0, 3, 2)))
+    assert (codes.shape, residuals.shape, found.tolist()) == ((1, 0), (1, 0, 2), [[0, 0]])
+    assert float(quantisation_loss([[1.0, 2.0]], np.zeros((0, 3, 2)), codes, reduction="mean")) == 0
+    trie = CodeTrie([])
+    assert (trie.allowed([]), trie.allowed([1]), trie.item([]), trie.item([1])) == ([], [], None, None)
+
+
+@pytest.mark.parametrize("code", [2, -1])
+def test_a_code_without_a_codeword_is_refused(code):
+    with pytest.raises(ValueError, match=f"code {code} is out of range: there are 2"):
+        quantisation_loss([[4.9, 1.2]], BOOKS, [[0, code]])
+
+
+def test_widths_that_differ_are_refused():
+    for call in (
+        lambda: assignment_probabilities([[1.0]], BOOKS[0], 1.0),
+        lambda: snap_to_codebook([[1.0]], BOOKS[0]),
+        lambda: residual_quantise([[1.0]], BOOKS),
+        lambda: codebook_loss([[1.0, 2.0]], [[1.0], [2.0]]),
+        lambda: dynamic_head([[1.0, 2.0]], BOOKS[:1], [[0.0]], BOOKS[:1], [[0.0, 0.0]], 1.0),
+    ):
+        with pytest.raises(ValueError, match="do not match"):
+            call()
+    with pytest.raises(ValueError, match="has no codewords"):
+        snap_to_codebook([[1.0]], np.zeros((0, 1)))
+    with pytest.raises(ValueError, match="clip must be >= 0, not -1"):
+        dynamic_head([[1.0, 2.0]], BOOKS[:1], [[0.0, 0.0]], BOOKS[:1], [[0.0, 0.0]], -1)
