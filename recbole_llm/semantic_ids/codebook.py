@@ -67,8 +67,8 @@ def dynamic_head(
         x: [b, d].
         item_weight: [b, d, e], generated from the items.
         item_bias: [b, e].
-        semantic_weight: [b, d, e], generated from the classes.
-        semantic_bias: [b, e].
+        semantic_weight: [b, d, e], generated from the classes; or [d, e], the same for all rows.
+        semantic_bias: [b, e] or [e].
         clip: n >= 0; 0 leaves the item branch out.
 
     Returns:
@@ -86,8 +86,10 @@ def dynamic_head(
         raise ValueError(f"clip must be >= 0, not {clip}")
     shape = (*x.shape, *item_bias.shape[1:])
     if (
-        not item_weight.shape == semantic_weight.shape == shape
-        or not item_bias.shape == semantic_bias.shape == shape[::2]
+        item_weight.shape != shape
+        or item_bias.shape != shape[::2]
+        or semantic_weight.shape not in (shape, shape[1:])
+        or semantic_bias.shape not in (shape[::2], shape[2:])
     ):
         given = (x, item_weight, item_bias, semantic_weight, semantic_bias)
         raise ValueError(
