@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole_llm.disk import write_json
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.prompt.layout import NONE
+from recbole_llm.prompt.settings import most_shown
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.report import RunResult
 
@@ -30,7 +31,7 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
     Returns:
         What the file holds.
     """
-    prompts = model.prompts
+    prompts, config = model.prompts, model.config
     layout = prompts.layout
     facts: dict[str, Any] = {
         **layout.facts(),
@@ -40,7 +41,7 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
         "starts_with": model.backbone.bos_token_id,
         "eos_token_id": prompts.eos_token_id,
         "max_prompt_tokens": prompts.max_prompt_tokens,
-        "max_history": _most_shown(model),
+        "max_history": most_shown(config) or config["MAX_ITEM_LIST_LENGTH"],
         "item_slots": prompts.item_slots,
         "generation": _generation(model),
     }
@@ -54,12 +55,6 @@ def write_prompt(folder: Path, model: LLMRecommender, rows: Interaction) -> dict
             break
     write_json(folder / PROMPT, facts)
     return facts
-
-
-def _most_shown(model: LLMRecommender) -> int:
-    """Items of a history that a prompt shows, at most."""
-    shown, longest = model.shown_items, int(model.config["MAX_ITEM_LIST_LENGTH"])
-    return longest if shown is None else shown.count
 
 
 def _generation(model: LLMRecommender) -> dict[str, Any]:

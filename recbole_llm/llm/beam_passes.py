@@ -16,7 +16,7 @@ from recbole_llm.llm.beam_cache import make_room
 from recbole_llm.llm.capabilities import FastPath, Finding, find, slot_counting_layers
 from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.parts import device_of, text_config
-from recbole_llm.llm.rows import common_prefix, pad_batch
+from recbole_llm.llm.rows import common_prefix, pad_batch, shared_size
 from recbole_llm.llm.sample import Sample
 
 Tokens = Sequence[int]
@@ -178,18 +178,17 @@ def choose_passes(
     n_tokens = max(map(len, prompts), default=0) + max_new_tokens
     if max_new_tokens > 1 and not find_beams(model, n_tokens, row_inputs).works:
         return lambda: FullPasses(llm, pad_token_id, max_new_tokens)
-    # At least one token of each prompt is left over.
-    n_shared = min(len(common_prefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    n_shared = shared_size(prompts)
     if share_prefix and not row_inputs and n_shared and find_prefix(model, n_tokens).works:
         prefix = compute_prefix(llm, prompts[0][:n_shared])
         return lambda: CachedPasses(llm, pad_token_id, max_new_tokens, prefix)
     return lambda: CachedPasses(llm, pad_token_id, max_new_tokens)
 
 
-def compute_prefix(llm: LastLogits, tokens: Tokens) -> Cache:
-    """Cache of tokens that all prompts of a call begin with."""
+def compute_prefix(llm: LastLogits, tokens: Tokens | Tensor) -> Cache:
+    """Cache of tokens that all prompts of a call begin with; with its gradient where that is wanted."""
     cache = llm.new_cache()
-    ids = torch.tensor([list(tokens)], device=llm.device)
+    ids = torch.as_tensor(tokens, device=llm.device)[None]
     llm(ids, torch.ones_like(ids), torch.arange(len(tokens), device=llm.device)[None], cache=cache)
     return cache
 

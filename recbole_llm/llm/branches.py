@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from recbole_llm.adapter.dropout import TokenDraws
-from recbole_llm.llm.beam_passes import find_prefix
+from recbole_llm.llm.beam_passes import LastLogits, compute_prefix, find_prefix
 from recbole_llm.llm.branch_batch import BranchBatch, Tokens, branch_batch, only
 from recbole_llm.llm.capabilities import (
     KERNEL,
@@ -26,7 +26,7 @@ from recbole_llm.llm.loss import logits_at, token_log_probs
 from recbole_llm.llm.parts import checkpoints_gradients, text_config
 from recbole_llm.llm.rows import common_prefix
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
-from recbole_llm.llm.shared_head import head_cache, head_size
+from recbole_llm.llm.shared_head import head_size
 
 N_FILLERS = 8  # further answers where both ways of computing are compared
 log = logging.getLogger(__name__)
@@ -159,7 +159,9 @@ class BranchScorer:
             self.draws.use_tokens(batch.paths, lines)
         before = None
         if len(batch.head):
-            before = {"past_key_values": head_cache(self.model, batch.head, len(batch.input_ids))}
+            cache = compute_prefix(LastLogits(self.model), batch.head)
+            cache.batch_repeat_interleave(len(batch.input_ids))
+            before = {"past_key_values": cache}
         return logits_at(
             self.model,
             batch.query_rows,

@@ -34,6 +34,11 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     return list(os.path.commonprefix([list(row) for row in rows]))
 
 
+def shared_size(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, of which each keeps one at least for itself; 0 for a single prompt."""
+    return min(len(common_prefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+
+
 def length_batches(lengths: Sequence[int], budget: int, order: Order = "longest first") -> list[list[int]]:
     """Group rows into batches by their padded size.
 

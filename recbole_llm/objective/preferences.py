@@ -37,8 +37,8 @@ class PreferenceObjective(ABC):
     """Value of the config key ``preference``."""
     across_rows: ClassVar[bool] = False
     """Whether rows are set against one another's answers, so that a step cannot be taken row by row."""
-    compares_prompts: ClassVar[bool] = False
-    """Whether it is told how alike the rows' prompts are."""
+    compares_prompts: ClassVar[bool] = True
+    """Whether it is then told how alike the rows' prompts are."""
 
     @abstractmethod
     def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
@@ -92,7 +92,7 @@ class RPOPreference(PreferenceObjective):
     """Each right answer of a step against each wrong one, by likeness of prompts: :func:`.rpo_loss`."""
 
     name = "rpo"
-    across_rows = compares_prompts = True
+    across_rows = True
 
     def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
         """See :class:`PreferenceObjective`."""
@@ -115,6 +115,7 @@ class RPODiagonalPreference(PreferenceObjective):
 
     name = "rpo_diagonal"
     across_rows = True
+    compares_prompts = False
 
     def loss(self, contrasts: Contrasts, beta: float, temperature: float) -> Tensor:
         """See :class:`PreferenceObjective`."""

@@ -9,8 +9,6 @@ import numpy as np
 
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import SELF_PLAY, PreferenceSettings
-from recbole_llm.objective.preferences import PreferenceObjective
-from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
 from recbole_llm.timeline import timeline
 from recbole_llm.trainer.negatives import WrongAnswers, contrasts_across, draw_negatives, known_items
@@ -76,9 +74,9 @@ def _wrong_answers(
 
 def _opposites(own: Preference, reference: np.ndarray, known: Sequence[Sequence[int]]) -> list[Opposites]:
     """What each draw of the wrong answers is set against; rows that stand against one another have vectors as well."""
-    settings, count = own.settings, own.settings.n_negatives
-    choice = cast("type[PreferenceObjective]", find_choice("preference", settings.preference))
-    whole = Opposites(own.wrong.mask, reference, prompts=_prompt_vectors(own) if choice.compares_prompts else None)
+    settings, count, choice = own.settings, own.settings.n_negatives, own.objective
+    vectors = _prompt_vectors(own) if choice.across_rows and choice.compares_prompts else None
+    whole = Opposites(own.wrong.mask, reference, prompts=vectors)
     draws = np.split(own.wrong.items, settings.n_draws, axis=1)
     across = [contrasts_across(own.model, own.rows, items, known) if choice.across_rows else None for items in draws]
     return [whole.of_draw(number, count, across[number]) for number in range(len(draws))]

@@ -60,6 +60,11 @@ class Preference:
         return cast(BIGRec, self.tuning.model)
 
     @property
+    def objective(self) -> PreferenceObjective:
+        """The loss of contrasts."""
+        return cast("type[PreferenceObjective]", find_choice("preference", self.settings.preference))()
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What wrong answers and their reference depend on, as plain data."""
         return {
@@ -182,7 +187,7 @@ class PreferenceStage(RowsStage):
             facts["nll_weight"] = settings.nll_weight
         if len(self.draws) > 1:
             facts["draws"] = len(self.draws)
-        if self._kind().compares_prompts:
+        if self.draws[0].across is not None and own.objective.compares_prompts:
             vectors = self.draws[0].prompts
             facts["prompts"] = None if vectors is None else hash_arrays(vectors)
             facts["temperature"] = settings.temperature
@@ -191,16 +196,13 @@ class PreferenceStage(RowsStage):
     def make_loss(self) -> MakeLoss:
         """See :class:`FineTuneStage`."""
         settings, reader = self.preference.settings, self.preference.reader()
-        objective = self._kind()()
+        objective = self.preference.objective
 
         def make(passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> PreferenceLoss:
             options = (settings.temperature, self.draws, reader, settings.nll_weight)
             return PreferenceLoss(passes, objective, self.beta, *options)
 
         return make
-
-    def _kind(self) -> type[PreferenceObjective]:
-        return cast("type[PreferenceObjective]", find_choice("preference", self.preference.settings.preference))
 
     def more_answers(self) -> Mapping[str, Sequence[list[int]]]:
         """See :class:`FineTuneStage`."""
