@@ -14,6 +14,7 @@ from recbole_llm.llm.branch_batch import BranchBatch, Tokens, branch_batch
 from recbole_llm.llm.effects import token_effects
 from recbole_llm.llm.legal import LegalSets
 from recbole_llm.llm.loss import token_log_probs
+from recbole_llm.llm.rows import row_sizes
 from recbole_llm.llm.trunks import TrunkScorer, tree_size, trunk_batch
 from recbole_llm.objective.legal_tokens import LegalTokens
 from recbole_llm.objective.tokens import AnswerTokens, answer_steps
@@ -84,7 +85,7 @@ class AnswerReader:
             return self._pass(prompts, answers, tau, trees)
         if self.lines_are_rows and self.bare_prompt is not None:
             return self._two_passes(prompts, answers, self.bare_prompt)
-        width = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+        width = max(row_sizes(prompts, answers))
         shares = self.bare_prompt is not None and not self.bare_per_row
         branches = (len(answers[0]) > 1 or shares) and self._takes_branches(width)
         if branches or len(answers[0]) == 1:
@@ -183,7 +184,7 @@ class AnswerReader:
         if self.bare_per_row or (apart and trees is None):
             return [list(range(row * n_answers, (row + 1) * n_answers)) for row in range(len(prompts))]
         if trees is None:
-            width = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+            width = max(row_sizes(prompts, answers))
         else:
             width = max(tree_size([prompts[row] for row in tree], [answers[row] for row in tree]) for tree in trees)
         copies: list[list[int]] = []

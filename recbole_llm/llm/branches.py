@@ -24,7 +24,7 @@ from recbole_llm.llm.capabilities import (
 )
 from recbole_llm.llm.loss import logits_at, token_log_probs
 from recbole_llm.llm.parts import checkpoints_gradients, text_config
-from recbole_llm.llm.rows import common_prefix
+from recbole_llm.llm.rows import common_prefix, row_sizes
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
 from recbole_llm.llm.shared_head import head_size
 
@@ -117,7 +117,7 @@ class BranchScorer:
         drawn = self.draws is not None and self.draws.is_drawing
         if not size or drawn or (self.model.training and checkpoints_gradients(self.model)):
             return 0
-        n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+        n_tokens = max(row_sizes(prompts, answers))
         return size if find_heads(self.model, n_tokens, len(answers[0]) > 1).works else 0
 
     def knows(self, n_tokens: int) -> bool:

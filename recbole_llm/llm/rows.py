@@ -39,6 +39,11 @@ def shared_size(prompts: Sequence[Sequence[int]]) -> int:
     return min(len(common_prefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
 
 
+def row_sizes(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]) -> list[int]:
+    """Tokens of each prompt with all its answers."""
+    return [len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True)]
+
+
 def length_batches(lengths: Sequence[int], budget: int, order: Order = "longest first") -> list[list[int]]:
     """Group rows into batches by their padded size.
 

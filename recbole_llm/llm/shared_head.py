@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_llm.llm.branch_batch import Tokens
-from recbole_llm.llm.rows import shared_size
+from recbole_llm.llm.rows import row_sizes, shared_size
 
 LEAST_SPARED = 0.05  # of a pass' tokens; below that, what a second call costs is not worth it
 
@@ -27,5 +27,5 @@ def head_size(prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]) ->
         (1, 0)
     """
     size = shared_size(prompts)
-    n_tokens = sum(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+    n_tokens = sum(row_sizes(prompts, answers))
     return size if size * (len(prompts) - 1) >= LEAST_SPARED * n_tokens else 0

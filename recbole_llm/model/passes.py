@@ -10,6 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.adapter import Adapter
+from recbole_llm.llm.rows import row_sizes
 from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.backbones import computes_in_half
 from recbole_llm.model.rows import RowReader
@@ -69,7 +70,7 @@ class LLMPasses(RowReader):
         Returns:
             float32 [k].
         """
-        n_tokens = max(len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True))
+        n_tokens = max(row_sizes(prompts, answers))
         if len(answers[0]) > 1:
             self.takes_branches(n_tokens)
         return self.scorer.log_probs(prompts, answers, lines_are_rows=False).losses(len(answers[0]))
