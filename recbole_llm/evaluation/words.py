@@ -35,10 +35,29 @@ def protocol_in_words(protocol: Protocol, n_test: int | None = None) -> dict[str
     return {
         "Split": split_in_words(config),
         "Rows": rows_in_words(config, n_test),
-        "History": f"A model is shown at most the {config['MAX_ITEM_LIST_LENGTH']} last items before the target.",
+        "History": history_in_words(config, {}),
         **protocol.words(),
         "Epoch": epoch_in_words({protocol.valid_metric: []}),
     }
+
+
+def history_in_words(config: Settings, prompts: Mapping[str, int | None]) -> str:
+    """How many items before the target models are shown.
+
+    Args:
+        config: settings of the runs.
+        prompts: items that the LLM's prompts of a model show at most, by its name; None where they show all.
+
+    Example:
+        >>> history_in_words({"MAX_ITEM_LIST_LENGTH": 50}, {"SASRec": None, "BIGRec": 10, "RecLoRA": 10})
+        'A model is shown at most the 50 last items before the target; prompts of BIGRec, RecLoRA show 10 of them.'
+    """
+    fewer: dict[int, list[str]] = {}
+    for name, count in prompts.items():
+        if count is not None:
+            fewer.setdefault(count, []).append(name)
+    shown = "".join(f"; prompts of {', '.join(names)} show {count} of them" for count, names in fewer.items())
+    return f"A model is shown at most the {config['MAX_ITEM_LIST_LENGTH']} last items before the target{shown}."
 
 
 def epoch_in_words(models: Mapping[str, Sequence[str]]) -> str:

@@ -16,3 +16,4 @@ def test_recommendations_are_those_of_the_items_that_prompts_show(small_llm, tmp
     assert not {"i1", "i2", "i4", "i6"} & set(run.recommend(long, k=14, exclude_seen=True)["item_id"])
     again, here = asked_in_new_process(run, tmp_path, run.users[:3], k=4)
     assert again == here
+    assert "; prompts of BIGRec show 2 of them." in (run.folder / "report.html").read_text(encoding="utf-8")
