@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from recbole_llm.classic.training import load_classic
 from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.lines import Format, read_header
+from recbole_llm.data.numbering import FILE as NUMBERS
 from recbole_llm.data.numbering import Numbering
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
@@ -30,6 +32,8 @@ from recbole_llm.settings.config import Config
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ def load_trained(folder: Path, config: Config) -> Trained:
     """
     with reading(folder):
         numbering = Numbering.read(folder)
+    if numbering is None:
+        log.warning("%s has no %s: whether the data are still those of its training is not checked", folder, NUMBERS)
     config = copy(config)  # another run of these settings gives numbers of its own
     config.numbering = None if numbering is None else numbering.ids
     rows = load_rows(config, is_few_shot(config))

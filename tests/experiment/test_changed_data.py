@@ -150,6 +150,15 @@ def test_numbers_that_were_tampered_with_are_refused(runs, world, tmp_path):
         recbole_llm.load_run(folder).recommend(HISTORIES)
 
 
+def test_a_run_without_its_numbers_is_loaded_and_a_warning_says_so(runs, tmp_path, caplog):
+    folder = tmp_path / runs["SASRec"].folder.name
+    shutil.copytree(runs["SASRec"].folder, folder)
+    (folder / "ids.json").unlink()
+    found = recbole_llm.load_run(folder).recommend(HISTORIES, k=5)
+    assert "has no ids.json" in caplog.text
+    pd.testing.assert_frame_equal(found, runs["SASRec"].recommend(HISTORIES, k=5))
+
+
 def test_a_title_is_that_of_the_first_of_several_lines(runs, world, tmp_path):
     """By which LLM models know the item as well."""
     lines = appended("i3\tAnother Title\t1990\twar")
