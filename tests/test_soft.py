@@ -117,6 +117,18 @@ def answers_of(finished: Finished) -> list[str]:
     return [json.loads(line)["answer"] for line in lines]
 
 
+def epochs_counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that every epoch which is trained from now on adds its number to."""
+    train, counted = finetune.FineTuning._train_epoch, []
+
+    def counting(self: finetune.FineTuning) -> dict[str, Any]:
+        counted.append(self.epoch)
+        return train(self)
+
+    monkeypatch.setattr(finetune.FineTuning, "_train_epoch", counting)
+    return counted
+
+
 def stages_in(saved: Path) -> set[str]:
     return {folder.name for folder in (saved / "stages").iterdir() if folder.is_dir()}
 
@@ -223,18 +235,21 @@ def test_empty_answers_can_be_learnt_as_they_are(both, soft, empty_answers):
 @pytest.mark.slow
 @pytest.mark.parametrize("best_first", [True, False])
 def test_of_several_alphas_the_best_on_validation_stays_and_answers_are_distilled_once(
-    both, soft, stages_without, best_first
+    both, soft, stages_without, monkeypatch, best_first
 ):
     alone = {alpha: soft(f"--alpha={alpha}") for alpha in (10, 100)}
     scores = {alpha: finished.result("SOFT").valid["ndcg@10"] for alpha, finished in alone.items()}
     assert len(set(scores.values())) == 2
     other, best = sorted(scores, key=lambda alpha: scores[alpha])
-    saved = stages_without("curriculum")
+    saved = stages_without("curriculum", "first-epoch")
     before = stages_in(saved)
     order = f"[{best}, {other}]" if best_first else f"[{other}, {best}.0, {best}]"
+    trained = epochs_counted(monkeypatch)
     listed = soft(f"--alpha={order}", saved=saved)
+    assert trained == [1, 2, 3, 2, 3]  # the first is the same for both
     check_equal_runs(listed, alone[best])
-    assert listed.json("SOFT", "stages.json") == alone[best].json("SOFT", "stages.json")
+    used = listed.json("SOFT", "stages.json")
+    assert used.pop("first-epoch") and used == alone[best].json("SOFT", "stages.json")
     assert listed.json("SOFT", "curriculum.json") == alone[best].json("SOFT", "curriculum.json")
     assert timeless(listed) == timeless(alone[best])
     table = pd.read_csv(listed.folders["SOFT"] / "curricula.csv").set_index("alpha")
@@ -243,7 +258,43 @@ def test_of_several_alphas_the_best_on_validation_stays_and_answers_are_distille
         valid = alone[alpha].result("SOFT").valid
         assert {name: own[f"valid_{name}"] for name in valid} == pytest.approx(valid)
     assert f"curriculum: {{'alpha': {best:.1f}}} is the best on validation." in listed.log("SOFT")
-    assert sorted(name.split("-")[0] for name in stages_in(saved) - before) == ["curriculum"] * 2
+    assert sorted(name.rpartition("-")[0] for name in stages_in(saved) - before) == [*["curriculum"] * 2, "first-epoch"]
+    trained.clear()
+    soft(f"--alpha=[{other}, {best}, 0]", saved=saved)
+    assert trained == [2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["in the first epoch", "after the first epoch", "in the second curriculum"])
+def test_a_list_of_alphas_that_is_interrupted_ends_as_if_nothing_had_been(
+    both, soft, stages_without, monkeypatch, place
+):
+    best, saved = soft("--alpha=[10, 100]"), stages_without("curriculum", "first-epoch")
+    save, step = finetune.save_state, finetune.FineTuning._step
+    steps = iter(range(100))
+    last = {"in the first epoch": 3, "after the first epoch": 100, "in the second curriculum": 20}[place]
+
+    def step_or_stop(*arguments: Any) -> np.ndarray:
+        if next(steps) == last:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    def save_and_stop(folder: Path, state: Any) -> None:
+        save(folder, state)
+        if place == "after the first epoch":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune.FineTuning, "_step", step_or_stop)
+        patch.setattr(finetune, "save_state", save_and_stop)
+        soft("--alpha=[10, 100]", saved=saved)
+    (partial,) = (saved / "stages").glob("*.partial")
+    assert partial.name.startswith("curriculum" if place == "in the second curriculum" else "first-epoch")
+    resumed = soft("--alpha=[10, 100]", saved=saved)
+    check_equal_runs(resumed, best)
+    assert timeless(resumed) == timeless(best)
+    assert resumed.json("SOFT", "curriculum.json") == best.json("SOFT", "curriculum.json")
+    assert best.json("SOFT", "stages.json").items() <= resumed.json("SOFT", "stages.json").items()
 
 
 # ---------------------------------------------------------------------------------------------------- distilled answers

@@ -49,7 +49,7 @@ class StageStore:
             InputError: the folder cannot be written to, or the disk is full.
         """
         facts = stage.facts()
-        folder = self.root / f"{stage.name}-{fingerprint(facts)}"
+        folder = self._folder_of(stage, facts)
         is_known = self.used.get(stage.name) == folder.name
         self.used[stage.name] = folder.name
         if process().is_main:
@@ -59,9 +59,17 @@ class StageStore:
             follow(folder, self._keeping(stage.compute))
         return stage.load(folder)
 
+    def has(self, stage: Stage[Any]) -> bool:
+        """Whether the result of a stage is there, for all processes alike."""
+        folder = self._folder_of(stage, stage.facts())
+        return process().from_main(process().is_main and not refusal_of(folder, stage.format_number))
+
     def folder(self, stage: Stage[Any]) -> Path:
         """Where the result of a stage that has run is kept."""
         return self.root / self.used[stage.name]
+
+    def _folder_of(self, stage: Stage[Any], facts: Mapping[str, Any]) -> Path:
+        return self.root / f"{stage.name}-{fingerprint(facts)}"
 
     def _find(
         self,

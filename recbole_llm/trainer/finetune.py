@@ -114,16 +114,21 @@ class FineTuning:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
-        self.epoch = 0
+        self.epoch, self._last = 0, settings.epochs
         self._so_far: EpochSoFar | None = None  # of the epoch that is gone on with
         self._random: Mapping[str, torch.Tensor] = {}
         self._folder: Path | None = None
         self._saved = time.monotonic()
 
-    def run(self, folder: Path) -> list[dict[str, Any]]:
+    def run(self, folder: Path, begun: Path | None = None, until: int | None = None) -> list[dict[str, Any]]:
         """Train from the newest state in ``folder``, or from the start, to the end or to early stopping.
 
         Afterwards the model is in the state of the best epoch.
+
+        Args:
+            folder: where states are kept.
+            begun: folder of a state to start from, of a training that is the same up to there.
+            until: the last epoch, where it is not that of the settings.
 
         Returns:
             One record per epoch: epoch, train_loss, learning_rate, seconds, tokens_per_second; where it was validated,
@@ -131,11 +136,11 @@ class FineTuning:
             targets also the weight of the epoch, the losses on both targets (None where not computed) and the distance
             after it (None where not needed).
         """
-        self._folder = folder
-        self._resume(folder)
+        self._folder, self._last = folder, until or self.settings.epochs
+        self._resume(folder, begun)
         if self.shards is not None:
             self.shards.scatter()
-        while self.epoch < self.settings.epochs and not self.stopping.stop:
+        while self.epoch < self._last and not self.stopping.stop:
             self.epoch += 1
             record = self._train_epoch()
             try:
@@ -277,8 +282,8 @@ class FineTuning:
         return record
 
     def _share(self, of_epoch: float) -> float:
-        """How far training has come, of all epochs, with such a share of this one."""
-        return (self.epoch - 1 + of_epoch) / self.settings.epochs
+        """How far training has come, of the epochs to be trained, with such a share of this one."""
+        return (self.epoch - 1 + of_epoch) / self._last
 
     def _begin_epoch(self, n_kinds: int) -> EpochSoFar:
         """What the epoch has gathered so far: nothing, or what a killed process has left, with its generators."""
@@ -363,12 +368,23 @@ class FineTuning:
         progress["epoch"] = so_far.to_dict()
         return TrainingState(self.epoch - 1, *tensors, progress, so_far.step, random_state())
 
-    def _resume(self, folder: Path) -> None:
+    def _resume(self, folder: Path, begun: Path | None) -> None:
+        """Go on from the newest state in one of two folders, if there is one."""
         state = load_state(folder)
-        if state is None:
-            return
-        inside = f", step {state.step} of the next" if state.step else ""
-        log.info("Resuming after epoch %d%s.", state.epoch, inside)
+        if state is not None:
+            inside = f", step {state.step} of the next" if state.step else ""
+            log.info("Resuming after epoch %d%s.", state.epoch, inside)
+            self._go_on(state)
+        elif begun is not None and (state := load_state(begun)) is not None:
+            self._go_on(state)
+            for record in self.history:
+                self.on_epoch(record)
+        for record in self.history:
+            if "valid" in record:
+                self.on_validated(record)
+
+    def _go_on(self, state: TrainingState) -> None:
+        """Bring everything to a state."""
         self.epoch, self.best = state.epoch, dict(state.best)
         if state.step:
             self._so_far, self._random = EpochSoFar.from_dict(state.progress["epoch"]), state.random
@@ -384,6 +400,3 @@ class FineTuning:
             self.distilled.distances = state.progress["distances"]
         if "loss" in state.progress:
             self.loss.load_state(state.progress["loss"])
-        for record in self.history:
-            if "valid" in record:
-                self.on_validated(record)

@@ -24,7 +24,7 @@ from recbole_llm.trainer.distillation import DistanceMeter, chosen_rows, distill
 from recbole_llm.trainer.fixed_codes import FixedCodesStage
 from recbole_llm.trainer.preference import prefer, preference_stages
 from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
-from recbole_llm.trainer.tuning_stages import CurriculumStage, FineTuneStage
+from recbole_llm.trainer.tuning_stages import CurriculumStage, FineTuneStage, FirstEpochStage
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def tuning_stages(config: Config) -> list[str]:
         found += [FixedCodesStage.name] if _fixes_codes(config) else []
         found += [DistilStage.name] if distils and curricula else []
         found += [DistanceStage.name] if any(curriculum.uses_distance for curriculum in curricula) else []
+        found += [FirstEpochStage.name] if _shares_first_epoch(curricula) else []
         found += [CurriculumStage.name] * len(curricula)
     return found + preference_stages(config)
 
@@ -50,6 +51,11 @@ def _fixes_codes(config: Config) -> bool:
     """Whether TTDS's second tuning is to come."""
     is_twin = issubclass(config.model_class, TTDS)
     return is_twin and bool(TwinSettings.from_settings(config.final_config_dict).fixed_epochs)
+
+
+def _shares_first_epoch(curricula: Sequence[Curriculum]) -> bool:
+    """Whether there are several curricula, and their first epochs are one and the same."""
+    return len(curricula) > 1 and curricula[0].first_weight is not None
 
 
 @dataclass
@@ -91,8 +97,22 @@ class Pipeline:
         if not self.curricula:
             return
         answers, source = self._targets()
-        self.tried = [self._run(self._stage(curriculum, answers, source, untuned)) for curriculum in self.curricula]
+        stages = [self._stage(curriculum, answers, source, untuned) for curriculum in self.curricula]
+        if FirstEpochStage.name in planned:
+            self._share_first_epoch(stages)
+        self.tried = list(map(self._run, stages))
         self.tuned.append(self._best(self.tried))
+
+    def _share_first_epoch(self, curricula: Sequence[CurriculumStage]) -> None:
+        """Let curricula go on from one first epoch, where one of them is still to be computed."""
+        stage = FirstEpochStage(curricula[0])
+        if all(map(self.tuning.model.stages.has, curricula)):
+            timeline().begin(stage.name)
+            log.info("Stage %s: not needed, every curriculum is there", stage.name)
+            return
+        begun = self._run(stage)
+        for curriculum in curricula:
+            curriculum.begun = begun
 
     def _run(self, stage: Stage[Result]) -> Result:
         """The result of a stage, which is said to begin."""

@@ -27,6 +27,8 @@ from recbole_llm.trainer.optimizer import at_rate, group_options
 from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
 from recbole_llm.trainer.validation import best_epoch
 
+OnRecord = Callable[[dict[str, Any]], None]
+
 
 class FineTuneStage(Stage[TuningResult]):
     """The adapter, tuned on true answers.
@@ -39,6 +41,8 @@ class FineTuneStage(Stage[TuningResult]):
     group = ""
     is_resumable = True
     is_joint = True
+    begun: Path | None = None
+    """Folder of a state that the tuning starts from, where another has computed its first epochs."""
 
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
@@ -51,30 +55,40 @@ class FineTuneStage(Stage[TuningResult]):
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from what they are now."""
-        tuning, model = self.tuning, self.tuning.model
+        model = self.tuning.model
+        run = self.fine_tuning(lambda record: self.tuning.on_epoch(self.group, record), self.tuning.tell)
+        self._has_told = True
+        history = run.run(on_main(lambda: _states(folder)), self.begun)
+        if process().is_main:
+            write_json(folder / "history.json", history)
+            model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
+        self._evaluation = cast("Evaluation | None", run.best_evaluation)
+
+    def fine_tuning(self, on_epoch: OnRecord, on_validated: OnRecord) -> FineTuning:
+        """The tuning, of the weights as they are now.
+
+        Args:
+            on_epoch: see :class:`FineTuning`, as for the next.
+            on_validated: told of every validated epoch.
+        """
+        tuning = self.tuning
         examples, histories, trunks = self.examples()
-        run = FineTuning(
-            model,
+        return FineTuning(
+            tuning.model,
             examples,
             histories,
             self.settings,
             self.make_optimizer(),
             tuning.validation,
             self.distilled(),
-            lambda record: tuning.on_epoch(self.group, record),
+            on_epoch,
             tuning.show_progress,
             trunks,
             self.make_loss(),
-            tuning.tell,
+            on_validated,
             self.more_answers(),
             self.renewed if self.follows else None,
         )
-        self._has_told = True
-        history = run.run(on_main(lambda: _states(folder)))
-        if process().is_main:
-            write_json(folder / "history.json", history)
-            model.adapter.save(model.llm, folder / "adapter", model.adapter_owner)
-        self._evaluation = cast("Evaluation | None", run.best_evaluation)
 
     @property
     def follows(self) -> bool:
@@ -250,8 +264,20 @@ class CurriculumStage(FineTuneStage):
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from the untuned ones."""
-        self.tuning.model.adapter.load_trainable_state(self.tuning.model.llm, self.untuned)
+        self._restore()
         super().compute(folder)
+
+    def begin(self, folder: Path) -> None:
+        """Train for the first epoch and leave the state after it in a folder."""
+        self._restore()
+        states = on_main(lambda: _states(folder))
+        self.fine_tuning(_tell_nobody, _tell_nobody).run(states, until=1)
+        if process().is_main:
+            for state in states.glob("epoch-*"):
+                os.replace(state, folder / state.name)
+
+    def _restore(self) -> None:
+        self.tuning.model.adapter.load_trainable_state(self.tuning.model.llm, self.untuned)
 
     def distilled(self) -> DistilledTargets:
         """The distilled answers of the rows."""
@@ -267,8 +293,39 @@ class CurriculumStage(FineTuneStage):
         return [*super().doubts(history), *(weight_warning(history) if self.curriculum.uses_distance else ())]
 
 
+class FirstEpochStage(Stage[Path]):
+    """The first epoch of several curricula, in which distilled answers have one weight whatever else is set.
+
+    Args:
+        one: any of the curricula.
+    """
+
+    name = "first-epoch"
+    is_resumable = True
+    is_joint = True
+
+    def __init__(self, one: CurriculumStage) -> None:
+        self._one = one
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {**self._one.facts(), "curriculum": {"first_weight": self._one.curriculum.first_weight}}
+
+    def compute(self, folder: Path) -> None:
+        """See :class:`Stage`; the weights are trained from the untuned ones."""
+        self._one.begin(folder)
+
+    def load(self, folder: Path) -> Path:
+        """See :class:`Stage`: the folder of the state after the epoch."""
+        return folder
+
+
+def _tell_nobody(record: dict[str, Any]) -> None:
+    """The curricula that go on from an epoch tell of it, each for itself."""
+
+
 def _states(folder: Path) -> Path:
-    """Where training states are kept until a stage is whole; what an earlier version left beside it is moved there."""
+    """Where training states are kept until a stage is whole; what stands beside it is moved there."""
     states = folder / UNFINISHED
     states.mkdir(exist_ok=True)
     for state in folder.glob("epoch-*"):

@@ -694,6 +694,31 @@ def test_a_broken_curriculum_goes_on_as_if_nothing_had_been(tmp_path, monkeypatc
     assert timeless(again) == timeless(history) and remeasured == distances
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_curricula_that_go_on_from_one_first_epoch_are_as_if_each_had_computed_it(tmp_path, epochs):
+    """The same weights, records and distances; what is told of the epoch is told by each."""
+    measured, scores = [3.0, 1.0, 2.0][: epochs - 1], [0.3, 0.1, 0.4][:epochs]
+
+    def start(folder: str, alpha: float, done: int = 0, **more: Any) -> tuple[Any, ...]:
+        model, planted = Toy(), iter(measured[done:])
+        distilled = DistilledTargets(AdaptiveCurriculum(alpha), DISTILLED, [4.0], lambda: next(planted))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        run = tuning(model, scores[done:], optimizer, distilled, epochs=epochs, stopping_step=0, train_batch_size=3)
+        told: dict[str, list[int]] = {"epoch": [], "validated": []}
+        run.on_epoch = lambda record: told["epoch"].append(record["epoch"])
+        run.on_validated = lambda record: told["validated"].append(record["epoch"])
+        history = run.run(tmp_path / folder, **more)
+        return model.llm.weight.item(), timeless(history), distilled.distances, told
+
+    *_, told = start("first", 2.0, until=1)
+    assert told == {"epoch": [1], "validated": [1]}
+    for alpha in (0.0, 2.0, 50.0):
+        apart = start(f"apart {alpha}", alpha)
+        assert start(f"from the first {alpha}", alpha, done=1, begun=tmp_path / "first") == apart
+        assert apart[2] == [4.0, *measured] and apart[3]["epoch"] == list(range(1, epochs + 1))
+        assert apart[1][-1]["weight"] == (1.0 if epochs == 1 else AdaptiveCurriculum(alpha).weight([4.0, 3.0, 1.0]))
+
+
 # ------------------------------------------------------------------------------------------ the real model, by command
 
 
