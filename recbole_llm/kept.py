@@ -12,6 +12,8 @@ from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_json
 from recbole_llm.timeline import timeline
 
+FORMAT_NUMBER = 1
+"""Of what is kept: one more whenever what an earlier version computed would be wrong."""
 Value = TypeVar("Value")
 Facts = Callable[[], Mapping[str, Any]]
 log = logging.getLogger(__name__)
@@ -39,6 +41,10 @@ class KeptRows:
         folder: where the file goes, made with the first batch; None keeps nothing.
         name: name of the computation, the first part of the file's name.
         facts: everything the values depend on, as plain data; asked for only if there is a folder.
+        whole: folder of files of computations that have ended, which are read too.
+
+    Attributes:
+        is_whole: whether rows were found there.
 
     Example:
         >>> facts = lambda: {"weights": "a0", "rows": [5, 6]}
@@ -48,11 +54,14 @@ class KeptRows:
         {0: 0, 1: 1}
     """
 
-    def __init__(self, folder: Path | None = None, name: str = "", facts: Facts = dict) -> None:
+    def __init__(
+        self, folder: Path | None = None, name: str = "", facts: Facts = dict, whole: Path | None = None
+    ) -> None:
         self._file: Path | None = None
         self._found: dict[int, Any] = {}
+        self.is_whole = False
         if folder is not None:
-            stem = f"{name}-{hash_json(dict(facts()))[:16]}"
+            stem = f"{name}-{hash_json({'format': FORMAT_NUMBER, **facts()})[:16]}"
             self._file = folder / f"{stem}.{process().rank}.jsonl"
             for file in sorted(folder.glob(f"{stem}.*.jsonl")):
                 self._found |= _read(file, is_own=file == self._file)
@@ -60,6 +69,9 @@ class KeptRows:
                 log.info("Resuming after %d rows of %s from an earlier run.", len(self._found), name)
                 timeline().resumed()
             _written.add(self._file)
+            for file in [] if whole is None else sorted(whole.glob(f"{stem}.*.jsonl")):
+                self._found |= _read(file, is_own=False)
+                self.is_whole = True
 
     def batch(
         self,

@@ -141,3 +141,30 @@ def test_of_two_runs_with_the_same_settings_one_keeps_rows(tmp_path):
             assert not list(tmp_path.glob(".rows-*/*"))
         Computation().run(one.keep("rows", dict))
         assert len(list(tmp_path.glob(".rows-*/*"))) == 1
+
+
+def test_answers_of_a_run_that_has_ended_are_found_by_runs_with_other_settings(tmp_path):
+    def asked(run: str, name: str = "answers", dies_at: int = 99, **facts: Any) -> tuple[list[list[int]], list[str]]:
+        store, own = StageStore(tmp_path), Computation(dies_at)
+        with store.unfinished({"run": run}):
+            assert own.run(store.keep(name, lambda: facts)) == Computation().run(KeptRows())
+        return own.asked, store.reused
+
+    with pytest.raises(KeyboardInterrupt):
+        asked("broken", dies_at=2, weights=1)
+    assert asked("first", weights=1) == (BATCHES, [])
+    assert asked("second", weights=1) == ([], ["answers"])
+    assert asked("broken", weights=1) == ([], ["answers"])
+    assert asked("second", weights=2) == (BATCHES, [])
+    for _ in range(2):  # numbers of every item take room
+        assert asked("first", "likelihoods", weights=1) == (BATCHES, [])
+
+
+def test_what_is_found_of_answers_counts_as_reused_in_a_stage_too(tmp_path):
+    store, own = StageStore(tmp_path), Computation()
+    with store.unfinished({}):
+        Computation().run(store.keep("answers", dict))
+    run_stage(StageStore(tmp_path), "s", {}, lambda folder: None)
+    stage = StageStore(tmp_path)
+    run_stage(stage, "t", {}, lambda folder: own.run(stage.keep("answers", dict)) and None)
+    assert not own.asked and stage.reused == ["answers"]

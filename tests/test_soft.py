@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_llm.experiment.llm_run import write_stage_table
 from recbole_llm.llm.backbone import Backbone
+from recbole_llm.llm.search import BeamSearch
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.report import RunResult
@@ -295,6 +296,19 @@ def test_a_list_of_alphas_that_is_interrupted_ends_as_if_nothing_had_been(
     assert timeless(resumed) == timeless(best)
     assert resumed.json("SOFT", "curriculum.json") == best.json("SOFT", "curriculum.json")
     assert best.json("SOFT", "stages.json").items() <= resumed.json("SOFT", "stages.json").items()
+
+
+def test_other_metrics_of_known_weights_ask_the_llm_for_nothing(both, soft, monkeypatch):
+    """Nor does the line of SOFT's fine-tuning, whose answers are BIGRec's."""
+    search, searched = BeamSearch.run, []
+    monkeypatch.setattr(BeamSearch, "run", lambda self, *given: searched.append(given) or search(self, *given))
+    again = soft("--metrics=[NDCG,MAP,Hit]")
+    assert not searched and again.ranks("SOFT", "test") == both.ranks("SOFT", "test")
+    assert any("fine-tune" in note and note.endswith("answers") for note in again.result("SOFT").notes)
+    fine_tuned = pd.read_csv(both.folders["SOFT"] / "stage_table.csv").set_index("model")
+    plain = both.result("BIGRec").test
+    assert fine_tuned.loc["SOFT after fine-tune, test", "ndcg@10"] == pytest.approx(plain["ndcg@10"])
+    assert "The answers were found in" in both.log("SOFT")
 
 
 # ---------------------------------------------------------------------------------------------------- distilled answers

@@ -23,6 +23,7 @@ from recbole_llm.experiment.llm_run import write_llm_run
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.trained import build_llm
 from recbole_llm.hashing import hash_arrays
+from recbole_llm.model.base import LLMRecommender
 from recbole_llm.registry import load_class
 from recbole_llm.report import TINY_LLM_NOTE, RunResult
 from recbole_llm.settings.config import Config
@@ -207,9 +208,6 @@ def _fit_and_evaluate(given: _Given, trainer: LLMTrainer, with_test: bool, on_sc
     config, rows, protocol, model = given.config, given.rows, given.protocol, trainer.model
     valid_data, test_data = (eval_loader(config, rows, split) for split in ("valid", "test"))
     trainer.fit(train_loader(config, rows), valid_data, show_progress=config["show_progress"], callback_fn=on_score)
-    notes: tuple[str, ...] = (TINY_LLM_NOTE,) if config["llm_path"] == "tiny" else ()
-    if model.stages.reused:
-        notes += (REUSED_NOTE + ", ".join(model.stages.reused),)
     asked = config["beyond_accuracy"] and not model.reads_items  # what answers no prompt is asked for no title
     known = on_main(lambda: memorisation(model, rows)) if asked else {}
     stages: Stages = []  # the main process's; the others know none
@@ -223,7 +221,7 @@ def _fit_and_evaluate(given: _Given, trainer: LLMTrainer, with_test: bool, on_sc
 
         def tell() -> None:
             evaluations = protocol.finish(trainer, found)
-            facts = {**_stage_facts(trainer, index, len(rows.train)), "notes": notes, "known": known}
+            facts = {**_stage_facts(trainer, index, len(rows.train)), "notes": _notes(model), "known": known}
             stages.insert(0, (given.line(evaluations, **facts, valid_loss=loss), evaluations))
 
         on_main(tell)
@@ -233,6 +231,12 @@ def _fit_and_evaluate(given: _Given, trainer: LLMTrainer, with_test: bool, on_sc
     for index in reversed(range(len(trainer.tuned) - 1 if with_test else 0)):
         evaluate(index, trainer.restore(trainer.tuned[index], valid_data, config["show_progress"]))
     return stages
+
+
+def _notes(model: LLMRecommender) -> tuple[str, ...]:
+    """What is to be known of a line: that the LLM is a toy, and what its time does not count."""
+    notes = (TINY_LLM_NOTE,) if model.config["llm_path"] == "tiny" else ()
+    return (*notes, REUSED_NOTE + ", ".join(model.stages.reused)) if model.stages.reused else notes
 
 
 def _stage_facts(trainer: LLMTrainer, index: int, n_rows: int) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from recbole_llm.stages.joint import follow, leading
 from recbole_llm.stages.stage import Result, Stage, fingerprint
 from recbole_llm.timeline import timeline
 
+ANSWERS = ".answers"
+LASTING = ("answers", "clicks")  # of finished rows: what is small, and which other runs of the same weights ask for
 log = logging.getLogger(__name__)
 
 
@@ -124,7 +126,13 @@ class StageStore:
 
     def keep(self, name: str, facts: Facts) -> KeptRows:
         """What finished rows are kept in: in the stage that is computed, or in what :meth:`unfinished` names."""
-        return KeptRows(self._rows, name, facts)
+        kept = KeptRows(self._rows, name, facts, self.root / ANSWERS if name in LASTING else None)
+        if kept.is_whole:
+            log.info("The %s were found in %s", name, self.root / ANSWERS)
+            timeline().resumed()
+            if name not in self.reused:
+                self.reused.append(name)
+        return kept
 
     def _keeping(self, compute: Callable[[Path], None]) -> Callable[[Path], None]:
         """What computes a stage and keeps finished rows in its folder."""
@@ -147,6 +155,8 @@ class StageStore:
     def unfinished(self, facts: Mapping[str, Any]) -> Iterator[Path | None]:
         """A context whose computations outside stages keep their finished rows until it ends without an error.
 
+        Answers stay for good, as the weights do: a run that asks the same weights the same finds them.
+
         Where another process is at the same at this time, it keeps them, and here nothing is kept.
 
         Args:
@@ -161,10 +171,17 @@ class StageStore:
             with self._keeping_in(folder if is_ours else None):
                 yield self._rows
             if is_ours and process().is_main:
+                self._file_away(folder)
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.path.unlink(missing_ok=True)
         finally:
             lock.release()
+
+    def _file_away(self, folder: Path) -> None:
+        """Put what lasts of finished rows where other runs find it."""
+        for file in [found for name in LASTING for found in folder.glob(f"{name}-*.jsonl")]:
+            (self.root / ANSWERS).mkdir(exist_ok=True)
+            os.replace(file, self.root / ANSWERS / file.name)
 
     def forget(self, facts: Mapping[str, Any]) -> None:
         """Remove what :meth:`unfinished` has kept of something that is given up; facts are those of there."""
