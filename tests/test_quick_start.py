@@ -299,7 +299,7 @@ def test_the_same_command_again_computes_nothing_says_so_and_gives_the_same(side
         assert side_by_side.ranks(label) == again.ranks(label)
     assert again.json("BIGRec", "stages.json") == side_by_side.json("BIGRec", "stages.json")
     assert again.json("BIGRec", "history.json") == side_by_side.json("BIGRec", "history.json")
-    note = "Wall time excludes stages reused from an earlier run: tiny-llm, item-embeddings, fine-tune"
+    note = "Wall time excludes stages reused from an earlier run: tiny-llm, item-embeddings, fine-tune, answers"
     assert note in again.result("BIGRec").notes
     assert not any("fine-tune" in word for word in side_by_side.result("BIGRec").notes)
     assert "epoch 1 training" in side_by_side.log("BIGRec") and "epoch 1 training" not in again.log("BIGRec")
