@@ -41,10 +41,10 @@ class KeptRows:
         folder: where the file goes, made with the first batch; None keeps nothing.
         name: name of the computation, the first part of the file's name.
         facts: everything the values depend on, as plain data; asked for only if there is a folder.
-        whole: folder of files of computations that have ended, which are read too.
+        ended: folder of what runs that have ended have left, which is read too.
 
     Attributes:
-        is_whole: whether rows were found there.
+        found_ended: whether rows were found there.
 
     Example:
         >>> facts = lambda: {"weights": "a0", "rows": [5, 6]}
@@ -55,11 +55,11 @@ class KeptRows:
     """
 
     def __init__(
-        self, folder: Path | None = None, name: str = "", facts: Facts = dict, whole: Path | None = None
+        self, folder: Path | None = None, name: str = "", facts: Facts = dict, ended: Path | None = None
     ) -> None:
         self._file: Path | None = None
         self._found: dict[int, Any] = {}
-        self.is_whole = False
+        self.found_ended = False
         if folder is not None:
             stem = f"{name}-{hash_json({'format': FORMAT_NUMBER, **facts()})[:16]}"
             self._file = folder / f"{stem}.{process().rank}.jsonl"
@@ -69,9 +69,9 @@ class KeptRows:
                 log.info("Resuming after %d rows of %s from an earlier run.", len(self._found), name)
                 timeline().resumed()
             _written.add(self._file)
-            for file in [] if whole is None else sorted(whole.glob(f"{stem}.*.jsonl")):
+            for file in [] if ended is None else sorted(ended.glob(f"{stem}.*.jsonl")):
                 self._found |= _read(file, is_own=False)
-                self.is_whole = True
+                self.found_ended = True
 
     def batch(
         self,

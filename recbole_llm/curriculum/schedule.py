@@ -37,8 +37,6 @@ class Curriculum(ABC):
 
     uses_distance: ClassVar[bool] = False
     """Whether the distance of generated and true titles must be measured."""
-    first_weight: ClassVar[float | None] = None
-    """Weight of the first epoch where no setting changes it: several curricula then have that epoch in common."""
 
     @classmethod
     @abstractmethod
@@ -131,7 +129,6 @@ class AdaptiveCurriculum(Curriculum):
 
     alpha: float
     uses_distance: ClassVar[bool] = True
-    first_weight: ClassVar[float | None] = 1.0
 
     @classmethod
     def from_value(cls, value: str, settings: Mapping[str, Any]) -> Curriculum:

@@ -127,7 +127,7 @@ class StageStore:
     def keep(self, name: str, facts: Facts) -> KeptRows:
         """What finished rows are kept in: in the stage that is computed, or in what :meth:`unfinished` names."""
         kept = KeptRows(self._rows, name, facts, self.root / ANSWERS if name in LASTING else None)
-        if kept.is_whole:
+        if kept.found_ended:
             log.info("The %s were found in %s", name, self.root / ANSWERS)
             timeline().resumed()
             if name not in self.reused:

@@ -54,8 +54,8 @@ def _fixes_codes(config: Config) -> bool:
 
 
 def _shares_first_epoch(curricula: Sequence[Curriculum]) -> bool:
-    """Whether there are several curricula, and their first epochs are one and the same."""
-    return len(curricula) > 1 and curricula[0].first_weight is not None
+    """Whether there are several curricula, which the distance tells apart: before the first epoch there is but one."""
+    return len(curricula) > 1 and curricula[0].uses_distance
 
 
 @dataclass
@@ -104,11 +104,11 @@ class Pipeline:
         self.tuned.append(self._best(self.tried))
 
     def _share_first_epoch(self, curricula: Sequence[CurriculumStage]) -> None:
-        """Let curricula go on from one first epoch, where one of them is still to be computed."""
+        """Let curricula go on from one first epoch, if they begin alike and one of them is still to be computed."""
         stage = FirstEpochStage(curricula[0])
-        if all(map(self.tuning.model.stages.has, curricula)):
+        if len({one.first_weight for one in curricula}) > 1 or all(map(self.tuning.model.stages.has, curricula)):
             timeline().begin(stage.name)
-            log.info("Stage %s: not needed, every curriculum is there", stage.name)
+            log.info("Stage %s: not needed", stage.name)
             return
         begun = self._run(stage)
         for curriculum in curricula:

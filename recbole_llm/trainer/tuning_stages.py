@@ -276,6 +276,11 @@ class CurriculumStage(FineTuneStage):
             for state in states.glob("epoch-*"):
                 os.replace(state, folder / state.name)
 
+    @property
+    def first_weight(self) -> float:
+        """Weight of the distilled answers in the first epoch."""
+        return self.distilled().weight
+
     def _restore(self) -> None:
         self.tuning.model.adapter.load_trainable_state(self.tuning.model.llm, self.untuned)
 
@@ -294,10 +299,10 @@ class CurriculumStage(FineTuneStage):
 
 
 class FirstEpochStage(Stage[Path]):
-    """The first epoch of several curricula, in which distilled answers have one weight whatever else is set.
+    """The first epoch of several curricula, which differ only in what they make of later distances.
 
     Args:
-        one: any of the curricula.
+        one: any of them.
     """
 
     name = "first-epoch"
@@ -309,7 +314,7 @@ class FirstEpochStage(Stage[Path]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        return {**self._one.facts(), "curriculum": {"first_weight": self._one.curriculum.first_weight}}
+        return {**self._one.facts(), "curriculum": {"first_weight": self._one.first_weight}}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; the weights are trained from the untuned ones."""
