@@ -93,7 +93,7 @@ COMMANDS = """
 """
 COPIED = ("fine-tune-", "bi-tuning-")
 # The rounds of SPRec are trainings, and all but the first one's answers are those of weights that rounds have trained.
-TRAINED = ("fine-tune", "curriculum", "preference", "bi-tuning", "round-", "answers-2")
+TRAINED = ("fine-tune", "first-epoch", "curriculum", "preference", "bi-tuning", "round-", "answers-2")
 OF_TRAINED = (
     "stages/distil",
     "stages/reference",
