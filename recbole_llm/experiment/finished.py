@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from recbole_llm.disk import write_json
 from recbole_llm.experiment.run_record import DATA, FACTS, Run, read_facts
 from recbole_llm.hashing import hash_file
@@ -72,11 +74,12 @@ class FinishedRuns:
         return None
 
     def add(self, name: str, run: Run) -> None:
-        """Note that a run is finished."""
+        """Note that a run is finished; several processes may share the folder."""
         names = ["metrics.json", FACTS, DATA, *sorted(file.name for file in run.folder.glob("test_*.csv"))]
         files = {file: hash_file(run.folder / file) for file in names}
         entry = {"folder": os.path.relpath(run.folder, self.folder.parent), "files": files}
-        write_json(self.folder / RUNS, {**_read(self.folder), name: entry})
+        with FileLock(self.folder / f".{RUNS}.lock"):  # what another process notes meanwhile is not to be lost
+            write_json(self.folder / RUNS, {**_read(self.folder), name: entry})
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -83,9 +83,7 @@ class Attempt:
         self._study, self._trial, self._lock = study, trial, lock
         self._known, self._step = trial.storage.get_trial(trial._trial_id).intermediate_values, 0
         self.number = trial.number
-        self.values = {
-            name: dimension.value(dimension.draw(trial, name)) for name, dimension in study.plan.space.items()
-        }
+        self.values = study.draw(trial)
 
     def report(self, epoch: int, score: float) -> None:
         """Note the score of a validated epoch; those of all training stages count on.
@@ -182,13 +180,11 @@ class Study:
                     lock.release()
                     continue
                 log.info("Trial %d was stopped before its end; resuming it.", trial.number + 1)
-                self._study.sampler = self._sampler(trial.number)
                 return Attempt(self, optuna.Trial(self._study, trial._trial_id), lock)
         if len(trials) >= self.plan.n_trials:
             return None
         lock = self._try(len(trials))
         assert lock is not None, "a trial that does not exist yet is held"
-        self._study.sampler = self._sampler(len(trials))
         return Attempt(self, self._study.ask(), lock)
 
     def _try(self, number: int) -> FileLock | None:
@@ -199,9 +195,20 @@ class Study:
             return None
         return lock
 
-    def _sampler(self, number: int) -> BaseSampler:
-        """Draws for one trial, from a seed of its own."""
-        seed = stage_seed(self.seed, "tune", number) % 2**32
+    def draw(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The values of a trial by setting, those that are not drawn yet drawn.
+
+        Each has a sampler of its own, as a process may be killed between two.
+        """
+        values = {}
+        for name, dimension in self.plan.space.items():
+            self._study.sampler = self._sampler(trial.number, name)
+            values[name] = dimension.value(dimension.draw(trial, name))
+        return values
+
+    def _sampler(self, number: int, name: str) -> BaseSampler:
+        """Draws a setting of a trial, from a seed of its own."""
+        seed = stage_seed(self.seed, "tune", number, name) % 2**32
         if self.plan.sampler == "tpe":
             return TPESampler(seed=seed)
         if self.plan.sampler == "random":

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import recbole_llm
 from recbole_llm.classic import epochs
+from recbole_llm.experiment.finished import FinishedRuns
 from recbole_llm.experiment.run import run_one
 from recbole_llm.experiment.tune import _Search
 from recbole_llm.experiment.tune_plan import check_plan, parse_plan
@@ -236,6 +239,22 @@ def test_processes_that_share_a_search_give_the_trials_of_one(world, tmp_path):
     processes = [start(tmp_path / name, words(name)) for name in ("shared", "shared", "alone")]
     assert [process.wait(600) for process in processes] == [0, 0, 0]
     pd.testing.assert_frame_equal(table_in(tmp_path / "shared"), table_in(tmp_path / "alone"))
+
+
+def test_runs_that_several_processes_note_at_once_are_all_noted(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("metrics.json", "run.json", "data.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    run = SimpleNamespace(folder=tmp_path / "run")
+
+    def note(worker):
+        for number in range(10):
+            FinishedRuns(tmp_path / "search").add(f"{worker}-{number}", run)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(note, range(6)))
+    noted = json.loads((tmp_path / "search" / "runs.json").read_text())
+    assert set(noted) == {f"{worker}-{number}" for worker in range(6) for number in range(10)}
 
 
 def test_a_search_without_a_score_says_why(world, tmp_path, monkeypatch):

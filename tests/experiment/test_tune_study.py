@@ -103,6 +103,18 @@ def test_a_search_that_is_killed_at_any_moments_ends_with_the_same_trials(tmp_pa
     assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}
 
 
+@pytest.mark.parametrize("drawn", [0, 1, 2])
+def test_a_search_that_is_killed_while_it_draws_ends_with_the_same_trials(tmp_path, monkeypatch, drawn):
+    """Before a trial's first setting is drawn, and between two."""
+    of, sampler = plan("tpe", "none", 4), Study._sampler
+    whole = table(search(tmp_path / "whole", of, Clock(set())))
+    draws = Clock({2 * len(of.space) + 1 + drawn})
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Study, "_sampler", lambda self, *given: draws.tick() or sampler(self, *given))
+        search(tmp_path / "killed", of, Clock(set()))
+    assert table(search(tmp_path / "killed", of, Clock(set()))) == whole
+
+
 def test_more_trials_go_on_with_the_search(tmp_path):
     first = table(search(tmp_path, plan(trials=3), Clock(set())))
     more = table(search(tmp_path, plan(trials=6), Clock(set())))
