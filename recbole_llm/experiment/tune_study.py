@@ -180,11 +180,13 @@ class Study:
                     lock.release()
                     continue
                 log.info("Trial %d was stopped before its end; resuming it.", trial.number + 1)
+                self._study.sampler = self._sampler(trial.number)
                 return Attempt(self, optuna.Trial(self._study, trial._trial_id), lock)
         if len(trials) >= self.plan.n_trials:
             return None
         lock = self._try(len(trials))
         assert lock is not None, "a trial that does not exist yet is held"
+        self._study.sampler = self._sampler(len(trials))
         return Attempt(self, self._study.ask(), lock)
 
     def _try(self, number: int) -> FileLock | None:
@@ -198,17 +200,19 @@ class Study:
     def draw(self, trial: optuna.Trial) -> dict[str, Any]:
         """The values of a trial by setting, those that are not drawn yet drawn.
 
-        Each has a sampler of its own, as a process may be killed between two.
+        What is drawn for all of them at once comes first, by the trial's sampler. Any other has a sampler of its own,
+        as a process may be killed between two.
         """
+        _ = trial.relative_params  # Optuna computes it when it is first read
         values = {}
         for name, dimension in self.plan.space.items():
             self._study.sampler = self._sampler(trial.number, name)
             values[name] = dimension.value(dimension.draw(trial, name))
         return values
 
-    def _sampler(self, number: int, name: str) -> BaseSampler:
-        """Draws a setting of a trial, from a seed of its own."""
-        seed = stage_seed(self.seed, "tune", number, name) % 2**32
+    def _sampler(self, number: int, *setting: str) -> BaseSampler:
+        """Draws for one trial, or for one setting of it, from a seed of its own."""
+        seed = stage_seed(self.seed, "tune", number, *setting) % 2**32
         if self.plan.sampler == "tpe":
             return TPESampler(seed=seed)
         if self.plan.sampler == "random":

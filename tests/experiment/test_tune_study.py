@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,8 @@ class Clock:
             raise Killed
 
 
-def plan(sampler: str = "tpe", pruner: str = "asha", trials: int = 6) -> Plan:
-    space = SPACE if sampler != "grid" else {"size": [4, 8, "x"], "depth": "quniform 1,2,1"}
+def plan(sampler: str = "tpe", pruner: str = "asha", trials: int = 6, space: dict[str, Any] = SPACE) -> Plan:
+    space = space if sampler != "grid" else {"size": [4, 8, "x"], "depth": "quniform 1,2,1"}
     return Plan(Command(["SASRec"], "world"), as_space(space), sampler, pruner, trials, 1, 2)
 
 
@@ -104,11 +105,12 @@ def test_a_search_that_is_killed_at_any_moments_ends_with_the_same_trials(tmp_pa
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 2])
-def test_a_search_that_is_killed_while_it_draws_ends_with_the_same_trials(tmp_path, monkeypatch, drawn):
-    """Before a trial's first setting is drawn, and between two."""
-    of, sampler = plan("tpe", "none", 4), Study._sampler
+@pytest.mark.parametrize("before", [2, 11])
+def test_a_search_that_is_killed_while_it_draws_ends_with_the_same_trials(tmp_path, monkeypatch, before, drawn):
+    """Before a trial's first setting is drawn, and between two; after ten trials TPE draws all settings at once."""
+    of, sampler = plan("tpe", "none", before + 2, {**SPACE, "depth": "uniform 1,4"}), Study._sampler
     whole = table(search(tmp_path / "whole", of, Clock(set())))
-    draws = Clock({2 * len(of.space) + 1 + drawn})
+    draws = Clock({before * (1 + len(of.space)) + 2 + drawn})
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Study, "_sampler", lambda self, *given: draws.tick() or sampler(self, *given))
         search(tmp_path / "killed", of, Clock(set()))
