@@ -72,6 +72,9 @@ class KeptRows:
             for file in [] if ended is None else sorted(ended.glob(f"{stem}.*.jsonl")):
                 self._found |= _read(file, is_own=False)
                 self.found_ended = True
+            if self.found_ended:
+                log.info("The %s were found in %s", name, ended)
+                timeline().resumed()
 
     def batch(
         self,

@@ -127,11 +127,8 @@ class StageStore:
     def keep(self, name: str, facts: Facts) -> KeptRows:
         """What finished rows are kept in: in the stage that is computed, or in what :meth:`unfinished` names."""
         kept = KeptRows(self._rows, name, facts, self.root / ANSWERS if name in LASTING else None)
-        if kept.found_ended:
-            log.info("The %s were found in %s", name, self.root / ANSWERS)
-            timeline().resumed()
-            if name not in self.reused:
-                self.reused.append(name)
+        if kept.found_ended and name not in self.reused:
+            self.reused.append(name)
         return kept
 
     def _keeping(self, compute: Callable[[Path], None]) -> Callable[[Path], None]:

@@ -270,11 +270,7 @@ class CurriculumStage(FineTuneStage):
     def begin(self, folder: Path) -> None:
         """Train for the first epoch and leave the state after it in a folder."""
         self._restore()
-        states = on_main(lambda: _states(folder))
-        self.fine_tuning(_tell_nobody, _tell_nobody).run(states, until=1)
-        if process().is_main:
-            for state in states.glob("epoch-*"):
-                os.replace(state, folder / state.name)
+        self.fine_tuning(_tell_nobody, _tell_nobody).run(folder, until=1)
 
     @property
     def first_weight(self) -> float:
@@ -330,7 +326,7 @@ def _tell_nobody(record: dict[str, Any]) -> None:
 
 
 def _states(folder: Path) -> Path:
-    """Where training states are kept until a stage is whole; what stands beside it is moved there."""
+    """Where training states are kept until a stage is whole; what an earlier version left beside it is moved there."""
     states = folder / UNFINISHED
     states.mkdir(exist_ok=True)
     for state in folder.glob("epoch-*"):
