@@ -83,16 +83,16 @@ def click_grid(name: str, settings: tuple[str, ...]) -> Grid:
     return Grid(name, named(name, cells), tuple(lines), compared_with=("TALLRec, random, 64 rows",), protocol="clicks")
 
 
-def real_llm_grid(name: str, data: tuple[str, ...], classic: tuple[str, ...]) -> Grid:
+def real_llm_grid(name: str, of: tuple[str, ...]) -> Grid:
     """The four methods with an LLM that was trained on real text, on few rows: 512 drawn by seed, or chosen of 2,048.
 
     Args:
         name: of the grid.
-        data: arguments of the LLM models' commands.
-        classic: arguments of RecBole's models.
+        of: arguments that say which data.
     """
+    data = (*of, "--config_files=benchmarks/smollm2.yaml")
     cells = {
-        "classics": ("--model=Pop,SASRec", *classic),
+        "classics": ("--model=Pop,SASRec", *of, *FEW_USERS),
         "bigrec": ("--model=BIGRec", *data),
         "popularity": ("--model=BIGRec", *data, "--reweight=popularity"),
         "constrained": ("--model=BIGRec", *data, *TITLES),
@@ -215,6 +215,7 @@ def systems_grid(name: str, data: tuple[str, ...]) -> Grid:
 
 
 GAMES = ("--dataset=amazon-games-tiny", "--data_path=saved/data")
+ARTISTS = ("--dataset=lastfm-hetrec", "--data_path=saved/data")
 GRIDS = (
     all_rows_grid(10, more=True),
     all_rows_grid(20, seeds=SEEDS[:1]),
@@ -241,6 +242,7 @@ GRIDS = (
     vectors_grid("games-tiny-llmemb", GAMES),
     systems_grid("ml-100k-systems", (*MOVIES, *EQUAL_ROWS)),
     systems_grid("games-tiny-systems", GAMES),
-    real_llm_grid("ml-100k-smollm2", (*MOVIES, "--config_files=benchmarks/smollm2.yaml"), (*MOVIES, *FEW_USERS)),
+    real_llm_grid("ml-100k-smollm2", MOVIES),
+    real_llm_grid("lastfm-smollm2", ARTISTS),
     click_grid("ml-100k-click", (*MOVIES, "--train_sample_size=4096", "--valid_sample_size=300")),
 )
