@@ -252,11 +252,14 @@ def write_scalars_into_the_run_folder() -> None:
 
 
 def silence_deprecations() -> None:
-    """RecBole's use of pandas (chained ``fillna``) and torch (``GradScaler``) warns dozens of times a run.
+    """Warnings of one package about another, which the user can do nothing about.
 
-    The pins of this package are what keeps the announced changes away, so the user has nothing to do about them.
+    RecBole's use of pandas (chained ``fillna``) and torch (``GradScaler``) warns dozens of times a run, and peft's
+    use of transformers (``is_gradient_checkpointing``) in every run with LoRA. The pins of this package, and those of
+    peft, are what keeps the announced changes away.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning, r"transformers\.")
 
 
 class _Unwritten:

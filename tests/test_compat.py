@@ -347,3 +347,18 @@ def test_a_missing_wandb_is_one_line(monkeypatch):
     monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
     with refused("log_wandb", "environment", "log_wandb: it needs the package wandb: pip install wandb"):
         wandblogger.WandbLogger(SimpleNamespace(log_wandb=True))
+
+
+def test_lora_and_gradient_checkpointing_raise_no_warning() -> None:
+    """peft and this package ask transformers for what it will rename; the user has nothing to do about it."""
+    done = forked_python(
+        "from recbole_llm import compat\n"
+        "compat.apply()\n"
+        "from peft import LoraConfig, get_peft_model\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "sizes = {'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 1}\n"
+        "model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))\n"
+        "model.gradient_checkpointing_enable({'use_reentrant': False})\n"
+        "get_peft_model(model, LoraConfig(target_modules=['q_proj']))\n"
+    )
+    assert "FutureWarning" not in done.stderr

@@ -21,11 +21,15 @@ _LEFT_OUT = {
 _ORDER = {"TO": "by time", "RO": "in random order"}
 
 
-def protocol_in_words(protocol: Protocol, n_test: int | None = None) -> dict[str, str]:
+def protocol_in_words(
+    protocol: Protocol, chosen_by: Mapping[str, Sequence[str]], prompts: Mapping[str, int | None], n_test: int | None
+) -> dict[str, str]:
     """How rows were evaluated.
 
     Args:
-        protocol: protocol of the run.
+        protocol: protocol of the runs.
+        chosen_by: see :func:`epoch_in_words`.
+        prompts: see :func:`history_in_words`.
         n_test: test rows, where they are known.
 
     Returns:
@@ -35,9 +39,9 @@ def protocol_in_words(protocol: Protocol, n_test: int | None = None) -> dict[str
     return {
         "Split": split_in_words(config),
         "Rows": rows_in_words(config, n_test),
-        "History": history_in_words(config, {}),
+        "History": history_in_words(config, prompts),
         **protocol.words(),
-        "Epoch": epoch_in_words({protocol.valid_metric: []}),
+        "Epoch": epoch_in_words(chosen_by),
     }
 
 
@@ -102,7 +106,7 @@ def split_in_words(config: Settings) -> str:
     return f"Shares: {whose}, ordered {order}, training : validation : test are {shares}."
 
 
-def rows_in_words(config: Settings, n_test: int | None = None) -> str:
+def rows_in_words(config: Settings, n_test: int | None) -> str:
     """Which rows were evaluated, and on which models were trained."""
     counted = "" if n_test is None else f"{n_test:,} test rows, "
     named = {"validation": config["valid_sample_size"], "test": config["test_sample_size"]}

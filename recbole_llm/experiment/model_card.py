@@ -92,7 +92,7 @@ def write_card(folder: Path, model: LLMRecommender, result: RunResult, prompt: d
         f"{base}, tuned by [recbole-llm](https://pypi.org/project/recbole-llm/): {config.effective_point()}, on "
         f"{result.train_rows:,} rows of `{result.dataset}`, seed {result.seed}. `../config.yaml` holds every setting.",
         "## Results",
-        f"{result.n_rows:,} test rows. {' '.join([*result.notes, *result.warnings])}".rstrip(),
+        "\n".join([f"{result.n_rows:,} test rows.", *(f"- {note}" for note in (*result.notes, *result.warnings))]),
         "| metric | value |\n|---|---:|\n" + "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items()),
         "## Prompt",
         f"`../prompt.json` holds it in parts: `texts`, with the titles of `slots` ({', '.join(prompt['slots'])})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.evaluation import protocol_of
-from recbole_llm.evaluation.words import epoch_in_words, history_in_words, protocol_in_words
+from recbole_llm.evaluation.words import protocol_in_words
 from recbole_llm.experiment.comparison import compare_runs, find_baseline, leading_config
 from recbole_llm.experiment.examples import FILE as EXAMPLES
 from recbole_llm.prompt.settings import most_shown
@@ -93,12 +93,15 @@ def write_report(runs: Sequence[Run], table: ResultTable, folder: Path) -> Path:
 
 def _in_words(runs: Sequence[Run]) -> dict[str, str]:
     """How the runs were evaluated, and how they are compared."""
-    words = protocol_in_words(protocol_of(leading_config(runs)), runs[0].result.n_rows)
-    chosen_by: dict[str, dict[str, None]] = {}
+    chosen_by: dict[str, dict[str, None]] = {}  # the names as keys, as seeds of one model name it again
     for run in runs:
         chosen_by.setdefault(protocol_of(run.config).valid_metric, {})[run.result.model] = None
-    words["Epoch"] = epoch_in_words({metric: list(models) for metric, models in chosen_by.items()})
-    words["History"] = history_in_words(runs[0].config, {run.result.model: most_shown(run.config) for run in runs})
+    words = protocol_in_words(
+        protocol_of(leading_config(runs)),
+        {metric: list(models) for metric, models in chosen_by.items()},
+        {run.result.model: most_shown(run.config) for run in runs},
+        runs[0].result.n_rows,
+    )
     seeds = list(dict.fromkeys(run.result.seed for run in runs))
     words["Seeds"] = f"Every model is trained with {_listed([str(seed) for seed in seeds])}."
     if any(run.config.is_llm for run in runs) and not protocol_of(runs[0].config).has_labels:

@@ -18,7 +18,7 @@ from torch import nn
 
 from recbole_llm.distributed import process
 from recbole_llm.llm.parts import checkpoints_gradients, device_of, text_config
-from recbole_llm.llm.rows import Order, length_batches
+from recbole_llm.llm.rows import PASS_TOKENS, Order, length_batches
 from recbole_llm.llm.settings import AUTO
 
 GENERATION_TOKENS, TRAINING_TOKENS = 8192, 4096  # on a CPU, and where nothing is known of the device
@@ -145,6 +145,7 @@ def run_batches(
     run: Callable[[list[int]], object],
     order: Order = "longest first",
     together: bool = False,
+    overhead: int = PASS_TOKENS,
 ) -> list[list[int]]:
     """Run all rows in batches of at most a budget; where memory runs out, what is left in smaller ones.
 
@@ -154,6 +155,7 @@ def run_batches(
         run: runs the rows of a batch; it is run again with parts of them if memory ran out in it.
         order: in which order rows are taken.
         together: whether several processes share the batches; then all of them must be here.
+        overhead: what a batch costs besides its rows, in tokens.
 
     Returns:
         The rows of each batch, those of other processes too, as they were divided.
@@ -164,7 +166,7 @@ def run_batches(
     def cut(rows: Sequence[int]) -> list[list[int]]:
         whole = costs(budget.tokens) if callable(costs) else costs
         own = [whole[row] for row in rows]
-        return [[rows[index] for index in batch] for batch in length_batches(own, budget.tokens, order)]
+        return [[rows[index] for index in batch] for batch in length_batches(own, budget.tokens, order, overhead)]
 
     n_rows = len(costs(budget.tokens) if callable(costs) else costs)
     dealt, tokens = cut(range(n_rows)), budget.tokens

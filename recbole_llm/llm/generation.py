@@ -24,7 +24,7 @@ from recbole_llm.errors import InputError, NonFiniteError
 from recbole_llm.kept import Keep, keep_nothing
 from recbole_llm.llm.beam_passes import choose_passes
 from recbole_llm.llm.budget import TokenBudget, run_batches
-from recbole_llm.llm.rows import check_prompts, prompt_facts
+from recbole_llm.llm.rows import PASS_TOKENS, check_prompts, prompt_facts
 from recbole_llm.llm.search import BeamSearch, Generation, TokenConstraint
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
@@ -116,7 +116,9 @@ def beam_search(
             answers.update(kept.batch(batch, answer, asdict, Generation.from_dict))
             bar.update(len(batch))
 
-        run_batches(costs, TokenBudget.of(max_batch_tokens), run, together=True)
+        # Every new token is a pass of all beams, in the unit of the costs.
+        overhead = num_beams * max(1, max_new_tokens) * PASS_TOKENS
+        run_batches(costs, TokenBudget.of(max_batch_tokens), run, together=True, overhead=overhead)
     answers = process().gather_rows(answers)
     generations = [answers[i] for i in range(len(prompts))]
     if logits_processor is None:  # which may forbid every token

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from recbole_llm.hashing import hash_tensors
 
 Order = Literal["as given", "shortest first", "longest first"]
+PASS_TOKENS = 256  # what a pass costs besides its tokens: a few on a CPU, about a thousand on a large GPU
 
 
 def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
@@ -44,32 +47,77 @@ def row_sizes(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Seque
     return [len(prompt) + sum(map(len, own)) for prompt, own in zip(prompts, answers, strict=True)]
 
 
-def length_batches(lengths: Sequence[int], budget: int, order: Order = "longest first") -> list[list[int]]:
+def length_batches(
+    lengths: Sequence[int], budget: int, order: Order = "longest first", overhead: int = PASS_TOKENS
+) -> list[list[int]]:
     """Group rows into batches by their padded size.
 
     Args:
         lengths: Length of each row in tokens, or another cost of at least 1.
         budget: Limit of (rows x length of the longest row) of a batch; a row that alone exceeds it is a batch of one.
-        order: In which order rows are taken. Rows of similar length together waste little padding; the longest first
-            let out-of-memory errors surface immediately.
+        order: In which order rows are taken. As given, batches are as full as they can be. By length, a batch also ends
+            where the padding of shorter rows would cost more than a further pass; the longest first let out-of-memory
+            errors surface immediately.
+        overhead: What a pass costs besides its tokens, in tokens.
 
     Returns:
         Indices of the rows of each batch; every row once.
+
+    Example:
+        >>> length_batches([3] * 500 + [90] * 3, 100_000, overhead=256) == [[500, 501, 502], [*range(500)]]
+        True
     """
     taken = list(range(len(lengths)))
-    if order != "as given":  # equal lengths stay in the given order, either way
-        sign = 1 if order == "shortest first" else -1
-        taken.sort(key=lambda row: sign * lengths[row])
-    batches: list[list[int]] = []
-    longest = 0
-    for row in taken:
-        longest = max(longest, lengths[row])
-        if batches and longest * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            longest = lengths[row]
-    return batches
+    if order == "as given":
+        ends = _full_batches(lengths, budget)
+    else:  # equal lengths stay in the given order, either way
+        taken.sort(key=lambda row: -lengths[row] if order == "longest first" else lengths[row])
+        sizes = sorted(lengths, reverse=True)
+        ends = _cheapest_batches(sizes, budget, overhead)
+        if order == "shortest first":
+            ends = [len(taken) - end for end in [0, *ends][-2::-1]]
+    return [taken[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _full_batches(lengths: Sequence[int], budget: int) -> list[int]:
+    """Where batches end that take the next row whenever it fits."""
+    ends, start, longest = [], 0, 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, length)
+        if row > start and longest * (row - start + 1) > budget:
+            ends.append(row)
+            start, longest = row, length
+    return [*ends, len(lengths)] if lengths else []
+
+
+def _cheapest_batches(sizes: Sequence[int], budget: int, overhead: int) -> list[int]:
+    """Where batches of falling sizes end, so that padded sizes and overheads together are small.
+
+    The least sum over all batches that are full or end where the size falls.
+    """
+    n = len(sizes)
+    run_end = [n] * (n + 1)  # of each position: where its size falls
+    for place in range(n - 2, -1, -1):
+        run_end[place] = run_end[place + 1] if sizes[place] == sizes[place + 1] else place + 1
+    cost, start_of = [0.0] + [math.inf] * n, [0] * (n + 1)
+    for start, size in enumerate(sizes):
+        if cost[start] == math.inf:
+            continue
+        full = min(n, start + max(1, budget // size))
+        end = run_end[start]
+        while True:
+            end = min(end, full)
+            found = cost[start] + overhead + (end - start) * size
+            if found < cost[end]:
+                cost[end], start_of[end] = found, start
+            if end == full:
+                break
+            end = run_end[end]
+    ends, end = [], n
+    while end:
+        ends.append(end)
+        end = start_of[end]
+    return ends[::-1]
 
 
 def pad_batch(

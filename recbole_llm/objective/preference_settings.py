@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from recbole_llm.declare import Declared, Setting, Settings
 from recbole_llm.errors import InputError
+from recbole_llm.registry import find_choice
+
+if TYPE_CHECKING:
+    from recbole_llm.objective.preferences import PreferenceObjective
 
 BETAS = {"sdpo": 1.0}  # what the authors' script has; 0.1 elsewhere
 N_NEGATIVES = {"sdpo": 3, "dmpo": 3}
-ACROSS_ROWS = ("rpo", "rpo_diagonal")
 SELF_PLAY, SELF_GENERATED = "sprec", "self_generated"
 
 
@@ -222,7 +225,8 @@ def _check_self_generated(value: str, settings: Settings) -> None:
         raise InputError(
             "pref_negatives", "self_generated answers are of the whole catalogue; leave candidates out", kind="conflict"
         )
-    if value in ACROSS_ROWS and settings["self_negative"] == "raw":
+    choice = cast("type[PreferenceObjective]", find_choice("preference", value))
+    if choice.across_rows and settings["self_negative"] == "raw":
         raise InputError(
             "self_negative",
             f"{value} sets a wrong answer against other rows, for which a text that may be no title cannot be told "

@@ -83,7 +83,7 @@ def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[
         return []
     return [
         f"the training loss never fell below {PLATEAU_SHARE} of ln(answers) / tokens per answer = {level:.4f} (lowest "
-        f"{min(known):.4f}): answers do not depend on the history"
+        f"{min(known):.4f}): a true answer is hardly likelier than any other"
     ]
 
 

@@ -125,6 +125,8 @@ def test_an_adapter_is_served_by_transformers_and_peft_alone(runs, saved):
     card = (run.folder / "adapter" / "README.md").read_text(encoding="utf-8")
     prompt = json.loads((run.folder / "prompt.json").read_text(encoding="utf-8"))
     assert all(f"| {name} | {value:.4f} |" in card for name, value in run.metrics.items())
+    told = [*run.result.notes, *run.result.warnings]
+    assert told and all(f"- {line}" in card.splitlines() for line in told)
     assert prompt["example"]["prompt"] in card and prompt["is_plain_text"]
     assert all(file.stat().st_mode & 0o777 == 0o644 for file in (run.folder / "adapter").iterdir())
     code = card.partition("```python\n")[2].partition("```")[0]

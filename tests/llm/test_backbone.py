@@ -117,7 +117,7 @@ def test_number_types(folder, dtype, expected):
 
 def test_options_reach_the_model(folder):
     model = load_backbone(folder, gradient_checkpointing=True, attn_implementation="eager").model
-    assert model.is_gradient_checkpointing and model.config._attn_implementation == "eager"
+    assert model.model.gradient_checkpointing and model.config._attn_implementation == "eager"
 
 
 def test_fingerprint_follows_weights_and_tokenizer_only(folder, tmp_path):

@@ -416,12 +416,43 @@ def test_largest_of_half_precision_needs_no_full_order(seed, k):
     assert watch.widths == {k}  # what was chosen, and never the whole rows
 
 
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
-def test_length_batches_partition_the_rows_within_the_budget(costs, budget):
-    batches = list(length_batches(costs, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(costs)))
-    assert all(len(batch) == 1 or len(batch) * max(costs[i] for i in batch) <= budget for batch in batches)
-    assert [costs[i] for batch in batches for i in batch] == sorted(costs, reverse=True)
+LENGTHS = st.lists(st.integers(1, 50), max_size=30)
+
+
+def padded(batches, lengths, overhead):
+    """What batches cost: their padded sizes, and an overhead each."""
+    return sum(overhead + len(batch) * max(lengths[row] for row in batch) for batch in batches)
+
+
+@given(LENGTHS, st.integers(1, 120), st.sampled_from(["longest first", "shortest first", "as given"]))
+def test_length_batches_partition_the_rows_within_the_budget(lengths, budget, order):
+    batches = length_batches(lengths, budget, order, overhead=20)
+    taken = [row for batch in batches for row in batch]
+    assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget for batch in batches)
+    rows = list(range(len(lengths)))
+    sign = {"longest first": -1, "shortest first": 1, "as given": 0}[order]
+    assert taken == sorted(rows, key=lambda row: sign * lengths[row])
+
+
+@given(LENGTHS, st.integers(1, 120), st.integers(0, 300))
+def test_batches_by_length_cost_no_more_than_full_ones(lengths, budget, overhead):
+    falling = sorted(lengths, reverse=True)
+    full = length_batches(falling, budget, "as given")
+    for order in ("longest first", "shortest first"):
+        found = length_batches(lengths, budget, order, overhead)
+        assert padded(found, lengths, overhead) <= padded(full, falling, overhead)
+
+
+@given(st.lists(st.integers(1, 12), max_size=9), st.integers(0, 30))
+def test_where_all_rows_fit_batches_by_length_are_the_cheapest(lengths, overhead):
+    found = padded(length_batches(lengths, 10**6, overhead=overhead), lengths, overhead)
+    falling = sorted(lengths, reverse=True)
+
+    def cheapest(start):
+        ends = range(start + 1, len(falling) + 1)
+        return min((overhead + (end - start) * falling[start] + cheapest(end) for end in ends), default=0)
+
+    assert found == cheapest(0)
 
 
 def test_mistakes_are_named():

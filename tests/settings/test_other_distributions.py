@@ -75,6 +75,11 @@ class Hinge(PreferenceObjective):
         return (beta - contrasts.chosen[:, None] + contrasts.rejected).relu().mean()
 
 
+class BatchHinge(Hinge):
+    name = "batch_hinge"
+    across_rows = True
+
+
 class Grounding:
     settings = ()
 
@@ -105,6 +110,7 @@ def other(tmp_path, monkeypatch):
             doubled = other_axes:Doubled
             [recbole_llm.preference]
             hinge = other_axes:Hinge
+            batch_hinge = other_axes:BatchHinge
             [recbole_llm.grounding]
             theirs = other_axes:Grounding
             [recbole_llm.history_policy]
@@ -177,6 +183,13 @@ def test_their_settings_are_known_checked_and_told(other):
 def test_their_mistakes_and_the_users_are_named(other, word, message, key, kind):
     with refused(key, kind, message):
         check_command(parse_command(words(word)))
+
+
+def test_their_loss_across_rows_is_refused_answers_that_may_be_no_titles(other):
+    raw = ("--pref_negatives=self_generated", "--self_negative=raw")
+    check_command(parse_command(words("--preference=hinge", *raw)))
+    with refused("self_negative", "conflict", "batch_hinge sets a wrong answer against other rows"):
+        check_command(parse_command(words("--preference=batch_hinge", *raw)))
 
 
 def test_a_model_of_another_distribution_is_checked_without_being_imported(other):
