@@ -1,13 +1,13 @@
 """Speed and memory against the ordinary procedure, both measured in the same run.
 
-    python -m benchmarks.speed [--sections loss,beam,ranks] [--repeats 7] [--json out.json]
+    python -m benchmarks.speed [--sections loss,beam,texts,ranks] [--repeats 7] [--json out.json]
 
 How time and memory are measured is said in ``benchmarks/harness.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,14 @@ from transformers import LlamaForCausalLM
 from benchmarks.harness import Goal, Section, Work, main, random_llama
 from recbole_llm.grounding import ItemIndex
 from recbole_llm.llm import answer_loss, beam_search
+from recbole_llm.llm.encoder import encode_in_batches
+from recbole_llm.llm.rows import length_batches, pad_batch
 
 N_LAYERS, WIDTH = 4, 256
 
 LOSS = {"vocabulary": 32_000, "rows": 8, "prompt": 100, "answer": 12}
 BEAM = {"vocabulary": 8_000, "rows": 16, "prompt": 100, "of it shared": 60, "answer": 12, "beams": 4}
+TEXTS = {"vocabulary": 8_000, "texts": 1_500, "median length": 5, "tokens of a batch": 16_384}
 RANKS = {"items": 20_000, "queries": 512, "width": 256}
 
 
@@ -91,6 +94,38 @@ def beam_work() -> Work:
     }
 
 
+def texts_work() -> Work:
+    """Vectors of texts as short and uneven as titles, in batches of at most so many tokens."""
+    model, budget = make_model(TEXTS["vocabulary"]).eval(), TEXTS["tokens of a batch"]
+    sizes = torch.randn(TEXTS["texts"]).mul(0.6).exp().mul(TEXTS["median length"]).ceil().int().tolist()
+    token_ids = {str(i): torch.randint(3, TEXTS["vocabulary"], (size,)).tolist() for i, size in enumerate(sizes)}
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        return [token_ids[text] for text in texts]
+
+    def pool(rows: Sequence[Sequence[int]]) -> Tensor:
+        ids, mask = pad_batch(rows, 2, "cpu", left=True)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        return output.last_hidden_state[:, -1]
+
+    def full_batches(order: Sequence[str]) -> Tensor:
+        rows, found = tokenize(order), torch.empty(len(order), WIDTH)
+        with torch.no_grad():
+            for batch in length_batches(list(map(len, rows)), budget, "as given"):
+                found[batch] = pool([rows[index] for index in batch])
+        return found[[order.index(text) for text in token_ids]]
+
+    longest_first = sorted(token_ids, key=lambda text: -len(token_ids[text]))
+    return {
+        "full batches": lambda: full_batches(list(token_ids)),
+        "full batches, longest first": lambda: full_batches(longest_first),
+        "encode_in_batches": lambda: torch.from_numpy(
+            encode_in_batches(list(token_ids), tokenize, pool, WIDTH, max_batch_tokens=budget)
+        ),
+    }
+
+
 def ranks_work() -> Work:
     """The rank of one target per query among all items; building the index counts as well."""
     generator = torch.Generator().manual_seed(0)
@@ -121,6 +156,12 @@ def same_texts(results: dict[str, Any]) -> None:
     assert all(text == first for text in others), "the searches disagree"
 
 
+def same_vectors(results: dict[str, Any]) -> None:
+    """All vectors are the same, but for rounding."""
+    first, *others = results.values()
+    assert all(torch.allclose(vectors, first, atol=1e-4) for vectors in others), "the vectors disagree"
+
+
 def same_ranks(results: dict[str, Any]) -> Mapping[str, Any]:
     """The ranks are equal but where float32 distances swap neighbours now and then."""
     first, second = results.values()
@@ -145,6 +186,13 @@ SECTIONS = {
         BEAM | {"layers": N_LAYERS, "width": WIDTH},
         (Goal("generate", "beam_search", 1.5), Goal("generate", "beam_search, prefix shared", 1.5)),
         same_texts,
+    ),
+    "texts": Section(
+        "vectors of texts",
+        texts_work,
+        TEXTS | {"layers": N_LAYERS, "width": WIDTH},
+        (Goal("full batches", "encode_in_batches", 2.0), Goal("full batches, longest first", "encode_in_batches", 1.5)),
+        same_vectors,
     ),
     "ranks": Section(
         "exact ranks", ranks_work, RANKS, (Goal("cdist, two argsorts", "ItemIndex.rank_of", 5.0),), same_ranks
