@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from recbole_llm.curriculum import DISTILLED
 from recbole_llm.experiment.llm_run import write_stage_table
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.search import BeamSearch
@@ -27,6 +28,7 @@ from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.report import RunResult
 from recbole_llm.stages import find_damage
 from recbole_llm.trainer import distillation, finetune
+from recbole_llm.trainer.optimizer_step import OptimizerStep
 from tests.processes import forked_python
 from tests.runs import Finished, ranked_alike, words_for
 
@@ -271,7 +273,7 @@ def test_a_list_of_alphas_that_is_interrupted_ends_as_if_nothing_had_been(
     both, soft, stages_without, monkeypatch, place
 ):
     best, saved = soft("--alpha=[10, 100]"), stages_without("curriculum", "first-epoch")
-    save, step = finetune.save_state, finetune.FineTuning._step
+    save, step = finetune.save_state, OptimizerStep.take
     steps = iter(range(100))
     last = {"in the first epoch": 3, "after the first epoch": 100, "in the second curriculum": 20}[place]
 
@@ -286,7 +288,7 @@ def test_a_list_of_alphas_that_is_interrupted_ends_as_if_nothing_had_been(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finetune.FineTuning, "_step", step_or_stop)
+        patch.setattr(OptimizerStep, "take", step_or_stop)
         patch.setattr(finetune, "save_state", save_and_stop)
         soft("--alpha=[10, 100]", saved=saved)
     (partial,) = (saved / "stages").glob("*.partial")
@@ -554,7 +556,7 @@ def plant(place: str, stop: Callable[[], None], patch: Callable[[Any, str, Any],
         finetune.save_state,
         distillation._answers,
         distillation.DistanceMeter.measure,
-        finetune.FineTuning._step,
+        OptimizerStep.take,
     )
     counts = {"chunk": 0, "step": 0}
 
@@ -576,8 +578,8 @@ def plant(place: str, stop: Callable[[], None], patch: Callable[[Any, str, Any],
             stop()
         return measure(self)
 
-    def step_or_stop(self: finetune.FineTuning, *arguments: Any) -> np.ndarray:
-        counts["step"] += self.distilled is not None
+    def step_or_stop(self: OptimizerStep, *arguments: Any) -> np.ndarray:
+        counts["step"] += DISTILLED in self._loss.passes.answer_lengths
         if counts["step"] == 4:
             stop()
         return step(self, *arguments)
@@ -590,7 +592,7 @@ def plant(place: str, stop: Callable[[], None], patch: Callable[[Any, str, Any],
     elif place in ("initial-distance", "at a distance"):
         patch(distillation.DistanceMeter, "measure", measure_or_stop)
     else:
-        patch(finetune.FineTuning, "_step", step_or_stop)
+        patch(OptimizerStep, "take", step_or_stop)
 
 
 def check_partial(saved: Path, place: str) -> None:

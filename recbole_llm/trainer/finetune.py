@@ -5,24 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from recbole_llm.curriculum import DISTILLED, REAL, target_weights
 from recbole_llm.distributed import needs_whole_llm, process
 from recbole_llm.errors import InputError
 from recbole_llm.model.base import LLMRecommender, TokenPair
-from recbole_llm.progress import Bar
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.timeline import timeline
 from recbole_llm.trainer.checkpoint import (
     EpochSoFar,
     TrainingState,
@@ -33,14 +29,15 @@ from recbole_llm.trainer.checkpoint import (
 )
 from recbole_llm.trainer.distilled_targets import DistilledTargets
 from recbole_llm.trainer.early_stopping import EarlyStopping
-from recbole_llm.trainer.guards import check_alike, warmup_warning
+from recbole_llm.trainer.epoch import EpochSteps
+from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.optimizer_step import AstrayError, OptimizerStep
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.schedules import make_schedule
 from recbole_llm.trainer.shards import Shards, deals_weights_out
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 from recbole_llm.trainer.validation import Scored, Validation
-from recbole_llm.training_state import random_state, set_random_state
+from recbole_llm.training_state import random_state
 
 __all__ = ["DistilledTargets", "FineTuning", "MakeLoss"]
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]
@@ -94,8 +91,7 @@ class FineTuning:
         renewed: Callable[[], Sequence[TokenPair]] | None = None,
     ) -> None:
         self.model, self.settings, self.optimizer, self.distilled = model, settings, optimizer, distilled
-        self.validation, self.on_epoch, self.progress, self.histories = validation, on_epoch, progress, histories
-        self.on_validated = on_validated
+        self.validation, self.on_epoch, self.on_validated = validation, on_epoch, on_validated
         prompts = [prompt for prompt, _ in examples]
         answers: dict[str, Sequence[list[int]]] = {REAL: [response for _, response in examples]}
         if distilled is not None:
@@ -109,14 +105,17 @@ class FineTuning:
         self.scheduler = self._make_schedule()
         add_up = None if self.shards is not None else process().sum_gradients  # shards are added up as they are dealt
         self.step = OptimizerStep(self.loss, optimizer, self.scheduler, trainable, settings.max_grad_norm, add_up)
+        self.steps = EpochSteps(
+            model, self.passes, self.loss, self.step, settings, self.shards, progress, after_step=self._save_if_due
+        )
         self.stopping = EarlyStopping(settings.stopping_step, validation.bigger) if validation else EarlyStopping(0)
         self._renewed = renewed
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.best_evaluation: Scored | None = None
         self.epoch, self._last = 0, settings.epochs
-        self._so_far: EpochSoFar | None = None  # of the epoch that is gone on with
-        self._random: Mapping[str, torch.Tensor] = {}
+        # Of the epoch that is gone on with: what it had gathered, and the random generators
+        self._left: tuple[EpochSoFar | None, Mapping[str, torch.Tensor] | None] = (None, None)
         self._folder: Path | None = None
         self._saved = time.monotonic()
 
@@ -192,109 +191,28 @@ class FineTuning:
             prompts = [prompt for prompt, _ in examples]
             self.passes.renew(prompts, {REAL: [response for _, response in examples]})
 
-    def _rows_of(self, kinds: Collection[str]) -> np.ndarray:
-        """The examples that have an answer of one of these kinds. Returns: int64, ascending."""
-        return np.flatnonzero(sum(self.passes.answer_lengths[kind] for kind in kinds))
-
     def _expected_steps(self) -> int:
         """Optimiser steps of all epochs, estimated beforehand: an adaptive weight starts at 1."""
         epochs = self.settings.epochs
         first = later = len(self.passes.prompt_lengths)
         if self.distilled is not None and epochs:
-            first = len(self._rows_of(target_weights(self._weight())))
+            first = len(self.passes.rows_with(target_weights(self._weight())))
             later = later if self.distilled.curriculum.uses_distance else first
         of_first, of_later = (math.ceil(n / self.settings.train_batch_size) for n in (first, later))
         return of_first + (epochs - 1) * of_later if epochs else 0
 
     def _train_epoch(self) -> dict[str, Any]:
-        self.model.train(self.loss.dropout)
-        seed = self.model.stage_seed("fine-tune", self.epoch)
-        torch.manual_seed(seed)  # what is not drawn by row and token does not depend on a resumption before the epoch
-        weight = self._weight()
-        weights = target_weights(weight)
-        lengths = self.loss.lengths(weights)
-        steps = self.passes.steps(np.random.default_rng(seed), lengths, self._rows_of(weights))
-        so_far = self._begin_epoch(len(weights))
-        started = time.perf_counter() - so_far.seconds
-        with self.shards.in_use() if self.shards is not None else nullcontext():
-            self._take_steps(steps, weights, lengths, so_far, started)
-        self.loss.after_epoch()
-        check_alike([weight for weight in self.model.llm.parameters() if weight.requires_grad])
-        return self._record(weight, so_far, time.perf_counter() - started)
+        """Take the steps of an epoch, those that a killed process has not taken."""
+        left, self._left = self._left, (None, None)
+        try:
+            return self.steps.take(self.epoch, self._last, self._weight(), *left)
+        except AstrayError as error:
+            raise self._ended(f"{error} in epoch {self.epoch} (training rows {error.told_rows})") from error
 
-    def _take_steps(
-        self,
-        steps: Sequence[np.ndarray],
-        weights: Mapping[str, float],
-        lengths: np.ndarray,
-        so_far: EpochSoFar,
-        started: float,
-    ) -> None:
-        """Take the optimiser steps of an epoch that are still to be taken.
-
-        Args:
-            steps: the rows of each.
-            weights: weights of the loss of each kind of answer.
-            lengths: int64 [all rows], of :meth:`StepLoss.lengths`.
-            so_far: what the epoch has gathered; it is gone on with.
-            started: when the epoch began, had it begun in this process.
-        """
-        done_before, n_steps = so_far.step, self.settings.epochs * len(steps)
-        bar = Bar(
-            steps[done_before:],
-            desc=f"Train {self.epoch}/{self.settings.epochs}",
-            ncols=100,
-            initial=done_before,
-            total=len(steps),
-            disable=not self.progress,
-        )
-        timeline().advance(self._share(done_before / max(1, len(steps))))
-        for done, rows in enumerate(bar, start=done_before + 1):
-            step = (self.epoch - 1) * len(steps) + done - 1
-            drawn = self.passes.draws.step(self.model.stage_seed("dropout", self.epoch, done))
-            with self.model.training_step(step, n_steps) if self.loss.scheduled_prompts else nullcontext(), drawn:
-                so_far.losses += self._step(rows, weights, lengths)
-            so_far.counted += [self.passes.answer_lengths[name][rows].any() for name in weights]
-            so_far.step, so_far.seconds = done, time.perf_counter() - started
-            mean = so_far.means @ list(weights.values())
-            timeline().advance(self._share(done / len(steps)))
-            left = f", {found}" if (found := timeline().left()) else ""
-            bar.set_postfix_str(f"loss {mean:.4f}, {self.loss.tokens / so_far.seconds:,.0f} tokens/s{left}")
-            if self._is_due():
-                self._save(self._state(so_far))
-
-    def _record(self, weight: float, so_far: EpochSoFar, seconds: float) -> dict[str, Any]:
-        """What is told of an epoch whose steps are taken; see :meth:`run`."""
-        weights, losses = target_weights(weight), so_far.means
-        n_tokens = sum(process().gather(self.loss.tokens))
-        record: dict[str, Any] = {
-            "epoch": self.epoch,
-            "train_loss": float(losses @ list(weights.values())),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
-            "tokens_per_second": n_tokens / seconds,
-            **self.loss.record(),
-        }
-        record |= self.model.adapter.row_facts(self.model.llm, self.histories)
-        if self.distilled is not None:
-            by_target = dict(zip(weights, losses.tolist(), strict=True))
-            record |= {"weight": weight, **{f"{name}_loss": by_target.get(name) for name in (REAL, DISTILLED)}}
-        return record
-
-    def _share(self, of_epoch: float) -> float:
-        """How far training has come, of the epochs to be trained, with such a share of this one."""
-        return (self.epoch - 1 + of_epoch) / self._last
-
-    def _begin_epoch(self, n_kinds: int) -> EpochSoFar:
-        """What the epoch has gathered so far: nothing, or what a killed process has left, with its generators."""
-        found, self._so_far = self._so_far, None
-        self.loss.tokens = 0
-        if found is None:
-            return EpochSoFar(np.zeros(n_kinds), np.zeros(n_kinds))
-        if process().is_main:  # it goes on for all
-            self.loss.tokens = found.tokens
-        set_random_state(self._random)
-        return found
+    def _save_if_due(self, so_far: EpochSoFar) -> None:
+        """Keep a state inside an epoch, where it is time."""
+        if self._is_due():
+            self._save(self._state(so_far))
 
     def _is_due(self) -> bool:
         """Whether it is time to save a state inside an epoch, for all processes alike; never with sharded weights."""
@@ -311,13 +229,6 @@ class FineTuning:
     def _weight(self) -> float:
         """Weight of the distilled answers in this epoch."""
         return 0.0 if self.distilled is None else self.distilled.weight
-
-    def _step(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
-        """See :meth:`OptimizerStep.take`; a step that goes astray ends the training."""
-        try:
-            return self.step.take(rows, weights, lengths)
-        except AstrayError as error:
-            raise self._ended(f"{error} in epoch {self.epoch} (training rows {error.told_rows})") from error
 
     def _ended(self, what: str) -> InputError:
         """The end of a training whose loss, gradient or weights are no numbers."""
@@ -387,7 +298,7 @@ class FineTuning:
         """Bring everything to a state."""
         self.epoch, self.best = state.epoch, dict(state.best)
         if state.step:
-            self._so_far, self._random = EpochSoFar.from_dict(state.progress["epoch"]), state.random
+            self._left = EpochSoFar.from_dict(state.progress["epoch"]), state.random
         self.model.adapter.load_trainable_state(self.model.llm, state.trainable)
         self._renew()
         unpack_optimizer(self.optimizer, state.optimizer)

@@ -55,6 +55,12 @@ class OptimizerStep:
         self._loss, self._optimizer, self._scheduler, self._trainable = loss, optimizer, scheduler, trainable
         self._max_grad_norm, self._add_up = max_grad_norm, add_up
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step, of the first group of weights."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
     def take(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """Take one step.
 

@@ -70,6 +70,10 @@ class Passes:
         self.answer_lengths = {kind: np.array([len(answer) for answer in own]) for kind, own in answers.items()}
         self.__dict__.pop("_n_head", None)
 
+    def rows_with(self, kinds: Collection[str]) -> np.ndarray:
+        """The rows that have an answer of one of these kinds. Returns: int64, ascending."""
+        return np.flatnonzero(sum(self.answer_lengths[kind] for kind in kinds))
+
     def steps(self, generator: np.random.Generator, lengths: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
         """The rows of each optimiser step of an epoch.
 

@@ -212,8 +212,8 @@ def test_the_rate_is_hugging_faces_without_its_first_value_of_0(tmp_path, schedu
     """Step k counted from 1: k / W in the warm-up, then by the share of the steps that is left; none has rate 0."""
     warmup, steps = 3, 10  # the 10 examples, one per step
     run = tuning(Toy(), None, epochs=1, train_batch_size=1, warmup_steps=warmup, lr_scheduler=schedule)
-    rates, take_step = [], run._step
-    run._step = lambda *step: rates.append(run.optimizer.param_groups[0]["lr"]) or take_step(*step)
+    rates, take_step = [], run.step.take
+    run.step.take = lambda *step: rates.append(run.optimizer.param_groups[0]["lr"]) or take_step(*step)
     run.run(tmp_path)
     left = [(steps + 1 - k) / (steps + 1 - warmup) for k in range(1, steps + 1)]
     expected = [k / warmup if k < warmup else after_warmup(left[k - 1]) for k in range(1, steps + 1)]
@@ -431,17 +431,16 @@ def test_a_broken_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, lear
 
 @pytest.mark.parametrize("learner", ["AdamW", "RMSprop"])
 @pytest.mark.parametrize("minutes", [0.0, None])
-def test_a_run_broken_at_any_step_goes_on_from_the_last_state(tmp_path, monkeypatch, learner, minutes):
+def test_a_run_broken_at_any_step_goes_on_from_the_last_state(tmp_path, learner, minutes):
     """With dropout, whose numbers go on where they were: three epochs of three steps, broken before each in turn."""
     taken: list[int] = []
-    step = FineTuning._step
 
     def start(folder: Path, dies_at: int = 0) -> tuple[Toy, FineTuning]:
-        def step_or_die(run: FineTuning, *arguments: Any) -> np.ndarray:
+        def step_or_die(*arguments: Any) -> np.ndarray:
             if len(taken) == dies_at - 1:
                 raise KeyboardInterrupt
             taken.append(run.epoch)
-            return step(run, *arguments)
+            return step(*arguments)
 
         model, saved = Toy(dropout=0.5), load_state(folder)
         optimizer = getattr(torch.optim, learner)(model.parameters(), lr=0.1)
@@ -449,7 +448,7 @@ def test_a_run_broken_at_any_step_goes_on_from_the_last_state(tmp_path, monkeypa
         options = {"warmup_steps": 2, "lr_scheduler": "cosine", "checkpoint_minutes": minutes}
         run = tuning(model, scores, optimizer, epochs=3, stopping_step=0, **options)
         taken.clear()
-        monkeypatch.setattr(FineTuning, "_step", step_or_die)
+        step, run.step.take = run.step.take, step_or_die
         run.run(folder)
         return model, run
 
@@ -583,8 +582,8 @@ def test_an_epoch_on_distilled_answers_alone_is_over_their_rows_and_the_rate_cou
     model, seen, planted = Toy(dropout=0), [], iter([0.0, 0.0])
     targets = DistilledTargets(AdaptiveCurriculum(100.0), SOME, [4.0], lambda: next(planted))
     run = tuning(model, None, distilled=targets, epochs=3, train_batch_size=size, lr_scheduler="linear")
-    step = run._step
-    run._step = lambda rows, *rest: seen.append((run.epoch, rows.tolist())) or step(rows, *rest)
+    step = run.step.take
+    run.step.take = lambda rows, *rest: seen.append((run.epoch, rows.tolist())) or step(rows, *rest)
     history = run.run(tmp_path)
     for epoch, rows in ((1, [2, 3, 7]), (2, list(range(10))), (3, list(range(10)))):
         own = [step for done, step in seen if done == epoch]
@@ -674,7 +673,7 @@ def test_a_broken_curriculum_goes_on_as_if_nothing_had_been(tmp_path, monkeypatc
         distilled = DistilledTargets(AdaptiveCurriculum(2.0), DISTILLED, distances[:1], measure)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         run = tuning(model, scores[done:], optimizer, distilled, epochs=5, stopping_step=0, train_batch_size=3)
-        take_step, run._step = run._step, step
+        take_step, run.step.take = run.step.take, step
         return model, run.run(folder), distilled.distances
 
     def save_and_fail(folder: Path, state: Any) -> None:
