@@ -405,6 +405,9 @@ def test_the_distance_of_some_rows_is_that_of_one_beam_and_their_file_gives_the_
     file = some.stage("SOFT", "distil") / "answers.jsonl"
     given = soft("--sd_rows=9", "--sd_num_beams=1", "--curriculum_epochs=2", f"--sd_file={file}")
     check_equal_runs(some, given)
+    more = soft("--sd_rows=9", "--sd_num_beams=4", "--curriculum_epochs=2", f"--sd_file={file}")
+    curricula = [one.json("SOFT", "stages.json")["curriculum"] for one in (given, more)]
+    assert curricula[0] != curricula[1]  # its distances are of answers by other beams
 
 
 def test_permuted_targets_use_the_same_answers_and_learn_something_else(both, soft):

@@ -18,10 +18,9 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
-from recbole_llm.classic.training import fit_classic, restore
-from recbole_llm.data.rows import Rows, load_rows, rows_digest
+from recbole_llm.classic.training import fit_classic, restore, rows_facts
+from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
-from recbole_llm.hashing import hash_arrays
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.recommender_checks import check_own_data, is_of_a_sequence, no_state, no_vectors
 from recbole_llm.stages import UNFINISHED, Stage, StageStore, read_manifest
@@ -198,12 +197,8 @@ class AuxiliaryStage(Stage[Path]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        rows, train = self._rows, self._rows.train.inter_feat
-        pairs = torch.stack([train[rows.train.uid_field], train[rows.train.iid_field]], dim=1)
-        return {
-            "settings": {**self._config.learning_facts(), "train_sample_size": None},  # the rows themselves tell
-            "rows": [rows_digest(rows.valid), int(pairs.sum()), len(pairs), hash_arrays(pairs.numpy())],
-        }
+        settings = {**self._config.learning_facts(), "train_sample_size": None}  # the rows themselves tell
+        return {"settings": settings, "rows": rows_facts(self._rows), "n_rows": len(self._rows.train)}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`."""
@@ -227,7 +222,7 @@ def auxiliary_rows(stages: StageStore) -> int | None:
     found = [folder for stage, folder in stages.used.items() if stage.startswith(STAGE)]
     if not found:
         return None
-    return int(read_manifest(stages.root / found[-1])["facts"]["rows"][2])
+    return int(read_manifest(stages.root / found[-1])["facts"]["n_rows"])
 
 
 def _known_items(rows: Rows) -> np.ndarray:

@@ -115,12 +115,19 @@ def _fit_stage(
     return trainer
 
 
+def rows_facts(rows: Rows) -> dict[str, Any]:
+    """What training reads of the data: every column of training rows, users, items and knowledge; validation rows."""
+    data = rows.train
+    tables = {name: getattr(data, name) for name in data.feat_name_list}
+    read = {
+        name: {column: hash_arrays(table[column].numpy()) for column in table.columns} for name, table in tables.items()
+    }
+    return {"train": read, "valid": rows_digest(rows.valid)}
+
+
 def _fingerprint(config: Config, rows: Rows) -> str:
     """Of the settings that a training depends on and of its rows."""
-    train = rows.train.inter_feat
-    columns = {name: hash_arrays(train[name].numpy()) for name in train.columns}
-    facts = {"settings": config.learning_facts(), "train": columns, "valid": rows_digest(rows.valid)}
-    return hash_json(facts)[:16]
+    return hash_json({"settings": config.learning_facts(), **rows_facts(rows)})[:16]
 
 
 def _build(config: Config, rows: Rows) -> Any:

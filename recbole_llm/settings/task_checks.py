@@ -152,22 +152,29 @@ def check_same_candidates(runs: Sequence[Settings]) -> None:
         InputError: the first setting that differs.
     """
     for other in runs[1:]:
-        for key in _deciding_keys(runs[0]):
-            if other[key] != runs[0][key]:
+        own = [(key, runs[0][key], other[key]) for key in _deciding_keys(runs[0], other)]
+        for key, one, another in [*own, ("eval_args", *(_tested_by(run["eval_args"]) for run in (runs[0], other)))]:
+            if one != another:
                 raise InputError(
                     key,
-                    f"{runs[0]['model']} has {runs[0][key]} and {other['model']} {other[key]}; models that share a "
-                    "table are evaluated among the same candidates, or all without: give both the same",
+                    f"{runs[0]['model']} has {one} and {other['model']} {another}; models that share a table are "
+                    "evaluated among the same candidates, or all without: give both the same",
                     kind="conflict",
                 )
 
 
-def _deciding_keys(run: Settings) -> Sequence[str]:
-    """The settings that decide among which items the rows of a run are evaluated."""
-    if run["candidates"]:
+def _deciding_keys(*runs: Settings) -> Sequence[str]:
+    """The settings that decide among which items the rows of runs are evaluated, besides the mode."""
+    if any(run["candidates"] for run in runs):
         return DRAWS_CANDIDATES
-    samples = any(mode.startswith(("uni", "pop")) for mode in modes_of(run["eval_args"]))
+    samples = any(mode.startswith(("uni", "pop")) for run in runs for mode in modes_of(run["eval_args"]))
     return ("candidates", "sample_seed") if samples else ("candidates",)
+
+
+def _tested_by(eval_args: Mapping[str, Any]) -> str:
+    """The evaluation mode of the test rows, as a user writes it."""
+    mode = eval_args["mode"]
+    return f"mode: {mode['test'] if isinstance(mode, Mapping) else mode}"
 
 
 def check_same_rows(runs: Sequence[Settings]) -> None:

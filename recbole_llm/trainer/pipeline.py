@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from recbole_llm.curriculum import Curriculum, make_curricula
-from recbole_llm.hashing import hash_file
+from recbole_llm.hashing import hash_arrays, hash_file
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.model.ttds import TTDS
 from recbole_llm.semantic_ids.settings import TwinSettings
@@ -139,7 +139,9 @@ class Pipeline:
         given = tuning.distillation.sd_file
         if given is not None:
             examples = [tuning.rows.examples[row] for row in chosen]
-            return read_answers(Path(given), examples), hash_file(Path(given))
+            # Distances are those of answers that the model itself generates.
+            facts = {"file": hash_file(Path(given)), "chosen": hash_arrays(chosen), "generation": tuning.generation}
+            return read_answers(Path(given), examples), facts
         distil = DistilStage(tuning, self.tuned[-1], chosen)
         texts = self._run(distil)
         self.distilled = stages.folder(distil)

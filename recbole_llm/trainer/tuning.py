@@ -75,6 +75,8 @@ class Tuning:
             grounding = cast(Any, find_choice("grounding", config["grounding"]))
             answering = (*ANSWERING, *grounding.settings)
         settings = FineTuneSettings.from_settings(config.final_config_dict).facts()
+        mode = config["eval_args"]["mode"]["valid"]
+        drawn = config["candidates"] or mode.startswith(("uni", "pop"))  # what validation rows are ranked among
         return {
             "model": model.facts(),
             "recommender": type(model).__name__,
@@ -82,7 +84,8 @@ class Tuning:
             "valid_rows": None if self.valid_rows is None else rows_digest(self.valid_rows),
             "valid_metric": self.protocol.valid_metric,
             "answering": {name: config[name] for name in answering},
-            "candidates": config["eval_args"]["mode"]["valid"],
+            "candidates": mode,
+            **({"sample_seed": config["sample_seed"]} if drawn else {}),
             **({"trunks": trunk_facts(config)} if self.rows.trunks else {}),
             "settings": {**settings, **group_options(config, model)},
             "seed": config["seed"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.classic.auxiliary import AuxiliaryRecommender, auxiliary_rows
+from recbole_llm.classic.auxiliary import AuxiliaryRecommender, AuxiliaryStage, auxiliary_rows
 from recbole_llm.data.rows import Rows, load_rows, take_sample
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import StageStore
@@ -70,6 +70,20 @@ def forward(recommender: AuxiliaryRecommender, histories: list[list[int]]) -> np
     items = torch.tensor([own + [0] * (10 - len(own)) for own in histories])
     with torch.no_grad():
         return recommender.model(items, torch.tensor([len(own) for own in histories])).numpy()
+
+
+def test_its_stage_depends_on_every_column_that_training_may_read(sasrec):
+    rows = rows_of(sasrec)
+    usual, tables = AuxiliaryStage(sasrec.config, "SASRec", rows).facts(), rows.train.feat_name_list
+    columns = [(getattr(rows.train, name), column) for name in tables for column in getattr(rows.train, name).columns]
+    assert {"user_id", "item_id", "item_id_list", "timestamp"} <= {column for _, column in columns}
+    for table, column in columns:
+        before = table.interaction[column]
+        table.interaction[column] = before.clone()
+        table.interaction[column].flatten()[-1] += 1
+        assert AuxiliaryStage(sasrec.config, "SASRec", rows).facts() != usual, column
+        table.interaction[column] = before
+    assert AuxiliaryStage(sasrec.config, "SASRec", rows).facts() == usual
 
 
 def test_states_are_those_of_recboles_forward_on_its_own_rows(recommender):
