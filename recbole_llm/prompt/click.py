@@ -82,6 +82,9 @@ class ClickPromptEncoder(PromptEncoder):
         liked, disliked = ([item for item, own in rows if bool(own) is like] for like in (True, False))
         return {"liked": liked, "disliked": disliked, "target": [shown.target]}
 
+    def _history_slots(self, shown: Example) -> Sequence[str]:
+        return ["liked" if like else "disliked" for like in shown.likes or ()]
+
     def _least_tokens(self) -> int:
         """One token of the target, no history."""
         empty = sum(len(self._pieces.of(self._pieces.blank(slot) + NONE)) for slot in ("liked", "disliked"))

@@ -219,6 +219,9 @@ class UserSearchPrompts(UserCodePrompts):
     def _filled(self, shown: Example) -> Mapping[str, Sequence[int]]:
         return {"code": [shown.target], "user": shown.user}
 
+    def _history_slots(self, shown: Example) -> Sequence[str]:
+        return ()
+
 
 TASKS: Mapping[str, type[OneItemPrompts]] = {"item2text": CodeToTitlePrompts, "text2item": TitleToCodePrompts}
 """What an LLM can learn of an item's code beside its use in histories."""

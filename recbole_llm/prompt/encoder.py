@@ -7,8 +7,9 @@ is one token boundary everywhere. Which kind of prompt it is, no caller needs to
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from recbole_llm.errors import InputError
@@ -140,9 +141,9 @@ class PromptEncoder(ABC):
             return token_ids
         self.check_candidates(shown.candidates)
         self.n_shortened += 1
-        while len(token_ids) > limit and len(shown.history) > self.least_history:
-            shown = replace(shown, history=shown.history[1:], likes=shown.likes and shown.likes[1:])
-            token_ids = self._compose(shown)
+        n_dropped = self._n_dropped(shown, len(token_ids) - limit)
+        shown = replace(shown, history=shown.history[n_dropped:], likes=shown.likes and shown.likes[n_dropped:])
+        token_ids = self._compose(shown)
         if len(token_ids) <= limit:
             return token_ids
         return self._compose(shown, cut=max(len(self._compose(shown, cut=0)) - limit, 0))
@@ -202,6 +203,10 @@ class PromptEncoder(ABC):
     def _filled(self, shown: Example) -> Mapping[str, Sequence[int]]:
         """The items of every slot, of an example whose items all have titles."""
 
+    def _history_slots(self, shown: Example) -> Sequence[str]:
+        """The slot of each item of the history; empty where no slot shows it."""
+        return ["history"] * len(shown.history)
+
     def _shown(self, example: Example) -> Example:
         """The example without items that have no title, or that are not among those to show."""
         kept = self._kept(example, [self.titles[item] is not None for item in example.history])
@@ -245,6 +250,33 @@ class PromptEncoder(ABC):
         for slot in self.layout.slots:
             token_ids += self._slot(slot, filled[slot], cut if slot == self.cut_slot else None)
         return token_ids
+
+    def _n_dropped(self, shown: Example, surplus: int) -> int:
+        """The fewest of the oldest titles whose loss makes up for a surplus of tokens, or as many as may go.
+
+        One title less can mean more tokens: an empty slot says so in words, and merges differ at a slot's beginning. So
+        the tokens are counted title by title.
+        """
+        filled, slots, most = self._filled(shown), self._history_slots(shown), len(shown.history) - self.least_history
+        lengths = {slot: pairwise(self._lengths(slot, filled[slot])) for slot in set(slots)}
+        for number, slot in enumerate(slots[:most], start=1):
+            before, after = next(lengths[slot])
+            surplus -= before - after
+            if surplus <= 0:
+                return number
+        return max(most, 0)
+
+    def _lengths(self, slot: str, items: Sequence[int]) -> Iterator[int]:
+        """Tokens of a slot and the fixed text after it: of all items, without the first, the first two, and so on.
+
+        What a slot loses with its first item depends on this one, the next and whether another follows.
+        """
+        length = len(self._slot(slot, items))
+        yield length
+        for start in range(len(items)):
+            few = items[start:] if len(items) - start <= 3 else [*items[start : start + 2], items[-1]]
+            length -= len(self._slot(slot, few)) - len(self._slot(slot, few[1:]))
+            yield length
 
     def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
         """What fills a slot, titles with separators between them, and the fixed text after it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.prompt.example import Example
@@ -56,6 +56,12 @@ class SummaryPromptEncoder(TitlePromptEncoder):
 
     def _lines(self, items: Sequence[int]) -> list[str]:
         return [f"\n{number}. {self._title(item)}" for number, item in enumerate(items, start=1)]
+
+    def _lengths(self, slot: str, items: Sequence[int]) -> Iterator[int]:
+        """See :class:`PromptEncoder`; every line is numbered anew, and a number may be one token or several."""
+        for start in range(len(items)):
+            lines = self._lines(items[start:])
+            yield sum(len(self._pieces.of(line)) for line in lines) + len(self._pieces.behind(slot))
 
     def _slot(self, slot: str, items: Sequence[int], cut: int | None = None) -> list[int]:
         """The lines, each tokenised by itself, and the fixed text after them."""
