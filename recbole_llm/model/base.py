@@ -21,6 +21,7 @@ from recbole_llm.adapter.dropout import draw_by_token
 from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
 from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.rows import load_rows, row_pairs
 from recbole_llm.errors import InputError
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.hashing import hash_tensors
@@ -200,6 +201,11 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         config = self.config
         states = _adapter_kind(config).reads_states(config) or compares_histories(config)
         return AuxiliaryRecommender(config, config["recommender"], self.stages, needs_states=states)
+
+    @cached_property
+    def pairs_before_split(self) -> np.ndarray:
+        """User and item of the interactions before the split, int64 [interactions, 2], read on first use."""
+        return row_pairs(load_rows(self.config.for_auxiliary("Pop"), few_shot=False).train)
 
     def write_report(self, folder: Path) -> None:  # noqa: B027
         """Write what there is to tell of this model alone into the folder of its run."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recbole_llm.data.rows import SAMPLE_ID, load_rows, row_pairs
+from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.negatives import false_negative_mask
 from recbole_llm.prompt.titles import clean_answer, normalize_title
 from recbole_llm.stages import stage_seed
+from recbole_llm.trainer.preference_loss import Across
 
 if TYPE_CHECKING:
     from recbole_llm.selection.training_rows import TrainingRows
@@ -71,7 +72,7 @@ def known_items(model: BIGRec, rows: TrainingRows, of_user: bool = False) -> lis
     if not of_user:
         return rows.histories
     taken: dict[int, list[int]] = {}
-    for user, item in _before_split(model).tolist():
+    for user, item in model.pairs_before_split.tolist():
         taken.setdefault(user, []).append(item)
     users = rows.readable[model.USER_ID].tolist()
     return [[*history, *taken.get(user, ())] for history, user in zip(rows.histories, users, strict=True)]
@@ -149,25 +150,27 @@ def as_they_are(
 
 def contrasts_across(
     model: BIGRec, rows: TrainingRows, negatives: np.ndarray, known: Sequence[Sequence[int]] | None = None
-) -> np.ndarray:
-    """Which wrong answers of any row are valid against each row's right one.
+) -> Across:
+    """Which wrong answers of any row are valid against each row's right one, told of the rows of a step.
 
     Args:
         model: its catalogue.
-        rows: m rows.
-        negatives: int64 [m, k], their wrong answers; 0 if there is none.
+        rows: the training rows.
+        negatives: int64 [rows, k], their wrong answers; 0 if there is none.
         known: items that are none, for each row; the histories by default.
-
-    Returns:
-        bool [m, m * k].
     """
-    titles = model.catalog.representative
-    flat, targets = negatives.flatten(), rows.readable[model.ITEM_ID].numpy()
-    found = np.zeros((len(negatives), len(flat)), dtype=bool)
-    for row, items in enumerate(rows.histories if known is None else known):
-        own = titles[np.array([*items, targets[row]], dtype=np.int64)]
-        found[row] = (flat > 0) & ~np.isin(titles[flat], own)
-    return found
+    titles, targets = model.catalog.representative, rows.readable[model.ITEM_ID].numpy()
+    known = rows.histories if known is None else known
+
+    def across(chosen: np.ndarray) -> np.ndarray:
+        flat = negatives[chosen].flatten()
+        drawn, found = titles[flat], np.zeros((len(chosen), len(flat)), dtype=bool)
+        for place, row in enumerate(chosen):
+            own = titles[np.array([*known[row], targets[row]], dtype=np.int64)]
+            found[place] = (flat > 0) & ~np.isin(drawn, own)
+        return found
+
+    return across
 
 
 def _nearest(model: BIGRec, targets: np.ndarray, known: Sequence[Sequence[int]], count: int) -> np.ndarray:
@@ -194,12 +197,7 @@ def _may_stand(model: BIGRec, items: np.ndarray, target: int, known: Sequence[in
     return found
 
 
-def _before_split(model: BIGRec) -> np.ndarray:
-    """Users and items of the interactions before the split: int64 [interactions, 2]."""
-    return row_pairs(load_rows(model.config.for_auxiliary("Pop"), few_shot=False).train)
-
-
 def _popularity(model: BIGRec) -> np.ndarray:
     """Interactions before the split with each title, at its representative. Returns: float64 [items]."""
-    items = _before_split(model)[:, 1]
+    items = model.pairs_before_split[:, 1]
     return np.bincount(model.catalog.representative[items], minlength=model.catalog.n_items).astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,10 @@ def wrong_kinds(count: int, first: int = 1) -> list[str]:
     return [f"wrong {number}" for number in range(first, first + count)]
 
 
+Across = Callable[[np.ndarray], np.ndarray]
+"""Of m rows, int64 [m]: where a row's right answer may stand against another row's wrong one, bool [m, m * k]."""
+
+
 @dataclass(frozen=True)
 class Opposites:
     """What a preference stage knows of its rows besides prompts and right answers.
@@ -32,23 +36,22 @@ class Opposites:
         mask: bool [rows, k], True where a row has a wrong answer.
         reference: float32 [rows, 1 + k], log-probabilities of right and wrong answers before the stage; where there is
             no wrong answer, that of the right one.
-        across: bool [rows, rows * k], True where a row's right answer may stand against another row's wrong one; None
-            where rows are apart.
+        across: which right and wrong answers of some rows may stand against one another; None where rows are apart.
         prompts: float32 [rows, d], vectors of the prompts; None where all are alike.
     """
 
     mask: np.ndarray
     reference: np.ndarray
-    across: np.ndarray | None = None
+    across: Across | None = None
     prompts: np.ndarray | None = None
 
-    def of_draw(self, number: int, count: int, across: np.ndarray | None = None) -> Opposites:
+    def of_draw(self, number: int, count: int, across: Across | None = None) -> Opposites:
         """Of several draws side by side, the k wrong answers of one.
 
         Args:
             number: number of the draw, from 0.
             count: k.
-            across: bool [rows, rows * k], as that of the whole, for this draw.
+            across: as that of the whole, for this draw.
         """
         own = np.arange(number * count, (number + 1) * count)
         return replace(self, mask=self.mask[:, own], reference=self.reference[:, [0, *(own + 1)]], across=across)
@@ -199,9 +202,7 @@ class PreferenceLoss(StepLoss):
         mask = torch.from_numpy(opposites.mask[rows]).to(device)
         across = vectors = None
         if opposites.across is not None:
-            k = mask.shape[1]
-            columns = (rows[:, None] * k + np.arange(k)).flatten()
-            across = torch.from_numpy(opposites.across[np.ix_(rows, columns)]).to(device)
+            across = torch.from_numpy(opposites.across(rows)).to(device)
         if opposites.prompts is not None:
             vectors = torch.from_numpy(opposites.prompts[rows]).to(device)
         contrasts = Contrasts(ratios[:, 0], ratios[:, 1:], mask, across, vectors)

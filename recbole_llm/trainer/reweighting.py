@@ -11,7 +11,6 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.classic.auxiliary import AuxiliaryRecommender
-from recbole_llm.data.rows import load_rows, row_pairs
 from recbole_llm.grounding import (
     COLLABORATIVE_GAMMAS,
     POPULARITY_GAMMAS,
@@ -65,8 +64,7 @@ class Reweighting:
 
     def _popularity(self) -> Weights:
         """Weights by the number of interactions before the split, the same for all rows."""
-        items = row_pairs(load_rows(self.config.for_auxiliary("Pop"), few_shot=False).train)[:, 1]
-        counts = np.bincount(items, minlength=self.model.catalog.n_items)
+        counts = np.bincount(self.model.pairs_before_split[:, 1], minlength=self.model.catalog.n_items)
         weights = popularity_weights(counts, rankable=np.arange(len(counts)) > 0)
         return lambda interaction: weights
 

@@ -20,7 +20,7 @@ from recbole_llm.trainer.step_loss import ObjectiveMeans
 from tests.members import in_threads
 from tests.trainer.test_finetune import Toy, tuning
 from tests.trainer.test_objective_loss import PROMPTS, Reads, gradients, passes_of, reader_of, trie
-from tests.trainer.test_preference_loss import ACROSS, MASK
+from tests.trainer.test_preference_loss import MASK, across_of
 from tests.trainer.test_preference_loss import passes_of as passes_of_preference
 
 __all__ = ["trie"]  # a fixture
@@ -135,7 +135,7 @@ def test_where_one_process_runs_out_of_memory_all_begin_anew_with_the_same_passe
         me = import_module("recbole_llm.llm.budget").process()
         if kind in ("dpo", "in two"):
             passes = passes_of_preference(own, 50)
-            preference, across = (RPOPreference(), ACROSS) if kind == "in two" else (DPOPreference(), None)
+            preference, across = (RPOPreference(), across_of) if kind == "in two" else (DPOPreference(), None)
             opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32), across)
             loss: Any = PreferenceLoss(passes, preference, 1.0, 1.0, [opposites], AnswerReader(own.scorer))
         else:

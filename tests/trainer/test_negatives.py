@@ -15,6 +15,7 @@ import torch
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import SAMPLE_ID
+from recbole_llm.model import base
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.trainer.negatives import (
@@ -58,7 +59,7 @@ def test_wrong_answers_are_other_titles_that_the_history_lacks(drawn_from, kind)
     alone = some_rows(rows, some)
     assert alone.readable[SAMPLE_ID].tolist() == rows.readable[SAMPLE_ID][torch.from_numpy(some)].tolist()
     assert (draw_negatives(model, alone, kind, 3) == found[some]).all()
-    across = contrasts_across(model, rows, found)
+    across = contrasts_across(model, rows, found)(np.arange(len(found)))
     for row, (history, target) in enumerate(zip(rows.histories, targets, strict=True)):
         known = {*titles[list(history)].tolist(), int(titles[target])}
         assert across[row].tolist() == [int(titles[item]) not in known for item in found.flatten()]
@@ -123,8 +124,27 @@ def test_another_draw_is_of_other_items_and_the_first_stays_what_it_was(drawn_fr
     model, rows = drawn_from
     first, second = (draw_negatives(model, rows, "random", 2, draw=number) for number in (0, 1))
     assert (first == draw_negatives(model, rows, "random", 2)).all() and (first != second).any()
-    across = contrasts_across(model, rows, second)
+    across = contrasts_across(model, rows, second)(np.arange(len(first)))
     assert across.reshape(len(rows.histories), -1, 2)[np.arange(len(first)), np.arange(len(first))].all()
+
+
+def test_what_stands_against_what_in_a_step_is_a_part_of_the_whole(drawn_from):
+    model, rows = drawn_from
+    found, n = draw_negatives(model, rows, "random", 3), len(rows.histories)
+    across, step = contrasts_across(model, rows, found), np.array([11, 2, 7])
+    whole = across(np.arange(n)).reshape(n, n, 3)
+    assert (across(step) == whole[np.ix_(step, step)].reshape(3, 9)).all() and not whole.all()
+
+
+def test_interactions_before_the_split_are_read_once_whoever_asks(with_rows, monkeypatch):
+    model, rows, split = with_rows
+    reads, load = [], base.load_rows
+    monkeypatch.setattr(base, "load_rows", lambda *words, **options: reads.append(1) or load(*words, **options))
+    model.__dict__.pop("pairs_before_split", None)
+    for draw in range(3):
+        draw_negatives(model, rows, "popular", 2, known_items(model, rows, of_user=True), draw)
+    counts = np.bincount(model.pairs_before_split[:, 1], minlength=len(split.whole.item_counts))
+    assert len(reads) == 1 and (counts == split.whole.item_counts).all()
 
 
 def test_what_a_user_took_before_the_split_can_be_left_out_and_later_items_cannot(with_rows):

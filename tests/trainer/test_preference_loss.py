@@ -38,6 +38,13 @@ WRONG = np.array([[1, 3], [2, 0], [0, -1], [4, 1], [5, 2], [-1, -1], [3, 4], [1,
 MASK = WRONG >= 0
 VECTORS = np.random.default_rng(0).normal(size=(len(PROMPTS), 3)).astype(np.float32)
 ACROSS = MASK.flatten() & (np.random.default_rng(1).random((len(PROMPTS), MASK.size)) < 0.7)
+
+
+def across_of(rows: np.ndarray) -> np.ndarray:
+    """What stands against what among some rows: bool [m, m * 2]."""
+    return ACROSS[np.ix_(rows, (rows[:, None] * 2 + np.arange(2)).flatten())]
+
+
 KINDS = [REAL, *wrong_kinds(2)]
 
 
@@ -84,7 +91,7 @@ CHOICES = OWN | ACROSS_ROWS
 
 
 def loss_of(passes: Passes, name: str, reference: np.ndarray, mask: np.ndarray = MASK) -> PreferenceLoss:
-    rows = (ACROSS, VECTORS) if name in ACROSS_ROWS else (None, None)
+    rows = (across_of, VECTORS) if name in ACROSS_ROWS else (None, None)
     reader = AnswerReader(passes.model.scorer)
     return PreferenceLoss(passes, CHOICES[name], 0.3, 0.5, [Opposites(mask, reference, *rows)], reader)
 
