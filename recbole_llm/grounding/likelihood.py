@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
+from recbole_llm.distributed import alone, process
 from recbole_llm.grounding.base import PromptedRows
 from recbole_llm.grounding.titles import TitleGrounding
+from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.assistant import Assistant
 from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.likelihood import Way, choose_way, estimate_likelihoods, title_likelihoods
+from recbole_llm.llm.rows import prompt_facts
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.progress import Bar
 
@@ -58,23 +61,45 @@ class LikelihoodGrounding(TitleGrounding):
             )
 
     def candidate_scores(self, rows: PromptedRows) -> np.ndarray:
-        """See :class:`Grounding`; a row without a prompt has no scores."""
+        """See :class:`Grounding`; a row without a prompt has no scores. Several processes share the rows."""
         if rows.candidates is None:
             raise ValueError("the rows list no candidates")
-        scores = np.full(rows.candidates.shape, -np.inf)
-        prompted = rows.prompted
-        options = self._options(rows.take(prompted)) if len(prompted) else {}
-        bar = Bar(prompted, desc="score candidates", unit="row", disable=not self.config["show_progress"])
-        prompts = rows.prompt_ids
-        way = self._way(rows.candidates.shape[1], options.get("row_inputs"))
-        for index, row in enumerate(bar):
-            items = rows.candidates[row][rows.candidates[row] > 0].tolist()
-            trie = TitleTrie([self.model.response(item) for item in items], self.model.backbone.eos_token_id)
-            with self.model.autocast():
-                one = _of_row(options, index, items)
-                own = title_likelihoods(self.model.llm, [prompts[index]], trie, way=way, **one)
-            scores[row, : len(items)] = own[0].cpu().numpy()
+        scores, prompted = np.full(rows.candidates.shape, -np.inf), rows.prompted
+        if not len(prompted):
+            return scores
+        asked, candidates = rows.take(prompted), rows.candidates[prompted]
+        options, prompts = self._options(asked), asked.prompt_ids
+        way = self._way(candidates.shape[1], options["row_inputs"])
+
+        def facts() -> dict[str, Any]:
+            facts = {**prompt_facts(prompts, options["row_inputs"]), "candidates": candidates.tolist()}
+            opinion = None if asked.item_scores is None else hash_arrays(asked.item_scores)
+            how = [options["length_penalty"], options["renormalize"], way, self.declared.lm_weight, opinion]
+            return {**facts, "scores": how}
+
+        def scores_of(batch: Sequence[int]) -> dict[int, list[float]]:
+            found: dict[int, list[float]] = {}
+            for row in batch:
+                items = candidates[row][candidates[row] > 0].tolist()
+                own = _of_row(options, row, items)
+                found[row] = self._scores_of(prompts[row], items, way=way, **own).tolist()
+            return found
+
+        found, kept = scores[prompted], self.model.keep("candidates", facts)
+        batches = [[row] for row in range(len(prompted))]
+        progress = self.config["show_progress"]
+        for batch in Bar(process().own(batches), desc="score candidates", unit="row", disable=not progress):
+            for row, values in kept.batch(batch, scores_of).items():
+                found[row, : len(values)] = values
+        process().complete(found, batches)
+        scores[prompted] = found
         return scores
+
+    def _scores_of(self, prompt: list[int], items: Sequence[int], **options: Any) -> Tensor:
+        """The scores of some items behind a prompt, float64 [items], computed by this process alone."""
+        trie = TitleTrie([self.model.response(item) for item in items], self.model.backbone.eos_token_id)
+        with self.model.autocast(), alone():
+            return title_likelihoods(self.model.llm, [prompt], trie, **options)[0]
 
 
 def _of_row(options: dict[str, Any], index: int, items: list[int]) -> dict[str, Any]:

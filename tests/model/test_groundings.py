@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from recbole_llm.data.candidates import row_candidates
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows
+from recbole_llm.distributed import Process
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
+from recbole_llm.grounding import likelihood as likelihood_grounding
 from recbole_llm.grounding import rank_scores
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
@@ -223,6 +226,54 @@ def test_settings_of_titles_hold_among_candidates(gaps, place):
     log_q = torch.from_numpy(np.where(there, theirs, -np.inf)).log_softmax(dim=1).numpy()
     mixed = 0.3 * plain[there] + 0.7 * log_q[there]
     np.testing.assert_allclose(model.candidate_scores(batch)[there], mixed, atol=1e-4)
+
+
+def test_candidates_of_a_killed_evaluation_are_not_scored_again(gaps, place, monkeypatch):
+    trainer, rows = choosing(gaps, place)
+    model, batch = trainer.model, batch_of(trainer, rows, "test")
+    expected, score, asked = model.candidate_scores(batch), likelihood_grounding.title_likelihoods, [0]
+
+    def scored(*words: Any, dies_at: int, **options: Any) -> Any:
+        if asked[0] == dies_at:
+            raise KeyboardInterrupt
+        asked[0] += 1
+        return score(*words, **options)
+
+    def scores(dies_at: int = -1) -> tuple[np.ndarray, int]:
+        asked[0] = 0
+        monkeypatch.setattr(likelihood_grounding, "title_likelihoods", partial(scored, dies_at=dies_at))
+        with model.stages.unfinished({}):
+            return model.candidate_scores(batch), asked[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        scores(dies_at=2)
+    found, n_asked = scores()
+    assert np.array_equal(found, expected) and n_asked == len(batch) - 2
+    with model.stages.unfinished({}):  # other weights are others' scores
+        model.candidate_scores(batch)
+        asked[0] = 0
+        shake(model)
+        assert not np.array_equal(model.candidate_scores(batch), expected) and asked[0] == len(batch)
+
+
+def test_processes_share_the_rows_whose_candidates_are_scored(gaps, place, monkeypatch):
+    """Each computes every other row, by itself, and gets the others'."""
+    trainer, rows = choosing(gaps, place)
+    model, batch = trainer.model, batch_of(trainer, rows, "test")
+    expected, given = model.candidate_scores(batch), [np.empty(0), np.empty(0)]
+
+    class Told(Process):
+        """Takes what it would be told from the whole result."""
+
+        def complete(self, table: Any, batches: Any) -> None:
+            given[self.rank] = table.copy()
+            table[:] = expected
+
+    for rank in (0, 1):
+        monkeypatch.setattr(likelihood_grounding, "process", lambda rank=rank: Told(rank, 2))
+        assert np.array_equal(model.candidate_scores(batch), expected)
+        own = np.arange(len(batch)) % 2 == rank
+        assert np.array_equal(given[rank][own], expected[own]) and np.isneginf(given[rank][~own]).all()
 
 
 def test_a_row_without_a_prompt_names_no_candidate(gaps, place):
