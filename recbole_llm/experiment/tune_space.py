@@ -16,15 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recbole_llm.declare import LARGEST
 from recbole_llm.errors import InputError
 from recbole_llm.experiment.tune_dimensions import Choice, Dimension, Range, Steps
 from recbole_llm.settings.values import parse_setting, parse_value
-
-if TYPE_CHECKING:
-    pass
 
 KINDS = ("choice", "uniform", "quniform", "loguniform", "logrange")
 # What a search compares by, or where it writes: these stay as they are.

@@ -74,6 +74,11 @@ class SemID(CodedRecommender):
                 found += [(encoder.prompt(example), encoder.response(example)) for example in examples]
         return found
 
+    @property
+    def n_more_examples(self) -> int:
+        """See :class:`LLMRecommender`."""
+        return sum(task in TASKS for task in self.code_settings.tasks) * len(self.items)
+
     # ---- answering
 
     @property

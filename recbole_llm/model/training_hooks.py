@@ -18,6 +18,11 @@ class TrainingHooks:
         """Prompts and responses to be trained on beside those of rows, once in every epoch."""
         return []
 
+    @property
+    def n_more_examples(self) -> int:
+        """How many :meth:`more_examples` gives."""
+        return len(self.more_examples())
+
     def prepare_training(self, rows: Any) -> None:  # noqa: B027
         """Learn what depends on the training rows before any is read as a prompt.
 

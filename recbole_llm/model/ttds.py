@@ -195,12 +195,19 @@ class TTDS(SemID):
         if USER_SEARCH in self.code_settings.tasks:
             encoder = self._encoder_of(UserSearchPrompts, int(self.prompts.max_prompt_tokens or 0))
             assert isinstance(encoder, UserSearchPrompts)
-            for item, users in self.takers.searches():
-                tokens = [self._tokens_of_user(code) for code in self._state.user_codes.detach().cpu().numpy()[users]]
+            codes = self._state.user_codes.detach().cpu().numpy()
+            for item, users in self.takers.searches:
+                tokens = [self._tokens_of_user(code) for code in codes[users]]
                 named = tuple(token for code in tokens[:-1] for token in code)
                 prompt = encoder.prompt(Example(history=(), target=item, user=named))
                 found.append((prompt, encoder.user_response(tokens[-1])))
         return found
+
+    @property
+    def n_more_examples(self) -> int:
+        """See :class:`SemID`."""
+        searches = self.takers.searches if USER_SEARCH in self.code_settings.tasks else []
+        return super().n_more_examples + len(searches)
 
     @property
     def has_side_loss(self) -> bool:
@@ -216,7 +223,7 @@ class TTDS(SemID):
         about = [task for task in self.code_settings.tasks if task in ("item2text", "text2item")]
         n_single = len(about) * len(self.items)
         single = [int(self.items[index % len(self.items)]) for index in more if index < n_single]
-        searches = self.takers.searches() if USER_SEARCH in self.code_settings.tasks else []
+        searches = self.takers.searches if USER_SEARCH in self.code_settings.tasks else []
         users = [user for index in more if index >= n_single for user in searches[index - n_single][1]]
         shown = [item for history in histories for item in history if self._place[item] >= 0]
         parts = []

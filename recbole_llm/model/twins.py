@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -126,6 +127,7 @@ class Takers:
         """The users with training rows, ascending."""
         return sorted(self.items_of)
 
+    @cached_property
     def searches(self) -> list[tuple[int, list[int]]]:
         """Items that several users took, with the last of these in the order of time."""
         return [(item, users[-MOST_USERS - 1 :]) for item, users in sorted(self.users_of.items()) if len(users) > 1]

@@ -143,14 +143,18 @@ class LLMInputs(Provider):
             values = of_batch(list(batch)).detach().cpu().double().tolist()
             return dict(zip(batch, values, strict=True))
 
+        done = set[int]()
+
         def run() -> None:
             own = dealt
             if budget.tokens < tokens:  # memory has run out
-                cut = micro_batches([lengths[row] for row in rows], budget.tokens, sort=True)
-                own = [[rows[index] for index in batch] for batch in cut]
+                left = [row for row in rows if row not in done]
+                cut = micro_batches([lengths[row] for row in left], budget.tokens, sort=True)
+                own = [[left[index] for index in batch] for batch in cut]
             for batch in Bar(own, "rows", leave=False, disable=not model.show_progress):
                 values = kept.batch(batch, numbers)
                 found[batch] = [values[row] for row in batch]
+                done.update(batch)
 
         if dealt:
             with evaluating(model), model.autocast():

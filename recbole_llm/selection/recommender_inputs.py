@@ -173,8 +173,9 @@ class RecommenderInputs(RecommenderVectors):
 
     def _before(self, tail: TransformerTail, rows: Interaction) -> Interaction | None:
         """What the tail needs to know of rows, from one pass; None where it is no tail of this recommender."""
-        parts = [part for batch in self._batches(rows) if (part := tail.inputs(self._on_device(batch))) is not None]
-        return cat_interactions([part.cpu() for part in parts]) if len(parts) == len(self._batches(rows)) else None
+        batches = self._batches(rows)
+        parts = [part for batch in batches if (part := tail.inputs(self._on_device(batch))) is not None]
+        return cat_interactions([part.cpu() for part in parts]) if len(parts) == len(batches) else None
 
     def _owned_rows(self) -> tuple[Interaction, np.ndarray]:
         """The rows of the mean loss, and the index in the pool of what each belongs to: itself, or its user."""

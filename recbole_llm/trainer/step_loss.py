@@ -110,8 +110,7 @@ class WithSideLoss(MeanNll):
         super().__init__(passes)
         self._side: list[float] = []
         self._n_before = 0  # steps noted before the one that is computed
-        n_more = len(passes.model.more_examples())
-        self._n_rows = len(passes.prompts) - n_more
+        self._n_rows = len(passes.prompts) - passes.model.n_more_examples
 
     def backward(self, rows: np.ndarray, weights: Mapping[str, float], lengths: np.ndarray) -> np.ndarray:
         """See :class:`StepLoss`; the losses are those of the answers."""

@@ -135,7 +135,7 @@ class FineTuneStage(Stage[TuningResult]):
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """What there is to doubt of a training with this history, a line each."""
         tuning = self.tuning
-        steps = self.settings.steps(len(tuning.rows.examples) + len(tuning.model.more_examples()))
+        steps = self.settings.steps(len(tuning.rows.examples) + tuning.model.n_more_examples)
         found = warmup_warning(self.settings.warmup(steps), steps)
         if tuning.objective is not None:  # the plateau is one of the mean log-likelihood
             return found

@@ -154,7 +154,7 @@ def test_no_prompt_depends_on_the_target_and_no_brace_is_left(run):
     model, batch = run.model, run._trained.rows.train.inter_feat
     texts = [model.backbone.decode(prompt) for pair in model.token_pairs(batch) if pair for prompt in pair]
     texts += [model.backbone.decode(part) for pair in model.more_examples() for part in pair]
-    assert len(model.more_examples()) == 2 * len(model.items)
+    assert len(model.more_examples()) == model.n_more_examples == 2 * len(model.items)
     assert not any("{" in text or "}" in text for text in texts)
 
 

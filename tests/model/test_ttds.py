@@ -83,8 +83,8 @@ def test_a_user_without_training_rows_is_named_by_the_history(run):
 
 def test_searches_ask_for_the_last_user_who_took_an_item(run):
     model = run.model
-    more, searches = model.more_examples(), model.takers.searches()
-    assert searches and len(more) == 2 * len(model.items) + len(searches)
+    more, searches = model.more_examples(), model.takers.searches
+    assert searches and len(more) == model.n_more_examples == 2 * len(model.items) + len(searches)
     rows = run._trained.rows.train.inter_feat
     for (prompt, answer), (item, users) in zip(more[-len(searches) :], searches, strict=True):
         own = sorted(

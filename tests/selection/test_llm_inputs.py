@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,23 @@ def test_vectors_of_the_llm_do_not_depend_on_batches(make):
 def test_effort_does_not_depend_on_batches(make):
     one, other = (inputs_of(*make(micro_batch_tokens=tokens)).llm.effort() for tokens in (1, 8192))
     np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_where_memory_runs_out_no_finished_row_is_asked_for_again(make, monkeypatch):
+    config, rows, model = make(micro_batch_tokens=300, lora_dropout=0)
+    inputs = inputs_of(config, rows, model).llm
+    expected, losses, asked = inputs.quality(), inputs._losses, list[list[int]]()
+
+    def fails_once(batch: Sequence[int]) -> torch.Tensor:
+        if len(asked) == 2:
+            asked.append([])
+            raise torch.OutOfMemoryError("too much")
+        asked.append(list(batch))
+        return losses(batch)
+
+    monkeypatch.setattr(inputs, "_losses", fails_once)
+    np.testing.assert_allclose(inputs.quality(), expected, rtol=1e-5)
+    assert [] in asked and sorted(row for batch in asked for row in batch) == list(range(N_ROWS))
 
 
 def test_quality_is_the_mean_log_probability_of_the_answers_tokens(make):
