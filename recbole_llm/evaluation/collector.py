@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -247,6 +247,8 @@ def install_collector(trainer: Trainer) -> RowCollector:
 def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     """A context in which a trainer computes unrounded metrics, and after which its collector knows the rows.
 
+    The weights of its model must not change in it.
+
     Args:
         trainer: a RecBole trainer that :func:`install_collector` has been applied to.
     """
@@ -256,7 +258,8 @@ def collecting(trainer: Trainer) -> Iterator[RowCollector]:
     collector.keeps_lists = True
     rounded, trainer.evaluator = trainer.evaluator, unrounded_evaluator(trainer.config)
     try:
-        yield collector
+        with getattr(trainer.model, "weights_stay", nullcontext)():
+            yield collector
     finally:
         trainer.evaluator, collector.keeps_lists = rounded, False
 

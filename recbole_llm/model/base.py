@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -93,6 +93,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         self._budgets: dict[tuple[str, int | str], TokenBudget] = {}
+        self._digests: dict[bool, str] | None = None  # of the weights, by whether they are the untuned ones
         self.free_answers = self.answers_by(self)
         self.show_progress = bool(config["show_progress"])
         self.stages = StageStore(Path(config["checkpoint_dir"]) / "stages")
@@ -225,11 +226,25 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         """
 
         def all_facts() -> dict[str, Any]:
-            weights = hash_tensors(self.adapter.trainable_state(self.llm))
-            model = {"model": self.facts(), "class": type(self).__name__, "weights": weights}
+            model = {"model": self.facts(), "class": type(self).__name__, "weights": self._weights_digest()}
             return {**model, "untuned": self._is_untuned, **facts()}
 
         return self.stages.keep(name, all_facts)
+
+    @contextmanager
+    def weights_stay(self) -> Iterator[None]:
+        """A context in which the weights must not change, so that :meth:`keep` hashes them once."""
+        before, self._digests = self._digests, {}
+        try:
+            yield
+        finally:
+            self._digests = before
+
+    def _weights_digest(self) -> str:
+        known = {} if self._digests is None else self._digests
+        if self._is_untuned not in known:
+            known[self._is_untuned] = hash_tensors(self.adapter.trainable_state(self.llm))
+        return known[self._is_untuned]
 
     def facts(self) -> dict[str, Any]:
         """What every prompt and every answer of this model depends on, before any tuning."""

@@ -20,6 +20,7 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
 from recbole_llm.grounding import likelihood as likelihood_grounding
 from recbole_llm.grounding import rank_scores
+from recbole_llm.model import base
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import find_damage
@@ -254,6 +255,24 @@ def test_candidates_of_a_killed_evaluation_are_not_scored_again(gaps, place, mon
         asked[0] = 0
         shake(model)
         assert not np.array_equal(model.candidate_scores(batch), expected) and asked[0] == len(batch)
+
+
+def test_an_evaluation_hashes_the_weights_once_and_the_next_one_anew(gaps, place, monkeypatch):
+    trainer, rows = trainer_of(gaps, place, "--grounding=likelihood")
+    model, hashed, hash_tensors = trainer.model, list[str](), base.hash_tensors
+    monkeypatch.setattr(base, "hash_tensors", lambda tensors: hashed.append(hash_tensors(tensors)) or hashed[-1])
+    monkeypatch.setitem(trainer.config.final_config_dict, "eval_batch_size", 1)
+    loader = eval_loader(trainer.config, rows, "test")
+    assert len(loader) > 1
+    with model.stages.unfinished({}):
+        for number in (1, 2):
+            protocol_of(trainer.config).evaluate(trainer, loader)
+            assert len(hashed) == number
+            shake(model)
+        assert hashed[0] != hashed[1]
+        for _ in range(2):  # outside an evaluation they may change
+            model.keep("answers", dict)
+    assert len(hashed) == 4
 
 
 def test_processes_share_the_rows_whose_candidates_are_scored(gaps, place, monkeypatch):
