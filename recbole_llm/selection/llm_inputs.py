@@ -35,6 +35,8 @@ from recbole_llm.settings.config import Config
 if TYPE_CHECKING:
     from recbole_llm.selection.row_inputs import RowInputs
 
+POOLING = "last"  # of the histories' titles
+
 
 class LLMInputs(Provider):
     """What the untuned LLM says of rows whose answer is a title.
@@ -69,6 +71,7 @@ class LLMInputs(Provider):
             "model": self.model.facts(),
             "class": type(self.model).__name__,
             **(self._loss_facts() if declared.of_loss else {}),
+            **(self._encoder_facts() if declared.name == LLMInputs.llm_vectors.__name__ else {}),
         }
 
     @row_input("gradient_norms", settings=tuple(keys_by_name([EffortSettings])), of_loss=True)
@@ -85,8 +88,8 @@ class LLMInputs(Provider):
     def llm_vectors(self) -> np.ndarray:
         """Embeddings of the histories' titles by the untuned LLM. Returns: float32 [n, d]."""
         texts = [self.data.titles(history) for history in self.pool.histories]
-        with self.model.untuned() as llm:
-            return llm_encoder(self.model, llm, "last").encode(texts, progress=self.model.show_progress)
+        with self.model.untuned() as llm, self.model.autocast():
+            return llm_encoder(self.model, llm, POOLING).encode(texts, progress=self.model.show_progress)
 
     @row_input("vectors", chosen_by=("coreset_vectors", "llmemb"))
     def llmemb_vectors(self) -> np.ndarray:
@@ -108,6 +111,9 @@ class LLMInputs(Provider):
 
     def _loss_facts(self) -> dict[str, Any]:
         return {"objective": self.objective.facts()} if self.objective is not None else {}
+
+    def _encoder_facts(self) -> dict[str, Any]:
+        return {"encoder": llm_encoder(self.model, self.model.llm, POOLING).fingerprint_facts()}
 
     def _numbers(self, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, without a gradient."""

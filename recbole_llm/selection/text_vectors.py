@@ -11,6 +11,7 @@ import torch
 
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.text_encoders import EncoderRecipe, find_text_encoder, load_text_encoder
+from recbole_llm.model.backbones import number_facts
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
 
@@ -52,7 +53,7 @@ class TextVectors:
         if self._recipe:
             return self._recipe.facts() | {"max_tokens": min(MAX_TOKENS, self._recipe.max_tokens or MAX_TOKENS)}
         facts = llm_encoder(self.model, self.model.llm, "mean").fingerprint_facts()
-        return {"llm": self.model.backbone.fingerprint, **facts}
+        return {"llm": self.model.backbone.fingerprint, **number_facts(self.config), **facts}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts. Returns: float32 [texts, d]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
 from recbole_llm.prompt import Example
 from tests.encoders import save_encoder
@@ -29,6 +30,25 @@ def test_embeddings_are_means_of_the_untuned_llms_states_over_prompt_and_answer(
     np.testing.assert_allclose(found[0], states.mean(dim=0), atol=1e-5)
     valid = inputs.valid_embeddings()
     assert valid.shape == (len(inputs.data.pool.valid_data), 32)
+
+
+def test_vectors_by_the_llm_are_of_the_numbers_that_their_facts_tell(make):
+    found = {}
+    for half in (False, True):
+        inputs = inputs_of(*make(enable_amp=half))
+        model, facts = inputs.model, inputs.text.facts(inputs.text.declared["embeddings"])["encoder"]
+        titles = [inputs.data.titles(history) for history in inputs.pool.histories]
+        for pooling, texts, vectors in (
+            ("mean", inputs.text.embedded, inputs.text.embeddings()),
+            ("last", titles, inputs.llm.llm_vectors()),
+        ):
+            with model.untuned() as llm, torch.autocast("cpu", torch.bfloat16, enabled=half):
+                expected = TextEncoder(llm, model.backbone.tokenizer, pooling, max_tokens=4096).encode(texts)
+            np.testing.assert_array_equal(vectors, expected)
+            found[half, pooling] = vectors
+        assert facts.get("autocast") == ("bfloat16" if half else None)
+        assert facts.keys() - {"autocast"} == {"llm", "pooling", "max_tokens", "dtype", "quant"}
+    assert not any(np.array_equal(found[False, pooling], found[True, pooling]) for pooling in ("mean", "last"))
 
 
 def test_slots_of_item_vectors_are_no_text(make):
