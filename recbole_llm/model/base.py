@@ -335,15 +335,22 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         return interaction[self.ITEM_ID] if targets is None and self.ITEM_ID in interaction else targets
 
     def predict(self, interaction: Interaction) -> torch.Tensor:
-        """Scores of the given (row, item) pairs; rows with the same history are answered once. Returns: [rows]."""
-        histories = [tuple(history) for history in self.histories(interaction)]
-        first = {history: row for row, history in reversed(list(enumerate(histories)))}
+        """Scores of the given (row, item) pairs; a user's rows of one history are answered once. Returns: [rows]."""
+        keys = self._row_keys(interaction)
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
         rows = sorted(first.values())
-        answer_of = {histories[row]: index for index, row in enumerate(rows)}
+        answer_of = {keys[row]: index for index, row in enumerate(rows)}
         scores = self.full_sort_predict(interaction[torch.tensor(rows)])
-        answers = torch.tensor([answer_of[history] for history in histories], device=scores.device)
+        answers = torch.tensor([answer_of[key] for key in keys], device=scores.device)
         # RecBole's sampled evaluation puts the scores into a float32 table.
         return scores[answers, interaction[self.ITEM_ID].to(scores.device)].float()
+
+    def _row_keys(self, interaction: Interaction) -> list[tuple[int, ...]]:
+        """What scores may depend on: user, where it is known, and whole history, which a recommender may read."""
+        lengths = interaction[self.ITEM_SEQ_LEN].tolist()
+        users = interaction[self.USER_ID].tolist() if self.USER_ID in interaction else [0] * len(lengths)
+        histories = interaction[self.ITEM_SEQ].tolist()
+        return [(user, *own[:n]) for user, own, n in zip(users, histories, lengths, strict=True)]
 
     def stage_seed(self, *names: str | int) -> int:
         """Seed of a stage's own generator."""

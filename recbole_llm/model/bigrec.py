@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.free_answers import Asked, answer_keys
 from recbole_llm.model.title_embeddings import TitleEmbeddingsStage, encoder_facts
 from recbole_llm.prompt import TitlePromptEncoder
 from recbole_llm.registry import find_choice
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
 
     from recbole_llm.settings.config import Config
 
-Rescore = Callable[[np.ndarray, Interaction], np.ndarray]
+
+class Rescore(Protocol):
+    """Turns distances [rows, items] of an interaction into re-weighted ones, smaller is better."""
+
+    @property
+    def gamma(self) -> float:
+        """How strongly the weights count."""
+
+    def __call__(self, distances: np.ndarray, interaction: Interaction, /) -> np.ndarray:
+        """Distances [rows, items]."""
 
 
 class BIGRec(LLMRecommender):
@@ -47,7 +57,7 @@ class BIGRec(LLMRecommender):
         self.check(config)
         super().__init__(config, dataset)
         self.rescore: Rescore | None = None
-        self._kept: dict[tuple[int, ...], np.ndarray] | None = None
+        self._kept: dict[Asked, np.ndarray] | None = None
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -170,12 +180,12 @@ class BIGRec(LLMRecommender):
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
         if self._kept is None:
             return self.ground(self._answers(rows))
-        histories = [tuple(history) for history in rows.histories]
-        missing = [row for row, history in enumerate(histories) if history not in self._kept]
+        keys = answer_keys(rows.prompts, rows.histories)
+        missing = [row for row, key in enumerate(keys) if key not in self._kept]
         if missing:
             vectors = self.ground(self._answers(rows.take(missing)))
-            self._kept.update((histories[row], vector) for row, vector in zip(missing, vectors, strict=True))
-        return np.stack([self._kept[history] for history in histories])
+            self._kept.update((keys[row], vector) for row, vector in zip(missing, vectors, strict=True))
+        return np.stack([self._kept[key] for key in keys])
 
     def embed_beams(self, rows: PromptedRows) -> list[np.ndarray]:
         """Embeddings of all beams of each row, the best first. Returns: float32 [beams, d] for each row."""

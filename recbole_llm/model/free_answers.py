@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from recbole_llm.model.base import LLMRecommender
 
 MOST_CUT = 0.05  # of the answers, before the log says so
-_Asked = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, which may be cut, and the whole history
+Asked = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a prompt, which may be cut, and the whole history: what an answer depends on besides the weights."""
 log = logging.getLogger(__name__)
+
+
+def answer_keys(prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]]) -> list[Asked]:
+    """What tells rows of other answers apart.
+
+    Args:
+        prompts: token ids of each row's prompt; None where it has none.
+        histories: item ids of each row's history.
+    """
+    return [(tuple(prompt or ()), tuple(own)) for prompt, own in zip(prompts, histories, strict=True)]
 
 
 class FreeAnswers:
@@ -27,7 +38,7 @@ class FreeAnswers:
     def __init__(self, model: LLMRecommender) -> None:
         self._model = model
         self._num_beams: int | None = None
-        self._kept: dict[_Asked, str] | None = None
+        self._kept: dict[Asked, str] | None = None
 
     def best(self, prompts: Sequence[list[int] | None], histories: Sequence[Sequence[int]]) -> list[str]:
         """Raw text of the top beam of each row; in :meth:`kept`, each is searched for once.
@@ -39,7 +50,7 @@ class FreeAnswers:
         if self._kept is None:
             return [texts[0] for texts in self._texts(prompts, histories, all_beams=False)]
         kept = self._kept
-        keys = [(tuple(prompt or ()), tuple(own)) for prompt, own in zip(prompts, histories, strict=True)]
+        keys = answer_keys(prompts, histories)
         new = {key: row for row, key in enumerate(keys) if key not in kept}
         if rows := list(new.values()):
             found = self._texts([prompts[row] for row in rows], [histories[row] for row in rows], all_beams=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
 GRIDS = {"popularity": POPULARITY_GAMMAS, "collaborative": COLLABORATIVE_GAMMAS}
 Weights = Callable[[Interaction], np.ndarray]  # of an interaction: [items] or [rows, items]
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Rescorer:
+    """See :class:`Rescore`."""
+
+    weights: Weights
+    gamma: float
+
+    def __call__(self, distances: np.ndarray, interaction: Interaction) -> np.ndarray:
+        found: np.ndarray = reweight(distances, self.weights(interaction), self.gamma)
+        return found
 
 
 class Reweighting:
@@ -60,7 +73,7 @@ class Reweighting:
 
     def rescorer(self, gamma: float) -> Rescore:
         """What turns distances [rows, items] of an interaction into re-weighted ones."""
-        return lambda distances, interaction: reweight(distances, self._weights(interaction), gamma)
+        return _Rescorer(self._weights, gamma)
 
     def _popularity(self) -> Weights:
         """Weights by the number of interactions before the split, the same for all rows."""

@@ -14,12 +14,13 @@ import torch
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, load_rows, row_pairs
 from recbole_llm.evaluation import protocol_of
-from recbole_llm.grounding import ItemIndex, Ranking, rank_scores
+from recbole_llm.grounding import ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
+from recbole_llm.trainer.reweighting import Reweighting
 from tests.runs import histories_in, metrics_of, words_for, working_in
 
 CUTOFFS = (1, 5, 10)
@@ -181,6 +182,41 @@ def test_a_prediction_is_the_entry_of_the_full_ranking(plain):
         torch.tensor([2, 0, 2, 1]), again["item_id"]
     ].float()  # of another batch: embeddings round otherwise
     torch.testing.assert_close(model.predict(again), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+@pytest.mark.parametrize("words", [("--reweight=collaborative",), ("--grounding=likelihood", "--lm_weight=0.2")])
+def test_a_prediction_is_that_of_its_own_user_and_history(gaps, place, words, cut):
+    """The recommender reads users, and the whole history where prompts show the newest item alone."""
+    own = ("--recommender=SASRec" if cut else "--recommender=BPR", "--recommender_config={epochs: 5}")
+    trainer, rows = trainer_of(gaps, place, *words, *own)
+    model, batch = trainer.model, batch_of(trainer, rows, "test")
+    if "--reweight=collaborative" in words:
+        model.rescore = Reweighting(trainer.config, model, "ndcg@10").rescorer(1.0)
+    rng = np.random.default_rng(0)
+    asked = batch[torch.from_numpy(rng.integers(0, 2, 24))]
+    asked["user_id"] = torch.from_numpy(rng.integers(1, 4, 24))
+    asked["item_id"] = torch.full((24,), ids_of(rows, "i1")[0])
+    if cut:
+        asked["item_id_list"][:, :3], asked["item_length"][:] = torch.from_numpy(rng.integers(1, 21, (24, 3))), 3
+        asked["item_id_list"][:, 2] = ids_of(rows, "i2")[0]
+        model.history_cut = lambda histories: [shown[-1:] for shown in histories]
+    found, full = model.predict(asked), model.full_sort_predict(asked)
+    torch.testing.assert_close(found, full[:, asked["item_id"][0]].float(), rtol=1e-4, atol=1e-5)
+    histories = model.histories(asked)
+    alike = [float(value) for value, shown in zip(found, histories, strict=True) if shown == histories[0]]
+    assert max(alike) - min(alike) > 1e-3
+
+
+def test_kept_answers_are_those_of_their_own_prompts(plain):
+    model, batch = plain[0].model, batch_of(*plain, "test")
+    given = model.rows(batch)
+    rows = PromptedRows([given.histories[0]] * 3, [given.prompts[0], given.prompts[1], given.prompts[2]])
+    alone = np.concatenate([model.embed_answers(rows.take([row])) for row in range(3)])
+    assert len(np.unique(alone.round(3), axis=0)) > 1
+    with model.answers_kept():
+        np.testing.assert_allclose(model.embed_answers(rows), alone, atol=1e-4)
+        np.testing.assert_allclose(model.embed_answers(rows.take([2, 0])), alone[[2, 0]], atol=1e-4)
 
 
 def test_a_history_without_titles_is_a_miss_and_counted(plain, caplog):
