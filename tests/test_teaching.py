@@ -72,6 +72,15 @@ def test_the_lists_are_the_rankings_of_the_run(table):
     assert np.array_equal(run.model.rank(asked.to(run.model.device), 5).top_items, items[:4])
 
 
+def test_lists_that_are_weighted_by_a_recommender_of_users_have_the_gamma_that_was_found(go, tmp_path):
+    words = ("--reweight=collaborative", "--recommender=BPR", "--recommender_config={epochs: 2}", "--epochs=0")
+    done = go(*(f"--BIGRec.{word.removeprefix('--')}" for word in words), "--distill_rows=10", saved=tmp_path / "saved")
+    (stage,) = (tmp_path / "saved" / "stages").glob("teacher-rankings-*")
+    facts = json.loads((stage / "stage.json").read_text())["facts"]
+    assert facts["gamma"] == done.json("BIGRec", "gammas.json")["ndcg@10"]
+    assert facts["answering"].keys() >= {"faiss_index", "faiss_search"} and len(np.load(stage / "items.npy")) == 10
+
+
 def test_its_folder_is_one_of_recboles_and_serves_in_a_new_process(table):
     run = recbole_llm.load_run(table.folders["BIGRec"]).student
     assert run is not None and run.result.model == STUDENT and run.config["model"] == "SASRec"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.coreset.checks import share_of
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
+from recbole_llm.grounding import Grounding
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.progress import Bar
+from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import TeachingSettings
 from recbole_llm.stages import Stage, stage_seed
@@ -46,17 +48,27 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        config = self._config
-        names = (*ANSWERING, "reweight", "gamma", "lm_weight", "title_length_penalty", "title_renormalize")
+        model, config = self._model, self._config
+        grounding = cast("type[Grounding]", find_choice("grounding", config["grounding"]))
+        names = (*ANSWERING, *grounding.settings, "reweight")
+        rescore = getattr(model, "rescore", None)
         return {
             "stages": self._stages,
-            "model": self._model.facts(),
+            "model": model.facts(),
+            "recommender": type(model).__name__,
             "answering": {name: config[name] for name in names},
+            "gamma": None if rescore is None else rescore.gamma,
+            "columns": self._columns,
             "rows": rows_digest(self._rows),
             "n_rows": self._settings.rows,
             "topk": self._settings.topk,
             "seed": config["seed"],
         }
+
+    @property
+    def _columns(self) -> list[str]:
+        """What the model is told of a row: all but its target, which is not to be ranked."""
+        return [name for name in self._rows.inter_feat.columns if name != self._model.ITEM_ID]
 
     def _chosen(self) -> np.ndarray:
         """Indices of the rows that are ranked: all, or some drawn by seed."""
@@ -70,8 +82,7 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; a run that was killed continues after the last chunk it wrote."""
         model, chosen = self._model.eval(), self._chosen()
-        feat = self._rows.inter_feat
-        columns = (model.ITEM_SEQ, model.ITEM_SEQ_LEN)  # no target: it is not to be ranked
+        feat, columns = self._rows.inter_feat, self._columns
         starts = range(0, len(chosen), CHUNK)
         parts = []
         for start in Bar(starts, desc="Teach", unit="chunk", ncols=100, disable=not model.show_progress):
