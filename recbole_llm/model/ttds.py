@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recbole_llm.data.item_texts import read_user_texts
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.hashing import hash_json
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.code_stages import CodeStage
 from recbole_llm.model.coded import code_names
@@ -33,6 +34,7 @@ from recbole_llm.stages import stage_seed
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
+USER_ITEMS = "different items"  # of a user's rows: what its vector is the mean of; codes of other means are made anew
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +103,13 @@ class TTDS(SemID):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`SemID`."""
-        return {**super().facts(), "twin": self.twin.facts()}
+        users = {"users": self._user_facts()} if self.twin.user_tower else {}
+        return {**super().facts(), "twin": self.twin.facts(), **users}
+
+    def _user_facts(self) -> dict[str, Any]:
+        """What the users' first vectors depend on, besides training rows and the items' vectors."""
+        fields = self.twin.user_text_fields
+        return {"mean of": USER_ITEMS, **({"texts": hash_json(self.user_texts.texts)} if fields else {})}
 
     # ---- users
 
@@ -115,7 +123,7 @@ class TTDS(SemID):
         if not self.twin.user_tower:
             return
         vectors = self._user_vectors(self.takers.users)
-        source = {"rows": rows_digest(rows), "items": self._source_facts()}
+        source = {"rows": rows_digest(rows), "items": self._source_facts(), "users": self._user_facts()}
         if self.twin.user_text_fields:
             source["texts"] = self._text_stage(self.user_texts.said, "user-vectors").facts()
         seed, n_codes = self.stage_seed("user-codes"), self._n_user_codes

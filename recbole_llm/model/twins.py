@@ -113,14 +113,13 @@ class Takers:
             named: the items that have a code.
         """
         users_of: dict[int, list[int]] = {}
-        items_of: dict[int, list[int]] = {}
+        items_of: dict[int, dict[int, None]] = {}  # in the order in which they are first shown
         for _, user, item in sorted(zip(times, users, targets, strict=True)):
             if item in named:
                 users_of.setdefault(item, []).append(user)
         for user, item, history in zip(users, targets, histories, strict=True):
-            own = items_of.setdefault(user, [])
-            own += [one for one in (*history, item) if one not in own]
-        return cls(users_of, items_of)
+            items_of.setdefault(user, {}).update(dict.fromkeys((*history, item)))
+        return cls(users_of, {user: list(items) for user, items in items_of.items()})
 
     @property
     def users(self) -> list[int]:

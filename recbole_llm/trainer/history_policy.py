@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from recbole_llm.history import HistorySettings, LengthPolicy, learn_by_table
 from recbole_llm.llm.budget import run_batches
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
-from recbole_llm.prompt import Example
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import Stage, stage_seed
 
@@ -99,6 +99,7 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
     """
 
     name = "history-policy"
+    format_number: ClassVar[int] = 2
 
     def __init__(self, model: LLMRecommender, config: Config, train: SequentialDataset, weights: str) -> None:
         self._model, self._config, self._weights = model, config, weights
@@ -155,11 +156,11 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
     def _rewards(self) -> tuple[list[list[int]], np.ndarray]:
         """Histories of the readable rows, and what each length brings: float32 [rows, lengths], NaN for none."""
         model = self._model
-        targets = self._rows.inter_feat[model.ITEM_ID].tolist()
         asked: list[tuple[int, int, list[int], list[int], list[int]]] = []
         kept: list[list[int]] = []
-        for history, target in zip(model.histories(self._rows.inter_feat), targets, strict=True):
-            examples = [Example(history[-n:], target) for n in self._distinct(len(history))]
+        for whole in model.examples(self._rows.inter_feat):
+            history = list(whole.history)
+            examples = [replace(whole, history=history[-n:]) for n in self._distinct(len(history))]
             if not all(model.prompts.has_prompt(one) and model.prompts.has_response(one) for one in examples):
                 continue
             for index, one in enumerate(examples):

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import recbole_llm
 from recbole_llm.model import twins
-from recbole_llm.model.twins import code_states
+from recbole_llm.model.twins import Takers, code_states
 from recbole_llm.semantic_ids import collision_rate
+from recbole_llm.settings.training import TeachingSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
+from recbole_llm.trainer.history_policy import HistoryPolicyStage
+from recbole_llm.trainer.teaching import RankingStage
 from tests.model.coded import coded_run, same_bits, weights_of
 from tests.refusals import refused
 from tests.runs import asked_in_new_process
@@ -79,6 +85,57 @@ def test_a_user_without_training_rows_is_named_by_the_history(run):
     named = {name: batch[name] for name in batch.columns if name != model.USER_ID}
     (first, *_) = model.examples(type(batch)(named))
     assert first.user == model._tokens_of_user(strange) and first.history == known.history
+
+
+def test_a_row_is_scored_and_ranked_for_its_own_user(run, tmp_path):
+    model, rows = run.model, run._trained.rows
+    one = rows.test.inter_feat[torch.zeros(6, dtype=torch.long)]
+    one[model.USER_ID] = torch.tensor([1, 2, 3, 3, 2, 1])
+    full = model.full_sort_predict(one)
+    assert len({tuple(scores) for scores in full.tolist()}) > 1
+    for item in model.items[:4].tolist():
+        one[model.ITEM_ID] = torch.full((6,), item)
+        torch.testing.assert_close(model.predict(one), full[:, item].float())
+    stage = RankingStage(model, {}, rows.train, TeachingSettings(rows=12, topk=4))
+    stage.compute(tmp_path)
+    ids, items = stage.load(tmp_path)
+    order = {number: row for row, number in enumerate(rows.train.inter_feat["sample_id"].tolist())}
+    chosen = rows.train.inter_feat[torch.tensor([order[number] for number in ids.tolist()])]
+    np.testing.assert_array_equal(items, model.rank(chosen, 4).top_items)
+    chosen[model.USER_ID] = torch.zeros_like(chosen[model.USER_ID])
+    assert not np.array_equal(items, model.rank(chosen, 4).top_items)  # a row without its user has another list
+
+
+def test_lengths_of_a_history_are_rewarded_in_prompts_that_name_the_user(run):
+    model = run.model.eval()
+    stage = HistoryPolicyStage(model, run.config, run._trained.rows.train, "any")
+    found, rewards = stage._rewards()
+    whole, pairs = model.histories(stage._rows.inter_feat), model.token_pairs(stage._rows.inter_feat)
+    for history, own in zip(found[:4], rewards, strict=False):
+        prompt, answer = pairs[whole.index(history)]
+        with torch.no_grad():
+            expected = -float(model.answer_loss([prompt], [[answer]])[0]) / len(answer)
+        assert own[np.isfinite(own)][-1] == pytest.approx(expected - stage.settings.history_price, abs=1e-4)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.lists(st.integers(1, 6), max_size=5))))
+def test_a_user_has_every_item_of_its_rows_once(rows):
+    users, targets, histories = ([row[part] for row in rows] for part in range(3))
+    found = Takers.of(users, targets, range(len(rows)), histories, named=range(1, 7)).items_of
+    shown = {user: [item for own, item, history in rows if own == user for item in (*history, item)] for user in users}
+    assert {user: set(items) for user, items in found.items()} == {user: set(items) for user, items in shown.items()}
+    assert all(items == sorted(set(items), key=shown[user].index) for user, items in found.items())
+
+
+def test_texts_of_users_are_among_the_facts(run, monkeypatch):
+    model = run.model
+    assert "texts" not in model.facts()["users"]
+    monkeypatch.setattr(model, "twin", replace(model.twin, user_text_fields=["gender"]))
+    told = []
+    for texts in (["", "F", ""], ["", "", "F"], ["", "F", ""]):
+        monkeypatch.setitem(model.__dict__, "user_texts", twins.UserTexts(texts))
+        told.append(model.facts())
+    assert told[0] != told[1] and told[0] == told[2]
 
 
 def test_searches_ask_for_the_last_user_who_took_an_item(run):
