@@ -18,6 +18,7 @@ from recbole_llm.llm.tiny import build_tiny_llm
 from recbole_llm.llm.tiny_corpus import PromptMaker, SharedText
 from recbole_llm.model.rows import PromptKind, TokenPair
 from recbole_llm.prompt import Example
+from recbole_llm.prompt.settings import PromptSettings
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import UNFINISHED, Stage
 
@@ -85,7 +86,7 @@ class TinyLLMStage(Stage[Path]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        n_candidates = self._prompts.n_candidates
+        n_candidates, limit = self._prompts.n_candidates, self._config["max_prompt_tokens"]
         return {
             "settings": asdict(self.settings),
             "corpus": CORPUS,
@@ -94,6 +95,8 @@ class TinyLLMStage(Stage[Path]):
             "layout": self._prompts.layout.facts(),
             **({"candidates": n_candidates} if n_candidates else {}),
             "history_length": self._history_length,
+            # An LLM of prompts of the usual length says nothing of it.
+            **({"max_prompt_tokens": limit} if limit != PromptSettings.max_prompt_tokens else {}),
         }
 
     def compute(self, folder: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from recbole_llm.data.catalog import ItemCatalog
-from recbole_llm.model.tiny_llm import invent_clicks, invent_titles
+from recbole_llm.model.tiny_llm import TinyLLMStage, invent_clicks, invent_titles
+from tests.model.test_bigrec import trainer_of
 
+LIMIT = "--max_prompt_tokens"
 CATALOG = ItemCatalog(
     [None, "Red Sea", "Dead Sea", "Alps", None, "Ural"],
     attributes=[[], ["water"], ["water"], ["rock"], ["rock"], ["rock"]],
@@ -36,3 +40,13 @@ def test_candidates_hold_the_answer_and_no_item_without_a_title():
     for _ in range(20):
         listed = invent([1], 5).candidates
         assert len(listed) == 3 and 5 in listed and not {0, 4} & set(listed)
+
+
+def test_the_longest_prompt_is_told_where_it_is_not_the_usual(gaps, place):
+    def stage(*words: str) -> Any:
+        model = trainer_of(gaps, place, *words)[0].model
+        own = TinyLLMStage(model.config, model.catalog, model.prompt_kind, invent_titles, 10, model.device)
+        return own.facts(), own._compose(model.backbone.tokenizer)([1, 2, 4, 5, 6], 7)[0]
+
+    (usual, whole), (same, _), (short, cut) = (stage(*words) for words in ((), (f"{LIMIT}=512",), (f"{LIMIT}=200",)))
+    assert len(cut) < len(whole) and short != usual == same and "max_prompt_tokens" not in usual
