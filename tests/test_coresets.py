@@ -205,6 +205,12 @@ def test_a_share_is_a_part_of_the_rows_and_an_integer_a_count(coreset):
     assert set(chosen_by(coreset("--coreset=random"))) < set(chosen_by(half))
 
 
+@pytest.mark.parametrize(("size", "told"), [(1.0, True), (N_ROWS, True), (N_ROWS - 1, False)])
+def test_a_selection_that_leaves_no_row_out_is_told_of(coreset, size, told):
+    finished = coreset("--coreset=random", f"--coreset_size={size}")
+    assert (f"coreset random: all {N_ROWS} rows are chosen" in finished.log("BIGRec")) is told
+
+
 def test_a_user_stands_for_the_last_training_row(coreset, rows):
     finished = coreset("--coreset=random", "--coreset_unit=user", "--coreset_size=1.0", "--train_sample_size=~")
     settings = {"data_path": str(rows.whole.config["data_path"])}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_llm.experiment import recommend_command
 from recbole_llm.experiment.load import load_run
 from recbole_llm.property_files import dump_yaml, load_yaml
 from recbole_llm.settings.data_folder import find_data
@@ -95,3 +96,9 @@ def test_a_run_folder_alone_does_not_make_code_run(tmp_path):
     (tmp_path / "config.yaml").write_text(dump_yaml(settings), encoding="utf-8")
     with refused("trust_remote_code", "conflict", "somebody/their-llm"):
         load_run(tmp_path)
+    words = (["--trust-remote-code"], ["--trust_remote_code"], [])
+    assert [recommend_command.parse([str(tmp_path), "--users=all", *one]).trust_remote_code for one in words] == [
+        True,
+        True,
+        False,
+    ]

@@ -241,5 +241,5 @@ def _check_line(world: World) -> str:
     return (
         f"What an oracle gains ({_title(first)}, against {_title(second)}; "
         f"{ledger.MEASURES[world.check_measure].title}): {found.difference:+.4f}, {interval} over seeds and users, "
-        f"{'' if found.p < LEVEL and found.difference > 0 else 'not '}told from chance."
+        f"{'' if found.p < LEVEL and found.difference > 0 else 'not '}significant."
     )

@@ -77,7 +77,7 @@ def verdicts(trials: Sequence[Tried]) -> list[Verdict | None]:
     """Verdicts on all trials of a table; None where a trial was not run.
 
     Where the 95 % interval over seeds and users lies within the margin, a claim *fails*: a difference that small is
-    none, even where it is told from chance. Else, with Holm's correction over the table (level 5 %), it *holds* where
+    none, even where it is significant. Else, with Holm's correction over the table (level 5 %), it *holds* where
     the difference lies on the claimed side, and *fails* where it lies on the other one. All else is *undecided*, and so
     is what only one seed speaks of.
     """

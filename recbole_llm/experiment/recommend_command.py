@@ -41,7 +41,7 @@ def parser() -> VerbParser:
     found.add_argument("--overwrite", action="store_true", help="replace the file")
     found.add_argument("--batch-size", type=int, default=256, help="users or histories at a time (default: 256)")
     found.add_argument(
-        "--trust_remote_code", action="store_true", help="run code that comes with the run's LLM, if the run did"
+        "--trust-remote-code", action="store_true", help="run code that comes with the run's LLM, if the run did"
     )
     found.add_argument("--data-path", type=Path, help="where the data set is now, if it was moved")
     found.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -138,7 +138,7 @@ def config_of(folder: Path, trust_remote_code: bool = False, data_path: str | Pa
         raise InputError(
             "trust_remote_code",
             f"the run in {folder} asks to run code that comes with its LLM {config['llm_path']!r}; if you trust it, "
-            "load the run with trust_remote_code=True",
+            "load the run with trust_remote_code=True, or give recommend --trust-remote-code",
             kind="conflict",
         )
     return config

@@ -82,7 +82,7 @@ class TrunkSettings(Declared):
             "fewest items of a longer history that a row sees with train_unit: user",
             share=True,
             low=1,
-            note="shares are of MAX_ITEM_LIST_LENGTH; 1.0 cuts nothing, and shares less",
+            note="shares are of MAX_ITEM_LIST_LENGTH; 1.0 shortens no history, so that rows share less computation",
         ),
     ] = 0.5
 

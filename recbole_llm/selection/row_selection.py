@@ -141,6 +141,12 @@ class CoresetStage(Stage[np.ndarray]):
         self.selector, self.config, self.pool = selector, config, pool
         self.settings = CoresetSettings.from_settings(config.final_config_dict)
         self.budget = checked_size("coreset_size", self.settings.coreset_size, len(pool))
+        if self.budget >= len(pool):
+            log.warning(
+                "coreset %s: all %d rows are chosen; lower coreset_size, or raise train_sample_size or coreset_pool",
+                self.settings.coreset,
+                len(pool),
+            )
         needs = [need.name for need in selector.needs if need.name not in selector.unused()]
         own = [example for index in pool.indices if (example := examples[index]) is not None]
         self.inputs = RowInputs(model, config, pool, own, needs)

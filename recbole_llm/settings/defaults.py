@@ -96,7 +96,7 @@ def read_properties(
         settings = {**_added_defaults(), **settings}
         if (name := str(llm_path or settings["llm_path"])) in (TINY, SMOLLM2):
             its_own = of_model if facts.reads_items else few_shot_regime(of_model)
-            kept = {*(its_own if name == TINY else ()), *(["valid_metric"] if click else [])}
+            kept = {*its_own, *(["valid_metric"] if click else [])}
             of_llm = load_if_there(folder / "llm" / f"{name}.yaml")
             settings.update({key: value for key, value in of_llm.items() if key not in kept})
     settings.update(load_if_there(folder / "dataset" / f"{dataset}.yaml"))
@@ -107,10 +107,10 @@ def read_properties(
 
 
 def few_shot_regime(own: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a few-shot model that it keeps with the tiny LLM: its rows, and how often they are seen.
+    """The settings of a few-shot model that it keeps with an LLM of ours: its rows, and how often they are seen.
 
     A model is few-shot whose own property files say how many rows it trains on, or that a coreset is chosen from all
-    (``train_sample_size: ~``): of as many as llm/tiny.yaml allows, where the LLM is the tiny one.
+    (``train_sample_size: ~``): of as many as the file of the LLM allows.
 
     Args:
         own: what the files of the recommender and the preset set.

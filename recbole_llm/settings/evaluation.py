@@ -146,7 +146,7 @@ class EvaluationSettings(Declared):
         bool,
         Setting(
             "more columns: coverage, Gini index, novelty, popularity lift and distance of the items within lists; the "
-            "metric of the comparisons by head, tail, warm and cold targets; what the untuned LLM knows of the data",
+            "NDCG and Hit by head and tail targets, the compared metric by warm and cold ones; what the untuned LLM knows of the data",
         ),
     ] = False
     valid_metric: Annotated[

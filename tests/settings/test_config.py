@@ -170,6 +170,15 @@ def test_smollm2_has_settings_of_its_own_that_the_user_may_replace():
     assert {key: config[key] for key in changed} == {**changed, "lora_r": 4}
 
 
+@pytest.mark.parametrize("llm", ["tiny", "smollm2"])
+def test_few_shot_models_and_readers_of_items_keep_how_they_are_trained(llm):
+    own = {"DEALRec": (50, 128), "GORACS": (50, 128), "TALLRec": (200, 128), "LLMEmb": (200, 2048), "Laser": (15, 32)}
+    for model, regime in own.items():
+        config = Config(model, "ml-100k", config_dict={"llm_path": llm})
+        assert (config["epochs"], config["train_batch_size"]) == regime, model
+    assert Config("Laser", "ml-100k", config_dict={"llm_path": llm})["learning_rate"] == 1e-4
+
+
 def test_the_tiny_llm_file_is_read_for_the_tiny_llm_only():
     tiny, real = Config("BIGRec", "ml-100k"), Config("BIGRec", "ml-100k", config_dict={"llm_path": "some/llm"})
     changed = load_yaml(find_properties() / "llm" / "tiny.yaml")
