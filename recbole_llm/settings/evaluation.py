@@ -145,8 +145,9 @@ class EvaluationSettings(Declared):
     beyond_accuracy: Annotated[
         bool,
         Setting(
-            "more columns: coverage, Gini index, novelty, popularity lift and distance of the items within lists; the "
-            "NDCG and Hit by head and tail targets, the compared metric by warm and cold ones; what the untuned LLM knows of the data",
+            "more columns: coverage, Gini index, novelty, popularity lift and distance of the items within lists; NDCG "
+            "and Hit by head and tail targets, the compared metric by warm and cold ones; what the untuned LLM knows "
+            "of the data",
         ),
     ] = False
     valid_metric: Annotated[
