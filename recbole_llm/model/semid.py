@@ -129,12 +129,16 @@ class SemID(CodedRecommender):
 
     @property
     def item_embeddings(self) -> np.ndarray:
-        """There are none: codes are not grounded by distances."""
-        raise ValueError("codes are searched for or scored; there are no embeddings to compare")
+        """Vectors of the titles, by which re-ranked lists are diverse; codes are not grounded by them."""
+        return self.title_states
 
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
-        """There are none; see :attr:`item_embeddings`."""
-        return self.item_embeddings
+        """There are none.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("codes are searched for or scored; there are no answers to compare")
 
     def response(self, item: int) -> list[int]:
         """Token ids of the answer that names an item."""

@@ -47,6 +47,14 @@ def run(go: Any) -> Any:
     return go()
 
 
+def test_lists_are_made_diverse_by_the_titles_of_their_items(go):
+    run = go(rerank="mmr", rerank_lambda=0.1, rerank_topn=15)
+    vectors = np.load(run.folder / "rerank.npz")["vectors"]
+    assert np.array_equal(vectors, run.model.title_states) and len(np.unique(vectors, axis=0)) > 2
+    lists = [(one.folder / "test_ranks.csv").read_text(encoding="utf-8") for one in (run, go())]
+    assert lists[0] != lists[1]
+
+
 def test_every_titled_item_has_a_code_of_its_own_also_where_titles_are_shared(run):
     with open(run.folder / "codes.csv", newline="", encoding="utf-8") as file:
         codes = {line["item_id"]: line["code"] for line in csv.DictReader(file)}
