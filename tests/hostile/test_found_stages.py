@@ -31,7 +31,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "BIGRec": ("--reweight=collaborative", "--recommender=SASRec", "--preference=sdpo", "--pref_epochs=1"),
     "iLoRA": ("--candidates=5",),
     "LLaRA": ("--objective=cft",),
-    "TALLRec": ("--coreset=grand", "--coreset_size=6", "--valid_metric=AUC"),
+    "TALLRec": ("--threshold={'rating': 3}", "--coreset=grand", "--coreset_size=6", "--valid_metric=AUC"),
     "SemID": ("--num_beams=10",),
     "TTDS": ("--num_beams=10",),
     "SPRec": ("--pref_rounds=1", "--pref_round_rows=6"),
