@@ -31,14 +31,18 @@ BASES: dict[str, tuple[str, ...]] = {
     "BIGRec": ("--reweight=collaborative", "--recommender=SASRec", "--preference=sdpo", "--pref_epochs=1"),
     "iLoRA": ("--candidates=5",),
     "LLaRA": ("--objective=cft",),
-    "TALLRec": ("--threshold={'rating': 3}", "--coreset=grand", "--coreset_size=6", "--valid_metric=AUC"),
+    "TALLRec": (
+        *("--threshold={'rating': 3}", "--valid_metric=AUC", "--coreset=grand", "--coreset_size=6"),
+        "--llm_path=tiny",  # whose tokenizer has Yes and No
+    ),
     "SemID": ("--num_beams=10",),
     "TTDS": ("--num_beams=10",),
     "SPRec": ("--pref_rounds=1", "--pref_round_rows=6"),
     "LLMEmb": ("--scft_steps=2",),
     "Laser": (),
 }
-ELSEWHERE = {  # of files, devices and packages, or what only is told
+ELSEWHERE = {  # of files, devices and packages, what only is told, and what decides by rounding alone
+    "gradient_checkpointing",
     *("llm_path", "llm_revision", "quant", "attn_implementation", "callbacks", "trust_remote_code", "sd_file"),
     *("coreset_file", "show_progress", "probe", "checkpoint_minutes", "llm_dtype", "enable_amp"),
 }
