@@ -110,11 +110,11 @@ def texts_work() -> Work:
         return output.last_hidden_state[:, -1]
 
     def full_batches(order: Sequence[str]) -> Tensor:
-        rows, found = tokenize(order), torch.empty(len(order), WIDTH)
+        rows, found, place = tokenize(order), torch.empty(len(order), WIDTH), {text: i for i, text in enumerate(order)}
         with torch.no_grad():
             for batch in length_batches(list(map(len, rows)), budget, "as given"):
                 found[batch] = pool([rows[index] for index in batch])
-        return found[[order.index(text) for text in token_ids]]
+        return found[[place[text] for text in token_ids]]
 
     longest_first = sorted(token_ids, key=lambda text: -len(token_ids[text]))
     return {

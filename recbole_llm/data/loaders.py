@@ -15,6 +15,7 @@ from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.data.rows import AsSequential, Rows, row_pairs
+from recbole_llm.data.sampled_modes import is_sampled
 from recbole_llm.declare import MutableSettings
 from recbole_llm.errors import InputError
 
@@ -50,7 +51,7 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
         return None
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     view = config if sequential else AsSequential(config)  # a transform writes into its loader's config
-    sampled = config["eval_args"]["mode"][phase].startswith(("uni", "pop"))
+    sampled = is_sampled(config["eval_args"]["mode"][phase])
     if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
         # RecBole's loader would rank all targets of a user in one list, by scores for different histories.
         raise InputError(

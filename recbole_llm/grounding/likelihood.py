@@ -72,10 +72,10 @@ class LikelihoodGrounding(TitleGrounding):
         way = self._way(candidates.shape[1], options["row_inputs"])
 
         def facts() -> dict[str, Any]:
-            facts = {**prompt_facts(prompts, options["row_inputs"]), "candidates": candidates.tolist()}
             opinion = None if asked.item_scores is None else hash_arrays(asked.item_scores)
             how = [options["length_penalty"], options["renormalize"], way, self.declared.lm_weight, opinion]
-            return {**facts, "scores": how}
+            asked_for = {"candidates": candidates.tolist(), "scores": how}
+            return {**prompt_facts(prompts, options["row_inputs"]), **asked_for}
 
         def scores_of(batch: Sequence[int]) -> dict[int, list[float]]:
             found: dict[int, list[float]] = {}

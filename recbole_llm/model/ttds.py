@@ -204,7 +204,7 @@ class TTDS(SemID):
             encoder = self._encoder_of(UserSearchPrompts, int(self.prompts.max_prompt_tokens or 0))
             assert isinstance(encoder, UserSearchPrompts)
             codes = self._state.user_codes.detach().cpu().numpy()
-            for item, users in self.takers.searches:
+            for item, users in self._searches:
                 tokens = [self._tokens_of_user(code) for code in codes[users]]
                 named = tuple(token for code in tokens[:-1] for token in code)
                 prompt = encoder.prompt(Example(history=(), target=item, user=named))
@@ -214,8 +214,12 @@ class TTDS(SemID):
     @property
     def n_more_examples(self) -> int:
         """See :class:`SemID`."""
-        searches = self.takers.searches if USER_SEARCH in self.code_settings.tasks else []
-        return super().n_more_examples + len(searches)
+        return super().n_more_examples + len(self._searches)
+
+    @property
+    def _searches(self) -> list[tuple[int, list[int]]]:
+        """What is searched for in training: see :attr:`Takers.searches`."""
+        return self.takers.searches if USER_SEARCH in self.code_settings.tasks else []
 
     @property
     def has_side_loss(self) -> bool:
@@ -228,10 +232,8 @@ class TTDS(SemID):
         Items of histories, and users of searches, are contrasted among the different ones of the step; to items that
         an example is about alone, the states are drawn by their square.
         """
-        about = [task for task in self.code_settings.tasks if task in ("item2text", "text2item")]
-        n_single = len(about) * len(self.items)
+        n_single, searches = super().n_more_examples, self._searches
         single = [int(self.items[index % len(self.items)]) for index in more if index < n_single]
-        searches = self.takers.searches if USER_SEARCH in self.code_settings.tasks else []
         users = [user for index in more if index >= n_single for user in searches[index - n_single][1]]
         shown = [item for history in histories for item in history if self._place[item] >= 0]
         parts = []

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from recbole_llm.data.sampled_modes import is_sampled
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.registry import QUIET, suggestion
@@ -167,7 +168,7 @@ def _deciding_keys(*runs: Settings) -> Sequence[str]:
     """The settings that decide among which items the rows of runs are evaluated, besides the mode."""
     if any(run["candidates"] for run in runs):
         return DRAWS_CANDIDATES
-    samples = any(mode.startswith(("uni", "pop")) for run in runs for mode in modes_of(run["eval_args"]))
+    samples = any(is_sampled(mode) for run in runs for mode in modes_of(run["eval_args"]))
     return ("candidates", "sample_seed") if samples else ("candidates",)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recbole_llm.curriculum.settings import DistillationSettings
 from recbole_llm.data.rows import rows_digest
+from recbole_llm.data.sampled_modes import is_sampled
 from recbole_llm.evaluation import Evaluation, Protocol
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.objective import TokenObjective, make_objective
@@ -76,7 +77,7 @@ class Tuning:
             answering = (*ANSWERING, *grounding.settings)
         settings = FineTuneSettings.from_settings(config.final_config_dict).facts()
         mode = config["eval_args"]["mode"]["valid"]
-        drawn = config["candidates"] or mode.startswith(("uni", "pop"))  # what validation rows are ranked among
+        drawn = config["candidates"] or is_sampled(mode)  # what validation rows are ranked among
         return {
             "model": model.facts(),
             "recommender": type(model).__name__,

@@ -22,10 +22,10 @@ from recbole_llm.semantic_ids import collision_rate
 from recbole_llm.settings.training import TeachingSettings
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
-from recbole_llm.trainer.history_policy import HistoryPolicyStage
 from recbole_llm.trainer.teaching import RankingStage
 from tests.model.coded import coded_run, same_bits, weights_of
 from tests.refusals import refused
+from tests.rewards import check_rewards
 from tests.runs import asked_in_new_process
 from tests.worlds import make_world
 
@@ -107,15 +107,7 @@ def test_a_row_is_scored_and_ranked_for_its_own_user(run, tmp_path):
 
 
 def test_lengths_of_a_history_are_rewarded_in_prompts_that_name_the_user(run):
-    model = run.model.eval()
-    stage = HistoryPolicyStage(model, run.config, run._trained.rows.train, "any")
-    found, rewards = stage._rewards()
-    whole, pairs = model.histories(stage._rows.inter_feat), model.token_pairs(stage._rows.inter_feat)
-    for history, own in zip(found[:4], rewards, strict=False):
-        prompt, answer = pairs[whole.index(history)]
-        with torch.no_grad():
-            expected = -float(model.answer_loss([prompt], [[answer]])[0]) / len(answer)
-        assert own[np.isfinite(own)][-1] == pytest.approx(expected - stage.settings.history_price, abs=1e-4)
+    check_rewards(run, 4)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.lists(st.integers(1, 6), max_size=5))))

@@ -14,6 +14,7 @@ from recbole_llm.settings.config import Config
 from recbole_llm.trainer.history_policy import HistoryPolicyStage
 from tests.processes import forked_python
 from tests.refusals import refused
+from tests.rewards import check_rewards
 from tests.runs import TINY, working_in
 from tests.worlds import make_world
 
@@ -75,15 +76,7 @@ def test_rewards_are_of_prompts_that_list_candidates_where_those_of_the_run_do(w
     where = {"data_path": str(world.parent), "checkpoint_dir": str(saved), "candidates": 4, "epochs": 0}
     with working_in(saved.parent):
         listing = recbole_llm.run("BIGRec", world.name, **where, **own)
-    model = listing.model
-    stage = HistoryPolicyStage(model, listing.config, listing._trained.rows.train, "any")
-    histories, rewards = stage._rewards()
-    whole, pairs = model.histories(stage._rows.inter_feat), model.token_pairs(stage._rows.inter_feat)
-    for history, found in zip(histories[:3], rewards, strict=False):
-        prompt, answer = pairs[whole.index(history)]
-        with torch.no_grad():
-            expected = -float(model.answer_loss([prompt], [[answer]])[0]) / len(answer)
-        assert found[np.isfinite(found)][-1] == pytest.approx(expected - stage.settings.history_price, abs=1e-4)
+    check_rewards(listing, 3)
 
 
 def test_the_folder_compares_lengths_by_tokens(plain, chosen):
