@@ -70,5 +70,10 @@ class ReweightSettings(Declared):
     ] = "none"
     gamma: Annotated[
         float | None,
-        Setting("strength of the re-weighting", low=0, null="searches it on validation, per metric and cut-off"),
+        Setting(
+            "strength of the re-weighting",
+            low=0,
+            null="searches it on validation, per metric and cut-off",
+            scope="popularity, collaborative",
+        ),
     ] = None

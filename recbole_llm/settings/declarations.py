@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint
@@ -26,6 +26,7 @@ from recbole_llm.rerank.settings import LMDHSettings, RerankSettings
 from recbole_llm.semantic_ids.settings import CodeSettings, TwinSettings
 from recbole_llm.semantic_ids.solid_settings import SolidSettings
 from recbole_llm.settings.evaluation import EvaluationSettings, RowSettings
+from recbole_llm.settings.models import ModelFacts
 from recbole_llm.settings.recbole_keys import RecBoleSettings
 from recbole_llm.settings.training import AlignmentSettings, FineTuneSettings, ModelSettings, TeachingSettings
 
@@ -39,12 +40,14 @@ class Group:
         components: the dataclasses that declare them.
         every_model: whether RecBole's own models read them as well.
         model: the one model of ours that reads them, where it is no LLM recommender.
+        readers: whether an LLM model of these facts reads them; None where all do.
     """
 
     title: str
     components: tuple[type, ...]
     every_model: bool = False
     model: str = ""
+    readers: Callable[[ModelFacts], bool] | None = None
 
 
 def _of_axis(axis: str) -> tuple[type, ...]:
@@ -69,8 +72,13 @@ def groups() -> tuple[Group, ...]:
         Group("Item text and prompt", (PromptSettings,)),
         Group("Generation", (GenerationSettings,)),
         Group("Model", (ModelSettings,)),
-        Group("Item vectors", (ItemVectorSettings, AlignmentSettings)),
-        Group("Bi-tuning", (LaserSettings,)),
+        Group("Item vectors", (ItemVectorSettings,)),
+        Group(
+            "Vectors in a classic model",
+            (AlignmentSettings,),
+            readers=lambda facts: facts.reads_items and not facts.reads_histories,
+        ),
+        Group("Bi-tuning", (LaserSettings,), readers=lambda facts: facts.reads_histories),
         Group("Teaching a classic model", (TeachingSettings,)),
         Group("Adapter", (AdapterSettings, *_of_axis("adapter"))),
         Group("Coreset", (CoresetSettings, *_of_axis("coreset"))),
@@ -78,7 +86,8 @@ def groups() -> tuple[Group, ...]:
         Group("Curriculum", (DistillationSettings,)),
         Group("Objective", (ObjectiveSettings, *_of_axis("objective"))),
         Group("Preference", (PreferenceSettings,)),
-        Group("Codes of items", (CodeSettings, TwinSettings)),
+        Group("Codes of items", (CodeSettings,), readers=lambda facts: bool(facts.names_codes)),
+        Group("Codes of users", (TwinSettings,), readers=lambda facts: facts.names_codes == "twin"),
         Group("Grounding", (GroundingSettings, ReweightSettings)),
         Group("History", (HistorySettings,)),
         Group("LMDH", (LMDHSettings,), model="LMDH"),

@@ -16,6 +16,7 @@ from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.property_files import find_properties
 from recbole_llm.settings.declarations import groups, llm_keys, model_keys, with_choices
 from recbole_llm.settings.describe import describe, recbole_default, types_of, yaml_text
+from recbole_llm.settings.readers import listed, model_readers
 from recbole_llm.settings.recbole_keys import RecBoleSettings
 
 COLUMN = 32  # where comments begin
@@ -103,6 +104,7 @@ def page() -> str:
         reach = "For all models, RecBole's included." if group.every_model else "For LLM models."
         reach = f"For {group.model}." if group.model else reach
         keys = keys_by_name(group.components)
+        reach = f"For {listed(model_readers(next(iter(keys))), 'and')}." if group.readers else reach
         rows = [
             f"| `{key.name}` | {types_of(key)} | {_default_text(key)} | {_cell(describe(key))} |"
             for key in map(with_choices, keys.values())

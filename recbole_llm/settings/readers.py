@@ -8,10 +8,11 @@ from importlib.metadata import EntryPoint
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.declare import Key, keys_of
+from recbole_llm.declare import Key, keys_by_name, keys_of
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES, added_choices, load_entry
 from recbole_llm.settings.declarations import groups
+from recbole_llm.settings.models import ModelFacts, facts_by_name, llm_model_names
 
 if TYPE_CHECKING:
     from recbole_llm.settings.resolve import Resolution
@@ -21,7 +22,7 @@ Conditions = Mapping[str, tuple[str, ...]]
 
 
 def readers() -> Mapping[str, Conditions]:
-    """The conditions of every declared setting that only some values of an axis read.
+    """The conditions of every declared setting that is read only at some values of an axis or of another setting.
 
     A field of an axis value's class is read by that value. A setting of an axis, or of components that serve some of
     its values, is read by those that its scope names, or by all that do something; a scope may also name a choice of
@@ -39,7 +40,7 @@ def _readers(added: tuple[EntryPoint, ...]) -> Mapping[str, Conditions]:
             before = found.setdefault(key.name, own)  # declared by several components, each of which reads it
             both = {name: tuple(dict.fromkeys([*values, *own[name]])) for name, values in before.items() if name in own}
             found[key.name] = both
-    return {name: own for name, own in found.items() if own.keys() & AXES.keys()}
+    return {name: own for name, own in found.items() if own}
 
 
 def _components(added: Sequence[EntryPoint] = ()) -> Iterator[tuple[type, str, str]]:
@@ -149,9 +150,27 @@ def unread(given: Iterable[str], resolved: Sequence[Resolution]) -> list[str]:
     for typed in given:
         model, _, key = typed.rpartition(".")
         own = [one for one in resolved if key in one.user and model in ("", one.model)]
-        if own and key in readers() and all(_without(key, one) for one in own):
+        if own and all(_is_of_others(key, one) for one in own):
+            found.append(f"{typed} has no effect: only {listed(model_readers(key), 'or')} reads it; leave it out.")
+        elif own and key in readers() and all(_without(key, one) for one in own):
             found.append(_warning(typed, key, own))
     return found
+
+
+def model_readers(key: str) -> list[str]:
+    """The LLM models that read a setting at some values of the others."""
+    return [name for name in llm_model_names() if _readable(key, facts_by_name(name))]
+
+
+def _is_of_others(key: str, one: Resolution) -> bool:
+    """Whether a setting is one of other LLM models."""
+    return one.facts.is_llm and not _readable(key, one.facts)
+
+
+def _readable(key: str, facts: ModelFacts) -> bool:
+    """Whether an LLM model of these facts reads a setting at some values of the others."""
+    asked = (group.readers for group in groups() if group.readers and key in keys_by_name(group.components))
+    return all(reads(facts) for reads in asked)
 
 
 def _without(key: str, one: Resolution) -> Conditions:
@@ -172,17 +191,21 @@ def _warning(typed: str, key: str, models: Sequence[Resolution]) -> str:
     for one in models:  # a search resolves one model several times
         by_value.setdefault(one[name], {})[one.model] = None
     told = ", ".join(
-        f"{_listed([*own], 'and')} {'have' if len(own) > 1 else 'has'} {name}={value}"
-        for value, own in by_value.items()
+        f"{listed([*own], 'and')} {'have' if len(own) > 1 else 'has'} {name}={value}" for value, own in by_value.items()
     )
     if name in AXES and values == _doing(name) and len(values) > 1:
         reads, wanted = "", name
     else:
-        reads = f"only {name}={_listed(values, 'or')} reads it, and "
+        reads = f"only {name}={listed(values, 'or')} reads it, and "
         wanted = f"{name}={values[0]}" if len(values) == 1 else name
     return f"{typed} has no effect: {reads}{told}; set --{wanted}, or leave {typed} out."
 
 
-def _listed(names: Sequence[str], word: str) -> str:
-    """Names as in a sentence."""
+def listed(names: Sequence[str], word: str) -> str:
+    """Names as in a sentence.
+
+    Args:
+        names: at least one.
+        word: ``"and"`` or ``"or"``, before the last of them.
+    """
     return f"{', '.join(names[:-1])} {word} {names[-1]}" if len(names) > 1 else names[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,8 @@ from recbole_llm.registry import AXES, find_choice
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command, settings_for
 from recbole_llm.settings.declarations import groups
-from recbole_llm.settings.readers import readers, unmet, unread
+from recbole_llm.settings.models import find_model, llm_model_names
+from recbole_llm.settings.readers import unmet, unread
 from recbole_llm.settings.resolve import Resolution, resolve
 from tests.refusals import refused
 from tests.test_docs import PAGES, commands
@@ -86,11 +88,13 @@ def scoped() -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 def test_scopes_name_values_that_there_are():
     """Else a misspelt one would tell nothing."""
-    known = {key for key, *_ in scoped()} | {"self_negative"}
-    axis_settings = {key for key, conditions in readers().items() if conditions}
-    components = [one for group in groups() if not group.model for one in group.components]
-    declared = [key for one in components for key in keys_of(one).values() if key.setting.scope]
-    assert {key.name for key in declared if key.name in axis_settings and not key.name.startswith("sara_")} <= known
+    of_axes = {value for values in AXES.values() for value in values}
+    for component in (one for group in groups() if not group.model for one in group.components):
+        own = keys_of(component).values()
+        known = {*of_axes, *llm_model_names(), *(choice for key in own for choice in key.setting.choices)}
+        told = {key.name: key.setting.scope for key in own if key.setting.scope}
+        unknown = {name for name, scope in told.items() if not {*re.split(", *", scope)} <= known}
+        assert unknown <= {"field_max_chars", "pca_dim", "self_negative"}  # in words
 
 
 @pytest.mark.parametrize(("key", "axis", "values"), [*scoped()], ids=str)
@@ -104,6 +108,21 @@ def test_settings_of_an_axis_that_does_nothing_are_told_of(base, axis):
     others = {key.name for key in keys_of(component).values()} - {axis, "coreset_file"}
     told = unread(sorted(others), [replace(base, user=dict.fromkeys(others))])
     assert [line.split()[0] for line in told] == sorted(others) and len(others) > 4
+
+
+MODEL_SETTINGS = [group for group in groups() if group.readers]
+
+
+@pytest.mark.parametrize("group", MODEL_SETTINGS, ids=lambda group: group.title)
+def test_settings_of_some_models_are_told_of_with_all_others(group):
+    """By the modules of a model's classes, which name the settings that they read."""
+    (component,) = group.components
+    key = next(iter(keys_of(component).values())).name
+    for name in llm_model_names():
+        told = unread([key], [replace(resolve(name, "ml-100k", {}), user={key: None})])
+        modules = [sys.modules[one.__module__] for one in find_model(name).__mro__]
+        reads = any(component in vars(module).values() for module in modules)
+        assert bool(told) != reads, name
 
 
 def told_of(line: str) -> list[str]:
@@ -158,6 +177,29 @@ def told_of(line: str) -> list[str]:
                 "--lora_rank_rule=sara, or leave sara_r_min out."
             ],
         ),
+        (
+            "--model=BIGRec --gamma=2",
+            [
+                "gamma has no effect: only reweight=popularity or collaborative reads it, and BIGRec has "
+                "reweight=none; set --reweight, or leave gamma out."
+            ],
+        ),
+        (
+            "--model=SemID --sid_quantizer=rkmeans --sid_dim=16",
+            [
+                "sid_dim has no effect: only sid_quantizer=rqvae reads it, and SemID has sid_quantizer=rkmeans; set "
+                "--sid_quantizer=rqvae, or leave sid_dim out."
+            ],
+        ),
+        (
+            "--model=BIGRec,SASRec --laser_tau=2 --sid_levels=3",
+            [
+                "laser_tau has no effect: only Laser reads it; leave it out.",
+                "sid_levels has no effect: only SemID or TTDS reads it; leave it out.",
+            ],
+        ),
+        ("--model=BIGRec,Laser,TTDS --laser_tau=2 --sid_levels=3", []),
+        ("--model=BIGRec --gamma=2 --reweight=popularity", []),
         ("--model=BIGRec,SOFT --alpha=10", []),
         ("--model=MSL --msl_tau=2 --title_renormalize=True --lora_r=4", []),
         ("--model=SOFT --curriculum=fixed:0.5 --sd_rows=20", []),
