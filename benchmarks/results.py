@@ -37,6 +37,7 @@ from benchmarks.reports import RESULTS as CELLS
 from benchmarks.reports import rendered
 from recbole_llm.evaluation import PROTOCOLS, Comparison, compare_two_level, holm
 from recbole_llm.report import NOT_RUN
+from recbole_llm.report.layout import few_seeds_note
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -272,6 +273,7 @@ def compare(read: Mapping[str, Sequence[Found]], compared_with: Sequence[str], g
     yield (
         "95 % intervals; p counts seeds and users, Holm corrects it for all comparisons of the table."
         + (" Where there is one seed, p is over users only." if once else "")
+        + (f" {few}" if (few := few_seeds_note(one.n_seeds for one in pairs.values())) else "")
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 NOT_RUN, UNKNOWN = "not run", "-"  # a metric that was not measured; a fact that does not apply
 DOUBT = "!"  # beside a run whose training or answers give reason to doubt it
 OTHER = "†"  # beside results of another commit than the table's
+FALSE_ALARMS = {2: 12, 3: 9}  # seeds, and percent of comparisons of equal models with p < .05, at most
 DIFFERS = "*"  # beside a metric that differs from the baseline's
 SUMMARY = {"valid_loss": "Valid loss", "distinct_answers": "Distinct answers", "top_answer": "Top answer"}
 SUMMARY |= {"titles_known": "Titles known", "sequences_known": "Sequences known"}
@@ -203,7 +204,26 @@ def comparison_note(table: ResultTable) -> str:
     if once and len(once) < n:
         over = f"seeds and users; over users only for {', '.join(once)}, run with one seed"
     corrected = f", corrected by Holm for {n} comparisons" if n > 1 else ""
-    return f"{DIFFERS} differs from {baseline}: p < .05 over {over}{corrected}"
+    few = few_seeds_note(one.n_seeds for one in table.comparisons)
+    return f"{DIFFERS} differs from {baseline}: p < .05 over {over}{corrected}" + (f". {few}" if few else "")
+
+
+def few_seeds_note(n_seeds: Iterable[tuple[int, int]]) -> str:
+    """What p-values over few seeds are worth, in words; empty where none are over two or three.
+
+    Args:
+        n_seeds: seeds of both models of each comparison of a table.
+
+    Returns:
+        A sentence with the largest shares that were found in simulations (docs/statistics.md).
+
+    Example:
+        >>> few_seeds_note([(2, 2), (5, 5)])
+        'Equal models get p < .05 in up to 12 % of cases with 2 seeds, instead of in 5 %.'
+    """
+    counts = {min(both) for both in n_seeds}
+    told = [f"in up to {FALSE_ALARMS[k]} % of cases with {k} seeds" for k in sorted(counts & FALSE_ALARMS.keys())]
+    return f"Equal models get p < .05 {' and '.join(told)}, instead of in 5 %." if told else ""
 
 
 def comparison_cells(table: ResultTable) -> tuple[list[str], list[list[str]]]:

@@ -101,6 +101,9 @@ def test_comparisons_are_stated_with_both_intervals(table):
     alone = replace(table, comparisons=[replace(one, seeds_and_users=None, n_seeds=(1, 1))])
     assert "p < .05 over users only, as one seed tells nothing of others" in " ".join(alone.text().split())
     assert ResultTable.from_json(alone.json()) == alone
+    few = replace(table, comparisons=[replace(one, n_seeds=(2, 2))])
+    note = "Equal models get p < .05 in up to 12 % of cases with 2 seeds, instead of in 5 %."
+    assert note in " ".join(few.text().split()) and note not in " ".join(alone.text().split())
 
 
 def test_warnings_and_results_of_another_commit_are_marked(table):
