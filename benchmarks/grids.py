@@ -21,6 +21,8 @@ FEW_USERS = (
 # So that each of nine systems is tuned three times within a night on two cores
 EQUAL_ROWS = ("--train_sample_size=2048", "--valid_sample_size=300", "--sample_for=all")
 TITLES = ("--grounding=constrained", "--num_beams=20")
+NEW_ITEMS = ("--repeatable=False",)  # of models that rank all others without the items that a user had
+POP_NEW = "Pop, items of the user left out"
 THREE_EPOCHS = ("--epochs=3", "--lr_scheduler=constant")
 
 
@@ -93,6 +95,7 @@ def real_llm_grid(name: str, of: tuple[str, ...]) -> Grid:
     data = (*of, "--config_files=benchmarks/smollm2.yaml")
     cells = {
         "classics": ("--model=Pop,SASRec", *of, *FEW_USERS),
+        "pop-new": ("--model=Pop", *of, *FEW_USERS, *NEW_ITEMS),
         "bigrec": ("--model=BIGRec", *data),
         "popularity": ("--model=BIGRec", *data, "--reweight=popularity"),
         "constrained": ("--model=BIGRec", *data, *TITLES),
@@ -106,6 +109,7 @@ def real_llm_grid(name: str, of: tuple[str, ...]) -> Grid:
     }
     lines = (
         Line("Pop", f"{name}-classics", "Pop"),
+        Line(POP_NEW, f"{name}-pop-new", "Pop"),
         Line("SASRec, all rows", f"{name}-classics", "SASRec"),
         Line("SASRec, 512 rows", f"{name}-classics", "SASRec (512 rows)"),
         Line("BIGRec, untuned", f"{name}-untuned", "BIGRec"),
@@ -140,6 +144,7 @@ def all_rows_grid(history: int, seeds: tuple[int, ...] = SEEDS, more: bool = Fal
     searched = (*soft, *TITLES, "--curriculum_epochs=3", "--lr_scheduler=constant", "--alpha=[1,10,100]")
     shown: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "pop": ("Pop, all interactions", "Pop", ("--model=Pop", *data)),
+        "pop-new": (POP_NEW, "Pop", ("--model=Pop", *data, *NEW_ITEMS)),
         "sasrec": ("SASRec, all rows", "SASRec", ("--model=SASRec", *data)),
         "constrained": ("BIGRec, constrained", "BIGRec", (*bigrec, *TITLES)),
         "soft": ("SOFT, constrained", "SOFT", (*soft, *TITLES)),
@@ -167,7 +172,10 @@ def few_rows_grid(name: str) -> Grid:
     """
     data = (*MOVIES, "--MAX_ITEM_LIST_LENGTH=10", *ALL_ROWS, "--train_unit=row", "--train_sample_size=8192", *TITLES)
     chosen = ("--model=BIGRec", *data, "--epochs=8", "--coreset_size=1024")
+    pop = ("--model=Pop", *MOVIES, "--MAX_ITEM_LIST_LENGTH=10")
     shown: dict[str, tuple[str, tuple[str, ...]]] = {
+        "pop": ("Pop", pop),
+        "pop-new": (POP_NEW, (*pop, *NEW_ITEMS)),
         "bigrec": ("BIGRec, 8,192 rows", ("--model=BIGRec", *data)),
         "llara": ("LLaRA, 8,192 rows", ("--model=LLaRA", *data, "--adapter=lora")),
         "ilora": ("iLoRA, 8,192 rows", ("--model=iLoRA", *data, "--adapter=ilora")),
@@ -210,8 +218,10 @@ def systems_grid(name: str, data: tuple[str, ...]) -> Grid:
     small = ("--config_files=benchmarks/games-tiny.yaml",)  # of the offline LLM, where a model has one
     alone, with_llm = ("Pop", "SASRec", "SOLID", "SAR", "LMDH"), ("BIGRec", "SemID", "TTDS", "Laser")
     cells = {model: (f"--model={model}", *data, *(small if model in with_llm else ())) for model in (*alone, *with_llm)}
-    lines = tuple(Line(model, f"{name}-{model}", model) for model in (*alone, *with_llm))
-    return Grid(name, named(name, cells), lines, compared_with=("Pop", "SASRec"))
+    cells["Pop-new"] = (*cells["Pop"], *NEW_ITEMS)
+    lines = [Line(model, f"{name}-{model}", model) for model in (*alone, *with_llm)]
+    lines.insert(1, Line(POP_NEW, f"{name}-Pop-new", "Pop"))
+    return Grid(name, named(name, cells), tuple(lines), compared_with=("Pop", "SASRec"))
 
 
 GAMES = ("--dataset=amazon-games-tiny", "--data_path=saved/data")

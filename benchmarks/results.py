@@ -36,13 +36,15 @@ from benchmarks.grids import GRIDS, Grid, Line
 from benchmarks.reports import RESULTS as CELLS
 from benchmarks.reports import rendered
 from recbole_llm.evaluation import PROTOCOLS, Comparison, compare_two_level, holm
+from recbole_llm.experiment.train import REUSED_NOTE
 from recbole_llm.report import NOT_RUN
-from recbole_llm.report.layout import few_seeds_note
+from recbole_llm.report.layout import DOUBT, OTHER, few_seeds_note
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 METRICS = ("hit@1", "hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@20")
-OTHER, UNKNOWN = "†", "unknown"  # a result of another commit than most of its table
+UNKNOWN = "unknown"  # the commit of a result
+SUMMARIES = {"distinct_answers": "distinct answers", "top_answer": "top answer"}
 # Names of scripts.
 SPEED = (
     "speed",
@@ -154,20 +156,19 @@ def render(grid: Grid) -> Iterator[str]:
     read = {line.title: [found for seed in grid.seeds if (found := read_line(grid, line, seed))] for line in grid.lines}
     usual, others = revisions(grid)
     metrics = [*METRICS_OF[grid.protocol], *grid.metrics]
-    yield "| model | train rows | seeds | epochs | time | " + " | ".join(metrics) + " |"
-    yield "|---|---:|---:|---:|---:|" + "---:|" * len(metrics)
+    summary = [
+        name for name in SUMMARIES if any(name in result["summary"] for own in read.values() for result, _ in own)
+    ]
+    heads = ["train rows", "seeds", "epochs", "time", *metrics, *(SUMMARIES[name] for name in summary)]
+    yield f"| model | {' | '.join(heads)} |"
+    yield "|---|" + "---:|" * len(heads)
     for title, found in read.items():
-        if not found:
-            yield f"| {title} | " + " | ".join([NOT_RUN] * (4 + len(metrics))) + " |"
-            continue
         results = [result for result, _ in found]
-        epochs = "/".join(str(result["epochs"]) for result in results)
-        seconds = np.mean([result["wall_seconds"] for result in results])
-        cells = [f"{results[0]['train_rows']:,}", str(len(found)), epochs, f"{seconds / 60:.1f} min"]
-        cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
-        mark = f" {OTHER}" if title in others else ""
-        yield f"| {title}{mark} | " + " | ".join(cells) + " |"
+        marks = [DOUBT] * any(result["warnings"] for result in results) + [OTHER] * (title in others)
+        cells = line_cells(results, metrics, summary) if found else [NOT_RUN] * len(heads)
+        yield f"| {' '.join([title, *marks])} | {' | '.join(cells)} |"
     yield ""
+    yield from warned({title: [result for result, _ in found] for title, found in read.items()})
     if any(read.values()):
         yield f"Measured with commit {usual}." + "".join(
             f" {OTHER} {title}: {', '.join(commits)}." for title, commits in others.items()
@@ -182,6 +183,28 @@ def render(grid: Grid) -> Iterator[str]:
     yield f"Commands, with {seeds} as far as the table counts seeds:"
     yield ""
     yield from (f"- `python run_recbole_llm.py {' '.join(words)}`" for words in grid.cells.values())
+
+
+def line_cells(results: Sequence[Mapping[str, Any]], metrics: Sequence[str], summary: Sequence[str]) -> list[str]:
+    """The cells of a line of a table, means over its seeds."""
+    minutes = np.mean([result["wall_seconds"] for result in results]) / 60
+    at_least = "≥ " if any(note.startswith(REUSED_NOTE) for result in results for note in result["notes"]) else ""
+    cells = [f"{results[0]['train_rows']:,}", str(len(results)), "/".join(str(result["epochs"]) for result in results)]
+    cells.append(f"{at_least}{minutes:.1f} min")
+    cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
+    return cells + [share([result["summary"].get(name) for result in results]) for name in summary]
+
+
+def warned(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """The warnings of the runs that a table marks, each line's of the first seed that has any."""
+    for title, results in read.items():
+        own = [result for result in results if result["warnings"]]
+        if own:
+            seeds = f"{len(own)} of {len(results)} seeds, such as {own[0]['seed']}"
+            which = seeds if len(results) > 1 else f"seed {own[0]['seed']}"
+            yield f"- {DOUBT} {title}, {which}: {'; '.join(own[0]['warnings'])}."
+    if any(result["warnings"] for results in read.values() for result in results):
+        yield ""
 
 
 def curricula(grid: Grid) -> Iterator[str]:
@@ -288,6 +311,12 @@ def spread(values: Sequence[float | None]) -> str:
         return "-"
     mean, deviation = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
     return f"{mean:.4f} ± {deviation:.4f}" if deviation >= 0.00005 else f"{mean:.4f}"
+
+
+def share(values: Sequence[float | None]) -> str:
+    """Mean of shares over seeds, in percent; a dash where a run has none."""
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.1%}" if known else "-"
 
 
 def render_speed(report: Mapping[str, Any]) -> Iterator[str]:
