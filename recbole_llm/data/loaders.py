@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data import create_samplers
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler, Sampler
 from recbole.utils import ModelType
@@ -43,12 +45,19 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
     Where items are sampled (``uni<n>``, ``pop<n>``), a row's sample depends on ``sample_seed``, its user and its target
     alone: it is the same for every model, seed and epoch, and whichever other rows are evaluated.
 
+    Where items are not repeatable, those that a row's user had before its target, all of them and not only those that a
+    model is shown, are neither ranked nor sampled.
+
     Raises:
-        InputError: items are sampled, and a user has several rows.
+        InputError: items are sampled, and a user has several rows or had all of them; or they are not repeatable, and
+            histories come from files that may have cut them.
     """
     part = getattr(rows, phase)
     if not len(part):
         return None
+    if not config["repeatable"] and config["benchmark_filename"] is not None:
+        message = "False needs all interactions of a user; rows of benchmark_filename tell of their histories only"
+        raise InputError("repeatable", message, kind="conflict")
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     view = config if sequential else AsSequential(config)  # a transform writes into its loader's config
     sampled = is_sampled(config["eval_args"]["mode"][phase])
@@ -61,8 +70,51 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
     if sampled:
         if config["eval_args"]["mode"][phase].startswith("pop"):
             _count_before_split(samplers[phase], rows.whole.item_counts)
+        if not config["repeatable"]:
+            _without_earlier_items(samplers[phase], rows, part)
         samplers[phase] = _drawing_by_row(samplers[phase], config["sample_seed"])
+    elif not config["repeatable"]:
+        return _NewItemsLoader(view, rows, part)
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)
+
+
+class _NewItemsLoader(FullSortEvalDataLoader):
+    """RecBole's loader of rows that are ranked among all items but those that their users had before."""
+
+    def __init__(self, config: Any, rows: Rows, part: SequentialDataset) -> None:
+        self._earlier = [torch.from_numpy(items) for items in rows.earlier_items(part)]
+        super().__init__(config, part, sampler=None)
+
+    def collate_fn(self, index: Any) -> tuple[Any, ...]:
+        """RecBole's batch, with the row and item of each score that its trainer shall leave out."""
+        batch, _, rows, targets = super().collate_fn(index)
+        earlier = [self._earlier[place] for place in np.asarray(index)]
+        counts = torch.tensor([len(items) for items in earlier])
+        return batch, (torch.arange(len(earlier)).repeat_interleave(counts), torch.cat(earlier)), rows, targets
+
+
+def _without_earlier_items(sampler: Any, rows: Rows, part: SequentialDataset) -> None:
+    """Keep a RecBole sampler from drawing what a row's user had before, each user having one row.
+
+    Args:
+        sampler: of ``uni<n>`` or ``pop<n>``, which draws none of ``used_ids[user]``: the target so far.
+        rows: all rows.
+        part: those that are evaluated.
+
+    Raises:
+        InputError: nothing would be left to draw, and RecBole would draw for ever.
+    """
+    drawable = set(
+        np.flatnonzero(rows.whole.item_counts)
+        if sampler.distribution == "popularity"
+        else range(1, rows.whole.item_num)
+    )
+    for (user, _), earlier in zip(row_pairs(part), rows.earlier_items(part), strict=True):
+        sampler.used_ids[user] |= {*earlier.tolist()}
+        if drawable <= sampler.used_ids[user]:
+            name = rows.whole.field2id_token[rows.whole.uid_field][user]
+            message = f"False leaves no item to sample for user {name}, who had all of them; set it True, or mode: full"
+            raise InputError("repeatable", message, kind="conflict")
 
 
 def _count_before_split(sampler: Any, counts: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
 
 import recbole_llm.data.patched  # noqa: F401
@@ -46,3 +47,19 @@ class Rows:
             if label_column(part.config):
                 arrays.append(row_labels(part))
         return hash_json([interactions_digest(self.whole), hash_arrays(*arrays)])
+
+    def earlier_items(self, part: SequentialDataset) -> list[np.ndarray]:
+        """The items that each row's user had before the row's target, shown or not, without the target itself.
+
+        Args:
+            part: :attr:`valid` or :attr:`test`, not of presplit files.
+
+        Returns:
+            int64 [any] for each row, ascending, an item once.
+        """
+        users, items = self.whole.in_time.users, self.whole.in_time.items
+        items, counts = items[np.argsort(users, kind="stable")], np.bincount(users, minlength=self.whole.user_num)
+        starts = (counts.cumsum() - counts)[row_pairs(part)[:, 0]]
+        ends = starts + part.inter_feat[N_BEFORE].numpy()
+        targets = row_pairs(part)[:, 1]
+        return [np.setdiff1d(items[a:b], [own]) for a, b, own in zip(starts, ends, targets, strict=True)]

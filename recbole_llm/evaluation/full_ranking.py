@@ -71,8 +71,8 @@ class FullRanking(Protocol):
         if drawn:
             among = f"The target is ranked among {count} items drawn {drawn}, by sample_seed, the same for all models"
         masked = "Items of the history are ranked like all others; nothing is masked."
-        if drawn and not self.config["repeatable"]:
-            masked = "Items of a user's history are not drawn."
+        if not self.config["repeatable"]:
+            masked = f"Items that a user had before the target are not {'drawn' if drawn else 'ranked'}."
         return {
             "Candidates": f"{among}, with one target per row.",
             "Masking": masked,
@@ -176,10 +176,11 @@ class FullRanking(Protocol):
     def _is_ranked_by_model(
         self, model: AbstractRecommender, loader: AbstractDataLoader, collector: RowCollector
     ) -> bool:
-        """Whether the model ranks by itself: not where a metric reads all scores, nor where scores are re-weighted."""
+        """Whether the model ranks by itself: not where a metric reads all scores, nor where these are changed."""
         reweighted = self.config["reweight"] not in (None, "none")
         full = isinstance(loader, FullSortEvalDataLoader)
-        return full and not reweighted and not collector.needs_scores and ranks_by_itself(model)
+        changed = reweighted or not self.config["repeatable"]
+        return full and not changed and not collector.needs_scores and ranks_by_itself(model)
 
 
 def _worth(family: str, cutoff: int, ranks: np.ndarray) -> np.ndarray:

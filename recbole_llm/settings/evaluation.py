@@ -118,7 +118,13 @@ class EvaluationSettings(Declared):
         dict[str, Any],
         Setting("4 keys: split, order, group_by and mode", note="a user's key replaces this one, the rest stay"),
     ]
-    repeatable: Annotated[bool, Setting("items of the history can be recommended again: nothing is masked")] = True
+    repeatable: Annotated[
+        bool,
+        Setting(
+            "items of the history can be recommended again: nothing is masked",
+            note="False, for models that read no sequences, leaves out all that a user had before the target",
+        ),
+    ] = True
     metrics: Annotated[list[str] | str, Setting("evaluation metrics")] = field(
         default_factory=lambda: ["Recall", "NDCG", "MRR", "Hit"]
     )

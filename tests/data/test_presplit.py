@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import Rows, load_rows, row_histories, row_pairs
 from recbole_llm.experiment.recommend import _rows_of_users
 from recbole_llm.experiment.trained import Trained
@@ -197,3 +198,10 @@ def test_users_are_recommended_by_all_they_did_whatever_the_order_of_lines(folde
     all_they_did = [["c", "b", "a", "d", "e", "NA"], ["a", "b", "c", "e", "NA"], ["e", "a"]]
     assert shown == [own[-longest:] for own in all_they_did]
     assert asked["item_id_list"].shape == (3, longest)
+
+
+def test_rows_of_files_do_not_tell_all_that_a_user_had(folder):
+    where = {"data_path": str(folder.parent), "benchmark_filename": ["train", "valid", "test"], "repeatable": False}
+    config = Config("Pop", folder.name, config_dict=where)
+    with refused("repeatable", "conflict", "rows of benchmark_filename tell of their histories only"):
+        eval_loader(config, load_rows(config, False), "test")
