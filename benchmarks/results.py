@@ -157,14 +157,16 @@ def render(grid: Grid) -> Iterator[str]:
     usual, others = revisions(grid)
     metrics = [*METRICS_OF[grid.protocol], *grid.metrics]
     summary = [
-        name for name in SUMMARIES if any(name in result["summary"] for own in read.values() for result, _ in own)
+        name
+        for name in SUMMARIES
+        if any(name in result.get("summary", {}) for own in read.values() for result, _ in own)
     ]
     heads = ["train rows", "seeds", "epochs", "time", *metrics, *(SUMMARIES[name] for name in summary)]
     yield f"| model | {' | '.join(heads)} |"
     yield "|---|" + "---:|" * len(heads)
     for title, found in read.items():
         results = [result for result, _ in found]
-        marks = [DOUBT] * any(result["warnings"] for result in results) + [OTHER] * (title in others)
+        marks = [DOUBT] * any(result.get("warnings") for result in results) + [OTHER] * (title in others)
         cells = line_cells(results, metrics, summary) if found else [NOT_RUN] * len(heads)
         yield f"| {' '.join([title, *marks])} | {' | '.join(cells)} |"
     yield ""
@@ -188,22 +190,24 @@ def render(grid: Grid) -> Iterator[str]:
 def line_cells(results: Sequence[Mapping[str, Any]], metrics: Sequence[str], summary: Sequence[str]) -> list[str]:
     """The cells of a line of a table, means over its seeds."""
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
-    at_least = "≥ " if any(note.startswith(REUSED_NOTE) for result in results for note in result["notes"]) else ""
+    at_least = (
+        "≥ " if any(note.startswith(REUSED_NOTE) for result in results for note in result.get("notes", ())) else ""
+    )
     cells = [f"{results[0]['train_rows']:,}", str(len(results)), "/".join(str(result["epochs"]) for result in results)]
     cells.append(f"{at_least}{minutes:.1f} min")
     cells += [spread([result["test"].get(metric) for result in results]) for metric in metrics]
-    return cells + [share([result["summary"].get(name) for result in results]) for name in summary]
+    return cells + [share([result.get("summary", {}).get(name) for result in results]) for name in summary]
 
 
 def warned(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """The warnings of the runs that a table marks, each line's of the first seed that has any."""
     for title, results in read.items():
-        own = [result for result in results if result["warnings"]]
+        own = [result for result in results if result.get("warnings")]
         if own:
             seeds = f"{len(own)} of {len(results)} seeds, such as {own[0]['seed']}"
             which = seeds if len(results) > 1 else f"seed {own[0]['seed']}"
             yield f"- {DOUBT} {title}, {which}: {'; '.join(own[0]['warnings'])}."
-    if any(result["warnings"] for results in read.values() for result in results):
+    if any(result.get("warnings") for results in read.values() for result in results):
         yield ""
 
 
