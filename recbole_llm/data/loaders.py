@@ -78,7 +78,7 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)
 
 
-class _NewItemsLoader(FullSortEvalDataLoader):
+class _NewItemsLoader(FullSortEvalDataLoader):  # type: ignore[misc]
     """RecBole's loader of rows that are ranked among all items but those that their users had before."""
 
     def __init__(self, config: Any, rows: Rows, part: SequentialDataset) -> None:
