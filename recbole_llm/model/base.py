@@ -45,6 +45,7 @@ from recbole_llm.prompt.settings import RECENT, PromptSettings, most_shown
 from recbole_llm.prompt.shown import ShownItems
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.training import is_tuned
 from recbole_llm.stages import StageStore, stage_seed
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         Raises:
             InputError: the run was trained and its adapter is not there, so that the untuned LLM would answer for it.
         """
-        if self.config["epochs"] and not (folder / "adapter").is_dir():
+        if is_tuned(self.config) and not (folder / "adapter").is_dir():
             raise InputError(f"{folder}: the folder 'adapter' is missing; copy the whole run folder again", kind="file")
         if (folder / "adapter").is_dir():
             self.adapter.load(self.llm, folder / "adapter", self.adapter_owner)

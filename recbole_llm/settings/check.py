@@ -28,6 +28,7 @@ from recbole_llm.settings.recommender_checks import check_classic, reads_graph
 from recbole_llm.settings.resolve import Resolution, resolve
 from recbole_llm.settings.stage_checks import check_permuted, check_readable, not_writable
 from recbole_llm.settings.task_checks import check_one_history, check_same_candidates, check_same_rows, mixed_tasks
+from recbole_llm.settings.training import is_tuned
 
 if TYPE_CHECKING:
     from recbole_llm.coreset import Selector
@@ -127,7 +128,7 @@ def _check_files(resolved: Resolution) -> None:
     if resolved["llm_path"] != TINY:
         find_llm(resolved["llm_path"])
         check_quantisation(resolved["quant"], on_cpu=not resolved["use_gpu"])
-    if not resolved["epochs"] and resolved["preference"] == "none":
+    if not is_tuned(resolved):
         return
     if resolved["sd_file"] is not None and make_curricula(resolved):
         check_readable("sd_file", Path(resolved["sd_file"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.distributed import asks_for_shards, launched, needs_whole_llm
+from recbole_llm.settings.training import is_tuned
 
 if TYPE_CHECKING:
     from recbole_llm.settings.resolve import Resolution
@@ -43,7 +44,7 @@ def check_shards(one: Resolution) -> None:
     facts = one.facts
     if not (asks_for_shards() and launched().count > 1) or not facts.is_llm or facts.reads_items:
         return
-    if not one["epochs"]:
+    if not is_tuned(one):
         return
     if one["preference"] != "none":
         raise needs_whole_llm("preference", one["preference"])

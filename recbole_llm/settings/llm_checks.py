@@ -27,6 +27,7 @@ from recbole_llm.settings.stage_checks import (
     has_rows,
     reads_states,
 )
+from recbole_llm.settings.training import is_tuned
 from recbole_llm.settings.vectors import check_bi_tuning, check_vectors
 
 if TYPE_CHECKING:
@@ -82,4 +83,4 @@ def check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, A
 
 def _selects(final: Mapping[str, Any]) -> bool:
     """Whether the run chooses its training rows itself."""
-    return (bool(final["epochs"]) or final["preference"] != "none") and final["coreset_file"] is None
+    return is_tuned(final) and final["coreset_file"] is None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from recbole_llm.declare import Declared, Setting
+from recbole_llm.declare import Declared, Setting, Settings
 from recbole_llm.llm.settings import AUTO
 
 READERS = ("SASRec", "GRU4Rec", "BERT4Rec")  # RecBole's models that can read vectors in place of item embeddings
@@ -23,6 +23,19 @@ def _is_clip(value: Mapping[str, Any]) -> bool:
     if list(value) != [MAX_NORM] or isinstance(limit, bool) or not isinstance(limit, int | float):
         return False
     return 0 < limit < math.inf
+
+
+def is_tuned(settings: Settings) -> bool:
+    """Whether a run changes the weights of its LLM: it is fine-tuned, or learns a preference without that.
+
+    Args:
+        settings: resolved settings of an LLM model.
+
+    Example:
+        >>> is_tuned({"epochs": 0, "preference": "dpo"}), is_tuned({"epochs": 0, "preference": "none"})
+        (True, False)
+    """
+    return bool(settings["epochs"]) or settings["preference"] != "none"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from recbole_llm.selection.row_selection import CoresetStage, chooses_rows, sele
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.stage_checks import check_gamma, check_validation
 from recbole_llm.settings.task_checks import LOSS
+from recbole_llm.settings.training import is_tuned
 from recbole_llm.timeline import EVALUATE, timeline
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.history_policy import HistoryCut, HistoryPolicyStage
@@ -97,9 +98,8 @@ class LLMTrainer(Trainer):
         Args:
             config: the resolved config.
         """
-        is_tuned = config["epochs"] or config["preference"] != "none"
-        found = [CoresetStage.name] if is_tuned and chooses_rows(config) else []
-        found += cls._tuning_stages(config) if is_tuned else []
+        found = [CoresetStage.name] if is_tuned(config) and chooses_rows(config) else []
+        found += cls._tuning_stages(config) if is_tuned(config) else []
         return found + ([HistoryPolicyStage.name] if config["history_policy"] != "fixed" else [])
 
     @classmethod
@@ -136,7 +136,7 @@ class LLMTrainer(Trainer):
         self.model.prepare_training(train_data.dataset)
         self.model.prepare()
         self.valid_loss = self._make_valid_loss(valid_data) if valid_data else None
-        if self.config["epochs"] or self.config["preference"] != "none":
+        if is_tuned(self.config):
             self._tune(self._tuning(train_data, valid_data, verbose, show_progress, callback_fn))
         elif valid_data:
             log.info("epochs is 0: the untuned LLM is ranked as it is.")

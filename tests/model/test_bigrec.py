@@ -21,6 +21,7 @@ from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
+from tests.refusals import refused
 from tests.runs import histories_in, metrics_of, words_for, working_in
 
 CUTOFFS = (1, 5, 10)
@@ -308,6 +309,12 @@ def test_every_metric_is_judged_under_its_own_best_gamma(gaps, place, plain, kin
     found = protocol_of(trainer.config).evaluate(trainer, eval_loader(trainer.config, rows, "test")).metrics
     assert found == pytest.approx({name: score("test", gamma)[name] for name, gamma in trainer.gammas.items()})
     assert trainer.best_valid_result == pytest.approx({name: max(m[name] for m in on_valid) for name in found})
+
+
+def test_a_run_tuned_by_preference_alone_is_not_answered_by_the_untuned_llm(gaps, place, plain, tmp_path):
+    plain[0].model.restore(tmp_path)  # which has no adapter
+    with refused("", "file", "the folder 'adapter' is missing"):
+        trainer_of(gaps, place, "--preference=dpo")[0].model.restore(tmp_path)
 
 
 def test_gamma_of_zero_is_the_plain_ranking_and_a_large_one_is_not(gaps, place, plain):

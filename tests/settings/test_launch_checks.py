@@ -28,6 +28,7 @@ def dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--model=MSL"], "objective"),
         (["--model=CFT"], "objective"),
         (["--model=BIGRec", "--preference=dpo"], "preference"),
+        (["--model=BIGRec", "--preference=dpo", "--epochs=0"], "preference"),
         (["--model=SPRec"], "preference"),
         (["--model=iLoRA", "--llm_recommender=BIGRec"], "adapter"),
         (["--model=MoSARA"], "adapter"),
