@@ -15,8 +15,9 @@ from recbole.utils import init_seed
 from recbole_llm.distributed import on_main
 from recbole_llm.evaluation.beyond_accuracy import count_by_item
 from recbole_llm.evaluation.list_metrics import CategoryTable
-from recbole_llm.grounding.ranking import Ranking, rank_scores, target_ranks, top_items
+from recbole_llm.grounding.ranking import Ranking, rank_scores, target_ranks
 from recbole_llm.settings.list_metrics import CATEGORIES
+from recbole_llm.top_k import top_k
 
 if TYPE_CHECKING:
     from recbole.data.dataloader import AbstractDataLoader
@@ -120,10 +121,10 @@ class RowCollector(Collector):
         width = max(self.topk)
         if self._reranked and self.keeps_lists:
             self._listed.append(rank_scores(scores, None, self.depth))
-        ids = top_items(scores, width)
+        values, ids = top_k(scores, width)
         positive = torch.zeros_like(scores, dtype=torch.int)
         positive[positive_u, positive_i] = 1
-        ranked = torch.isfinite(scores.gather(1, ids))
+        ranked = torch.isfinite(values)
         hits = positive.gather(1, ids) * ranked
         missing = width - ids.shape[1]
         if missing:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.arrays import Array
+from recbole_llm.top_k import top_k
 
 NOT_RANKED = -1
 
@@ -94,9 +95,8 @@ def rank_scores(scores: Array, targets: Array | None, k: int) -> Ranking:
     table = torch.as_tensor(scores)
     if torch.isnan(table).any():
         raise ValueError(f"the scores of row {int(torch.isnan(table).any(dim=1).nonzero()[0])} are not all numbers")
-    ids = top_items(table, k)
-    values = table.gather(1, ids).double()
-    ranked = torch.isfinite(values)
+    values, ids = top_k(table, k)
+    values, ranked = values.double(), torch.isfinite(values)
     ranking = Ranking.nothing(len(table), k)
     width = ids.shape[1]
     ranking.top_items[:, :width] = ids.masked_fill(~ranked, 0).cpu().numpy()
@@ -138,27 +138,8 @@ def rank_listed(items: np.ndarray, scores: np.ndarray, targets: Array | None, k:
     return ranking
 
 
-def top_items(scores: Tensor, k: int) -> Tensor:
-    """The k best items of each row: higher score first, lower item id first among equals.
-
-    Args:
-        scores: ``[rows, items]``.
-        k: how many; more than there are items gives all of them.
-
-    Returns:
-        Item ids, int64 ``[rows, min(k, items)]``.
-    """
-    k = min(k, scores.shape[1])
-    values, ids = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)  # torch.topk leaves the order of equals open
-    if tied.any():
-        order = torch.sort(scores[tied], dim=1, descending=True, stable=True).indices
-        ids[tied] = order[:, : ids.shape[1]]
-    return ids[:, :k]
-
-
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """0-based rank of each row's target under the rule of :func:`top_items`, by counting.
+    """0-based rank of each row's target under the rule of :func:`~recbole_llm.top_k.top_k`, by counting.
 
     Args:
         scores: ``[rows, items]``; an item without a finite score is not ranked.

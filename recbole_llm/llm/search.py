@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from transformers import LogitsProcessorList
 
 from recbole_llm.llm.beam_passes import Passes
-from recbole_llm.llm.beam_state import Extensions, Live, largest
+from recbole_llm.llm.beam_state import Extensions, Live
 from recbole_llm.llm.loss import LOGSUMEXP_ROWS
+from recbole_llm.top_k import top_k
 
 
 @dataclass
@@ -128,7 +129,7 @@ class BeamSearch:
                 values, tokens = F.pad(values, (0, missing), value=-math.inf), F.pad(tokens, (0, missing))
             if values.shape[1] <= k:  # the beams' candidates are sorted together anyway
                 return values, tokens
-            values, index = largest(values, k)
+            values, index = top_k(values, k)
             return values, tokens.gather(1, index)
         # softmax keeps the order of a row's logits, so only the selected ones are normalised
         normaliser = torch.cat([part.logsumexp(dim=1, keepdim=True) for part in logits.split(LOGSUMEXP_ROWS)])
@@ -136,7 +137,7 @@ class BeamSearch:
             logits = self.logits_processor(generated, logits - normaliser)
             normaliser = torch.zeros_like(normaliser)
         forbidden = torch.tensor(self.forbidden_token_ids, dtype=torch.long, device=logits.device)
-        values, tokens = largest(logits.index_fill_(1, forbidden, -math.inf), k)
+        values, tokens = top_k(logits.index_fill_(1, forbidden, -math.inf), k)
         return values - normaliser, tokens
 
     def finish(self, live: Live, candidates: Extensions, divisor: float, answers: dict[int, Generation]) -> Tensor:

@@ -11,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from transformers import LogitsProcessorList, MistralConfig, MistralForCausalLM
 
 from recbole_llm.kept import KeptRows
 from recbole_llm.llm import beam_state
-from recbole_llm.llm.beam_state import largest
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.rows import length_batches
 from recbole_llm.llm.search import BeamSearch
@@ -382,38 +380,6 @@ def test_equal_scores_go_to_the_lowest_token():
     found = beam_search(model, [[5, 6], [7]], max_new_tokens=3, forbidden_token_ids=[0, 1, 2, 4], **special)
     assert [generation.token_ids for generation in found] == [[3, 3, 3]] * 2
     assert found[0].score == pytest.approx(-math.log(model.config.vocab_size), abs=1e-5)
-
-
-@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 8))
-def test_largest_orders_ties_by_index(rows, k):
-    values, index = largest(torch.tensor(rows, dtype=torch.float), k)
-    expected = np.argsort(-np.array(rows), axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(index, expected)
-    np.testing.assert_array_equal(values, np.take_along_axis(np.array(rows), expected, axis=1))
-
-
-class Sorted(TorchFunctionMode):
-    """Notes how wide the tensors are that are sorted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.widths: set[int] = set()
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.sort:
-            self.widths.add(args[0].shape[1])
-        return func(*args, **(kwargs or {}))
-
-
-@given(st.integers(0, 10**6), st.integers(1, 12))
-def test_largest_of_half_precision_needs_no_full_order(seed, k):
-    values = torch.randn(70, 300, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16).float()
-    values = values * (torch.rand(70, 300, generator=torch.Generator().manual_seed(seed)) < 0.5)
-    with Sorted() as watch:
-        found, index = largest(values, k)
-    exact = values.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(index, exact.indices[:, :k]) and torch.equal(found, exact.values[:, :k])
-    assert watch.widths == {k}  # what was chosen, and never the whole rows
 
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=30)
