@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from recbole_llm.coreset.goracs.settings import GoracsSettings
     from recbole_llm.coreset.goracs.transport import proxy_objective
     from recbole_llm.coreset.gradients.effort import effort_scores, effort_weights, losses_per_row
-    from recbole_llm.coreset.gradients.norms import GradientNorms, row_gradient_norms
+    from recbole_llm.coreset.gradients.norms import GradientNorms
     from recbole_llm.coreset.grand import GraNdSelector, grand_scores
     from recbole_llm.coreset.herding import HerdingSelector
     from recbole_llm.coreset.influence.derivative import influence_scores
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from recbole_llm.coreset.scores import (
         allocate_budget,
         combine_scores,
-        join_on_ids,
         resolve_budget,
         scale_scores,
         score_strata,
@@ -77,12 +76,10 @@ __all__ = [
     "grand_scores",
     "influence_scores",
     "inverse_hvp",
-    "join_on_ids",
     "losses_per_row",
     "parameter_losses",
     "proxy_objective",
     "resolve_budget",
-    "row_gradient_norms",
     "row_influence",
     "scale_scores",
     "score_strata",

@@ -11,12 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from recbole_llm.arrays import Array, like, to_numpy
+from recbole_llm.arrays import Array, like
 from recbole_llm.coreset.checks import (
-    check_length,
     checked_budget,
     checked_count,
-    checked_ids,
     checked_number,
     checked_ratio,
     checked_scores,
@@ -90,32 +88,6 @@ def scale_scores(scores: Array, scaling: str = "minmax") -> Any:
         values = np.clip(values, *np.percentile(values, _CLIP))
     low, spread = values.min(), _spread(values)
     return like((values - low) / spread if spread else np.zeros_like(values), scores)
-
-
-def join_on_ids(ids: Array, other_ids: Array, other_scores: Array) -> np.ndarray:
-    """Scores that were computed in another order, in the order of ``ids``.
-
-    Args:
-        ids: int ``[n]``.
-        other_ids: int ``[n]``, the same ids.
-        other_scores: ``[n]``, of ``other_ids``.
-
-    Raises:
-        InputError: the two sets of ids differ, or an id occurs twice.
-
-    Example:
-        >>> join_on_ids([3, 1, 2], other_ids=[1, 2, 3], other_scores=[0.1, 0.2, 0.3]).tolist()
-        [0.3, 0.1, 0.2]
-    """
-    ids, other_ids = checked_ids(ids), checked_ids(other_ids)
-    if different := len(np.setxor1d(ids, other_ids)):
-        raise InputError(
-            f"coreset: the two scores cover different rows: {different} ids occur in only one of them", kind="conflict"
-        )
-    scores = to_numpy(other_scores)
-    check_length("scores", len(scores), len(ids))
-    joined: np.ndarray = scores[np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)]]
-    return joined
 
 
 def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None = None) -> int:

@@ -11,7 +11,6 @@ from recbole_llm.lazy import lazy_exports
 if TYPE_CHECKING:
     from recbole_llm.evaluation.answers import answer_metrics
     from recbole_llm.evaluation.base import Evaluation, Protocol
-    from recbole_llm.evaluation.bootstrap import minimal_detectable_difference, paired_bootstrap
     from recbole_llm.evaluation.candidate_choice import CandidateChoice
     from recbole_llm.evaluation.categories import category_hit_ratio
     from recbole_llm.evaluation.click_prediction import ClickPrediction
@@ -34,8 +33,6 @@ __all__ = [
     "check_together",
     "compare_two_level",
     "holm",
-    "minimal_detectable_difference",
-    "paired_bootstrap",
     "protocol_of",
     "spread_warnings",
 ]

@@ -10,18 +10,6 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from recbole_llm.evaluation.bootstrap import (
-    PairedComparison,
-    checked_finite,
-    minimal_detectable_difference,
-    paired_bootstrap,
-)
-
-__all__ = [
-    "Comparison", "Interval", "PairedComparison", "compare_two_level", "holm", "minimal_detectable_difference",
-    "paired_bootstrap",
-]  # fmt: skip
-
 Interval = tuple[float, float]
 
 
@@ -193,10 +181,12 @@ def _t_test(mean: float, parts: Parts, confidence: float) -> tuple[Interval, flo
 
 def _checked_gains(values: Any, name: str) -> np.ndarray:
     """Gains [seeds, users]."""
-    gains = np.atleast_2d(np.asarray(values, dtype=float))
+    gains: np.ndarray = np.atleast_2d(np.asarray(values, dtype=float))
     if gains.ndim != 2 or not len(gains) or gains.shape[1] < 2:
         raise ValueError(f"{name} must be [seeds, users] with two users at least, got {list(np.shape(values))}")
-    return checked_finite(gains)
+    if not np.isfinite(gains).all():
+        raise ValueError(f"{name}: a value is NaN or infinite")
+    return gains
 
 
 def _same_users(first: np.ndarray, second: np.ndarray, users: Any) -> np.ndarray:

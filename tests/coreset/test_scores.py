@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from recbole_llm.coreset import (
     allocate_budget,
     combine_scores,
-    join_on_ids,
     resolve_budget,
     scale_scores,
     score_strata,
@@ -192,14 +191,6 @@ def test_budget_from_a_share_is_the_floor_of_the_decimal_as_written():
             resolve_budget(10, **arguments)
     with refused("", "value", "coreset rows: -10 is not allowed"):
         resolve_budget(-10, ratio=0.1)
-
-
-def test_scores_are_joined_on_ids():
-    assert join_on_ids([5, 3, 9], [3, 9, 5], [0.3, 0.9, 0.5]).tolist() == [0.5, 0.3, 0.9]
-    with refused("coreset", "conflict", "2 ids occur in only one of them"):
-        join_on_ids([5, 3], [3, 4], [0.0, 1.0])
-    with refused("coreset", "value", "more than once"):
-        join_on_ids([5, 5], [5, 5], [0.0, 1.0])
 
 
 @pytest.mark.parametrize(

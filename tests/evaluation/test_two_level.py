@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from recbole_llm.evaluation import compare_two_level, holm, minimal_detectable_difference
+from recbole_llm.evaluation import compare_two_level, holm
 
 N_USERS, N_SIMULATIONS = 500, 1000
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -175,7 +175,7 @@ def test_deterministic_models_and_one_seed_are_the_t_test_over_users():
     assert compare_two_level(a, np.tile(b, (4, 1))).n_seeds == (1, 4)
     assert not compare_two_level(a, np.tile(b, (4, 1))).counts_seeds
     # By the normal approximation instead of the t distribution of 199 degrees of freedom.
-    smallest = minimal_detectable_difference(a - b)
+    smallest = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * (a - b).std(ddof=1) / math.sqrt(200)
     assert compare_two_level(a, b).detectable == pytest.approx(smallest, rel=0.02)
 
 

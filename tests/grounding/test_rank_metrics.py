@@ -12,6 +12,18 @@ from hypothesis import strategies as st
 from recbole_llm.grounding.rank_metrics import RANK_METRICS, metric_means
 
 RANKS = st.lists(st.integers(0, 30), min_size=1, max_size=8)
+PLACES = [0, 1, 4, 5, 9, 10, 49, 50, 1000, 3]
+ORACLE = [(1, 0.1, 0.1), (5, 0.4, 0.244845911888), (10, 0.6, 0.309373113231)]
+ORACLE += [(20, 0.7, 0.337267407796), (50, 0.8, 0.354896551235)]
+
+
+@pytest.mark.parametrize("k, hit, ndcg", ORACLE)
+def test_numeric_example(k, hit, ndcg):
+    means = metric_means(PLACES, [k])
+    assert list(means) == [f"recall@{k}", f"ndcg@{k}", f"mrr@{k}", f"hit@{k}"]
+    assert means[f"hit@{k}"] == means[f"recall@{k}"] == pytest.approx(hit)
+    assert means[f"ndcg@{k}"] == pytest.approx(ndcg, abs=1e-12)
+    assert means[f"mrr@{k}"] == pytest.approx(sum(1 / (r + 1) for r in PLACES if r < k) / len(PLACES))
 
 
 @given(RANKS, st.integers(1, 40))

@@ -158,19 +158,6 @@ class GradientNorms:
             )
 
 
-def row_gradient_norms(
-    model: nn.Module, row_losses: Callable[[], Tensor], parameters: Iterable[str] | None = None
-) -> Tensor:
-    """Norm of each row's gradient for one batch; see :class:`GradientNorms`. Returns: float64 ``[rows]``.
-
-    Example:
-        >>> model, rows = nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
-        >>> row_gradient_norms(model, lambda: model(rows).squeeze(1)).tolist()
-        [5.0, 1.0]
-    """
-    return GradientNorms(model, parameters)(row_losses)
-
-
 def _checked(losses: Tensor) -> Tensor:
     return check_losses(losses, "gradient norms", "use dtype float32 or bfloat16")
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from recbole_llm.adapter import LoraAdapter
-from recbole_llm.coreset import GradientNorms, effort_scores, effort_weights, losses_per_row, row_gradient_norms
+from recbole_llm.coreset import GradientNorms, effort_scores, effort_weights, losses_per_row
 from recbole_llm.coreset.gradients.recorder import linear_square_norms
 from recbole_llm.llm import answer_log_probs
 from tests.families import FAMILIES, make_family
@@ -68,7 +68,7 @@ def test_lora_of_every_family(llm, dtype, tolerance):
     model, rows = llm
     model = model.to(dtype)
     expected = one_by_one(model, [lambda row=row: answer_losses(model, padded([row]))[0] for row in rows])
-    whole = row_gradient_norms(model, lambda: answer_losses(model, padded(rows)))
+    whole = GradientNorms(model)(lambda: answer_losses(model, padded(rows)))
     np.testing.assert_allclose(whole, expected, rtol=tolerance)
     assert whole.dtype == torch.float64
 
@@ -204,7 +204,7 @@ def test_every_use_of_a_linear_map(length):
     model = Mixed().double()
     x = torch.randn(4, length, 6).double()
     expected = one_by_one(model, [lambda row=row: model.losses(x[row : row + 1])[0] for row in range(4)])
-    np.testing.assert_allclose(row_gradient_norms(model, lambda: model.losses(x)), expected, rtol=1e-10)
+    np.testing.assert_allclose(GradientNorms(model)(lambda: model.losses(x)), expected, rtol=1e-10)
 
 
 def test_a_row_alone_is_run_once_and_never_among_the_others():
@@ -289,7 +289,7 @@ def test_a_layer_that_sees_the_rows_second_is_done_row_by_row(dtype, caplog):
 
     expected = one_by_one(model, [lambda row=row: losses(x[row : row + 1])[0] for row in range(3)])
     with caplog.at_level(logging.INFO):
-        found = row_gradient_norms(model, lambda: losses(x))
+        found = GradientNorms(model)(lambda: losses(x))
     np.testing.assert_allclose(found, expected, rtol={torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 0.05))
     assert "2 parameters are not per-row linear layers" in caplog.text and "(first: 2.weight)" in caplog.text
 
@@ -335,7 +335,7 @@ def test_position_wise_numbers():
         return (tokens * mask).sum(dim=1) / mask.sum(dim=1)
 
     np.testing.assert_allclose(losses().detach(), [0.364891705297, 0.715184809489], atol=1e-7)
-    found = row_gradient_norms(model, losses, ["weight"])
+    found = GradientNorms(model, ["weight"])(losses)
     np.testing.assert_allclose(found, [0.553968170126, 2.032566135811], atol=1e-7)
 
 
@@ -352,11 +352,11 @@ def test_wrong_input_is_named():
     with refused("", "missing", "no weight is trainable"):
         GradientNorms(nn.Linear(2, 1).requires_grad_(False))
     with refused("", "numeric", "1 of 2 rows of a batch have a loss of NaN or infinity .first 1"):
-        row_gradient_norms(model, lambda: model(torch.tensor([[1.0, 2], [torch.nan, 2]])).squeeze(1))
+        GradientNorms(model)(lambda: model(torch.tensor([[1.0, 2], [torch.nan, 2]])).squeeze(1))
     with refused("", "numeric", "gradients of a batch hold NaN"):
-        row_gradient_norms(model, lambda: (model(torch.ones(2, 2)).squeeze(1) * 0).sqrt())
+        GradientNorms(model)(lambda: (model(torch.ones(2, 2)).squeeze(1) * 0).sqrt())
     with pytest.raises(ValueError, match="losses must be"):
-        row_gradient_norms(model, lambda: model(torch.ones(2, 2)))
+        GradientNorms(model)(lambda: model(torch.ones(2, 2)))
     with refused("", "conflict", "no trainable ones for 'reference'"):
         effort_weights(nn.Sequential(nn.Linear(2, 1)), "reference")
     with refused("", "value", "'first' is not allowed"):
