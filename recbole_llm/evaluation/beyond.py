@@ -6,7 +6,6 @@ before the split, the same for all models of a command.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from recbole_llm.evaluation.beyond_accuracy import gini_index, item_coverage, mean_value
+from recbole_llm.grounding.rank_metrics import RANK_METRICS
 from recbole_llm.report.diversity import embedding_distance, novelty
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ def beyond_accuracy(
     evaluation: Evaluation,
     histories: np.ndarray,
     popularity: Popularity,
-    gains: Callable[[np.ndarray], np.ndarray],
     metric: str,
     k: int,
 ) -> dict[str, float]:
@@ -82,8 +81,7 @@ def beyond_accuracy(
         evaluation: evaluation of rows with ranks and best items.
         histories: int64 [rows, n], the items each row's model was shown, 0 for padding.
         popularity: popularity of the data.
-        gains: what a row with a 0-based rank is worth, [rows] to [rows].
-        metric: name of that worth, such as ``ndcg``.
+        metric: what a row is worth by its rank, such as ``ndcg``.
         k: the cut-off.
 
     Returns:
@@ -104,7 +102,7 @@ def beyond_accuracy(
         "popularitylift": mean_value(items, popularity.counts.astype(np.float64)) / usual - 1 if usual else 0.0,
         "embeddingdistance": float(embedding_distance(filled, popularity.vectors).mean()) if len(filled) else 0.0,
     }
-    worth, is_cold = gains(evaluation.ranks), popularity.counts[evaluation.pairs[:, 1]] == 0
+    worth, is_cold = RANK_METRICS[metric](evaluation.ranks, k), popularity.counts[evaluation.pairs[:, 1]] == 0
     for name, own in (("warm", ~is_cold), ("cold", is_cold)):
         if own.any():
             found[f"{metric}_{name}"] = float(worth[own].mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
 from recbole_llm.evaluation.head_tail import head_items, head_tail_metrics
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.evaluation.spread import answer_spread
-from recbole_llm.grounding.rank_metrics import RANK_METRICS, ndcg_at
+from recbole_llm.grounding.rank_metrics import NOT_RANKED, RANK_METRICS, ndcg_at
 from recbole_llm.grounding.ranking import Ranking
 from recbole_llm.progress import Bar
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
 
 CUTOFF = 10  # of the NDCG that rows are compared by
-NOT_RANKED = 10**9
 log = logging.getLogger(__name__)
 
 
@@ -132,8 +130,7 @@ class FullRanking(Protocol):
             indices = find_pairs(row_pairs(part), evaluation.pairs) if len(part) else None
             if indices is not None:
                 histories = row_histories(part)[0][indices]
-                worth = partial(_worth, family, int(cutoff))
-                more = beyond_accuracy(evaluation, histories, self._popularity, worth, family, int(cutoff))
+                more = beyond_accuracy(evaluation, histories, self._popularity, family, int(cutoff))
                 return {**more, **parts}
         raise ValueError("the evaluated rows are neither those of validation nor of test")
 
@@ -183,13 +180,8 @@ class FullRanking(Protocol):
         return full and not changed and not collector.needs_scores and ranks_by_itself(model)
 
 
-def _worth(family: str, cutoff: int, ranks: np.ndarray) -> np.ndarray:
-    """What rows are worth by 0-based ranks, -1 where a target was not ranked. Returns: float64 [rows]."""
-    return RANK_METRICS[family](np.where(ranks < 0, NOT_RANKED, ranks), cutoff)
-
-
 def _ranks_of(rows: pd.DataFrame) -> np.ndarray:
-    """0-based ranks int64 [rows]; far behind every cut-off where a target was not ranked."""
+    """0-based ranks int64 [rows]; -1 where a target was not ranked."""
     ranks = pd.to_numeric(rows["rank"]).astype("Int64").fillna(NOT_RANKED + 1).to_numpy(dtype=np.int64)
     return np.asarray(ranks - 1)
 

@@ -10,7 +10,6 @@ import numpy as np
 from recbole_llm.grounding.rank_metrics import RANK_METRICS
 
 FAMILIES = ("hit", "ndcg")
-_BEHIND = 10**9
 
 
 def head_items(counts: np.ndarray, share: float) -> np.ndarray:
@@ -52,10 +51,9 @@ def head_tail_metrics(
         >>> found["hit_head@1"], found["hit_tail@1"]
         (1.0, 0.0)
     """
-    placed = np.where(ranks < 0, _BEHIND, ranks)
     parts = {"head": head[targets], "tail": ~head[targets]}
     return {
-        f"{family}_{part}@{k}": float(RANK_METRICS[family](placed[rows], k).mean())
+        f"{family}_{part}@{k}": float(RANK_METRICS[family](ranks[rows], k).mean())
         for family in FAMILIES
         for part, rows in parts.items()
         for k in topk

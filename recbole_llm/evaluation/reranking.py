@@ -19,6 +19,7 @@ from recbole_llm.data.general import told_interactions
 from recbole_llm.data.rows import Rows
 from recbole_llm.disk import write_json
 from recbole_llm.evaluation.categories import drop_common
+from recbole_llm.grounding.rank_metrics import ndcg_at
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.registry import find_choice
 from recbole_llm.report.rerank_plot import plot_trade_off
@@ -141,11 +142,9 @@ class Reranking:
                 log.info("rerank_lambda=%(lambda)s: ndcg %(ndcg).4f, distance %(distance).4f", point)
 
     def _point(self, share: float | None, evaluation: Evaluation) -> dict[str, Any]:
-        items = evaluation.top_items[:, : self.length]
-        ranks = evaluation.ranks
-        hit = (ranks >= 0) & (ranks < self.length)
-        ndcg = float((hit / np.log2(np.where(hit, ranks, 0) + 2)).mean())
-        return {"lambda": share, "ndcg": ndcg, "distance": mean_distance(self.ranker.space, items)}
+        ndcg = float(ndcg_at(evaluation.ranks, self.length).mean())
+        distance = mean_distance(self.ranker.space, evaluation.top_items[:, : self.length])
+        return {"lambda": share, "ndcg": ndcg, "distance": distance}
 
     # ---- what is learnt
 

@@ -11,6 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.evaluation import Evaluation
+from recbole_llm.grounding.rank_metrics import hit_at
 from recbole_llm.model.base import LLMRecommender
 
 ANSWERS = "answers.md"
@@ -61,7 +62,7 @@ def write_answers(
 def _overview(model: LLMRecommender, rows: Interaction, evaluation: Evaluation) -> str:
     """What all test rows say, in a sentence each."""
     n_rows, first = len(rows), evaluation.top_items[:, 0]
-    hits = int(((evaluation.ranks >= 0) & (evaluation.ranks < CUTOFF)).sum())
+    hits = int(hit_at(evaluation.ranks, CUTOFF).sum())
     seen = {tuple(pair): set(own) for pair, own in zip(_pairs(model, rows), model.histories(rows), strict=True)}
     again = sum(
         int(item in seen[tuple(pair)]) for pair, item in zip(evaluation.pairs.tolist(), first.tolist(), strict=True)

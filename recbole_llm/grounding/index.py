@@ -24,6 +24,7 @@ from recbole_llm.grounding.checks import (
 from recbole_llm.grounding.distances import blocks
 from recbole_llm.grounding.engines import Engine, exact_engine, find_engine
 from recbole_llm.grounding.members import Members
+from recbole_llm.grounding.rank_metrics import NOT_RANKED
 from recbole_llm.grounding.ranking import Ranking, rank_listed, rank_scores
 
 logger = logging.getLogger(__name__)
@@ -253,7 +254,7 @@ class ItemIndex:
 
     def _count(self, points: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Exact ranks int64 ``[queries]`` of the targets among all items; -1 where a target is not among them."""
-        ranks = np.full(len(points), -1, dtype=np.int64)
+        ranks = np.full(len(points), NOT_RANKED, dtype=np.int64)
         listed = np.flatnonzero(self._point_of_item[targets] >= 0)
         ids = targets[listed]
         rows = self._representative[ids]

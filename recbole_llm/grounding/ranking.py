@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from recbole_llm.arrays import Array
+from recbole_llm.grounding.rank_metrics import NOT_RANKED
 from recbole_llm.top_k import top_k
-
-NOT_RANKED = -1
 
 
 @dataclass(frozen=True)

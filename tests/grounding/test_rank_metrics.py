@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.grounding.rank_metrics import RANK_METRICS, metric_means
 
-RANKS = st.lists(st.integers(0, 30), min_size=1, max_size=8)
+RANKS = st.lists(st.integers(-1, 30), min_size=1, max_size=8)
 PLACES = [0, 1, 4, 5, 9, 10, 49, 50, 1000, 3]
 ORACLE = [(1, 0.1, 0.1), (5, 0.4, 0.244845911888), (10, 0.6, 0.309373113231)]
 ORACLE += [(20, 0.7, 0.337267407796), (50, 0.8, 0.354896551235)]
@@ -47,6 +47,6 @@ def test_what_is_no_rank_and_no_cut_off_is_refused(name):
     for cut_off in (0, -1):
         with pytest.raises(ValueError, match="the cut-off must be at least 1"):
             RANK_METRICS[name]([0, 1], cut_off)
-    for ranks in ([0, -1], [[0, 1]], 3):
-        with pytest.raises(ValueError, match=r"must be \[rows\] and not negative"):
+    for ranks in ([0, -2], [[0, 1]], 3):
+        with pytest.raises(ValueError, match=r"ranks must be \[rows\], 0 for the best"):
             RANK_METRICS[name](ranks, 5)
