@@ -14,17 +14,10 @@ from recbole_llm.disk import write_json
 from recbole_llm.experiment.run_record import DATA, FACTS, Run, read_facts
 from recbole_llm.hashing import hash_file
 from recbole_llm.llm.folders import folder_fingerprint
-from recbole_llm.settings.config import FILES, Config
+from recbole_llm.settings.config import FILES, NO_EFFECT, Config
 from recbole_llm.stages import fingerprint
 
 PREFIX, RUNS = "compare-", "runs.json"
-# What no metric depends on.
-NO_EFFECT = frozenset(
-    "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
-    "callbacks callback_project "
-    "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec "
-    "eval_batch_size loss_decimal_place micro_batch_tokens generation_batch_tokens checkpoint_minutes".split()
-)
 log = logging.getLogger(__name__)
 
 

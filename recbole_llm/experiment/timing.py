@@ -10,10 +10,9 @@ from typing import cast
 
 from recbole_llm.disk import write_json
 from recbole_llm.distributed import launched
-from recbole_llm.experiment.finished import NO_EFFECT
 from recbole_llm.experiment.run_folder import folder_stem
 from recbole_llm.registry import load_class
-from recbole_llm.settings.config import Config
+from recbole_llm.settings.config import NO_EFFECT, Config
 from recbole_llm.stages import fingerprint
 from recbole_llm.timeline import EVALUATE, PREPARE, TRAIN, RunPlan
 from recbole_llm.trainer.llm_trainer import LLMTrainer

@@ -32,15 +32,19 @@ __all__ = ["Config", "union_load_col"]
 
 register_list_metrics()
 
-# What a trained model does not depend on: where it ran, what was printed, and how much memory a batch took.
-NOT_LEARNED = frozenset(
+# What no metric depends on: where a run is computed, what is printed, and how much memory a batch takes.
+NO_EFFECT = frozenset(
     "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "callbacks callback_project "
-    "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec metrics "
-    "topk eval_batch_size metric_decimal_place loss_decimal_place test_sample_size micro_batch_tokens "
-    "checkpoint_minutes generation_batch_tokens category_field head_share beyond_accuracy candidates title_field "
-    "title_with".split()
-) | frozenset(key.name for key in keys_of(RerankSettings).values())
+    "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec "
+    "eval_batch_size loss_decimal_place micro_batch_tokens generation_batch_tokens checkpoint_minutes".split()
+)
+# What a trained model does not depend on: that, and how its rankings are judged and put in order.
+NOT_LEARNED = NO_EFFECT.union(
+    "metrics topk metric_decimal_place test_sample_size category_field head_share beyond_accuracy candidates "
+    "title_field title_with".split(),
+    (key.name for key in keys_of(RerankSettings).values()),
+)
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
 FOLDERS = ("data_path", "checkpoint_dir")
 FILES = ("coreset_file", "sd_file", "llm_path", "coreset_encoder", "pre_model_path")
