@@ -18,8 +18,8 @@ from recbole_llm.distributed.launcher import (
     processes_flag,
     refuse_several,
 )
+from recbole_llm.distributed.messages import hear, is_first_to_fail, tell
 from recbole_llm.distributed.processes import Process, alone, launched, on_main, process
-from recbole_llm.distributed.words import hear, is_first_to_fail, tell
 
 __all__ = [
     "OtherProcessEnded",

@@ -1,127 +1,108 @@
-"""RecBole's metrics of what is recommended, whatever is hit: popularity, long tail, coverage, inequality, entropy.
+"""Beyond-accuracy metrics of a run: coverage, popularity, list distance, and accuracy by groups of targets.
 
-RecBole counts popularity on whatever a model was trained on, takes the padding item for one of the catalogue, and an
-empty slot of a short list for item 0. Here popularity is that before the split, the same for all models of a command,
-padding is no item, and an empty slot does not count.
+These are the columns of ``beyond_accuracy``, all at the cut-off of the metric of the comparisons. Popularity is that
+before the split, the same for all models of a command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from recbole.evaluator import Evaluator
+from scipy.sparse import coo_array
 
-from recbole_llm.evaluation.list_metrics import list_metrics
+from recbole_llm.evaluation.recbole_metrics import gini_index, item_bits, item_coverage, mean_value
+from recbole_llm.grounding.rank_metrics import RANK_METRICS
+from recbole_llm.report.diversity import embedding_distance
 
 if TYPE_CHECKING:
-    from recbole.evaluator.collector import DataStruct
+    from recbole_llm.data.rows import Rows
+    from recbole_llm.evaluation.base import Evaluation
 
-    from recbole_llm.settings.config import Config
+HEAD = 0.2  # share of the items whose targets are the head's, where head_share is not set
+SIZE = 32  # of the vectors that distances are between
 
 
-def item_coverage(items: np.ndarray, n_items: int) -> float:
-    """Share of the catalogue that is recommended to anybody.
+@dataclass(frozen=True)
+class Popularity:
+    """What is known of the items from the interactions before the split.
+
+    Attributes:
+        counts: int64 [items], interactions of each item; item 0 is padding.
+        vectors: float64 [items, d]: items that the same users had are near.
+    """
+
+    counts: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Rows) -> Popularity:
+        """That of a run's data."""
+        counts = rows.whole.item_counts
+        return cls(counts, item_vectors(rows.whole.pairs_before, len(counts)))
+
+
+def item_vectors(pairs: np.ndarray, n_items: int) -> np.ndarray:
+    """Vectors of items by who had them: the truncated singular value decomposition of the table of interactions.
 
     Args:
-        items: int64 [rows, k], 0 where a row has no item.
-        n_items: items of the catalogue, padding not among them.
+        pairs: int64 [interactions, 2], user and item.
+        n_items: items, padding included.
+
+    Returns:
+        float64 [items, d], ``d`` at most :data:`SIZE`; zeros for an item without interactions.
+
+    Example:
+        >>> vectors = item_vectors(np.array([[1, 1], [1, 2], [2, 1], [2, 2], [3, 3]]), n_items=4)
+        >>> np.allclose(vectors[1], vectors[2]), bool(vectors[0].any())
+        (True, False)
     """
-    return len(np.unique(items[items > 0])) / n_items
+    from sklearn.decomposition import TruncatedSVD  # slow to import, and few runs ask for it
+
+    users = np.unique(pairs[:, 0], return_inverse=True)[1].reshape(-1)
+    shape = n_items, int(users.max(initial=0)) + 1
+    table = coo_array((np.ones(len(pairs)), (pairs[:, 1], users)), shape=shape).tocsr()
+    table.data[:] = 1.0  # an item counts once for a user
+    size = min(SIZE, *shape)
+    return np.asarray(TruncatedSVD(size, algorithm="randomized", random_state=0).fit_transform(table))
 
 
-def mean_value(items: np.ndarray, values: np.ndarray) -> float:
-    """Mean over rows of the mean value of a row's items; rows without an item have none.
+def beyond_accuracy(
+    evaluation: Evaluation,
+    histories: np.ndarray,
+    popularity: Popularity,
+    metric: str,
+    k: int,
+) -> dict[str, float]:
+    """The columns of ``beyond_accuracy``.
 
     Args:
-        items: int64 [rows, k], 0 where a row has no item.
-        values: float64 [items], by item id.
+        evaluation: evaluation of rows with ranks and best items.
+        histories: int64 [rows, n], the items each row's model was shown, 0 for padding.
+        popularity: popularity of the data.
+        metric: what a row is worth by its rank, such as ``ndcg``.
+        k: the cut-off.
+
+    Returns:
+        ``itemcoverage@k``: share of the catalogue recommended to anybody; ``giniindex@k``: inequality of how often;
+        ``novelty@k``: mean bits of an item's share of the interactions; ``popularitylift@k``: mean popularity of what
+        is recommended over that of the histories, less 1 (Abdollahpouri et al., RecSys 2020); ``embeddingdistance@k``:
+        mean cosine distance within lists; and ``<metric>_warm@k`` and ``<metric>_cold@k``: the metric of the rows whose
+        target has interactions before the split, or none, where there are such.
     """
-    filled = (items > 0).sum(axis=1)
-    sums = np.where(items > 0, values[items], 0.0).sum(axis=1)
-    return float((sums[filled > 0] / filled[filled > 0]).mean()) if filled.any() else 0.0
-
-
-def gini_index(items: np.ndarray, n_items: int) -> float:
-    """Inequality of how often items are recommended, 0 where all are alike, as RecBole's GiniIndex defines it.
-
-    Args:
-        items: int64 [rows, k], 0 where a row has no item.
-        n_items: items of the catalogue, padding not among them.
-    """
-    counts = np.sort(np.unique(items[items > 0], return_counts=True)[1])
-    positions = np.arange(n_items - len(counts) + 1, n_items + 1)
-    return float(((2 * positions - n_items - 1) * counts).sum() / max(counts.sum(), 1) / n_items)
-
-
-def shannon_entropy(items: np.ndarray) -> float:
-    """Entropy of what is recommended, over the number of different items, as RecBole's ShannonEntropy defines it.
-
-    Args:
-        items: int64 [rows, k], 0 where a row has no item.
-    """
-    counts = np.unique(items[items > 0], return_counts=True)[1]
-    shares = counts / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum() / max(len(counts), 1))
-
-
-def tail_items(counts: Mapping[int, int], ratio: float | None) -> list[int]:
-    """The items of the long tail, by RecBole's ``tail_ratio``.
-
-    Args:
-        counts: interactions by item id, of items that have some.
-        ratio: up to 1 a share of these items, the rarest, the lower id first among equals; above, the most interactions
-            an item of the tail has.
-    """
-    ratio = ratio if ratio is not None and ratio > 0 else 0.1
-    if ratio > 1:
-        return [item for item, count in counts.items() if count <= ratio]
-    by_count = sorted(counts, key=lambda item: (counts[item], item))
-    return by_count[: max(int(len(by_count) * ratio), 1)]
-
-
-# --------------------------------------------------------------------------------- for RecBole's evaluator
-
-
-class _Metric:
-    """A metric that replaces RecBole's of the same name."""
-
-    def __init__(self, config: Config, name: str, value: Callable[[Any, np.ndarray], float]) -> None:
-        self._topk: Sequence[int] = config["topk"]
-        self._decimals, self._name, self._value = config["metric_decimal_place"], name, value
-
-    def calculate_metric(self, collected: DataStruct) -> dict[str, float]:
-        """The metric at each cut-off, by RecBole's names."""
-        items = collected.get("rec.items").numpy()
-        values = {f"{self._name}@{k}": self._value(collected, items[:, :k]) for k in self._topk}
-        return {name: round(value, self._decimals) for name, value in values.items()}
-
-
-def count_by_item(evaluator: Evaluator) -> Evaluator:
-    """Let an evaluator of RecBole compute these metrics as they are defined here."""
-    config = evaluator.config
-
-    def popularity(collected: DataStruct, items: np.ndarray) -> float:
-        counts = collected.get("data.count_items")
-        values = np.zeros(1 + max([*counts, int(items.max(initial=0))]))
-        values[list(counts)] = list(counts.values())
-        return mean_value(items, values)
-
-    def tail(collected: DataStruct, items: np.ndarray) -> float:
-        rare = tail_items(collected.get("data.count_items"), config["tail_ratio"])
-        values = np.zeros(1 + max([*rare, int(items.max(initial=0))]))
-        values[rare] = 1
-        return mean_value(items, values)
-
-    ours: dict[str, Callable[[Any, np.ndarray], float]] = {
-        "averagepopularity": popularity,
-        "tailpercentage": tail,
-        "itemcoverage": lambda collected, items: item_coverage(items, collected.get("data.num_items") - 1),
-        "giniindex": lambda collected, items: gini_index(items, collected.get("data.num_items") - 1),
-        "shannonentropy": lambda _, items: shannon_entropy(items),
-        **list_metrics(),
+    items, n_items = evaluation.top_items[:, :k], len(popularity.counts) - 1
+    filled = items[(items > 0).all(axis=1)]
+    usual = mean_value(histories, popularity.counts.astype(np.float64))
+    found = {
+        "itemcoverage": item_coverage(items, n_items),
+        "giniindex": gini_index(items, n_items),
+        "novelty": mean_value(items, item_bits(popularity.counts)),
+        "popularitylift": mean_value(items, popularity.counts.astype(np.float64)) / usual - 1 if usual else 0.0,
+        "embeddingdistance": float(embedding_distance(filled, popularity.vectors).mean()) if len(filled) else 0.0,
     }
-    for name in ours.keys() & evaluator.metric_class.keys():
-        evaluator.metric_class[name] = _Metric(config, name, ours[name])
-    return evaluator
+    worth, is_cold = RANK_METRICS[metric](evaluation.ranks, k), popularity.counts[evaluation.pairs[:, 1]] == 0
+    for name, own in (("warm", ~is_cold), ("cold", is_cold)):
+        if own.any():
+            found[f"{metric}_{name}"] = float(worth[own].mean())
+    return {f"{name}@{k}": value for name, value in found.items()}

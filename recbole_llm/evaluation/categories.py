@@ -9,6 +9,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 import numpy as np
 
 from recbole_llm.arrays import Array
+from recbole_llm.rerank.space import category_members
 
 COMMON_SHARE = 0.9
 Categories = Sequence[Collection[Hashable]]
@@ -95,9 +96,6 @@ def drop_common(categories: Categories, share: float = COMMON_SHARE) -> list[lis
 
 def _category_bits(categories: Categories) -> np.ndarray:
     """Which item has which category, eight to a byte. Returns: uint8 [items, categories / 8]; item 0 has none."""
-    columns = {name: column for column, name in enumerate(dict.fromkeys(name for own in categories for name in own))}
-    matrix = np.zeros((len(categories), len(columns)), dtype=bool)
-    for item_id, own in enumerate(categories):
-        matrix[item_id, [columns[name] for name in own]] = True
-    matrix[:1] = False
-    return np.packbits(matrix, axis=1)
+    members = category_members(categories)
+    members[:1] = False
+    return np.packbits(members, axis=1)

@@ -13,10 +13,10 @@ from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
 from recbole_llm.distributed import on_main
-from recbole_llm.evaluation.beyond_accuracy import count_by_item
-from recbole_llm.evaluation.list_metrics import CategoryTable
+from recbole_llm.evaluation.category_table import CategoryTable
+from recbole_llm.evaluation.recbole_metrics import count_by_item
 from recbole_llm.grounding.ranking import Ranking, rank_scores, target_ranks
-from recbole_llm.settings.list_metrics import CATEGORIES
+from recbole_llm.settings.metric_names import CATEGORIES, ITEM_COUNTS, TARGETS
 from recbole_llm.top_k import top_k
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from recbole_llm.settings.config import Config
 
-COUNTS = ("data.num_items", "data.num_users", "data.count_items", "data.count_users", CATEGORIES)
-TARGETS = "rec.targets"  # beside RecBole's own entries, for metrics of categories
+COUNTS = ("data.num_items", "data.num_users", ITEM_COUNTS, "data.count_users", CATEGORIES)
 UNROUNDED = 15  # decimals; RecBole rounds every metric, this keeps all a float64 mean has
 
 
@@ -68,11 +67,11 @@ class RowCollector(Collector):
         super().data_collect(loader)
         if self.register.need(CATEGORIES):
             self.data_struct.set(CATEGORIES, CategoryTable.of(loader.dataset, self.config))
-        if not self.register.need("data.count_items"):
+        if not self.register.need(ITEM_COUNTS):
             return
         counts = getattr(loader.dataset, "item_counts", None)
         if counts is not None:
-            self.data_struct.set("data.count_items", {int(item): int(counts[item]) for item in counts.nonzero()[0]})
+            self.data_struct.set(ITEM_COUNTS, {int(item): int(counts[item]) for item in counts.nonzero()[0]})
 
     def eval_batch_collect(
         self, scores_tensor: torch.Tensor, interaction: Interaction, positive_u: torch.Tensor, positive_i: torch.Tensor

@@ -15,7 +15,7 @@ from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.rows import Rows, find_pairs, row_histories, row_pairs
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
-from recbole_llm.evaluation.beyond import HEAD, Popularity, beyond_accuracy
+from recbole_llm.evaluation.beyond_accuracy import HEAD, Popularity, beyond_accuracy
 from recbole_llm.evaluation.categories import Categories, category_hit_ratio, drop_common
 from recbole_llm.evaluation.collector import RowCollector, as_floats, collecting
 from recbole_llm.evaluation.head_tail import head_items, head_tail_metrics

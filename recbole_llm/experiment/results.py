@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_llm.evaluation import protocol_of
-from recbole_llm.evaluation.words import protocol_in_words
+from recbole_llm.evaluation.protocol_sentences import protocol_in_words
 from recbole_llm.experiment.comparison import compare_runs, find_baseline, leading_config
 from recbole_llm.experiment.examples import FILE as EXAMPLES
 from recbole_llm.prompt.settings import most_shown

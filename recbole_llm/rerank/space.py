@@ -81,8 +81,17 @@ def unit_rows(vectors: Floats) -> Floats:
     return found
 
 
+def category_members(categories: Sequence[Collection[Hashable]]) -> NDArray[np.bool_]:
+    """Which item has which category. Returns: bool [items, categories], categories as they are first met."""
+    columns = {name: column for column, name in enumerate(dict.fromkeys(name for own in categories for name in own))}
+    members = np.zeros((len(categories), len(columns)), dtype=bool)
+    for item, own in enumerate(categories):
+        members[item, [columns[name] for name in own]] = True
+    return members
+
+
 def category_vectors(categories: Sequence[Collection[Hashable]]) -> Floats:
-    """Which item has which category.
+    """Items as vectors of the categories that they have.
 
     Args:
         categories: the categories of every item by item id.
@@ -94,11 +103,7 @@ def category_vectors(categories: Sequence[Collection[Hashable]]) -> Floats:
         >>> category_vectors([[], ["a"], ["b", "a"]]).tolist()
         [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     """
-    columns = {name: column for column, name in enumerate(dict.fromkeys(name for own in categories for name in own))}
-    table = np.zeros((len(categories), len(columns)))
-    for item, own in enumerate(categories):
-        table[item, [columns[name] for name in own]] = 1
-    return table
+    return category_members(categories).astype(np.float64)
 
 
 def interaction_vectors(pairs: np.ndarray, n_users: int, n_items: int, width: int = ID_WIDTH) -> np.ndarray:

@@ -22,7 +22,7 @@ from recbole_llm.registry import AXES, QUIET
 from recbole_llm.rerank.settings import RerankSettings
 from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_model
 from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of, union_columns
-from recbole_llm.settings.list_metrics import register_list_metrics
+from recbole_llm.settings.metric_names import register_list_metrics
 from recbole_llm.settings.models import find_model, task_of
 from recbole_llm.settings.resolve import Resolution, resolve
 from recbole_llm.settings.task_checks import LOSS, NOT_FOR_CLICKS

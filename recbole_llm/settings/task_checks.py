@@ -12,7 +12,7 @@ from recbole_llm.data.sampled_modes import is_sampled
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.registry import QUIET, suggestion
-from recbole_llm.settings.list_metrics import CATEGORIES, LIST_METRICS
+from recbole_llm.settings.metric_names import CATEGORIES, LIST_METRICS
 from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
 

@@ -15,7 +15,7 @@ from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command, settings_for
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.defaults import known_keys
-from recbole_llm.settings.list_metrics import register_list_metrics
+from recbole_llm.settings.metric_names import register_list_metrics
 from recbole_llm.settings.models import facts_by_name, facts_of, find_model, llm_model_names, recbole_models
 from recbole_llm.settings.recommender_checks import is_of_a_sequence, reads_graph
 from recbole_llm.settings.resolve import resolve

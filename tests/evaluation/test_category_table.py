@@ -1,4 +1,4 @@
-"""Metrics of whole lists, against their definitions item by item."""
+"""Metrics of whole lists by category, against their definitions item by item."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.evaluation.list_metrics import CategoryTable, list_metrics
-from recbole_llm.settings.list_metrics import LIST_METRICS
+from recbole_llm.evaluation.category_table import CategoryTable
 
 NAMES = ("crime", "drama", "war", "comedy")
 seeds = st.integers(0, 10_000)
@@ -80,21 +79,3 @@ def test_alpha_ndcg_of_a_worked_example():
     assert table.alpha_ndcg(np.array([[1, 2], [2, 3], [4, 1]]), np.array([1, 1, 1])) == pytest.approx(
         [1.0, (1 + 1 / np.log2(3)) / ideal, 2 / np.log2(3) / ideal]
     )
-
-
-def test_what_recboles_table_is_given_has_every_name():
-    assert set(list_metrics()) == {name.lower() for name in LIST_METRICS}
-
-
-class Collected(dict):
-    """What RecBole's collector hands to metrics."""
-
-    get = dict.__getitem__
-
-
-def test_novelty_counts_filled_places_only():
-    counts = {1: 3, 2: 1}
-    collected = Collected({"data.num_items": 4, "data.count_items": counts})
-    bits = -np.log2(np.array([4, 2, 1]) / 7)
-    found = list_metrics()["novelty"](collected, np.array([[1, 3], [2, 0], [0, 0]]))
-    assert found == pytest.approx(((bits[0] + bits[2]) / 2 + bits[1]) / 2)

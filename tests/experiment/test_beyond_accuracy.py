@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recbole_llm
-from recbole_llm.evaluation.beyond import item_vectors
+from recbole_llm.evaluation.beyond_accuracy import item_vectors
 from recbole_llm.experiment.audit import audit
 from recbole_llm.report import embedding_distance, intra_list_distance
 from recbole_llm.settings.config import Config

@@ -1,4 +1,4 @@
-"""Metrics of whole lists that RecBole lacks: their names, and their place in RecBole's tables of metrics."""
+"""Names of the metrics of whole lists that RecBole lacks, put into its tables of metrics, and of what they read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-CATEGORIES, COUNTS = "data.categories", "data.count_items"
+ITEM_COUNTS = "data.count_items"  # RecBole's own entry
+CATEGORIES, TARGETS = "data.categories", "rec.targets"  # beside RecBole's, for metrics of categories
 LIST_METRICS: Mapping[str, str] = MappingProxyType(
-    {"ILD": CATEGORIES, "CategoryCoverage": CATEGORIES, "AlphaNDCG": CATEGORIES, "Novelty": COUNTS}
+    {"ILD": CATEGORIES, "CategoryCoverage": CATEGORIES, "AlphaNDCG": CATEGORIES, "Novelty": ITEM_COUNTS}
 )
 """Name of a metric to what it reads beside lists and targets."""
 
@@ -17,7 +18,7 @@ def register_list_metrics() -> None:
     """Make the names known to RecBole, whose config refuses others; nothing happens the second time.
 
     RecBole finds metrics in one module of its own and nowhere else. What the entries compute is put in by
-    :func:`recbole_llm.evaluation.beyond_accuracy.count_by_item`.
+    :func:`recbole_llm.evaluation.recbole_metrics.count_by_item`.
     """
     from recbole.evaluator import metric_information, metric_types, metrics_dict
     from recbole.utils import EvaluatorType

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.evaluation.beyond_accuracy import (
+from recbole_llm.evaluation.recbole_metrics import (
     gini_index,
     item_coverage,
+    list_metrics,
     mean_value,
     shannon_entropy,
     tail_items,
 )
+from recbole_llm.settings.metric_names import LIST_METRICS
 
 N_ITEMS = 7
 lists = st.lists(st.lists(st.integers(1, N_ITEMS), max_size=4, unique=True), min_size=1, max_size=6)
@@ -49,3 +51,21 @@ def test_the_tail_is_a_share_of_the_items_or_a_number_of_interactions():
     assert tail_items(counts, None) == [2] == tail_items(counts, 0)
     assert tail_items(counts, 0.3) == [2, 3, 5]
     assert sorted(tail_items(counts, 3)) == [2, 3, 5, 6]
+
+
+def test_what_recboles_table_is_given_has_every_name():
+    assert set(list_metrics()) == {name.lower() for name in LIST_METRICS}
+
+
+class Collected(dict):
+    """What RecBole's collector hands to metrics."""
+
+    get = dict.__getitem__
+
+
+def test_novelty_counts_filled_places_only():
+    counts = {1: 3, 2: 1}
+    collected = Collected({"data.num_items": 4, "data.count_items": counts})
+    bits = -np.log2(np.array([4, 2, 1]) / 7)
+    found = list_metrics()["novelty"](collected, np.array([[1, 3], [2, 0], [0, 0]]))
+    assert found == pytest.approx(((bits[0] + bits[2]) / 2 + bits[1]) / 2)

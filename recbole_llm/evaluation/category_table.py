@@ -1,21 +1,19 @@
-"""Metrics of whole lists by category: diversity, coverage, α-NDCG; and novelty."""
+"""Metrics of whole lists by category: diversity, coverage, α-NDCG."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation.categories import Categories, drop_common
-from recbole_llm.report.diversity import category_coverage, intra_list_distance, novelty
-from recbole_llm.rerank.space import ItemSpace, category_vectors
+from recbole_llm.report.diversity import category_coverage, intra_list_distance
+from recbole_llm.rerank.space import ItemSpace, category_members
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
-    from recbole.evaluator.collector import DataStruct
 
     from recbole_llm.declare import Settings
 
@@ -40,10 +38,10 @@ class CategoryTable:
     """
 
     def __init__(self, categories: Categories) -> None:
-        vectors = category_vectors(categories)
-        self.members, self.set_of = np.unique(vectors > 0, axis=0, return_inverse=True)
+        members = category_members(categories)
+        self.members, self.set_of = np.unique(members, axis=0, return_inverse=True)
         self.set_of = self.set_of.reshape(-1)
-        self.known = vectors.any(axis=1)
+        self.known = members.any(axis=1)
         self._distances = ItemSpace(self.members.astype(np.float64), "jaccard").distances(np.arange(len(self.members)))
         self._ideal: dict[tuple[int, int], float] = {}
 
@@ -130,35 +128,3 @@ class CategoryTable:
                 worth = worth * np.where(own[chosen], 1 - alpha, 1.0)
             self._ideal[target_set, k] = total
         return self._ideal[target_set, k]
-
-
-def list_metrics() -> dict[str, Callable[[DataStruct, np.ndarray], float]]:
-    """What RecBole's table of metrics lacks, by the lower-case names of its entries."""
-
-    def table(collected: DataStruct) -> CategoryTable:
-        found: CategoryTable = collected.get("data.categories")
-        return found
-
-    def alpha_ndcg(collected: DataStruct, items: np.ndarray) -> float:
-        gains = table(collected).alpha_ndcg(items, collected.get("rec.targets").numpy())
-        known = ~np.isnan(gains)
-        return float(gains[known].mean()) if known.any() else 0.0
-
-    def unexpected(collected: DataStruct, items: np.ndarray) -> float:
-        counts = np.zeros(collected.get("data.num_items"))
-        found = collected.get("data.count_items")
-        counts[list(found)] = list(found.values())
-        bits = np.concatenate([[0.0], novelty(np.arange(1, len(counts))[:, None] - 1, counts[1:])])
-        filled = items > 0
-        sums, number = np.where(filled, bits[items], 0.0).sum(axis=1), filled.sum(axis=1)
-        return float((sums[number > 0] / number[number > 0]).mean()) if number.any() else 0.0
-
-    def distance(collected: DataStruct, items: np.ndarray) -> float:
-        return float(table(collected).intra_list_distance(items).mean())
-
-    def coverage(collected: DataStruct, items: np.ndarray) -> float:
-        return float(table(collected).coverage(items).mean())
-
-    found: dict[str, Callable[[Any, np.ndarray], float]]
-    found = {"ild": distance, "categorycoverage": coverage, "alphandcg": alpha_ndcg, "novelty": unexpected}
-    return found
