@@ -43,9 +43,14 @@ def load_llm(config: Config, device: torch.device, stages: StageStore, build_tin
     return load_backbone(path, device=device, **settings.options())
 
 
+def weight_facts(config: Config) -> dict[str, Any]:
+    """In which numbers an LLM's weights are loaded, for what depends on the untuned LLM, as JSON values."""
+    return {"dtype": resolve_dtype(config["llm_dtype"], config["device"]), "quant": config["quant"]}
+
+
 def number_facts(config: Config) -> dict[str, Any]:
     """In which numbers a run's LLM computes, for what depends on it, as JSON values."""
-    facts = {"dtype": resolve_dtype(config["llm_dtype"], config["device"]), "quant": config["quant"]}
+    facts = weight_facts(config)
     if config["adapter"] == "full" and facts["dtype"] != "float32":
         facts["trained in"] = "float32"
     return {**facts, **({"autocast": "bfloat16"} if computes_in_half(config) else {})}

@@ -19,8 +19,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.code_tokens import CodedBackbone, CodeTokens
 from recbole_llm.llm.encoder import TextEncoder
-from recbole_llm.llm.precision import resolve_dtype
-from recbole_llm.model.backbones import load_llm
+from recbole_llm.model.backbones import load_llm, weight_facts
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.code_stages import CodeStage, ItemCodes, TextVectorStage, vectors_digest
 from recbole_llm.model.item_vectors import ItemVectors
@@ -192,8 +191,7 @@ class CodedRecommender(LLMRecommender):
         return self.stages.run(self._text_stage(self.item_texts()))
 
     def _text_stage(self, texts: list[str], name: str = "item-vectors") -> TextVectorStage:
-        dtype = resolve_dtype(self.config["llm_dtype"], self.config["device"])
-        llm = {"llm": self.backbone.fingerprint, "dtype": dtype, "quant": self.config["quant"]}
+        llm = {"llm": self.backbone.fingerprint, **weight_facts(self.config)}
         return TextVectorStage(self._text_encoder(self.backbone.model), texts, llm, self.show_progress, name)
 
     def _text_encoder(self, llm: nn.Module) -> TextEncoder:

@@ -21,8 +21,8 @@ from recbole_llm.hashing import hash_json
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.item_tuning import ContrastiveTuning, ItemReader, reduce_by_pca
-from recbole_llm.llm.precision import resolve_dtype
 from recbole_llm.llm.vector_settings import ItemVectorSettings
+from recbole_llm.model.backbones import weight_facts
 from recbole_llm.prompt import Wording
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
@@ -137,8 +137,7 @@ class TuneOnItems(Stage[Path]):
         later = ("pca_dim",)
         return {
             "llm": items.llm_fingerprint(),
-            "dtype": resolve_dtype(config["llm_dtype"], config["device"]),
-            "quant": config["quant"],
+            **weight_facts(config),
             "adapter": items.fresh_adapter().facts(),
             "instruction": items.instruction,
             "items": hash_json(items.attributes),

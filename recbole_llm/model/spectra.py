@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_llm.adapter.ranks import Spectra
 from recbole_llm.llm.backbone import Backbone
-from recbole_llm.llm.precision import resolve_dtype
+from recbole_llm.model.backbones import weight_facts
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import Stage
 
@@ -36,9 +36,7 @@ class SpectraStage(Stage[Spectra]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        config = self._config
-        numbers = {"dtype": resolve_dtype(config["llm_dtype"], config["device"]), "quant": config["quant"]}
-        return {"llm": self._backbone.fingerprint, **numbers, "layers": self._names}
+        return {"llm": self._backbone.fingerprint, **weight_facts(self._config), "layers": self._names}
 
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`."""
