@@ -34,7 +34,7 @@ def answer_losses(model: LLMRecommender, rows: Any, max_tokens: int) -> np.ndarr
         raise ValueError(f"{len(histories) - len(examples)} rows have no titled history or target")
     losses = np.empty(len(examples))
     with evaluating(model):
-        for batch in micro_batches([len(prompt) + len(answer) for prompt, answer in examples], max_tokens, sort=True):
+        for batch in micro_batches([len(prompt) + len(answer) for prompt, answer in examples], max_tokens):
             prompts, answers = zip(*(examples[row] for row in batch), strict=True)
             with model.conditioned_on([histories[row] for row in batch]):
                 found = model.scorer.log_probs(prompts, [[answer] for answer in answers])

@@ -529,15 +529,13 @@ def _log_likelihood(rules: Rules, history: np.ndarray, n_judged: int) -> np.ndar
         return np.log(steps)
 
 
-def category_scores(
-    world: World, histories: Sequence[np.ndarray], users: np.ndarray | None = None, split: str = "test"
-) -> np.ndarray:
+def category_scores(world: World, histories: Sequence[np.ndarray]) -> np.ndarray:
     """As ``oracle_scores``, for who knows rules and popularity but no exact successor, not in inferring groups either.
 
     It is the best that a method can do which knows of a last item only the category.
     """
     rules = replace(world.rules, settings=replace(world.settings, p_item=0.0))
-    return oracle_scores(replace(world, rules=rules), histories, users, split)
+    return oracle_scores(replace(world, rules=rules), histories)
 
 
 def popularity_scores(world: World) -> np.ndarray:
@@ -590,11 +588,11 @@ def judge(
     return Judged(target_ranks, metric_means(target_ranks, topk), expected)
 
 
-def oracle_metrics(world: World, topk: Sequence[int] = TOPK, split: str = "test", known_groups: bool = False) -> Judged:
+def oracle_metrics(world: World, topk: Sequence[int] = TOPK, known_groups: bool = False) -> Judged:
     """What the best ranker reaches, told the users' groups or not."""
-    rows = world.rows(split)
-    scores = oracle_scores(world, rows.histories, rows.user if known_groups else None, split)
-    return judge(world, scores, topk, split, known_groups)
+    rows = world.rows("test")
+    scores = oracle_scores(world, rows.histories, rows.user if known_groups else None)
+    return judge(world, scores, topk, known_groups=known_groups)
 
 
 def group_shares(world: World, split: str) -> np.ndarray:

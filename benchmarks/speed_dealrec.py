@@ -43,6 +43,7 @@ from recbole_llm.selection.tail import TransformerTail
 from recbole_llm.settings.config import Config
 
 INFLUENCE = {"rows": 2_000, "batch": 1_024, "steps": 5_000}
+DAMP, SCALE = 0.01, 25.0  # of the paper's procedure
 EFFORT_SIZES = {
     "effort-12": SIZES["head-12"],
     "effort-60": SIZES["head-60"],
@@ -96,16 +97,14 @@ def one_backward_per_row(losses: Any, params: Tensor, data: Any, direction: Tens
     return torch.stack(found)
 
 
-def paper_influence(
-    losses: Any, params: Tensor, data: Any, start: Tensor, damp: float = 0.01, scale: float = 25.0
-) -> Tensor:
+def paper_influence(losses: Any, params: Tensor, data: Any, start: Tensor) -> Tensor:
     """``h <- v + (1 - damp) h - H_s h / scale`` with the Hessian of a random row s, then one backward pass per row."""
     estimate = start
     for row in np.random.default_rng(0).integers(len(data), size=INFLUENCE["steps"]).tolist():
         point = params.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(losses(point, data[row : row + 1])[0], point, create_graph=True)
         (image,) = torch.autograd.grad(gradient, point, estimate)
-        estimate = start + (1 - damp) * estimate - image / scale
+        estimate = start + (1 - DAMP) * estimate - image / SCALE
     return one_backward_per_row(losses, params, data, estimate)
 
 
@@ -125,7 +124,7 @@ def effort_work(size: str) -> Callable[[], Work]:
         model = make_model(**EFFORT_SIZES[size]).eval()
         rows = effort_rows(EFFORT_SIZES[size]["vocabulary"])
         longest = max(len(answer) for _, answer in rows)
-        batches = micro_batches([len(prompt) + longest for prompt, _ in rows], EFFORT["batch tokens"], sort=True)
+        batches = micro_batches([len(prompt) + longest for prompt, _ in rows], EFFORT["batch tokens"])
         scorer = PrefillScorer(model, pad_token_id=0)
 
         def answer_losses(_model: nn.Module, batch: list[int]) -> Tensor:

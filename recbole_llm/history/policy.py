@@ -15,6 +15,7 @@ from recbole_llm.history.actor_critic import actor_critic_losses
 
 HEADS = 2
 GATE_BIAS = 2.0  # at first a gate keeps what comes in
+ROWS, LEARNING_RATE = 64, 3e-3  # of a step of Adam
 
 
 class Gate(nn.Module):
@@ -182,8 +183,6 @@ def learn_by_table(
     rewards: Tensor,
     updates: int,
     seed: int,
-    rows: int = 64,
-    learning_rate: float = 3e-3,
 ) -> None:
     """Train an actor-critic on rewards that are known for every length: each step still sees those of what it chose.
 
@@ -194,18 +193,16 @@ def learn_by_table(
         histories: int64 [n, t], oldest first, 0 after the last item.
         sizes: int64 [n].
         rewards: [n, lengths]; NaN where a length cannot be chosen.
-        updates: steps of Adam.
+        updates: steps of Adam, on :data:`ROWS` rows each.
         seed: seed of the rows and choices.
-        rows: rows of a step.
-        learning_rate: learning rate of Adam.
     """
     known = rewards[~rewards.isnan()]
     scaled = (rewards - known.mean()) / (known.std() + 1e-8)
     draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
     policy.train()
     for _ in range(updates):
-        index = torch.randint(len(sizes), (rows,), generator=draws)
+        index = torch.randint(len(sizes), (ROWS,), generator=draws)
         log_probs, values = policy(histories[index], sizes[index])
         chosen = torch.multinomial(log_probs.detach().exp(), 1, generator=draws)[:, 0]
         optimizer.zero_grad()

@@ -31,6 +31,7 @@ SIZES = (
     *("layer_norm_eps", "initializer_range", "MAX_ITEM_LIST_LENGTH", "learning_rate", "train_batch_size", "seed"),
 )
 FILE = "codebook.npy"
+JUDGED_ROWS = 2048  # at once
 log = logging.getLogger(__name__)
 
 
@@ -251,9 +252,10 @@ def _class_rows(part: Dataset | None, classes: np.ndarray, device: Any) -> tuple
 
 
 @torch.no_grad()
-def _loss_of(model: SemanticModel, rows: tuple[Tensor, Tensor, Tensor], size: int = 2048) -> float:
+def _loss_of(model: SemanticModel, rows: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Mean loss of rows, see :func:`_class_rows`."""
     model.eval()
     histories, lengths, targets = rows
-    parts = torch.arange(len(targets), device=targets.device).split(size)
+    parts = torch.arange(len(targets), device=targets.device).split(JUDGED_ROWS)
     losses = [cross_entropy(model(histories[i], lengths[i]), targets[i], reduction="sum") for i in parts]
     return float(torch.stack(losses).sum()) / len(targets)

@@ -14,24 +14,25 @@ from recbole_llm.errors import InputError
 from recbole_llm.llm.rows import length_batches
 
 
-def micro_batches(lengths: Sequence[int], max_tokens: int, *, sort: bool = False) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Cut the rows of one optimiser step into micro-batches of at most `max_tokens` tokens, padding included.
+
+    Rows are taken by length, which wastes less padding. The step's gradient stays the same: it is a mean over the
+    tokens of the whole step, whatever their order.
 
     Args:
         lengths: Tokens per row, prompt and response.
         max_tokens: The budget; a row that alone exceeds it gets a micro-batch of its own.
-        sort: Take the rows by length, which wastes less padding. The step's gradient stays the same: it is a mean over
-            the tokens of the whole step, whatever their order.
 
     Returns:
-        Row positions per micro-batch; every row once, in the given order unless sorted.
+        Row positions per micro-batch; every row once, the shortest first.
 
     Raises:
         InputError: The budget is not positive.
     """
     if max_tokens < 1:
         raise InputError(f"micro_batch_tokens: {max_tokens} is not a positive number of tokens")
-    return length_batches(lengths, max_tokens, "shortest first" if sort else "as given")
+    return length_batches(lengths, max_tokens, "shortest first")
 
 
 def epoch_steps(

@@ -139,7 +139,7 @@ class LLMInputs(Provider):
         model, found = self.model, np.empty(len(self.examples))
         budget, longest = model.training_budget, max(lengths, default=0)
         budget.agree()
-        batches = [[int(row) for row in batch] for batch in micro_batches(lengths, budget.tokens, sort=True)]
+        batches = [[int(row) for row in batch] for batch in micro_batches(lengths, budget.tokens)]
         dealt, tokens = process().own(batches), budget.tokens
         rows = [row for batch in dealt for row in batch]
         settings = {"settings": asdict(self.settings), **self._loss_facts()}
@@ -155,7 +155,7 @@ class LLMInputs(Provider):
             own = dealt
             if budget.tokens < tokens:  # memory has run out
                 left = [row for row in rows if row not in done]
-                cut = micro_batches([lengths[row] for row in left], budget.tokens, sort=True)
+                cut = micro_batches([lengths[row] for row in left], budget.tokens)
                 own = [[left[index] for index in batch] for batch in cut]
             for batch in Bar(own, "rows", leave=False, disable=not model.show_progress):
                 values = kept.batch(batch, numbers)

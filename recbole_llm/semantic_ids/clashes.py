@@ -12,18 +12,18 @@ ROUNDS = 20
 
 
 @computes_in_torch("vectors", "codebooks")
-def spread_codes(vectors: Tensor, codebooks: Tensor, epsilon: float, rounds: int = ROUNDS) -> Tensor:
+def spread_codes(vectors: Tensor, codebooks: Tensor, epsilon: float) -> Tensor:
     """Nearest codewords, but that vectors of one code share the codewords of the last level out among themselves.
 
     The vectors of one code, and as many of the last level's codewords nearest to them that no other vector of the same
     beginning has, are assigned to each other by :func:`.sinkhorn_assignment`; a vector takes the codeword it has most
-    of. Equal vectors stay together. This goes on while fewer vectors share a code than before.
+    of. Equal vectors stay together. This goes on while fewer vectors share a code than before, at most
+    :data:`ROUNDS` times.
 
     Args:
         vectors: [n, d].
         codebooks: [l, k, d].
         epsilon: epsilon of the assignment, > 0; small values are near a permutation.
-        rounds: at most.
 
     Returns:
         int64 [n, l].
@@ -37,7 +37,7 @@ def spread_codes(vectors: Tensor, codebooks: Tensor, epsilon: float, rounds: int
         codes: Tensor
         codes, residuals, _ = residual_quantise(vectors, codebooks)
         given = vectors if len(codebooks) == 1 else residuals[:, -2]
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             changed = _spread(codes, given, codebooks[-1], epsilon)
             if _n_different(changed) <= _n_different(codes):
                 break

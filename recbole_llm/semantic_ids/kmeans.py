@@ -9,17 +9,16 @@ from recbole_llm.errors import InputError
 from recbole_llm.lazy import load_faiss
 from recbole_llm.semantic_ids.quantise import residual_quantise
 
-ITERATIONS = 20
+ITERATIONS = 20  # Lloyd's
 
 
-def kmeans(vectors: np.ndarray, n_clusters: int, seed: int, iterations: int = ITERATIONS) -> np.ndarray:
+def kmeans(vectors: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     """Cluster centres by FAISS.
 
     Args:
         vectors: float32 [n, d], n >= n_clusters.
         n_clusters: how many.
         seed: seed of the start.
-        iterations: Lloyd's.
 
     Returns:
         float32 [n_clusters, d].
@@ -34,7 +33,7 @@ def kmeans(vectors: np.ndarray, n_clusters: int, seed: int, iterations: int = IT
             "codes are made by FAISS, which is not installed: pip install 'recbole-llm[cpu]' (or [gpu])",
             kind="environment",
         )
-    options = {"niter": iterations, "seed": seed % 2**31, "min_points_per_centroid": 1}
+    options = {"niter": ITERATIONS, "seed": seed % 2**31, "min_points_per_centroid": 1}
     options["max_points_per_centroid"] = max(len(vectors), 1)  # FAISS would draw a sample of a large catalogue
     clustering = faiss.Kmeans(vectors.shape[1], n_clusters, **options)
     clustering.train(np.ascontiguousarray(vectors, dtype=np.float32))

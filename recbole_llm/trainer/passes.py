@@ -100,7 +100,7 @@ class Passes:
         """
         budget = self.budget.tokens
         if self._trunk_of_row is None:
-            batches = [rows[batch] for batch in micro_batches(lengths[rows].tolist(), budget, sort=True)]
+            batches = [rows[batch] for batch in micro_batches(lengths[rows].tolist(), budget)]
             return [Pass([[int(row)] for row in batch], int(lengths[batch].sum())) for batch in batches]
 
         def size(tree: Tree) -> int:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_llm.llm.rows import length_batches
 from recbole_llm.prompt.batches import epoch_steps, micro_batches
 from tests.refusals import refused
 
 
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200), st.booleans())
-def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget, sort):
-    batches = micro_batches(lengths, budget, sort=sort)
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))
+def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
+    batches = micro_batches(lengths, budget)
     rows = [row for batch in batches for row in batch]
     assert sorted(rows) == list(range(len(lengths)))
 
@@ -24,15 +23,12 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget, so
         return len(batch) * longest
 
     assert all(len(batch) == 1 or padded(batch) <= budget for batch in batches)
-    if not sort:
-        assert rows == list(range(len(lengths)))
-        for batch, following in pairwise(batches):
-            assert padded([*batch, following[0]]) > budget, "a batch ends only where the next row would not fit"
+    assert [lengths[row] for row in rows] == sorted(lengths)
 
 
-def test_sorting_wastes_less_padding_on_uneven_rows():
+def test_rows_by_length_waste_less_padding_than_as_they_come():
     lengths = [1, 40] * 10
-    assert len(micro_batches(lengths, 80, sort=True)) < len(micro_batches(lengths, 80))
+    assert len(micro_batches(lengths, 80)) < len(length_batches(lengths, 80, "as given"))
 
 
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 4), st.integers(0, 5))

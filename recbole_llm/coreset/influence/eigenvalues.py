@@ -12,19 +12,18 @@ from torch import Tensor
 from recbole_llm.arrays import ArrayT
 from recbole_llm.errors import InputError
 
+TOLERANCE = 1e-4  # of either error, as a share of the eigenvalue larger in size: single precision gives no more
 
-def extreme_eigenvalues(
-    hvp: Callable[..., ArrayT], like: ArrayT, tolerance: float = 1e-4, steps: int = 100, seed: int = 0
-) -> tuple[float, float]:
+
+def extreme_eigenvalues(hvp: Callable[..., ArrayT], like: ArrayT, steps: int = 100) -> tuple[float, float]:
     """The smallest (most negative) and the largest eigenvalue of H, by Lanczos' method with full reorthogonalisation.
+
+    It ends where neither error exceeds :data:`TOLERANCE`.
 
     Args:
         hvp: as for :func:`solve`.
         like: array or tensor of the shape and type that ``hvp`` takes.
-        tolerance: bound of either error, as a share of the one that is larger in size. Single precision gives no more
-            than the default.
         steps: most products, each of which keeps a vector.
-        seed: seed of the first vector.
 
     Example:
         >>> matrix = np.diag([1.0, 2.0, 5.0])
@@ -36,7 +35,7 @@ def extreme_eigenvalues(
 
     size = math.prod(like.shape)
     device = like.device if isinstance(like, Tensor) else "cpu"
-    vector = torch.from_numpy(np.random.default_rng(seed).normal(size=size)).to(device)
+    vector = torch.from_numpy(np.random.default_rng(0).normal(size=size)).to(device)
     vector = vector / vector.norm()
     basis: list[Tensor] = []
     diagonal: list[float] = []
@@ -49,7 +48,7 @@ def extreme_eigenvalues(
             image = image - (known @ image) * known
         values, vectors = eigh_tridiagonal(diagonal, beside)
         length = float(image.norm())
-        if length * np.abs(vectors[-1, [0, -1]]).max() <= tolerance * np.abs(values).max():
+        if length * np.abs(vectors[-1, [0, -1]]).max() <= TOLERANCE * np.abs(values).max():
             break
         beside.append(length)
         vector = image / length

@@ -94,15 +94,14 @@ class ParquetTable(Table):
 
     Args:
         file: the file.
-        columns: names of the columns to read; None for all.
 
     Raises:
         InputError: pyarrow is not installed, or the file is no Parquet.
     """
 
-    def __init__(self, file: Path, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, file: Path) -> None:
         self._parquet = _open_parquet(file)
-        super().__init__(file, columns or self._parquet.schema_arrow.names)
+        super().__init__(file, self._parquet.schema_arrow.names)
 
     def rows(self, progress: bool = False) -> Generator[Row, None, None]:
         """See :class:`Table`."""

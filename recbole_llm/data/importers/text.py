@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from recbole_llm.prompt.titles import clean_title
@@ -44,10 +44,10 @@ def without_entities(value: Any) -> str:
     return one_line(html.unescape(value)) if isinstance(value, str) else one_line(value)
 
 
-def clean_text(value: Any, missing: Collection[str] = READ_AS_MISSING) -> str:
+def clean_text(value: Any) -> str:
     """A text of a shop's metadata: only texts count, and none that stands for a missing value, such as ``nan``."""
     text = without_entities(value) if isinstance(value, str) else ""
-    return "" if text in missing else text
+    return "" if text in READ_AS_MISSING else text
 
 
 def words(names: Iterable[Any]) -> str:
