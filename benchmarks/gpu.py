@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.reports import write_report
 from recbole_llm.adapter import LoraAdapter
 from recbole_llm.adapter.dropout import draw_by_token
 from recbole_llm.llm.branches import BranchScorer
@@ -324,7 +324,7 @@ def main(words: Sequence[str] | None = None) -> None:
     result = compare(chosen.size, torch.device(chosen.device), chosen.steps, chosen.repeats, chosen.beams)
     print(table(result))
     if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_report(chosen.json, result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ runs one procedure once, less that of a process which only builds model and data
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -23,8 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.reports import write_report
 from recbole_llm.report.environment import peak_mib, versions
 
 Work = dict[str, Callable[[], Any]]  # name of a procedure -> the procedure
@@ -80,6 +82,12 @@ def random_llama(width: int, layers: int, vocabulary: int, **options: Any) -> Ll
         **options,
     )
     return LlamaForCausalLM(config)
+
+
+def llama_with_lora(width: int, layers: int, vocabulary: int) -> nn.Module:
+    """A random Llama in fp32 with LoRA on query and value."""
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    return get_peft_model(random_llama(width, layers, vocabulary, tie_word_embeddings=True), lora).train()
 
 
 def measure(name: str, section: Section, repeats: int) -> dict[str, Any]:
@@ -169,5 +177,4 @@ def main(description: str | None, sections: Mapping[str, Section]) -> None:
     results = {name: measure(name, sections[name], arguments.repeats) for name in chosen}
     print(", ".join(f"{name} {value:.3g}" for name, value in settings.items()), table(results), sep="\n")
     if arguments.json:
-        report = settings | {"environment": versions(), "sections": results}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_report(arguments.json, settings | {"environment": versions(), "sections": results})

@@ -34,7 +34,7 @@ from benchmarks import (
 )
 from benchmarks.grids import GRIDS, Grid, Line
 from benchmarks.reports import RESULTS as CELLS
-from benchmarks.reports import rendered
+from benchmarks.reports import read_report, rendered
 from recbole_llm.evaluation import PROTOCOLS, Comparison, compare_two_level, holm
 from recbole_llm.experiment.train import REUSED_NOTE
 from recbole_llm.report import NOT_RUN
@@ -119,8 +119,7 @@ def read_rows(folder: Path, protocol: str) -> dict[str, Any]:
 
 def read_cell(cell: str, seed: int) -> dict[str, Any]:
     """What a cell's file holds; nothing where the cell was not run."""
-    file = cell_file(cell, seed)
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_report(cell_file(cell, seed))
 
 
 def read_line(grid: Grid, line: Line, seed: int) -> Found | None:

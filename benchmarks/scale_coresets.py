@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.reports import RESULTS, rendered
+from benchmarks.reports import RESULTS, read_report, rendered, write_report
 from recbole_llm.registry import CORESETS, find_choice
 from recbole_llm.report import peak_mib, versions
 
@@ -112,14 +112,14 @@ def main() -> None:
         print(json.dumps(measured(arguments.one)))
         return
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the processes to come
-    known = json.loads(arguments.json.read_text(encoding="utf-8"))["selectors"] if arguments.json.exists() else {}
+    known = read_report(arguments.json).get("selectors", {})
     setting = {"rows": ROWS, "budget": BUDGET, "width": WIDTH, "goal_mib": GOAL_MIB, "threads": arguments.threads}
     setting["load average before"] = os.getloadavg()[0]
     for name in arguments.only.split(",") if arguments.only else [name for name, value in CORESETS.items() if value]:
         known[name] = measured_alone(name, arguments.threads)
         print(name, ", ".join(f"{key} {value:.1f}" for key, value in known[name].items()), flush=True)
         known[name]["environment"] = versions()
-        arguments.json.write_text(json.dumps({**setting, "selectors": known}, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, {**setting, "selectors": known})
     print("\n".join(render(arguments.json)))
 
 

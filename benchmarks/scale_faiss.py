@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.reports import RESULTS, rendered
+from benchmarks.reports import RESULTS, read_report, rendered, write_report
 from recbole_llm.grounding import ItemIndex, Ranking
 from recbole_llm.report import peak_mib, versions
 
@@ -182,13 +182,13 @@ def main() -> None:
         if not (folder / "queries.npz").exists():
             make_data(folder, arguments.items, arguments.width, arguments.queries, arguments.seed)
         found = compare(folder, ways, arguments.k, arguments.threads)
-    known = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
+    known = read_report(arguments.json)
     report = known.setdefault(f"{arguments.items} x {arguments.width}", {"setting": setting, "ways": {}})
     if report["setting"] != setting:
         report.update(setting=setting, ways={})
     report["environment"] = versions()
     report["ways"].update({way: {**own, **facts} for way, own in found.items()})
-    arguments.json.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    write_report(arguments.json, known)
     print("\n".join(_lines(known)))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.plain_goracs import World, mixture
-from benchmarks.reports import RESULTS, rendered
+from benchmarks.reports import RESULTS, read_report, rendered, write_report
 from recbole_llm.coreset import goracs_select
 from recbole_llm.report import peak_mib, versions
 
@@ -113,9 +113,9 @@ def main() -> None:
         "environment": versions(),
         "ways": {n: measured(world, n, arguments) for n in names},
     }
-    known = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
+    known = read_report(arguments.json)
     known[str(arguments.rows)] = report
-    arguments.json.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    write_report(arguments.json, known)
     print(json.dumps(report, indent=2))
 
 

@@ -25,8 +25,8 @@ import torch
 from recbole.utils import init_seed
 from torch import Tensor, nn
 
-from benchmarks.harness import Goal, Section, Work, main
-from benchmarks.speed_soft import SIZES, head_share, make_model
+from benchmarks.harness import Goal, Section, Work, llama_with_lora, main
+from benchmarks.speed_soft import SIZES, head_share
 from recbole_llm.coreset import (
     MeanLoss,
     effort_scores,
@@ -121,7 +121,7 @@ def effort_work(size: str) -> Callable[[], Work]:
     """Effort of rows whose prompts and answers have the lengths of histories and titles, under a random Llama."""
 
     def work() -> Work:
-        model = make_model(**EFFORT_SIZES[size]).eval()
+        model = llama_with_lora(**EFFORT_SIZES[size]).eval()
         rows = effort_rows(EFFORT_SIZES[size]["vocabulary"])
         longest = max(len(answer) for _, answer in rows)
         batches = micro_batches([len(prompt) + longest for prompt, _ in rows], EFFORT["batch tokens"])

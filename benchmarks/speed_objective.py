@@ -13,10 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.harness import Goal, Section, Work, main, random_llama
+from benchmarks.harness import Goal, Section, Work, llama_with_lora, main
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.legal import LegalSets
 from recbole_llm.llm.trie import TitleTrie
@@ -41,17 +40,11 @@ def make_titles(vocabulary: int) -> list[list[int]]:
     return [[5, *(int(column[title]) for column in words)] for title in range(TITLES)]
 
 
-def make_model(width: int, layers: int, vocabulary: int) -> nn.Module:
-    """A random Llama in fp32 with LoRA on query and value."""
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return get_peft_model(random_llama(width, layers, vocabulary, tie_word_embeddings=True), lora).train()
-
-
 def work_of(size: str) -> Callable[[], Work]:
     """The steps at one of :data:`SIZES`; each returns its loss before the step."""
 
     def work() -> Work:
-        vocabulary, model = SIZES[size]["vocabulary"], make_model(**SIZES[size])
+        vocabulary, model = SIZES[size]["vocabulary"], llama_with_lora(**SIZES[size])
         generator = torch.Generator().manual_seed(1)
         lengths = range(PROMPT - ROWS, PROMPT + ROWS, 2)
         prompts = [torch.randint(6, vocabulary, (length,), generator=generator).tolist() for length in lengths]

@@ -16,7 +16,6 @@ that of the processor, so waiting for it does not count; hence one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.reports import RESULTS, rendered
+from benchmarks.reports import RESULTS, rendered, write_report
 from recbole_llm.data.rows import load_rows
 from recbole_llm.experiment.trained import build_llm
 from recbole_llm.llm.parts import input_embedding, output_embedding
@@ -235,7 +234,7 @@ def main() -> None:
         told = ", ".join(f"{key} {value:.3g}" for key, value in median.items())
         print(f"{name}: {told} (goal: a share of {GOALS[name]})", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.harness import Goal, Section, Work, main, random_llama
+from benchmarks.harness import Goal, Section, Work, llama_with_lora, main
 from recbole_llm.llm.branches import BranchScorer
 
 PROMPT, ANSWER, ROWS = 192, 12, 8  # 16 tokens of prompt to one of answer; lengths vary a little, as in practice
@@ -34,12 +33,6 @@ def head_share(width: int, layers: int, vocabulary: int) -> float:
     """Share of the output head in the matrix products of a token."""
     head, body = width * vocabulary, layers * (4 * width**2 + 3 * width * 3 * width)
     return head / (head + body)
-
-
-def make_model(width: int, layers: int, vocabulary: int) -> nn.Module:
-    """A random Llama in fp32 with LoRA on query and value."""
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return get_peft_model(random_llama(width, layers, vocabulary, tie_word_embeddings=True), lora).train()
 
 
 def make_rows(vocabulary: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
@@ -72,7 +65,7 @@ def work_of(size: str) -> Callable[[], Work]:
     """The procedures at one of :data:`SIZES`; each returns its loss before the step."""
 
     def work() -> Work:
-        model = make_model(**SIZES[size])
+        model = llama_with_lora(**SIZES[size])
         prompts, real, distilled = make_rows(SIZES[size]["vocabulary"])
         optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
         scorer = BranchScorer(model, pad_token_id=0)

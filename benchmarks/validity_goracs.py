@@ -34,6 +34,7 @@ from tqdm import tqdm
 from benchmarks.answer_loss import answer_losses
 from benchmarks.coresets import check_order
 from benchmarks.planted import NAME, PlantedSettings, make_world, write_world
+from benchmarks.reports import write_report
 from benchmarks.validity import RESULTS, ROOT, rank_correlation, render_report
 from recbole_llm.coreset import goracs_select, proxy_objective
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, take_sample
@@ -260,7 +261,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     report = report_of(arguments)
     print(json.dumps({"untuned_loss": report["untuned_loss"], **report["correlations"]}, indent=2))
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.reports import write_report
 from benchmarks.validity import RESULTS, rank_correlation, render_report
 from recbole_llm.classic.training import fit_classic
 from recbole_llm.data.rows import Rows, load_rows, take_sample
@@ -170,7 +171,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     report = report_of(arguments)
     print(json.dumps(report["correlations"], indent=2))
-    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(arguments.json, report)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.claims.declare import Arm, World
 from benchmarks.coresets import marked_shares, read_choice, write_rows
 from benchmarks.planted import NAME, PlantedRows, make_world, write_world
 from benchmarks.planted import World as Drawn
-from benchmarks.reports import RESULTS
+from benchmarks.reports import RESULTS, read_report
 from recbole_llm.data.rows import load_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +44,7 @@ def cell_file(world: str, arm: str, seed: int) -> Path:
 
 def read_cell(world: str, arm: str, seed: int) -> dict[str, Any]:
     """What a cell's file holds; nothing where the cell was not run."""
-    file = cell_file(world, arm, seed)
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_report(cell_file(world, arm, seed))
 
 
 def run_cell(world: World, name: str, arm: Arm, seed: int, environment: Mapping[str, str]) -> None:
