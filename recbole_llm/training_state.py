@@ -15,16 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llm.disk import write_json
+from recbole_llm.distributed import sharded_like, whole_tensor
 
 Tensors = Mapping[str, torch.Tensor]
-OPTIMIZER = "optimizer."  # names of tensors begin with it
+OPTIMIZER = "optimizer."  # beginning of the names of an optimiser's tensors among others
 _TENSORS, _TOLD = "tensors.safetensors", "told.json"
 
 
 def save_training(folder: Path, tensors: Tensors, told: Mapping[str, Any]) -> None:
     """Put a state in place of the one before it.
 
-    It is written beside that one, the JSON last, once the tensors are on the disk.
+    It is written beside that one, the JSON last.
 
     Args:
         folder: folder of the state alone.
@@ -34,11 +35,21 @@ def save_training(folder: Path, tensors: Tensors, told: Mapping[str, Any]) -> No
     aside = _aside(folder)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside / _TENSORS)
-    with open(aside / _TENSORS, "rb+") as file:
-        os.fsync(file.fileno())
+    write_tensors(aside / _TENSORS, {name: value.detach().cpu().clone() for name, value in tensors.items()})
     write_json(aside / _TOLD, dict(told))
     _put(folder)
+
+
+def write_tensors(file: Path, tensors: Tensors) -> None:
+    """Write tensors, and return once they are on the disk.
+
+    Args:
+        file: gets them, as safetensors.
+        tensors: dense ones, no two of which share memory.
+    """
+    save_file({name: value.contiguous() for name, value in tensors.items()}, file)
+    with open(file, "rb+") as written:
+        os.fsync(written.fileno())
 
 
 def load_training(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -59,22 +70,34 @@ def _put(folder: Path) -> None:
     os.replace(_aside(folder), folder)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimiser's state, ``optimizer.<parameter index>.<name>``."""
+def pack_optimizer(optimizer: torch.optim.Optimizer, beginning: str = "") -> dict[str, torch.Tensor]:
+    """An optimiser's state as whole tensors on the CPU, ``<beginning><parameter index>.<name>``.
+
+    Args:
+        optimizer: all processes take part where its weights are sharded.
+        beginning: of the names, which tells them from those of other tensors.
+    """
     return {
-        f"{OPTIMIZER}{index}.{name}": torch.as_tensor(value)
+        f"{beginning}{index}.{name}": torch.as_tensor(whole_tensor(value)).detach().cpu().clone()
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put :func:`optimizer_tensors` among other tensors back into a fresh optimiser over the same weights."""
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, beginning: str = "") -> None:
+    """Put what :func:`pack_optimizer` gave back into a fresh optimiser over the same weights.
+
+    Args:
+        optimizer: over whole weights or sharded ones.
+        tensors: of which those of other names are left out.
+        beginning: as it was given.
+    """
     state: dict[int, dict[str, torch.Tensor]] = {}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for key, value in tensors.items():
-        if key.startswith(OPTIMIZER):
-            index, name = key.removeprefix(OPTIMIZER).split(".", 1)
-            state.setdefault(int(index), {})[name] = value
+        if key.startswith(beginning):
+            index, name = key.removeprefix(beginning).split(".", 1)
+            state.setdefault(int(index), {})[name] = sharded_like(value, weights[int(index)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

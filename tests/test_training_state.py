@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recbole_llm import training_state
-from recbole_llm.training_state import load_optimizer, load_training, optimizer_tensors, save_training
+from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, unpack_optimizer
 
 WRITES = ((shutil, "rmtree"), (os, "replace"), (Path, "mkdir"), (training_state, "save_file"))
 
@@ -87,9 +87,9 @@ def test_an_optimiser_goes_on_as_if_it_had_not_been_put_away(kind, tmp_path):
     whole, part = (torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))
     steps(kind([whole], lr=0.1), whole, 5)
     steps(optimizer := kind([part], lr=0.1), part, 2)
-    save_training(tmp_path / "state", {"weight": part, **optimizer_tensors(optimizer)}, {})
+    save_training(tmp_path / "state", {"weight": part, **pack_optimizer(optimizer, OPTIMIZER)}, {})
     tensors, _ = load_training(tmp_path / "state") or ({}, {})
     again = torch.nn.Parameter(tensors["weight"])
-    load_optimizer(optimizer := kind([again], lr=0.1), tensors)
+    unpack_optimizer(optimizer := kind([again], lr=0.1), tensors, OPTIMIZER)
     steps(optimizer, again, 3)
     assert torch.equal(again, whole)

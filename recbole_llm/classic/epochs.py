@@ -21,12 +21,13 @@ from torch import Tensor
 from recbole_llm.classic.own_values import OwnValues, is_dense, pack, unpack
 from recbole_llm.timeline import timeline
 from recbole_llm.training_state import (
-    load_optimizer,
+    OPTIMIZER,
     load_training,
-    optimizer_tensors,
+    pack_optimizer,
     random_state,
     save_training,
     set_random_state,
+    unpack_optimizer,
 )
 
 OnScore = Callable[[int, float], None]  # told epoch, from 1, and validation score
@@ -127,7 +128,7 @@ class KeptEpochs:
             **{f"random.{name}": generator.get_state() for name, generator in _generators(loader).items()},
         }
         for name, optimizer in _optimizers(trainer).items():
-            tensors |= {f"{name}/{key}": value for key, value in optimizer_tensors(optimizer).items()}
+            tensors |= pack_optimizer(optimizer, f"{name}/{OPTIMIZER}")
         result = trainer.best_valid_result
         told = {
             "format": FORMAT,
@@ -152,7 +153,7 @@ class KeptEpochs:
         own = _part(tensors, "own.")
         self._own.restore({name: unpack(value, own, trainer.device) for name, value in told["own"].items()})
         for name, optimizer in _optimizers(trainer).items():
-            load_optimizer(optimizer, _part(tensors, f"{name}/"))
+            unpack_optimizer(optimizer, tensors, f"{name}/{OPTIMIZER}")
         self._random = _part(tensors, "random.")
         trainer.start_epoch, trainer.cur_step = told["epoch"], told["cur_step"]
         trainer.best_valid_score, trainer.best_valid_result = told["best_valid_score"], told["best_valid_result"]

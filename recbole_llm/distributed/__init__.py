@@ -20,6 +20,7 @@ from recbole_llm.distributed.launcher import (
 )
 from recbole_llm.distributed.messages import hear, is_first_to_fail, tell
 from recbole_llm.distributed.processes import Process, alone, launched, on_main, process
+from recbole_llm.distributed.sharded import sharded_like, whole_tensor
 
 __all__ = [
     "OtherProcessEnded",
@@ -36,5 +37,7 @@ __all__ = [
     "process",
     "processes_flag",
     "refuse_several",
+    "sharded_like",
     "tell",
+    "whole_tensor",
 ]

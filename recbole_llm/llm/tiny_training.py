@@ -19,7 +19,7 @@ from recbole_llm.llm.rows import length_batches, pad_batch
 from recbole_llm.llm.settings import TinyLLMConfig
 from recbole_llm.llm.tiny_corpus import Document
 from recbole_llm.progress import Bar
-from recbole_llm.training_state import load_optimizer, load_training, optimizer_tensors, save_training
+from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, unpack_optimizer
 
 log = logging.getLogger(__name__)
 WARMUP_SHARE = 0.05
@@ -111,7 +111,7 @@ def pretrain(
             bar.update()
             is_due = minutes is not None and time.monotonic() - saved >= 60 * minutes
             if states is not None and is_due and step + 1 < config.steps:
-                save_training(states, {**model.state_dict(), **optimizer_tensors(optimizer)}, asdict(so_far))
+                save_training(states, {**model.state_dict(), **pack_optimizer(optimizer, OPTIMIZER)}, asdict(so_far))
                 saved = time.monotonic()
     model.eval()
     told = so_far.running, f"{so_far.n_tokens:,}", so_far.seconds
@@ -125,7 +125,7 @@ def _resumed(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, states: 
         return _SoFar()
     tensors, told = found
     model.load_state_dict({name: tensors[name] for name in model.state_dict()})
-    load_optimizer(optimizer, tensors)
+    unpack_optimizer(optimizer, tensors, OPTIMIZER)
     log.info("Going on after step %d of the tiny LLM's pre-training.", told["step"])
     return _SoFar(**told)
 

@@ -17,7 +17,7 @@ from recbole_llm.hashing import hash_arrays
 from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors
 from recbole_llm.settings.models import find_model
 from recbole_llm.stages import UNFINISHED, Stage, stage_seed
-from recbole_llm.training_state import load_optimizer, load_training, optimizer_tensors, save_training
+from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, unpack_optimizer
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -218,7 +218,7 @@ def _save(
     tensors = {
         **{f"model.{name}": value for name, value in model.state_dict().items()},
         **{f"best.{name}": value for name, value in kept.items()},
-        **optimizer_tensors(optimizer),
+        **pack_optimizer(optimizer, OPTIMIZER),
         "random": torch.get_rng_state(),
     }
     save_training(states, tensors, {"epoch": epoch, "best": best})
@@ -234,7 +234,7 @@ def _resumed(
     tensors, told = found
     names = list(model.state_dict())
     model.load_state_dict({name: tensors[f"model.{name}"] for name in names})
-    load_optimizer(optimizer, tensors)
+    unpack_optimizer(optimizer, tensors, OPTIMIZER)
     torch.set_rng_state(tensors["random"])
     log.info("Resuming after epoch %d of SOLID's model of classes.", told["epoch"])
     return told["epoch"], told["best"], {name: tensors[f"best.{name}"] for name in names}

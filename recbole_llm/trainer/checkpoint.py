@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from recbole_llm.disk import write_json
-from recbole_llm.trainer.shards import like, whole_tensor
+from recbole_llm.training_state import Tensors, write_tensors
 
-Tensors = Mapping[str, torch.Tensor]
 TENSORS = ("trainable", "best", "optimizer")  # of every state, a file each
 
 
@@ -29,7 +26,7 @@ class TrainingState:
         epoch: completed epochs.
         trainable: the weights that learn.
         best: the same weights at the best epoch so far.
-        optimizer: state of the optimiser, :func:`pack_optimizer`.
+        optimizer: state of the optimiser, :func:`recbole_llm.training_state.pack_optimizer`.
         progress: plain data: scheduler, best score, patience, history; inside an epoch also what it has gathered.
         step: completed steps of the next epoch; 0 between epochs.
         random: random states of inside an epoch, :func:`recbole_llm.training_state.random_state`.
@@ -84,25 +81,6 @@ class EpochSoFar:
         return cls(**{**values, "losses": np.array(values["losses"]), "counted": np.array(values["counted"])})
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as flat named tensors, ``<parameter index>.<name>``; sharded weights' too."""
-    return {
-        f"{index}.{name}": torch.as_tensor(whole_tensor(value)).detach().cpu().clone()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Tensors) -> None:
-    """Put :func:`pack_optimizer`'s tensors back into a fresh optimiser over the same parameters."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for key, value in packed.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = like(value, weights[int(index)])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def save_state(folder: Path, state: TrainingState) -> None:
     """Write a state beside the previous one, then drop that one.
 
@@ -114,20 +92,10 @@ def save_state(folder: Path, state: TrainingState) -> None:
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
     for name in (*TENSORS, *(("random",) if state.random else ())):
-        file = own / f"{name}.safetensors"
-        save_file({key: value.contiguous() for key, value in getattr(state, name).items()}, file)
-        _flush(file)
+        write_tensors(own / f"{name}.safetensors", getattr(state, name))
     write_json(own / "progress.json", state.progress)
     for older in _whole_states(folder)[:-1]:
         shutil.rmtree(older)
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_state(folder: Path) -> TrainingState | None:

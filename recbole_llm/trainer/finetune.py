@@ -19,14 +19,7 @@ from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.trainer.checkpoint import (
-    EpochSoFar,
-    TrainingState,
-    load_state,
-    pack_optimizer,
-    save_state,
-    unpack_optimizer,
-)
+from recbole_llm.trainer.checkpoint import EpochSoFar, TrainingState, load_state, save_state
 from recbole_llm.trainer.distilled_targets import DistilledTargets
 from recbole_llm.trainer.early_stopping import EarlyStopping
 from recbole_llm.trainer.epoch import EpochSteps
@@ -37,7 +30,7 @@ from recbole_llm.trainer.schedules import make_schedule
 from recbole_llm.trainer.shards import Shards, deals_weights_out
 from recbole_llm.trainer.step_loss import MeanNll, StepLoss
 from recbole_llm.trainer.validation import Scored, Validation
-from recbole_llm.training_state import random_state
+from recbole_llm.training_state import pack_optimizer, random_state, unpack_optimizer
 
 __all__ = ["DistilledTargets", "FineTuning", "MakeLoss"]
 MakeLoss = Callable[[Passes, Sequence[torch.nn.Parameter]], StepLoss]

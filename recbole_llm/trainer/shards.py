@@ -14,9 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from recbole_llm.distributed import Process, asks_for_shards, needs_whole_llm, process
+from recbole_llm.distributed import (
+    Process,
+    asks_for_shards,
+    needs_whole_llm,
+    process,
+    sharded_like,
+    whole_tensor,
+)
 from recbole_llm.errors import InputError
 from recbole_llm.llm.capabilities import share_findings
 from recbole_llm.llm.trunks import TrunkScorer
@@ -91,7 +98,7 @@ class Shards:
     def scatter(self) -> None:
         """Copy the whole LLM's weights into the shards; all processes take part."""
         for whole, part in self._pairs:
-            part.copy_(like(whole.detach().to(self._device), part))
+            part.copy_(sharded_like(whole.detach().to(self._device), part))
 
     def _rest(self, llm: nn.Module) -> None:
         if self._device.type == "cuda":
@@ -100,22 +107,6 @@ class Shards:
     def _wake(self, llm: nn.Module) -> None:
         if self._device.type == "cuda":
             llm.to(self._device)
-
-
-def whole_tensor(value: Any) -> Any:
-    """A tensor, put together from all processes if it is sharded; other values are returned unchanged."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
-
-
-def like(value: Tensor, weight: Tensor) -> Tensor:
-    """A tensor sharded as a weight is, where that is and the shapes are equal."""
-    if not hasattr(weight, "full_tensor") or value.shape != weight.shape:
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    dealt: Any = weight
-    found: Tensor = distribute_tensor(value.to(weight.device), dealt.device_mesh, dealt.placements)
-    return found
 
 
 @dataclass

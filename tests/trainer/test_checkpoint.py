@@ -13,15 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from recbole_llm.data.rows import load_rows
 from recbole_llm.settings.config import Config
-from recbole_llm.trainer.checkpoint import (
-    TrainingState,
-    load_state,
-    pack_optimizer,
-    save_state,
-    unpack_optimizer,
-)
+from recbole_llm.trainer.checkpoint import TrainingState, load_state, save_state
 from recbole_llm.trainer.llm_trainer import LLMTrainer
-from recbole_llm.training_state import random_state, set_random_state
+from recbole_llm.training_state import pack_optimizer, random_state, set_random_state, unpack_optimizer
 from tests.families import save_family
 from tests.processes import forked_python
 from tests.refusals import refused
