@@ -11,17 +11,14 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.errors import InputError
-from recbole_llm.grounding import EmbeddingGrounding, Grounding, ItemIndex, PromptedRows, Ranking, rank_scores
+from recbole_llm.grounding import EmbeddingGrounding, ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.grounding.titles import TitleGrounding, title_trie
-from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
-from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.free_answers import Asked, answer_keys
+from recbole_llm.model.grounded import GroundedRecommender, find_grounding
 from recbole_llm.model.title_embeddings import TitleEmbeddingsStage, encoder_facts
 from recbole_llm.prompt import TitlePromptEncoder
-from recbole_llm.registry import find_choice
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -40,7 +37,7 @@ class Rescore(Protocol):
         """Distances [rows, items]."""
 
 
-class BIGRec(LLMRecommender):
+class BIGRec(GroundedRecommender):
     """Bi-step grounding: the tuned LLM generates a title, and items are ranked by their L2 distance to it.
 
     The untuned LLM embeds item titles and generated titles; an item's score is minus the distance between the two, or
@@ -68,13 +65,8 @@ class BIGRec(LLMRecommender):
 
     @classmethod
     def borrows(cls, config: Config) -> bool:
-        """See :class:`LLMRecommender`: a grounding or a re-weighting may read another recommender's scores."""
-        return super().borrows(config) or config["lm_weight"] < 1 or config["reweight"] == "collaborative"
-
-    @cached_property
-    def grounding(self) -> Grounding:
-        """How items are ranked."""
-        return find_grounding(self.config["grounding"])(self, self.config.final_config_dict)
+        """See :class:`GroundedRecommender`: a re-weighting may read another recommender's scores, too."""
+        return super().borrows(config) or config["reweight"] == "collaborative"
 
     @cached_property
     def _embedding(self) -> EmbeddingGrounding:
@@ -95,60 +87,24 @@ class BIGRec(LLMRecommender):
         """The catalogue's embeddings, as what is searched."""
         return self._embedding.index
 
-    def _longest_answer(self) -> int:
-        return max(super()._longest_answer(), self.grounding.longest_answer)
-
-    def fast_paths(self) -> set[FastPath]:
-        """See :class:`LLMRecommender`."""
-        return super().fast_paths() | self.grounding.fast_paths
-
     def prepare(self) -> None:
         """Compute what ranks and curriculum need besides the weights, such as the catalogue's embeddings."""
         super().prepare()
-        if not self.n_candidates or self.grounding.chooses:
-            self.grounding.prepare()
-            if self.grounding.declared.lm_weight < 1:
-                _ = self.auxiliary
         if self.config["curriculum"] != "none":
             _ = self.item_embeddings
 
-    def rows(self, interaction: Interaction) -> PromptedRows:
-        """Histories, prompts and whatever else a grounding reads, in plain data."""
-        return PromptedRows(
-            self.histories(interaction),
-            self.row_prompts(interaction),
-            self.auxiliary.scores(interaction) if self.grounding.declared.lm_weight < 1 else None,
-            None if self.candidates is None else self.candidates.of(interaction),
-        )
-
-    def _rows_to_rank(self, interaction: Interaction) -> PromptedRows:
-        """The rows of a full ranking; the log says how many have no prompt.
-
-        Raises:
-            ValueError: the prompts list candidates, the target among them.
-        """
-        if self.n_candidates:
-            raise ValueError("candidates: prompts that hold the target rank nothing; use generate_text")
-        self.readable_rows(self.histories(interaction))
-        return self.rows(interaction)
-
     def rank(self, interaction: Interaction, k: int, targets: torch.Tensor | None = None) -> Ranking:
-        """See :class:`LLMRecommender`; the grounding of the run is asked, and re-weighting where there is one."""
-        rows, targets = self._rows_to_rank(interaction), self._targets(interaction, targets)
+        """See :class:`GroundedRecommender`; re-weighted distances rank where there are some."""
         if self.rescore is None:
-            return self.grounding.rank(rows, targets, k)
-        return rank_scores(-self.rescore(self._embedding.distances(rows), interaction), targets, k)
+            return super().rank(interaction, k, targets)
+        weighted = self.rescore(self.distances(interaction), interaction)
+        return rank_scores(-weighted, self._targets(interaction, targets), k)
 
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
-        """Scores of all items, where a dense table is wanted. Returns: float64 [rows, items]; -inf for unranked items.
-
-        Raises:
-            ValueError: the prompts list candidates, the target among them.
-        """
-        rows = self._rows_to_rank(interaction)
+        """See :class:`GroundedRecommender`; minus the re-weighted distances where there are some."""
         if self.rescore is None:
-            return self.grounding.scores(rows).to(self.device)
-        weighted = self.rescore(self._embedding.distances(rows), interaction)
+            return super().full_sort_predict(interaction)
+        weighted = self.rescore(self.distances(interaction), interaction)
         return -torch.from_numpy(np.ascontiguousarray(weighted)).to(self.device)
 
     def distances(self, interaction: Interaction) -> np.ndarray:
@@ -160,15 +116,6 @@ class BIGRec(LLMRecommender):
         return self.grounding.candidate_scores(self.rows(interaction))
 
     # ---- what a grounding asks for
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return int(self.prompts.max_prompt_tokens or 0)
-
-    def response(self, item: int) -> list[int]:
-        """Token ids of the answer that names an item."""
-        return self.prompts.item_response(item)
 
     @cached_property
     def item_embeddings(self) -> np.ndarray:
@@ -257,15 +204,3 @@ class BIGRec(LLMRecommender):
                 yield
         finally:
             self._kept = None
-
-
-def find_grounding(name: str) -> type[Grounding]:
-    """The class behind a value of ``grounding``.
-
-    Raises:
-        InputError: there is none of this name.
-    """
-    found = find_choice("grounding", name)
-    if found is None or not issubclass(found, Grounding):
-        raise InputError("grounding", f"'{name}' is no {Grounding.__module__}.{Grounding.__name__}")
-    return found

@@ -20,8 +20,8 @@ from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.code_tokens import CodedBackbone, CodeTokens
 from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model.backbones import load_llm, weight_facts
-from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.code_stages import CodeStage, ItemCodes, TextVectorStage, vectors_digest
+from recbole_llm.model.grounded import GroundedRecommender
 from recbole_llm.model.item_vectors import ItemVectors
 from recbole_llm.prompt.codes import CodePromptEncoder
 from recbole_llm.report.code_plot import plot_codes
@@ -60,7 +60,7 @@ class CodedAdapter(AdapterWithModules):
         self._changed()
 
 
-class CodedRecommender(LLMRecommender):
+class CodedRecommender(GroundedRecommender):
     """Names every item with a title by a code of a few tokens, which join the LLM's vocabulary.
 
     A quantiser names items of alike vectors by codes that begin alike, and a counter behind them makes codes unique.

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from recbole.data.interaction import Interaction
-from torch import Tensor
 
-from recbole_llm.grounding import Grounding, PromptedRows, Ranking
+from recbole_llm.grounding import PromptedRows
 from recbole_llm.grounding.titles import TitleGrounding
-from recbole_llm.llm.capabilities import FastPath
 from recbole_llm.llm.constrained import search_titles
 from recbole_llm.model.base import TokenPair
-from recbole_llm.model.bigrec import find_grounding
 from recbole_llm.model.coded import CodedRecommender
 from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.prompt import Example
@@ -86,46 +81,10 @@ class SemID(CodedRecommender):
         """Items with a code."""
         return len(self.items)
 
-    @cached_property
-    def grounding(self) -> Grounding:
-        """How items are ranked, with the codes as they are now."""
-        return find_grounding(self.config["grounding"])(self, self.config.final_config_dict)
-
     def _longest_answer(self) -> int:
         return self.grounding.longest_answer
 
-    def fast_paths(self) -> set[FastPath]:
-        """See :class:`LLMRecommender`."""
-        return super().fast_paths() | self.grounding.fast_paths
-
-    def prepare(self) -> None:
-        """See :class:`LLMRecommender`."""
-        super().prepare()
-        self.grounding.prepare()
-        if self.grounding.declared.lm_weight < 1:
-            _ = self.auxiliary
-
-    def rows(self, interaction: Interaction) -> PromptedRows:
-        """Histories and prompts, and another recommender's scores where they are mixed in."""
-        self.readable_rows(self.histories(interaction))
-        mixed = self.grounding.declared.lm_weight < 1
-        scores = self.auxiliary.scores(interaction) if mixed else None
-        return PromptedRows(self.histories(interaction), self.row_prompts(interaction), scores)
-
-    def rank(self, interaction: Interaction, k: int, targets: Tensor | None = None) -> Ranking:
-        """See :class:`LLMRecommender`."""
-        return self.grounding.rank(self.rows(interaction), self._targets(interaction, targets), k)
-
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """See :class:`LLMRecommender`; -inf for an item without a code, or that no beam names."""
-        return self.grounding.scores(self.rows(interaction)).to(self.device)
-
     # ---- what a grounding asks for
-
-    @property
-    def longest_prompt(self) -> int:
-        """Tokens of a prompt, at most."""
-        return int(self.prompts.max_prompt_tokens or 0)
 
     @property
     def item_embeddings(self) -> np.ndarray:
@@ -139,7 +98,3 @@ class SemID(CodedRecommender):
             ValueError: always.
         """
         raise ValueError("codes are searched for or scored; there are no answers to compare")
-
-    def response(self, item: int) -> list[int]:
-        """Token ids of the answer that names an item."""
-        return self.prompts.item_response(item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 import recbole_llm
 from recbole_llm.grounding.likelihood import LikelihoodGrounding
 from recbole_llm.llm.parts import input_embedding
+from recbole_llm.model.semid import SemID
 from recbole_llm.semantic_ids import residual_quantise
 from recbole_llm.semantic_ids.table import standardised
 from recbole_llm.trainer import finetune
@@ -149,6 +151,12 @@ def test_all_scores_are_those_of_plain_passes_and_beams_are_their_head(run):
     ranking = model.rank(batch, 5)
     assert np.isin(ranking.top_items, model.items).all()
     np.testing.assert_allclose(ranking.top_scores, exact.gather(1, torch.from_numpy(ranking.top_items)), atol=1e-3)
+
+
+def test_a_run_that_mixes_in_another_recommender_asks_for_the_rows_that_it_was_trained_on(run):
+    mixed = copy(run.config)
+    mixed.final_config_dict = {**run.config.final_config_dict, "lm_weight": 0.5}
+    assert not SemID.borrows(run.config) and SemID.borrows(mixed)
 
 
 def test_answers_are_codes_of_items(run):
