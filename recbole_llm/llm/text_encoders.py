@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from recbole_llm.errors import InputError, first_line
 from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.encoder import encode_in_batches, mean_state
-from recbole_llm.llm.folders import check_installed, find_encoder, folder_fingerprint
+from recbole_llm.llm.folders import CORESET_ENCODER, check_installed, find_encoder, folder_fingerprint, or_llm
 from recbole_llm.llm.rows import pad_batch
 from recbole_llm.modes import evaluating
 
@@ -54,23 +54,25 @@ class EncoderRecipe:
         return {**facts, "modules": [list(module) for module in self.modules]}
 
 
-def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> EncoderRecipe:
+def find_text_encoder(name: str | Path, trust_remote_code: bool = False, key: str = CORESET_ENCODER) -> EncoderRecipe:
     """Read the parts of an encoder.
 
     Args:
         name: folder with a saved model, or a name on the Hugging Face hub.
         trust_remote_code: allow model code that comes with it.
+        key: name of the setting that gave it.
 
     Raises:
         InputError: there is no such encoder, its files cannot be read, or sentence-transformers is not installed.
     """
-    source = find_encoder(name)
-    check_installed(name)
+    source = find_encoder(name, key)
+    check_installed(name, key)
     try:
-        parts = _read_modules(source)
+        parts = _read_modules(source, key)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"coreset_encoder: modules.json of {name}, or a file it names, is not as sentence-transformers writes it "
+            key,
+            f"modules.json of {name}, or a file it names, is not as sentence-transformers writes it "
             f"({type(error).__name__}: {first_line(error)}); save the encoder again",
             kind="file",
         ) from error
@@ -79,8 +81,9 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
         config = AutoConfig.from_pretrained(source, subfolder=subfolder, trust_remote_code=trust_remote_code)
     except Exception as error:  # OSError, ValueError, KeyError, or what the hub's client raises
         raise InputError(
-            f"coreset_encoder: {name} is neither a folder with a model nor one that the Hugging Face hub gave "
-            f"({first_line(error)}); check name and connection, or give llm",
+            key,
+            f"{name} is neither a folder with a model nor one that the Hugging Face hub gave "
+            f"({first_line(error)}); check name and connection{or_llm(key)}",
             kind="file",
         ) from error
     folder = Path(source) / subfolder
@@ -88,23 +91,23 @@ def find_text_encoder(name: str | Path, trust_remote_code: bool = False) -> Enco
     return EncoderRecipe(source, found, **parts)
 
 
-def _read_modules(source: str) -> dict[str, Any]:
+def _read_modules(source: str, key: str) -> dict[str, Any]:
     """What the files of sentence-transformers say; nothing for a plain model."""
     modules: list[tuple[str, str]] = []
     parts: dict[str, Any] = {}
-    for module in _read_json(source, "modules.json") or []:
+    for module in _read_json(source, "modules.json", key) or []:
         kind, path = module["type"].rpartition(".")[2], module["path"]
         if kind == "Transformer":
-            settings = _read_json(source, "/".join(filter(None, [path, "sentence_bert_config.json"]))) or {}
+            settings = _read_json(source, "/".join(filter(None, [path, "sentence_bert_config.json"])), key) or {}
             parts |= {"subfolder": path, "max_tokens": settings.get("max_seq_length")}
             modules.append((kind, ""))
         else:
-            settings = _read_json(source, f"{path}/config.json") or {}
+            settings = _read_json(source, f"{path}/config.json", key) or {}
             modules.append((kind, json.dumps(settings, sort_keys=True)))
     return {**parts, "modules": tuple(modules)}
 
 
-def _read_json(source: str, file: str) -> Any:
+def _read_json(source: str, file: str, key: str) -> Any:
     """A file's contents; None where the source has no such file."""
     try:
         path = cached_file(source, file)
@@ -113,9 +116,7 @@ def _read_json(source: str, file: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(
-            f"coreset_encoder: {file} of {source} cannot be read: {first_line(error)}", kind="file"
-        ) from error
+        raise InputError(key, f"{file} of {source} cannot be read: {first_line(error)}", kind="file") from error
 
 
 class SentenceEncoder:
@@ -184,8 +185,17 @@ def load_text_encoder(
     max_batch_tokens: int | TokenBudget = 8192,
     max_tokens: int = 4096,
     trust_remote_code: bool = False,
+    key: str = CORESET_ENCODER,
 ) -> SentenceEncoder:
     """Load the encoder of a recipe, in float32.
+
+    Args:
+        recipe: what :func:`find_text_encoder` gave.
+        device: what computes.
+        max_batch_tokens: limit of (texts x longest text) of a batch; decides memory and speed only.
+        max_tokens: longest text; lowered to what the makers say.
+        trust_remote_code: allow model code that comes with it.
+        key: name of the setting that gave the encoder.
 
     Raises:
         InputError: weights or tokenizer cannot be loaded, or weights are missing.
@@ -203,15 +213,16 @@ def load_text_encoder(
         raise
     except Exception as error:  # the tokenizers library raises bare Exceptions for a broken tokenizer.json
         raise InputError(
-            f"coreset_encoder: {recipe.source} cannot be loaded: {first_line(error)}; fetch or save it again",
+            key,
+            f"{recipe.source} cannot be loaded: {first_line(error)}; fetch or save it again",
             kind="file",
         ) from error
     if missing := sorted(name for name in info["missing_keys"] if "pooler" not in name):  # no vector goes through it
         raise InputError(
-            "coreset_encoder",
+            key,
             f"{recipe.source} lacks {len(missing)} weights, first {missing[0]}; fetch or save it again",
             kind="file",
         )
     kinds = ", ".join(kind for kind, _ in recipe.modules)
-    log.info("coreset_encoder: %s, made of %s", recipe.source, kinds or "Transformer and the mean of its states")
+    log.info("%s: %s, made of %s", key, recipe.source, kinds or "Transformer and the mean of its states")
     return SentenceEncoder(model, max_batch_tokens, min(max_tokens, recipe.max_tokens or max_tokens))

@@ -63,11 +63,8 @@ def _title_vectors(config: Config, settings: SolidSettings, train: Dataset) -> n
     from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
 
     catalog = ItemCatalog.from_dataset(train, config["title_field"], config["title_with"])
-    try:
-        encoder = load_text_encoder(find_text_encoder(settings.semantic_encoder), device=str(config["device"]))
-    except InputError as error:  # a reader of encoders names the setting of coresets
-        text = str(error).removeprefix("coreset_encoder: ")
-        raise InputError("semantic_encoder", text.replace(", or give llm", ""), kind=error.kind) from error
+    recipe = find_text_encoder(settings.semantic_encoder, key="semantic_encoder")
+    encoder = load_text_encoder(recipe, device=str(config["device"]), key="semantic_encoder")
     titled = np.flatnonzero(catalog.has_title)
     vectors = encoder.encode([catalog.titles[item] for item in titled])
     table = np.zeros((catalog.n_items, vectors.shape[1]), dtype=np.float32)

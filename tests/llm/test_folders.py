@@ -70,8 +70,10 @@ def test_an_encoder_is_a_folder_or_a_name_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "my encoder").mkdir()
     assert find_encoder(tmp_path / "my encoder") == find_encoder("~/my encoder") == str(tmp_path / "my encoder")
     assert find_encoder("sentence-transformers/all-MiniLM-L6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
-    with refused("coreset_encoder", "file", "there is no folder"):
+    with refused("coreset_encoder", "file", "there is no folder .*; give an existing one, a hub name, or llm$"):
         find_encoder(tmp_path / "no encoder")
+    with refused("semantic_encoder", "file", "there is no folder .*; give an existing one or a hub name$"):
+        find_encoder(tmp_path / "no encoder", key="semantic_encoder")
 
 
 def test_minilm_is_the_folder_in_its_package(tmp_path, monkeypatch):
