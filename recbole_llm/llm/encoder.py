@@ -94,7 +94,7 @@ class TextEncoder:
         with self.untuned() as untuned:
             model = self.model if untuned is None else untuned
             with evaluating(model):
-                pool = partial(self._pool, model)
+                pool = partial(pooled_states, model, padding_id=self.tokenizer.eos_token_id, pooling=self.pooling)
                 return encode_in_batches(texts, self.tokenize, pool, width, self.budget, progress)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -120,17 +120,6 @@ class TextEncoder:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "quant": quant[0] if quant else None,
         }
-
-    def _pool(self, model: nn.Module, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors of one batch, float32 [texts, d]."""
-        device = input_embedding(model).weight.device
-        # Any id of the vocabulary will do for padding: the mask hides it.
-        padded, mask = pad_batch(token_ids, self.tokenizer.eos_token_id, device, left=True)
-        output = unwrapped(model).get_decoder()(
-            input_ids=padded, attention_mask=mask, position_ids=positions_from_mask(mask), use_cache=False
-        )
-        hidden = output.last_hidden_state.float()
-        return hidden[:, -1] if self.pooling == "last" else mean_state(hidden, mask)
 
 
 def encode_in_batches(
@@ -184,6 +173,26 @@ def encode_in_batches(
         return vectors
     row_of = {text: i for i, text in enumerate(distinct)}
     return vectors[[row_of[text] for text in texts]]
+
+
+def pooled_states(model: nn.Module, token_ids: Sequence[Sequence[int]], *, padding_id: int, pooling: str) -> Tensor:
+    """Vectors of one batch of texts by an LLM's last layer, after its norm; one pass of the decoder stack.
+
+    Args:
+        model: a causal LM, bare or with a peft adapter.
+        token_ids: of each text, at least one.
+        padding_id: fills up shorter texts; any id of the vocabulary will do, as the mask hides it.
+        pooling: ``last`` or ``mean`` over all tokens of a text.
+
+    Returns:
+        float32 [texts, d].
+    """
+    padded, mask = pad_batch(token_ids, padding_id, input_embedding(model).weight.device, left=True)
+    output = unwrapped(model).get_decoder()(
+        input_ids=padded, attention_mask=mask, position_ids=positions_from_mask(mask), use_cache=False
+    )
+    hidden = output.last_hidden_state.float()
+    return hidden[:, -1] if pooling == "last" else mean_state(hidden, mask)
 
 
 def mean_state(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -23,11 +23,9 @@ from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.budget import TokenBudget, run_batches
 from recbole_llm.llm.contrastive import infonce_loss, soft_target_loss
-from recbole_llm.llm.encoder import mean_state
+from recbole_llm.llm.encoder import pooled_states
 from recbole_llm.llm.item_views import Attributes, draw_view, encode_texts, item_text
-from recbole_llm.llm.loss import positions_from_mask
-from recbole_llm.llm.parts import input_embedding, unwrapped
-from recbole_llm.llm.rows import pad_batch
+from recbole_llm.llm.parts import input_embedding
 from recbole_llm.llm.vector_settings import INFONCE, ItemVectorSettings
 from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
@@ -97,13 +95,8 @@ class ItemReader:
         return encode_texts(self.tokenizer, texts, self.max_tokens)
 
     def _pool(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        device = input_embedding(self.model).weight.device
-        padded, mask = pad_batch(token_ids, self.tokenizer.eos_token_id, device, left=True)
-        output = unwrapped(self.model).get_decoder()(
-            input_ids=padded, attention_mask=mask, position_ids=positions_from_mask(mask), use_cache=False
-        )
-        hidden = output.last_hidden_state.float()
-        return hidden[:, -1] if self.settings.pooling == "last" else mean_state(hidden, mask)
+        padding_id, pooling = self.tokenizer.eos_token_id, self.settings.pooling
+        return pooled_states(self.model, token_ids, padding_id=padding_id, pooling=pooling)
 
 
 class ContrastiveTuning:

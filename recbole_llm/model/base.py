@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -28,6 +28,7 @@ from recbole_llm.hashing import hash_tensors
 from recbole_llm.kept import Facts, KeptRows
 from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.capabilities import FastPath
+from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.probe import probe_llm
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
@@ -37,7 +38,7 @@ from recbole_llm.model.passes import LLMPasses
 from recbole_llm.model.rows import TokenPair
 from recbole_llm.model.spectra import SpectraStage
 from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
-from recbole_llm.model.title_embeddings import title_states
+from recbole_llm.model.title_embeddings import TitleEmbeddingsStage, encoder_facts
 from recbole_llm.model.training_hooks import TrainingHooks
 from recbole_llm.objective.preference_settings import compares_histories
 from recbole_llm.prompt import Wording
@@ -259,10 +260,33 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
             **({"auxiliary": self.auxiliary.fingerprint} if "auxiliary" in self.__dict__ else {}),
         }
 
+    # ---- texts as vectors
+
+    def text_encoder(self, llm: torch.nn.Module, **options: Any) -> TextEncoder:
+        """What makes vectors of texts by this LLM, tuned or not.
+
+        Args:
+            llm: the LLM.
+            **options: ``pooling`` and ``max_tokens`` of :class:`TextEncoder`, where they are not its own.
+        """
+        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.generation_budget, **options)
+
+    def embed(self, texts: Sequence[str], progress: bool = False, **options: Any) -> np.ndarray:
+        """Vectors of texts by the untuned LLM; options as of :meth:`text_encoder`. Returns: float32 [texts, d]."""
+        with self.untuned() as llm, self.autocast():
+            return self.text_encoder(llm, **options).encode(texts, progress=progress)
+
     @cached_property
     def title_states(self) -> np.ndarray:
-        """Vectors of the titles by which items are similar, float32 [items, d], shared by all runs of this LLM."""
-        return title_states(self)
+        """Vectors of the titles by the untuned LLM, the states of their last tokens, shared by all runs of this LLM.
+
+        Returns:
+            float32 [items, d], zeros where an item has no title.
+        """
+        facts = encoder_facts(self, self.text_encoder(self.llm))
+        return self.stages.run(
+            TitleEmbeddingsStage(self.catalog, facts, partial(self.embed, progress=self.show_progress))
+        )
 
     # ---- answering
 

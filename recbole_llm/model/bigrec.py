@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,11 +13,9 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.grounding import EmbeddingGrounding, ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.grounding.titles import TitleGrounding, title_trie
-from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.model.free_answers import Asked, answer_keys
 from recbole_llm.model.grounded import GroundedRecommender, find_grounding
-from recbole_llm.model.title_embeddings import TitleEmbeddingsStage, encoder_facts
 from recbole_llm.prompt import TitlePromptEncoder
 
 if TYPE_CHECKING:
@@ -117,12 +115,6 @@ class BIGRec(GroundedRecommender):
 
     # ---- what a grounding asks for
 
-    @cached_property
-    def item_embeddings(self) -> np.ndarray:
-        """Embeddings of the titles, float32 [items, d], computed once per LLM and titles and shared by all runs."""
-        facts, embed = encoder_facts(self, self._encoder(self.llm)), partial(self.embed, progress=self.show_progress)
-        return self.stages.run(TitleEmbeddingsStage(self.catalog, facts, embed))
-
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
         """Embedding of each row's generated answer. Returns: float32 [rows, d]."""
         if self._kept is None:
@@ -144,15 +136,6 @@ class BIGRec(GroundedRecommender):
         return self.free_answers.best(rows.prompts, rows.histories)
 
     # ---- answers as vectors
-
-    def _encoder(self, llm: torch.nn.Module) -> TextEncoder:
-        return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.generation_budget)
-
-    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """Embed texts with the untuned LLM. Returns: float32 [texts, d]."""
-        with self.untuned() as llm, self.autocast():
-            vectors: np.ndarray = self._encoder(llm).encode(texts, progress=progress)
-        return vectors
 
     def ground(self, texts: Sequence[str]) -> np.ndarray:
         """Embed generated texts for the search; an exact title takes its item's stored row, so its distance is 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.code_tokens import CodedBackbone, CodeTokens
 from recbole_llm.llm.encoder import TextEncoder
-from recbole_llm.model.backbones import load_llm, weight_facts
+from recbole_llm.model.backbones import weight_facts
 from recbole_llm.model.code_stages import CodeStage, ItemCodes, TextVectorStage, vectors_digest
 from recbole_llm.model.grounded import GroundedRecommender
 from recbole_llm.model.item_vectors import ItemVectors
@@ -168,9 +168,7 @@ class CodedRecommender(GroundedRecommender):
     @cached_property
     def _tuned_vectors(self) -> ItemVectors:
         """Vectors by the LLM, tuned on views of items apart from this one."""
-        fingerprint = self.backbone.fingerprint
-        load = partial(load_llm, self.config, self.device, self.stages, self.build_tiny)
-        return ItemVectors(self.config, self._dataset, self.stages, load, lambda: fingerprint)
+        return ItemVectors.beside(self, self._dataset)
 
     def _source_facts(self) -> dict[str, Any]:
         """What the items' vectors depend on."""
@@ -195,7 +193,7 @@ class CodedRecommender(GroundedRecommender):
         return TextVectorStage(self._text_encoder(self.backbone.model), texts, llm, self.show_progress, name)
 
     def _text_encoder(self, llm: nn.Module) -> TextEncoder:
-        return TextEncoder(llm, self.backbone.tokenizer, pooling="mean", max_batch_tokens=self.generation_budget)
+        return self.text_encoder(llm, pooling="mean")
 
     def item_texts(self) -> list[str]:
         """What is known of each of :attr:`items` in words: its title and ``item_text_fields``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
@@ -94,6 +95,11 @@ class GroundedRecommender(LLMRecommender):
     def longest_prompt(self) -> int:
         """Tokens of a prompt, at most."""
         return int(self.prompts.max_prompt_tokens or 0)
+
+    @property
+    def item_embeddings(self) -> np.ndarray:
+        """Embeddings of the titles, float32 [items, d]: what answers are grounded by, and lists are re-ranked by."""
+        return self.title_states
 
     def response(self, item: int) -> list[int]:
         """Token ids of the answer that names an item."""

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,7 @@ from recbole_llm.llm.backbone import Backbone
 from recbole_llm.llm.budget import TokenBudget
 from recbole_llm.llm.item_tuning import ContrastiveTuning, ItemReader, reduce_by_pca
 from recbole_llm.llm.vector_settings import ItemVectorSettings
-from recbole_llm.model.backbones import weight_facts
+from recbole_llm.model.backbones import load_llm, weight_facts
 from recbole_llm.prompt import Wording
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
@@ -30,6 +30,8 @@ from recbole_llm.stages import Stage, StageStore, stage_seed
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
+
+    from recbole_llm.model.base import LLMRecommender
 
 VECTORS, FACTS, LOSSES, ADAPTER = "vectors.npy", "facts.json", "losses.json", "adapter"
 log = logging.getLogger(__name__)
@@ -66,6 +68,18 @@ class ItemVectors:
         self.settings = ItemVectorSettings.from_settings(config.final_config_dict)
         self.attributes = attributes_of(config, dataset, self.settings)
         self.instruction = f"The {Wording.of_domain(config['domain']).item} has these attributes:"
+
+    @classmethod
+    def beside(cls, model: LLMRecommender, dataset: Dataset) -> ItemVectors:
+        """Vectors by the LLM of a recommender that answers prompts with another copy of it.
+
+        Args:
+            model: the recommender.
+            dataset: a RecBole data set with the item columns loaded.
+        """
+        load = partial(load_llm, model.config, model.device, model.stages, model.build_tiny)
+        fingerprint = model.backbone.fingerprint
+        return cls(model.config, dataset, model.stages, load, lambda: fingerprint)
 
     @cached_property
     def tuning(self) -> TuneOnItems:

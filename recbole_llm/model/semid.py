@@ -86,11 +86,6 @@ class SemID(CodedRecommender):
 
     # ---- what a grounding asks for
 
-    @property
-    def item_embeddings(self) -> np.ndarray:
-        """Vectors of the titles, by which re-ranked lists are diverse; codes are not grounded by them."""
-        return self.title_states
-
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
         """There are none.
 

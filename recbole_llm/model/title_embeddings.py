@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.distributed import process
@@ -61,23 +60,3 @@ def encoder_facts(model: LLMRecommender, encoder: TextEncoder) -> dict[str, Any]
     """What a vector by a recommender's untuned LLM depends on besides its text, as JSON values."""
     numbers = number_facts(model.config)
     return {"llm": model.backbone.fingerprint, **numbers, "encoder": encoder.fingerprint_facts()}
-
-
-def title_states(model: LLMRecommender) -> np.ndarray:
-    """Vectors of the titles by the untuned LLM: the states of their last tokens, as a grounding has them.
-
-    Args:
-        model: the recommender.
-
-    Returns:
-        float32 [items, d], zeros where an item has no title.
-    """
-
-    def encoder(llm: nn.Module) -> TextEncoder:
-        return TextEncoder(llm, model.backbone.tokenizer, max_batch_tokens=model.generation_budget)
-
-    def embed(texts: Sequence[str]) -> np.ndarray:
-        with model.untuned() as llm, model.autocast():
-            return encoder(llm).encode(texts, progress=model.show_progress)
-
-    return model.stages.run(TitleEmbeddingsStage(model.catalog, encoder_facts(model, encoder(model.llm)), embed))

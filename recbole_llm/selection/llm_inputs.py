@@ -19,7 +19,6 @@ from recbole_llm.declare import keys_by_name
 from recbole_llm.distributed import process
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.prefill import PrefillScorer
-from recbole_llm.model.backbones import load_llm
 from recbole_llm.model.base import LLMRecommender, TokenPair
 from recbole_llm.model.item_vectors import ItemVectors
 from recbole_llm.model.objective_reader import check_titles, make_reader
@@ -29,13 +28,13 @@ from recbole_llm.progress import Bar
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
 from recbole_llm.selection.provider import Provider, RowInput, row_input
-from recbole_llm.selection.text_vectors import llm_encoder
+from recbole_llm.selection.text_vectors import MAX_TOKENS
 from recbole_llm.settings.config import Config
 
 if TYPE_CHECKING:
     from recbole_llm.selection.row_inputs import RowInputs
 
-POOLING = "last"  # of the histories' titles
+ENCODER: dict[str, Any] = {"pooling": "last", "max_tokens": MAX_TOKENS}  # of the histories' titles
 
 
 class LLMInputs(Provider):
@@ -88,8 +87,7 @@ class LLMInputs(Provider):
     def llm_vectors(self) -> np.ndarray:
         """Embeddings of the histories' titles by the untuned LLM. Returns: float32 [n, d]."""
         texts = [self.data.titles(history) for history in self.pool.histories]
-        with self.model.untuned() as llm, self.model.autocast():
-            return llm_encoder(self.model, llm, POOLING).encode(texts, progress=self.model.show_progress)
+        return self.model.embed(texts, self.model.show_progress, **ENCODER)
 
     @row_input("vectors", chosen_by=("coreset_vectors", "llmemb"))
     def llmemb_vectors(self) -> np.ndarray:
@@ -99,9 +97,7 @@ class LLMInputs(Provider):
 
     @cached_property
     def _item_vectors(self) -> ItemVectors:
-        model, config = self.model, self.config
-        load = partial(load_llm, config, model.device, model.stages, model.build_tiny)
-        return ItemVectors(config, self.pool.data, model.stages, load, lambda: model.backbone.fingerprint)
+        return ItemVectors.beside(self.model, self.pool.data)
 
     @cached_property
     def objective(self) -> TokenObjective | None:
@@ -113,7 +109,7 @@ class LLMInputs(Provider):
         return {"objective": self.objective.facts()} if self.objective is not None else {}
 
     def _encoder_facts(self) -> dict[str, Any]:
-        return {"encoder": llm_encoder(self.model, self.model.llm, POOLING).fingerprint_facts()}
+        return {"encoder": self.model.text_encoder(self.model.llm, **ENCODER).fingerprint_facts()}
 
     def _numbers(self, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, without a gradient."""

@@ -7,9 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.text_encoders import EncoderRecipe, find_text_encoder, load_text_encoder
 from recbole_llm.model.backbones import number_facts
 from recbole_llm.model.base import LLMRecommender
@@ -17,18 +15,7 @@ from recbole_llm.settings.config import Config
 
 LLM = "llm"  # coreset_encoder: the run's own
 MAX_TOKENS = 4096  # longest text that is embedded
-
-
-def llm_encoder(model: LLMRecommender, llm: torch.nn.Module, pooling: str) -> TextEncoder:
-    """The encoder that a recommender's LLM is.
-
-    Args:
-        model: the recommender.
-        llm: its LLM, tuned or not.
-        pooling: ``last`` or ``mean``.
-    """
-    max_batch_tokens = model.generation_budget
-    return TextEncoder(llm, model.backbone.tokenizer, pooling, max_batch_tokens, MAX_TOKENS)
+LLM_ENCODER: dict[str, Any] = {"pooling": "mean", "max_tokens": MAX_TOKENS}  # how that embeds
 
 
 class TextVectors:
@@ -52,14 +39,13 @@ class TextVectors:
         """What vectors depend on besides the texts, as JSON values."""
         if self._recipe:
             return self._recipe.facts() | {"max_tokens": min(MAX_TOKENS, self._recipe.max_tokens or MAX_TOKENS)}
-        facts = llm_encoder(self.model, self.model.llm, "mean").fingerprint_facts()
+        facts = self.model.text_encoder(self.model.llm, **LLM_ENCODER).fingerprint_facts()
         return {"llm": self.model.backbone.fingerprint, **number_facts(self.config), **facts}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts. Returns: float32 [texts, d]."""
         if not self._recipe:
-            with self.model.untuned() as llm, self.model.autocast():
-                return llm_encoder(self.model, llm, "mean").encode(texts, progress=self.model.show_progress)
+            return self.model.embed(texts, self.model.show_progress, **LLM_ENCODER)
         encoder = load_text_encoder(
             self._recipe,
             device=self.model.device,
