@@ -39,14 +39,9 @@ class LLMPasses(RowReader):
         """What the LLM's forward needs to know of each row besides its tokens, where a pass continues from a cache."""
         return self.adapter.row_inputs(self.llm, histories)
 
-    @property
-    def in_half(self) -> bool:
-        """Whether weights in float32 are computed with in bfloat16."""
-        return computes_in_half(self.config)
-
     def autocast(self) -> AbstractContextManager[Any]:
         """A context for passes of the LLM, in the numbers that it is tuned in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_half)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=computes_in_half(self.config))
 
     @contextmanager
     def untuned(self) -> Iterator[torch.nn.Module]:

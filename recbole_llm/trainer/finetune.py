@@ -159,7 +159,7 @@ class FineTuning:
             )
         self.passes.prepare()
         shards = Shards(self.model, self.optimizer)
-        self.passes.draws, self.passes.is_even = shards.draws, True
+        self.passes.draws, self.passes.is_sharded = shards.draws, True
         return shards
 
     def _make_schedule(self) -> torch.optim.lr_scheduler.LRScheduler:

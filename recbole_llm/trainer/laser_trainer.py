@@ -78,7 +78,7 @@ class BiTuningLoss(StepLoss):
         items, total = model.table.vectors[self._titled], 0.0
         for one in process().own(passes.of_step(rows, list(weights), lengths)):
             own = [row for tree in one.trees for row in tree]
-            with self._autocast():
+            with model.autocast():
                 states = model.item_states([passes.histories[row] for row in own])
                 users = model.encode([passes.prompts[row] for row in own], states)
             loss = all_item_loss(users, items, self._targets[own], settings.tau) * (len(own) / len(rows))

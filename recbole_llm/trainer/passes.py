@@ -38,9 +38,9 @@ class Passes:
     Attributes:
         prompt_lengths: int64 [rows], tokens of each prompt.
         answer_lengths: int64 [rows] by kind, tokens of each answer.
-        in_half: whether they compute in bfloat16, with weights in float32.
         budget: tokens of a forward pass; smaller once memory has run out.
         draws: what the model's dropout is drawn from: a row is known by its index here.
+        is_sharded: whether every process holds a part of the LLM's weights, so that each pass needs all of them.
     """
 
     def __init__(
@@ -54,9 +54,8 @@ class Passes:
     ) -> None:
         self.model, self.prompts, self.histories, self.answers = model, prompts, histories, answers
         self.settings, self.trunks = settings, trunks
-        self.draws: TokenDraws = getattr(model, "draws", None) or TokenDraws()
-        self.is_even = False
-        self.in_half: bool = settings.enable_amp or getattr(model, "in_half", False)
+        self.draws: TokenDraws = model.draws
+        self.is_sharded = False
         self.budget = TokenBudget.of_setting("micro_batch_tokens", settings.micro_batch_tokens, model.llm, True)
         if settings.micro_batch_tokens == AUTO:
             self.budget.agree()
@@ -120,7 +119,7 @@ class Passes:
         """
         me = process()
         found = [(one, 1.0) for one in me.own(passes)]
-        missing = -(-len(passes) // me.count) - len(found) if self.is_even else 0
+        missing = -(-len(passes) // me.count) - len(found) if self.is_sharded else 0
         return found + [(passes[0], 0.0)] * missing
 
     def within_memory(
@@ -136,7 +135,7 @@ class Passes:
             run: computes them all, from the start.
             undo: called before they are computed again.
         """
-        if self.is_even:
+        if self.is_sharded:
             run()
             return
         before = torch.get_rng_state()

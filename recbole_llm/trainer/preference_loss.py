@@ -145,7 +145,7 @@ class PreferenceLoss(StepLoss):
         loss = 0.0
         for one in process().own(passes):
             own = rows_of(one)
-            with self._autocast():
+            with self.passes.model.autocast():
                 sums = self._sums(one)
                 share = int(self.opposites.mask[own].any(axis=1).sum()) / max(total, 1)
                 value = self._value(self._log_ratios(sums, own), own)
@@ -158,7 +158,7 @@ class PreferenceLoss(StepLoss):
     def _in_two(self, passes: Sequence[Pass], n_tokens: int) -> float:
         """A step whose rows stand against one another, from passes that are not kept."""
         rows, me = [rows_of(one) for one in passes], process()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.passes.model.autocast():
             found = me.share_out(passes, lambda one: self._log_ratios(self._sums(one), rows_of(one), told=False).cpu())
         ratios = torch.cat(found).to(self.passes.model.device).requires_grad_()
         value = self._value(ratios, np.concatenate(rows))
@@ -166,7 +166,7 @@ class PreferenceLoss(StepLoss):
         loss = float(value.detach()) if me.is_main else 0.0
         parts = list(zip(passes, rows, slopes.split([len(own) for own in rows]), strict=True))
         for one, own, slope in me.own(parts):
-            with self._autocast():
+            with self.passes.model.autocast():
                 sums = self._sums(one)
                 nll = self._nll(sums, own, n_tokens)
                 carried = (self._log_ratios(sums, own) * slope).sum() + nll

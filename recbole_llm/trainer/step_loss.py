@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -79,9 +79,6 @@ class StepLoss(ABC):
     def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Go on from what :meth:`state` gave."""
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.passes.model.device.type, torch.bfloat16, enabled=self.passes.in_half)
-
 
 class MeanNll(StepLoss):
     """Negative log-likelihood, the mean over all tokens of a kind of answer in the step."""
@@ -93,7 +90,7 @@ class MeanNll(StepLoss):
         scale = torch.tensor(list(weights.values()) / counts, dtype=torch.float32, device=passes.model.device)
         totals = np.zeros(len(weights))
         for one, share in passes.own(passes.of_step(rows, kinds, lengths)):
-            with self._autocast():
+            with self.passes.model.autocast():
                 losses = passes.loss(one, kinds)
                 weighted = (losses * scale).sum() * share
             self.tokens += one.n_tokens if share else 0
@@ -120,7 +117,7 @@ class WithSideLoss(MeanNll):
             return totals
         histories = [self.passes.histories[row] for row in rows if row < self._n_rows]
         self.passes.draws.forget_tokens()
-        with self._autocast():
+        with self.passes.model.autocast():
             side = self.passes.model.side_loss(
                 histories, [int(row) - self._n_rows for row in rows if row >= self._n_rows]
             )
@@ -189,7 +186,7 @@ class ObjectiveMeans(StepLoss):
         factors = torch.tensor(scale, dtype=torch.float32, device=self.passes.model.device)
         totals, counted = np.zeros(len(kinds)), np.zeros(len(kinds))
         for one in passes:
-            with self._autocast():
+            with self.passes.model.autocast():
                 sums, of_weights = self._sums(one, kinds)
             self.tokens += one.n_tokens
             (sums * factors).sum().backward()
@@ -213,7 +210,7 @@ class ObjectiveMeans(StepLoss):
         totals = np.zeros(len(kinds))
         with self._beforehand():
             for one in passes:
-                with self._autocast():
+                with self.passes.model.autocast():
                     totals += self._sums(one, kinds, note=False)[1].cpu().numpy()
         return process().sum(totals)
 
@@ -222,7 +219,7 @@ class ObjectiveMeans(StepLoss):
         first, self._step_tau = FirstTokens([], [], []), self.tau
         with self._beforehand():
             for one in passes:
-                with self._autocast():
+                with self.passes.model.autocast():
                     first.add(self.read(one, kinds))
         return self.objective.next_tau(FirstTokens.together(process().gather(first)), self.tau)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaModel
 
+from recbole_llm.adapter.dropout import TokenDraws
 from recbole_llm.curriculum import AdaptiveCurriculum, FixedCurriculum, adaptive_weight
 from recbole_llm.llm import capabilities, probe
 from recbole_llm.model import base
@@ -76,6 +77,13 @@ class Trained(nn.Module):
     """What fine-tuning asks of a recommender whose rows differ in their prompts alone."""
 
     device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = TokenDraws()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stage_seed(self, *names: str | int) -> int:
         return int(names[1])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.adapter.dropout import TokenDraws
 from recbole_llm.curriculum import DISTILLED, REAL
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.llm.legal import LegalSets
@@ -54,7 +55,10 @@ class Reads(nn.Module):
     def __init__(self, family: str) -> None:
         super().__init__()
         self.llm = make_model(family, VOCABULARY, hidden_size=16, n_layers=1)
-        self.scorer = TrunkScorer(self.llm, pad_token_id=0)
+        self.scorer, self.draws = TrunkScorer(self.llm, pad_token_id=0), TokenDraws()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def conditioned_on(self, histories: Sequence[Any]) -> AbstractContextManager[None]:
         return nullcontext()
