@@ -45,6 +45,21 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def find_change(folder: Path, digests: Mapping[str, str]) -> str | None:
+    """What is no longer as it was in a folder, the first of its files; None where all are.
+
+    Args:
+        folder: holds the files.
+        digests: what :func:`hash_file` gave, by the file's path in the folder.
+    """
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if hash_file(folder / name) != digest:
+            return f"{name} has changed"
+    return None
+
+
 def hash_file(path: Path) -> str:
     """Of a file's bytes."""
     digest = hashlib.sha256()

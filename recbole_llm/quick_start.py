@@ -37,18 +37,15 @@ def run_recbole_llm(
     Raises:
         InputError: a wrong setting or file.
     """
-    from recbole_llm.evaluation import protocol_of
     from recbole_llm.experiment.run import run_one, with_report
     from recbole_llm.logs import console_log
     from recbole_llm.settings.config import Config
-    from recbole_llm.settings.task_checks import LOSS
 
     with console_log():
         config = Config(model, dataset, list(config_file_list or []), config_dict)
         run = with_report(run_one(config))
-    name = protocol_of(config).valid_metric
     return {
-        "best_valid_score": {**run.valid_metrics, LOSS: run.summary.get("valid_loss")}.get(name),
+        "best_valid_score": run.valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": run.valid_metrics or None,
         "test_result": run.metrics,

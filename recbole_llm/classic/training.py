@@ -115,6 +115,19 @@ def _fit_stage(
     return trainer
 
 
+def best_epoch(trainer: Any, is_validated: bool) -> int:
+    """The epoch, from 1, whose weights one of RecBole's trainers has left; the last without a validation.
+
+    Args:
+        trainer: has trained.
+        is_validated: whether there were validation rows.
+    """
+    epochs, step = len(trainer.train_loss_dict), trainer.eval_step
+    validations = epochs // step if is_validated and step > 0 else 0
+    best: int = (validations - trainer.cur_step) * step if validations else epochs
+    return best
+
+
 def rows_facts(rows: Rows) -> dict[str, Any]:
     """What training reads of the data: every column of training rows, users, items and knowledge; validation rows."""
     data = rows.train

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from recbole_llm.disk import write_json
 from recbole_llm.errors import InputError
 from recbole_llm.logs import console_log
 from recbole_llm.settings.check import check_command
@@ -68,9 +68,7 @@ def main(words: Sequence[str]) -> None:
     folder = new_folder(Path(config["checkpoint_dir"]), f"audit-{command.dataset}")
     text = "\n".join(f"{'!' if finding.warns else ' '} {finding}" for finding in findings)
     (folder / "audit.md").write_text(f"# Audit of {command.dataset}\n\n```text\n{text}\n```\n", encoding="utf-8")
-    (folder / "audit.json").write_text(
-        json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(folder / "audit.json", [asdict(finding) for finding in findings])
     print(text)
     n_warning = sum(finding.warns for finding in findings)
     print(f"{n_warning} of {len(findings)} checks warn (marked !): {folder}")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.distributed import on_main, process
-from recbole_llm.experiment.comparison import check_baseline
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.planned import Planned, check_planned, make_configs, plan, run_plans
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
@@ -21,7 +20,7 @@ from recbole_llm.experiment.run_record import Run
 from recbole_llm.locks import OwnedLock
 from recbole_llm.logs import console_log
 from recbole_llm.report import ResultTable, RunResult
-from recbole_llm.settings.check import check_command
+from recbole_llm.settings.check import check_baseline, check_command
 from recbole_llm.settings.command import Command, check_distinct, split_by_model
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.readers import unread

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from recbole_llm.errors import InputError
 from recbole_llm.evaluation import Comparison, compare_two_level, holm, protocol_of
-from recbole_llm.registry import suggestion
 from recbole_llm.report import Compared
 from recbole_llm.settings.config import Config
 
@@ -95,14 +93,3 @@ def find_baseline(wanted: str, runs: Sequence[Run]) -> str:
         log.warning("baseline: %s was skipped; the others are compared with %s.", wanted, usual)
         return usual
     return wanted or usual
-
-
-def check_baseline(wanted: str, labels: Sequence[str]) -> None:
-    """Refuse a baseline that is no model of the table.
-
-    Raises:
-        InputError: with the nearest names.
-    """
-    if wanted and wanted not in labels:
-        hint = suggestion(wanted, labels, f"; the table has {', '.join(labels)}")
-        raise InputError("baseline", f"no model of the table is named '{wanted}'{hint}", kind="unknown")

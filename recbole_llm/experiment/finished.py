@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from recbole_llm.disk import write_json
 from recbole_llm.experiment.run_record import DATA, FACTS, Run, read_facts
-from recbole_llm.hashing import hash_file
+from recbole_llm.hashing import find_change, hash_file
 from recbole_llm.llm.folders import folder_fingerprint
 from recbole_llm.settings.config import FILES, NO_EFFECT, Config
 from recbole_llm.stages import fingerprint
@@ -60,7 +60,7 @@ class FinishedRuns:
         folders = [self.folder, *sorted(self.folder.parent.glob(f"{PREFIX}*"))]
         for entry in (found for folder in folders if (found := _read(folder).get(name))):
             folder = self.folder.parent / entry["folder"]
-            if damage := _find_damage(folder, entry["files"]):
+            if damage := find_change(folder, entry["files"]):
                 log.warning("%s has changed (%s); its run is repeated.", folder, damage)
                 continue
             return Run(folder, config, *read_facts(folder, config))
@@ -78,12 +78,3 @@ class FinishedRuns:
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / RUNS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _find_damage(folder: Path, files: dict[str, str]) -> str | None:
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if hash_file(folder / name) != digest:
-            return f"{name} differs"
-    return None

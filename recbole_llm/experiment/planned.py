@@ -13,8 +13,8 @@ from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.experiment.run import check_rows, is_teacher
-from recbole_llm.experiment.student import student_config
-from recbole_llm.experiment.timing import plan_of, student_label
+from recbole_llm.experiment.student import student_config, student_label
+from recbole_llm.experiment.timing import plan_of
 from recbole_llm.experiment.trained import is_few_shot
 from recbole_llm.hashing import hash_json
 from recbole_llm.logs import silent

@@ -24,8 +24,8 @@ from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.results import table_of, write_report
 from recbole_llm.experiment.run_folder import RunFolder
 from recbole_llm.experiment.run_record import DATA, FACTS, STUDENT, Run, facts_of
-from recbole_llm.experiment.student import lessons_of
-from recbole_llm.experiment.timing import plan_of, student_label, write_timing
+from recbole_llm.experiment.student import lessons_of, student_label
+from recbole_llm.experiment.timing import plan_of, write_timing
 from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
 from recbole_llm.experiment.trained import Trained, is_few_shot
 from recbole_llm.logs import SHOWN, console_log, run_log

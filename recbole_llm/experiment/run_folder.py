@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from recbole_llm.disk import write_json
 from recbole_llm.distributed import on_main
-from recbole_llm.errors import InputError
+from recbole_llm.errors import InputError, first_line
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.settings.stage_checks import not_writable
 
@@ -39,10 +39,9 @@ def reading(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{folder}: a file of this run is damaged, missing or of another run ({type(error).__name__}: {reason}); "
-            "copy the whole folder again, or train again",
+            f"{folder}: a file of this run is damaged, missing or of another run ({type(error).__name__}: "
+            f"{first_line(error)}); copy the whole folder again, or train again",
             kind="file",
         ) from error
 

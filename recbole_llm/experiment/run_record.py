@@ -17,6 +17,7 @@ from recbole_llm.experiment.run_folder import reading
 from recbole_llm.experiment.trained import Trained, config_of, load_trained
 from recbole_llm.report import RunResult
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.task_checks import LOSS
 
 FACTS, DATA, STUDENT = "run.json", "data.json", "student.json"
 NUMBERS = ("test", "valid", "summary")  # of a line of a table; kept in metrics.json
@@ -60,6 +61,12 @@ class Run:
     def valid_metrics(self) -> dict[str, float]:
         """Metrics on the validation rows by name, unrounded; empty if there are no such rows."""
         return {name: value for name, value in self.result.valid.items() if value is not None}
+
+    @property
+    def valid_score(self) -> float | None:
+        """What models are chosen by, ``valid_metric`` on the validation rows; None where it could not be measured."""
+        found = {**self.valid_metrics, LOSS: self.summary.get("valid_loss")}
+        return found.get(protocol_of(self.config).valid_metric)
 
     @property
     def summary(self) -> dict[str, float]:

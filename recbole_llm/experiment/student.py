@@ -24,6 +24,16 @@ def student_config(config: Config) -> Config:
     return student
 
 
+def student_label(config: Config, teacher: str) -> str:
+    """The name in the table of the classic model that a run teaches.
+
+    Args:
+        config: config of the classic model.
+        teacher: name of the teacher in the table.
+    """
+    return f"{config['model']} from {teacher}"
+
+
 def lessons_of(model: LLMRecommender, folder: Path, label: str) -> tuple[Lessons, str, Config]:
     """An LLM's lists for the training rows of the classic model that it teaches.
 
@@ -40,7 +50,6 @@ def lessons_of(model: LLMRecommender, folder: Path, label: str) -> tuple[Lessons
     rows = load_rows(config, few_shot=False)
     stages = json.loads((folder / "stages.json").read_text(encoding="utf-8"))
     ids, items = model.stages.run(RankingStage(model, stages, rows.train, settings))
-    note = (
-        f"{config['model']} from {label} learns {label}'s {settings.topk} best items of {len(ids):,} rows beside the "
-    )
-    return Lessons.of(ids, items, settings.weight, settings.decay), note + "true ones.", config
+    learned = f"{label}'s {settings.topk} best items of {len(ids):,} rows"
+    note = f"{student_label(config, label)} learns {learned} beside the true ones."
+    return Lessons.of(ids, items, settings.weight, settings.decay), note, config

@@ -63,16 +63,6 @@ def write_timing(folder: Path, config: Config, few_shot: bool, seconds: Mapping[
     write_json(folder / FILE, {"like": _kind(config, few_shot), "seconds": rounded})
 
 
-def student_label(config: Config, teacher: str) -> str:
-    """The name in the table of the classic model that a run teaches.
-
-    Args:
-        config: config of the classic model.
-        teacher: name of the teacher in the table.
-    """
-    return f"{config['model']} from {teacher}"
-
-
 def _kind(config: Config, few_shot: bool) -> str:
     """What tells runs of other lengths apart: settings but the seed, device, and number of processes."""
     settings = {key: value for key, value in config.to_dict().items() if key not in NO_EFFECT | {"seed"}}

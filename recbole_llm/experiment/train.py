@@ -11,7 +11,7 @@ from typing import Any, cast
 from recbole_llm.callbacks import Callbacks, Scalars
 from recbole_llm.classic.auxiliary import auxiliary_rows
 from recbole_llm.classic.taught import Lessons, taught
-from recbole_llm.classic.training import fit_classic
+from recbole_llm.classic.training import best_epoch, fit_classic
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows
 from recbole_llm.distributed import on_main
@@ -156,10 +156,8 @@ def train_classic(
         write_examples(folder.path, config, trainer.model, rows, evaluations["test"])
     losses = [{"epoch": 1 + epoch, "train_loss": _plain(loss)} for epoch, loss in trainer.train_loss_dict.items()]
     folder.write("history.json", losses)
-    epochs, step = len(losses), trainer.eval_step
-    validations = epochs // step if "valid" in evaluations and step > 0 else 0
-    best = (validations - trainer.cur_step) * step if validations else epochs
-    told: dict[str, Any] = {"model": "training", "train_rows": len(rows.train), "epochs": epochs, "best_epoch": best}
+    told: dict[str, Any] = {"model": "training", "train_rows": len(rows.train), "epochs": len(losses)}
+    told["best_epoch"] = best_epoch(trainer, "valid" in evaluations)
     told["notes"] = (teacher.note,) if teacher else ()
     return trainer.model, [(_Given(config, rows, folder, protocol).line(evaluations, **told), evaluations)]
 

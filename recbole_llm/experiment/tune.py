@@ -19,6 +19,7 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of
 from recbole_llm.experiment.run import check_rows, run_one
+from recbole_llm.experiment.run_folder import folder_stem
 from recbole_llm.experiment.run_record import Run
 from recbole_llm.experiment.timing import plan_of
 from recbole_llm.experiment.trained import is_few_shot
@@ -30,7 +31,6 @@ from recbole_llm.logs import console_log
 from recbole_llm.report import plot_importances, plot_slices
 from recbole_llm.settings.command import Command, split_by_model
 from recbole_llm.settings.config import Config
-from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.settings.values import parse_texts, split_names, write_setting
 from recbole_llm.stages import StageStore, fingerprint
 from recbole_llm.timeline import RunPlan, in_command, timeline
@@ -164,8 +164,7 @@ class _Search:
         facts = {name: value for name, value in vars(plan).items() if name not in ("command", "space", "trials")}
         facts["space"] = {name: [type(one).__name__, str(vars(one))] for name, one in plan.space.items()}
         facts["run"] = self._name(config, TRIAL_LABEL)
-        stem = f"tune-{plan.model}-{plan.command.dataset}"
-        stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in stem)
+        stem = folder_stem(f"tune-{plan.model}-{plan.command.dataset}")
         self.folder = Path(config["checkpoint_dir"]) / f"{stem}-{fingerprint(facts)}"
         self.study = Study(self.folder, plan, bool(config["valid_metric_bigger"]), int(config["seed"]))
         self.finished = FinishedRuns(self.folder)
@@ -236,10 +235,9 @@ class _Search:
         self._rows = run.rows_digest
 
     def _score(self, run: Run) -> float:
-        score = {**run.valid_metrics, LOSS: run.summary.get("valid_loss")}.get(self.metric)
-        if score is None:
+        if run.valid_score is None:
             raise InputError("valid_metric", f"{self.metric} could not be measured on the validation rows", kind="data")
-        return float(score)
+        return float(run.valid_score)
 
     def end(self, words: Sequence[str]) -> Tuned:
         """The results, written into the folder.

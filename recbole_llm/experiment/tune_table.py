@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from recbole_llm.disk import write_json
 from recbole_llm.property_files import dump_yaml
 from recbole_llm.report.layout import metric_label
 from recbole_llm.settings.values import write_setting, write_value
@@ -128,7 +128,7 @@ class TrialTable:
         (folder / f"{stem}.csv").write_text(self.csv(), encoding="utf-8")
         (folder / f"{stem}.md").write_text(self.markdown(), encoding="utf-8")
         facts = {"metric": self.metric, "best": self.best_number, "command": self.command, "trials": self.lines}
-        (folder / f"{stem}.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / f"{stem}.json", facts)
 
     def _columns(self) -> list[str]:
         return ["trial", "state", f"valid_{self.metric}", *self.names, "epochs", "note"]

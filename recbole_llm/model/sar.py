@@ -12,6 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.trainer import Trainer
 from torch import Tensor
 
+from recbole_llm.grounding.ranking import target_ranks
 from recbole_llm.history.actor_critic import discounted_returns
 from recbole_llm.history.policy import LengthPolicy, newest, policy_loss
 from recbole_llm.history.settings import SarSettings
@@ -106,13 +107,12 @@ class SAR(SequentialRecommender):
         scores = self.backbone.full_sort_predict(self._shown(interaction, lengths))
         scores = scores.view(len(lengths), -1)[:, : self.n_items].clone()
         scores[:, 0] = -torch.inf
-        targets = interaction[self.ITEM_ID][:, None]
-        own = scores.gather(1, targets)
+        targets = interaction[self.ITEM_ID]
         if self._settings.reward == "loglik":
+            own = scores.gather(1, targets[:, None])
             gain = (own - scores.logsumexp(dim=1, keepdim=True))[:, 0].clamp(min=LEAST)
         else:
-            ids = torch.arange(self.n_items, device=scores.device)
-            ranks = ((scores > own) | ((scores == own) & (ids < targets))).sum(dim=1)
+            ranks = target_ranks(scores, targets)
             if self._settings.reward == "hit":
                 gain = (ranks == 0).to(scores.dtype)
             else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.disk import write_json
-from recbole_llm.hashing import hash_file
+from recbole_llm.hashing import find_change, hash_file
 from recbole_llm.stages.stage import Stage
 
 MANIFEST = "stage.json"
@@ -24,16 +24,10 @@ log = logging.getLogger(__name__)
 def find_damage(folder: Path) -> str | None:
     """Say what is wrong with a stage's folder, or None when every file is as it was written."""
     try:
-        expected: dict[str, str] = read_manifest(folder)["files"]
-        entries = list(expected.items())
+        files: dict[str, str] = {**read_manifest(folder)["files"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, digest in entries:
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if hash_file(folder / name) != digest:
-            return f"{name} has changed"
-    return None
+    return find_change(folder, files)
 
 
 def refusal_of(folder: Path, format_number: int) -> str:

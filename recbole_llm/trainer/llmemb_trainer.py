@@ -14,7 +14,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_llm.classic.kept_vectors import write_item_vectors
-from recbole_llm.classic.training import fit_classic
+from recbole_llm.classic.training import best_epoch, fit_classic
 from recbole_llm.classic.with_vectors import ItemTable
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
 from recbole_llm.disk import write_json
@@ -94,10 +94,7 @@ class AlignmentStage(Stage[TuningResult]):
             unfinished=folder / UNFINISHED,
         )
         losses = [{"epoch": 1 + epoch, "train_loss": float(loss)} for epoch, loss in trainer.train_loss_dict.items()]
-        epochs, step = len(losses), trainer.eval_step
-        validations = epochs // step if len(self._rows.valid) and step > 0 else 0
-        best = (validations - trainer.cur_step) * step if validations else epochs
-        write_json(folder / HISTORY, {"epochs": losses, "best": best})
+        write_json(folder / HISTORY, {"epochs": losses, "best": best_epoch(trainer, bool(len(self._rows.valid)))})
 
     def load(self, folder: Path) -> TuningResult:
         """See :class:`Stage`; the model gets the trained one."""
