@@ -329,7 +329,7 @@ def test_fine_tuning_is_shared_by_runs_that_differ_only_in_something_later(
     class Stop(Exception):
         pass
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **options: Any) -> None:
         raise Stop
 
     # Whether training would begin is all that is asked.

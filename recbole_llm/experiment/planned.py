@@ -20,7 +20,8 @@ from recbole_llm.hashing import hash_json
 from recbole_llm.logs import silent
 from recbole_llm.model.backbones import check_backbone
 from recbole_llm.settings.command import Command, settings_for
-from recbole_llm.settings.config import Config, union_load_col
+from recbole_llm.settings.config import Config
+from recbole_llm.settings.defaults import union_columns
 from recbole_llm.timeline import RunPlan
 
 # Beside those that RecBole lists as of the data set.
@@ -60,7 +61,7 @@ def make_configs(command: Command, seed: int | None = None) -> list[Config]:
         command = replace(command, shared={**command.shared, "seed": seed})
     configs = [Config(model, command.dataset, settings=settings_for(model, command)) for model in command.models]
     check_together([protocol_of(config) for config in configs])
-    columns = union_load_col(configs)
+    columns = union_columns([config["load_col"] for config in configs])
     head_share = next((config["head_share"] for config in configs if config["head_share"]), None)
     for config in configs:
         config["load_col"], config["head_share"] = columns, head_share

@@ -38,6 +38,11 @@ class Pass:
     trees: list[Tree]
     n_tokens: int
 
+    @property
+    def rows(self) -> list[int]:
+        """The rows of all its lines, in their order."""
+        return [row for tree in self.trees for row in tree]
+
 
 def segments(before: Sequence[int], longest: int, overlap: int, fits: Fits = lambda row, items: True) -> list[int]:
     """Where the history that each row of one user sees begins, so that rows next to each other begin alike.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from recbole_llm.property_files import PropertyLoader, find_config_file, find_pr
 from recbole_llm.registry import AXES, QUIET
 from recbole_llm.rerank.settings import RerankSettings
 from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_model
-from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of, union_columns
+from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of
 from recbole_llm.settings.metric_names import register_list_metrics
 from recbole_llm.settings.models import find_model, task_of
 from recbole_llm.settings.resolve import Resolution, resolve
 from recbole_llm.settings.task_checks import LOSS, NOT_FOR_CLICKS
 from recbole_llm.settings.values import parse_texts
 
-__all__ = ["Config", "union_load_col"]
+__all__ = ["Config"]
 
 register_list_metrics()
 
@@ -253,15 +253,6 @@ class Config(RecBoleConfig):
 def _is_watched() -> bool:
     """Whether progress bars are drawn where somebody sees them: in a terminal or a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
-
-
-def union_load_col(configs: Iterable[Any]) -> dict[str, Any] | None:
-    """The columns that all models of a command load, so that they see the same data.
-
-    Returns:
-        ``load_col`` as RecBole reads it: file suffix to field names, ``"*"`` for all of a file; None loads everything.
-    """
-    return union_columns([config["load_col"] for config in configs])
 
 
 def _plain(value: object) -> Any:

@@ -75,6 +75,7 @@ class FineTuning:
         optimizer: torch.optim.Optimizer,
         validation: Validation | None = None,
         distilled: DistilledTargets | None = None,
+        *,
         on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
         progress: bool = False,
         trunks: Trunks | None = None,

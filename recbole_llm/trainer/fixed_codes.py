@@ -10,7 +10,6 @@ import torch
 from recbole_llm.model.base import TokenPair
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.semantic_ids.settings import TwinSettings
-from recbole_llm.trainer.finetune import MakeLoss
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.step_loss import MeanNll
 from recbole_llm.trainer.tuning import Tuning, TuningResult
@@ -43,13 +42,9 @@ class FixedCodesStage(ContinuedStage):
         _, histories, trunks = super().examples()
         return self.renewed(), histories, trunks
 
-    def make_loss(self) -> MakeLoss:
+    def make_loss(self, passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> MeanNll:
         """See :class:`FineTuneStage`; nothing stands beside the answers' loss."""
-
-        def make(passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> MeanNll:
-            return MeanNll(passes)
-
-        return make
+        return MeanNll(passes)
 
     @property
     def follows(self) -> bool:

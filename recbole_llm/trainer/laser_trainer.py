@@ -19,8 +19,6 @@ from recbole_llm.model.laser import Laser
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.timeline import timeline
-from recbole_llm.trainer.finetune import MakeLoss
-from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.step_loss import StepLoss
@@ -77,7 +75,7 @@ class BiTuningLoss(StepLoss):
         balance = self._backward_balance(rows)
         items, total = model.table.vectors[self._titled], 0.0
         for one in process().own(passes.of_step(rows, list(weights), lengths)):
-            own = [row for tree in one.trees for row in tree]
+            own = one.rows
             with model.autocast():
                 states = model.item_states([passes.histories[row] for row in own])
                 users = model.encode([passes.prompts[row] for row in own], states)
@@ -152,19 +150,14 @@ class RefreshedItemsStage(FineTuneStage):
         ranking = {name: self.tuning.config[name] for name in RANKING}
         return {**super().facts(), "answering": ranking, "losses": {"tau": own.tau, "balance": own.balance}}
 
-    def make_loss(self) -> MakeLoss:
+    def make_loss(self, passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> StepLoss:
         """See :class:`FineTuneStage`."""
         targets = self.tuning.rows.readable[self._model.ITEM_ID].numpy()
-
-        def make(passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> StepLoss:
-            return BiTuningLoss(passes, self._model, targets, self.refreshes)
-
-        return make
+        return BiTuningLoss(passes, self._model, targets, self.refreshes)
 
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """See :class:`FineTuneStage`; there is no loss of tokens."""
-        steps = self.settings.steps(len(self.tuning.rows.examples))
-        return warmup_warning(self.settings.warmup(steps), steps)
+        return self.warmup_doubts(len(self.tuning.rows.examples))
 
 
 class FixedItemsStage(RefreshedItemsStage):

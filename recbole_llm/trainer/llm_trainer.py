@@ -16,6 +16,7 @@ from recbole_llm.distributed import process
 from recbole_llm.evaluation import Evaluation, protocol_of
 from recbole_llm.evaluation.collector import install_collector, unrounded_evaluator
 from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.objective_reader import make_reader
 from recbole_llm.objective import make_objective
 from recbole_llm.selection.row_selection import CoresetStage, chooses_rows, select_rows
 from recbole_llm.settings.config import Config
@@ -25,7 +26,6 @@ from recbole_llm.settings.training import is_tuned
 from recbole_llm.timeline import EVALUATE, timeline
 from recbole_llm.trainer.epoch_log import log_epoch, write_scalars
 from recbole_llm.trainer.history_policy import HistoryCut, HistoryPolicyStage
-from recbole_llm.trainer.objective_loss import make_reader
 from recbole_llm.trainer.optimizer import parameter_groups
 from recbole_llm.trainer.pipeline import Pipeline, tuning_stages
 from recbole_llm.trainer.reweighting import Reweighting
@@ -143,10 +143,14 @@ class LLMTrainer(Trainer):
         if self.config["history_policy"] != "fixed":
             self._choose_histories(train_data.dataset)
         timeline().begin(EVALUATE)
-        self.valid_evaluation = self._evaluate_valid(self.tuned[-1] if self.tuned else None, valid_data, show_progress)
-        if self.valid_evaluation is None:
+        return self._best_of(self._evaluate_valid(self.tuned[-1] if self.tuned else None, valid_data, show_progress))
+
+    def _best_of(self, evaluation: Evaluation | None) -> tuple[float | None, dict[str, float] | None]:
+        """What :meth:`fit` returns, of the validation rows' evaluation; both are kept, as RecBole's trainers do."""
+        self.valid_evaluation = evaluation
+        if evaluation is None:
             return None, None
-        self.best_valid_result = self.valid_evaluation.metrics
+        self.best_valid_result = evaluation.metrics
         if self.valid_metric == LOSS:
             self.best_valid_score = self.loss_of(self.tuned[-1] if self.tuned else None)
         else:

@@ -134,12 +134,7 @@ class LLMEmbTrainer(LLMTrainer):
         self.tuned = [self.model.stages.run(stage)]
         self.n_train_rows = stage.n_rows
         timeline().begin(EVALUATE)
-        self.valid_evaluation = self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None
-        if self.valid_evaluation is None:
-            return None, None
-        self.best_valid_result = self.valid_evaluation.metrics
-        self.best_valid_score = self.best_valid_result[self.valid_metric]
-        return self.best_valid_score, self.best_valid_result
+        return self._best_of(self.protocol.evaluate(self, valid_data, show_progress) if valid_data else None)
 
     def write_run(self, folder: Path) -> None:
         """The sequential model; the vectors, and the adapter of the LLM that made them, which serving does not need."""

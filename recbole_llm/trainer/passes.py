@@ -173,11 +173,10 @@ class Passes:
 
     def _laid_out(self, one: Pass) -> tuple[list[int], list[list[int]] | None]:
         """The rows of a pass in their order, and its trees by their positions; None where rows are computed apart."""
-        rows = [row for tree in one.trees for row in tree]
         if self._trunk_of_row is None:
-            return rows, None
+            return one.rows, None
         ends = np.cumsum([len(tree) for tree in one.trees])
-        return rows, [list(range(end - len(tree), end)) for tree, end in zip(one.trees, ends.tolist(), strict=True)]
+        return one.rows, [list(range(end - len(tree), end)) for tree, end in zip(one.trees, ends.tolist(), strict=True)]
 
     @cached_property
     def _trunk_of_row(self) -> np.ndarray | None:

@@ -62,14 +62,9 @@ def answer_sums(passes: Passes, one: Pass, kinds: Sequence[str], reader: AnswerR
     tokens = passes.read(one, kinds, reader, tau=1.0)
     if tokens.log_probs is None:
         raise ValueError("the reader reads no log-probabilities")
-    n_rows = sum(map(len, one.trees))
+    n_rows = len(one.rows)
     sums = tokens.log_probs.new_zeros(n_rows * len(kinds))
     return sums.index_add(0, tokens.rows * len(kinds) + tokens.answers, tokens.log_probs).view(n_rows, len(kinds))
-
-
-def rows_of(one: Pass) -> np.ndarray:
-    """The rows of a pass in its order."""
-    return np.array([row for tree in one.trees for row in tree], dtype=np.int64)
 
 
 class PreferenceLoss(StepLoss):
@@ -144,7 +139,7 @@ class PreferenceLoss(StepLoss):
             return np.array([self._in_two(passes, n_tokens)])
         loss = 0.0
         for one in process().own(passes):
-            own = rows_of(one)
+            own = np.array(one.rows)
             with self.passes.model.autocast():
                 sums = self._sums(one)
                 share = int(self.opposites.mask[own].any(axis=1).sum()) / max(total, 1)
@@ -157,9 +152,11 @@ class PreferenceLoss(StepLoss):
 
     def _in_two(self, passes: Sequence[Pass], n_tokens: int) -> float:
         """A step whose rows stand against one another, from passes that are not kept."""
-        rows, me = [rows_of(one) for one in passes], process()
+        rows, me = [np.array(one.rows) for one in passes], process()
         with torch.no_grad(), self.passes.model.autocast():
-            found = me.share_out(passes, lambda one: self._log_ratios(self._sums(one), rows_of(one), told=False).cpu())
+            found = me.share_out(
+                passes, lambda one: self._log_ratios(self._sums(one), np.array(one.rows), told=False).cpu()
+            )
         ratios = torch.cat(found).to(self.passes.model.device).requires_grad_()
         value = self._value(ratios, np.concatenate(rows))
         (slopes,) = torch.autograd.grad(value, ratios)

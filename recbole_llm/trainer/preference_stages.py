@@ -25,11 +25,9 @@ from recbole_llm.registry import find_choice
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import Stage
-from recbole_llm.trainer.finetune import MakeLoss
-from recbole_llm.trainer.guards import warmup_warning
 from recbole_llm.trainer.negatives import WrongAnswers
 from recbole_llm.trainer.passes import Passes
-from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, rows_of, wrong_kinds
+from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, wrong_kinds
 from recbole_llm.trainer.tuning import Tuning
 from recbole_llm.trainer.tuning_stages import ContinuedStage, Start
 
@@ -124,14 +122,13 @@ class ReferenceStage(Stage[np.ndarray]):
         def sums(one: Pass) -> dict[int, list[float]]:
             with model.autocast():
                 values = answer_sums(passes, one, kinds, reader).float().cpu().tolist()
-            return dict(zip(rows_of(one).tolist(), values, strict=True))
+            return dict(zip(one.rows, values, strict=True))
 
         with evaluating(model):
             for one in process().own(together):
-                rows = rows_of(one).tolist()
-                values = kept.batch(rows, lambda _, one=one: sums(one))  # type: ignore[misc]
-                found[rows] = [values[row] for row in rows]
-        process().complete(found, [rows_of(one) for one in together])
+                values = kept.batch(one.rows, lambda _, one=one: sums(one))  # type: ignore[misc]
+                found[one.rows] = [values[row] for row in one.rows]
+        process().complete(found, [one.rows for one in together])
         if process().is_main:
             np.save(folder / FILE, found)
 
@@ -193,16 +190,11 @@ class PreferenceStage(RowsStage):
             facts["temperature"] = settings.temperature
         return {**super().facts(), "preference": facts}
 
-    def make_loss(self) -> MakeLoss:
+    def make_loss(self, passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> PreferenceLoss:
         """See :class:`FineTuneStage`."""
-        settings, reader = self.preference.settings, self.preference.reader()
-        objective = self.preference.objective
-
-        def make(passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> PreferenceLoss:
-            options = (settings.temperature, self.draws, reader, settings.nll_weight)
-            return PreferenceLoss(passes, objective, self.beta, *options)
-
-        return make
+        own, settings = self.preference, self.preference.settings
+        options = (settings.temperature, self.draws, own.reader(), settings.nll_weight)
+        return PreferenceLoss(passes, own.objective, self.beta, *options)
 
     def more_answers(self) -> Mapping[str, Sequence[list[int]]]:
         """See :class:`FineTuneStage`."""
@@ -210,8 +202,7 @@ class PreferenceStage(RowsStage):
 
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """See :class:`FineTuneStage`."""
-        steps = self.settings.steps(len(self.preference.rows.examples))
-        return warmup_warning(self.settings.warmup(steps), steps)
+        return self.warmup_doubts(len(self.preference.rows.examples))
 
     def told(self) -> dict[str, Any]:
         """See :class:`FineTuneStage`."""

@@ -20,10 +20,12 @@ from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import UNFINISHED, Stage, fingerprint
 from recbole_llm.trainer.distillation import DistanceMeter
-from recbole_llm.trainer.finetune import DistilledTargets, FineTuning, MakeLoss
+from recbole_llm.trainer.finetune import DistilledTargets, FineTuning
 from recbole_llm.trainer.guards import plateau, plateau_warning, warmup_warning, weight_warning
-from recbole_llm.trainer.objective_loss import LossMaker
+from recbole_llm.trainer.objective_loss import objective_loss
 from recbole_llm.trainer.optimizer import at_rate, group_options
+from recbole_llm.trainer.passes import Passes
+from recbole_llm.trainer.step_loss import StepLoss
 from recbole_llm.trainer.tuning import State, Tuning, TuningResult, load_adapter
 from recbole_llm.trainer.validation import best_epoch
 
@@ -81,13 +83,13 @@ class FineTuneStage(Stage[TuningResult]):
             self.make_optimizer(),
             tuning.validation,
             self.distilled(),
-            on_epoch,
-            tuning.show_progress,
-            trunks,
-            self.make_loss(),
-            on_validated,
-            self.more_answers(),
-            self.renewed if self.follows else None,
+            on_epoch=on_epoch,
+            progress=tuning.show_progress,
+            trunks=trunks,
+            make_loss=self.make_loss,
+            on_validated=on_validated,
+            more_answers=self.more_answers(),
+            renewed=self.renewed if self.follows else None,
         )
 
     @property
@@ -124,9 +126,17 @@ class FineTuneStage(Stage[TuningResult]):
         """A fresh optimiser over the adapter's weights."""
         return self.tuning.make_optimizer()
 
-    def make_loss(self) -> MakeLoss:
-        """Gives the loss of a step."""
-        return LossMaker(self.tuning.model, self.tuning.objective)
+    def make_loss(self, passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> StepLoss:
+        """The loss of a step.
+
+        Args:
+            passes: of the training.
+            trainable: the weights that learn.
+
+        Raises:
+            InputError: the answers are none that the objective can be computed of.
+        """
+        return objective_loss(self.tuning.model, self.tuning.objective, passes, trainable)
 
     def more_answers(self) -> Mapping[str, Sequence[list[int]]]:
         """Further answers to each row's prompt, by kind, that the loss reads."""
@@ -135,12 +145,16 @@ class FineTuneStage(Stage[TuningResult]):
     def doubts(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """What there is to doubt of a training with this history, a line each."""
         tuning = self.tuning
-        steps = self.settings.steps(len(tuning.rows.examples) + tuning.model.n_more_examples)
-        found = warmup_warning(self.settings.warmup(steps), steps)
+        found = self.warmup_doubts(len(tuning.rows.examples) + tuning.model.n_more_examples)
         if tuning.objective is not None:  # the plateau is one of the mean log-likelihood
             return found
         level = plateau(tuning.model.n_answers, [len(response) for _, response in tuning.rows.examples])
         return [*found, *plateau_warning(history, level)]
+
+    def warmup_doubts(self, n_examples: int) -> list[str]:
+        """What there is to doubt of the warm-up of a training on so many examples, a line each."""
+        steps = self.settings.steps(n_examples)
+        return warmup_warning(self.settings.warmup(steps), steps)
 
     def distilled(self) -> DistilledTargets | None:
         """The second targets of the rows, if there are some."""

@@ -13,8 +13,8 @@ from recbole.utils import argument_list
 
 from recbole_llm.property_files import dump_yaml, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES
-from recbole_llm.settings.config import FOLDERS, Config, union_load_col
-from recbole_llm.settings.defaults import known_keys
+from recbole_llm.settings.config import FOLDERS, Config
+from recbole_llm.settings.defaults import known_keys, union_columns
 from recbole_llm.settings.models import recbole_models
 from tests.refusals import refused
 from tests.test_registry import own_properties  # noqa: F401
@@ -446,8 +446,8 @@ def test_columns_left_out_by_the_user_win_over_our_lists():
 
 def test_all_models_of_a_command_load_the_same_columns():
     lists = [{"inter": ["a", "b"]}, {"inter": ["b", "c"], "item": "*"}, {"item": ["x"]}]
-    assert union_load_col([{"load_col": columns} for columns in lists]) == {"inter": ["a", "b", "c"], "item": "*"}
-    assert union_load_col([{"load_col": {"inter": ["a"]}}, {"load_col": None}]) is None
+    assert union_columns(lists) == {"inter": ["a", "b", "c"], "item": "*"}
+    assert union_columns([{"inter": ["a"]}, None]) is None
 
 
 # ---- where the data lies

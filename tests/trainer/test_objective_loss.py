@@ -19,6 +19,7 @@ from recbole_llm.llm.legal import LegalSets
 from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.llm.trunks import TrunkScorer
+from recbole_llm.model.objective_reader import check_titles
 from recbole_llm.objective import (
     BEARObjective,
     CFTObjective,
@@ -32,7 +33,6 @@ from recbole_llm.objective import (
 from recbole_llm.objective.token_objective import FirstTokens
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
-from recbole_llm.trainer.objective_loss import check_titles
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.step_loss import MeanNll, ObjectiveMeans
 from tests.families import make_model

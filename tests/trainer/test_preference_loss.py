@@ -22,7 +22,7 @@ from recbole_llm.objective.preferences import (
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.passes import Passes
-from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, rows_of, wrong_kinds
+from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, wrong_kinds
 from tests.trainer.test_objective_loss import (
     HISTORIES,
     PROMPTS,
@@ -124,7 +124,7 @@ def test_where_policy_and_reference_agree_each_term_is_log_2(model, name):
     reader, rows = AnswerReader(model.scorer), np.arange(len(PROMPTS))
     with torch.no_grad():
         for one in passes.of_step(rows, KINDS, sum(passes.answer_lengths.values()) + passes.prompt_lengths):
-            reference[rows_of(one)] = answer_sums(passes, one, KINDS, reader).numpy()
+            reference[one.rows] = answer_sums(passes, one, KINDS, reader).numpy()
     loss = loss_of(passes, name, reference)
     found = loss.backward(rows, {REAL: 1.0}, loss.lengths([REAL]))
     counts = MASK.sum(axis=1)[MASK.any(axis=1)]
