@@ -73,11 +73,13 @@ def recbole_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def load_yaml(file: str | Path) -> dict[str, Any]:
-    """Read one property or config file.
+def load_yaml(file: str | Path, what: str = "config file", about: str = "config_files") -> dict[str, Any]:
+    """Read one property or config file, or another of this form.
 
     Args:
         file: a YAML file that holds ``key: value`` pairs; an empty file holds none.
+        what: what messages call it.
+        about: the setting that names it.
 
     Raises:
         InputError: the file is missing, is no valid YAML, or holds something else than pairs.
@@ -85,23 +87,16 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
     try:
         content = copy.deepcopy(_parsed(Path(file).read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputError(
-            f"cannot read the config file {file}: {error.strerror}", kind="file", about="config_files"
-        ) from error
+        raise InputError(f"cannot read the {what} {file}: {error.strerror}", kind="file", about=about) from error
     except RecursionError as error:
-        raise InputError(
-            f"the config file {file} nests its values too deep", kind="file", about="config_files"
-        ) from error
+        raise InputError(f"the {what} {file} nests its values too deep", kind="file", about=about) from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(
-            f"the config file {file} is not valid YAML: {' '.join(str(error).split())}",
-            kind="file",
-            about="config_files",
-        ) from error
+        told = " ".join(str(error).split())
+        raise InputError(f"the {what} {file} is not valid YAML: {told}", kind="file", about=about) from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"the config file {file} must hold `key: value` pairs", kind="file", about="config_files")
+        raise InputError(f"the {what} {file} must hold `key: value` pairs", kind="file", about=about)
     return content
 
 

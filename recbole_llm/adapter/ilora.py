@@ -75,7 +75,10 @@ class ILoraAdapter(InstanceLoraAdapter):
     permuted: Annotated[bool, Setting("control experiment: gates follow another training row's history")] = False
 
     name: ClassVar[str] = "ilora"
-    checked_settings: ClassVar[tuple[str, ...]] = ("num_experts", "gate", "gate_top_k", "scale")
+    checked_settings: ClassVar[tuple[str, ...]] = (
+        *InstanceLoraAdapter.checked_settings,
+        *("num_experts", "gate", "gate_top_k", "scale"),
+    )
     not_in_peft: ClassVar[tuple[str, ...]] = ("states", "permuted")
 
     def __post_init__(self) -> None:

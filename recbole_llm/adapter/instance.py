@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from recbole_llm.adapter.lora import LoraAdapter
@@ -40,8 +39,6 @@ class InstanceLoraAdapter(LoraAdapter):
     states: SequenceStates | None = field(default=None, repr=False, compare=False)
 
     needs_states: ClassVar[bool] = True
-    checked_settings: ClassVar[tuple[str, ...]] = ()
-    """Of peft's configuration, settings that show nowhere in the weights."""
     not_in_peft: ClassVar[tuple[str, ...]] = ("states",)
     """Fields of the adapter that peft's configuration does not have, beside LoRA's."""
 
@@ -132,20 +129,6 @@ class InstanceLoraAdapter(LoraAdapter):
         """What LoRA's configuration does not have."""
         others = {*self.not_in_peft, *(own.name for own in fields(LoraAdapter))}
         return {own.name: getattr(self, own.name) for own in fields(self) if own.name not in others}
-
-    def _load_weights(self, model: PeftModel, folder: Path) -> None:
-        from peft import PeftConfig
-
-        attached = model.peft_config[model.active_adapter]
-        super()._load_weights(model, folder)
-        saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
-        for key in self.checked_settings:
-            if getattr(saved, key) != getattr(attached, key):
-                raise InputError(
-                    f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
-                    "use the same setting",
-                    kind="conflict",
-                )
 
 
 def _tuner(model: nn.Module) -> ILoraModel:

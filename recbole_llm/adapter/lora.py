@@ -104,6 +104,8 @@ class LoraAdapter(Adapter):
 
     name: ClassVar[str] = "lora"
     starts_at_zero: ClassVar[str] = "lora_B"
+    checked_settings: ClassVar[tuple[str, ...]] = ("r", "lora_alpha")
+    """Of peft's configuration, what is compared on loading: the scale, for one, shows nowhere in the weights."""
     """Part of the names of the weights that are zero until something is learned."""
 
     def __post_init__(self) -> None:
@@ -216,7 +218,7 @@ class LoraAdapter(Adapter):
         from peft import set_peft_model_state_dict
         from peft.utils import load_peft_weights
 
-        _check_settings(model.peft_config[model.active_adapter], folder)
+        self._check_settings(model.peft_config[model.active_adapter], folder)
         state = load_peft_weights(str(folder), device="cpu")
         if difference := describe_difference(state, _peft_state(model)):
             raise InputError(
@@ -229,6 +231,24 @@ class LoraAdapter(Adapter):
                 raise InputError(
                     f"adapter {folder}: {name} was not loaded into the model; report this with your peft version",
                     kind="environment",
+                )
+
+    def _check_settings(self, attached: PeftConfig, folder: Path) -> None:
+        """Refuse an adapter that was trained with other settings than those of the attached one."""
+        from peft import PeftConfig
+
+        try:
+            saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"adapter {folder}: no readable adapter_config.json; copy the folder again or retrain", kind="file"
+            ) from error
+        for key in self.checked_settings:
+            if getattr(saved, key) != getattr(attached, key):
+                raise InputError(
+                    f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
+                    "use the same setting",
+                    kind="conflict",
                 )
 
     def _check_learned(self, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -248,22 +268,3 @@ def _peft_state(model: PeftModel) -> dict[str, Tensor]:
         model, adapter_name=model.active_adapter, save_embedding_layers=False
     )
     return state
-
-
-def _check_settings(attached: PeftConfig, folder: Path) -> None:
-    """Rank and targets show in shapes and names; the scale shows nowhere in the weights."""
-    from peft import PeftConfig
-
-    try:
-        saved = PeftConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"adapter {folder}: no readable adapter_config.json; copy the folder again or retrain", kind="file"
-        ) from error
-    for key in ("r", "lora_alpha"):
-        if getattr(saved, key) != getattr(attached, key):
-            raise InputError(
-                f"adapter {folder}: it was trained with {key} {getattr(saved, key)}, not {getattr(attached, key)}; "
-                "use the same setting",
-                kind="conflict",
-            )

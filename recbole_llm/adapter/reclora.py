@@ -57,7 +57,10 @@ class RecLoraAdapter(InstanceLoraAdapter):
     ] = "product"
 
     name: ClassVar[str] = "reclora"
-    checked_settings: ClassVar[tuple[str, ...]] = ("num_experts", "temperature", "top_k", "square_root", "mix")
+    checked_settings: ClassVar[tuple[str, ...]] = (
+        *InstanceLoraAdapter.checked_settings,
+        *("num_experts", "temperature", "top_k", "square_root", "mix"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

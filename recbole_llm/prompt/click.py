@@ -30,6 +30,7 @@ class ClickPromptEncoder(PromptEncoder):
 
     cut_slot: ClassVar[str] = "target"
     least_history: ClassVar[int] = 0
+    may_list_candidates: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """See :class:`PromptEncoder`.
@@ -41,16 +42,9 @@ class ClickPromptEncoder(PromptEncoder):
         self.answer_token_ids = self._answer_tokens()
 
     @classmethod
-    def make_layout(
-        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None = None, candidates: bool = False
+    def _make_layout(
+        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None, candidates: bool
     ) -> Layout:
-        """See :class:`PromptEncoder`.
-
-        Raises:
-            ValueError: Candidates are asked for.
-        """
-        if candidates:
-            raise ValueError("a yes/no question is about one item and lists no candidates")
         return wording.click(style, tokenizer)
 
     def has_prompt(self, example: Example) -> bool:

@@ -41,6 +41,7 @@ class CodePromptEncoder(PromptEncoder):
 
     cut_slot: ClassVar[str] = ""  # nothing is cut: a code is shown whole or not at all
     least_history: ClassVar[int] = 1
+    may_list_candidates: ClassVar[bool] = False
     sentence: ClassVar[str] = "code_input"
     """The sentence of the wording that holds the slots."""
 
@@ -55,16 +56,9 @@ class CodePromptEncoder(PromptEncoder):
         super().__init__(*args, **options)
 
     @classmethod
-    def make_layout(
-        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None = None, candidates: bool = False
+    def _make_layout(
+        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None, candidates: bool
     ) -> Layout:
-        """See :class:`PromptEncoder`.
-
-        Raises:
-            ValueError: Candidates are asked for.
-        """
-        if candidates:
-            raise ValueError("a prompt of codes lists no candidates")
         return wording.of_codes(cls.sentence, style, tokenizer)
 
     def has_prompt(self, example: Example) -> bool:

@@ -49,6 +49,8 @@ class PromptEncoder(ABC):
     """The slot whose last title is cut where dropping titles is not enough."""
     least_history: ClassVar[int]
     """Titles of the history that are never dropped."""
+    may_list_candidates: ClassVar[bool] = True
+    """Whether these prompts can list titles to choose from."""
 
     def __init__(
         self,
@@ -98,11 +100,24 @@ class PromptEncoder(ABC):
         self._check_limit(self._least_tokens(), "the prompt template", "shorten the template")
 
     @classmethod
-    @abstractmethod
     def make_layout(
         cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None = None, candidates: bool = False
     ) -> Layout:
-        """The layout of these prompts in a wording; arguments and errors as for :meth:`Wording.next_item`."""
+        """The layout of these prompts in a wording; arguments and errors as for :meth:`Wording.next_item`.
+
+        Raises:
+            ValueError: Candidates are asked for, and these prompts list none.
+        """
+        if candidates and not cls.may_list_candidates:
+            raise ValueError(f"{cls.__name__} lists no candidates")
+        return cls._make_layout(wording, style, tokenizer, candidates)
+
+    @classmethod
+    @abstractmethod
+    def _make_layout(
+        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None, candidates: bool
+    ) -> Layout:
+        """See :meth:`make_layout`; candidates are asked for only where the prompts may list some."""
 
     # ---- what is asked of every kind of prompt
 

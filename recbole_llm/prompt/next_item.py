@@ -37,10 +37,9 @@ class TitlePromptEncoder(PromptEncoder):
     least_history: ClassVar[int] = 1
 
     @classmethod
-    def make_layout(
-        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None = None, candidates: bool = False
+    def _make_layout(
+        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None, candidates: bool
     ) -> Layout:
-        """See :class:`PromptEncoder`."""
         return wording.next_item(style, tokenizer, candidates=candidates)
 
     def has_prompt(self, example: Example) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from recbole_llm.prompt.example import Example
 from recbole_llm.prompt.layout import Layout
@@ -32,17 +32,12 @@ class SummaryPromptEncoder(TitlePromptEncoder):
         2. Toy Story
     """
 
-    @classmethod
-    def make_layout(
-        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None = None, candidates: bool = False
-    ) -> Layout:
-        """See :class:`PromptEncoder`.
+    may_list_candidates: ClassVar[bool] = False
 
-        Raises:
-            ValueError: Candidates are asked for.
-        """
-        if candidates:
-            raise ValueError("a prompt that asks for a user lists no candidates")
+    @classmethod
+    def _make_layout(
+        cls, wording: Wording, style: str, tokenizer: PreTrainedTokenizerBase | None, candidates: bool
+    ) -> Layout:
         return wording.summary(style, tokenizer)
 
     def text(self, example: Example) -> str:

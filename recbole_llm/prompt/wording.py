@@ -8,11 +8,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from recbole_llm.errors import InputError
 from recbole_llm.prompt.layout import Layout, slot_mark
-from recbole_llm.property_files import find_properties
+from recbole_llm.property_files import find_properties, load_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -119,7 +117,7 @@ class Wording:
             InputError: The file cannot be read, or a key is missing, unknown or not text.
         """
         where = "prompt template" if isinstance(source, Mapping) else f"prompt template {source}"
-        wording = source if isinstance(source, Mapping) else _read_yaml(Path(source), where)
+        wording = source if isinstance(source, Mapping) else load_yaml(source, "prompt template", about="")
         known = [field.name for field in fields(cls)]
         if unknown := [str(key) for key in wording if key not in known]:
             raise InputError(
@@ -227,15 +225,3 @@ def _slots(text: str, name: str) -> list[str]:
         raise InputError(
             f"{name} has a stray brace ({error}); write {{{{ or }}}} for one in the text", about=name
         ) from error
-
-
-def _read_yaml(path: Path, where: str) -> Mapping[str, Any]:
-    try:
-        wording = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror}", kind="file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}", kind="file") from error
-    if not isinstance(wording, Mapping):
-        raise InputError(f"{where} must map keys to text", kind="file")
-    return wording

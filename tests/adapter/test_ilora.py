@@ -520,8 +520,8 @@ def test_trainable_state_has_the_gate_and_comes_back(saved):
 def test_a_lost_gate_and_other_settings_stop_the_run(saved, tmp_path):
     folder = saved[0] / "adapter"
     for options, kind, message in (
-        ({"gate": "linear"}, "file", "do not fit"),
-        ({"gate": "mlp", "num_experts": 2}, "file", "do not fit"),
+        ({"gate": "linear"}, "conflict", "gate mlp, not linear"),
+        ({"gate": "mlp", "num_experts": 2}, "conflict", r"num_experts \d, not 2"),
         ({"gate": "mlp", "representation_size": 7}, "file", "do not fit"),
         ({"gate": "mlp", "scale": "rank"}, "conflict", "scale expert_rank, not rank"),
         ({"gate": "mlp", "alpha": 16}, "conflict", "lora_alpha 32, not 16"),

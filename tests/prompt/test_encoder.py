@@ -210,12 +210,16 @@ def test_mistakes_in_the_wording_are_one_line_errors_that_name_file_and_key(tmp_
 def test_missing_keys_and_unreadable_files_are_named(tmp_path):
     with refused("verb", "missing", "key 'verb' is missing; it needs item, items, verb"):
         Wording.load({"item": "movie", "items": "movies"})
-    with refused("", "file", "absent.yaml cannot be read: No such file"):
+    with refused("", "file", "cannot read the prompt template .*absent.yaml: No such file"):
         Wording.load(tmp_path / "absent.yaml")
-    for text in ("- a list", "", "item: [", "item: a: b"):
+    twice = yaml.safe_dump(WORDS) + yaml.safe_dump(WORDS)
+    for text in ("- a list", "item: [", "item: a: b", twice, "item: " + "[" * 10_000):
         (tmp_path / "bad.yaml").write_text(text)
-        with refused("", "file", r"prompt template .*bad.yaml (must map keys|is not valid YAML)"):
+        with refused("", "file", r"prompt template .*bad.yaml (must hold|is not valid YAML|nests its values too deep)"):
             Wording.load(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("")
+    with refused("item", "missing", "prompt template .*bad.yaml: key 'item' is missing"):
+        Wording.load(tmp_path / "bad.yaml")
 
 
 def test_an_unknown_style_lists_the_styles():
