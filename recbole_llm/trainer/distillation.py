@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,18 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.curriculum import mean_distance
 from recbole_llm.disk import write_json
-from recbole_llm.distributed import on_main, process
+from recbole_llm.distributed import on_main
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
+from recbole_llm.kept import KeptRows
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.progress import Bar
 from recbole_llm.settings.stage_checks import check_readable
+from recbole_llm.stages import UNFINISHED
 
 ANSWERS, SUMMARY, NEAREST = "answers.jsonl", "summary.json", "nearest.npy"
-CHUNK = 256  # rows answered between two writes: what a killed run loses at most
+CHUNK = 256  # rows answered together, and kept
 MANY_EMPTY = 0.05
 RANKED = "ranked"  # which text is kept with distil_on_trie
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def distil(
     """Answer all training prompts and keep one raw text each (SOFT, arXiv 2505.20771, self-distillation).
 
     The texts are not grounded: they may be no catalogue title, or the true one. A killed run continues after the
-    last whole chunk it wrote.
+    last whole chunk that it kept.
 
     Args:
         model: the fine-tuned model.
@@ -52,18 +53,16 @@ def distil(
         folder: where ``answers.jsonl`` is written, and what :func:`summarise` makes of it.
         progress: whether to show a progress bar.
     """
-    file = folder / ANSWERS
-    done = on_main(lambda: _whole_chunks(file))
-    starts = range(done, len(examples), CHUNK)
-    with open(file if process().is_main else os.devnull, "a", encoding="utf-8") as stream:
-        for start in Bar(starts, desc="Distil", unit="chunk", ncols=100, disable=not progress):
-            part = torch.arange(start, min(start + CHUNK, len(examples)))
-            for row, text in zip(part.tolist(), _answers(model, rows[part], select), strict=True):
-                stream.write(json.dumps({"row": row_hash(examples[row]), "answer": text}, ensure_ascii=False) + "\n")
-            stream.flush()
-            if process().is_main:
-                os.fsync(stream.fileno())
-    on_main(lambda: summarise(model, rows, read_answers(file, examples), folder))
+    kept, texts = KeptRows(folder / UNFINISHED, "distilled-answers"), dict[int, str]()
+
+    def answer(part: Sequence[int]) -> dict[int, str]:
+        return dict(zip(part, _answers(model, rows[torch.tensor(part)], select), strict=True))
+
+    starts = range(0, len(examples), CHUNK)
+    for start in Bar(starts, desc="Distil", unit="chunk", ncols=100, disable=not progress):
+        texts |= kept.batch(range(start, min(start + CHUNK, len(examples))), answer)
+    on_main(lambda: _write_answers(folder / ANSWERS, examples, texts))
+    on_main(lambda: summarise(model, rows, read_answers(folder / ANSWERS, examples), folder))
 
 
 def _answers(model: BIGRec, rows: Interaction, select: str) -> list[str]:
@@ -80,17 +79,10 @@ def _answers(model: BIGRec, rows: Interaction, select: str) -> list[str]:
     return [texts[int(np.linalg.norm(own - target, axis=1).argmin())] for texts, own, target in parts]
 
 
-def _whole_chunks(file: Path) -> int:
-    """Cut a killed run's file down to whole chunks. Returns: how many rows stay."""
-    if not file.exists():
-        return 0
-    # As bytes: a write that was cut short may end inside a line, or inside a letter.
-    lines = file.read_bytes().split(b"\n")[:-1]
-    lines = lines[: len(lines) // CHUNK * CHUNK]
-    file.write_bytes(b"".join(line + b"\n" for line in lines))
-    if lines:
-        log.info("Resuming after %d distilled answers.", len(lines))
-    return len(lines)
+def _write_answers(file: Path, examples: Sequence[TokenPair], texts: Mapping[int, str]) -> None:
+    entries = ({"row": row_hash(example), "answer": texts[row]} for row, example in enumerate(examples))
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+    file.write_text("".join(lines), encoding="utf-8")
 
 
 def read_answers(file: Path, examples: Sequence[TokenPair]) -> list[str]:

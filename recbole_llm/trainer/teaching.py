@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +13,16 @@ from recbole.data.interaction import Interaction
 from recbole_llm.coreset.checks import share_of
 from recbole_llm.data.rows import SAMPLE_ID, rows_digest
 from recbole_llm.grounding import Grounding
+from recbole_llm.kept import KeptRows
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.progress import Bar
 from recbole_llm.registry import find_choice
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import TeachingSettings
-from recbole_llm.stages import Stage, stage_seed
+from recbole_llm.stages import UNFINISHED, Stage, stage_seed
 from recbole_llm.trainer.tuning import ANSWERING
 
-CHUNK = 256  # rows ranked between two writes: what a killed run loses at most
+CHUNK = 256  # rows ranked together, and kept
 IDS, ITEMS = "sample_ids.npy", "items.npy"
 
 
@@ -80,24 +80,22 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
         return np.sort(generator.permutation(n_rows)[:count])
 
     def compute(self, folder: Path) -> None:
-        """See :class:`Stage`; a run that was killed continues after the last chunk it wrote."""
-        model, chosen = self._model.eval(), self._chosen()
-        feat, columns = self._rows.inter_feat, self._columns
+        """See :class:`Stage`; a run that was killed continues after the last chunk that it kept."""
+        self._model.eval()
+        chosen, kept = self._chosen(), KeptRows(folder / UNFINISHED, "rankings")
+        found: dict[int, list[int]] = {}
         starts = range(0, len(chosen), CHUNK)
-        parts = []
-        for start in Bar(starts, desc="Teach", unit="chunk", ncols=100, disable=not model.show_progress):
-            file = folder / f"part-{start:08d}.npy"
-            if not file.is_file():
-                part = feat[torch.from_numpy(chosen[start : start + CHUNK])]
-                asked = Interaction({name: part[name] for name in columns}).to(model.device)
-                with torch.no_grad():
-                    np.save(aside := folder / "new.npy", model.rank(asked, self._settings.topk).top_items)
-                os.replace(aside, file)
-            parts.append(file)
-        np.save(folder / ITEMS, np.concatenate([np.load(file) for file in parts]))
-        np.save(folder / IDS, feat[SAMPLE_ID].numpy()[chosen])
-        for file in parts:
-            file.unlink()
+        for start in Bar(starts, desc="Teach", unit="chunk", ncols=100, disable=not self._model.show_progress):
+            found |= kept.batch(chosen[start : start + CHUNK].tolist(), self._rank)
+        np.save(folder / ITEMS, np.array([found[row] for row in chosen.tolist()], dtype=np.int64))
+        np.save(folder / IDS, self._rows.inter_feat[SAMPLE_ID].numpy()[chosen])
+
+    @torch.no_grad()
+    def _rank(self, rows: Sequence[int]) -> dict[int, list[int]]:
+        """The best items of rows, by their indices."""
+        part = self._rows.inter_feat[torch.tensor(rows)]
+        asked = Interaction({name: part[name] for name in self._columns}).to(self._model.device)
+        return dict(zip(rows, self._model.rank(asked, self._settings.topk).top_items.tolist(), strict=True))
 
     def load(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Stage`. Returns: sample ids int64 [lists] and items int64 [lists, k]."""

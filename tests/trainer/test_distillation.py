@@ -119,18 +119,19 @@ def test_answers_come_back_as_they_were_whatever_letters_they_hold(tmp_path, mon
 
 @pytest.mark.parametrize("select", ["top", "nearest"])
 def test_a_file_cut_anywhere_is_completed_to_the_same(tmp_path, monkeypatch, select):
-    """Inside a letter, inside a line, between two lines: what was not wholly written is answered again."""
+    """Inside a line, between two lines: what was not wholly written is answered again."""
     monkeypatch.setattr(distillation, "CHUNK", 4)
     distilled(tmp_path / "whole", select=select)
-    whole = (tmp_path / "whole" / "answers.jsonl").read_bytes()
+    answers = (tmp_path / "whole" / "answers.jsonl").read_bytes()
+    (file,) = (tmp_path / "whole").glob("unfinished/distilled-answers-*.jsonl")
+    whole = file.read_bytes()
     ends = [place for place, byte in enumerate(whole) if byte == ord("\n")]
-    (tmp_path / "broken").mkdir()
-    for cut in [*range(0, len(whole), 7), *ends, *(end + 1 for end in ends), whole.index("日".encode()) + 1]:
-        (tmp_path / "broken" / "answers.jsonl").write_bytes(whole[:cut])
+    (tmp_path / "broken" / "unfinished").mkdir(parents=True)
+    for cut in [*range(0, len(whole), 7), *ends, *(end + 1 for end in ends)]:
+        (tmp_path / "broken" / "unfinished" / file.name).write_bytes(whole[:cut])
         model = distilled(tmp_path / "broken", select=select)
-        kept = whole[:cut].count(b"\n") // 4 * 4
-        assert (tmp_path / "broken" / "answers.jsonl").read_bytes() == whole
-        assert model.asked == list(range(kept, N_ROWS))
+        assert (tmp_path / "broken" / "answers.jsonl").read_bytes() == answers
+        assert model.asked == list(range(whole[:cut].count(b"\n") * 4, N_ROWS))
 
 
 def test_a_broken_distillation_goes_on_after_its_last_chunk(tmp_path, monkeypatch, caplog):
@@ -145,9 +146,10 @@ def test_a_broken_distillation_goes_on_after_its_last_chunk(tmp_path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Answering, "generate_text", fail)
         distilled(tmp_path)
+    monkeypatch.setattr("recbole_llm.kept._written", set())  # as in another process
     with caplog.at_level(logging.INFO):
         assert distilled(tmp_path).asked == [8, 9, 10]
-    assert "Resuming after 8 distilled answers." in caplog.text
+    assert "Resuming after 8 rows of distilled-answers" in caplog.text
     assert read_answers(tmp_path / "answers.jsonl", EXAMPLES) == [text for (text,) in ANSWERS]
 
 
