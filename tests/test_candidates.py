@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.candidates import Candidates
+from recbole_llm.evaluation import candidate_choice
 from recbole_llm.evaluation.answers import answer_metrics
 from recbole_llm.evaluation.candidate_choice import CandidateChoice, Picks
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.prompt import Example
+from recbole_llm.prompt.layout import Layout, slot_mark
 from recbole_llm.settings.config import Config
 from tests.refusals import refused
 from tests.runs import Finished, histories_in
@@ -281,3 +284,24 @@ def test_a_classic_model_picks_the_lower_id_among_equals():
     scores[0, 1] = torch.nan
     with pytest.raises(ValueError, match="not a number"):
         picks.eval_batch_collect(scores, Interaction({"sample_id": torch.arange(4)}), None, None)
+
+
+def test_answers_on_lines_are_as_diverse_as_the_titles_that_they_name(monkeypatch):
+    """What goes on behind the first line is no part of an answer; nor are quotes of a title its format."""
+    titles, candidates = [None, "Heat", "Babe"], np.array([[1, 2], [1, 2]])
+    model = SimpleNamespace(
+        eval=lambda: None,
+        candidates=SimpleNamespace(of=lambda rows: candidates),
+        catalog=SimpleNamespace(titles=titles),
+        grounding=SimpleNamespace(chooses=False),
+        generate_text=lambda rows: ["Babe\nHeat", "Babe\nBabe"],
+        prompts=SimpleNamespace(layout=Layout.of_blocks(["", "", "Watched: " + slot_mark("history")], "lines")),
+    )
+    ids = np.array(["[PAD]", "1", "2"])
+    dataset = SimpleNamespace(
+        inter_feat=None, uid_field="user_id", iid_field="item_id", field2id_token={"user_id": ids, "item_id": ids}
+    )
+    monkeypatch.setattr(candidate_choice, "row_pairs", lambda dataset: np.array([[1, 1], [2, 2]]))
+    found = candidate_choice._let_answer(model, SimpleNamespace(dataset=dataset))
+    assert found.summary == {"distinct_answers": 0.5, "top_answer": 1.0}
+    assert found.rows["hit"].tolist() == [0, 1]

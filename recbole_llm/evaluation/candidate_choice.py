@@ -17,7 +17,7 @@ from recbole_llm.data.rows import Rows, row_pairs
 from recbole_llm.evaluation.answers import answer_outcomes, outcome_metrics
 from recbole_llm.evaluation.base import Evaluation, Protocol, joined_ids, outside_ids
 from recbole_llm.evaluation.spread import answer_spread
-from recbole_llm.prompt.titles import clean_answer, normalize_title
+from recbole_llm.prompt.titles import normalize_title
 from recbole_llm.settings.task_checks import LOSS
 from recbole_llm.stages import StageStore
 
@@ -148,7 +148,8 @@ def _let_answer(model: AbstractRecommender, loader: AbstractDataLoader) -> Evalu
     outcomes = np.zeros((2, 2, len(answers)), dtype=bool)
     for index, rule in enumerate(("strict", "reference")):
         outcomes[index][:, found] = answer_outcomes([answers[row] for row in found], listed, targets, rule)
-    return _evaluation(loader.dataset, answers, candidates, outcomes[0], outcomes[1])
+    named = [model.prompts.layout.title_of(answer) for answer in answers]
+    return _evaluation(loader.dataset, answers, candidates, outcomes[0], outcomes[1], named)
 
 
 def best_candidates(candidates: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -209,13 +210,19 @@ class Picks:
 def _picked(dataset: Dataset, items: np.ndarray, candidates: np.ndarray, titles: Sequence[str | None]) -> Evaluation:
     """Each row's answer is one candidate, or none (0), so the rules cannot differ."""
     outcomes = np.stack([items > 0, items == row_pairs(dataset)[:, 1]])
-    return _evaluation(dataset, [titles[item] or "" for item in items], candidates, outcomes, outcomes)
+    answers = [titles[item] or "" for item in items]
+    return _evaluation(dataset, answers, candidates, outcomes, outcomes, answers)
 
 
 def _evaluation(
-    dataset: Dataset, answers: Sequence[str], candidates: np.ndarray, strict: np.ndarray, reference: np.ndarray
+    dataset: Dataset,
+    answers: Sequence[str],
+    candidates: np.ndarray,
+    strict: np.ndarray,
+    reference: np.ndarray,
+    named: Sequence[str],
 ) -> Evaluation:
-    """Outcomes are bool [2, rows], valid answers and hits."""
+    """Outcomes are bool [2, rows], valid answers and hits; ``named`` are the titles that the answers name."""
     by_rule = {"": outcome_metrics(*strict), "_reference": outcome_metrics(*reference)}
     pairs = row_pairs(dataset)
     names = ("valid", "hit")
@@ -229,5 +236,5 @@ def _evaluation(
         }
     )
     metrics = {name + rule: found[name] for rule, found in by_rule.items() for name in RATIOS}
-    spread = answer_spread(np.array([normalize_title(clean_answer(answer)) for answer in answers], dtype=object))
+    spread = answer_spread(np.array([normalize_title(title) for title in named], dtype=object))
     return Evaluation(metrics, rows, pairs, summary=spread)

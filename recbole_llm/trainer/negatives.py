@@ -12,7 +12,7 @@ from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.negatives import false_negative_mask
-from recbole_llm.prompt.titles import clean_answer, normalize_title
+from recbole_llm.prompt.titles import normalize_title
 from recbole_llm.stages import stage_seed
 from recbole_llm.trainer.preference_loss import Across
 
@@ -138,11 +138,11 @@ def grounded(model: BIGRec, rows: TrainingRows, texts: Sequence[str], known: Seq
 def as_they_are(
     model: BIGRec, rows: TrainingRows, texts: Sequence[str], known: Sequence[Sequence[int]]
 ) -> WrongAnswers:
-    """The texts without their quotes, titles or not; none where one is empty, or the title of the target or known."""
+    """The titles that the texts name, real or not; none where one is empty, or that of the target or known."""
     titles, targets = model.catalog.titles, rows.readable[model.ITEM_ID].tolist()
     kept = []
     for text, target, items in zip(texts, targets, known, strict=True):
-        answer = clean_answer(text)
+        answer = model.prompts.layout.title_of(text)
         names = {normalize_title(titles[item] or "") for item in (*items, target)}
         kept.append("" if normalize_title(answer) in names else answer)
     return WrongAnswers(np.zeros((len(kept), 1), dtype=np.int64), kept)

@@ -17,6 +17,7 @@ from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.model import base
 from recbole_llm.objective.preference_settings import PreferenceSettings
+from recbole_llm.prompt import TitlePromptEncoder, Wording
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.trainer.negatives import (
     as_they_are,
@@ -212,3 +213,16 @@ def test_a_generated_text_is_its_nearest_title_or_stands_as_it_is(drawn_from):
     assert ids[0] == right[0] and ids[2] == model.response(other)
     assert model.backbone.decode(ids[3][:-1]) == '"no such title"' and ids[3][-1] == model.backbone.eos_token_id
     assert nearest.token_ids(model, right)[0][2] == model.response(other)
+
+
+def test_a_text_on_lines_is_the_title_of_its_first_line():
+    """Its quotes belong to the title, and what goes on behind the line is no part of the answer."""
+    titles = [None, "Heat", '"Heroes"', "Babe"]
+    words = Wording("movie", "movies", "watched")
+    prompts = TitlePromptEncoder(words, lambda text: [*map(ord, text)], titles, eos_token_id=0, style="lines")
+    model: Any = SimpleNamespace(catalog=SimpleNamespace(titles=titles), ITEM_ID="i", prompts=prompts)
+    rows: Any = SimpleNamespace(readable={"i": torch.tensor([1, 1, 2, 1])})
+    texts = ["Heat\nBabe", "babe \nHeat", '"Heroes"', '"Heroes"\nBabe']
+    found = as_they_are(model, rows, texts, [[2], [3], [3], [3]])
+    assert found.texts == ["", "", "", '"Heroes"']
+    assert found.token_ids(model, [[0]] * 4)[0][3] == prompts.item_response(2)
