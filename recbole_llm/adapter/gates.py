@@ -172,7 +172,9 @@ class GateNetwork(nn.Module):
         logits = F.linear(representations, self.weight)
         if self.kind == "topk":
             # Softmax of the kept logits, not of their probabilities as in the authors' code, which would flatten them.
-            kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(self.top_k, dim=1).indices, True)
+            # The lower expert among equals, on every device, which torch.topk leaves open.
+            best = logits.argsort(dim=1, descending=True, stable=True)[:, : self.top_k]
+            kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, True)
             return logits.masked_fill(~kept, -math.inf)
         if self.kind == "noisy" and self.training:
             return logits + self.noise * self._noise_like(logits)

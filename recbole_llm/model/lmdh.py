@@ -204,7 +204,9 @@ class LMDH(SequentialRecommender):
         beta = self._weights_of(interaction)[:, self.n_relevance :]
         if self._clip:
             beta = beta.clamp(min=0)
-        best = torch.topk(scores, min(self._settings.topn, self.n_items - 1), dim=1).indices.sort(dim=1).values
+        n_best = min(self._settings.topn, self.n_items - 1)
+        ranked = torch.sort(scores, dim=1, descending=True, stable=True).indices  # of equals the lower item id
+        best = ranked[:, :n_best].sort(dim=1).values
         for row in range(len(scores)):
             items = best[row]
             table = (self._distances(items[None], items[None])[0] * beta[row]).sum(dim=2)

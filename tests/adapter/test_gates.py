@@ -198,6 +198,13 @@ def test_topk_keeps_the_largest_logits_and_their_odds():
     assert torch.equal(network("topk", top_k=4)(h), network()(h))
 
 
+def test_of_equal_logits_the_lower_experts_are_kept():
+    gate = network("topk", d=3, k=20, top_k=4)
+    with torch.no_grad():
+        gate.weight.copy_(torch.eye(3)[[0, *[1] * 19]])
+    assert gate(torch.tensor([[1.0, 0.5, 0.0]]))[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+
+
 def test_noise_is_in_training_only():
     gate, h = network("noisy", noise=0.1), torch.randn(2000, 3)
     assert not torch.equal(gate.train()(h), gate(h))

@@ -92,6 +92,18 @@ def test_lists_are_greedy_by_relevance_and_distance(learnt):
         assert behind == sorted(behind, key=lambda item: (-float(relevance[row, item]), item))
 
 
+def test_of_equally_relevant_items_the_lower_ids_are_listed(learnt, monkeypatch):
+    """As cold items are, which differ in nothing that the model sees."""
+    model, rows, _ = learnt
+    batch = rows.test.inter_feat[torch.arange(4)]
+    relevance = torch.where(torch.arange(model.n_items) % 7 == 3, 1.0, 0.0).double().expand(4, -1)
+    monkeypatch.setattr(model, "_relevance", lambda interaction: relevance.clone())
+    scores, before = model.full_sort_predict(batch), np.flatnonzero(relevance[0].numpy()).tolist()
+    lower = [item for item in range(1, model.n_items) if item not in before]
+    for best in torch.sort(scores, descending=True, stable=True).indices[:, :12].tolist():
+        assert sorted(best) == sorted(before + lower[: 12 - len(before)])
+
+
 def test_distances_are_those_of_pairs(learnt):
     model, _, _ = learnt
     found = model._distances(torch.tensor([[1, 2]]), torch.tensor([[2, 3, 4]]))[0]
