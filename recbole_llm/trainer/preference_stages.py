@@ -184,6 +184,8 @@ class PreferenceStage(RowsStage):
             facts["nll_weight"] = settings.nll_weight
         if len(self.draws) > 1:
             facts["draws"] = len(self.draws)
+        if self.draws[0].across is not None and settings.mask_user_train:  # it masks other rows' answers as well
+            facts["mask_user_train"] = True
         if self.draws[0].across is not None and own.objective.compares_prompts:
             vectors = self.draws[0].prompts
             facts["prompts"] = None if vectors is None else hash_arrays(vectors)

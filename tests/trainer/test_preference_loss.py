@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from recbole_llm.curriculum import REAL
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.objective import dmpo_loss, dpo_loss, rpo_diagonal_loss, rpo_loss, rpo_weights, sdpo_loss
+from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.objective.preferences import (
     DMPOPreference,
     DPOPreference,
@@ -21,8 +23,11 @@ from recbole_llm.objective.preferences import (
 )
 from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
+from recbole_llm.trainer.negatives import WrongAnswers
 from recbole_llm.trainer.passes import Passes
 from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, wrong_kinds
+from recbole_llm.trainer.preference_stages import Preference, PreferenceStage
+from recbole_llm.trainer.tuning_stages import ContinuedStage
 from tests.trainer.test_objective_loss import (
     HISTORIES,
     PROMPTS,
@@ -199,3 +204,21 @@ def test_each_epoch_has_the_wrong_answers_of_its_own_draw_and_a_resumed_one_as_w
     resumed = PreferenceLoss(passes_of(model), *options, draws, AnswerReader(model.scorer))
     resumed.load_state({"draw": 1})
     assert resumed.backward(rows, {REAL: 1.0}, resumed.lengths([REAL])).item() == pytest.approx(found[1], abs=1e-6)
+
+
+def test_what_users_took_is_a_fact_where_rows_are_set_against_one_another(monkeypatch):
+    """It decides which answers of others stand against a row, whatever the row's own are; elsewhere these tell it."""
+    monkeypatch.setattr(ContinuedStage, "facts", lambda self: {})
+
+    def facts(name: str, across: Any, masked: bool) -> dict[str, Any]:
+        settings = PreferenceSettings(preference=name, mask_user_train=masked)
+        rows: Any = SimpleNamespace(examples=[0] * len(MASK))
+        start: Any = SimpleNamespace(name="start")
+        own = Preference(SimpleNamespace(), rows, start, WrongAnswers(WRONG), settings)  # type: ignore[arg-type]
+        stage = PreferenceStage(own, 0.1, [Opposites(MASK, np.zeros((len(MASK), 3)), across)])
+        found: dict[str, Any] = stage.facts()["preference"]
+        return found
+
+    for name in ("rpo", "rpo_diagonal"):
+        assert facts(name, across_of, True) == facts(name, across_of, False) | {"mask_user_train": True}
+    assert facts("dpo", None, True) == facts("dpo", None, False)
