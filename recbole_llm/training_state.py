@@ -6,7 +6,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,22 @@ def set_random_state(state: Tensors) -> None:
         device = int(name.partition(":")[2])
         if device < torch.cuda.device_count():
             torch.cuda.set_rng_state(state[name], device)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """A context in which torch's generators of the CPU and of one device start from a seed; then they are as before.
+
+    Those of other devices are left alone, which ``torch.manual_seed`` would reseed.
+
+    Args:
+        seed: seed.
+        device: what is computed on.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for own in devices:
+            with torch.cuda.device(own):
+                torch.cuda.manual_seed(seed)
+        yield

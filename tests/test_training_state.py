@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from recbole_llm import training_state
-from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, unpack_optimizer
+from recbole_llm.model import solid_codebook
+from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, seeded, unpack_optimizer
 
 WRITES = ((shutil, "rmtree"), (os, "replace"), (Path, "mkdir"), (training_state, "save_file"))
 
@@ -93,3 +95,38 @@ def test_an_optimiser_goes_on_as_if_it_had_not_been_put_away(kind, tmp_path):
     unpack_optimizer(optimizer := kind([again], lr=0.1), tensors, OPTIMIZER)
     steps(optimizer, again, 3)
     assert torch.equal(again, whole)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.Generator:
+    """What ``torch.cuda`` draws from, on a machine without one."""
+    own = torch.Generator().manual_seed(7)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": own.get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="cuda": own.set_state(state))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, own.manual_seed)
+    return own
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_seed_is_that_of_a_stage_alone(gpu, device):
+    """On whatever device it draws, the generators of the CPU and of the others are afterwards as they were."""
+    before, drawn = (torch.get_rng_state(), gpu.get_state()), []
+    for _ in range(2):
+        with seeded(3, torch.device(device)):
+            drawn.append([*torch.rand(2).tolist(), *torch.rand(2, generator=gpu).tolist()])
+            inside = gpu.get_state()
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert torch.equal(gpu.get_state(), before[1] if device == "cuda" else inside)
+    assert drawn[0][:2] == drawn[1][:2] and (drawn[0] == drawn[1]) == (device == "cuda")
+
+
+def test_solids_classes_go_on_with_what_a_device_draws(gpu, tmp_path):
+    model: Any = torch.nn.Linear(2, 1)
+    for device, goes_on in (("cuda", True), ("cpu", False)):
+        words = (model, torch.optim.Adam(model.parameters()), tmp_path / device)
+        solid_codebook._save(*words, 1, 0.5, model.state_dict(), torch.device(device))
+        drawn = torch.rand(2, generator=gpu)
+        assert solid_codebook._resumed(*words, torch.device(device))[:2] == (1, 0.5)
+        assert torch.equal(torch.rand(2, generator=gpu), drawn) == goes_on

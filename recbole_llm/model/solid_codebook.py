@@ -17,7 +17,7 @@ from recbole_llm.hashing import hash_arrays
 from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors
 from recbole_llm.settings.models import find_model
 from recbole_llm.stages import UNFINISHED, Stage, stage_seed
-from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, unpack_optimizer
+from recbole_llm.training_state import OPTIMIZER, load_training, pack_optimizer, save_training, seeded, unpack_optimizer
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -183,17 +183,17 @@ def train_classes(
     Returns:
         Its class vectors, float32 [classes, d].
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage_seed(config["seed"], "solid", "codebook"))
+    with seeded(stage_seed(config["seed"], "solid", "codebook"), device):
         model = SemanticModel(config, int(classes.max())).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
         rows, judged = (_class_rows(part, classes, device) for part in (train, valid))
-        first, best, kept = _resumed(model, optimizer, states)
+        first, best, kept = _resumed(model, optimizer, states, device)
         for epoch in range(first, config["semantic_epochs"]):
             if states is not None and epoch > first:
-                _save(model, optimizer, states, epoch, best, kept)
+                _save(model, optimizer, states, epoch, best, kept, device)
             model.train()
-            for index in torch.randperm(len(rows[2]), device=device).split(config["train_batch_size"]):
+            order = torch.randperm(len(rows[2])).to(device)  # drawn on the CPU: the same on every device
+            for index in order.split(config["train_batch_size"]):
                 optimizer.zero_grad()
                 loss = cross_entropy(model(rows[0][index], rows[1][index]), rows[2][index])
                 loss.backward()
@@ -213,6 +213,7 @@ def _save(
     epoch: int,
     best: float,
     kept: dict[str, Tensor],
+    device: torch.device,
 ) -> None:
     """Keep a training after so many epochs, with the weights of its best one."""
     tensors = {
@@ -220,12 +221,13 @@ def _save(
         **{f"best.{name}": value for name, value in kept.items()},
         **pack_optimizer(optimizer, OPTIMIZER),
         "random": torch.get_rng_state(),
+        **({"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),  # dropout's
     }
     save_training(states, tensors, {"epoch": epoch, "best": best})
 
 
 def _resumed(
-    model: SemanticModel, optimizer: torch.optim.Optimizer, states: Path | None
+    model: SemanticModel, optimizer: torch.optim.Optimizer, states: Path | None, device: torch.device
 ) -> tuple[int, float, dict[str, Tensor]]:
     """Go on from the last state, if there is one. Returns: epochs so far, the least loss, the weights that had it."""
     found = None if states is None else load_training(states)
@@ -236,6 +238,8 @@ def _resumed(
     model.load_state_dict({name: tensors[f"model.{name}"] for name in names})
     unpack_optimizer(optimizer, tensors, OPTIMIZER)
     torch.set_rng_state(tensors["random"])
+    if device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], device)
     log.info("Resuming after epoch %d of SOLID's model of classes.", told["epoch"])
     return told["epoch"], told["best"], {name: tensors[f"best.{name}"] for name in names}
 

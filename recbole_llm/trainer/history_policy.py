@@ -22,6 +22,7 @@ from recbole_llm.model.base import LLMRecommender
 from recbole_llm.modes import evaluating
 from recbole_llm.registry import find_choice
 from recbole_llm.stages import Stage, stage_seed
+from recbole_llm.training_state import seeded
 
 if TYPE_CHECKING:
     from recbole.data.dataset import SequentialDataset
@@ -124,8 +125,7 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
         histories, rewards = self._rewards()
         items, sizes = padded(histories)
         seed = stage_seed(self._config["seed"], self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, torch.device("cpu")):
             policy = self._untrained()
             learn_by_table(policy, items, sizes, torch.from_numpy(rewards), self.settings.history_updates, seed)
         np.savez_compressed(folder / REWARDS, rewards=rewards, sizes=sizes.numpy())

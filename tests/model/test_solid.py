@@ -12,6 +12,7 @@ from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import load_rows
 from recbole_llm.llm.text_encoders import find_text_encoder, load_text_encoder
 from recbole_llm.model.solid import SOLID
+from recbole_llm.model.solid_codebook import train_classes
 from recbole_llm.semantic_ids.heads import classes_of_vectors
 from recbole_llm.settings.config import Config
 from recbole_llm.stages import stage_seed
@@ -127,6 +128,17 @@ def test_the_same_seed_gives_the_same_bits_with_a_stage_made_and_found_and_is_as
     assert torch.equal(third.model.codebook, one.model.codebook)
     again, here = asked_in_new_process(one, tmp_path, ["u1", "u9"], k=8)
     assert again == here
+
+
+def test_the_order_of_rows_is_the_cpus_and_no_device_is_reseeded(world, tmp_path, monkeypatch):
+    config = Config("SOLID", world.name, settings={**SETTINGS, "data_path": str(world.parent)})
+    rows, devices, permutation = load_rows(config, few_shot=False), [], torch.randperm
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the accelerators are reseeded"))
+    monkeypatch.setattr(
+        torch, "randperm", lambda n, **options: devices.append(options.get("device")) or permutation(n, **options)
+    )
+    train_classes(config, np.arange(61) % 8, rows.train, None, torch.device("cpu"))
+    assert devices == [None] * SETTINGS["semantic_epochs"]
 
 
 def test_classes_come_from_a_text_encoder_of_titles(world, tmp_path):

@@ -93,6 +93,16 @@ def test_the_folder_compares_lengths_by_tokens(plain, chosen):
     assert stages[0].items() <= stages[1].items() and set(stages[1]) - set(stages[0]) == {"history-policy"}
 
 
+def test_the_actor_leaves_the_random_numbers_of_accelerators_alone(chosen, monkeypatch, tmp_path):
+    stage = HistoryPolicyStage(chosen.model, chosen.config, chosen._trained.rows.train, "any")
+    rewards = np.array([[0.5, 0.1, np.nan], [0.2, np.nan, np.nan]])
+    monkeypatch.setattr(stage, "_rewards", lambda: ([[1, 2], [3]], rewards))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the accelerators are reseeded"))
+    before = torch.get_rng_state()
+    stage.compute(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.slow
 def test_where_tokens_are_dear_one_item_is_shown(world, saved):
     dear = run(world, saved, history_policy="sar", history_price=1000.0, history_updates=100)
