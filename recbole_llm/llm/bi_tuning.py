@@ -89,13 +89,19 @@ class MFormer(nn.Module):
 
     def votes(self, states: Sequence[Tensor]) -> Tensor:
         """How likely each item of all histories finds each expert. Returns: [items of all, experts]."""
-        found: Tensor = (torch.cat(list(states)) @ self.router.T).softmax(dim=1)
+        with self._exactly():
+            found: Tensor = (torch.cat(list(states)) @ self.router.T).softmax(dim=1)
         return found
+
+    def _exactly(self) -> torch.autocast:
+        """A context for the router: votes in bfloat16 would choose other experts (as gates of adapters)."""
+        return torch.autocast(self.router.device.type, enabled=False)
 
     @torch.no_grad()
     def chosen(self, states: Sequence[Tensor]) -> list[int]:
         """The expert of each history; the first where no item is known."""
-        return [route_experts(own, self.router)[2] for own in states]
+        with self._exactly():
+            return [route_experts(own, self.router)[2] for own in states]
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         """The vectors before each prompt.
@@ -109,7 +115,8 @@ class MFormer(nn.Module):
         chosen = self.chosen(states)
         queries = self.experts[chosen]
         if self.scales:
-            scores = [route_experts(own, self.router)[1] for own in states]
+            with self._exactly():
+                scores = [route_experts(own, self.router)[1] for own in states]
             shares = [
                 own[expert] / own.sum() if len(items) else queries.new_ones(()) / len(own)
                 for own, expert, items in zip(scores, chosen, states, strict=True)

@@ -142,7 +142,9 @@ class Laser(LLMRecommender):
 
             def run(batch: list[int]) -> None:
                 histories, prompts = zip(*(distinct[row] for row in batch), strict=True)
-                found[batch] = normalize(self.encode(prompts, self.item_states(histories)), dim=1).cpu().numpy()
+                with self.autocast():
+                    encoded = self.encode(prompts, self.item_states(histories))
+                found[batch] = normalize(encoded, dim=1).cpu().numpy()
                 bar.update(len(batch))
 
             batches = run_batches(lengths, self.generation_budget, run, together=True)

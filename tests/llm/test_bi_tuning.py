@@ -99,6 +99,20 @@ def test_rows_know_nothing_of_each_other_and_padding_is_not_seen():
     assert module.votes(states).shape == (8, 4) and module.chosen(states)[2] == 0
 
 
+def test_the_router_is_not_computed_in_half():
+    """Among other numbers a history would have other experts."""
+    module, histories = mformer(router_scale=True), [states_of(10, seed=seed)[0] for seed in range(200)]
+    module.router.data *= 50
+    votes, chosen = module.votes(histories), module.chosen(histories)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module.votes(histories), votes) and module.chosen(histories) == chosen
+        for block in list(module.blocks):  # the shares of the experts alone
+            block.forward = lambda queries, *others: queries  # type: ignore[method-assign]
+        module.output = torch.nn.Identity()  # type: ignore[assignment]
+        scaled = module(histories)
+    assert torch.equal(scaled, module(histories))
+
+
 def test_items_are_seen_in_every_other_block():
     assert [block.items is not None for block in mformer().blocks] == [True, False, True]
     module = mformer(layers=1, experts=1)

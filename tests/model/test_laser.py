@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM
 
 import recbole_llm
@@ -136,6 +137,17 @@ def test_the_ranking_is_that_of_cosines(run):
     scores = model.full_sort_predict(rows)
     assert torch.isinf(scores[:, ~torch.from_numpy(model.catalog.has_title)]).all()
     assert (scores.argmax(dim=1).numpy() == ranking.top_items[:, 0]).all()
+
+
+def test_items_and_users_are_encoded_in_the_numbers_of_training(run, monkeypatch):
+    """With enable_amp bfloat16, as each pass of training is."""
+    model, item = run.model, int(run.model.titled[0])
+    prompt, exact = model.prompts.prompt(Example([item], 0)), run.model.item_embeddings[item].copy()
+    monkeypatch.setattr(Laser, "in_half", True)
+    with torch.no_grad(), model.autocast():
+        expected = normalize(model.encode([prompt], model.item_states([[item]])), dim=1)[0].numpy()
+    found = model.vectors([(prompt, (item,))])[0]
+    assert np.array_equal(found, expected) and not np.allclose(found, exact, atol=1e-5)
 
 
 def test_items_of_one_title_have_vectors_of_their_own(run):
