@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from recbole_llm.arrays import computes_in_torch, to_ids
-from recbole_llm.objective.means import unit
+from recbole_llm.objective.means import products, unit
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def soft_targets(x: Tensor, y: Tensor, tau: float) -> Tensor:
         [[0.668188, 0.331812], [0.331812, 0.668188]]
     """
     _check_views(x, y)
-    targets: Tensor = (tau / 2 * (x @ x.T + y @ y.T)).softmax(dim=1)
+    targets: Tensor = (tau / 2 * (products(x, x) + products(y, y))).softmax(dim=1)
     return targets
 
 
@@ -95,7 +95,7 @@ def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = Fa
     _check_temperature(tau)
     targets = soft_targets(x, y, tau)
     targets = targets.detach() if detach_targets else targets
-    logits = x @ y.T / tau
+    logits = products(x, y) / tau
     rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
     columns = -(targets.T * logits.T.log_softmax(dim=1)).sum(dim=1)
     loss: Tensor = (rows + columns).sum() / (2 * max(len(x), 1))
@@ -123,7 +123,7 @@ def infonce_loss(x: Tensor, y: Tensor, tau: float) -> Tensor:
     """
     _check_views(x, y)
     _check_temperature(tau)
-    logits = unit(x) @ unit(y).T / tau
+    logits = products(unit(x), unit(y)) / tau
     own = torch.arange(len(x), device=x.device)
     return (_mean_loss(logits, own) + _mean_loss(logits.T, own)) / 2
 
@@ -154,7 +154,7 @@ def all_item_loss(users: Tensor, items: Tensor, targets: Tensor, tau: float) -> 
         raise ValueError(f"users [b, d], items [n, d] and targets [b] do not match: {shapes}")
     _check_temperature(tau)
     to_ids(targets, len(items), "target")  # torch leaves -100 out
-    return _mean_loss(unit(users) @ unit(items).T / tau, targets.long())
+    return _mean_loss(products(unit(users), unit(items)) / tau, targets.long())
 
 
 def _check_views(x: Tensor, y: Tensor) -> None:

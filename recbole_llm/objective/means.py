@@ -35,6 +35,13 @@ def unit(vectors: Tensor) -> Tensor:
     return scaled / torch.where(largest > 0, scaled.norm(dim=1, keepdim=True), 1.0)
 
 
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products of the rows of x [m, d] and y [n, d], [m, n]; autocast, which would halve their digits, is off."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return x.to(dtype) @ y.to(dtype).T
+
+
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Sum of weights * values over the sum of weights; 0, still part of the graph, where that is 0.
 

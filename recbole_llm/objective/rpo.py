@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.arrays import computes_in_torch
-from recbole_llm.objective.means import softplus, unit, weighted_mean, widened
+from recbole_llm.objective.means import products, softplus, unit, weighted_mean, widened
 
 
 @computes_in_torch("chosen_prompts", "rejected_prompts", others=("mask",))
@@ -37,7 +37,7 @@ def rpo_weights(
     shapes = tuple(chosen_prompts.shape), tuple(rejected_prompts.shape)
     if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
         raise ValueError(f"chosen_prompts [m, d] and rejected_prompts [n, d] do not match: {shapes[0]}, {shapes[1]}")
-    cosines = unit(widened(chosen_prompts.detach())) @ unit(widened(rejected_prompts.detach())).T
+    cosines = products(unit(widened(chosen_prompts.detach())), unit(widened(rejected_prompts.detach())))
     logits = (cosines - 1) / temperature
     kept = _kept(mask, logits)
     weights = torch.where(kept, logits, -torch.inf).softmax(dim=1) if logits.numel() else logits

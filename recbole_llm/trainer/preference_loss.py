@@ -142,9 +142,9 @@ class PreferenceLoss(StepLoss):
             own = np.array(one.rows)
             with self.passes.model.autocast():
                 sums = self._sums(one)
-                share = int(self.opposites.mask[own].any(axis=1).sum()) / max(total, 1)
-                value = self._value(self._log_ratios(sums, own), own)
-                value = value * (1.0 if self.objective.across_rows else share) + self._nll(sums, own, n_tokens)
+            share = int(self.opposites.mask[own].any(axis=1).sum()) / max(total, 1)
+            value = self._value(self._log_ratios(sums, own), own)  # in float32, as where a step has several passes
+            value = value * (1.0 if self.objective.across_rows else share) + self._nll(sums, own, n_tokens)
             self.tokens += one.n_tokens
             value.backward()
             loss += float(value.detach())

@@ -27,6 +27,19 @@ def test_losses_of_worked_examples():
     assert float(all_item_loss([[1.0, 0]], items, [1], 0.05)) == pytest.approx(8.000335, abs=1e-6)
 
 
+def test_autocast_takes_no_digits():
+    """The cosines of a step's states are as exact inside the pass that makes the states as outside."""
+    x, y = (torch.randn(16, 8, generator=torch.Generator().manual_seed(seed)) + 1 for seed in (0, 1))
+
+    def losses() -> list[float]:
+        found = (soft_target_loss(x, y, 0.5), infonce_loss(x, y, 0.1), all_item_loss(x, y, torch.arange(16), 0.1))
+        return [float(loss) for loss in (*found, soft_targets(x, y, 1.0).std())]
+
+    exact = losses()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses() == exact and soft_targets(x, y, 1.0).dtype == torch.float32
+
+
 def test_no_items_cost_nothing_and_give_a_gradient():
     x = torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)
     for loss in (

@@ -261,3 +261,10 @@ def test_shapes_that_do_not_match_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_weights_of_prompts_are_as_exact_under_autocast():
+    prompts = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)) + 1
+    exact = rpo_weights(prompts, prompts, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rpo_weights(prompts, prompts, 0.5), exact)

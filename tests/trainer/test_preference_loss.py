@@ -122,6 +122,25 @@ def test_a_step_is_that_of_the_pure_function_however_it_is_cut(model, name):
         assert record["wrong_ratio"] == pytest.approx(wrong.mean(), abs=1e-4) and not loss.record()
 
 
+@pytest.mark.parametrize("budget", [10_000, 60])
+@pytest.mark.parametrize("name", ["rpo", "dpo"])
+def test_contrasts_are_no_matter_of_autocast_however_a_step_is_cut(model, name, budget, monkeypatch):
+    passes = passes_of(model, budget)
+    monkeypatch.setattr(passes, "in_half", True, raising=False)
+    monkeypatch.setattr(model, "autocast", lambda: torch.autocast("cpu", torch.bfloat16), raising=False)
+    loss, found = loss_of(passes, name, np.zeros((len(PROMPTS), 3), dtype=np.float32)), {"sums": set(), "loss": set()}
+    for owner, part in ((loss, "_sums"), (loss.objective, "loss")):
+        inner: Any = getattr(owner, part)
+
+        def noted(*words: Any, inner: Any = inner, part: str = part) -> Any:
+            found[part.strip("_")].add(torch.is_autocast_enabled("cpu"))
+            return inner(*words)
+
+        monkeypatch.setattr(owner, part, noted)
+    loss.backward(np.arange(len(PROMPTS)), {REAL: 1.0}, loss.lengths([REAL]))
+    assert found == {"sums": {True}, "loss": {False}}
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_where_policy_and_reference_agree_each_term_is_log_2(model, name):
     passes = passes_of(model, 60)
