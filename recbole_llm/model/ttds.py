@@ -119,7 +119,10 @@ class TTDS(SemID):
         users, targets = feat[self.USER_ID].tolist(), feat[self.ITEM_ID].tolist()
         times = feat[time].tolist() if time and time in feat else list(range(len(users)))
         named = {item for item, code in enumerate(self.codes) if code is not None}
-        self.takers = Takers.of(users, targets, times, self.histories(feat), named)
+        listed = f"{time}{self.config['LIST_SUFFIX']}"
+        begun = feat[listed][:, 0].tolist() if time and listed in feat else None
+        longest = self.config["MAX_ITEM_LIST_LENGTH"]
+        self.takers = Takers.of(users, targets, times, self.histories(feat), named, longest, begun)
         if not self.twin.user_tower:
             return
         vectors = self._user_vectors(self.takers.users)
@@ -137,11 +140,11 @@ class TTDS(SemID):
         self.code_tokens.start_rows(self.llm, self._first_user, starts, generator)
 
     def _means(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """Mean of the vectors of the items with codes: float32 [histories, d]; zeros if there are none."""
+        """Mean of the vectors of the different items with codes: float32 [histories, d]; zeros if there are none."""
         table = self._state.item_vectors.detach().cpu().numpy()
         found = np.zeros((len(histories), table.shape[1]), dtype=np.float32)
         for row, history in enumerate(histories):
-            places = self._place[list(history)]
+            places = self._place[list(dict.fromkeys(history))]
             if (places >= 0).any():
                 found[row] = table[places[places >= 0]].mean(axis=0)
         return found

@@ -87,7 +87,7 @@ class Takers:
     """Who took which items in the training rows.
 
     Attributes:
-        users_of: the users who took an item that has a code, in the order of time.
+        users_of: the users who took an item that has a code, in the order of the first time that each did.
         items_of: the items that the rows of a user show, each once.
     """
 
@@ -102,6 +102,8 @@ class Takers:
         times: Sequence[float],
         histories: Sequence[Sequence[int]],
         named: Collection[int],
+        longest: int = 0,
+        begun: Sequence[float] | None = None,
     ) -> Takers:
         """Those of rows.
 
@@ -111,15 +113,23 @@ class Takers:
             times: of each row.
             histories: the items before it.
             named: the items that have a code.
+            longest: items that a history shows at most: a shorter one shows all that its user took until then.
+            begun: when the first item of each history was taken; by default, the time of its row.
         """
-        users_of: dict[int, list[int]] = {}
+        users_of: dict[int, dict[int, None]] = {}
         items_of: dict[int, dict[int, None]] = {}  # in the order in which they are first shown
-        for _, user, item in sorted(zip(times, users, targets, strict=True)):
+        taken, seen = list(zip(times, users, targets, strict=True)), set[int]()
+        for row in sorted(range(len(taken)), key=lambda row: times[row]):
+            user, history = users[row], histories[row]
+            if user not in seen and 0 < len(history) < longest:  # its first item, which is the target of no row
+                taken.append((times[row] if begun is None else begun[row], user, history[0]))
+            seen.add(user)
+        for _, user, item in sorted(taken):
             if item in named:
-                users_of.setdefault(item, []).append(user)
+                users_of.setdefault(item, {})[user] = None
         for user, item, history in zip(users, targets, histories, strict=True):
             items_of.setdefault(user, {}).update(dict.fromkeys((*history, item)))
-        return cls(users_of, {user: list(items) for user, items in items_of.items()})
+        return cls(*({key: list(found) for key, found in table.items()} for table in (users_of, items_of)))
 
     @property
     def users(self) -> list[int]:

@@ -85,6 +85,8 @@ def test_a_user_without_training_rows_is_named_by_the_history(run):
     named = {name: batch[name] for name in batch.columns if name != model.USER_ID}
     (first, *_) = model.examples(type(batch)(named))
     assert first.user == model._tokens_of_user(strange) and first.history == known.history
+    own, other = model.items[:2].tolist()  # and, as of a user with rows, every item counts once
+    assert np.array_equal(model._means([[own, other, own]]), model._means([[own, other]]))
 
 
 def test_a_row_is_scored_and_ranked_for_its_own_user(run, tmp_path):
@@ -119,6 +121,19 @@ def test_a_user_has_every_item_of_its_rows_once(rows):
     assert all(items == sorted(set(items), key=shown[user].index) for user, items in found.items())
 
 
+def test_a_users_first_item_is_taken_too_and_an_item_once_by_each():
+    """Of users 1 (3, 5, 3, 4), 2 (5, 3, 6) and 3 (6, 3), the last not shown from the beginning."""
+    users, targets, times = [1, 1, 1, 2, 2, 3], [5, 3, 4, 3, 6, 3], [2.0, 5.0, 7.0, 4.0, 8.0, 1.0]
+    histories, begun = [[3], [3, 5], [3, 5, 3], [5], [5, 3], [6, 6, 6, 6]], [0.0, 0.0, 0.0, 3.0, 3.0, 0.5]
+    rows = (users, targets, times, histories, {3, 5, 6})
+    found = Takers.of(*rows, longest=4, begun=begun)
+    assert found.users_of == {3: [1, 3, 2], 5: [1, 2], 6: [2]} and found.searches == [(3, [1, 3, 2]), (5, [1, 2])]
+    assert Takers.of(*rows, longest=4).users_of[3] == [3, 1, 2]  # when user 1 began is not known
+    assert Takers.of(*rows).users_of == {3: [3, 2, 1], 5: [1], 6: [2]}
+    again = Takers.of([1, 1], [3, 3], [0.0, 1.0], [[4], [4, 3]], {3, 4}, longest=9)
+    assert again.users_of == {4: [1], 3: [1]} and not again.searches
+
+
 def test_texts_of_users_are_among_the_facts(run, monkeypatch):
     model = run.model
     assert "texts" not in model.facts()["users"]
@@ -135,13 +150,14 @@ def test_searches_ask_for_the_last_user_who_took_an_item(run):
     more, searches = model.more_examples(), model.takers.searches
     assert searches and len(more) == model.n_more_examples == 2 * len(model.items) + len(searches)
     rows = run._trained.rows.train.inter_feat
+    names = ("timestamp", model.USER_ID, model.ITEM_ID, "timestamp_list", model.ITEM_SEQ)
+    taken, begun = [], set()
+    for time, user, target, times, history in sorted(zip(*(rows[name].tolist() for name in names), strict=True)):
+        taken += [(time, user, target), *([] if user in begun else [(times[0], user, history[0])])]
+        begun.add(user)
     for (prompt, answer), (item, users) in zip(more[-len(searches) :], searches, strict=True):
-        own = sorted(
-            (float(time), int(user))
-            for time, user, target in zip(rows["timestamp"], rows[model.USER_ID], rows[model.ITEM_ID], strict=True)
-            if target == item
-        )
-        assert [user for _, user in own][-21:] == users
+        own = [user for _, user, other in sorted(taken) if other == item]
+        assert list(dict.fromkeys(own))[-21:] == users
         codes = model._state.user_codes[users].numpy()
         assert answer == [*model._tokens_of_user(codes[-1]), model.backbone.eos_token_id]
         coded = [token for token in prompt if token >= model.backbone.first_code]
