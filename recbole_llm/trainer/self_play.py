@@ -13,6 +13,7 @@ import torch
 
 from recbole_llm.disk import write_json
 from recbole_llm.distributed import process
+from recbole_llm.grounding.settings import GroundingSettings
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.model.bigrec import BIGRec
@@ -27,7 +28,9 @@ from recbole_llm.trainer.tuning import Tuning, TuningResult
 from recbole_llm.trainer.tuning_stages import Start
 
 TEXTS = "texts.json"
-ANSWERING = ("length_penalty", "first_line")  # what else decides an answer; a stage of the defaults says nothing of it
+# What else decides an answer, and what title it is taken for; a stage of the defaults says nothing of it.
+ANSWERING = ("length_penalty", "first_line")
+SEARCHING = ("faiss_index", "faiss_search")
 
 
 class OwnAnswersStage(Stage[WrongAnswers]):
@@ -58,13 +61,16 @@ class OwnAnswersStage(Stage[WrongAnswers]):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        generation = GenerationSettings.from_settings(self._tuning.config.final_config_dict)
-        usual = GenerationSettings()
+        config = self._tuning.config.final_config_dict
+        generation, usual = GenerationSettings.from_settings(config), GenerationSettings()
+        index, usual_index = GroundingSettings.from_settings(config), GroundingSettings()
+        searching = () if self._is_raw else SEARCHING
         return {
             "from": self._start.name,
             "rows": hash_arrays(self._drawn),
             "max_new_tokens": generation.max_new_tokens,
             **{name: value for name in ANSWERING if (value := getattr(generation, name)) != getattr(usual, name)},
+            **{name: value for name in searching if (value := getattr(index, name)) != getattr(usual_index, name)},
             **({"answers": "raw"} if self._is_raw else {}),
             **({"mask_user_train": True} if self._settings.mask_user_train else {}),
         }

@@ -99,9 +99,9 @@ def test_the_models_own_answers_are_those_of_an_evaluation(with_rows, monkeypatc
 def test_how_answers_are_searched_is_a_fact_of_them_where_it_is_not_the_usual(with_rows):
     """Stages of the defaults are found again, by the name that they had before anything else was told."""
     model, rows, _ = with_rows
-    settings = PreferenceSettings(preference="sprec")
 
-    def facts(**changed: Any) -> dict[str, Any]:
+    def facts(self_negative: str = "grounded", **changed: Any) -> dict[str, Any]:
+        settings = PreferenceSettings(preference="sprec", self_negative=self_negative)
         config = SimpleNamespace(final_config_dict={**model.config.final_config_dict, **changed})
         tuning = SimpleNamespace(config=config, model=model)
         start = SimpleNamespace(name="fine-tune-0")
@@ -109,8 +109,10 @@ def test_how_answers_are_searched_is_a_fact_of_them_where_it_is_not_the_usual(wi
 
     usual = facts()
     assert set(usual) == {"from", "rows", "max_new_tokens"}
-    for changed in ({"length_penalty": 0.5}, {"first_line": True}):
+    approximate = {"faiss_index": "HNSW32", "faiss_search": "efSearch=64"}
+    for changed in ({"length_penalty": 0.5}, {"first_line": True}, approximate):
         assert facts(**changed) == usual | changed
+    assert facts("raw", **approximate) == facts("raw")  # a text as it is, is not searched for
 
 
 def test_a_catalogue_that_runs_out_gives_fewer(drawn_from):
