@@ -100,7 +100,7 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
     """
 
     name = "history-policy"
-    format_number: ClassVar[int] = 2
+    format_number: ClassVar[int] = 3
 
     def __init__(self, model: LLMRecommender, config: Config, train: SequentialDataset, weights: str) -> None:
         self._model, self._config, self._weights = model, config, weights
@@ -158,6 +158,7 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
         model = self._model
         asked: list[tuple[int, int, list[int], list[int], list[int]]] = []
         kept: list[list[int]] = []
+        in_all: list[int] = []  # tokens of each row's prompt with all items, be it offered or not
         for whole in model.examples(self._rows.inter_feat):
             history = list(whole.history)
             examples = [replace(whole, history=history[-n:]) for n in self._distinct(len(history))]
@@ -167,6 +168,7 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
                 pair = (model.prompts.prompt(one), model.prompts.response(one))
                 asked.append((len(kept), index, *pair, list(one.history)))
             kept.append(history)
+            in_all.append(len(model.prompts.prompt(whole)))
         if not kept:
             raise InputError("history_policy", "no training row has titles at every length to be scored", kind="data")
         sizes = [len(prompt) + len(answer) for _, _, prompt, answer, _ in asked]
@@ -183,7 +185,7 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
                 tokens[rows, indices] = [len(prompt) for prompt in prompts]
 
             run_batches(sizes, model.generation_budget, run, "shortest first")
-        return kept, rewards - self.settings.history_price * tokens / tokens.max(axis=1, keepdims=True)
+        return kept, rewards - self.settings.history_price * tokens / np.array(in_all, dtype=np.float32)[:, None]
 
     def _distinct(self, size: int) -> list[int]:
         """The lengths that show a history of this many items differently."""

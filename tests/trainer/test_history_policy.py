@@ -71,6 +71,19 @@ def test_rewards_are_log_likelihoods_less_the_price_of_tokens(chosen):
     model.history_cut = whole
 
 
+def test_the_price_is_that_of_all_items_whether_or_not_they_are_offered(chosen, monkeypatch):
+    """Of a history of ten items and lengths 1 and 3, three items cost less than the price of ten."""
+    model = chosen.model
+    monkeypatch.setattr(model, "history_cut", None)
+    stage, rewards = HistoryPolicyStage(model, chosen.config, chosen._trained.rows.train, "any"), []
+    for lengths in ([1, 3], [1, 3, 10]):
+        stage.lengths = lengths
+        histories, found = stage._rewards()
+        rewards.append(found)
+    assert max(map(len, histories)) > 3
+    np.testing.assert_allclose(rewards[0], rewards[1][:, :2], atol=1e-5)
+
+
 def test_rewards_are_of_prompts_that_list_candidates_where_those_of_the_run_do(world, saved):
     own = {key: value for key, value in SETTINGS.items() if key not in ("topk", "metrics", "valid_metric", "epochs")}
     where = {"data_path": str(world.parent), "checkpoint_dir": str(saved), "candidates": 4, "epochs": 0}
