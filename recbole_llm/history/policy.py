@@ -197,7 +197,8 @@ def learn_by_table(
         seed: seed of the rows and choices.
     """
     known = rewards[~rewards.isnan()]
-    scaled = (rewards - known.mean()) / (known.std() + 1e-8)
+    spread = known.std() if len(known) > 1 else 0.0  # of a single reward it is not a number
+    scaled = (rewards - known.mean()) / (spread + 1e-8)
     draws = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
     policy.train()

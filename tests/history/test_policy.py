@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.history import LengthPolicy, SarSettings, last_items, newest, policy_loss
+from recbole_llm.history import LengthPolicy, SarSettings, last_items, learn_by_table, newest, policy_loss
 
 LENGTHS = [1, 2, 3, 5, 8, 12]
 
@@ -100,3 +100,13 @@ def test_entropy_counts_lengths_that_can_be_chosen():
 
 def test_choices_are_lengths_that_differ():
     assert SarSettings().choices(50) == [1, 2, 5, 10, 20, 50] and SarSettings().choices(7) == [1, 2, 5, 7]
+
+
+def test_a_single_known_reward_is_no_reason_to_fail():
+    """One row with a history of one item has one length to choose, and learns nothing but stays usable."""
+    torch.manual_seed(0)
+    policy = LengthPolicy(9, [1, 2, 4], 8, 5)
+    items, sizes = torch.tensor([[3]]), torch.tensor([1])
+    learn_by_table(policy, items, sizes, torch.tensor([[-0.5, torch.nan, torch.nan]]), updates=3, seed=0)
+    assert all(torch.isfinite(weight).all() for weight in policy.parameters())
+    assert policy.best(items, sizes).tolist() == [1] and not policy.training
