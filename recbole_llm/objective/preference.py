@@ -74,11 +74,14 @@ def sdpo_loss(
     """
     chosen, rejected, kept = _aligned(chosen, rejected, mask)
     gaps = beta * (rejected - chosen[:, None])
-    some = kept.any(dim=1, keepdim=True)
-    gaps = torch.where(
-        kept, gaps, torch.where(some, -torch.inf, 0.0).to(gaps)
-    )  # no row is all -inf: its gradient is nan
-    return _over_rows(softplus(torch.logsumexp(gaps, dim=1)), kept, row_weights)
+    # logsumexp has no gradient but nan at infinite gaps, so these stay out of it: answers that cannot be cost nothing,
+    # and those that must be cost infinitely much, with the gradient of DPO.
+    counted, certain = kept & ~torch.isinf(gaps), kept & torch.isposinf(gaps)
+    some = counted.any(dim=1)
+    finite = torch.where(counted, gaps, torch.where(some, -torch.inf, 0.0).to(gaps)[:, None])  # no row is all -inf
+    losses = torch.where(some, softplus(torch.logsumexp(finite, dim=1)), 0.0)
+    losses = torch.where(certain.any(dim=1), _over_negatives(softplus(gaps), certain), losses)
+    return _over_rows(losses, kept, row_weights)
 
 
 @computes_in_torch("chosen", "rejected", others=COUNTED)

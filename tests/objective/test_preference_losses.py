@@ -263,6 +263,25 @@ def test_shapes_that_do_not_match_are_refused():
             call()
 
 
+@pytest.mark.parametrize("loss", FAMILY)
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [(1, [-torch.inf] * 2), (torch.inf, [1, 2]), (-torch.inf, [1, 2]), (1, [torch.inf] * 2), (1, [-torch.inf, 2])],
+)
+def test_an_impossible_answer_leaves_the_gradient_finite(loss, chosen, rejected):
+    """Of either kind; with one negative of a row, S-DPO and DMPO are DPO there too, and so are their gradients."""
+    found = []
+    for function, width in ((loss, 2), (loss, 1), (dpo_loss, 1)):
+        a = torch.tensor([chosen, 0.3], requires_grad=True)
+        b = torch.tensor([rejected[:width], [0.2, 0.1][:width]], requires_grad=True)
+        value = function(a, b, 0.1)
+        slopes = torch.autograd.grad(value, (a, b))
+        assert not value.isnan() and all(torch.isfinite(slope).all() for slope in slopes)
+        found.append((value.detach(), *slopes))
+    for one, other in zip(*found[1:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_weights_of_prompts_are_as_exact_under_autocast():
     prompts = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)) + 1
     exact = rpo_weights(prompts, prompts, 0.5)
