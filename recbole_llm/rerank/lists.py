@@ -111,7 +111,8 @@ def rerank_scores(base: Array, order: Array) -> Any:
     """Scores that rank the re-ordered items first, in their new order, and leave the scores of others.
 
     Of the n items in ``order`` the last gets ``s + 1`` and the first ``s + n``, with s the n-th highest base score:
-    where they are a model's n best items, they stay above all others.
+    where they are a model's n best items, they stay above all others. Where fewer than n scores are finite, s is the
+    lowest of these, and where 1 is lost beside s, the steps are the smallest there are.
 
     Args:
         base: [items], a model's scores.
@@ -132,9 +133,22 @@ def rerank_scores(base: Array, order: Array) -> Any:
     if len(np.unique(items)) < len(items):
         raise ValueError("the order names an item twice")
     if len(items):
-        nth = np.partition(scores, len(scores) - len(items))[len(scores) - len(items)]
-        scores[items] = nth + np.arange(len(items), 0, -1)
+        scores[items] = _rising(scores, len(items))[::-1]
     return like(scores, base)
+
+
+def _rising(scores: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """n different finite numbers, ascending, above the n-th highest score, where that is finite."""
+    finite = scores[np.isfinite(scores)]
+    nth = np.partition(scores, len(scores) - n)[len(scores) - n]
+    if not np.isfinite(nth):
+        nth = 0.0 if not len(finite) else finite.min() if nth < 0 else finite.max()
+    found: NDArray[np.float64] = nth + np.arange(1, n + 1)
+    if (np.diff(found, prepend=nth) > 0).all():
+        return found
+    for place in range(n):
+        nth = found[place] = np.nextafter(nth, np.inf)
+    return found
 
 
 def best_left(scores: NDArray[np.float64], left: NDArray[np.bool_]) -> int:

@@ -92,6 +92,25 @@ def test_relevance_alone_leaves_the_base_order(seed):
     assert rerank_scores(scores, base[-2:])[base[-2:]].tolist() == [np.sort(scores)[-2] + n for n in (2, 1)]
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        [-np.inf, 0.3, -np.inf, 2.0, -np.inf],
+        [-np.inf] * 5,
+        [1e17, 3e17, -np.inf, 2e17, 0.0],
+        [-1e300, -2e300, -3e300, -4e300, -5e300],
+        [np.inf, np.inf, np.inf, 1.0, 2.0],
+    ],
+)
+def test_an_order_is_kept_where_a_step_of_one_would_be_lost(base):
+    """Infinite or huge scores; the others stay below, and as they were."""
+    order = np.argsort(-np.array(base), kind="stable")[:3][[1, 2, 0]]
+    found = rerank_scores(np.array(base), order)
+    rest = np.setdiff1d(np.arange(5), order)
+    assert np.isfinite(found[order]).all() and (np.diff(found[order]) < 0).all()
+    assert found[rest].tolist() == np.array(base)[rest].tolist() and found[rest].max() < found[order].min()
+
+
 @given(seeds, st.floats(0.1, 5), st.booleans())
 @settings(max_examples=40)
 def test_blocks_are_the_joint_ridge_regression(seed, ridge, with_prior):
