@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
 USER_ITEMS = "different items"  # of a user's rows: what its vector is the mean of; codes of other means are made anew
+SEARCHES = "each taker of an item once"  # what user searches are made of; what was tuned on others is tuned anew
 log = logging.getLogger(__name__)
 
 
@@ -104,7 +105,8 @@ class TTDS(SemID):
     def facts(self) -> dict[str, Any]:
         """See :class:`SemID`."""
         users = {"users": self._user_facts()} if self.twin.user_tower else {}
-        return {**super().facts(), "twin": self.twin.facts(), **users}
+        searches = {"searches among": SEARCHES} if USER_SEARCH in self.code_settings.tasks else {}
+        return {**super().facts(), "twin": self.twin.facts(), **users, **searches}
 
     def _user_facts(self) -> dict[str, Any]:
         """What the users' first vectors depend on, besides training rows and the items' vectors."""
