@@ -3,7 +3,7 @@
 A prompt is computed once and its answers are branches after it: a branch sees the prompt and itself, never another
 answer, and its positions continue from the prompt's end. The common beginning of answers is computed once as well, so k
 answers form a tree whose root is the last prompt token, and equal answers cost one. A token that nothing follows, such
-as EOS, predicts nothing and is no input at all.
+as EOS, predicts nothing and is no input at all. An item slot, a negative id, is an input and no answer token.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AnswerTree:
     Attributes:
         tokens: the tokens that something follows, each once; a token comes after the one before it.
         parents: index in ``tokens`` of the token before each; -1 is the last prompt token.
-        predictions: (answer, index of the token before, token) of every answer token, answer by answer.
+        predictions: (answer, index of the token before, token) of every answer token but item slots, answer by answer.
     """
 
     tokens: list[int]
@@ -46,7 +46,8 @@ class AnswerTree:
         for index, answer in enumerate(answers):
             before = -1
             for step, token in enumerate(answer, start=1):
-                predictions.append((index, before, token))
+                if token >= 0:  # an item slot is an input, and no token of the vocabulary that could be predicted
+                    predictions.append((index, before, token))
                 if step == len(answer):
                     break
                 if (before, token) not in indices:

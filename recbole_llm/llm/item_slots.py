@@ -2,7 +2,7 @@
 
 A slot is a negative id: ``-i`` stands for item ``i``. No tokenizer gives negative ids, so no text can be taken for a
 slot, the vocabulary and its matrix stay as they are, and what moves ids about (padding, branches, beam search) needs to
-know nothing of them. Only the input embedding does.
+know nothing of them. Only the input embedding does, and what asks for the probabilities of tokens: a slot has none.
 """
 
 from __future__ import annotations

@@ -65,11 +65,12 @@ class PrefillScorer:
         then, then_mask = pad_batch(ends, self.pad_token_id, self.device, left=False)
         cache = self._prefilled(first, first_mask)
         mask = torch.cat([first_mask, then_mask], dim=1)
-        rows, columns = then_mask.nonzero(as_tuple=True)
+        targets = torch.tensor([token for answer in answers for token in answer], device=self.device)
+        asked = targets >= 0  # an item slot is an input, and no token of the vocabulary
+        rows, columns = (index[asked] for index in then_mask.nonzero(as_tuple=True))
         positions = positions_from_mask(mask)[:, first.shape[1] :]
         logits = logits_at(self.model, rows, columns, then, mask, positions, inputs={"past_key_values": cache})
-        targets = torch.tensor([token for answer in answers for token in answer], device=self.device)
-        values = token_log_probs(logits, torch.arange(len(rows), device=self.device), targets)
+        values = token_log_probs(logits, torch.arange(len(rows), device=self.device), targets[asked])
         return AnswerLogProbs(values, rows, torch.zeros_like(rows))
 
     @property

@@ -30,7 +30,7 @@ class TokenTree:
         positions: positions of each token in its sequences.
         runs: (start, end, parent) of the chains that the tree consists of: tokens ``start`` to ``end`` - 1 follow one
             another, and the first of them follows the token ``parent``; -1 is the start of the sequence.
-        predictions: (row, answer, token before, token) of every answer token, by the slots of tokens.
+        predictions: (row, answer, token before, token) of every answer token but item slots, by the slots of tokens.
     """
 
     tokens: list[int]
@@ -65,7 +65,8 @@ class TokenTree:
                 positions += range(shared, len(own))
             before, slots = own, [*slots[:shared], *range(start, end)]
             answer, last = answers[row][index], len(prompts[row]) - 1
-            predictions += [(row, index, slots[last + step], token) for step, token in enumerate(answer)]
+            steps = ((slots[last + step], token) for step, token in enumerate(answer) if token >= 0)  # no item slots
+            predictions += [(row, index, *step) for step in steps]
         return cls(tokens, positions, runs, predictions)
 
     @property

@@ -106,7 +106,11 @@ class LLMInputs(Provider):
         return make_objective(self.config.final_config_dict) if settings.coreset_objective == SAME else None
 
     def _loss_facts(self) -> dict[str, Any]:
-        return {"objective": self.objective.facts()} if self.objective is not None else {}
+        slots = self.model.item_slots and self.settings.effort_tokens == "all"
+        return {
+            **({"objective": self.objective.facts()} if self.objective is not None else {}),
+            **({"item_slots": "inputs"} if slots else {}),  # results that counted them as answer tokens are others
+        }
 
     def _encoder_facts(self) -> dict[str, Any]:
         return {"encoder": self.model.text_encoder(self.model.llm, **ENCODER).fingerprint_facts()}
@@ -206,7 +210,10 @@ class LLMInputs(Provider):
         return reader
 
     def _scored(self, prompt: list[int], response: list[int]) -> tuple[list[int], list[int]]:
-        """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well."""
+        """Prompt and answer of the loss; the code of DEALRec takes the prompt's own tokens in as well.
+
+        Item slots are inputs there, and neither counted nor in the divisor.
+        """
         if self.settings.effort_tokens == "answer":
             return prompt, response
         return prompt[:1], prompt[1:] + response

@@ -13,6 +13,8 @@ from recbole_llm.llm.branches import BranchScorer
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.item_slots import ItemProjector, ItemSlots
 from recbole_llm.llm.loss import positions_from_mask
+from recbole_llm.llm.prefill import PrefillScorer
+from recbole_llm.llm.trunks import TrunkScorer
 from tests.families import FAMILIES, make_family
 
 NEUTRAL = 7
@@ -95,6 +97,28 @@ def test_two_answers_in_one_pass_see_the_vectors_of_their_own_prompt(family):
             expected = after[range(len(answer)), answer]
             own = found.values[(found.rows == row) & (found.answers == place)]
             torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_slots_among_answer_tokens_are_inputs_and_have_no_probability(family):
+    model, slots = make_slots(family)
+    prompts, answers = [[5, 6], [5, 6, 9]], [[20, -3, 21, -5, 2], [-1, 24, 25, -2]]
+    whole, first = TrunkScorer(model, 0), PrefillScorer(model, 0)
+    with torch.no_grad():
+        found = [
+            whole.log_probs(prompts, [[answer] for answer in answers]),
+            whole.tree_log_probs([[0], [1]], prompts, [[answer] for answer in answers]),
+            first.run(prompts, answers),
+        ]
+        expected = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            embedded = embeddings_by_hand(model, slots, prompt + answer)
+            table = plain_copy(model)(inputs_embeds=embedded).logits[0].log_softmax(dim=-1)
+            expected += [table[len(prompt) + i - 1, token] for i, token in enumerate(answer) if token >= 0]
+    for own in found:
+        order = own.rows.argsort(stable=True)
+        assert own.rows[order].tolist() == [0, 0, 0, 1, 1]
+        torch.testing.assert_close(own.values[order], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

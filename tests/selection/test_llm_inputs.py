@@ -22,9 +22,16 @@ from recbole_llm.selection.llm_inputs import LLMInputs
 from tests.selection.rows import N_ROWS, inputs_of
 
 
+def tokens_of_loss(prompt: list[int], response: list[int], which: str) -> list[int]:
+    """Places of the tokens that a row's loss is the mean over: item slots, negative ids, are none of them."""
+    first = len(prompt) if which == "answer" else 1
+    return [place for place in range(first, len(prompt + response)) if (prompt + response)[place] >= 0]
+
+
 @pytest.mark.parametrize("which", ["answer", "all"])
-def test_effort_is_the_norm_of_one_backward_pass_per_row(make, which):
-    config, rows, model = make(effort_tokens=which, lora_dropout=0.5)
+@pytest.mark.parametrize("kind", ["BIGRec", "LLaRA"])
+def test_effort_is_the_norm_of_one_backward_pass_per_row(make, kind, which):
+    config, rows, model = make(kind, effort_tokens=which, lora_dropout=0.5)
     inputs = inputs_of(config, rows, model).llm
     assert model.training
     found = inputs.effort()
@@ -35,11 +42,36 @@ def test_effort_is_the_norm_of_one_backward_pass_per_row(make, which):
         prompt, response = inputs.examples[row]
         tokens = torch.tensor([prompt + response])
         log_probs = model.llm(input_ids=tokens).logits[0].log_softmax(dim=-1)
-        first = len(prompt) if which == "answer" else 1
-        losses = [-log_probs[place - 1, tokens[0, place]] for place in range(first, tokens.shape[1])]
+        losses = [-log_probs[place - 1, tokens[0, place]] for place in tokens_of_loss(prompt, response, which)]
         parts = torch.autograd.grad(torch.stack(losses).mean(), adapter, materialize_grads=True)
         norm = torch.sqrt(sum(part.double().square().sum() for part in parts))
         assert found[row] == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ilora"])
+def test_quality_of_whole_prompts_counts_no_item_slots(make, adapter):
+    gated = {"lora_r": 4, "ilora_num_experts": 2} if adapter == "ilora" else {}
+    config, rows, model = make("LLaRA", adapter=adapter, effort_tokens="all", lora_dropout=0, **gated)
+    inputs = inputs_of(config, rows, model).llm
+    found = inputs.quality()
+    model.eval()
+    for row in (0, N_ROWS - 1):
+        prompt, response = inputs.examples[row]
+        assert min(prompt) < 0  # an item slot
+        tokens = torch.tensor([prompt + response])
+        with torch.no_grad(), model.conditioned_on([inputs.pool.histories[row]]):
+            log_probs = model.llm(input_ids=tokens).logits[0].log_softmax(dim=-1)
+        places = tokens_of_loss(prompt, response, "all")
+        mean = torch.stack([log_probs[place - 1, tokens[0, place]] for place in places]).mean()
+        assert found[row] == pytest.approx(float(mean), rel=1e-4)
+
+
+def test_only_sums_over_slots_are_computed_again(make):
+    facts = {}
+    for kind, which in (("BIGRec", "all"), ("LLaRA", "answer"), ("LLaRA", "all")):
+        inputs = inputs_of(*make(kind, effort_tokens=which)).llm
+        facts[kind, which] = inputs.facts(inputs.declared["effort"]).get("item_slots")
+    assert facts == {("BIGRec", "all"): None, ("LLaRA", "answer"): None, ("LLaRA", "all"): "inputs"}
 
 
 def test_effort_of_gated_weights_counts_all_of_them_in_batches(make, caplog):
