@@ -80,6 +80,12 @@ def check_backbone(config: Config) -> None:
         check_llm(own.llm_path, trust_remote_code=own.trust_remote_code, revision=own.llm_revision)
 
 
+def positions_of(backbone: Backbone) -> int | None:
+    """Tokens that an LLM was made for; None where it does not tell."""
+    found: int | None = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    return found
+
+
 def prompt_limit(backbone: Backbone, wanted: int, answer: int, free_answer: int) -> int:
     """Tokens of a prompt, at most.
 
@@ -95,7 +101,7 @@ def prompt_limit(backbone: Backbone, wanted: int, answer: int, free_answer: int)
     Raises:
         InputError: an answer alone takes all positions.
     """
-    positions: int | None = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(backbone)
     if positions is None or wanted + answer <= positions:
         return wanted
     if answer >= positions:

@@ -85,6 +85,11 @@ class BIGRec(GroundedRecommender):
         """The catalogue's embeddings, as what is searched."""
         return self._embedding.index
 
+    def _longest_answer(self) -> int:
+        # Whatever ranks, whole titles are trained on.
+        titles = (len(self.response(int(item))) for item in np.flatnonzero(self.catalog.has_title))
+        return max((super()._longest_answer(), *titles))
+
     def prepare(self) -> None:
         """Compute what ranks and curriculum need besides the weights, such as the catalogue's embeddings."""
         super().prepare()

@@ -14,6 +14,7 @@ from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.llm.backbone import Backbone
+from recbole_llm.model.backbones import positions_of
 from recbole_llm.prompt import Example, PromptEncoder, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.layout import Layout
 from recbole_llm.prompt.pieces import Pieces
@@ -183,6 +184,17 @@ class RowReader:
             prompt, is_answered = self._prompt(example), self.prompts.has_response(example)
             pairs.append((prompt, self.prompts.response(example)) if prompt is not None and is_answered else None)
         return pairs
+
+    def fitted(self, prompt: Sequence[int], answer: list[int]) -> list[int]:
+        """Token ids of an answer, EOS at the end, as far as the LLM has positions for them behind a prompt.
+
+        The texts that an LLM generates may have more tokens as targets than they were generated in.
+        """
+        positions = positions_of(self.backbone)
+        # The last token is only ever predicted, so it takes no position.
+        if positions is None or len(prompt) + len(answer) - 1 <= positions:
+            return answer
+        return [*answer[: positions - len(prompt)], answer[-1]]
 
     def _prompt(self, example: Example) -> list[int] | None:
         return self.prompts.prompt(example) if self.prompts.has_prompt(example) else None

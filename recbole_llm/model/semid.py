@@ -66,7 +66,8 @@ class SemID(CodedRecommender):
             if task in TASKS:
                 encoder = self._encoder_of(TASKS[task], limit)
                 examples = [Example(history=(), target=int(item)) for item in self.items]
-                found += [(encoder.prompt(example), encoder.response(example)) for example in examples]
+                pairs = ((encoder.prompt(example), encoder.response(example)) for example in examples)
+                found += [(prompt, self.fitted(prompt, response)) for prompt, response in pairs]
         return found
 
     @property

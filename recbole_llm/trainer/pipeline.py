@@ -130,7 +130,11 @@ class Pipeline:
         found = distilled_targets(model, texts, [examples[row] for row in chosen], tuning.config)
         answers: list[list[int]] = [[] for _ in examples]
         for row, answer in zip(chosen, found, strict=True):
-            answers[row] = answer
+            answers[row] = model.fitted(examples[row][0], answer)
+        cut = sum(len(answers[row]) < len(answer) for row, answer in zip(chosen, found, strict=True))
+        if cut:
+            log.warning("%d distilled answers lost their end: the LLM has no positions for more.", cut)
+            source = {"cut": cut, "source": source}
         return answers, source
 
     def _distilled_answers(self, chosen: np.ndarray) -> tuple[list[str], Any]:

@@ -69,12 +69,26 @@ class Preference:
             "from": self.start.name,
             "negatives": self.wrong.digest,
             "rows": len(self.rows.examples),
+            **({"cut": cut} if (cut := self._n_cut) else {}),
         }
+
+    @property
+    def _n_cut(self) -> int:
+        """Generated answers that the LLM has no positions for in full; titles of items always fit."""
+        if self.wrong.texts is None:
+            return 0
+        whole = self.wrong.token_ids(self.model, [response for _, response in self.rows.examples])
+        found = zip(whole, self.wrong_answers.values(), strict=True)
+        return sum(len(one) > len(other) for pair in found for one, other in zip(*pair, strict=True))
 
     @cached_property
     def wrong_answers(self) -> dict[str, list[list[int]]]:
         """Token ids of the wrong answers by kind; the right one, which has no effect, if one is missing."""
-        found = self.wrong.token_ids(self.model, [response for _, response in self.rows.examples])
+        examples, model = self.rows.examples, self.model
+        found = [
+            [model.fitted(prompt, answer) for (prompt, _), answer in zip(examples, column, strict=True)]
+            for column in self.wrong.token_ids(model, [response for _, response in examples])
+        ]
         return dict(zip(wrong_kinds(len(found)), found, strict=True))
 
     def reader(self) -> AnswerReader:

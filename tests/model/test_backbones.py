@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.errors import InputError
 from recbole_llm.model.backbones import prompt_limit
+from recbole_llm.model.rows import RowReader
 from tests.refusals import refused
 
 SIZES = st.integers(1, 60)
@@ -48,3 +49,13 @@ def test_an_answer_without_a_prompt_is_refused_by_what_makes_it_long():
 def test_prompts_that_are_cut_are_told_of(caplog: pytest.LogCaptureFixture):
     assert prompt_limit(backbone(512), 500, 20, 20) == 492
     assert "Prompts are cut to 492 tokens: the LLM has 512 positions." in caplog.text
+
+
+@given(st.none() | st.integers(20, 60), st.integers(1, 18), st.lists(st.integers(3, 9), max_size=50))
+def test_an_answer_is_cut_where_positions_end_and_keeps_its_end(positions, n_prompt, tokens):
+    reader: Any = SimpleNamespace(backbone=backbone(positions))
+    prompt, answer = [0] * n_prompt, [*tokens, 2]
+    found = RowReader.fitted(reader, prompt, answer)
+    inputs = len(prompt + answer) - 1  # nothing follows EOS, so it takes no position
+    assert found[-1] == 2 and found[:-1] == tokens[: len(found) - 1]
+    assert len(prompt + found) - 1 == (inputs if positions is None else min(inputs, positions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from recbole_llm.recbole_checkpoints import load_checkpoint
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
+from tests.families import save_family
 from tests.refusals import refused
 from tests.runs import histories_in, metrics_of, words_for, working_in
 
@@ -54,6 +56,31 @@ def ranks_of(values: np.ndarray, targets: np.ndarray) -> list[int]:
     orders = [sorted(range(1, len(row)), key=lambda item, row=row: (row[item], item)) for row in values]
     found = zip(orders, values, targets, strict=True)
     return [order.index(item) + 1 if np.isfinite(row[item]) else 0 for order, row, item in found]
+
+
+# ------------------------------------------------------------------------------------------------------- long titles
+
+
+@pytest.mark.parametrize("model", ["BIGRec", "LLaRA"])
+def test_titles_longer_than_generated_answers_have_positions_behind_every_prompt(gaps, tmp_path, caplog, model):
+    """GPT-2 learns a vector for each of its 512 positions, so that one token too many is an IndexError."""
+    world = shutil.copytree(gaps, tmp_path / "data" / gaps.name)
+    file = world / f"{gaps.name}.item"
+    header, *rows = (line.split("\t") for line in file.read_text().splitlines())
+    longer = [[row[0], row[1] and row[1] + " and the Very Long Subtitle" * 4, *row[2:]] for row in rows]
+    file.write_text("\n".join(map("\t".join, [header, *longer])) + "\n")
+    words = words_for(
+        model, world, tmp_path / "saved", "--epochs=0", f"--llm_path={save_family('gpt2', tmp_path / 'gpt2')}",
+        "--max_new_tokens=64", "--max_prompt_tokens=512", "--recommender_config={'epochs': 1}"
+    )  # fmt: skip
+    config = Config(model, world.name, argv=[word for word in words if not word.startswith("--model=")])
+    whole = load_rows(config, False)
+    recommender = config.model_class(config, whole.whole)
+    pairs = [pair for pair in recommender.token_pairs(whole.train.inter_feat) if pair is not None]
+    longest = max(len(recommender.response(item)) for item in recommender.catalog.has_title.nonzero()[0].tolist())
+    assert longest > 64 and recommender.prompts.max_prompt_tokens == 512 - longest
+    assert max(len(prompt) for prompt, _ in pairs) > 512 - longest - 30
+    assert recommender.calculate_loss(whole.train.inter_feat[:32]).item() > 0
 
 
 # --------------------------------------------------------------------------------------------- answers and distances

@@ -49,6 +49,16 @@ def run(go: Any) -> Any:
     return go()
 
 
+def test_titles_of_items_are_cut_where_the_llm_has_no_positions(run, monkeypatch):
+    whole = run.model.more_examples()
+    positions = max(len(prompt) for prompt, _ in whole) + 2
+    monkeypatch.setattr(run.model.backbone.model.config, "max_position_embeddings", positions)
+    cut = run.model.more_examples()
+    assert [prompt for prompt, _ in cut] == [prompt for prompt, _ in whole] and cut != whole
+    assert max(len(prompt + answer) - 1 for prompt, answer in cut) == positions
+    assert [answer[-1] for _, answer in cut] == [answer[-1] for _, answer in whole]
+
+
 def test_lists_are_made_diverse_by_the_titles_of_their_items(go):
     run = go(rerank="mmr", rerank_lambda=0.1, rerank_topn=15)
     vectors = np.load(run.folder / "rerank.npz")["vectors"]

@@ -7,7 +7,9 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.grounding import ItemIndex
+from recbole_llm.model.rows import RowReader
 from recbole_llm.prompt.layout import Layout
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.stages import stage_seed
@@ -29,6 +32,7 @@ from recbole_llm.trainer.distillation import (
     row_hash,
     summarise,
 )
+from recbole_llm.trainer.pipeline import Pipeline
 from tests.refusals import refused
 
 TITLES = [None, "Heat", "Babe", "Élan vital", "Heat", "A\u2028B", 'Say "no"']
@@ -259,6 +263,29 @@ def test_many_empty_answers_are_a_warning_and_few_are_counted(caplog, monkeypatc
         targets_of([""] * n_empty + ["a"] * (100 - n_empty))
     found = [record.levelno for record in caplog.records if "distilled answers are empty" in record.getMessage()]
     assert found == ([] if level is None else [level])
+
+
+def test_answers_that_have_no_positions_are_cut_by_the_prompts_of_their_own_rows(caplog):
+    """So is what a stage depends on; where all fit, it is what it was."""
+    model, examples = Answering([]), [([1] * 5, [9, EOS]), ([1] * 8, [9, EOS]), ([1] * 8, [9, EOS])]
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=10))
+    model.backbone = SimpleNamespace(model=SimpleNamespace(config=config))
+    model.fitted = partial(RowReader.fitted, model)
+    settings = SimpleNamespace(sd_rows=None)
+    tuning: Any = SimpleNamespace(
+        model=model, rows=SimpleNamespace(examples=examples), distillation=settings, config=DEFAULTS
+    )
+
+    def found(*texts: str) -> tuple[list[list[int]], Any]:
+        pipeline = Pipeline(tuning, ())
+        pipeline._distilled_answers = lambda chosen: ([texts[row] for row in chosen], "source")
+        return pipeline._targets()
+
+    assert found("abcde", "ab", "a") == ([[*b"abcde", EOS], [*b"ab", EOS], [*b"a", EOS]], "source")
+    assert not caplog.records
+    answers, source = found("abcdefg", "abc", "a")
+    assert answers == [[*b"abcde", EOS], [*b"ab", EOS], [*b"a", EOS]] and source != "source"
+    assert "2 distilled answers lost their end" in caplog.text
 
 
 @pytest.mark.parametrize("n", [2, 3, 11])

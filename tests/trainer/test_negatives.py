@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.prompt import TitlePromptEncoder, Wording
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.trainer.negatives import (
+    WrongAnswers,
     as_they_are,
     contrasts_across,
     draw_negatives,
@@ -27,6 +28,7 @@ from recbole_llm.trainer.negatives import (
     known_items,
     own_texts,
 )
+from recbole_llm.trainer.preference_stages import Preference
 from recbole_llm.trainer.self_play import OwnAnswersStage, some_rows
 from tests.model.test_bigrec import trainer_of
 
@@ -228,3 +230,23 @@ def test_a_text_on_lines_is_the_title_of_its_first_line():
     found = as_they_are(model, rows, texts, [[2], [3], [3], [3]])
     assert found.texts == ["", "", "", '"Heroes"']
     assert found.token_ids(model, [[0]] * 4)[0][3] == prompts.item_response(2)
+
+
+def test_generated_answers_are_cut_where_the_llm_has_no_positions(drawn_from):
+    model, rows = drawn_from
+    prompts = [len(prompt) for prompt, _ in rows.examples]
+    texts = ["", *("no such title " * 300 for _ in prompts[1:])]
+
+    def preference(wrong: WrongAnswers) -> Preference:
+        start: Any = SimpleNamespace(name="start")
+        return Preference(cast(Any, SimpleNamespace(model=model)), rows, start, wrong, cast(Any, None))
+
+    whole = WrongAnswers(np.zeros((len(texts), 1), dtype=np.int64), texts)
+    (found,) = preference(whole).wrong_answers.values()
+    assert found[0] == rows.examples[0][1]
+    assert all(size + len(answer) - 1 == 512 for size, answer in zip(prompts[1:], found[1:], strict=True))
+    assert {answer[-1] for answer in found} == {model.backbone.eos_token_id}
+    assert preference(whole).facts["cut"] == len(texts) - 1
+    short = replace(whole, texts=["no such title"] * len(texts))
+    assert "cut" not in preference(short).facts
+    assert "cut" not in preference(WrongAnswers(np.ones((len(texts), 1), dtype=np.int64))).facts
