@@ -7,7 +7,7 @@ k r / K ... (k + 1) r / K - 1. A gate per expert and instance therefore is a fac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -241,6 +241,20 @@ class CurrentGates:
         finally:
             self.factors = before
 
+    @contextmanager
+    def of(self, rows: Sequence[int], n_rows: int) -> Iterator[None]:
+        """Inside, the gates are those of some of the rows; where none are set, it stays so.
+
+        Args:
+            rows: indices among the rows that gates are set for, in the order of the passes inside.
+            n_rows: how many rows these are; where they are set several times over, so is what is taken.
+        """
+        before = self.factors
+        if before is not None and len(rows) < n_rows:
+            before = before.unflatten(0, (-1, n_rows))[:, list(rows)].flatten(0, 1)
+        with self.use(before):
+            yield
+
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """`context_fn` of torch's checkpoint: what is computed again uses the gates of the first time."""
         return nullcontext(), self.use(self.factors)
@@ -254,6 +268,19 @@ class CurrentGates:
                 "to the forward pass, which one with a cache needs"
             )
         return gates_of_rows(self.factors, x)
+
+
+def gates_of(model: nn.Module, rows: Sequence[int], n_rows: int) -> AbstractContextManager[None]:
+    """A context whose forward passes are for some of the rows that the context around it is for.
+
+    Args:
+        model: an LLM, bare or wrapped; without gates there is nothing to do.
+        rows: see :meth:`CurrentGates.of`, as for the next.
+        n_rows: how many rows the context around it is for.
+    """
+    found = (getattr(module, "current_gates", None) for module in model.modules())
+    current = next((gates for gates in found if isinstance(gates, CurrentGates)), None)
+    return nullcontext() if current is None else current.of(rows, n_rows)
 
 
 class Replayable(torch.autograd.Function):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.adapter.dropout import NOBODY
+from recbole_llm.adapter.gates import gates_of
 from recbole_llm.llm.branch_batch import BranchBatch, Tokens, branch_batch
 from recbole_llm.llm.effects import token_effects
 from recbole_llm.llm.legal import LegalSets
@@ -96,7 +97,8 @@ class AnswerReader:
             if not having:
                 continue
             own_prompts, own_answers = [prompts[row] for row in having], [[answers[row][index]] for row in having]
-            part = self._pass(own_prompts, own_answers, tau, None, apart=True, lines=having)
+            with gates_of(self.scorer.model, having, len(prompts)):
+                part = self._pass(own_prompts, own_answers, tau, None, apart=True, lines=having)
             rows = torch.tensor(having, device=part.rows.device)[part.rows]
             parts.append(replace(part, rows=rows, answers=torch.full_like(part.answers, index)))
         return AnswerTokens.join(parts)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from recbole_llm.adapter.dropout import TokenDraws
+from recbole_llm.adapter.gates import gates_of
 from recbole_llm.llm.beam_passes import LastLogits, compute_prefix, find_prefix
 from recbole_llm.llm.branch_batch import BranchBatch, Tokens, branch_batch, only
 from recbole_llm.llm.capabilities import (
@@ -94,7 +95,8 @@ class BranchScorer:
                 continue
             own_prompts = [prompts[row] for row in having]
             alone = branch_batch(own_prompts, [[answers[row][index]] for row in having], self.pad_token_id)
-            values.append(self.run(alone, having))
+            with gates_of(self.model, having, len(prompts)):
+                values.append(self.run(alone, having))
             rows.append(torch.tensor(having)[alone.rows].to(self.device))
             indices.append(torch.full_like(rows[-1], index))
         return AnswerLogProbs(torch.cat(values), torch.cat(rows), torch.cat(indices))

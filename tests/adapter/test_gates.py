@@ -302,3 +302,19 @@ def test_statistics_say_how_experts_are_used():
     assert gate_statistics(torch.full((3, 5), 0.2))["gate_entropy"] == pytest.approx(1)
     alone = gate_statistics(torch.ones(3, 1))
     assert alone["gate_usage"] == pytest.approx([1]) and alone["gate_entropy"] == 1
+
+
+def test_gates_of_some_rows_are_theirs_and_those_around_come_back():
+    gates = CurrentGates()
+    factors = torch.arange(12.0, requires_grad=True).view(6, 2)
+    with gates.of([2, 0], 3):
+        assert gates.factors is None
+    with gates.use(factors):
+        with pytest.raises(KeyError), gates.of([2, 0], 3):  # three rows, with and without their history
+            assert torch.equal(gates.factors, factors[[2, 0, 5, 3]])
+            (gradient,) = torch.autograd.grad(gates.factors.sum(), factors)
+            assert gradient[:, 0].tolist() == [1, 0, 1, 1, 0, 1]
+            raise KeyError
+        assert gates.factors is factors
+    with gates.use(factors), gates.of(range(6), 6):
+        assert gates.factors is factors

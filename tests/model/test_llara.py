@@ -17,6 +17,8 @@ import torch
 
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import load_rows
+from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.llm.trunks import TrunkScorer
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.llara import LLaRA, hybrid_share
 from recbole_llm.prompt import Example
@@ -280,6 +282,46 @@ def test_both_targets_of_a_row_are_computed_with_its_own_gates_and_vectors(build
     states = model.adapter.states.of
     monkeypatch.setattr(model.adapter.states, "of", lambda histories: states(histories).roll(1, dims=0))
     assert (losses(model, batch) - together).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("adapter", ["ilora", "reclora"])
+def test_answers_that_only_some_rows_have_take_these_rows_gates_where_each_answer_is_a_pass(
+    build, adapter, monkeypatch
+):
+    """Of an LLM with a local window: with ``sd_rows``, some rows have a distilled answer and some have none."""
+    trainer, rows = build("BIGRec", "llama", f"--adapter={adapter}")
+    model = trainer.model.eval()
+    whole = rows.train.inter_feat[:12]
+    readable = [row for row, pair in enumerate(model.token_pairs(whole)) if pair is not None]
+    batch = whole[torch.tensor(readable)]
+    pairs, histories = model.token_pairs(batch), model.histories(batch)
+    prompts, bare = [prompt for prompt, _ in pairs], [5, 6, 7]
+    answers = [[own, pairs[0][1] if row % 3 == 1 else []] for row, (_, own) in enumerate(pairs)]
+    expected, apart = torch.zeros(2), []
+    with torch.no_grad():
+        for prompt, own, history in zip(prompts, answers, histories, strict=True):
+            for kind, answer in enumerate(own):
+                if answer:
+                    with model.conditioned_on([history]):
+                        expected[kind] += model.answer_loss([prompt], [[answer]])[0]
+                    with model.conditioned_on([history] * 2):
+                        apart.append(AnswerReader(model.scorer, None, bare, True).read([prompt], [[answer]]))
+        monkeypatch.setattr(TrunkScorer, "takes_branches", lambda self, n_tokens=0: False)
+        with model.conditioned_on(histories):
+            together = model.answer_loss(prompts, answers)
+            read = AnswerReader(model.scorer).read(prompts, answers)
+        with model.conditioned_on(histories * 2):
+            effects = AnswerReader(model.scorer, None, bare, True).read(prompts, answers)
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-3)
+    sums = torch.zeros(2).index_add(0, read.answers, -read.log_probs)
+    torch.testing.assert_close(sums, expected, rtol=1e-4, atol=1e-3)
+    found = [
+        effects.effects[(effects.rows == row) & (effects.answers == kind)]
+        for row, own in enumerate(answers)
+        for kind, answer in enumerate(own)
+        if answer
+    ]
+    torch.testing.assert_close(torch.cat(found), torch.cat([one.effects for one in apart]), rtol=1e-4, atol=1e-3)
 
 
 def test_noise_of_gates_is_in_training_only_whatever_mode_the_model_is_in(build):
