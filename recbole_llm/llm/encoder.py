@@ -23,6 +23,7 @@ from recbole_llm.modes import evaluating
 from recbole_llm.progress import Bar
 
 POOLINGS = ("last", "mean")
+SIDES = ("left", "right")
 _SHOWN = 80  # characters of a text in a message
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class TextEncoder:
         tokenizer: its tokenizer.
         pooling: "last" (the papers') or "mean" over all tokens of the text.
         max_batch_tokens: limit of (texts x longest text) of a batch; decides memory and speed only.
-        max_tokens: a longer text loses its end; lowered to the number of positions the model has.
+        max_tokens: a longer text is cut; lowered to the number of positions the model has.
+        truncation_side: what a text that is too long loses: its end (``right``), or (``left``) its beginning without
+            BOS, which in a row is the wording and the oldest items.
         untuned: opens a context inside which the untuned LLM computes. It yields the model to call, or None where
             `model` itself becomes the untuned one.
 
@@ -63,9 +66,11 @@ class TextEncoder:
         max_batch_tokens: int | TokenBudget = 8192,
         max_tokens: int = 512,
         untuned: Callable[[], AbstractContextManager[nn.Module | None]] | None = None,
+        truncation_side: str = "right",
     ) -> None:
-        if pooling not in POOLINGS:
-            raise InputError("pooling", f"{pooling!r} is unknown; choose one of {', '.join(POOLINGS)}", kind="unknown")
+        for key, value, known in (("pooling", pooling, POOLINGS), ("truncation_side", truncation_side, SIDES)):
+            if value not in known:
+                raise InputError(key, f"{value!r} is unknown; choose one of {', '.join(known)}", kind="unknown")
         self.budget = TokenBudget.of(max_batch_tokens)
         if max_tokens < 1 or self.budget.tokens < 1:
             raise InputError(f"max_tokens {max_tokens} and max_batch_tokens {self.budget.tokens} must be at least 1")
@@ -73,7 +78,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
-        self.untuned = untuned or nullcontext
+        self.untuned, self.truncation_side = untuned or nullcontext, truncation_side
         # Some tokenizers close every sequence with EOS, after which the last position would say little about the text.
         self._adds_eos = tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
 
@@ -99,26 +104,43 @@ class TextEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as it is embedded; at least one, at most `max_tokens`."""
-        if not texts:
-            return []
-        token_ids = self.tokenizer(list(texts))["input_ids"]
-        if self._adds_eos:
-            token_ids = [ids[:-1] for ids in token_ids]
+        token_ids = self._whole(texts)
         bos = self.tokenizer.bos_token_id
         empty = [self.tokenizer.eos_token_id if bos is None else bos]
         too_long = sum(len(ids) > self.max_tokens for ids in token_ids)
         if too_long:
-            log.warning("%d of %d texts lost their end: longer than %d tokens.", too_long, len(texts), self.max_tokens)
-        return [ids[: self.max_tokens] or empty for ids in token_ids]
+            lost = "end" if self.truncation_side == "right" else "beginning"
+            counts = (too_long, len(texts), lost, self.max_tokens)
+            log.warning("%d of %d texts lost their %s: longer than %d tokens.", *counts)
+        return [self._cut(ids) or empty for ids in token_ids]
 
-    def fingerprint_facts(self) -> dict[str, Any]:
-        """What vectors depend on besides the texts and the LLM's own fingerprint, as JSON values."""
+    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, however many."""
+        token_ids: list[list[int]] = self.tokenizer(list(texts))["input_ids"] if texts else []
+        return [ids[:-1] for ids in token_ids] if self._adds_eos else token_ids
+
+    def _cut(self, token_ids: list[int]) -> list[int]:
+        """At most `max_tokens` of them."""
+        surplus = len(token_ids) - self.max_tokens
+        if surplus <= 0 or self.truncation_side == "right":
+            return token_ids[: self.max_tokens]
+        start = int(token_ids[0] == self.tokenizer.bos_token_id)
+        return token_ids[:start] + token_ids[start + surplus :]
+
+    def fingerprint_facts(self, texts: Sequence[str] = ()) -> dict[str, Any]:
+        """What vectors depend on besides the texts and the LLM's own fingerprint, as JSON values.
+
+        Args:
+            texts: what is embedded; where one of them loses its beginning, that is a fact, too.
+        """
+        loses = self.truncation_side == "left" and any(len(ids) > self.max_tokens for ids in self._whole(texts))
         quant = [bits for bits in ("8bit", "4bit") if getattr(self.model, f"is_loaded_in_{bits}", False)]
         return {
             "pooling": self.pooling,
             "max_tokens": self.max_tokens,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "quant": quant[0] if quant else None,
+            **({"truncation_side": self.truncation_side} if loses else {}),
         }
 
 

@@ -267,7 +267,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
 
         Args:
             llm: the LLM.
-            **options: ``pooling`` and ``max_tokens`` of :class:`TextEncoder`, where they are not its own.
+            **options: ``pooling``, ``max_tokens`` and ``truncation_side`` of :class:`TextEncoder`, where not its own.
         """
         return TextEncoder(llm, self.backbone.tokenizer, max_batch_tokens=self.generation_budget, **options)
 

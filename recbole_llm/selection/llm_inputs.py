@@ -28,13 +28,13 @@ from recbole_llm.progress import Bar
 from recbole_llm.prompt.batches import micro_batches
 from recbole_llm.selection.data_inputs import DataInputs
 from recbole_llm.selection.provider import Provider, RowInput, row_input
-from recbole_llm.selection.text_vectors import MAX_TOKENS
+from recbole_llm.selection.text_vectors import ROWS
 from recbole_llm.settings.config import Config
 
 if TYPE_CHECKING:
     from recbole_llm.selection.row_inputs import RowInputs
 
-ENCODER: dict[str, Any] = {"pooling": "last", "max_tokens": MAX_TOKENS}  # of the histories' titles
+ENCODER: dict[str, Any] = {"pooling": "last", **ROWS}  # of the histories' titles
 
 
 class LLMInputs(Provider):
@@ -86,8 +86,12 @@ class LLMInputs(Provider):
     @row_input("vectors", chosen_by=("coreset_vectors", "llm"))
     def llm_vectors(self) -> np.ndarray:
         """Embeddings of the histories' titles by the untuned LLM. Returns: float32 [n, d]."""
-        texts = [self.data.titles(history) for history in self.pool.histories]
-        return self.model.embed(texts, self.model.show_progress, **ENCODER)
+        return self.model.embed(self._histories, self.model.show_progress, **ENCODER)
+
+    @cached_property
+    def _histories(self) -> list[str]:
+        """The titles of each row's history."""
+        return [self.data.titles(history) for history in self.pool.histories]
 
     @row_input("vectors", chosen_by=("coreset_vectors", "llmemb"))
     def llmemb_vectors(self) -> np.ndarray:
@@ -113,7 +117,8 @@ class LLMInputs(Provider):
         }
 
     def _encoder_facts(self) -> dict[str, Any]:
-        return {"encoder": self.model.text_encoder(self.model.llm, **ENCODER).fingerprint_facts()}
+        encoder = self.model.text_encoder(self.model.llm, **ENCODER)
+        return {"encoder": encoder.fingerprint_facts(self._histories)}
 
     def _numbers(self, of_batch: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
         """A number per row, without a gradient."""

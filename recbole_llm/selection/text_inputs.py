@@ -44,7 +44,7 @@ class TextInputs(Provider):
     def facts(self, declared: RowInput) -> dict[str, Any]:
         """See :class:`Provider`; the texts themselves, of any model."""
         texts = self.valid_embedded if declared.name == "valid_embeddings" else self.embedded
-        return {"texts": hash_json(texts), "encoder": self.encoder.facts()}
+        return {"texts": hash_json(texts), "encoder": self.encoder.facts(texts)}
 
     @row_input()
     def embeddings(self) -> np.ndarray:

@@ -15,7 +15,8 @@ from recbole_llm.settings.config import Config
 
 LLM = "llm"  # coreset_encoder: the run's own
 MAX_TOKENS = 4096  # longest text that is embedded
-LLM_ENCODER: dict[str, Any] = {"pooling": "mean", "max_tokens": MAX_TOKENS}  # how that embeds
+ROWS: dict[str, Any] = {"max_tokens": MAX_TOKENS, "truncation_side": "left"}  # how rows and histories are embedded
+LLM_ENCODER: dict[str, Any] = {"pooling": "mean", **ROWS}
 
 
 class TextVectors:
@@ -35,11 +36,11 @@ class TextVectors:
         name = self.config["coreset_encoder"]
         return None if name == LLM else find_text_encoder(name, self.config["trust_remote_code"])
 
-    def facts(self) -> dict[str, Any]:
-        """What vectors depend on besides the texts, as JSON values."""
+    def facts(self, texts: Sequence[str] = ()) -> dict[str, Any]:
+        """What vectors of texts depend on besides these, as JSON values."""
         if self._recipe:
             return self._recipe.facts() | {"max_tokens": min(MAX_TOKENS, self._recipe.max_tokens or MAX_TOKENS)}
-        facts = self.model.text_encoder(self.model.llm, **LLM_ENCODER).fingerprint_facts()
+        facts = self.model.text_encoder(self.model.llm, **LLM_ENCODER).fingerprint_facts(texts)
         return {"llm": self.model.backbone.fingerprint, **number_facts(self.config), **facts}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

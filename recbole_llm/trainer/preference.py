@@ -88,5 +88,6 @@ def _prompt_vectors(own: Preference) -> np.ndarray | None:
     if own.settings.prompts == "recommender":
         vectors = model.auxiliary.sequence_states(own.rows.histories)
     elif own.settings.prompts == "llm":
-        vectors = model.embed([model.prompts.text(example) for example in model.examples(own.rows.readable)])
+        texts = [model.prompts.text(example) for example in model.examples(own.rows.readable)]
+        vectors = model.embed(texts, truncation_side="left")  # of a history that is too long, the newest items count
     return vectors

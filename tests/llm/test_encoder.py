@@ -88,6 +88,25 @@ def test_a_long_text_loses_its_end_and_is_counted(caplog):
     assert TextEncoder(model, tokenizer, max_tokens=10**6).fingerprint_facts()["max_tokens"] == 512
 
 
+@pytest.mark.parametrize(("family", "n_first"), [("llama", 1), ("gpt2", 0)])
+@pytest.mark.parametrize("max_tokens", [1, 2, 5])
+def test_a_long_text_may_lose_its_beginning_behind_bos(family, n_first, max_tokens, caplog):
+    model, tokenizer = make_family(family)
+    token_ids = tokenizer("Seven Usual Suspects")["input_ids"]
+    assert (token_ids[0] == tokenizer.bos_token_id) == bool(n_first) and len(token_ids) > 5
+    encoder = TextEncoder(model, tokenizer, max_tokens=max_tokens, truncation_side="left")
+    with caplog.at_level(logging.WARNING):
+        vector = encoder.encode(["Seven Usual Suspects", ""])[0]
+    assert "1 of 2 texts lost their beginning" in caplog.text
+    kept = token_ids[:n_first] + token_ids[len(token_ids) - max_tokens + n_first :]
+    assert len(kept) == max_tokens
+    np.testing.assert_allclose(vector, alone(model, kept)[-1].numpy(), atol=2e-5)
+    whole = TextEncoder(model, tokenizer, max_tokens=max_tokens)
+    short, long = [""], ["", "Seven Usual Suspects"]
+    assert encoder.fingerprint_facts(short) == whole.fingerprint_facts(short) == whole.fingerprint_facts(long)
+    assert encoder.fingerprint_facts(long) != encoder.fingerprint_facts(short)
+
+
 @pytest.mark.parametrize("adapter", [LoraAdapter(target_modules="all"), FullAdapter()], ids=lambda a: a.name)
 def test_inside_untuned_vectors_are_the_base_models(adapter):
     model, tokenizer = make_family("qwen2")
@@ -140,6 +159,7 @@ def test_facts_change_with_what_the_vectors_depend_on():
     ("bad", "key", "kind"),
     [
         ({"pooling": "first"}, "pooling", "unknown"),
+        ({"truncation_side": "both"}, "truncation_side", "unknown"),
         ({"max_tokens": 0}, "", "value"),
         ({"max_batch_tokens": 0}, "", "value"),
     ],

@@ -51,6 +51,34 @@ def test_vectors_by_the_llm_are_of_the_numbers_that_their_facts_tell(make):
     assert not any(np.array_equal(found[False, pooling], found[True, pooling]) for pooling in ("mean", "last"))
 
 
+def test_a_row_that_is_too_long_keeps_its_answer_and_its_newest_items(make, monkeypatch):
+    config, rows, model = make()
+    before = inputs_of(config, rows, model)
+    facts = [
+        inputs.facts(inputs.declared[name])
+        for inputs, name in ((before.text, "embeddings"), (before.llm, "llm_vectors"))
+    ]
+    monkeypatch.setattr(model.llm.config, "max_position_embeddings", 24)
+    inputs = inputs_of(config, rows, model)
+    titles = [inputs.data.titles(history) for history in inputs.pool.histories]
+    for name, own, texts, place in (
+        ("embeddings", inputs.text, inputs.text.embedded, 0),
+        ("llm_vectors", inputs.llm, titles, 1),
+    ):
+        whole = model.backbone.tokenizer(texts)["input_ids"]
+        long = [row for row, tokens in enumerate(whole) if len(tokens) > 24]
+        assert long
+        declared = own.declared[name]
+        found = declared.compute(own)
+        assert own.facts(declared) != facts[place]
+        for row in long[:3]:
+            kept = torch.tensor([[whole[row][0], *whole[row][-23:]]])
+            assert whole[row][0] == model.backbone.bos_token_id
+            with model.untuned() as llm, torch.no_grad():
+                states = llm(input_ids=kept, output_hidden_states=True).hidden_states[-1][0]
+            np.testing.assert_allclose(found[row], states.mean(dim=0) if place == 0 else states[-1], atol=1e-5)
+
+
 def test_slots_of_item_vectors_are_no_text(make):
     texts = inputs_of(*make()).text.embedded
     assert inputs_of(*make("GORACS", llm_recommender="LLaRA")).text.embedded == texts

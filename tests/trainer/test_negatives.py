@@ -15,6 +15,7 @@ import torch
 from recbole_llm.data.candidates import Candidates
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import SAMPLE_ID
+from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.model import base
 from recbole_llm.objective.preference_settings import PreferenceSettings
 from recbole_llm.prompt import TitlePromptEncoder, Wording
@@ -28,6 +29,7 @@ from recbole_llm.trainer.negatives import (
     known_items,
     own_texts,
 )
+from recbole_llm.trainer.preference import _prompt_vectors
 from recbole_llm.trainer.preference_stages import Preference
 from recbole_llm.trainer.self_play import OwnAnswersStage, some_rows
 from tests.model.test_bigrec import trainer_of
@@ -250,3 +252,18 @@ def test_generated_answers_are_cut_where_the_llm_has_no_positions(drawn_from):
     short = replace(whole, texts=["no such title"] * len(texts))
     assert "cut" not in preference(short).facts
     assert "cut" not in preference(WrongAnswers(np.ones((len(texts), 1), dtype=np.int64))).facts
+
+
+def test_prompts_that_are_compared_keep_their_newest_items(drawn_from, monkeypatch):
+    model, rows = drawn_from
+    settings: Any = SimpleNamespace(prompts="llm")
+    own: Any = SimpleNamespace(model=model, rows=rows, settings=settings)
+    texts = [model.prompts.text(example) for example in model.examples(rows.readable)]
+    short = min(len(tokens) for tokens in model.backbone.tokenizer(texts)["input_ids"]) - 4
+    monkeypatch.setattr(model.llm.config, "max_position_embeddings", short)
+    with model.untuned() as llm:
+        expected = TextEncoder(llm, model.backbone.tokenizer, truncation_side="left").encode(texts)
+        other = TextEncoder(llm, model.backbone.tokenizer).encode(texts)
+    found = _prompt_vectors(own)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not np.allclose(found, other, atol=1e-3)
