@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -34,6 +34,10 @@ class CCSSelector(Selector):
 
     name = "ccs"
     needs = (EL2N,)
+
+    def uncut(self) -> CCSSelector:
+        """See :class:`Selector`."""
+        return replace(self, hard_prune_ratio=0.0) if self.hard_prune_ratio else self
 
     def _select(self, n_rows: int, budget: int, seed: int, *, el2n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return stratified_sample(el2n, budget, self.n_groups, self.hard_prune_ratio, seed), el2n

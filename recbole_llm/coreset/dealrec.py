@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -39,6 +39,10 @@ class DEALRecSelector(Selector):
 
     name = "dealrec"
     needs = (INFLUENCE, EFFORT)
+
+    def uncut(self) -> DEALRecSelector:
+        """See :class:`Selector`."""
+        return replace(self, hard_prune_ratio=0.0) if self.hard_prune_ratio else self
 
     def _select(
         self, n_rows: int, budget: int, seed: int, *, influence: np.ndarray, effort: np.ndarray

@@ -168,6 +168,10 @@ class Selector(Declared, ABC):
         """Names of inputs that have no part in the choice under these settings, and may be left out."""
         return frozenset()
 
+    def uncut(self) -> Selector:
+        """The same without a cut of rows before the choice, for a budget that covers them all."""
+        return self
+
     @abstractmethod
     def _select(self, n_rows: int, budget: int, seed: int, *args: Any, **inputs: Any) -> tuple[Any, ...]:
         """``budget`` different indices, a score per row, and an outcome if there is one to tell of.

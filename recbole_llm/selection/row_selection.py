@@ -138,9 +138,10 @@ class CoresetStage(Stage[np.ndarray]):
         pool: Pool,
         examples: Sequence[TokenPair | None],
     ) -> None:
-        self.selector, self.config, self.pool = selector, config, pool
+        self.config, self.pool = config, pool
         self.settings = CoresetSettings.from_settings(config.final_config_dict)
         self.budget = checked_size("coreset_size", self.settings.coreset_size, len(pool))
+        self.selector = selector.uncut() if self.budget >= len(pool) else selector
         if self.budget >= len(pool):
             log.warning(
                 "coreset %s: all %d rows are chosen; lower coreset_size, or raise train_sample_size or coreset_pool",

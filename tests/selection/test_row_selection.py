@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,20 @@ def test_more_rows_than_there_are_is_all_of_them_with_a_warning(make, caplog):
         chosen, _ = select_rows(model, config, rows.train, rows.valid)
     assert ids_of(chosen) == ids_of(rows.train)
     assert f"budget 1000 exceeds the {N_ROWS} rows" in caplog.text
+
+
+@pytest.mark.parametrize("size", [1.0, N_ROWS, 1000])
+@pytest.mark.parametrize("coreset", ["ccs", "dealrec"])
+def test_a_budget_of_all_rows_cuts_none(make, coreset, size):
+    """One row less, and the share of the highest scores goes first."""
+    config, rows, model = make(coreset=coreset, coreset_size=size)
+    chosen, folder = select_rows(model, config, rows.train, rows.valid)
+    assert ids_of(chosen) == ids_of(rows.train)
+    assert json.loads((folder / row_selection.SUMMARY).read_text())["hard_prune_ratio"] == 0
+    config, rows, model = make(coreset=coreset, coreset_size=N_ROWS - 1)
+    chosen, folder = select_rows(model, config, rows.train, rows.valid)
+    assert len(chosen) == N_ROWS - N_ROWS // 10
+    assert json.loads((folder / row_selection.SUMMARY).read_text())["hard_prune_ratio"] == 0.1
 
 
 def test_a_surrogate_at_rest_leaves_the_choice_to_effort(make, caplog, monkeypatch, tmp_path):
