@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def checked_size(name: str, size: object, n_rows: int) -> int:
         InputError: it is neither, or the share is less than one row.
     """
     if isinstance(size, float | np.floating) and 0 < size <= 1:
-        rows = share_of(float(size), n_rows)
+        rows = share_of(size, n_rows)
         if n_rows and not rows:
             raise InputError(f"{name}: {size} of {n_rows} rows is less than one; raise it")
         return rows
@@ -103,7 +103,7 @@ def checked_ratio(name: str, value: object) -> float:
     """A number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < 1:
         raise InputError(f"{name}: {value!r} is not allowed; give a number >= 0 and < 1")
-    return float(value)
+    return float(str(value))  # of fewer bits it is the decimal that it shows: float(np.float32(0.29)) is less than 0.29
 
 
 def checked_number(name: str, value: object, positive: bool = False) -> float:
@@ -114,9 +114,9 @@ def checked_number(name: str, value: object, positive: bool = False) -> float:
     return number
 
 
-def share_of(ratio: float, count: int) -> int:
+def share_of(ratio: float | np.number[Any], count: int) -> int:
     """floor(ratio * count) of the decimal as it is written: 0.29 of 100 is 29, which in floating point is 28."""
-    return int(Fraction(repr(float(ratio))) * count)
+    return int(Fraction(str(ratio)) * count)
 
 
 def checked_scores(name: str, values: Array, ids: np.ndarray | None = None) -> np.ndarray:

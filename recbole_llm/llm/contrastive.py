@@ -42,7 +42,8 @@ def thin_attributes(attributes: Sequence[T], ratio: float, order: Sequence[int])
         raise ValueError(f"the ratio must lie in [0, 1], not {ratio}")
     if sorted(order) != list(range(n)):
         raise ValueError(f"the order must be a permutation of {n} positions, not {list(order)}")
-    kept = max(1, n - math.floor(ratio * n + 1e-9))  # .2 * 5 is 1, whatever its rounding
+    share = float(str(ratio)) * n + 1e-9  # .2 * 5 is 1, whatever its rounding and its number of bits
+    kept = max(1, n - math.floor(share))
     return [attributes[position] for position in order[:kept]]
 
 

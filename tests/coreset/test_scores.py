@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,7 @@ from recbole_llm.coreset import (
     score_strata,
     stratified_sample,
 )
+from recbole_llm.coreset.checks import checked_size, share_of
 from tests.refusals import refused
 
 INFLUENCE, EFFORT = [-2.0, 0, 1, 4, -1], [10.0, 2, 6, 4, 2]
@@ -176,6 +177,7 @@ def test_budget_from_a_share_is_the_floor_of_the_decimal_as_written():
     assert resolve_budget(100, ratio=0.29) == 29  # 0.29 * 100 is 28.999999999999996
     assert resolve_budget(49156, ratio=0.02) == 983 and resolve_budget(10, ratio=1.0) == 10
     assert resolve_budget(10, budget=20) == 20
+    assert resolve_budget(7, ratio=np.int64(1)) == 7
     for arguments in ({}, {"budget": 3, "ratio": 0.1}):
         with refused("coreset", "conflict", "give either a budget .* or a ratio"):
             resolve_budget(10, **arguments)
@@ -191,6 +193,18 @@ def test_budget_from_a_share_is_the_floor_of_the_decimal_as_written():
             resolve_budget(10, **arguments)
     with refused("", "value", "coreset rows: -10 is not allowed"):
         resolve_budget(-10, ratio=0.1)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, float])
+@given(st.integers(0, 99), st.integers(0, 2000))
+@example(29, 100)
+def test_a_share_is_the_decimal_that_it_shows_in_any_number_of_bits(kind, hundredths, n_rows):
+    share, expected = kind(hundredths / 100), hundredths * n_rows // 100
+    assert resolve_budget(n_rows, ratio=share) == share_of(share, n_rows) == expected
+    if expected:
+        assert checked_size("coreset_size", share, n_rows) == expected
+    if n_rows:
+        assert (score_strata(np.arange(float(n_rows)), 3, share) < 0).sum() == expected
 
 
 @pytest.mark.parametrize(

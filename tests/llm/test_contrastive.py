@@ -93,6 +93,11 @@ def test_sizes_of_views(n, kept):
     assert len(thin_attributes(range(n), 0.4, range(n))) == kept
 
 
+def test_a_share_of_fewer_bits_is_the_decimal_that_it_shows():
+    """np.float32(0.96) * 275 is 263.99997."""
+    assert len(thin_attributes(range(275), np.float32(0.96), range(275))) == 275 - 264
+
+
 def test_a_view_of_an_impossible_share_or_order_is_refused():
     for ratio in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"the ratio must lie in \[0, 1\]"):
