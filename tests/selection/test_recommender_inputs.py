@@ -171,3 +171,29 @@ def test_batches_change_nothing_but_rounding(make, monkeypatch):
         np.testing.assert_allclose(getattr(cut, name)(), getattr(whole, name)(), rtol=tolerance, atol=1e-9)
     monkeypatch.setattr(recommender_inputs, "_LOGITS", 3 * whole.pool.data.item_num)
     assert [len(batch) for batch in whole._batches(whole.pool.rows)] == [3] * (N_ROWS // 3)
+
+
+def test_a_recurrent_recommender_is_differentiated_without_cudnn(make):
+    """cuDNN's GRU has no derivatives in eval mode; there is no GPU here to refuse them, so the flag is looked at."""
+    small = {"hidden_size": 8, "embedding_size": 8, "epochs": 1}
+    config, rows, model = make(recommender="GRU4Rec", influence_weights="all", recommender_config=small)
+    inputs = inputs_of(config, rows, model)
+    seen: list[bool] = []
+    inputs.auxiliary.model.gru_layers.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
+    with torch.backends.cudnn.flags(enabled=True):
+        for compute in (inputs.influence, inputs.grand):
+            seen.clear()
+            assert np.isfinite(compute()).all()
+            assert seen and not any(seen)
+        seen.clear()
+        inputs.el2n()  # without a derivative, cuDNN may compute
+        assert seen and all(seen) and torch.backends.cudnn.enabled
+
+
+def test_a_transformer_is_differentiated_with_cudnn_as_it_is(plain):
+    recommender, seen = plain.auxiliary.model, []
+    hook = recommender.item_embedding.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
+    with torch.backends.cudnn.flags(enabled=True):
+        plain.grand()
+    hook.remove()
+    assert seen and all(seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -53,10 +53,22 @@ def parameter_losses(
     def at(params: Tensor, batch: Any) -> Tensor:
         parts = params.reshape(-1).split(sizes)
         weights = {f"model.{name}": part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        found: Tensor = torch.func.functional_call(called, weights, (batch,))
+        with differentiable_recurrence(model):
+            found: Tensor = torch.func.functional_call(called, weights, (batch,))
         return found
 
     return torch.cat([own[name].detach().reshape(-1) for name in names]), at
+
+
+def differentiable_recurrence(model: nn.Module) -> AbstractContextManager[None]:
+    """A context for forward passes of a model whose losses are differentiated, once or twice.
+
+    cuDNN's recurrent layers have no second derivatives, and in eval mode no first ones either; PyTorch's own have both.
+    Which of the two computes the derivatives is decided by the forward pass.
+    """
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=False)
 
 
 @contextmanager
