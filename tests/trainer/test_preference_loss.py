@@ -126,8 +126,7 @@ def test_a_step_is_that_of_the_pure_function_however_it_is_cut(model, name):
 @pytest.mark.parametrize("name", ["rpo", "dpo"])
 def test_contrasts_are_no_matter_of_autocast_however_a_step_is_cut(model, name, budget, monkeypatch):
     passes = passes_of(model, budget)
-    monkeypatch.setattr(passes, "in_half", True, raising=False)
-    monkeypatch.setattr(model, "autocast", lambda: torch.autocast("cpu", torch.bfloat16), raising=False)
+    monkeypatch.setattr(model, "autocast", lambda: torch.autocast("cpu", torch.bfloat16))
     loss, found = loss_of(passes, name, np.zeros((len(PROMPTS), 3), dtype=np.float32)), {"sums": set(), "loss": set()}
     for owner, part in ((loss, "_sums"), (loss.objective, "loss")):
         inner: Any = getattr(owner, part)
