@@ -11,7 +11,7 @@ TIED_ROWS = 64  # at a time, for which numbers of all columns are made
 def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest values of each row and their indices: like ``values.topk(k)``, but equal values by lower index.
 
-    Which of several infinite values that run across the cut are taken is open: they stand for nothing to choose.
+    Which of several equal infinite values are taken is not defined: -inf marks what must not be chosen.
 
     Args:
         values: ``[rows, n]``, without NaN.

@@ -55,12 +55,14 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
     part = getattr(rows, phase)
     if not len(part):
         return None
-    if not config["repeatable"] and config["benchmark_filename"] is not None:
+    mode = config["eval_args"]["mode"][phase]
+    sampled = is_sampled(mode)
+    only_new = not config["repeatable"] and not config["candidates"] and (sampled or mode == "full")
+    if only_new and config["benchmark_filename"] is not None:
         message = "False needs all interactions of a user; rows of benchmark_filename tell of their histories only"
         raise InputError("repeatable", message, kind="conflict")
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     view = config if sequential else AsSequential(config)  # a transform writes into its loader's config
-    sampled = is_sampled(config["eval_args"]["mode"][phase])
     if sampled and len(np.unique(row_pairs(part)[:, 0])) < len(part):
         # RecBole's loader would rank all targets of a user in one list, by scores for different histories.
         raise InputError(
@@ -68,12 +70,12 @@ def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
         )
     samplers = dict(zip(("train", "valid", "test"), create_samplers(view, rows.valid, [part] * 3), strict=True))
     if sampled:
-        if config["eval_args"]["mode"][phase].startswith("pop"):
+        if mode.startswith("pop"):
             _count_before_split(samplers[phase], rows.whole.item_counts)
-        if not config["repeatable"]:
+        if only_new:
             _without_earlier_items(samplers[phase], rows, part)
         samplers[phase] = _drawing_by_row(samplers[phase], config["sample_seed"])
-    elif not config["repeatable"]:
+    elif only_new:
         return _NewItemsLoader(view, rows, part)
     return get_dataloader(view, phase)(view, part, samplers[phase], shuffle=False)
 

@@ -57,21 +57,19 @@ def compare_two_level(
     """Compare two models on the same users, each trained with several seeds: what would other seeds and users show?
 
     A user's difference is ``d[s, u] = m + S[s] + U[u] + E[s, u]``: seeds and users are both drawn, and crossed. The
-    variance of the mean is estimated from the mean squares between seeds, between users and of the rest,
-    ``(max(MS_S, MS_E) + max(0, MS_U - MS_E)) / (seeds users)``: a factor's own variance is at least 0, so that seeds
-    which happen to agree make no difference surer than it is over users. The mean is compared with a t distribution
-    whose degrees of freedom follow Satterthwaite (1946, Biometrics Bulletin 2), those of the mean square that the first
-    part is, and ``users - 1`` for the second. It is the test of two crossed random factors (Clark 1973, J. Verbal
-    Learning and Verbal Behavior 12). Where seeds matter most, it is the t test of the seeds' means, exact for normal
-    ones; where they do not, that over users. A bootstrap that resamples seeds and users (Owen 2007, Annals of Applied
-    Statistics 1) estimates the same variance, but five seeds resampled look ``4 / 5`` as variable as they are, and its
-    quantiles know of no degrees of freedom; the percentile method of Efron and Tibshirani (1993, chapter 13) is for
-    many of each.
+    variance of the mean is estimated without bias from the mean squares between seeds, between users and of the rest,
+    ``(MS_S + max(0, MS_U - MS_E)) / (seeds users)``, and the mean is compared with a t distribution whose degrees of
+    freedom follow Satterthwaite (1946, Biometrics Bulletin 2), ``seeds - 1`` for the first part and ``users - 1`` for
+    the second. It is the test of two crossed random factors (Clark 1973, J. Verbal Learning and Verbal Behavior 12).
+    Seeds may happen to agree more than users do, but make no difference surer than it is over users: of this test and
+    the t test of each user's mean over the seeds, whose interval is ``users``, the more cautious one counts. Where
+    seeds matter most, it is the t test of the seeds' means, exact for normal ones. A bootstrap that resamples seeds and
+    users (Owen 2007, Annals of Applied Statistics 1) estimates the same variance, but five seeds resampled look
+    ``4 / 5`` as variable as they are, and its quantiles know of no degrees of freedom; the percentile method of Efron
+    and Tibshirani (1993, chapter 13) is for many of each.
 
     Where both have the same seeds, runs of one seed are compared with each other (they share their few-shot rows). If
     not, the variances of both models' seeds are added and the degrees of freedom are those of Welch (1947).
-
-    The interval over users only, ``users``, is that of the t test of each user's mean over the seeds.
 
     Args:
         a: ``[seeds, users]`` or ``[users]``, a metric per user of the first model.
@@ -105,8 +103,13 @@ def compare_two_level(
     interval, p_users = _t_test(mean, parts, confidence)
     both, p = None, p_users
     if min(n_seeds) > 1:
-        parts = _variances([first - second] if is_paired else [first, second], between_users)
-        both, p = _t_test(mean, parts, confidence)
+        crossed = _variances([first - second] if is_paired else [first, second], between_users)
+        both, p_crossed = _t_test(mean, crossed, confidence)
+        p = max(p_crossed, p_users)
+        if both[1] - both[0] < interval[1] - interval[0]:
+            both = interval
+        else:
+            parts = crossed
     variance, degrees = _satterthwaite(parts)
     quantiles = special.stdtrit(degrees, 1 - (1 - confidence) / 2) + special.stdtrit(degrees, power)
     detectable = float(quantiles) * math.sqrt(variance)
@@ -154,11 +157,8 @@ def _variances(gains: Sequence[np.ndarray], between_users: float) -> Parts:
     for own in gains:
         n_seeds, by_seed = len(own), own.mean(axis=1)
         rest = own - own.mean(axis=0) - by_seed[:, None] + own.mean()
-        degrees = (n_seeds - 1.0) * (n_users - 1)
-        chance = float((rest**2).sum()) / degrees / (n_seeds * n_users)
-        by_chance += chance
-        # Where seeds agree more than the rest would have them, their own variance is 0, not negative.
-        seeds.append(max((float(by_seed.var(ddof=1)) / n_seeds, n_seeds - 1.0), (chance, degrees)))
+        by_chance += float((rest**2).sum()) / ((n_seeds - 1) * (n_users - 1)) / (n_seeds * n_users)
+        seeds.append((float(by_seed.var(ddof=1)) / n_seeds, float(n_seeds - 1)))
     return [*seeds, (max(0.0, between_users - by_chance), float(n_users - 1))]
 
 

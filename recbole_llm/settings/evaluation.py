@@ -121,8 +121,9 @@ class EvaluationSettings(Declared):
     repeatable: Annotated[
         bool,
         Setting(
-            "items of the history can be recommended again: nothing is masked",
-            note="False, for models that read no sequences, leaves out all that a user had before the target",
+            "items that a user had may be recommended again",
+            note="False, only for models that read no sequences: nothing that a user had before the target is ranked "
+            "or drawn",
         ),
     ] = True
     metrics: Annotated[list[str] | str, Setting("evaluation metrics")] = field(

@@ -168,8 +168,10 @@ def _deciding_keys(*runs: Settings) -> Sequence[str]:
     """The settings that decide among which items the rows of runs are evaluated, besides the mode."""
     if any(run["candidates"] for run in runs):
         return DRAWS_CANDIDATES
-    samples = any(is_sampled(mode) for run in runs for mode in modes_of(run["eval_args"]))
-    return ("candidates", "sample_seed") if samples else ("candidates",)
+    modes = [mode for run in runs for mode in modes_of(run["eval_args"])]
+    if any(map(is_sampled, modes)):
+        return "candidates", "repeatable", "sample_seed"
+    return ("candidates", "repeatable") if "full" in modes else ("candidates",)
 
 
 def _tested_by(eval_args: Mapping[str, Any]) -> str:

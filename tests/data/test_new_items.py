@@ -10,6 +10,8 @@ import pytest
 
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, row_pairs
+from recbole_llm.settings.check import check_command
+from recbole_llm.settings.command import parse_command
 from recbole_llm.settings.config import Config
 from tests.refusals import refused
 from tests.worlds import make_world
@@ -107,3 +109,23 @@ def test_pop_ranks_what_a_user_has_not_had_and_the_page_says_so(command, world):
     had = pd.read_csv(world / "world.inter", sep="\t", dtype=str).groupby("user_id:token")["item_id:token"].agg(list)
     for user, best in lists[False].items():
         assert not {*best.split(" ")} & {*had[user][:-1]}
+
+
+def test_clicks_and_listed_candidates_are_no_matter_of_it(command, world):
+    """Neither ranks what could be left out."""
+    found = {}
+    for repeatable in (True, False):
+        word = f"--repeatable={repeatable}"
+        labels = ("--eval_args={mode: labeled}", "--threshold={rating: 3}", "--metrics=AUC", "--valid_metric=AUC")
+        clicks = command("LR", *labels, word)
+        listed = command("Pop", "--topk=[5,10]", "--candidates=8", "--MAX_ITEM_LIST_LENGTH=2", word)
+        found[repeatable] = [one.table.results[0].test for one in (clicks, listed)]
+        assert clicks.status == listed.status == 0
+    assert found[True] == found[False]
+
+
+@pytest.mark.parametrize("mode", ["full", "uni5"])
+def test_models_of_one_table_rank_the_same_items(mode):
+    words = ["--model=Pop,BPR", "--dataset=ml-100k", "--Pop.repeatable=False", f"--eval_args={{mode: {mode}}}"]
+    with refused("repeatable", "conflict", "repeatable: Pop has False and BPR True; .* the same candidates"):
+        check_command(parse_command(words))

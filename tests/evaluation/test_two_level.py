@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recbole_llm.evaluation import compare_two_level, holm
+from recbole_llm.report.layout import FALSE_ALARMS
 
 N_USERS, N_SIMULATIONS = 500, 1000
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -72,21 +73,22 @@ SEEDS = [
 
 @pytest.mark.parametrize(("case", "k"), SEEDS)
 def test_equal_models_differ_as_seldom_as_promised(case, k):
-    """A variance that is not below 0 makes the test a little more cautious where seeds hardly matter."""
-    assert (0.02 if case in WEAK else 0.035) <= false_alarms(case, k) <= 0.065
+    """Where seeds hardly matter the test is more cautious: theirs or that over users counts, whichever is less sure."""
+    assert (0.01 if case in WEAK else 0.03) <= false_alarms(case, k) <= 0.065
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", SAME)
-@pytest.mark.parametrize(("k", "at_most"), [(2, 0.13), (3, 0.1)])
-def test_few_seeds_err_as_often_as_the_page_says(case, k, at_most):
-    assert false_alarms(case, k) <= at_most
+@pytest.mark.parametrize("case", [*SAME, "seeds a little above users who prefer one"])
+@pytest.mark.parametrize("k", FALSE_ALARMS)
+def test_few_seeds_err_as_seldom_as_tables_say(case, k):
+    assert false_alarms(case, k) <= FALSE_ALARMS[k] / 100 + 0.01
 
 
 def false_alarms(case: str, k: int) -> float:
     """How often equal models differ at the level of 5 %."""
-    rng = np.random.default_rng(list(SAME).index(case) * 100 + k)
-    return float(np.mean([compare_two_level(*SAME[case](rng, k)).p < 0.05 for _ in range(N_SIMULATIONS)]))
+    draw = SAME.get(case, normal(3, 0.5))
+    rng = np.random.default_rng([*SAME, case].index(case) * 100 + k)
+    return float(np.mean([compare_two_level(*draw(rng, k)).p < 0.05 for _ in range(N_SIMULATIONS)]))
 
 
 @settings(max_examples=50)
@@ -95,7 +97,7 @@ def test_seeds_that_agree_make_nothing_surer_than_it_is_over_users(seed, k, seed
     a, b = normal(seed_sd, 0.5)(np.random.default_rng(seed), k)
     found = compare_two_level(a, b, seeds=None if same_seeds else (range(k), range(k, 2 * k)))
     (low, high), (users_low, users_high) = found.seeds_and_users, found.users
-    assert high - low >= 0.99 * (users_high - users_low)  # the degrees of freedom may be a few more
+    assert high - low >= users_high - users_low and found.p >= found.p_users
 
 
 @pytest.mark.parametrize("k", [5, pytest.param(10, marks=pytest.mark.slow)])
@@ -182,13 +184,12 @@ def test_deterministic_models_and_one_seed_are_the_t_test_over_users():
 def test_the_variance_is_that_of_the_analysis_of_variance():
     """By the sums of squares of the textbook, whose parts are what seeds, users and the rest leave over."""
     rng = np.random.default_rng(8)
-    d = rng.normal(size=(4, 1)) + 2 * rng.normal(size=(1, 9)) + rng.normal(size=(4, 9))
+    d = 3 * rng.normal(size=(4, 1)) + 2 * rng.normal(size=(1, 9)) + rng.normal(size=(4, 9))
     total, k, n = d.sum(), 4, 9
     ss_seeds = (d.sum(axis=1) ** 2).sum() / n - total**2 / (k * n)
     ss_users = (d.sum(axis=0) ** 2).sum() / k - total**2 / (k * n)
     ss_rest = (d**2).sum() - total**2 / (k * n) - ss_seeds - ss_users
     seeds, users = ss_seeds / (k - 1), ss_users / (n - 1) - ss_rest / (k - 1) / (n - 1)
-    assert users > 0 and seeds > ss_rest / (k - 1) / (n - 1)
     variance = (seeds + users) / (k * n)
     degrees = (seeds + users) ** 2 / (seeds**2 / (k - 1) + users**2 / (n - 1))
     outcome = compare_two_level(d, np.zeros_like(d))
