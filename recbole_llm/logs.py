@@ -18,8 +18,8 @@ FILE = "%(asctime)s %(levelname)s  %(message)s"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CHATTER = ("Saving current",)  # lines of RecBole's that tell of every epoch what its end tells once
-# Chatter of libraries that says nothing about the run.
-QUIET = ("httpx", "httpcore", "urllib3", "matplotlib", "faiss", "filelock", "fsspec", "absl")
+# Libraries whose chatter says nothing about the run.
+CHATTY = ("httpx", "httpcore", "urllib3", "matplotlib", "faiss", "filelock", "fsspec", "absl")
 
 
 SHOWN = {"shown": True}
@@ -44,7 +44,7 @@ def console_log(quiet: bool = False) -> Iterator[None]:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(sys.stderr.isatty()))
-    for name in QUIET:
+    for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _handled_by(handler, "INFO"), logging_redirect_tqdm():
         for own in logging.getLogger().handlers:

@@ -112,7 +112,7 @@ AXES: Mapping[str, Mapping[str, str | None]] = {
     "history_policy": HISTORY_POLICIES,
     "rerank": RERANKS,
 }
-QUIET: Mapping[str, str] = {"objective": "nll", "preference": "none", "history_policy": "fixed", "rerank": "none"}
+OMITTED: Mapping[str, str] = {"objective": "nll", "preference": "none", "history_policy": "fixed", "rerank": "none"}
 """Axes that a run's effective point omits at this value."""
 
 OLD_MODEL_GROUP = "recbole_llm.models"  # what recbole_llm.model was called first

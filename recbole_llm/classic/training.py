@@ -24,7 +24,7 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
 from recbole_llm.hashing import hash_arrays, hash_json
 from recbole_llm.recbole_checkpoints import load_checkpoint
-from recbole_llm.settings.models import needs_package
+from recbole_llm.settings.models import needs_recbole_package
 from recbole_llm.settings.recommender_checks import TRAIN_STAGES, check_train_stage, no_catalogue
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _errors_of_recbole(config: Config, record: Path) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0].replace("_", "-")
-        raise needs_package(config["model"], package) from error
+        raise needs_recbole_package(config["model"], package) from error
     except Exception as error:
         code = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if _package(frame).startswith("recbole")]
         if _package(code[-1]) != "recbole":

@@ -23,7 +23,7 @@ _Model: Any = object  # a mixin before a model, whose methods it calls: untyped,
 
 
 @dataclass(frozen=True)
-class ItemTable:
+class VectorInputs:
     """What a model learns from beside its rows.
 
     Attributes:
@@ -90,7 +90,7 @@ class _ReadsVectors(_Model):
 
     item_embedding: Any
 
-    def __init__(self, config: Config, dataset: Dataset, table: ItemTable) -> None:
+    def __init__(self, config: Config, dataset: Dataset, table: VectorInputs) -> None:
         super().__init__(config, dataset)
         plain = self.item_embedding
         n_more = plain.num_embeddings - self.n_items

@@ -20,7 +20,7 @@ LONG = 4  # interactions from which two users with the same sequence are no coin
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """Outcome of one check.
 
     Attributes:
@@ -32,9 +32,9 @@ class Finding:
         examples: some of them, in outside ids.
 
     Example:
-        >>> print(Finding("repeats", True, 1, 3, "rows repeat another one; drop them", ("u1",)))
+        >>> print(AuditFinding("repeats", True, 1, 3, "rows repeat another one; drop them", ("u1",)))
         repeats: 1 of 3 rows repeat another one; drop them (such as u1)
-        >>> print(Finding("repeats", False, 0, 3, "rows repeat another one; drop them"))
+        >>> print(AuditFinding("repeats", False, 0, 3, "rows repeat another one; drop them"))
         repeats: 0 of 3 rows repeat another one
     """
 
@@ -78,7 +78,7 @@ class SplitRows:
 
 def check_interactions(
     users: np.ndarray, items: np.ndarray, times: np.ndarray | None, user_names: Sequence[str]
-) -> Iterator[Finding]:
+) -> Iterator[AuditFinding]:
     """Lines that stand twice, and users who did the same in the same order.
 
     Args:
@@ -90,7 +90,7 @@ def check_interactions(
     columns = [users, items] if times is None else [users, items, times]
     lines = list(zip(*(column.tolist() for column in columns), strict=True))
     twice = len(lines) - len(set(lines))
-    yield Finding(
+    yield AuditFinding(
         "duplicate interactions",
         bool(twice) and times is not None,
         twice,
@@ -101,7 +101,7 @@ def check_interactions(
     found, starts = np.unique(users[order], return_index=True)
     sequences = dict(zip(found.tolist(), np.split(items[order], starts[1:]), strict=True))
     twins = _groups((tuple(own.tolist()), user) for user, own in sequences.items() if len(own) >= LONG)
-    yield Finding(
+    yield AuditFinding(
         "duplicate users",
         bool(twins),
         sum(len(group) - 1 for group in twins),
@@ -113,7 +113,7 @@ def check_interactions(
 
 def check_items(
     titles: Sequence[str | None], attributes: Sequence[Sequence[str]], item_names: Sequence[str]
-) -> Iterator[Finding]:
+) -> Iterator[AuditFinding]:
     """Items that cannot be told apart, and items without a title.
 
     Args:
@@ -124,7 +124,7 @@ def check_items(
     n_items = len(titles) - 1
     named = [(title, item) for item, title in enumerate(titles) if title]
     same_title = _groups(named)
-    yield Finding(
+    yield AuditFinding(
         "duplicate titles",
         bool(same_title),
         sum(len(group) - 1 for group in same_title),
@@ -134,7 +134,7 @@ def check_items(
     )
     if any(attributes):
         twins = _groups(((title, *attributes[item]), item) for title, item in named)
-        yield Finding(
+        yield AuditFinding(
             "duplicate items",
             bool(twins),
             sum(len(group) - 1 for group in twins),
@@ -143,7 +143,7 @@ def check_items(
             _named(twins, item_names),
         )
     untitled = n_items - len(named)
-    yield Finding(
+    yield AuditFinding(
         "untitled items",
         untitled > FEW * n_items,
         untitled,
@@ -152,7 +152,7 @@ def check_items(
     )
 
 
-def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Finding]:
+def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[AuditFinding]:
     """Targets that the history gives away, times that run backwards, unlearnable targets, and an easy split.
 
     Args:
@@ -164,7 +164,7 @@ def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Fi
     pairs = list(zip(evaluated.targets, evaluated.histories, strict=True))
     inside = np.array([target in own for target, own in pairs], dtype=bool)
     last = np.array([len(own) > 0 and own[-1] == target for target, own in pairs], dtype=bool)
-    yield Finding(
+    yield AuditFinding(
         f"target in history, {name}",
         int(last.sum()) > FEW * n,
         int(inside.sum()),
@@ -175,7 +175,7 @@ def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Fi
     if train.times is not None and evaluated.times is not None:
         latest = _latest(train)
         late = np.array([latest.get(int(user), -np.inf) > time for user, time in _pairs(evaluated)], dtype=bool)
-        yield Finding(
+        yield AuditFinding(
             f"training after {name}",
             bool(late.any()),
             int(late.sum()),
@@ -185,7 +185,7 @@ def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Fi
         )
     learnt = np.unique(np.concatenate([train.targets, *train.histories]) if len(train) else train.targets)
     cold = ~np.isin(evaluated.targets, learnt)
-    yield Finding(
+    yield AuditFinding(
         f"cold targets, {name}",
         int(cold.sum()) > FEW * n,
         int(cold.sum()),
@@ -196,7 +196,7 @@ def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Fi
     ten = np.argsort(-np.bincount(train.targets, minlength=1), kind="stable")[:10]
     popular = np.isin(evaluated.targets, ten)
     by_chance = 10 / max(len(evaluated.item_names) - 1, 10)
-    yield Finding(
+    yield AuditFinding(
         f"popularity, {name}",
         int(popular.sum()) > max(POPULAR, 3 * by_chance) * n,
         int(popular.sum()),
@@ -205,7 +205,7 @@ def check_rows(train: SplitRows, evaluated: SplitRows, name: str) -> Iterator[Fi
     )
 
 
-def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[str, int]], name: str) -> Finding:
+def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[str, int]], name: str) -> AuditFinding:
     """Rows of a split that a training row answers word for word.
 
     Args:
@@ -215,7 +215,7 @@ def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[st
     """
     known = set(train)
     equal = sum(row in known for row in evaluated)
-    return Finding(
+    return AuditFinding(
         f"equal prompts, {name}",
         equal > FEW * len(evaluated),
         equal,
@@ -224,14 +224,14 @@ def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[st
     )
 
 
-def check_lengths(n_shortened: int, n_prompts: int) -> Finding:
+def check_lengths(n_shortened: int, n_prompts: int) -> AuditFinding:
     """Prompts that do not fit.
 
     Args:
         n_shortened: prompts that lost titles or a part of one.
         n_prompts: of how many.
     """
-    return Finding(
+    return AuditFinding(
         "truncated prompts",
         n_shortened > 0,
         n_shortened,

@@ -24,9 +24,9 @@ from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.registry import find_choice
 from recbole_llm.report.rerank_plot import plot_trade_off
 from recbole_llm.rerank import (
-    Example,
     ItemSpace,
     Reranker,
+    RerankExample,
     RerankSettings,
     category_vectors,
     interaction_vectors,
@@ -148,7 +148,7 @@ class Reranking:
 
     # ---- what is learnt
 
-    def _examples(self, config: Config, settings: RerankSettings, rows: Rows, model: Any) -> list[Example]:
+    def _examples(self, config: Config, settings: RerankSettings, rows: Rows, model: Any) -> list[RerankExample]:
         """The last step of training histories: what came next, what did not, and the items before."""
         source = rows.valid if len(rows.valid) else rows.test
         last = without_last(source, settings.rerank_rows, stage_seed(self.seed, "rerank", "rows"))
@@ -166,7 +166,7 @@ class Reranking:
                 drawn = rng.choice(outside, min(settings.rerank_negatives, len(outside)), replace=False)
                 items = np.array([target, *drawn], dtype=np.int64)
                 own = standardised(scores[row, items].numpy(), best[row][np.isfinite(best[row])])
-                examples.append(Example(items, own, history[-settings.rerank_window :]))
+                examples.append(RerankExample(items, own, history[-settings.rerank_window :]))
         return examples
 
     # ---- kept

@@ -9,7 +9,7 @@ import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_llm.data.leaks import (
-    Finding,
+    AuditFinding,
     SplitRows,
     check_interactions,
     check_items,
@@ -32,7 +32,7 @@ KNOWN = 0.5  # share of completed titles from which an LLM may know the data set
 SEQUENCES = 0.8  # share of preferred targets from which it may know the users
 
 
-def audit(config: Config) -> list[Finding]:
+def audit(config: Config) -> list[AuditFinding]:
     """Every check of a data set as an LLM model would read it, of its prompts, and of what the untuned LLM knows.
 
     Args:
@@ -92,7 +92,7 @@ def _interactions(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | None
     return own[whole.uid_field].numpy(), own[whole.iid_field].numpy(), times
 
 
-def _prompt_findings(model: LLMRecommender, rows: Rows) -> Iterator[Finding]:
+def _prompt_findings(model: LLMRecommender, rows: Rows) -> Iterator[AuditFinding]:
     """Prompts that are too long, and those of which training knows the answer."""
     prompts, representative = model.prompts, model.catalog.representative
 
@@ -109,7 +109,7 @@ def _prompt_findings(model: LLMRecommender, rows: Rows) -> Iterator[Finding]:
     yield check_lengths(prompts.n_shortened - before[1], prompts.n_prompts - before[0])
 
 
-def _known_titles(model: LLMRecommender) -> Finding:
+def _known_titles(model: LLMRecommender) -> AuditFinding:
     """How many titles the untuned LLM completes from their first half."""
     ids = np.flatnonzero(model.catalog.rankable)
     drawn = np.random.default_rng(model.stage_seed("audit", "titles")).permutation(ids)[:N_PROBED].tolist()
@@ -134,10 +134,10 @@ def _known_titles(model: LLMRecommender) -> Finding:
     text = "titles are completed by the untuned LLM from their first half" + (
         ": it was made of them" if is_tiny else "; an LLM that knows the titles may know the data set"
     )
-    return Finding("titles known", not is_tiny and sum(whole) > KNOWN * len(whole), sum(whole), len(whole), text)
+    return AuditFinding("titles known", not is_tiny and sum(whole) > KNOWN * len(whole), sum(whole), len(whole), text)
 
 
-def _known_sequences(model: LLMRecommender, rows: Rows) -> Finding:
+def _known_sequences(model: LLMRecommender, rows: Rows) -> AuditFinding:
     """How often the untuned LLM prefers the true next title to another one that is about as popular."""
     generator = np.random.default_rng(model.stage_seed("audit", "rows"))
     part = rows.test.inter_feat
@@ -154,7 +154,7 @@ def _known_sequences(model: LLMRecommender, rows: Rows) -> Finding:
             losses = model.answer_loss([model.prompts.prompt(example)], [answers]).tolist()
             own, other = (loss / len(answer) for loss, answer in zip(losses, answers, strict=True))
             better += own < other
-    return Finding(
+    return AuditFinding(
         "sequences known",
         better > SEQUENCES * len(examples),
         better,

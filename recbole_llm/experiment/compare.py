@@ -14,7 +14,7 @@ from recbole_llm.distributed import on_main, process
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.planned import Planned, check_planned, make_configs, plan, run_plans
 from recbole_llm.experiment.results import data_hash_of, table_of, write_results
-from recbole_llm.experiment.run import check_rows, is_teacher, run_one, teach
+from recbole_llm.experiment.run import check_row_digests, is_teacher, run_one, teach
 from recbole_llm.experiment.run_folder import folder_stem, new_folder
 from recbole_llm.experiment.run_record import Run
 from recbole_llm.locks import OwnedLock
@@ -161,7 +161,7 @@ def _run(
             timeline().found(one.label)
             log.info("%s, seed %s: found in %s", one.label, one.config["seed"], run.folder)
             if first is not None:
-                check_rows(one.label, run.rows_digest, first.result.model, first.rows_digest)
+                check_row_digests(one.label, run.rows_digest, first.result.model, first.rows_digest)
         else:
             run = run_one(one.config, one.label, one.few_shot, first)
             if finished and process().is_main:

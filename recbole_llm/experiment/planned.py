@@ -12,7 +12,7 @@ from recbole.utils import ModelType, dataset_arguments, init_seed
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import load_rows
 from recbole_llm.evaluation import check_together, protocol_of
-from recbole_llm.experiment.run import check_rows, is_teacher
+from recbole_llm.experiment.run import check_row_digests, is_teacher
 from recbole_llm.experiment.student import student_config, student_label
 from recbole_llm.experiment.timing import plan_of
 from recbole_llm.experiment.trained import is_few_shot
@@ -112,7 +112,7 @@ def check_planned(planned: Sequence[Planned]) -> None:
         protocol_of(config).check(rows)
         digests[label] = rows.evaluated()
         first = next(iter(digests))
-        check_rows(label, digests[label], first, digests[first])
+        check_row_digests(label, digests[label], first, digests[first])
 
 
 def _data_facts(config: Config) -> str:

@@ -23,7 +23,7 @@ from recbole_llm.experiment.llm_run import read_llm_run, write_stage_table
 from recbole_llm.experiment.model_card import write_card, write_prompt
 from recbole_llm.experiment.results import table_of, write_report
 from recbole_llm.experiment.run_folder import RunFolder
-from recbole_llm.experiment.run_record import DATA, FACTS, STUDENT, Run, facts_of
+from recbole_llm.experiment.run_record import DATA, FACTS, STUDENT, Run, run_facts
 from recbole_llm.experiment.student import lessons_of, student_label
 from recbole_llm.experiment.timing import plan_of, write_timing
 from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
@@ -148,7 +148,7 @@ def _run(
         log.info(rows.whole)
         digest = rows.evaluated()
         if beside is not None:
-            check_rows(label, digest, beside.result.model, beside.rows_digest)
+            check_row_digests(label, digest, beside.result.model, beside.rows_digest)
         protocol = protocol_of(config)
         _log_processes(config, label)
         options["callbacks"] = callbacks
@@ -205,7 +205,7 @@ def _write(
     folder.write("metrics.json", {"valid": result.valid, "test": result.test, "summary": result.summary})
     for warning in result.warnings:
         log.warning("%s: %s", label, warning)
-    folder.write(FACTS, {"rows": digest, "environment": versions(), **facts_of(result)})
+    folder.write(FACTS, {"rows": digest, "environment": versions(), **run_facts(result)})
     folder.write(DATA, rows.whole.reading.to_dict())
     Numbering.of(rows, not config.is_llm, digest).write(folder.path)
     if config.is_llm and not model.reads_items:
@@ -261,7 +261,7 @@ def _told(config: Config) -> str:
     return ", ".join(f"{key} = {value}" for key, (value, _) in sorted(changed.items())) or "none"
 
 
-def check_rows(label: str, digest: str, other: str, other_digest: str) -> None:
+def check_row_digests(label: str, digest: str, other: str, other_digest: str) -> None:
     """Refuse two runs of one table that are evaluated on different rows.
 
     Args:

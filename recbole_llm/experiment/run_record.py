@@ -191,11 +191,11 @@ def _numbers(found: Any) -> dict[str, float | None]:
     return dict(found)
 
 
-def facts_of(result: RunResult) -> dict[str, Any]:
+def run_facts(result: RunResult) -> dict[str, Any]:
     """What ``run.json`` holds of a run's line in a table; its numbers are in ``metrics.json``.
 
     Example:
-        >>> facts = facts_of(RunResult("Pop", "ml-100k", seed=1, test={"ndcg@10": 0.0163}))
+        >>> facts = run_facts(RunResult("Pop", "ml-100k", seed=1, test={"ndcg@10": 0.0163}))
         >>> facts["seed"], "test" in facts
         (1, False)
     """

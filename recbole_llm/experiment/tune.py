@@ -18,7 +18,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.results import data_hash_of
-from recbole_llm.experiment.run import check_rows, run_one
+from recbole_llm.experiment.run import check_row_digests, run_one
 from recbole_llm.experiment.run_folder import folder_stem
 from recbole_llm.experiment.run_record import Run
 from recbole_llm.experiment.timing import plan_of
@@ -193,7 +193,7 @@ class _Search:
         try:
             config = self._config(attempt.values)
             run, name = self._run(config, attempt)
-            self._check_rows(run)
+            self._check_row_digests(run)
         except Pruned:
             log.info("trial %d has fallen behind and is ended.", attempt.number + 1)
             attempt.prune()
@@ -230,8 +230,8 @@ class _Search:
             attempt.report(epoch, score)
         return run, name
 
-    def _check_rows(self, run: Run) -> None:
-        check_rows("a trial", run.rows_digest, "the trials before it", self._rows or run.rows_digest)
+    def _check_row_digests(self, run: Run) -> None:
+        check_row_digests("a trial", run.rows_digest, "the trials before it", self._rows or run.rows_digest)
         self._rows = run.rows_digest
 
     def _score(self, run: Run) -> float:

@@ -70,7 +70,7 @@ class LastLogits:
         return logits
 
 
-class Passes(ABC):
+class BeamPasses(ABC):
     """The forward passes for one batch of prompts and their beams.
 
     Args:
@@ -95,11 +95,11 @@ class Passes(ABC):
         """Logits [sequences, vocabulary] behind the generated tokens [sequences, generated]."""
 
 
-class CachedPasses(Passes):
+class CachedPasses(BeamPasses):
     """Each prompt is computed once; a step computes one token per beam.
 
     Args:
-        llm: see :class:`Passes`, as for the next two.
+        llm: see :class:`BeamPasses`, as for the next two.
         pad_token_id: fills up shorter prompts.
         max_new_tokens: most tokens to generate.
         prefix: cache of what all prompts begin with, if it was computed.
@@ -111,7 +111,7 @@ class CachedPasses(Passes):
         self._is_first_step = True
 
     def behind_prompts(self, prompts: Sequence[Tokens], rows: Tensor) -> Tensor:
-        """See :class:`Passes`; fills the cache with each prompt once."""
+        """See :class:`BeamPasses`; fills the cache with each prompt once."""
         self._cache, n_shared = self.llm.new_cache(), 0
         if self._prefix is not None:
             self._cache, n_shared = copy.deepcopy(self._prefix), self._prefix.get_seq_length()
@@ -124,12 +124,12 @@ class CachedPasses(Passes):
         return self.llm(ids, self._mask[:, :end], self._positions[:, n_shared:end], rows, self._cache)
 
     def select(self, source: Tensor) -> None:
-        """See :class:`Passes`."""
+        """See :class:`BeamPasses`."""
         self._mask, self._positions = self._mask[source], self._positions[source]
         self._cache.reorder_cache(source)
 
     def behind(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """See :class:`Passes`; adds the last token to the cache."""
+        """See :class:`BeamPasses`; adds the last token to the cache."""
         if self._is_first_step:  # the cache has one copy of its prompt per beam now
             make_room(self._cache, self.max_new_tokens - 1)
             self._is_first_step = False
@@ -138,20 +138,20 @@ class CachedPasses(Passes):
         return self.llm(tokens[:, -1:], mask, positions, rows, self._cache)
 
 
-class FullPasses(Passes):
+class FullPasses(BeamPasses):
     """Prompt and answer are computed whole at every step: for states that cannot be selected from."""
 
     def behind_prompts(self, prompts: Sequence[Tokens], rows: Tensor) -> Tensor:
-        """See :class:`Passes`."""
+        """See :class:`BeamPasses`."""
         self._ids, self._mask = pad_batch(prompts, self.pad_token_id, self.llm.device, left=True)
         return self.llm(self._ids, self._mask, positions_from_mask(self._mask), rows)
 
     def select(self, source: Tensor) -> None:
-        """See :class:`Passes`."""
+        """See :class:`BeamPasses`."""
         self._ids, self._mask = self._ids[source], self._mask[source]
 
     def behind(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """See :class:`Passes`."""
+        """See :class:`BeamPasses`."""
         mask = F.pad(self._mask, (0, tokens.shape[1]), value=1)
         return self.llm(torch.cat((self._ids, tokens), dim=1), mask, positions_from_mask(mask), rows)
 
@@ -163,7 +163,7 @@ def choose_passes(
     max_new_tokens: int,
     share_prefix: bool,
     row_inputs: Mapping[str, Tensor] | None,
-) -> Callable[[], Passes]:
+) -> Callable[[], BeamPasses]:
     """The cheapest passes that the LLM computes as it computes separate sequences; one call makes those of a batch.
 
     Args:
@@ -216,7 +216,7 @@ def prefix_scores(model: nn.Module, sample: Sample) -> Tensor:
     return _forced(CachedPasses(llm, sample.pad_token_id, max(map(len, sample.answers)), prefix), sample)
 
 
-def _forced(passes: Passes, sample: Sample) -> Tensor:
+def _forced(passes: BeamPasses, sample: Sample) -> Tensor:
     """A search in which each prompt's beams are the sample's answers, and change places at every step."""
     device, n_prompts, n_answers = passes.llm.device, len(sample.prompts), len(sample.answers)
     tokens, given = pad_batch(sample.answers, sample.pad_token_id, device, left=False)

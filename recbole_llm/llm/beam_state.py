@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_llm.llm.beam_passes import Passes
+from recbole_llm.llm.beam_passes import BeamPasses
 
 FINISHED_SHARE = 0.25  # of the rows that passes compute: then they are dropped, which copies the cache of the others
 
@@ -25,12 +25,12 @@ class Live:
     tokens: Tensor  # [rows, beams, generated]
     scores: Tensor  # [rows, beams] sums of log-probabilities; -inf: no such beam
     finished_scores: Tensor  # [rows, num_beams] scores of the best hypotheses, the best first; -inf: none yet
-    passes: Passes
+    passes: BeamPasses
     slots: Tensor  # [rows] which of the passes' rows each is
     slot_rows: Tensor  # [slots] index among all prompts of the call, of the passes' rows
 
     @classmethod
-    def start(cls, rows: Tensor, num_beams: int, passes: Passes) -> Live:
+    def start(cls, rows: Tensor, num_beams: int, passes: BeamPasses) -> Live:
         """The state before the first selection, of rows [rows]."""
         n_rows, device = len(rows), rows.device
         return cls(

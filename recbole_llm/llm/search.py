@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LogitsProcessorList
 
-from recbole_llm.llm.beam_passes import Passes
+from recbole_llm.llm.beam_passes import BeamPasses
 from recbole_llm.llm.beam_state import Extensions, Live
 from recbole_llm.llm.loss import LOGSUMEXP_ROWS
 from recbole_llm.top_k import top_k
@@ -85,7 +85,7 @@ class BeamSearch:
             "constraint": None if self.constraint is None else self.constraint.facts(),
         }
 
-    def run(self, prompts: Mapping[int, Sequence[int]], passes: Passes) -> dict[int, Generation]:
+    def run(self, prompts: Mapping[int, Sequence[int]], passes: BeamPasses) -> dict[int, Generation]:
         """Searches one batch; prompts and answers by their index in the call."""
         rows = torch.tensor(list(prompts), device=passes.llm.device)
         logits = passes.behind_prompts(list(prompts.values()), rows)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.classic.with_vectors import ItemTable, with_vectors
+from recbole_llm.classic.with_vectors import VectorInputs, with_vectors
 from recbole_llm.grounding.ranking import Ranking, rank_scores
 from recbole_llm.llm.backbone import Backbone
 from recbole_llm.model.backbones import load_llm
@@ -77,7 +77,7 @@ class LLMEmb(LLMRecommender):
         own["train_sample_size"] = self.config["train_sample_size"]
         return own
 
-    def build(self, table: ItemTable) -> Any:
+    def build(self, table: VectorInputs) -> Any:
         """An untrained sequential model on some vectors."""
         config = self.backbone_config
         return with_vectors(config.model_class)(config, self.dataset, table).to(self.device)
@@ -86,7 +86,7 @@ class LLMEmb(LLMRecommender):
         """Take the sequential model that was trained, vectors included, from a run folder or a stage."""
         state = load_checkpoint(folder / CHECKPOINT, map_location=self.device)["state_dict"]
         vectors = torch.zeros_like(state["item_embedding.vectors"], device=self.device)
-        self.recommender = self.build(ItemTable(vectors, self.rat))
+        self.recommender = self.build(VectorInputs(vectors, self.rat))
         self.recommender.load_state_dict(state)
         self.recommender.eval()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from recbole_llm.model.solid_classes import item_classes
-from recbole_llm.model.solid_codebook import Backbone, CodebookStage, identity_layer
+from recbole_llm.model.solid_codebook import CodebookStage, SequentialBackbone, identity_layer
 from recbole_llm.semantic_ids.codebook import codebook_loss, snap_to_codebook
 from recbole_llm.semantic_ids.heads import Condition, GeneratedHead, SequenceVectors, default_classes
 from recbole_llm.semantic_ids.solid_settings import SolidSettings
@@ -54,7 +54,7 @@ class SOLID(SequentialRecommender):
         self._settings = settings = SolidSettings.from_settings(config.final_config_dict)
         width = config["hidden_size"]
         n_classes = settings.n_semantic or default_classes(self.n_items - 1)
-        self.backbone = Backbone(config, self.n_items)
+        self.backbone = SequentialBackbone(config, self.n_items)
         self.item_vectors = SequenceVectors(width, self.max_seq_length)
         self.class_vectors = SequenceVectors(width, self.max_seq_length)
         self.class_embedding = nn.Embedding(n_classes + 1, width, padding_idx=0)

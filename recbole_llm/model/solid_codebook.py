@@ -45,7 +45,7 @@ class _Ids:
         return self._count
 
 
-class Backbone(nn.Module):
+class SequentialBackbone(nn.Module):
     """One of RecBole's sequential models as what makes a state of a sequence of ids.
 
     Args:
@@ -94,7 +94,7 @@ class SemanticModel(nn.Module):
     def __init__(self, config: Config, n_classes: int) -> None:
         super().__init__()
         width = config["hidden_size"]
-        self.backbone = Backbone(config, n_classes + 1)
+        self.backbone = SequentialBackbone(config, n_classes + 1)
         self.vectors = SequenceVectors(width, config["MAX_ITEM_LIST_LENGTH"])
         self.condition = Condition(width)
         self.head = GeneratedHead(width, config["head_layers"], clip=None)

@@ -10,13 +10,13 @@ from recbole_llm.lazy import lazy_exports
 if TYPE_CHECKING:
     from recbole_llm.rerank.bandit import ModularDispersionBandit
     from recbole_llm.rerank.lists import greedy_list, list_value, mmr_list, rerank_scores
-    from recbole_llm.rerank.rerankers import Example, LMDHReranker, MMRReranker, Reranker, reordered, standardised
+    from recbole_llm.rerank.rerankers import LMDHReranker, MMRReranker, Reranker, RerankExample, reordered, standardised
     from recbole_llm.rerank.settings import RerankSettings, check_rerank
     from recbole_llm.rerank.simulation import ListWorld, simulated_regret
     from recbole_llm.rerank.space import ItemSpace, category_vectors, interaction_vectors
 
 __all__ = [
-    "Example",
+    "RerankExample",
     "ItemSpace",
     "LMDHReranker",
     "ListWorld",

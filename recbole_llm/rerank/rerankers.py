@@ -32,7 +32,7 @@ class Reranker(ABC):
     def __init__(self, settings: RerankSettings, space: ItemSpace) -> None:
         self.settings, self.space = settings, space
 
-    def learn(self, examples: Sequence[Example]) -> None:  # noqa: B027
+    def learn(self, examples: Sequence[RerankExample]) -> None:  # noqa: B027
         """Learn from what users chose next."""
 
     @abstractmethod
@@ -71,7 +71,7 @@ class MMRReranker(Reranker):
         return order
 
 
-class Example:
+class RerankExample:
     """What a user chose next, and what was not chosen, as the bandit reads it.
 
     Args:
@@ -105,7 +105,7 @@ class LMDHReranker(Reranker):
         self._places = space.components()
         self.theta, self.beta = np.zeros(2 + self._places.shape[1]), 0.0
 
-    def learn(self, examples: Sequence[Example]) -> None:
+    def learn(self, examples: Sequence[RerankExample]) -> None:
         """See :class:`Reranker`."""
         bandit = ModularDispersionBandit(len(self.theta), 1, self.settings.rerank_ridge)
         for example in examples:

@@ -18,7 +18,7 @@ from recbole_llm.declare import keys_of
 from recbole_llm.distributed import check_devices, launched
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml
-from recbole_llm.registry import AXES, QUIET
+from recbole_llm.registry import AXES, OMITTED
 from recbole_llm.rerank.settings import RerankSettings
 from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_model
 from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of
@@ -118,7 +118,7 @@ class Config(RecBoleConfig):
             return str(self.model) if self["rerank"] == "none" else f"{self.model} (rerank={self['rerank']})"
         built_on = ["llm_recommender"] if self.model_class.__name__ != self.model else []
         axes = [axis for axis in AXES if self.task != "click" or axis not in NOT_FOR_CLICKS]
-        axes = [axis for axis in axes if QUIET.get(axis) != self[axis]]
+        axes = [axis for axis in axes if OMITTED.get(axis) != self[axis]]
         axes += ["candidates"] if self["candidates"] else []
         return f"{self.model} ({', '.join(f'{key}={self[key]}' for key in [*built_on, *axes])})"
 

@@ -246,7 +246,7 @@ def find_model(name: str, llm_recommender: str | None = None) -> type:
     except ModuleNotFoundError as error:
         if name not in recbole_models():
             raise
-        raise needs_package(name, str(error.name)) from error
+        raise needs_recbole_package(name, str(error.name)) from error
 
 
 def check_packages(name: str) -> None:
@@ -257,10 +257,10 @@ def check_packages(name: str) -> None:
     """
     reference = recbole_models().get(name)
     for package in missing_packages(reference.partition(":")[0]) if reference else ():
-        raise needs_package(name, package)
+        raise needs_recbole_package(name, package)
 
 
-def needs_package(name: str, package: str) -> InputError:
+def needs_recbole_package(name: str, package: str) -> InputError:
     """The refusal of one of RecBole's models that a package is missing for."""
     message = f"RecBole's {name} needs the package '{package}': pip install {package}"
     return InputError(message, kind="environment", about="model")

@@ -11,7 +11,7 @@ from typing import Any
 from recbole_llm.data.sampled_modes import is_sampled
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
-from recbole_llm.registry import QUIET, suggestion
+from recbole_llm.registry import OMITTED, suggestion
 from recbole_llm.settings.metric_names import CATEGORIES, LIST_METRICS
 from recbole_llm.settings.models import CLICK_IF_ASKED
 from recbole_llm.settings.source import classes_in
@@ -127,7 +127,7 @@ def check_axes_of_clicks(model: str, final: Mapping[str, Any], user: Mapping[str
             kind="conflict",
         )
     for key in NOT_FOR_CLICKS:
-        if key in user if key == "grounding" else final[key] != QUIET.get(key, "none"):
+        if key in user if key == "grounding" else final[key] != OMITTED.get(key, "none"):
             raise InputError(
                 key, f"{model} answers Yes or No, so '{final[key]}' does not apply; leave {key} out", kind="conflict"
             )

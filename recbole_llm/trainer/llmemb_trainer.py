@@ -15,7 +15,7 @@ from recbole.utils import init_seed
 
 from recbole_llm.classic.kept_vectors import write_item_vectors
 from recbole_llm.classic.training import best_epoch, fit_classic
-from recbole_llm.classic.with_vectors import ItemTable
+from recbole_llm.classic.with_vectors import VectorInputs
 from recbole_llm.data.rows import Rows, load_rows, rows_digest
 from recbole_llm.disk import write_json
 from recbole_llm.hashing import hash_arrays
@@ -82,7 +82,7 @@ class AlignmentStage(Stage[TuningResult]):
         model = self.model
         vectors = torch.from_numpy(model.item_vectors.table).to(model.device)
         aligned = torch.from_numpy(model.auxiliary.item_vectors()) if model.rat.alpha else None
-        table = ItemTable(vectors, model.rat, aligned)
+        table = VectorInputs(vectors, model.rat, aligned)
         config = model.backbone_config
         init_seed(config["seed"], config["reproducibility"])
         trainer = fit_classic(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recbole_llm.classic.with_vectors import ItemTable, VectorEmbedding, with_vectors
+from recbole_llm.classic.with_vectors import VectorEmbedding, VectorInputs, with_vectors
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import load_rows
 from recbole_llm.llm.contrastive import soft_target_loss
@@ -30,7 +30,7 @@ def made(world: Path, backbone: str, **rat: Any) -> tuple[Any, Any, torch.Tensor
     vectors[0] = 0
     aligned = torch.randn(rows.whole.item_num, 64, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
-    model = with_vectors(config.model_class)(config, rows.whole, ItemTable(vectors.clone(), settings, aligned))
+    model = with_vectors(config.model_class)(config, rows.whole, VectorInputs(vectors.clone(), settings, aligned))
     return model, next(iter(batches)), vectors
 
 

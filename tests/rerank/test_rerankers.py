@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.rerank import (
-    Example,
     ItemSpace,
     LMDHReranker,
     MMRReranker,
+    RerankExample,
     RerankSettings,
     category_vectors,
     mmr_list,
@@ -93,7 +93,7 @@ def test_the_bandit_learns_whether_users_want_what_is_far_from_their_last_items(
         near = of.distances(np.concatenate([items, window]))[:5, 5:].sum(axis=1)
         chosen = int(np.argmax(scores + 2 * wanted * near + rng.gumbel(size=5)))
         swapped = np.r_[chosen, np.delete(np.arange(5), chosen)]
-        examples.append(Example(items[swapped], scores[swapped], window))
+        examples.append(RerankExample(items[swapped], scores[swapped], window))
     ranker.learn(examples)
     assert ranker.theta[1] > 0.02
     assert abs(ranker.beta) < 0.02 if wanted == 0 else np.sign(ranker.beta) == wanted and abs(ranker.beta) > 0.05
@@ -112,7 +112,7 @@ def test_a_negative_weight_of_dispersion_can_be_taken_for_none():
 def test_what_is_learnt_survives_as_plain_data():
     one, other = (LMDHReranker(RerankSettings(), space(2)) for _ in range(2))
     rng = np.random.default_rng(0)
-    one.learn([Example(rng.integers(1, 12, 3), rng.normal(size=3), rng.integers(1, 12, 2)) for _ in range(9)])
+    one.learn([RerankExample(rng.integers(1, 12, 3), rng.normal(size=3), rng.integers(1, 12, 2)) for _ in range(9)])
     other.restore(one.facts())
     items, scores = np.arange(1, 9), falling(4)
     assert one.order(items, scores, 8, 0.3).tolist() == other.order(items, scores, 8, 0.3).tolist()

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.table import Table
 from recbole_llm.data.importers.tables import JsonTable, records
 from recbole_llm.data.importers.text import category_words, clean_text
@@ -30,13 +30,13 @@ _FEATURES = (
 )
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for files of Amazon Reviews; None if these files are not of this kind.
 
     Raises:
         InputError: a folder holds several categories, or a part of a split without the others.
     """
-    plans: dict[str, Plan] = {}
+    plans: dict[str, ImportPlan] = {}
     for file in origin.given("*.csv", "*.jsonl", "*.json"):
         if plain_name(file).startswith("meta_") or _category(file) in plans:
             continue
@@ -57,7 +57,7 @@ def _category(file: Path) -> str:
     return re.sub(r"^(ratings_|reviews_)|_5$", "", name)
 
 
-def _csv(origin: Origin, file: Path, choices: Choices) -> Plan | None:
+def _csv(origin: Origin, file: Path, choices: Choices) -> ImportPlan | None:
     first = next((line for _, line in text_lines(file, choices.encoding or "utf-8")), "").strip()
     fields = first.split(",")
     if {"user_id", "parent_asin", "rating", "timestamp"} <= set(fields):
@@ -84,7 +84,7 @@ def _ids_in(pair: Sequence[str]) -> tuple[str, str] | None:
     return ("user", "item") if items == [False, True] else None
 
 
-def _json(origin: Origin, file: Path, choices: Choices) -> Plan | None:
+def _json(origin: Origin, file: Path, choices: Choices) -> ImportPlan | None:
     first = next((record for _, record in records(file, choices.encoding or "utf-8")), None)
     if not isinstance(first, Mapping):
         return None
@@ -121,12 +121,12 @@ def _plan(
     tables: Sequence[Table],
     columns: Columns,
     parts: tuple[str, ...] = (),
-) -> Plan:
+) -> ImportPlan:
     category = _category(file)
     metadata = origin.beside(f"meta_{category}.jsonl", f"meta_{category}.json")
     items = [Items(_metadata(path, choices), "item", "title", _FEATURES, clean_text) for path in metadata[:1]]
     domain = next((word for name, word in _DOMAINS.items() if name in category), "product")
-    return Plan(layout, tables, columns, items, domain, parts)
+    return ImportPlan(layout, tables, columns, items, domain, parts)
 
 
 def _metadata(file: Path, choices: Choices) -> JsonTable:

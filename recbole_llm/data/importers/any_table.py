@@ -12,7 +12,7 @@ from recbole_llm.data.importers.clock import ORDER
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.table import Table
 from recbole_llm.data.importers.tables import JsonTable, ParquetTable, records
 from recbole_llm.errors import InputError
@@ -40,7 +40,7 @@ _ADVICE = {
 _LOOKED_AT = 1000  # objects whose keys are the columns of a file of JSON lines
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for a table of interactions, and a table of items if the user names one.
 
     Raises:
@@ -70,7 +70,7 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
     )
     used = (f"{what} is " + _shown(what, name) for what, name in found.items() if name)
     notes = ["columns: " + ", ".join(used)]
-    return Plan("a table", [table], columns, _items(origin, choices, columns.item), notes=notes)
+    return ImportPlan("a table", [table], columns, _items(origin, choices, columns.item), notes=notes)
 
 
 def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Table:

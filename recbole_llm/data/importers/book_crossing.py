@@ -11,13 +11,13 @@ from pathlib import Path
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import text_lines
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.text import without_entities
 
 _NO_TIMES = "Book-Crossing has no times: the order of the lines stands for them, within and across users"
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for Book-Crossing; None if these files are not of this kind."""
     for file in origin.given("bx-book-ratings.csv", "bx_book_ratings.csv", "ratings.csv", "book-ratings.csv"):
         table = _table(file, choices)
@@ -31,7 +31,7 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
             )
             books.append(Items(_table(path, choices), "ISBN", "Book-Title", features, without_entities))
         columns = Columns("User-ID", "ISBN", rating="Book-Rating")
-        return Plan("Book-Crossing", [table], columns, books, "book", notes=[_NO_TIMES])
+        return ImportPlan("Book-Crossing", [table], columns, books, "book", notes=[_NO_TIMES])
     return None
 
 

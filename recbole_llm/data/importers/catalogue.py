@@ -6,21 +6,21 @@ import logging
 from collections.abc import Mapping
 
 from recbole_llm.data.importers.interactions import Interactions
-from recbole_llm.data.importers.plan import Feature, Plan
+from recbole_llm.data.importers.plan import Feature, ImportPlan
 from recbole_llm.data.importers.text import one_line
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
-def features_of(plan: Plan) -> tuple[Feature, ...]:
+def features_of(plan: ImportPlan) -> tuple[Feature, ...]:
     """The columns of the ``.item`` file beside id and title."""
     if plan.items:
         return plan.items[0].features
     return tuple(Feature(name, name) for name in plan.columns.texts)
 
 
-def read_titles(plan: Plan, found: Interactions, progress: bool = False) -> dict[str, tuple[str, ...]]:
+def read_titles(plan: ImportPlan, found: Interactions, progress: bool = False) -> dict[str, tuple[str, ...]]:
     """Title and features of every imported item that has a title, each as an atomic file has it.
 
     Args:
@@ -56,7 +56,7 @@ def read_titles(plan: Plan, found: Interactions, progress: bool = False) -> dict
     return titles
 
 
-def _own_titles(plan: Plan, found: Interactions) -> dict[str, tuple[str, ...]]:
+def _own_titles(plan: ImportPlan, found: Interactions) -> dict[str, tuple[str, ...]]:
     """Titles that the interactions hold."""
     clean = [feature.clean for feature in features_of(plan)]
     titles = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_llm.data.importers.files import plain_name
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, ImportPlan, Items, Origin
 from recbole_llm.data.importers.tables import JsonTable
 from recbole_llm.data.importers.text import without_entities
 from recbole_llm.errors import InputError
@@ -20,7 +20,7 @@ DATE = "%a %b %d %H:%M:%S %z %Y"  # Fri Aug 25 13:55:02 -0700 2017
 _KINDS = ("goodreads_interactions", "goodreads_reviews")
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for Goodreads' interactions; None if these files are not of this kind."""
     encoding = choices.encoding or "utf-8"
     for file in origin.given(*(f"{kind}*.json" for kind in _KINDS)):
@@ -38,7 +38,7 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
             for path in paths[:1]
         ]
         columns = Columns("user_id", "book_id", "date_added", "rating", time_format=DATE)
-        return Plan("Goodreads", [table], columns, books, "book")
+        return ImportPlan("Goodreads", [table], columns, books, "book")
     if files := origin.given("goodreads_interactions.csv"):
         message = f"{files[0].name} has no times; give goodreads_interactions_dedup.json, or a genre's .json file"
         raise InputError("", message, kind="data")

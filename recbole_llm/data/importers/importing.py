@@ -13,14 +13,14 @@ from recbole_llm.data.importers import amazon, any_table, book_crossing, goodrea
 from recbole_llm.data.importers.catalogue import features_of, read_titles
 from recbole_llm.data.importers.clock import ORDER
 from recbole_llm.data.importers.interactions import Interactions, read_interactions
-from recbole_llm.data.importers.plan import Choices, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, ImportPlan, Origin
 from recbole_llm.data.importers.steps import Filters, apply_filters
 from recbole_llm.data.importers.writing import write_interactions, write_items, write_properties, write_split
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_properties
 from recbole_llm.registry import suggestion
 
-Layout = Callable[[Origin, Choices], "Plan | None"]
+Layout = Callable[[Origin, Choices], "ImportPlan | None"]
 # In the order in which they are tried; any table is the last.
 LAYOUTS: dict[str, Layout] = {
     "movielens": movielens.find,
@@ -117,7 +117,7 @@ def _check_words(domain: str | None, split: str) -> None:
         raise InputError("split", f"'{split}' is not allowed; choose one of official, join")
 
 
-def _find(origin: Origin, choices: Choices, layout: str | None) -> Plan:
+def _find(origin: Origin, choices: Choices, layout: str | None) -> ImportPlan:
     if layout is not None and layout not in LAYOUTS:
         raise InputError("layout", f"there is no layout '{layout}'{suggestion(layout, list(LAYOUTS))}", kind="unknown")
     # Columns that are named are those of a table.
@@ -130,7 +130,7 @@ def _find(origin: Origin, choices: Choices, layout: str | None) -> Plan:
     raise InputError("layout", message, kind="file")
 
 
-def _report(plan: Plan, found: Interactions, folder: Path) -> None:
+def _report(plan: ImportPlan, found: Interactions, folder: Path) -> None:
     """Counts of every line."""
     names = ", ".join(table.file.name for table in plan.interactions)
     read = len(found) + sum(found.dropped.values())
@@ -146,7 +146,7 @@ def _report(plan: Plan, found: Interactions, folder: Path) -> None:
 
 
 def _write(
-    plan: Plan,
+    plan: ImportPlan,
     found: Interactions,
     titles: dict[str, tuple[str, ...]] | None,
     folder: Path,

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, ImportPlan, Items, Origin
 from recbole_llm.data.importers.table import Row
 
 _NO_TIMES = "{} has no times: the order of the lines stands for them, within and across users"
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for Last.fm's files; None if these files are not of this kind."""
     form = choices.form("\t")
     artists = [
@@ -26,23 +26,23 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
     for file in origin.given("user_taggedartists-timestamps.dat"):
         table = DelimitedTable(file, form, drop=choices.drop)
         columns = Columns("userID", "artistID", "timestamp")
-        plan = Plan("Last.fm HetRec 2011, tags", [table], columns, artists, "artist", repeats="first")
+        plan = ImportPlan("Last.fm HetRec 2011, tags", [table], columns, artists, "artist", repeats="first")
         plan.notes.append("an interaction is the first time that a user tagged an artist (--repeats=keep keeps all)")
         return plan
     for file in origin.given("user_artists.dat"):
         table = DelimitedTable(file, form, drop=choices.drop)
         notes = [_NO_TIMES.format(file.name)]
         columns = Columns("userID", "artistID", rating="weight")
-        return Plan("Last.fm HetRec 2011, listening counts", [table], columns, artists, "artist", notes=notes)
+        return ImportPlan("Last.fm HetRec 2011, listening counts", [table], columns, artists, "artist", notes=notes)
     for file in origin.given("usersha1-artmbid-artname-plays.tsv"):
         notes = [_NO_TIMES.format(file.name)]
         table = _Named(file, choices, ("user", "id", "artist", "plays"), 4)
         columns = Columns("user", "id", rating="plays", title="artist")
-        return Plan("Last.fm 360K", [table], columns, domain="artist", notes=notes)
+        return ImportPlan("Last.fm 360K", [table], columns, domain="artist", notes=notes)
     for file in origin.given("userid-timestamp-artid-artname-traid-traname.tsv"):
         table = _Named(file, choices, ("user", "time", "id", "artist"), 6)
         columns = Columns("user", "id", "time", title="artist")
-        return Plan("Last.fm 1K, artists", [table], columns, domain="artist")
+        return ImportPlan("Last.fm 1K, artists", [table], columns, domain="artist")
     return None
 
 

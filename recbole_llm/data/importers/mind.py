@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.table import Row
 
 DATE = "%m/%d/%Y %I:%M:%S %p"  # 11/15/2019 8:55:22 AM
@@ -21,7 +21,7 @@ _NEWS = ("item", "category", "subcategory", "title")
 _IMPRESSION = ("impression", "user", "time", "history", "shown")
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for MIND; None if these files are not of this kind."""
     files = origin.given("behaviors.tsv")
     if not files:
@@ -37,7 +37,7 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
         "news clicked before a user's first impression have no times in the files: they stand, in their order, in the "
         "seconds before it"
     )
-    return Plan("MIND", tables, Columns("user", "item", "time", time_format="iso"), news, "item", notes=[note])
+    return ImportPlan("MIND", tables, Columns("user", "item", "time", time_format="iso"), news, "item", notes=[note])
 
 
 class _Firsts:

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.table import Row
 from recbole_llm.data.importers.text import listed
 
@@ -24,12 +24,12 @@ _READ = Columns("user_id", "item_id", "timestamp", "rating")
 _KINDS = (Feature("genres", "genres", "token_seq", listed),)
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for a MovieLens release; None if these files are not of this kind."""
     for file in origin.given("u.data"):
         table = DelimitedTable(file, choices.form("\t"), _RATINGS, choices.drop)
         movies = [Items(_Flags(path, choices), "item_id", "title", _KINDS) for path in origin.beside("u.item")]
-        return Plan("MovieLens 100K", [table], _READ, movies[:1], "movie")
+        return ImportPlan("MovieLens 100K", [table], _READ, movies[:1], "movie")
     for file in origin.given("ratings.dat"):
         table = DelimitedTable(file, choices.form("::"), _RATINGS, choices.drop)
         movies = []
@@ -37,7 +37,7 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
             form = choices.form("::", "utf-8" if _is_utf8(path) else "latin-1")
             listing = DelimitedTable(path, form, ("item_id", "title", "genres"), choices.drop)
             movies.append(Items(listing, "item_id", "title", _KINDS))
-        return Plan("MovieLens 1M or 10M", [table], _READ, movies[:1], "movie")
+        return ImportPlan("MovieLens 1M or 10M", [table], _READ, movies[:1], "movie")
     for file in origin.given("ratings.csv"):
         form = choices.form(",", quoting="auto")
         table = DelimitedTable(file, form, drop=choices.drop)
@@ -48,7 +48,7 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
             for path in origin.beside("movies.csv")
         ]
         columns = Columns("userId", "movieId", "timestamp", "rating")
-        return Plan("MovieLens 20M or later", [table], columns, movies[:1], "movie")
+        return ImportPlan("MovieLens 20M or later", [table], columns, movies[:1], "movie")
     return None
 
 

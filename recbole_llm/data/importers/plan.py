@@ -55,7 +55,7 @@ class Items:
 
 
 @dataclass
-class Plan:
+class ImportPlan:
     """Which files are imported, and how.
 
     Attributes:

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.tables import JsonTable
 from recbole_llm.data.importers.text import without_entities, words
 
 _POSTED = re.compile(r"Posted (\w+) (\d{1,2}), (\d{4})")
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for Steam's reviews; None if these files are not of this kind."""
     encoding = choices.encoding or "utf-8"
     games = [
@@ -33,10 +33,10 @@ def find(origin: Origin, choices: Choices) -> Plan | None:
     ]
     for file in origin.given("steam_reviews.json", "steam_new.json"):
         table = JsonTable(file, ("user", "item", "date", "hours"), _review, choices.drop, encoding)
-        return Plan("Steam reviews", [table], Columns("user", "item", "date"), games[:1], "game")
+        return ImportPlan("Steam reviews", [table], Columns("user", "item", "date"), games[:1], "game")
     for file in origin.given("australian_user_reviews.json"):
         table = JsonTable(file, ("user", "item", "date"), _australian, choices.drop, encoding)
-        return Plan("Steam reviews, version 2", [table], Columns("user", "item", "date"), games[:1], "game")
+        return ImportPlan("Steam reviews, version 2", [table], Columns("user", "item", "date"), games[:1], "game")
     return None
 
 

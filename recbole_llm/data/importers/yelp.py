@@ -6,19 +6,19 @@ The format is that of https://www.yelp.com/dataset/documentation/main: a JSON ob
 from __future__ import annotations
 
 from recbole_llm.data.importers.interactions import Columns
-from recbole_llm.data.importers.plan import Choices, Feature, Items, Origin, Plan
+from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
 from recbole_llm.data.importers.tables import JsonTable
 from recbole_llm.data.importers.text import listed
 
 
-def find(origin: Origin, choices: Choices) -> Plan | None:
+def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for Yelp's reviews; None if these files are not of this kind."""
     encoding = choices.encoding or "utf-8"
     for file in origin.given("yelp*review.json", "review.json"):
         names = ("user_id", "business_id", "stars", "date")
         table = JsonTable(file, names, drop=choices.drop, encoding=encoding)
         columns = Columns("user_id", "business_id", "date", "stars")
-        return Plan("Yelp reviews", [table], columns, _businesses(origin, choices, encoding), "item")
+        return ImportPlan("Yelp reviews", [table], columns, _businesses(origin, choices, encoding), "item")
     return None
 
 
