@@ -22,7 +22,15 @@ from recbole_llm.model.base import TokenPair
 from recbole_llm.model.code_stages import CodeStage
 from recbole_llm.model.coded import code_names
 from recbole_llm.model.semid import SemID
-from recbole_llm.model.twins import Takers, TwinState, UserTexts, code_states, contrast, distinct, followed_codes
+from recbole_llm.model.twins import (
+    TrainingInteractions,
+    TwinState,
+    UserTexts,
+    code_states,
+    contrast,
+    distinct,
+    followed_codes,
+)
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.codes import CodePromptEncoder, UserCodePrompts, UserSearchPrompts
 from recbole_llm.semantic_ids.rqvae import RQVAE
@@ -55,7 +63,7 @@ class TTDS(SemID):
         self.twin = TwinSettings.from_settings(config.final_config_dict)
         self._n_users = int(dataset.user_num)
         self._user_tokens = [str(token) for token in dataset.field2id_token[dataset.uid_field]]
-        self.takers = Takers()
+        self.interactions = TrainingInteractions()
         super().__init__(config, dataset)
 
     # ---- towers and tokens
@@ -124,10 +132,10 @@ class TTDS(SemID):
         listed = f"{time}{self.config['LIST_SUFFIX']}"
         begun = feat[listed][:, 0].tolist() if time and listed in feat else None
         longest = self.config["MAX_ITEM_LIST_LENGTH"]
-        self.takers = Takers.of(users, targets, times, self.histories(feat), named, longest, begun)
+        self.interactions = TrainingInteractions.of(users, targets, times, self.histories(feat), named, longest, begun)
         if not self.twin.user_tower:
             return
-        vectors = self._user_vectors(self.takers.users)
+        vectors = self._user_vectors(self.interactions.users)
         source = {"rows": rows_digest(rows), "items": self._source_facts(), "users": self._user_facts()}
         if self.twin.user_text_fields:
             source["texts"] = self._text_stage(self.user_texts.said, "user-vectors").facts()
@@ -153,7 +161,7 @@ class TTDS(SemID):
 
     def _user_vectors(self, users: Sequence[int]) -> np.ndarray:
         """Vectors of users with training rows, of texts or the means of their items' vectors: float32 [users, d]."""
-        found = self._means([self.takers.items_of[user] for user in users])
+        found = self._means([self.interactions.items_of[user] for user in users])
         if self._state.user_texts is not None:
             texts = self._state.user_texts.detach().cpu().numpy()[list(users)]
             found = np.where(texts.any(axis=1, keepdims=True), texts, found)
@@ -175,7 +183,7 @@ class TTDS(SemID):
         mean, scale = column_scale(vectors)
         self._state.user_mean.data.copy_(torch.from_numpy(mean))
         self._state.user_scale.data.copy_(torch.from_numpy(scale))
-        self._state.user_codes.data[self.takers.users] = torch.from_numpy(codes).to(self._state.user_codes.device)
+        self._state.user_codes.data[self.interactions.users] = torch.from_numpy(codes).to(self._state.user_codes.device)
 
     def examples(self, interaction: Interaction) -> list[Example]:
         """See :class:`LLMRecommender`; each names its user: by the training rows, else by the history."""
@@ -223,8 +231,8 @@ class TTDS(SemID):
 
     @property
     def _searches(self) -> list[tuple[int, list[int]]]:
-        """What is searched for in training: see :attr:`Takers.searches`."""
-        return self.takers.searches if USER_SEARCH in self.code_settings.tasks else []
+        """What is searched for in training: see :attr:`TrainingInteractions.searches`."""
+        return self.interactions.searches if USER_SEARCH in self.code_settings.tasks else []
 
     @property
     def has_side_loss(self) -> bool:
@@ -291,8 +299,8 @@ class TTDS(SemID):
             if self._state.user_texts is not None:
                 texts = self._text_encoder(self.llm).encode(self.user_texts.said, progress=self.show_progress)
                 self._state.user_texts.data.copy_(torch.from_numpy(self.user_texts.by_user(texts)))
-            points = self._user_vectors(self.takers.users)
-            before = self._state.user_codes.detach().cpu().numpy()[self.takers.users]
+            points = self._user_vectors(self.interactions.users)
+            before = self._state.user_codes.detach().cpu().numpy()[self.interactions.users]
             users, told = self._followed("user_tower", standardised(points), before, epoch)
             self._name_users(points, users)
             found |= {"users_changed": told["codes_changed"], "user_collisions": told["collision_rate"]}

@@ -83,8 +83,8 @@ class UserTexts:
 
 
 @dataclass(frozen=True)
-class Takers:
-    """Who took which items in the training rows.
+class TrainingInteractions:
+    """Which user took which item in the training rows.
 
     Attributes:
         users_of: the users who took an item that has a code, in the order of the first time that each did.
@@ -104,14 +104,14 @@ class Takers:
         named: Collection[int],
         longest: int = 0,
         begun: Sequence[float] | None = None,
-    ) -> Takers:
-        """Those of rows.
+    ) -> TrainingInteractions:
+        """The interactions that training rows show.
 
         Args:
-            users: of each row.
-            targets: the item of each row.
-            times: of each row.
-            histories: the items before it.
+            users: the user of each row.
+            targets: the target of each row.
+            times: the time of each row's target.
+            histories: the items before each target, oldest first.
             named: the items that have a code.
             longest: items that a history shows at most: a shorter one shows all that its user took until then.
             begun: when the first item of each history was taken; by default, the time of its row.

@@ -14,7 +14,7 @@ from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.negatives import false_negative_mask
 from recbole_llm.prompt.titles import normalize_title
 from recbole_llm.stages import stage_seed
-from recbole_llm.trainer.preference_loss import Across
+from recbole_llm.trainer.preference_loss import CrossRowMask
 
 if TYPE_CHECKING:
     from recbole_llm.selection.training_rows import TrainingRows
@@ -150,7 +150,7 @@ def as_they_are(
 
 def contrasts_across(
     model: BIGRec, rows: TrainingRows, negatives: np.ndarray, known: Sequence[Sequence[int]] | None = None
-) -> Across:
+) -> CrossRowMask:
     """Which wrong answers of any row are valid against each row's right one, told of the rows of a step.
 
     Args:

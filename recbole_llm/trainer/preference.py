@@ -12,7 +12,7 @@ from recbole_llm.objective.preference_settings import SELF_PLAY, PreferenceSetti
 from recbole_llm.settings.config import Config
 from recbole_llm.timeline import timeline
 from recbole_llm.trainer.negatives import WrongAnswers, contrasts_across, draw_negatives, known_items
-from recbole_llm.trainer.preference_loss import Opposites
+from recbole_llm.trainer.preference_loss import ContrastRows
 from recbole_llm.trainer.preference_stages import Preference, PreferenceStage, ReferenceStage
 from recbole_llm.trainer.self_play import OwnAnswersStage, round_name, self_play
 from recbole_llm.trainer.tuning import Tuning, TuningResult
@@ -51,7 +51,7 @@ def prefer(tuning: Tuning, tuned: TuningResult | None) -> list[TuningResult]:
     model = cast(BIGRec, tuning.model)
     known = known_items(model, tuning.rows, settings.mask_user_train)
     own = Preference(tuning, tuning.rows, start, _wrong_answers(tuning, start, settings, known), settings)
-    draws = _opposites(own, model.stages.run(ReferenceStage(own)), known)
+    draws = _contrast_rows(own, model.stages.run(ReferenceStage(own)), known)
     found: list[TuningResult] = []
     for beta in settings.betas:
         timeline().begin(PreferenceStage.name)
@@ -72,11 +72,11 @@ def _wrong_answers(
     return WrongAnswers(np.concatenate(drawn, axis=1))
 
 
-def _opposites(own: Preference, reference: np.ndarray, known: Sequence[Sequence[int]]) -> list[Opposites]:
+def _contrast_rows(own: Preference, reference: np.ndarray, known: Sequence[Sequence[int]]) -> list[ContrastRows]:
     """What each draw of the wrong answers is set against; rows that stand against one another have vectors as well."""
     settings, count, choice = own.settings, own.settings.n_negatives, own.objective
     vectors = _prompt_vectors(own) if choice.across_rows and choice.compares_prompts else None
-    whole = Opposites(own.wrong.mask, reference, prompts=vectors)
+    whole = ContrastRows(own.wrong.mask, reference, prompts=vectors)
     draws = np.split(own.wrong.items, settings.n_draws, axis=1)
     across = [contrasts_across(own.model, own.rows, items, known) if choice.across_rows else None for items in draws]
     return [whole.of_draw(number, count, across[number]) for number in range(len(draws))]

@@ -24,13 +24,13 @@ def wrong_kinds(count: int, first: int = 1) -> list[str]:
     return [f"wrong {number}" for number in range(first, first + count)]
 
 
-Across = Callable[[np.ndarray], np.ndarray]
-"""Of m rows, int64 [m]: where a row's right answer may stand against another row's wrong one, bool [m, m * k]."""
+CrossRowMask = Callable[[np.ndarray], np.ndarray]
+"""From m rows, int64 [m], to bool [m, m * k]: True where a row's right answer may be contrasted with a wrong one."""
 
 
 @dataclass(frozen=True)
-class Opposites:
-    """What a preference stage knows of its rows besides prompts and right answers.
+class ContrastRows:
+    """Wrong answers of the rows of a preference stage: where there are some, their reference and their contrasts.
 
     Attributes:
         mask: bool [rows, k], True where a row has a wrong answer.
@@ -42,16 +42,16 @@ class Opposites:
 
     mask: np.ndarray
     reference: np.ndarray
-    across: Across | None = None
+    across: CrossRowMask | None = None
     prompts: np.ndarray | None = None
 
-    def of_draw(self, number: int, count: int, across: Across | None = None) -> Opposites:
-        """Of several draws side by side, the k wrong answers of one.
+    def of_draw(self, number: int, count: int, across: CrossRowMask | None = None) -> ContrastRows:
+        """The rows with the k wrong answers of one draw, where those of several draws lie side by side.
 
         Args:
             number: number of the draw, from 0.
             count: k.
-            across: as that of the whole, for this draw.
+            across: mask across rows for the wrong answers of this draw; None where rows are apart.
         """
         own = np.arange(number * count, (number + 1) * count)
         return replace(self, mask=self.mask[:, own], reference=self.reference[:, [0, *(own + 1)]], across=across)
@@ -93,7 +93,7 @@ class PreferenceLoss(StepLoss):
         objective: PreferenceObjective,
         beta: float,
         temperature: float,
-        draws: Sequence[Opposites],
+        draws: Sequence[ContrastRows],
         reader: AnswerReader,
         nll_weight: float = 0.0,
     ) -> None:
@@ -106,14 +106,14 @@ class PreferenceLoss(StepLoss):
         self._begun = (self._ratios, self._right)  # both as they were before the step
 
     @property
-    def opposites(self) -> Opposites:
-        """Those of the epoch."""
+    def contrast_rows(self) -> ContrastRows:
+        """The contrast rows of the current epoch."""
         return self.draws[self._draw % len(self.draws)]
 
     @property
     def kinds(self) -> list[str]:
         """The answers of the epoch, the right one first."""
-        count = self.opposites.mask.shape[1]
+        count = self.contrast_rows.mask.shape[1]
         return [REAL, *wrong_kinds(count, 1 + count * (self._draw % len(self.draws)))]
 
     def lengths(self, kinds: Collection[str]) -> np.ndarray:
@@ -130,7 +130,7 @@ class PreferenceLoss(StepLoss):
         self._ratios, self._right = self._begun
 
     def _step(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        total = int(self.opposites.mask[rows].any(axis=1).sum())
+        total = int(self.contrast_rows.mask[rows].any(axis=1).sum())
         if not total and not self.objective.across_rows and not self.nll_weight:
             return np.zeros(1)
         passes = self.passes.of_step(rows, self.kinds, lengths)
@@ -142,7 +142,7 @@ class PreferenceLoss(StepLoss):
             own = np.array(one.rows)
             with self.passes.model.autocast():
                 sums = self._sums(one)
-            share = int(self.opposites.mask[own].any(axis=1).sum()) / max(total, 1)
+            share = int(self.contrast_rows.mask[own].any(axis=1).sum()) / max(total, 1)
             value = self._value(self._log_ratios(sums, own), own)  # in float32, as where a step has several passes
             value = value * (1.0 if self.objective.across_rows else share) + self._nll(sums, own, n_tokens)
             self.tokens += one.n_tokens
@@ -186,22 +186,22 @@ class PreferenceLoss(StepLoss):
 
     def _log_ratios(self, sums: Tensor, rows: np.ndarray, told: bool = True) -> Tensor:
         """Log-ratios of right and wrong answers of rows. Returns: float32 [rows, 1 + k]."""
-        ratios = sums - torch.from_numpy(self.opposites.reference[rows]).to(sums)
+        ratios = sums - torch.from_numpy(self.contrast_rows.reference[rows]).to(sums)
         if told:
-            mask = self.opposites.mask[rows]
+            mask = self.contrast_rows.mask[rows]
             values, kept = ratios.detach().cpu().double().numpy(), mask.any(axis=1)
             wrong = (values[:, 1:] * mask).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
             self._ratios += [values[kept, 0].sum(), wrong[kept].sum(), kept.sum()]
         return ratios
 
     def _value(self, ratios: Tensor, rows: np.ndarray) -> Tensor:
-        opposites, device = self.opposites, ratios.device
-        mask = torch.from_numpy(opposites.mask[rows]).to(device)
+        contrast_rows, device = self.contrast_rows, ratios.device
+        mask = torch.from_numpy(contrast_rows.mask[rows]).to(device)
         across = vectors = None
-        if opposites.across is not None:
-            across = torch.from_numpy(opposites.across(rows)).to(device)
-        if opposites.prompts is not None:
-            vectors = torch.from_numpy(opposites.prompts[rows]).to(device)
+        if contrast_rows.across is not None:
+            across = torch.from_numpy(contrast_rows.across(rows)).to(device)
+        if contrast_rows.prompts is not None:
+            vectors = torch.from_numpy(contrast_rows.prompts[rows]).to(device)
         contrasts = Contrasts(ratios[:, 0], ratios[:, 1:], mask, across, vectors)
         return self.objective.loss(contrasts, self.beta, self.temperature)
 

@@ -27,7 +27,7 @@ from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.stages import Stage
 from recbole_llm.trainer.negatives import WrongAnswers
 from recbole_llm.trainer.passes import Passes
-from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, wrong_kinds
+from recbole_llm.trainer.preference_loss import ContrastRows, PreferenceLoss, answer_sums, wrong_kinds
 from recbole_llm.trainer.tuning import Tuning
 from recbole_llm.trainer.tuning_stages import ContinuedStage, Start
 
@@ -185,7 +185,7 @@ class PreferenceStage(RowsStage):
     group = "Preference/"
 
     def __init__(
-        self, preference: Preference, beta: float, draws: Sequence[Opposites], name: str | None = None
+        self, preference: Preference, beta: float, draws: Sequence[ContrastRows], name: str | None = None
     ) -> None:
         super().__init__(preference.tuning, preference, preference.settings.epochs, name or self.name)
         self.beta, self.draws = beta, draws

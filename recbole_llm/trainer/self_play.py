@@ -22,7 +22,7 @@ from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.stages import Stage
 from recbole_llm.timeline import timeline
 from recbole_llm.trainer.negatives import WrongAnswers, as_they_are, grounded, known_items, own_texts
-from recbole_llm.trainer.preference_loss import Opposites
+from recbole_llm.trainer.preference_loss import ContrastRows
 from recbole_llm.trainer.preference_stages import FILE, Preference, PreferenceStage, ReferenceStage, RowsStage
 from recbole_llm.trainer.tuning import Tuning, TuningResult
 from recbole_llm.trainer.tuning_stages import Start
@@ -150,7 +150,7 @@ def self_play(tuning: Tuning, start: Start, settings: PreferenceSettings) -> lis
         tuned = model.stages.run(RoundTuneStage(before, drawn, f"{name}-fine-tune"))
         own = replace(before, start=Start.of(tuning, tuned))
         reference = model.stages.run(ReferenceStage(own, f"{name}-reference"))
-        stage = PreferenceStage(own, settings.betas[0], [Opposites(wrong.mask, reference)], name)
+        stage = PreferenceStage(own, settings.betas[0], [ContrastRows(wrong.mask, reference)], name)
         found.append(model.stages.run(stage))
         start = Start.of(tuning, found[-1])
     return found

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import recbole_llm
 from recbole_llm.model import twins
-from recbole_llm.model.twins import Takers, code_states
+from recbole_llm.model.twins import TrainingInteractions, code_states
 from recbole_llm.semantic_ids import collision_rate
 from recbole_llm.settings.training import TeachingSettings
 from recbole_llm.trainer import finetune
@@ -55,7 +55,7 @@ def run(go: Any) -> Any:
 def test_codes_of_items_and_users_are_left_and_told(run):
     with open(run.folder / "user_codes.csv", newline="", encoding="utf-8") as file:
         users = {line["user_id"]: line["code"] for line in csv.DictReader(file)}
-    trained = {f"u{user}" for user in run.model.takers.items_of}
+    trained = {f"u{user}" for user in run.model.interactions.items_of}
     assert {name for name in users} <= {f"u{number}" for number in range(1, 13)} and len(users) == len(trained)
     assert all(code.startswith("[a_") and code.endswith("]") for code in users.values())
     told = json.loads((run.folder / "codes.json").read_text())
@@ -73,7 +73,9 @@ def test_prompts_name_the_user_by_training_rows_alone(run):
         for part in (rows.valid, rows.test)
         for user, item in zip(part.inter_feat[model.USER_ID], part.inter_feat[model.ITEM_ID], strict=True)
     }
-    assert later and not any((user, item) in later for user, items in model.takers.items_of.items() for item in items)
+    assert later and not any(
+        (user, item) in later for user, items in model.interactions.items_of.items() for item in items
+    )
     for example in model.examples(rows.test.inter_feat):
         assert len(example.user) == 2 and min(example.user) >= model.backbone.first_code + model._first_user
 
@@ -115,7 +117,7 @@ def test_lengths_of_a_history_are_rewarded_in_prompts_that_name_the_user(run):
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.lists(st.integers(1, 6), max_size=5))))
 def test_a_user_has_every_item_of_its_rows_once(rows):
     users, targets, histories = ([row[part] for row in rows] for part in range(3))
-    found = Takers.of(users, targets, range(len(rows)), histories, named=range(1, 7)).items_of
+    found = TrainingInteractions.of(users, targets, range(len(rows)), histories, named=range(1, 7)).items_of
     shown = {user: [item for own, item, history in rows if own == user for item in (*history, item)] for user in users}
     assert {user: set(items) for user, items in found.items()} == {user: set(items) for user, items in shown.items()}
     assert all(items == sorted(set(items), key=shown[user].index) for user, items in found.items())
@@ -126,11 +128,11 @@ def test_a_users_first_item_is_taken_too_and_an_item_once_by_each():
     users, targets, times = [1, 1, 1, 2, 2, 3], [5, 3, 4, 3, 6, 3], [2.0, 5.0, 7.0, 4.0, 8.0, 1.0]
     histories, begun = [[3], [3, 5], [3, 5, 3], [5], [5, 3], [6, 6, 6, 6]], [0.0, 0.0, 0.0, 3.0, 3.0, 0.5]
     rows = (users, targets, times, histories, {3, 5, 6})
-    found = Takers.of(*rows, longest=4, begun=begun)
+    found = TrainingInteractions.of(*rows, longest=4, begun=begun)
     assert found.users_of == {3: [1, 3, 2], 5: [1, 2], 6: [2]} and found.searches == [(3, [1, 3, 2]), (5, [1, 2])]
-    assert Takers.of(*rows, longest=4).users_of[3] == [3, 1, 2]  # when user 1 began is not known
-    assert Takers.of(*rows).users_of == {3: [3, 2, 1], 5: [1], 6: [2]}
-    again = Takers.of([1, 1], [3, 3], [0.0, 1.0], [[4], [4, 3]], {3, 4}, longest=9)
+    assert TrainingInteractions.of(*rows, longest=4).users_of[3] == [3, 1, 2]  # when user 1 began is not known
+    assert TrainingInteractions.of(*rows).users_of == {3: [3, 2, 1], 5: [1], 6: [2]}
+    again = TrainingInteractions.of([1, 1], [3, 3], [0.0, 1.0], [[4], [4, 3]], {3, 4}, longest=9)
     assert again.users_of == {4: [1], 3: [1]} and not again.searches
 
 
@@ -147,7 +149,7 @@ def test_texts_of_users_are_among_the_facts(run, monkeypatch):
 
 def test_searches_ask_for_the_last_user_who_took_an_item(run):
     model = run.model
-    more, searches = model.more_examples(), model.takers.searches
+    more, searches = model.more_examples(), model.interactions.searches
     assert searches and len(more) == model.n_more_examples == 2 * len(model.items) + len(searches)
     rows = run._trained.rows.train.inter_feat
     names = ("timestamp", model.USER_ID, model.ITEM_ID, "timestamp_list", model.ITEM_SEQ)
@@ -276,7 +278,7 @@ def test_users_are_named_by_their_texts_where_they_have_some(go, run):
     model = named.model
     texts, vectors = model.user_texts.texts, model._state.user_texts.numpy()
     assert {text.split()[0] for text in texts[1:]} == {"F", "M"} and texts[0] == "" and not vectors[0].any()
-    users = sorted(model.takers.items_of)
+    users = sorted(model.interactions.items_of)
     assert np.array_equal(model._user_vectors(users), vectors[users])
     same = [(one, other) for one in users for other in users if one < other and texts[one] == texts[other]]
     codes = model._state.user_codes.numpy()

@@ -15,7 +15,7 @@ from recbole_llm.curriculum import DISTILLED, REAL
 from recbole_llm.llm.answer_reader import AnswerReader
 from recbole_llm.objective import BEARObjective, MSLObjective
 from recbole_llm.objective.preferences import DPOPreference, RPOPreference
-from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss
+from recbole_llm.trainer.preference_loss import ContrastRows, PreferenceLoss
 from recbole_llm.trainer.step_loss import ObjectiveMeans
 from tests.members import in_threads
 from tests.trainer.test_finetune import Toy, tuning
@@ -96,8 +96,8 @@ def test_what_a_step_notes_is_noted_once(model, trie, update, number):
 
     def preference_step() -> Any:
         passes = passes_of_preference(model, 120)
-        opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32))
-        loss = PreferenceLoss(passes, DPOPreference(), 1.0, 1.0, [opposites], AnswerReader(model.scorer))
+        contrast_rows = ContrastRows(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32))
+        loss = PreferenceLoss(passes, DPOPreference(), 1.0, 1.0, [contrast_rows], AnswerReader(model.scorer))
         lengths = loss.lengths([REAL])
         run = lambda: note(loss.backward(rows, {REAL: 1.0}, lengths))  # noqa: E731
         passes.within_memory(rows, lengths, run, loss.undo_step)
@@ -136,8 +136,8 @@ def test_where_one_process_runs_out_of_memory_all_begin_anew_with_the_same_passe
         if kind in ("dpo", "in two"):
             passes = passes_of_preference(own, 50)
             preference, across = (RPOPreference(), across_of) if kind == "in two" else (DPOPreference(), None)
-            opposites = Opposites(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32), across)
-            loss: Any = PreferenceLoss(passes, preference, 1.0, 1.0, [opposites], AnswerReader(own.scorer))
+            contrast_rows = ContrastRows(MASK, np.zeros((len(PROMPTS), 3), dtype=np.float32), across)
+            loss: Any = PreferenceLoss(passes, preference, 1.0, 1.0, [contrast_rows], AnswerReader(own.scorer))
         else:
             weights = {REAL: 0.5, DISTILLED: 0.5} if kind == "bear" else weights
             unknown = BEARObjective(k=1, xi=0.7, weight=0.6)

@@ -25,7 +25,7 @@ from recbole_llm.prompt.trunk import Trunks
 from recbole_llm.settings.training import FineTuneSettings
 from recbole_llm.trainer.negatives import WrongAnswers
 from recbole_llm.trainer.passes import Passes
-from recbole_llm.trainer.preference_loss import Opposites, PreferenceLoss, answer_sums, wrong_kinds
+from recbole_llm.trainer.preference_loss import ContrastRows, PreferenceLoss, answer_sums, wrong_kinds
 from recbole_llm.trainer.preference_stages import Preference, PreferenceStage
 from recbole_llm.trainer.tuning_stages import ContinuedStage
 from tests.trainer.test_objective_loss import (
@@ -98,7 +98,7 @@ CHOICES = OWN | ACROSS_ROWS
 def loss_of(passes: Passes, name: str, reference: np.ndarray, mask: np.ndarray = MASK) -> PreferenceLoss:
     rows = (across_of, VECTORS) if name in ACROSS_ROWS else (None, None)
     reader = AnswerReader(passes.model.scorer)
-    return PreferenceLoss(passes, CHOICES[name], 0.3, 0.5, [Opposites(mask, reference, *rows)], reader)
+    return PreferenceLoss(passes, CHOICES[name], 0.3, 0.5, [ContrastRows(mask, reference, *rows)], reader)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -205,7 +205,7 @@ def test_rows_without_wrong_answers_keep_the_loss_of_their_right_ones(model):
 
 def test_each_epoch_has_the_wrong_answers_of_its_own_draw_and_a_resumed_one_as_well(model):
     reference = np.random.default_rng(4).normal(size=(len(PROMPTS), 3)).astype(np.float32)
-    whole, rows = Opposites(MASK, reference), np.arange(len(PROMPTS))
+    whole, rows = ContrastRows(MASK, reference), np.arange(len(PROMPTS))
     draws = [whole.of_draw(number, 1) for number in (0, 1)]
     options = (CHOICES["dpo"], 0.3, 0.5)
     loss = PreferenceLoss(passes_of(model), *options, draws, AnswerReader(model.scorer))
@@ -233,7 +233,7 @@ def test_what_users_took_is_a_fact_where_rows_are_set_against_one_another(monkey
         rows: Any = SimpleNamespace(examples=[0] * len(MASK))
         start: Any = SimpleNamespace(name="start")
         own = Preference(SimpleNamespace(), rows, start, WrongAnswers(WRONG), settings)  # type: ignore[arg-type]
-        stage = PreferenceStage(own, 0.1, [Opposites(MASK, np.zeros((len(MASK), 3)), across)])
+        stage = PreferenceStage(own, 0.1, [ContrastRows(MASK, np.zeros((len(MASK), 3)), across)])
         found: dict[str, Any] = stage.facts()["preference"]
         return found
 
