@@ -8,7 +8,8 @@
     run = recbole_llm.load_run(run.folder)
 
 Importing this package is fast: RecBole, torch and transformers are neither imported nor patched. The packages ``llm``,
-``adapter``, ``coreset``, ``curriculum``, ``grounding`` and ``report`` are independent of RecBole and can be used alone.
+``adapter``, ``coreset``, ``curriculum``, ``grounding``, ``history``, ``objective``, ``prompt``, ``report``, ``rerank``
+and ``semantic_ids`` are independent of RecBole and can be used alone.
 """
 
 from typing import TYPE_CHECKING

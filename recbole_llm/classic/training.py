@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from recbole_llm.settings.config import Config
 
-# Models that learn in stages, each from the weights of the one before. RecBole runs one stage per command, which leaves
-# a model to evaluate that was never trained for that task; here a command goes on to the last stage.
 log = logging.getLogger(__name__)
 
 

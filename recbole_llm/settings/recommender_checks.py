@@ -20,7 +20,9 @@ DATA_KEYS = frozenset(
     "filter_inter_by_user_or_item user_inter_num_interval item_inter_num_interval benchmark_filename eval_args "
     "data_path dataset sample_seed windows".split()
 )
-# Models that are trained in stages, each with a config of its own.
+# Models that are trained in stages, each with a config of its own and from the weights of the one before. RecBole runs
+# one stage per command, which leaves a model to evaluate that was never trained for that task; here a command goes on
+# to the last stage.
 TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune")}
 
 
