@@ -68,7 +68,7 @@ def like(result: np.ndarray, reference: Array) -> Any:
 
 
 def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
-    """For a function written for tensors: it takes arrays and lists too, and then answers with arrays.
+    """Decorator of a function of tensors: it takes arrays and lists too, and then returns arrays.
 
     Tensors pass as they are, with their graph; what else is given for the parameters named becomes a tensor on the
     device of the first tensor among them. Without a tensor among them every tensor of the result, itself or in a tuple,

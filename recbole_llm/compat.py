@@ -208,7 +208,7 @@ def read_atomic_files(dataset: Mapping[str, Callable[..., Any]], knowledge: Mapp
 
 
 def name_missing_wandb() -> None:
-    """With ``log_wandb`` and no wandb installed, RecBole's trainers end in a traceback. No upstream report known."""
+    """Refuse ``log_wandb`` without wandb installed: RecBole's trainers end in a traceback. No upstream report known."""
     from recbole.utils.wandblogger import WandbLogger
 
     setup = WandbLogger.setup

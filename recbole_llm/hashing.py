@@ -26,7 +26,7 @@ def hash_json(value: object) -> str:
 
 
 def hash_arrays(*arrays: np.ndarray) -> str:
-    """Of the values of arrays, one after the other in row-major order; independent of shapes and types."""
+    """SHA-256 of the values of arrays, one after the other in row-major order, without their shapes and types."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ravel(array).data)
@@ -34,7 +34,7 @@ def hash_arrays(*arrays: np.ndarray) -> str:
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Of the names, types and values of tensors, in the order of the names."""
+    """SHA-256 of the names, types and values of tensors, in the order of the names."""
     import torch
 
     digest = hashlib.sha256()
@@ -61,7 +61,7 @@ def find_change(folder: Path, digests: Mapping[str, str]) -> str | None:
 
 
 def hash_file(path: Path) -> str:
-    """Of a file's bytes."""
+    """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

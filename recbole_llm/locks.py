@@ -32,7 +32,7 @@ class Owner:
     """The process that holds a lock.
 
     Attributes:
-        pid: its id.
+        pid: id of its process.
         host: the machine's name.
         space: the process ids' name space, as containers on one machine have their own; empty where none is known.
         started: when it started, seconds since 1970.

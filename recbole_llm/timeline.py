@@ -107,11 +107,11 @@ class Timeline:
         self.n_done += self._drop(label)
 
     def skip(self, label: str) -> None:
-        """A run that was to come is left out."""
+        """Leave out a run that was to come."""
         self.n_runs -= self._drop(label)
 
     def limit(self, n_runs: int) -> None:
-        """No more runs than these are to come: others have ended elsewhere."""
+        """Limit the runs to come to ``n_runs``: others have ended elsewhere."""
         del self._ahead[: max(0, len(self._ahead) - n_runs)]
 
     def _drop(self, label: str) -> bool:
@@ -177,7 +177,7 @@ class Timeline:
 
         Args:
             folder: name of the folder that it is kept in.
-            seconds: that it once took.
+            seconds: wall time that it once took.
         """
         if self._run is not None and folder not in self._computed:  # what this command has computed is found each time
             self._run.credit += seconds
@@ -191,8 +191,8 @@ class Timeline:
         """Tell how far a training has come.
 
         Args:
-            share: of all its steps, those of earlier processes included; heeded where the training is a stage that the
-                run plans, and not a part of one.
+            share: share of all its steps, those of earlier processes included; heeded where the training is a stage
+                that the run plans, and not a part of one.
         """
         run = self._run
         if run is None or self._inside != run.stage:
@@ -243,7 +243,7 @@ _current: ContextVar[Timeline] = ContextVar("timeline", default=_idle)
 
 
 def timeline() -> Timeline:
-    """That of the command that is running; one without runs, which says nothing, where none is."""
+    """The running command's timeline; outside a command an idle one, which says nothing."""
     return _current.get()
 
 

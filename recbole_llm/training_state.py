@@ -76,7 +76,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, beginning: str = "") -> dic
 
     Args:
         optimizer: all processes take part where its weights are sharded.
-        beginning: of the names, which tells them from those of other tensors.
+        beginning: prefix of the names, which tells them from those of other tensors.
     """
     return {
         f"{beginning}{index}.{name}": torch.as_tensor(whole_tensor(value)).detach().cpu().clone()
@@ -90,7 +90,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, beginni
 
     Args:
         optimizer: over whole weights or sharded ones.
-        tensors: of which those of other names are left out.
+        tensors: tensors by name; those of other names are left out.
         beginning: as it was given.
     """
     state: dict[int, dict[str, torch.Tensor]] = {}

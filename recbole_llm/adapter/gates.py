@@ -110,7 +110,7 @@ class GateNetwork(nn.Module):
         num_experts: K.
         hidden_size: hidden size of ``mlp``.
         top_k: k of ``topk``, at least 2: with one expert left its gate is 1 and learns nothing.
-        noise: of ``noisy``, standard deviation.
+        noise: standard deviation of the noise of ``noisy``.
 
     Raises:
         ValueError: a kind or number out of range.

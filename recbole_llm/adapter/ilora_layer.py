@@ -20,7 +20,7 @@ class ILoraVariant(LoraVariant):
         self.merged: Tensor | None = None
 
     def supports_lora_conversion(self) -> bool:
-        """No: its update differs between instances."""
+        """Whether PEFT may convert it to plain LoRA: no, as its update differs between instances."""
         return False
 
     @staticmethod
@@ -42,7 +42,7 @@ class ILoraVariant(LoraVariant):
         return orig_weight + self.merged.to(orig_weight.dtype)
 
     def merge_unsafe(self, module: ILoraLinear, active_adapter: str, orig_weight: Tensor) -> None:
-        """The same in place."""
+        """Merge one instance's update into the weight in place."""
         orig_weight.data = self.merge_safe(module, active_adapter, orig_weight.data)
 
     def unmerge(self, module: ILoraLinear, active_adapter: str, orig_weight: Tensor) -> Tensor:

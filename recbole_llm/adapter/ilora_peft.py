@@ -135,7 +135,7 @@ class ILoraModel(LoraModel):
 
     @torch.no_grad()
     def fixed_gates(self, representations: Tensor) -> Tensor:
-        """The same without a gradient, and without the noise of training whatever mode the model is in."""
+        """Gates [b, K] as :meth:`instance_gates`, without a gradient, and without noise in any mode of the model."""
         with evaluating(self.lora_gate):
             return self.instance_gates(representations)
 
@@ -176,7 +176,7 @@ class ILoraModel(LoraModel):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: object
     ) -> None:
-        """As the LLM's own, non-reentrant by default; then what is computed again uses the gates of its own pass."""
+        """Turn on gradient checkpointing, non-reentrant by default: then a pass is recomputed with its own gates."""
         options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         if not options["use_reentrant"]:
             options.setdefault("context_fn", self.current_gates.checkpoint_contexts)
@@ -186,7 +186,7 @@ class ILoraModel(LoraModel):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: object
     ) -> None:
-        """The same under its older name."""
+        """Turn on gradient checkpointing: the older name of :meth:`activation_checkpointing_enable`."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def _active(self) -> str:

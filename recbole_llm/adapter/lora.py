@@ -39,7 +39,7 @@ class LoraAdapter(Adapter):
             or the last parts of module names.
         rank_rule: ``fixed``, r everywhere; or ``sara`` (arXiv 2408.03290): each matrix gets as many ranks as its
             largest singular values take to make up a share of their sum. Every rank's scale stays alpha / r.
-        sara_threshold: that share.
+        sara_threshold: the share of the sum of singular values.
         sara_budget: ranks in all, in place of the share: the largest share whose ranks fit is taken. With neither, the
             budget is r for each matrix.
         sara_r_min: least rank of a matrix.
@@ -192,7 +192,7 @@ class LoraAdapter(Adapter):
 
     @contextmanager
     def untuned(self, model: PeftModel) -> Iterator[nn.Module]:
-        """The same module with its low-rank maps switched off inside the context."""
+        """A context whose model has its low-rank maps switched off: the untuned LLM."""
         with model.disable_adapter():
             yield model
 

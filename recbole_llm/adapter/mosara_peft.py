@@ -63,7 +63,7 @@ class MoSaraVariant(LoraVariant):
     """The branch diag(v) U (sum_e g_e diag(lam_e)) V^T x, with U and V^T in LoRA's B and A."""
 
     def supports_lora_conversion(self) -> bool:
-        """No: its update differs between rows or tokens."""
+        """Whether PEFT may convert it to plain LoRA: no, as its update differs between rows or tokens."""
         return False
 
     @staticmethod

@@ -37,11 +37,11 @@ class AdapterWithModules(Adapter):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """That of the inner adapter."""
+        """Name of the inner adapter."""
         return self.inner.name
 
     def __getattr__(self, name: str) -> Any:
-        """What else the inner adapter can do."""
+        """Any other attribute is the inner adapter's."""
         if name == "inner":  # not there yet: a copy or an unpickled object asks before it has anything
             raise AttributeError(name)
         return getattr(self.inner, name)

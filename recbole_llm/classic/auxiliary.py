@@ -187,9 +187,9 @@ class AuxiliaryStage(Stage[Path]):
     """An auxiliary recommender, trained; its result is the folder that holds its checkpoint.
 
     Args:
-        config: its own.
-        model: its name.
-        rows: it learns from.
+        config: config of the auxiliary recommender.
+        model: name of the auxiliary recommender.
+        rows: rows that it learns from.
     """
 
     def __init__(self, config: Config, model: str, rows: Rows) -> None:

@@ -74,8 +74,8 @@ class KeptEpochs:
         Args:
             checkpoint: gets what RecBole writes of the best epoch.
             valid_data: loader of the validation rows, or None.
-            n_epochs: of a stage that others follow, whose last epoch is kept too; None for the last stage.
-            **options: of RecBole's ``fit``.
+            n_epochs: epochs of a stage that others follow, whose last epoch is kept too; None for the last stage.
+            **options: options of RecBole's ``fit``.
         """
         trainer = self._trainer
         self._best.parent.mkdir(parents=True, exist_ok=True)

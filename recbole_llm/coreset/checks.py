@@ -172,7 +172,7 @@ def checked_texts(name: str, values: object, ids: np.ndarray | None = None) -> l
 
 
 def check_length(name: str, length: int, n_rows: int) -> None:
-    """One entry per row."""
+    """Refuse an input that does not hold one entry per row."""
     if length != n_rows:
         raise InputError(f"{name}: {length} entries for {n_rows} rows; both must be of the same rows", kind="conflict")
 

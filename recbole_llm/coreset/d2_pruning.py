@@ -64,7 +64,7 @@ def d2_select(
         neighbours: int ``[n, k]``.
         budget: 0 to n.
         gamma_forward: see :class:`D2PruningSelector`.
-        gamma_reverse: see there.
+        gamma_reverse: see :class:`D2PruningSelector`.
 
     Returns:
         Indices in the order of selection, int64 ``[budget]``, and scores ``[n]``.

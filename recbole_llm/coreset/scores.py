@@ -95,7 +95,7 @@ def resolve_budget(n_rows: int, budget: int | None = None, ratio: float | None =
 
     Args:
         n_rows: rows there are.
-        budget: how many, >= 0.
+        budget: number of rows to choose, >= 0.
         ratio: which share, in [0, 1]: floor(ratio * n_rows).
 
     Raises:

@@ -169,7 +169,7 @@ class Selector(Declared, ABC):
         return frozenset()
 
     def uncut(self) -> Selector:
-        """The same without a cut of rows before the choice, for a budget that covers them all."""
+        """This selector without a cut of rows before the choice, for a budget that covers them all."""
         return self
 
     @abstractmethod

@@ -41,7 +41,7 @@ class Curriculum(ABC):
     @classmethod
     @abstractmethod
     def from_value(cls, value: str, settings: Mapping[str, Any]) -> Curriculum:
-        """From the value of the key ``curriculum`` and the run's settings."""
+        """The curriculum of a value of the key ``curriculum`` and the run's settings."""
 
     @abstractmethod
     def weight(self, distances: Sequence[float]) -> float:
@@ -63,7 +63,7 @@ class Curriculum(ABC):
 
 @dataclass(frozen=True)
 class FixedCurriculum(Curriculum):
-    """The same weight in all epochs.
+    """A curriculum of equal weight in all epochs.
 
     Attributes:
         fixed: the weight, in [0, 1].

@@ -68,7 +68,7 @@ def read_atomic(
 
     Args:
         file: the file.
-        form: how it is written.
+        form: separator, quotes and encoding of the file.
         wanted: names of the columns to read; None for all. Every line is checked for its number of fields anyway.
         required: columns in which no value may be missing.
         time: column of times; a ``token`` column is read as ISO dates, or as numbers if its first value is one.

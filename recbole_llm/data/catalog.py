@@ -153,7 +153,7 @@ def _ids_of_file(file: Path, form: Format, field: str, changed: tuple[int, int])
 
     Args:
         file: the file.
-        form: how it is written.
+        form: separator, quotes and encoding of the file.
         field: name of the column of ids.
         changed: when it was, and its size.
     """

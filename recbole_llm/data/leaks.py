@@ -24,11 +24,11 @@ class AuditFinding:
     """Outcome of one check.
 
     Attributes:
-        check: its name.
+        check: name of the check.
         warns: whether it should be looked into.
-        count: how many were found.
-        total: of how many.
-        text: what they are, and what to do.
+        count: number of things that were found.
+        total: number of things that were checked.
+        text: what was found, and what to do.
         examples: some of them, in outside ids.
 
     Example:
@@ -210,7 +210,7 @@ def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[st
 
     Args:
         train: text of the prompt, and target's title's representative, of the training rows.
-        evaluated: the same of validation or test rows.
+        evaluated: text of the prompt, and target's title's representative, of validation or test rows.
         name: name of that split.
     """
     known = set(train)
@@ -225,11 +225,11 @@ def check_prompts(train: Sequence[tuple[str, int]], evaluated: Sequence[tuple[st
 
 
 def check_lengths(n_shortened: int, n_prompts: int) -> AuditFinding:
-    """Prompts that do not fit.
+    """Prompts longer than ``max_prompt_tokens``.
 
     Args:
         n_shortened: prompts that lost titles or a part of one.
-        n_prompts: of how many.
+        n_prompts: number of prompts that were checked.
     """
     return AuditFinding(
         "truncated prompts",

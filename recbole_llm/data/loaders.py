@@ -99,9 +99,9 @@ def _without_earlier_items(sampler: Any, rows: Rows, part: SequentialDataset) ->
     """Keep a RecBole sampler from drawing what a row's user had before, each user having one row.
 
     Args:
-        sampler: of ``uni<n>`` or ``pop<n>``, which draws none of ``used_ids[user]``: the target so far.
+        sampler: sampler of ``uni<n>`` or ``pop<n>``, which draws none of ``used_ids[user]``: the target so far.
         rows: all rows.
-        part: those that are evaluated.
+        part: the rows that are evaluated.
 
     Raises:
         InputError: nothing would be left to draw, and RecBole would draw for ever.

@@ -40,7 +40,7 @@ class Numbering:
 
     @classmethod
     def of(cls, rows: Rows, with_columns: bool, digest: str) -> Numbering:
-        """That of a run.
+        """The numbering of a run.
 
         Args:
             rows: rows of the run.
@@ -74,8 +74,8 @@ class Numbering:
 
         Args:
             whole: the data set as it is now, numbered by :attr:`ids`.
-            fields: of users, of items, or both.
-            what: whose weights these are.
+            fields: the field of users, that of items, or both.
+            what: the model whose weights these are, for messages.
 
         Raises:
             InputError: how many there are, and the first of them.

@@ -77,7 +77,7 @@ class TimeReader:
             self._parts.append(texts)
 
     def finish(self) -> Times:
-        """All times that were added."""
+        """Times of all rows that were added."""
         order = self._order()
         if self._form == "date":
             return Times(order / 1e9, order, True, self._example)

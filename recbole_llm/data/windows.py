@@ -75,7 +75,7 @@ class _FullWindows(_Rows):
         self.inter_feat = rows[np.flatnonzero(full)[in_time]]
 
     def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list[Dataset]:
-        """One cut for all users is at the floor of the cumulative shares; RecBole rounds otherwise."""
+        """Cut rows by shares; a cut over all users is at the floor of the cumulative shares, unlike RecBole's."""
         if group_by is not None:
             return list(super().split_by_ratio(ratios, group_by))
         self._drop_unused_col()

@@ -73,7 +73,7 @@ def answer_outcomes(
     targets: Sequence[str],
     rule: str = "strict",
 ) -> np.ndarray:
-    """The same row by row; arguments and errors are those of :func:`answer_metrics`.
+    """What each row's answer names, with arguments and errors as those of :func:`answer_metrics`.
 
     Returns:
         bool [2, rows]: whether the answer names exactly one candidate, and whether that one is the target.

@@ -70,7 +70,7 @@ class Protocol(ABC):
     Attributes:
         name: name of what is written of the rows, ``<split>_<name>.csv``.
         columns: columns of that file and of :attr:`Evaluation.rows`.
-        outcome: those of the columns that say how well a row went.
+        outcome: the columns that say how well a row went.
         gain: what :meth:`gains` are, in words.
         has_labels: whether rows have a label to be predicted, instead of a target to be found.
     """
@@ -96,7 +96,7 @@ class Protocol(ABC):
 
     @property
     def usual_metric(self) -> str:
-        """The same, or the computed metric nearest to NDCG@10 where the epoch is chosen by the loss of the answers."""
+        """:attr:`valid_metric`, or the computed metric nearest to NDCG@10 where the answers' loss chooses the epoch."""
         if self.valid_metric != LOSS:
             return self.valid_metric
         named = {name: self.config[name] for name in ("metrics", "topk")}

@@ -38,7 +38,7 @@ class Popularity:
 
     @classmethod
     def of(cls, rows: Rows) -> Popularity:
-        """That of a run's data."""
+        """The popularity of items in a run's data."""
         counts = rows.whole.item_counts
         return cls(counts, item_vectors(rows.whole.pairs_before, len(counts)))
 

@@ -107,7 +107,7 @@ class FullRanking(Protocol):
         return _evaluation(loader.dataset, metrics, collector)
 
     def complete(self, evaluation: Evaluation) -> Evaluation:
-        """With the hit ratio of the category, head and tail, and what ``beyond_accuracy`` asks for."""
+        """Metrics completed with hit ratio of the category, head and tail, and what ``beyond_accuracy`` asks for."""
         targets, topk, more = evaluation.pairs[:, 1], self.config["topk"], {}
         if self._categories is not None and len(evaluation.top_items):
             more = category_hit_ratio(evaluation.top_items, targets, self._categories, topk)

@@ -65,7 +65,7 @@ def history_in_words(config: Settings, prompts: Mapping[str, int | None]) -> str
 
 
 def epoch_in_words(models: Mapping[str, Sequence[str]]) -> str:
-    """By what the kept epoch is chosen.
+    """What the kept epoch is chosen by.
 
     Args:
         models: names of the models by the metric that chooses theirs; they are said where there are several metrics.

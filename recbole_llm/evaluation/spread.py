@@ -36,7 +36,7 @@ def spread_warnings(spread: Mapping[str, float], n_rows: int, n_answers: int) ->
     """What is wrong with the answers, a line each.
 
     Args:
-        spread: of :func:`answer_spread`; nothing is said of an empty one.
+        spread: result of :func:`answer_spread`; nothing is said of an empty one.
         n_rows: rows that were answered.
         n_answers: different answers that there could be, such as the number of items: of two items, no more than two
             are asked for.

@@ -54,7 +54,7 @@ def compare_runs(runs: Sequence[Run], baseline: str) -> tuple[Compared, ...]:
 
 
 def leading_config(runs: Sequence[Run]) -> Config:
-    """Whose ``valid_metric`` leads the table: the first LLM model's, as RecBole's models have various defaults."""
+    """Config whose ``valid_metric`` leads the table: the first LLM model's, as RecBole's models differ in defaults."""
     return next((run.config for run in runs if run.config.is_llm), runs[0].config)
 
 

@@ -47,8 +47,8 @@ class FinishedRuns:
     """The runs that comparisons have finished, in the folders ``<checkpoint_dir>/compare-*``.
 
     Args:
-        folder: of the comparison that notes its runs here; made if needed. Those of other comparisons beside it are
-            found, too, so that more seeds or models only add runs.
+        folder: folder of the comparison that notes its runs here; made if needed. Runs of other comparisons beside it
+            are found, too, so that more seeds or models only add runs.
     """
 
     def __init__(self, folder: Path) -> None:

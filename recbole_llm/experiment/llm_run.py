@@ -43,7 +43,7 @@ def write_llm_run(folder: RunFolder, trainer: LLMTrainer, test_rows: Interaction
     """Write the history of the last stage, the stages used, the adapter, and what curriculum and gates did.
 
     Args:
-        folder: where.
+        folder: folder to write into.
         trainer: it has fitted the model.
         test_rows: the rows whose gates are drawn, where weights depend on the row.
     """

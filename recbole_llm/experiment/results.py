@@ -68,7 +68,7 @@ def write_results(runs: Sequence[Run], table: ResultTable, folder: Path, want_ro
     Args:
         runs: runs of the table.
         table: :func:`table_of` the runs.
-        folder: where.
+        folder: folder to write into.
         want_rows: whether to say so where ``rows.parquet`` cannot be written.
     """
     table.write(folder)

@@ -34,12 +34,6 @@ class Run:
         result: the run's line in a table of results.
         rows_digest: digest of the (user, target) pairs of validation and test rows.
         trained: the model, if it is in memory; otherwise it is loaded from the folder on first use.
-
-    Attributes:
-        folder: see above.
-        config: see above.
-        result: see above.
-        rows_digest: see above.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class SeenItems:
 
     @classmethod
     def of(cls, dataset: Any) -> SeenItems:
-        """Those of a data set of RecBole's, from its interactions or, of presplit files, from its rows."""
+        """Items seen in a RecBole data set, by its interactions or, where files are presplit, by its rows."""
         if dataset.config["benchmark_filename"] is None:
             return cls(dataset.in_time.users, dataset.in_time.items, dataset.user_num)
         rows = dataset.inter_feat

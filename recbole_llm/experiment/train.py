@@ -242,7 +242,7 @@ def _stage_facts(trainer: LLMTrainer, index: int, n_rows: int) -> dict[str, Any]
 
     Args:
         trainer: it has fitted its model.
-        index: of the stage in ``trainer.tuned``; -1 without training.
+        index: index of the stage in ``trainer.tuned``; -1 without training.
         n_rows: rows to train on, where the trainer knows of no others.
     """
     n_rows = n_rows if trainer.n_train_rows is None else trainer.n_train_rows
@@ -266,7 +266,7 @@ def _write(given: _Given, trainer: LLMTrainer, data: Any, evaluations: Evaluatio
         given: what the training was given.
         trainer: it has fitted its model.
         data: loader of the rows that are evaluated by length of history, where a policy cuts histories.
-        evaluations: of the model after its last stage.
+        evaluations: evaluations of the model after its last stage.
     """
     folder, model = given.folder, trainer.model
     given.protocol.keep(folder.path)

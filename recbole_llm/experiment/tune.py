@@ -64,7 +64,7 @@ class Tuned:
         return self.table.to_frame()
 
     def text(self) -> str:
-        """For the terminal: the trials, the best one, and what it gave on the test rows."""
+        """Text for the terminal: the trials, the best one, and its test metrics."""
         number, n = self.table.best_number, self.table.n_ended
         test = "    ".join(f"{name}: {value:.4f}" for name, value in self.run.metrics.items())
         values = ", ".join(f"{name}={write_setting(name, value)}" for name, value in self.best.items())

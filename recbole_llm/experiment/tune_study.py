@@ -53,7 +53,7 @@ def falls_behind(score: float, others: Sequence[float], reduction: int, bigger: 
 
     Args:
         score: score of the trial.
-        others: of other trials after as many epochs.
+        others: scores of other trials after as many epochs.
         reduction: one in so many goes on, at least one.
         bigger: whether larger is better.
 
@@ -72,7 +72,7 @@ class Attempt:
     Args:
         study: study of the trial.
         trial: Optuna's.
-        lock: on the trial's file, held.
+        lock: lock of the trial's file, held.
 
     Attributes:
         number: number of the trial, from 0.

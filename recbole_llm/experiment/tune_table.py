@@ -31,11 +31,11 @@ class TrialTable:
     """Trials in their order.
 
     Attributes:
-        metric: what they are compared by, on validation rows.
+        metric: metric that the trials are compared by, on validation rows.
         names: names of the settings that were searched.
-        lines: of each trial ``trial`` (from 1), ``state``, ``score`` (of a pruned one where it was ended; None where
-            there is none), ``values``, ``epochs``, ``note``, ``scores`` (by validated epoch), ``valid`` (all metrics),
-            ``folder``.
+        lines: a record per trial: ``trial`` (from 1), ``state``, ``score`` (of a pruned one where it was ended; None
+            where there is none), ``values``, ``epochs``, ``note``, ``scores`` (by validated epoch), ``valid`` (all
+            metrics), ``folder``.
         best_number: number of the best trial, from 1; None where no trial has ended with a score.
         command: the command line; empty where there was none.
     """
@@ -58,11 +58,11 @@ class TrialTable:
         """The table of Optuna's trials.
 
         Args:
-            trials: in order.
-            values: setting to value, of each.
-            metric: see above.
+            trials: Optuna's trials, in order.
+            values: setting to value, for each trial.
+            metric: metric that trials are compared by, on validation rows.
             best: number of the best one, from 0.
-            command: see above.
+            command: the command line; empty where there was none.
         """
         lines = [
             {
@@ -87,12 +87,12 @@ class TrialTable:
         return sum(line["state"] in ("complete", "pruned") for line in self.lines)
 
     def text(self) -> str:
-        """For the terminal, the best trial marked by a star."""
+        """The table as text for the terminal, the best trial marked by a star."""
         shown = str(tabulate(self._cells("*"), self._head(), tablefmt="plain", disable_numparse=True))
         return "\n".join(line.rstrip() for line in shown.splitlines())
 
     def markdown(self) -> str:
-        """For GitHub, the best trial in bold."""
+        """The table as Markdown for GitHub, the best trial in bold."""
         cells = [[cell.replace("|", "\\|") for cell in row] for row in self._cells("**")]
         lines = [
             "# Trials",

@@ -141,7 +141,7 @@ class Grounding(ABC):
     A subclass defines :meth:`scores`, and :meth:`rank` where it need not score all items to rank them.
 
     Args:
-        model: whose answers are grounded.
+        model: the recommender whose answers are grounded.
         settings: settings of the run.
 
     Attributes:
@@ -189,7 +189,7 @@ class Grounding(ABC):
         """Ranks the items for each row; a row without a prompt ranks none.
 
         Args:
-            rows: to rank for.
+            rows: rows to rank items for.
             targets: item ids, int64 ``[rows]``; None for none.
             k: length of the lists of best items.
         """

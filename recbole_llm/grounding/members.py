@@ -22,7 +22,7 @@ class Members:
 
     @classmethod
     def of(cls, point_of_item: np.ndarray, n_points: int) -> Members:
-        """From int64 ``[items]``, the point of each item; -1 for an item that stands nowhere."""
+        """Members of each point, from the point of each item, int64 ``[items]``; -1 for an item without one."""
         order = np.argsort(point_of_item, kind="stable")
         items = order[np.count_nonzero(point_of_item < 0) :]
         return cls(items, np.searchsorted(point_of_item[items], np.arange(n_points + 1)))

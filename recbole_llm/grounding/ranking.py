@@ -58,7 +58,7 @@ class Ranking:
         )
 
     def first(self, k: int) -> Ranking:
-        """The same with shorter lists."""
+        """This ranking with lists of the ``k`` best items."""
         return Ranking(self.ranks, self.top_items[:, :k], self.top_scores[:, :k])
 
     def spread(self, rows: Sequence[int] | np.ndarray, n_rows: int) -> Ranking:

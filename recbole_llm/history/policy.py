@@ -32,7 +32,7 @@ class Gate(nn.Module):
         self.of_reset = nn.Linear(width, width, bias=False)
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        """Of [..., width] each. Returns: the same."""
+        """Gate a block's output `y` into its input `h`, both [..., width]. Returns: [..., width]."""
         (new_r, new_z, new_c), (old_r, old_z) = self.of_new(y).chunk(3, dim=-1), self.of_old(h).chunk(2, dim=-1)
         reset, update = torch.sigmoid(new_r + old_r), torch.sigmoid(new_z + old_z - GATE_BIAS)
         proposed = torch.tanh(new_c + self.of_reset(reset * h))
@@ -54,7 +54,7 @@ class GatedBlock(nn.Module):
         self.gates = nn.ModuleList(Gate(width) for _ in range(2))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Of [b, t, width]; padding follows what is real, where nothing real looks. Returns: the same."""
+        """States [b, t, width] after the block; real entries stand before padding and do not see it."""
         later = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).triu(1)
         x = self.norms[0](h)
         y, _ = self.attention(x, x, x, attn_mask=later, need_weights=False)
@@ -70,7 +70,7 @@ class LengthPolicy(nn.Module):
 
     Args:
         n_items: items, padding 0 among them.
-        lengths: to choose from, ascending.
+        lengths: history lengths to choose from, ascending.
         width: width of the state.
         longest: newest items that are read.
 

@@ -126,7 +126,7 @@ class AnswerReader:
             tau: temperature.
             trees: the rows of each tree.
             apart: whether each row gets a copy of the prompt without history.
-            lines: which of the caller's rows each prompt is of, where they are not all.
+            lines: the caller's row that each prompt belongs to, where they are not all.
         """
         n_rows, n_answers, pad = len(prompts), len(answers[0]), self.scorer.pad_token_id
         bare: list[list[int]] = []  # numbers of the answers after each copy of the prompt without history

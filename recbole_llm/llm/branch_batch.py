@@ -96,11 +96,11 @@ class BranchBatch:
     head: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def to(self, device: str | torch.device) -> BranchBatch:
-        """The same batch on another device."""
+        """This batch on another device."""
         return BranchBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
     def behind(self, head: Tokens) -> BranchBatch:
-        """The same rows after tokens that each of them begins with."""
+        """This batch, its rows continued from tokens that each of them begins with."""
         before = self.attention_mask.new_ones((*self.attention_mask.shape[:-1], len(head)))
         mask = torch.cat([before, self.attention_mask], dim=-1)
         return replace(self, attention_mask=mask, position_ids=self.position_ids + len(head), head=torch.tensor(head))
@@ -152,7 +152,7 @@ def branch_batch(
 
 
 def only(batch: BranchBatch, asked: Tensor) -> BranchBatch:
-    """The same batch of which only some answer tokens [n] are asked for."""
+    """The batch with log-probabilities asked for at some answer tokens [n] alone."""
     needed, queries = batch.queries[asked].unique(return_inverse=True)
     return replace(
         batch,

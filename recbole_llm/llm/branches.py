@@ -152,7 +152,7 @@ class BranchScorer:
 
         Args:
             batch: the batch.
-            lines: whose line each is, for what is drawn by row (:meth:`TokenDraws.use_tokens`).
+            lines: line that each row belongs to, for what is drawn by row (:meth:`TokenDraws.use_tokens`).
 
         Returns:
             [q, vocabulary].
@@ -218,7 +218,7 @@ def branch_scores(model: nn.Module, sample: Sample) -> Tensor:
 
 
 def head_scores(model: nn.Module, sample: Sample) -> Tensor:
-    """The same, what the prompts begin with computed once."""
+    """As :func:`branch_scores`, with the prompts' common beginning computed once."""
     return _branch_scores(model, sample, len(common_prefix(sample.prompts)))
 
 

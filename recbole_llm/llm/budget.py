@@ -33,11 +33,11 @@ class TokenBudget:
     """Tokens of a forward pass, padding included.
 
     Args:
-        tokens: at first.
+        tokens: tokens per pass, at first.
         name: name of the setting, for the log.
 
     Attributes:
-        tokens: as of now.
+        tokens: tokens per pass at present.
 
     Example:
         >>> budget = TokenBudget(100)
@@ -68,7 +68,7 @@ class TokenBudget:
         Args:
             name: name of the setting.
             value: a number of tokens, or ``auto``.
-            model: whose passes it is for, on its device.
+            model: the model whose passes are cut, on its device.
             training: whether they have a gradient.
         """
         if value != AUTO:

@@ -52,8 +52,8 @@ class Finding:
     Attributes:
         works: the answer.
         n_tokens: tokens of the longest sequence compared.
-        kind: why not: ``layers`` (the config names layers for which it cannot work), ``error``, ``differs``.
-        reason: the same in words.
+        kind: why it does not: ``layers`` (the config names layers for which it cannot work), ``error``, ``differs``.
+        reason: why it does not, in words.
         deviation: largest difference of an answer's log-probability; NaN where none was computed.
 
     Example:
@@ -94,7 +94,7 @@ def find(
 
     Args:
         model: a causal LM, bare or wrapped.
-        path: which path.
+        path: the fast path in question.
         n_tokens: number of tokens of the longest sequence it is asked for.
         scores: how it scores a sample.
         obstacle: what the config says against it.
@@ -129,7 +129,7 @@ def examine(
 
     Args:
         model: see :func:`find`, as for the next four.
-        path: which path.
+        path: the fast path in question.
         n_tokens: number of tokens of the longest sequence.
         scores: how it scores a sample.
         obstacle: what the config says against it.

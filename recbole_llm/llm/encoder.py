@@ -202,7 +202,7 @@ def pooled_states(model: nn.Module, token_ids: Sequence[Sequence[int]], *, paddi
 
     Args:
         model: a causal LM, bare or with a peft adapter.
-        token_ids: of each text, at least one.
+        token_ids: token ids of each text, at least one.
         padding_id: fills up shorter texts; any id of the vocabulary will do, as the mask hides it.
         pooling: ``last`` or ``mean`` over all tokens of a text.
 

@@ -119,6 +119,6 @@ class _Prefill(DynamicCache):  # type: ignore[misc]  # transformers declares no 
         return found
 
     def close(self) -> DynamicCache:
-        """From here on an ordinary cache."""
+        """Make this an ordinary cache."""
         self._last = None
         return self

@@ -61,7 +61,7 @@ def probe_llm(
 
     Args:
         model: a causal LM, bare or wrapped.
-        paths: those that a run takes.
+        paths: fast paths that a run takes.
         n_tokens: number of tokens of the longest prompt and answer together.
         name: name of the LLM, for the log.
 

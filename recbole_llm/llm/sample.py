@@ -106,7 +106,7 @@ class Sample:
 
     @cached_property
     def wrong(self) -> Tensor:
-        """The same where each answer sees another one before it: what an ignored mask would give."""
+        """Log-probabilities as :attr:`plain`, each answer behind another one: what an ignored mask would give."""
         return self._scores(lambda index: self.answers[index - 1][:-1])
 
     @cached_property
@@ -150,7 +150,7 @@ class Sample:
         return self._effect(found) <= min(rounding, WRONG_SHARE * self.wrong_effect)
 
     def accepts_rows(self, found: Tensor) -> bool:
-        """The same of rows padded into one batch, whose effect is not known yet."""
+        """As :meth:`accepts`, for rows padded into one batch: the effect of padding is not known yet."""
         if self.is_exact or not found.isfinite().all():
             return self.deviation(found) <= EXACT_TOLERANCE
         rounding = 5 * self.eps * self.largest_logit

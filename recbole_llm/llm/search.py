@@ -42,7 +42,7 @@ class Generation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Generation:
-        """Of what :func:`dataclasses.asdict` gave."""
+        """The generation that :func:`dataclasses.asdict` turned into plain data."""
         return cls(**{**values, "beams": [cls.from_dict(beam) for beam in values["beams"]]})
 
 

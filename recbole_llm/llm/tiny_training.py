@@ -57,9 +57,9 @@ class _SoFar:
 
     Attributes:
         step: steps done.
-        n_tokens: that it has read.
+        n_tokens: tokens read so far.
         running: moving mean of the loss; 0 before the first step.
-        seconds: that it took, those of earlier processes included.
+        seconds: wall time so far, that of earlier processes included.
     """
 
     step: int = 0

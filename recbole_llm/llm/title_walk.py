@@ -172,7 +172,7 @@ def _keep(cache: Cache, n_prompt: int, offsets: Tensor) -> None:
 
 
 class RowWalk:
-    """The same by one padded row per title, each with the whole prompt: for LLMs that take no tree mask.
+    """Scores of titles by one padded row each, with the whole prompt: for LLMs that take no tree mask.
 
     Args:
         model: A causal LM.

@@ -44,12 +44,12 @@ def load_llm(config: Config, device: torch.device, stages: StageStore, build_tin
 
 
 def weight_facts(config: Config) -> dict[str, Any]:
-    """In which numbers an LLM's weights are loaded, for what depends on the untuned LLM, as JSON values."""
+    """Number types that an LLM's weights are loaded in, for what depends on the untuned LLM, as JSON values."""
     return {"dtype": resolve_dtype(config["llm_dtype"], config["device"]), "quant": config["quant"]}
 
 
 def number_facts(config: Config) -> dict[str, Any]:
-    """In which numbers a run's LLM computes, for what depends on it, as JSON values."""
+    """Number types that a run's LLM computes in, for what depends on it, as JSON values."""
     facts = weight_facts(config)
     if config["adapter"] == "full" and facts["dtype"] != "float32":
         facts["trained in"] = "float32"

@@ -98,7 +98,7 @@ class ItemVectors:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything the vectors depend on."""
+        """SHA-256 of everything the vectors depend on."""
         return hash_json(self.encoding.facts())
 
     @cached_property
@@ -136,7 +136,7 @@ class TuneOnItems(Stage[Path]):
     """The adapter of the LLM, tuned on views of items; its result is the folder it lies in.
 
     Args:
-        items: whose.
+        items: catalogue and settings of the vectors.
     """
 
     name = "contrastive-tuning"
@@ -183,7 +183,7 @@ class EncodeItems(Stage[np.ndarray]):
     """Vectors of all items by the tuned LLM, their principal components.
 
     Args:
-        items: whose.
+        items: catalogue and settings of the vectors.
     """
 
     name = "item-vectors"

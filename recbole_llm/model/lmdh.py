@@ -117,7 +117,7 @@ class LMDH(SequentialRecommender):
         self._is_settled = True
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """With the weights as they follow from all rows seen."""
+        """See :class:`torch.nn.Module`; the weights follow from all rows seen so far."""
         self._settle()
         return super().state_dict(*args, **kwargs)
 

@@ -40,7 +40,7 @@ class SAR(SequentialRecommender):
         dataset: the training rows.
 
     Attributes:
-        lengths: to choose from, ascending.
+        lengths: history lengths to choose from, ascending.
         epoch: epoch of the training, from 0; the first ``sar_warmup_epochs`` draw lengths uniformly.
         fixed_length: a length for all rows in place of the actor's choice; None asks the actor.
     """
@@ -164,7 +164,7 @@ class UserBatches:
         return self
 
     def get_state(self) -> Tensor:
-        """From what the next pass is drawn. Returns: uint8 [bytes]."""
+        """State that the next pass is drawn from. Returns: uint8 [bytes]."""
         return torch.frombuffer(bytearray(json.dumps(self._before).encode()), dtype=torch.uint8)
 
     def set_state(self, state: Tensor) -> None:

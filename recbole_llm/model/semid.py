@@ -88,7 +88,7 @@ class SemID(CodedRecommender):
     # ---- what a grounding asks for
 
     def embed_answers(self, rows: PromptedRows) -> np.ndarray:
-        """There are none.
+        """Refuse: codes are not compared by embeddings.
 
         Raises:
             ValueError: always.

@@ -46,7 +46,7 @@ class _Ids:
 
 
 class SequentialBackbone(nn.Module):
-    """One of RecBole's sequential models as what makes a state of a sequence of ids.
+    """One of RecBole's sequential models, which gives a state of a sequence of ids.
 
     Args:
         config: the resolved config; its sizes are the backbone's.
@@ -84,7 +84,7 @@ class SequentialBackbone(nn.Module):
 
 
 class SemanticModel(nn.Module):
-    """The same network on classes in place of items, without a branch of items; its class vectors are the codebook.
+    """SOLID's network on classes in place of items, without a branch of items; its class vectors are the codebook.
 
     Args:
         config: the resolved config.
@@ -133,7 +133,7 @@ class CodebookStage(Stage[Tensor]):
         classes: int64 [items], of :func:`recbole_llm.model.solid_classes.item_classes`.
         train: the training rows.
         valid: the validation rows, which choose the epoch; None for the last.
-        device: to train on.
+        device: device to train on.
     """
 
     name = "semantic-codebook"
@@ -173,11 +173,11 @@ def train_classes(
     """Train the model of classes.
 
     Args:
-        config: this argument and the next four are those of :class:`CodebookStage`.
-        classes: see there.
-        train: see there.
-        valid: see there.
-        device: see there.
+        config: see :class:`CodebookStage`, as for the next four.
+        classes: int64 [items], class of each item.
+        train: the training rows.
+        valid: the validation rows, which choose the epoch; None for the last.
+        device: device to train on.
         states: folder of its state after every epoch, from which it goes on; None for none.
 
     Returns:

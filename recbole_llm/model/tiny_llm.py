@@ -62,7 +62,7 @@ class TinyLLMStage(Stage[Path]):
     Args:
         config: the resolved config.
         catalog: the items.
-        prompts: those that the LLM is to read and answer.
+        prompts: the prompts that the LLM is to read and answer.
         inventor: makes the examples that they show.
         history_length: items of a history, at most.
         device: where it is trained.

@@ -57,7 +57,7 @@ class TrainingHooks:
         """Called after an epoch, its validation included; may change what examples look like.
 
         Args:
-            epoch: from 1.
+            epoch: number of the epoch, from 1.
             n_epochs: number of epochs of the training.
 
         Returns:

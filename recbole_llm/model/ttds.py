@@ -266,7 +266,7 @@ class TTDS(SemID):
         return code_states(self.llm, tokens), texts.to(self.device)
 
     def _user_states(self, users: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The same of users."""
+        """The LLM's mean states of users' codes alone, and the users' vectors; both float32 [users, d]."""
         codes = self._state.user_codes.detach().cpu().numpy()[list(users)]
         tokens = [self._tokens_of_user(code) for code in codes]
         return code_states(self.llm, tokens), torch.from_numpy(self._user_vectors(users)).to(self.device)

@@ -67,10 +67,10 @@ def bear_terms(tokens: LegalTokens, k: int, xi: float, weight: float, form: Form
 
     Args:
         tokens: n answer tokens.
-        k: see :func:`bear_loss`, as for the others.
-        xi: see there.
-        weight: see there.
-        form: see there.
+        k: see :func:`bear_loss`.
+        xi: see :func:`bear_loss`.
+        weight: see :func:`bear_loss`.
+        form: see :func:`bear_loss`.
 
     Returns:
         Both [n]; what a token counts has no gradient, and is 0 where it is forced.

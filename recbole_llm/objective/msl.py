@@ -68,8 +68,8 @@ def msl_terms(tokens: LegalTokens, reduction: Reduction, times_tau: bool = False
 
     Args:
         tokens: n answer tokens.
-        reduction: see :func:`msl_loss`, as for the next.
-        times_tau: see there.
+        reduction: see :func:`msl_loss`.
+        times_tau: see :func:`msl_loss`.
 
     Returns:
         Both [n].

@@ -102,7 +102,7 @@ class FirstTokens:
 
     @classmethod
     def together(cls, parts: Sequence[FirstTokens]) -> FirstTokens:
-        """Those of several processes, one after another."""
+        """The logits of several processes, one after another."""
         found = cls([], [], [])
         for part in parts:
             found.right += part.right

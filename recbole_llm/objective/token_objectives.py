@@ -168,7 +168,7 @@ class BEARObjective(TokenObjective):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> BEARObjective:
-        """From a run's settings; the number of beams is the search's."""
+        """The objective of a run's settings; the number of beams is the search's."""
         found = super().from_settings(settings)
         return found if found.k is not None else replace(found, k=settings["num_beams"])
 

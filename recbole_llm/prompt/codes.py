@@ -135,7 +135,7 @@ class OneItemPrompts(CodePromptEncoder):
         return self.codes[example.target] is not None and self.titles[example.target] is not None
 
     def has_response(self, example: Example) -> bool:
-        """The same."""
+        """Whether the target has a code and a title, as a prompt needs them too."""
         return self.has_prompt(example)
 
     def _shown(self, example: Example) -> Example:

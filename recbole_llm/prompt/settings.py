@@ -91,7 +91,7 @@ def most_shown(settings: Settings) -> int | None:
     """Items of a history that a prompt shows at most; None where it shows all that a row has.
 
     Args:
-        settings: of a run, resolved.
+        settings: settings of a run, resolved.
 
     Example:
         >>> most_shown({"prompt_items": 5, "MAX_ITEM_LIST_LENGTH": 10})

@@ -17,7 +17,7 @@ class ShownItems:
     """At most so many items of a history: the newest, or those most similar to the item that a prompt asks about.
 
     Attributes:
-        count: how many, at most.
+        count: most items that are shown.
         vectors: gives the items' vectors, [items, d], by which they are compared; None shows the newest items.
         source: what the vectors are, for the facts of a prompt.
 

@@ -36,7 +36,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 
 def inside_encoder(encode: Encode) -> Encode:
-    """The same encoding for a text that does not open the prompt.
+    """An encoder like the given one, for texts that do not open the prompt.
 
     Some tokenizers put a blank before any text they are given (Llama's SentencePiece among them). Encoding after a line
     break and dropping the line break's own ids avoids it; where the line break merges with the text this is no use,

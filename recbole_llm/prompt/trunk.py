@@ -32,7 +32,7 @@ class Pass:
 
     Attributes:
         trees: the rows of each of its lines.
-        n_tokens: that go through the LLM, padding not counted.
+        n_tokens: tokens that go through the LLM, padding not counted.
     """
 
     trees: list[Tree]
@@ -116,7 +116,7 @@ class Trunks:
         """The rows of a user that see a history from the same item on, as far as one begins with the one before.
 
         Args:
-            users: of each row.
+            users: the user of each row.
             starts: what :func:`segments` gave for each row.
             histories: item ids that each row sees, oldest first.
 

@@ -46,6 +46,6 @@ class Compared:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Compared:
-        """What ``dataclasses.asdict`` made plain data of."""
+        """Inverse of ``dataclasses.asdict``."""
         pairs = ("users", "seeds_and_users", "n_seeds")
         return cls(**{**facts, **{name: None if facts[name] is None else tuple(facts[name]) for name in pairs}})

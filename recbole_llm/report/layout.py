@@ -57,11 +57,11 @@ class Line:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of all its runs."""
+        """Warnings of all runs of the line."""
         return tuple(warning for result in self.results for warning in result.warnings)
 
     def mean(self, metric: str) -> float | None:
-        """Of a test metric over the runs; None where one of them lacks it."""
+        """Mean of a test metric over the runs; None where one of them lacks it."""
         values = [result.test.get(metric) for result in self.results]
         return None if None in values else statistics.fmean(value for value in values if value is not None)
 

@@ -38,10 +38,10 @@ class Changed:
     """A setting that is not its default.
 
     Attributes:
-        key: its name.
-        value: what it is, as text.
-        default: what it would be, as text.
-        models: those it is so for, in words.
+        key: name of the setting.
+        value: its value in the run, as text.
+        default: its default, as text.
+        models: models that it holds for, in words.
     """
 
     key: str
@@ -56,7 +56,7 @@ class PageFacts:
 
     Attributes:
         protocol: how rows were evaluated: a heading to a sentence.
-        settings: those that differ from their defaults.
+        settings: settings that differ from their defaults.
         examples: a few rows, with what each model said of them.
         pictures: caption to the text of an SVG file.
     """

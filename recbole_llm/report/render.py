@@ -115,7 +115,7 @@ def _terminal_bold(cell: str) -> str:
 
 
 def to_markdown(table: ResultTable) -> str:
-    """For GitHub: the table, comparisons and footnotes, then command, data and versions."""
+    """Markdown for GitHub: the table, comparisons and footnotes, then command, data and versions."""
     columns = columns_of(table)
     lines = [f"# {table.title}", ""]
     lines += [*_markdown([column.head for column in columns], _rows(columns, lambda cell: f"**{cell}**")), ""]

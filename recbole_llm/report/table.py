@@ -137,7 +137,7 @@ class ResultTable:
         return f"version {self.environment.get('recbole-llm', '')}" if found == NO_CHECKOUT else found
 
     def text(self, width: int = 100, bold: bool = False) -> str:
-        """For the terminal: one block of at most ``width`` characters a line, then comparisons and footnotes.
+        """Text for the terminal: one block of at most ``width`` characters a line, then comparisons and footnotes.
 
         Runs of one model are one line, with mean and standard deviation. The metric of the comparisons comes first;
         metrics that repeat another are left out, and so are columns without room, with a line that names them.
@@ -149,11 +149,11 @@ class ResultTable:
         return to_text(self, width, bold)
 
     def markdown(self) -> str:
-        """For GitHub: all columns with the best values in bold, comparisons, footnotes, command, data and versions."""
+        """Markdown for GitHub: all columns, best values in bold, comparisons, footnotes, command, data and versions."""
         return to_markdown(self)
 
     def latex(self) -> str:
-        """For a paper, with the package booktabs: metrics with the best values in bold, then the comparisons."""
+        """LaTeX for a paper (booktabs): metrics with the best values in bold, then the comparisons."""
         return to_latex(self)
 
     def csv(self) -> str:

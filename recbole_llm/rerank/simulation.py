@@ -57,7 +57,7 @@ def simulated_regret(
     Args:
         policy: ``lmdh`` learns relevance and dispersion; ``linucb`` (Li et al. 2010) relevance alone, by the same ridge
             regression and confidence bound; ``random`` draws its lists.
-        rounds: how many.
+        rounds: number of rounds.
         seed: seed of the world and of the random lists; all policies meet the same candidates and the same noise.
         exploration: weight of the confidence bound.
         world: by default :class:`ListWorld` as it is.

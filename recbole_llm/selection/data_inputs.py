@@ -59,7 +59,7 @@ class DataInputs(Provider):
 
     @row_input()
     def valid_labels(self) -> np.ndarray | None:
-        """The same of the validation rows that can be read."""
+        """Whether each validation row that can be read is a like; None where rows have no labels."""
         return None
 
     @row_input()
@@ -69,7 +69,7 @@ class DataInputs(Provider):
 
     @row_input()
     def target_texts(self) -> list[str]:
-        """The same of the validation rows."""
+        """Titles of each validation row's history and target."""
         rows = self.pool.valid_rows
         return self._texts(self.model.histories(rows), rows)
 
@@ -119,7 +119,7 @@ class ClickDataInputs(DataInputs):
 
     @row_input()
     def valid_labels(self) -> np.ndarray:
-        """The same of the validation rows that can be read."""
+        """Whether each validation row that can be read is a like. Returns: int64 [m]."""
         return self._labels(self.valid.rows)
 
     def _labels(self, rows: Interaction) -> np.ndarray:

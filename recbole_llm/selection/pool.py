@@ -25,7 +25,7 @@ class Pool:
         valid_data: the validation rows, a RecBole data set, or None.
 
     Attributes:
-        rows: those to choose from.
+        rows: the rows to choose from.
         ids: int64 [n], of these.
     """
 

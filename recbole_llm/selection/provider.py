@@ -120,7 +120,7 @@ class RowInputStage(Stage[np.ndarray]):
 
     Args:
         provider: computes them.
-        declared: which input.
+        declared: the input to compute.
 
     Attributes:
         reported: what the computation told, whenever that was; known after :meth:`load`.

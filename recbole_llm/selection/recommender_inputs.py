@@ -243,7 +243,7 @@ def full_losses(recommender: AbstractRecommender, batch: Interaction) -> torch.T
 
 
 def weighted_losses(recommender: AbstractRecommender, batch: Interaction) -> torch.Tensor:
-    """The same times the weights of :func:`weighted`. Returns: [rows]."""
+    """:func:`full_losses` times the weights of :func:`weighted`. Returns: [rows]."""
     weights: torch.Tensor = batch[WEIGHT]
     return full_losses(recommender, batch) * weights
 

@@ -28,7 +28,7 @@ class TrainingRows:
 
     Attributes:
         data: all of them, a RecBole data set; what the result of training depends on.
-        readable: those that have a prompt and a response.
+        readable: rows that have a prompt and a response.
         examples: token ids of prompt and response of each readable row.
         histories: item ids of each readable row's history, oldest first.
         trunks: trunks of the readable rows, where those of a user are computed together; else None.

@@ -28,7 +28,7 @@ class SequenceVectors(nn.Module):
         self.layer = nn.Linear(width, width)
 
     def forward(self, embedded: Tensor) -> Tensor:
-        """Of [b, t, d]. Returns: [b, t, d] in (-1, 1)."""
+        """Vectors of embedded ids [b, t, d]. Returns: [b, t, d] in (-1, 1)."""
         places = torch.arange(embedded.shape[1], device=embedded.device)
         found: Tensor = torch.tanh(self.layer(embedded + self.position(places)))
         return found
@@ -47,7 +47,7 @@ class Condition(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(0.1), nn.Linear(width, width))
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """Of [b, t, d] with int64 [b] real entries each. Returns: [b, d]."""
+        """Condition of vectors [b, t, d], of which the first int64 [b] of a sequence are real. Returns: [b, d]."""
         states, _ = self.gru(vectors)
         last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
         found: Tensor = self.layers(states.gather(1, last)[:, 0])

@@ -17,7 +17,7 @@ def kmeans(vectors: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
 
     Args:
         vectors: float32 [n, d], n >= n_clusters.
-        n_clusters: how many.
+        n_clusters: number of clusters.
         seed: seed of the start.
 
     Returns:

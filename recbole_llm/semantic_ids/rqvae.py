@@ -145,7 +145,7 @@ def fit_rqvae(
         width: width of a codeword.
         levels: codes of a vector.
         n_codes: codewords of a level, at most n.
-        epochs: how long.
+        epochs: number of epochs.
         seed: seed of everything random.
         assign: codes in training.
         temperature: at which ``sample`` begins.
@@ -189,7 +189,7 @@ def train_epoch(
     Args:
         model: trained in place.
         optimizer: over its parameters.
-        vectors: what it learns.
+        vectors: vectors that it learns to quantise.
         generator: generator of order and new codewords.
         assign: see :meth:`RQVAE.loss`.
         revive: whether a codeword that no vector took becomes a random residual.

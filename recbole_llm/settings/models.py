@@ -108,10 +108,10 @@ def facts_by_name(name: str, llm_recommender: str | None = None) -> ModelFacts:
 
     Args:
         name: see :func:`find_model`.
-        llm_recommender: see there.
+        llm_recommender: see :func:`find_model`.
 
     Raises:
-        InputError: see there.
+        InputError: see :func:`find_model`.
     """
     source = read_class(find_reference(name, llm_recommender))
     kind = source.attribute("type") if source else None

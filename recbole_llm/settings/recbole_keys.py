@@ -50,7 +50,7 @@ def _is_threshold(value: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RecBoleSettings(Declared):
-    """Their defaults are RecBole's."""
+    """Settings of RecBole's, with RecBole's defaults."""
 
     dataset: Annotated[str, Setting("name of the data set")]
     data_path: Annotated[str, Setting("folder that holds the folder of the data set, or that folder")]

@@ -17,7 +17,7 @@ class ClassSource:
 
     Attributes:
         name: name of the class.
-        file: its module's.
+        file: source file of its module.
         attributes: what its body assigns: a literal's value, or the last name of ``ModelType.GENERAL``.
         bases: the classes it derives from, as far as their files are found.
         methods: methods of its body, to the names of their arguments after ``self``.

@@ -66,10 +66,10 @@ def write_manifest(folder: Path, stage: Stage[Any], facts: Mapping[str, Any], se
     """Write what a stage that has been computed is: its facts, its files, and who wrote it.
 
     Args:
-        folder: that holds its files.
-        stage: that was computed.
-        facts: that it depends on.
-        seconds: that it took.
+        folder: folder of the stage's files.
+        stage: the computed stage.
+        facts: facts that it depends on.
+        seconds: wall time of its computation.
     """
     files = {path.relative_to(folder).as_posix(): hash_file(path) for path in _files(folder)}
     record = {"stage": stage.name, "format": stage.format_number, "versions": _writers(), "seconds": round(seconds, 3)}

@@ -42,7 +42,7 @@ class TrainingState:
 
     @property
     def name(self) -> str:
-        """Of its folder; a later state's comes behind in the order of the alphabet."""
+        """Folder name; sorts after that of any earlier state."""
         inside = f"-step-{self.step:07d}" if self.step else ""
         return f"epoch-{self.epoch:04d}{inside}"
 
@@ -55,8 +55,8 @@ class EpochSoFar:
         losses: sums over steps of the loss on each kind of answer.
         counted: steps with an answer of each kind.
         step: steps done.
-        tokens: that went through forward passes of all processes; known where a state is kept.
-        seconds: that it took, those of earlier processes included.
+        tokens: tokens that went through forward passes of all processes; known where a state is kept.
+        seconds: wall time of the epoch so far, that of earlier processes included.
     """
 
     losses: np.ndarray
@@ -72,12 +72,12 @@ class EpochSoFar:
         return means
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The gathered numbers as JSON values; :meth:`from_dict` reads them."""
         return {**vars(self), "losses": self.losses.tolist(), "counted": self.counted.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EpochSoFar:
-        """Of what :meth:`to_dict` gave."""
+        """Inverse of :meth:`to_dict`."""
         return cls(**{**values, "losses": np.array(values["losses"]), "counted": np.array(values["counted"])})
 
 

@@ -145,7 +145,7 @@ def distilled_targets(
     """Token ids of the distilled answers as training targets, EOS at the end of each.
 
     Args:
-        model: whose tokenizer is used.
+        model: a model, for its tokenizer.
         texts: raw distilled answers.
         examples: prompt and true answer of the same rows.
         settings: ``sd_empty`` (an empty answer becomes the true one, or stays), ``sd_permuted`` (a control: every row

@@ -32,8 +32,8 @@ class EpochSteps:
         model: the recommender.
         passes: passes over its examples.
         loss: loss of a step.
-        step: takes one.
-        settings: of the training.
+        step: takes one optimiser step.
+        settings: settings of the training.
         shards: the LLM's weights where they are dealt out over processes, else None.
         progress: whether to show a progress bar.
         after_step: called after every step with what the epoch has gathered.
@@ -64,8 +64,8 @@ class EpochSteps:
         """Take the steps of an epoch.
 
         Args:
-            epoch: its number, from 1.
-            last: that of the last epoch of the training.
+            epoch: number of the epoch, from 1.
+            last: number of the last epoch of the training.
             weight: weight of the distilled answers in it.
             so_far: what a killed process had gathered.
             random: states of the random generators as it left them.

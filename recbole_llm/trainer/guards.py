@@ -74,7 +74,7 @@ def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[
 
     Args:
         history: one record per epoch; see :meth:`recbole_llm.trainer.finetune.FineTuning.run`.
-        level: of :func:`plateau`.
+        level: result of :func:`plateau`.
     """
     losses = [record.get("real_loss", record["train_loss"]) for record in history]
     known = [loss for loss in losses if loss is not None]  # an epoch on distilled answers alone tells nothing

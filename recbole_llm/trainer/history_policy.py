@@ -39,11 +39,11 @@ class HistoryCut:
     """Cuts histories as a policy chooses; what :attr:`RowReader.history_cut` is.
 
     Args:
-        policy: in eval mode.
-        model: whose rows are cut.
+        policy: the trained policy, in eval mode.
+        model: the model whose rows are cut.
 
     Attributes:
-        lengths: to choose from, ascending.
+        lengths: history lengths to choose from, ascending.
         fixed_length: a length for all rows in place of the policy's choice; None asks the policy.
     """
 

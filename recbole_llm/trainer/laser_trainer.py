@@ -184,7 +184,7 @@ class FixedItemsStage(RefreshedItemsStage):
 
     @property
     def settings(self) -> FineTuneSettings:
-        """As the first stage, for epochs of its own number."""
+        """Settings of the first stage, with ``fixed_epochs`` epochs."""
         return replace(super().settings, epochs=self._model.settings.fixed_epochs)
 
 

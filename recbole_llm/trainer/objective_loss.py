@@ -24,7 +24,7 @@ def objective_loss(
     Args:
         model: the recommender.
         objective: objective of the run; None for the mean negative log-likelihood.
-        passes: of the training.
+        passes: forward passes of the training.
         trainable: the weights that learn.
 
     Raises:

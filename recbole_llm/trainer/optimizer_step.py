@@ -57,7 +57,7 @@ class OptimizerStep:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step, of the first group of weights."""
+        """Learning rate of the next step (first parameter group)."""
         rate: float = self._optimizer.param_groups[0]["lr"]
         return rate
 

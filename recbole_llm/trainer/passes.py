@@ -94,7 +94,7 @@ class Passes:
 
         Args:
             rows: rows of the step.
-            kinds: of answers that are computed.
+            kinds: kinds of answers that are computed.
             lengths: int64 [all rows], tokens of prompt and these answers.
         """
         budget = self.budget.tokens
@@ -112,7 +112,7 @@ class Passes:
         _ = self._trunk_of_row
 
     def own(self, passes: Sequence[Pass]) -> list[tuple[Pass, float]]:
-        """This process's of a step's passes, and how much each counts.
+        """This process's share of a step's passes, and the weight of each in the loss.
 
         Where the LLM's weights are sharded, all processes have equally many, as every pass needs all of them: one
         that has fewer computes the first again, which counts nothing.
@@ -160,7 +160,7 @@ class Passes:
 
         Args:
             one: the pass.
-            kinds: of answers.
+            kinds: kinds of answers that are read.
             reader: reads them.
             tau: temperature of the softmax among titles.
         """

@@ -80,8 +80,8 @@ class PreferenceLoss(StepLoss):
         temperature: temperature of the weights by likeness of prompts.
         draws: draws of the rows; a draw for every epoch, or one for all.
         reader: reads the log-probabilities.
-        nll_weight: of the right answers' negative log-likelihood, the mean over their tokens in the step, those of rows
-            without a wrong answer among them.
+        nll_weight: weight of the right answers' negative log-likelihood, the mean over their tokens in the step, those
+            of rows without a wrong answer among them.
     """
 
     dropout = False

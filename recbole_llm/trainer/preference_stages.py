@@ -158,7 +158,7 @@ class RowsStage(ContinuedStage):
     Args:
         tuning: what it is evaluated with; the preference's own, or without a validation.
         preference: rows, start and settings.
-        epochs: at most.
+        epochs: largest number of epochs.
         name: name of the stage.
     """
 

@@ -38,7 +38,7 @@ class OwnAnswersStage(Stage[WrongAnswers]):
 
     Args:
         tuning: model and config.
-        rows: that are answered.
+        rows: the rows that are answered.
         start: the weights that answer.
         drawn: int64, which training rows they are.
         settings: settings of the axis.

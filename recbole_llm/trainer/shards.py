@@ -122,7 +122,7 @@ class _Accelerator:
 
     @property
     def state(self) -> _Accelerator:
-        """It holds the plugin."""
+        """What holds the FSDP plugin: this object itself."""
         return self
 
     @property

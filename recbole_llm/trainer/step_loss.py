@@ -25,8 +25,8 @@ class StepLoss(ABC):
         passes: passes of the training.
 
     Attributes:
-        passes: as given.
-        tokens: that went through forward passes so far.
+        passes: passes of the training.
+        tokens: tokens that went through forward passes so far.
     """
 
     dropout: ClassVar[bool] = True
@@ -101,7 +101,7 @@ class MeanNll(StepLoss):
 
 
 class WithSideLoss(MeanNll):
-    """The same and a loss of the model's own beside it, one for the whole step."""
+    """The mean loss of answers (:class:`MeanNll`) plus a loss of the model's own, computed once per step."""
 
     def __init__(self, passes: Passes) -> None:
         super().__init__(passes)

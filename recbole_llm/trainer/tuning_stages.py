@@ -130,7 +130,7 @@ class FineTuneStage(Stage[TuningResult]):
         """The loss of a step.
 
         Args:
-            passes: of the training.
+            passes: forward passes of the training.
             trainable: the weights that learn.
 
         Raises:
@@ -179,12 +179,12 @@ class Start:
 
     @classmethod
     def of(cls, tuning: Tuning, result: TuningResult) -> Start:
-        """Those of a tuning stage's best epoch."""
+        """Start from the weights of a tuning stage's best epoch."""
         return cls(result.folder.name, lambda: load_adapter(tuning.model, result.folder / "adapter"))
 
     @classmethod
     def untuned(cls, tuning: Tuning) -> Start:
-        """Those that the model has now, before any tuning: the bare LLM's answers are the reference."""
+        """Start from the weights before any tuning: the bare LLM's answers are the reference."""
         model = tuning.model
         weights = model.adapter.trainable_state(model.llm)
         name = f"untuned-{fingerprint(tuning.facts)}"
@@ -197,8 +197,8 @@ class ContinuedStage(FineTuneStage):
     Args:
         tuning: what it is tuned on, and how it is evaluated.
         start: the weights that it begins with.
-        epochs: of its own, at most.
-        learning_rate: its largest; None is a tenth of fine-tuning's.
+        epochs: largest number of epochs.
+        learning_rate: largest learning rate; None is a tenth of fine-tuning's.
     """
 
     def __init__(self, tuning: Tuning, start: Start, epochs: int, learning_rate: float | None) -> None:
@@ -217,7 +217,7 @@ class ContinuedStage(FineTuneStage):
 
     @property
     def settings(self) -> FineTuneSettings:
-        """As fine-tuning, with epochs and learning rate of its own."""
+        """Settings of fine-tuning, with this stage's epochs and learning rate."""
         own = super().settings
         return replace(own, epochs=self._epochs, learning_rate=self._learning_rate or own.learning_rate / 10)
 
@@ -272,7 +272,7 @@ class CurriculumStage(FineTuneStage):
 
     @property
     def settings(self) -> FineTuneSettings:
-        """As fine-tuning, for epochs of its own number."""
+        """Settings of fine-tuning, with ``curriculum_epochs`` epochs where that is set."""
         own = super().settings
         return replace(own, epochs=self.tuning.distillation.curriculum_epochs or own.epochs)
 

@@ -24,7 +24,7 @@ class ValidLoss:
         model: the recommender.
         rows: the validation rows, a RecBole data set.
         budget: tokens per forward pass, padding included.
-        reader: of the softmax among titles, where the model is tuned on that: then the loss is among titles, too.
+        reader: reads the softmax among titles, where the model is tuned on that; then the loss is among titles, too.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ValidLoss:
         return float(-legal.log_probs().sum())
 
     def require(self) -> float:
-        """The same where an epoch is chosen by it.
+        """:meth:`measure`, where an epoch is chosen by the loss.
 
         Raises:
             InputError: no row can be read.

@@ -163,7 +163,7 @@ class Costs:
 
     @property
     def noise(self) -> float:
-        """By how much two evaluations of one cost may differ; 0 where they come from a table."""
+        """Largest difference of two evaluations of one cost; 0 where they come from a table."""
         return 0.0 if self.distances.table is not None else self.distances.rounding
 
     def rows(self, indices: np.ndarray) -> np.ndarray:

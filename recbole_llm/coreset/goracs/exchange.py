@@ -88,7 +88,7 @@ class Kept(NamedTuple):
     """The better of one or two searches for exchanges.
 
     Attributes:
-        refined: that one.
+        refined: what the better search found.
         starts: objective at the start and after every exchange, by name of the start.
         n_solves: transports solved, of both.
     """
@@ -130,7 +130,7 @@ def exchanged(costs: Costs, own: np.ndarray, transport: Transport, index: int, r
 def promising_pairs(
     costs: Costs, members: np.ndarray, own: np.ndarray, transport: Transport, n_candidates: int
 ) -> Generator[tuple[int, int], Transport, None]:
-    """Of the members that cost most and the rows that promise most, the pairs by their lower bound, lowest first.
+    """Pairs of a costly member and a promising row to exchange, by the lower bound of their transport, lowest first.
 
     A pair whose bound on the transport after the exchange is no improvement is left out; and what was tried in vain
     raises the bounds of others. Where none of ``n_candidates`` each improves, four times as many are compared.

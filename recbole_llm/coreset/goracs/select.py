@@ -28,8 +28,8 @@ class GoracsInfo:
 
     Attributes:
         method: ``exact`` or ``approximate``: what ran.
-        objective: of the selection, of distances and norms as they were scaled; over classes the mean, weighted by
-            their validation rows.
+        objective: objective of the selection, of distances and norms as they were scaled; over classes the mean,
+            weighted by their validation rows.
         trace: objective after the start that was kept and after every exchange; never rises.
         starts: per class and name of a start, its own trace.
         n_solves: transports solved.

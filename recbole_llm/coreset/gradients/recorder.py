@@ -40,7 +40,7 @@ class Recorder:
         self.n_rows, self.total = len(losses), losses.new_zeros(len(losses), dtype=torch.float64)
 
     def squares(self) -> dict[nn.Parameter, Tensor]:
-        """Of each weight that has a part in the losses and sees the rows, float64 ``[rows]``."""
+        """Squared gradient norms float64 ``[rows]`` of each weight that has a part in the losses and sees the rows."""
         for weight in [*self._tokens]:  # some of whose uses not affect the losses
             self._reduce(weight)
         return {weight: part for weight, part in self._parts.items() if weight not in self._not_rows}

@@ -31,7 +31,7 @@ def influence_scores(per_sample_loss: Callable[[Tensor], Tensor], params: Array,
     Args:
         per_sample_loss: ``per_sample_loss(params) -> [n]``, deterministic: no dropout, no negatives drawn again.
         params: weights, any shape.
-        direction: of the same number of elements.
+        direction: direction of the derivative, with as many elements as the weights.
 
     Returns:
         ``[n]``.

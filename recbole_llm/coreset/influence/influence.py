@@ -42,12 +42,12 @@ class Influence:
 
     Attributes:
         scores: float64 ``[n]``, the estimated rise of the mean loss if the row were removed from training.
-        smallest_eigenvalue: of the Hessian of the mean training loss; negative where that is not convex.
-        largest_eigenvalue: largest eigenvalue of the same.
+        smallest_eigenvalue: smallest eigenvalue of the mean training loss's Hessian; negative where that is not convex.
+        largest_eigenvalue: largest eigenvalue of that Hessian.
         damping: added to the Hessian's diagonal, in its units.
         gradient_norm: gradient norm of the mean loss that is considered; practically 0 where the model minimises it.
         steps: Hessian-vector products of the solver.
-        residual: its relative residual, None for LiSSA with sampled rows.
+        residual: relative residual of the solution, None for LiSSA with sampled rows.
     """
 
     scores: Tensor
@@ -83,7 +83,8 @@ def row_influence(
         damping_ratio: damping as a share of the Hessian's largest eigenvalue, >= 0. Where that leaves an eigenvalue
             below 0, the smallest one is brought up to that share instead, with a warning.
         damping: the damping itself, in the Hessian's units, instead of the share.
-        scale: of LiSSA, by default the largest eigenvalue plus the damping, which is enough where no rows are sampled.
+        scale: scale of LiSSA, by default the largest eigenvalue plus the damping, which is enough where no rows are
+            sampled.
         **solver: see :func:`solve`. LiSSA takes so many steps that e^-20 of its start is left, at most 5,000.
 
     Raises:

@@ -154,7 +154,7 @@ class MeanLoss:
 
         Args:
             batches: all rows.
-            compute: of index and batch.
+            compute: computes a batch from its index and itself.
             size: numbers that a batch gives.
         """
         me, numbered = process(), list(enumerate(batches))

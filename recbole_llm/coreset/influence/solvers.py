@@ -32,7 +32,7 @@ class Solution:
     """An inverse-Hessian-vector product and how it was found.
 
     Attributes:
-        vector: of the shape and type of the right-hand side.
+        vector: the solution, of the shape and type of the right-hand side.
         steps: Hessian-vector products used.
         residual: relative residual ||(H + damping I) h - v|| / ||v||; None after LiSSA with sampled H_t.
     """

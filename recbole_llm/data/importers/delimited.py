@@ -60,7 +60,7 @@ class DelimitedTable(Table):
 
     Args:
         file: the file.
-        form: how it is written.
+        form: how its lines are split into fields.
         columns: names; None where the first line holds them.
         drop: whether lines that cannot be read are left out and counted.
         width: fields of a line, where it is not the number of names.

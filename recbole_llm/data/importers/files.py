@@ -56,7 +56,7 @@ def text_lines(file: Path, encoding: str = "utf-8", progress: bool = False) -> G
 
     Args:
         file: gzipped or not, with or without a byte order mark; lines of a file without any ``\n`` end in ``\r``.
-        encoding: of the text; a file that begins with the mark of UTF-16 is no UTF-8 and is read as what it is.
+        encoding: encoding of the text; a file that begins with the mark of UTF-16 is read as that.
         progress: whether to show a progress bar.
 
     Raises:

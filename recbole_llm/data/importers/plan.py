@@ -24,7 +24,7 @@ class Feature:
 
     Attributes:
         name: name of the column.
-        column: of the table of items.
+        column: name of its column in the table of items.
         kind: ``token`` or ``token_seq``.
         clean: a value of the table as the value of the atomic file.
     """
@@ -59,7 +59,7 @@ class ImportPlan:
     """Which files are imported, and how.
 
     Attributes:
-        layout: its name, for the log.
+        layout: name of the layout, for the log.
         interactions: tables of interactions, all of the same columns.
         columns: which of them are what.
         items: tables of items; the interactions may hold titles instead.

@@ -20,7 +20,7 @@ class Filters:
     """What is left out, in this order.
 
     Attributes:
-        repeats: of several interactions of a user with an item, ``keep`` all, the ``first`` or the ``last``; exact
+        repeats: among several interactions of a user with an item, ``keep`` all, the ``first`` or the ``last``; exact
             repeats, of the same time and rating, go in any case. None: as the layout asks.
         since: earliest time that stays, a date or a number in the unit of the file.
         until: first time that does not stay any more.

@@ -35,7 +35,7 @@ def one_line(value: Any) -> str:
 
 
 def without_entities(value: Any) -> str:
-    """As :func:`one_line`, with ``&amp;`` and its like resolved.
+    """:func:`one_line` with HTML entities such as ``&amp;`` resolved.
 
     Example:
         >>> without_entities("Tom &amp; Jerry")
