@@ -73,7 +73,7 @@ def _reason(error: Exception, folder: Path) -> str | None:
         return f"cannot write {{what}} to {{folder}} ({told}); " + kept.format(cure="make it writable")
     if number in BROKEN or (number is None and _CUT_SHORT.search(text)):
         told = os.strerror(number) if number else "fewer bytes were written than there are"
-        return f"cannot write {{what}} to {{folder}} ({told}); " + kept.format(cure="look after the disk")
+        return f"cannot write {{what}} to {{folder}} ({told}); " + kept.format(cure="check the disk")
     return None
 
 

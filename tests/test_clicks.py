@@ -118,7 +118,11 @@ def test_a_sequential_models_own_score_is_the_logit_of_a_like():
         ),
         ("FM,LR", [THRESHOLD, "--LR.threshold={'rating': 3}"], "LR would be evaluated on other rows than FM"),
         ("TALLRec", [THRESHOLD, "--prompt_style=chat"], "prompt_style: .*no chat template; choose alpaca or plain"),
-        ("TALLRec", [THRESHOLD, "--prompt_style=list"], "prompt_style: list goes on with the history, .* choose plain"),
+        (
+            "TALLRec",
+            [THRESHOLD, "--prompt_style=list"],
+            "prompt_style: list needs the history at the end of the prompt; choose plain",
+        ),
         ("TALLRec", [THRESHOLD, "--max_prompt_tokens=20"], "max_prompt_tokens: 20 is too short .*; raise it"),
     ],
 )

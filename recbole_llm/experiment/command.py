@@ -90,7 +90,7 @@ def _main(words: list[str]) -> int:
         return 143 if isinstance(error, Terminated) else 130
     except OtherProcessEnded:
         if is_first_to_fail():
-            told = f"another of the {launched().count} processes has ended without a word, perhaps for lack of memory"
+            told = f"another of the {launched().count} processes exited without an error message (out of memory?)"
             print(f"recbole-llm: error: {told}; what is finished is kept", file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -82,14 +82,14 @@ class Layout:
         if _MARK not in block:
             raise InputError(
                 "prompt_style",
-                f"{style} shows a history and no question, and one without a history is asked for; choose plain",
+                f"{style} needs a history in the prompt, and this one shows none; choose plain",
                 kind="conflict",
             )
         *texts, last, end = block.split(_MARK)
         if end or last != "history":
             raise InputError(
                 "prompt_style",
-                f"{style} goes on with the history, and something else stands behind it; choose plain",
+                f"{style} needs the history at the end of the prompt; choose plain",
                 kind="conflict",
             )
         *before, first = texts[::2]

@@ -83,7 +83,7 @@ def plateau_warning(history: Sequence[Mapping[str, Any]], level: float) -> list[
         return []
     return [
         f"the training loss never fell below {PLATEAU_SHARE} of ln(answers) / tokens per answer = {level:.4f} (lowest "
-        f"{min(known):.4f}): a true answer gets hardly more than a random choice among all gives it"
+        f"{min(known):.4f}): the LLM has learned little more than the list of answers"
     ]
 
 

@@ -134,13 +134,13 @@ def test_rows_of_a_user_as_lists_are_one_chain_for_the_tiny_llms_tokenizer(style
 @pytest.mark.parametrize("style", ["list", "lines"])
 @pytest.mark.parametrize("shown", [{"candidates": True}, {"wording": Wording(**WORDS, input="{history}: {verb}")}])
 def test_a_list_that_does_not_end_with_the_history_is_refused(shown, style):
-    with refused("prompt_style", "conflict", f"{style} goes on with the history, and something else stands behind it"):
+    with refused("prompt_style", "conflict", f"{style} needs the history at the end of the prompt"):
         make_builder(style=style, **shown)
 
 
 @pytest.mark.parametrize("style", ["list", "lines"])
 def test_a_list_without_a_history_is_refused(style):
-    with refused("prompt_style", "conflict", f"{style} shows a history and no question, and one without a history"):
+    with refused("prompt_style", "conflict", f"{style} needs a history in the prompt, and this one shows none"):
         Wording(**WORDS).without_history(style)
 
 
