@@ -239,3 +239,14 @@ def test_a_recommender_learns_from_the_data_of_the_run(make, setting):
         "recommender_config", "conflict", f"recommender_config: '{key}' would give SASRec other data than BIGRec has"
     ):
         make("SASRec", f"--recommender_config={{{setting}}}")
+
+
+def test_the_epoch_is_chosen_by_these_validation_rows(world, root):
+    usual = words_for("BIGRec", world, root / "saved", QUICK)
+    config = Config("BIGRec", world.name, argv=[word for word in usual if not word.startswith("--model=")])
+    rows = load_rows(own := config.for_auxiliary("SASRec"), few_shot=False)
+    fewer = take_sample(rows.valid, len(rows.valid) - 1, 0, "valid")
+    stages = [
+        AuxiliaryStage(own, "SASRec", Rows(rows.train, valid, rows.test, rows.whole)) for valid in (rows.valid, fewer)
+    ]
+    assert stages[0].facts() != stages[1].facts()

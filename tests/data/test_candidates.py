@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 from scipy.stats import chisquare
 
-from recbole_llm.data.candidates import Candidates, draw_candidates
+from recbole_llm.data import candidates
+from recbole_llm.data.candidates import Candidates, CandidatesStage, draw_candidates
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.prompt import Example, TitlePromptEncoder, Wording, text_encoder
 from recbole_llm.prompt.titles import normalize_title
@@ -178,3 +180,11 @@ def test_candidates_belong_to_a_layout_that_lists_them():
     with pytest.raises(ValueError, match="where the layout has a slot for them"):
         listing.prompt(Example([2]))
     assert without.fingerprint() != listing.fingerprint()
+
+
+def test_candidates_are_drawn_by_titles(monkeypatch):
+    monkeypatch.setattr(candidates, "rows_digest", str)
+    rows: Any = "rows"
+    others = ItemCatalog([title and title + "!" for title in TITLES])
+    one, other = (CandidatesStage(rows, "test", own, 4, 1).facts() for own in (CATALOG, others))
+    assert one != other

@@ -292,3 +292,11 @@ def predicts(config: Config, rows: Rows) -> int:
     scores = [model.predict(batch[0]) for batch in eval_loader(config, rows, "test")]
     assert all(((own > 0) & (own < 1)).all() for own in scores)
     return sum(map(len, scores))
+
+
+@pytest.mark.parametrize("column", ["label", "label_list"])
+def test_rows_of_other_labels_have_another_digest(rated, column):
+    part = load(rated, "TALLRec", llm_path="tiny").test
+    before = rows_digest(part)
+    part.inter_feat[column] = 1 - part.inter_feat[column]
+    assert rows_digest(part) != before

@@ -29,3 +29,8 @@ def test_the_parts_make_up_the_whole(rows):
                 assert np.isclose(found[f"ndcg_{part}@{k}"], gains[own].mean())
             else:
                 assert f"hit_{part}@{k}" not in found
+
+
+def test_a_share_that_floats_above_a_whole_number_is_not_rounded_up():
+    assert 0.07 * 100 > 7
+    assert head_items(np.arange(101), 0.07).sum() == 7

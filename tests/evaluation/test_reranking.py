@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from recbole.data.interaction import Interaction
 
 import recbole_llm
-from recbole_llm.evaluation.reranking import mean_distance
+from recbole_llm.evaluation.reranking import Reranking, mean_distance, without_last
 from recbole_llm.rerank import ItemSpace, interaction_vectors
 from tests.pictures import drawn
 from tests.processes import forked_python
@@ -143,3 +147,50 @@ def test_items_of_the_same_users_have_like_vectors():
     table = ItemSpace(vectors).distances(np.arange(1, 9))
     assert table[:4, 4:].min() > 0.9 > 0.5 > table[:4, :4].mean()
     assert mean_distance(ItemSpace(vectors), np.array([[1, 2, 0], [3, 0, 0]])) == pytest.approx(table[0, 1] / 2)
+
+
+EARLIER = {"item_id": [7, 8], "item_id_list": [[1, 2, 3], [4, 0, 0]], "item_length": [3, 1]}
+
+
+class Source(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.inter_feat)
+
+
+def source() -> Any:
+    feat = Interaction({name: torch.tensor(values) for name, values in EARLIER.items()})
+    names = {"iid_field": "item_id", "item_list_length_field": "item_length", "config": {"LIST_SUFFIX": "_list"}}
+    return Source(inter_feat=feat, item_num=9, **names)
+
+
+def test_rows_one_step_earlier_show_no_target_and_have_a_history():
+    found = without_last(source(), 9, seed=0)
+    assert {name: found[name].tolist() for name in found.columns} == {
+        "item_id": [3],
+        "item_id_list": [[1, 2, 0]],
+        "item_length": [2],
+    }
+
+
+def test_what_was_not_chosen_is_neither_the_target_nor_of_the_history():
+    own: Any = source()
+    settings: Any = SimpleNamespace(rerank_rows=9, rerank_topn=3, rerank_negatives=99, rerank_window=5)
+    model = SimpleNamespace(
+        device="cpu", eval=lambda: None, full_sort_predict=lambda rows: torch.arange(9.0).repeat(len(rows), 1)
+    )
+    rows: Any = SimpleNamespace(valid=own, test=own, whole=own)
+    (example,) = Reranking(None, 2, 0.5)._examples(own.config, settings, rows, model)  # type: ignore[arg-type]
+    assert example.items.tolist()[0] == 3 and sorted(example.items[1:]) == [4, 5, 6, 7, 8]
+    assert example.window.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("least", "chosen"), [(None, 0.8), (0.5, 0.2), (9.0, 0.2)])
+def test_the_best_of_the_lists_that_are_far_enough_are_taken_and_without_any_the_farthest(monkeypatch, least, chosen):
+    def point(self: Reranking, share: float | None, _: Any) -> dict[str, Any]:
+        return {"lambda": share, "ndcg": share or 0.0, "distance": 1 - (share or 0.0)}
+
+    monkeypatch.setattr(Reranking, "_point", point)
+    settings = SimpleNamespace(trade_offs=[0.2, 0.8], rerank_min_distance=least)
+    own = Reranking(SimpleNamespace(settings=settings), 2, 0.5)  # type: ignore[arg-type]
+    own.choose({"valid": None}, {"valid": None}, lambda *_: None)  # type: ignore[arg-type, dict-item, return-value]
+    assert own.trade_off == chosen

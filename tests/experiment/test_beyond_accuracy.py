@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import recbole_llm
-from recbole_llm.evaluation.beyond_accuracy import item_vectors
+from recbole_llm.evaluation.base import Evaluation
+from recbole_llm.evaluation.beyond_accuracy import Popularity, beyond_accuracy, item_vectors
 from recbole_llm.experiment.audit import audit
 from recbole_llm.report import embedding_distance, intra_list_distance
 from recbole_llm.settings.config import Config
@@ -38,6 +39,14 @@ def test_vectors_are_near_where_users_are_shared():
     assert np.allclose(vectors[1], vectors[2]) and np.allclose(vectors[3], vectors[4])
     assert abs(vectors[1] @ vectors[3]) < 1e-9 and not vectors[0].any() and not vectors[5].any()
     assert np.allclose(vectors @ vectors.T, item_vectors(np.concatenate([pairs, pairs]), 6) @ vectors.T)
+
+
+def test_lists_that_are_not_full_have_no_part_in_distances():
+    vectors = np.array([[0, 0], [1, 0], [1, 0], [0, 1]], dtype=float)
+    lists = np.array([[1, 2], [3, 0]])
+    own = Evaluation({}, None, np.array([[1, 1], [2, 2]]), np.array([0, 0]), lists)  # type: ignore[arg-type]
+    popularity = Popularity(np.array([0, 1, 1, 1]), vectors)
+    assert beyond_accuracy(own, np.array([[1], [2]]), popularity, "ndcg", 2)["embeddingdistance@2"] == 0.0
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ import pytest
 import recbole_llm
 from recbole_llm import ResultTable
 from recbole_llm.experiment.comparison import leading_config
+from recbole_llm.experiment.finished import run_fingerprint
+from recbole_llm.settings.config import Config
 from tests.refusals import refused
 from tests.runs import working_in
 
@@ -97,3 +99,12 @@ def test_a_mistake_in_the_last_model_is_found_before_the_first_one_trains(
     with working_in(tmp_path), refused(key, kind, message):
         recbole_llm.compare(dataset="world", **own)
     assert not list(tmp_path.glob("saved/Pop*"))
+
+
+def test_a_run_is_of_its_rows_and_of_the_contents_of_its_files(tmp_path):
+    (file := tmp_path / "rows.csv").write_text("one")
+    config = Config("BIGRec", "ml-100k", argv=[f"--coreset_file={file}"])
+    before = run_fingerprint(config, "BIGRec", True, "data")
+    assert run_fingerprint(config, "BIGRec", False, "data") != before
+    file.write_text("other")
+    assert run_fingerprint(config, "BIGRec", True, "data") != before

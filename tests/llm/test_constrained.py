@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList
 from recbole_llm.llm import Assistant, TitleConstraint, TitleTrie, beam_item_scores, beam_search, search_titles
 from recbole_llm.llm.assistant import grouped_logsumexp
 from recbole_llm.llm.constrained import log_probs_at
+from recbole_llm.llm.title_scoring import TitleScoring
 from tests.families import FAMILIES, make_family
 from tests.refusals import refused
 
@@ -241,3 +242,11 @@ def test_mistakes_are_named():
     model, trie, special = make_world("llama")
     with pytest.raises(ValueError, match="2 prompts, but the assistant scores 1"):
         search_titles(model, [[5], [6]], trie, assistant=Assistant(torch.zeros(1, 60), 0.5), **special)
+
+
+def test_scores_that_are_kept_are_of_these_settings():
+    trie = TitleTrie([None, [5, 6], [8]], EOS)
+    given = [(0.0, False, "tree"), (1.0, False, "tree"), (0.0, True, "tree"), (0.0, False, "rows")]
+    told = [TitleScoring(trie, penalty, among, None).facts(way) for penalty, among, way in given]
+    assert len(set(map(str, told))) == len(given)
+    assert TitleConstraint(trie, renormalize=True).facts() != TitleConstraint(trie, renormalize=False).facts()

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -364,3 +365,32 @@ def test_the_model_scores_plainly_outside_the_judge(gaps, place, plain):
     batch = batch_of(trainer, rows, "test")
     assert torch.equal(trainer.model.full_sort_predict(batch), plain[0].model.full_sort_predict(batch))
     assert len(row_pairs(rows.test)) == len(batch)
+
+
+def test_prompts_of_other_numbers_of_candidates_are_of_other_models(gaps: Path, place: Path):
+    four, five = (trainer_of(gaps, place, f"--candidates={n}")[0].model.facts() for n in (4, 5))
+    assert four != five
+
+
+def test_what_other_weights_have_answered_is_not_taken_over(gaps: Path, place: Path):
+    model, asked = trainer_of(gaps, place)[0].model, list[int]()
+
+    def answer(rows: Any) -> dict[int, int]:
+        asked.extend(rows)
+        return dict.fromkeys(rows, 0)
+
+    with model.stages.unfinished({"test": "weights"}):
+        for moved in (False, False, True):
+            if moved:
+                with torch.no_grad():
+                    next(weight for weight in model.llm.parameters() if weight.requires_grad).add_(1)
+            model.keep("answers", lambda: {"rows": [7]}).batch([7], answer)
+    assert asked == [7, 7]
+
+
+def test_the_padding_item_is_none_of_the_least_popular():
+    model: Any = SimpleNamespace(
+        catalog=SimpleNamespace(n_items=4), pairs_before_split=np.array([[1, 3], [2, 3], [3, 1], [1, 2]])
+    )
+    own: Any = SimpleNamespace(model=model)
+    assert Reweighting._popularity(own)(None).tolist() == [0, 0, 0, 1]  # type: ignore[arg-type]

@@ -360,3 +360,8 @@ def test_gate_and_projector_learn_at_their_own_rates(build):
     every = {id(p) for p in model.parameters() if p.requires_grad}
     assert every == {id(p) for group in groups for p in group["params"]}
     assert len(build("BIGRec")[0].optimizer.param_groups) == 1
+
+
+def test_the_schedule_of_prompts_is_a_fact_of_the_model(build):
+    facts = [build("LLaRA", "llama", f"--prompt_schedule={name}")[0].model.facts() for name in ("direct", "linear")]
+    assert facts[0] != facts[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_llm.data.rows import take_sample
 from recbole_llm.selection import recommender_inputs
+from recbole_llm.selection.pool import Pool
 from recbole_llm.selection.recommender_inputs import RecommenderInputs, influence_weights, weighted
 from recbole_llm.selection.tail import TransformerTail
 from tests.refusals import refused
@@ -197,3 +200,15 @@ def test_a_transformer_is_differentiated_with_cudnn_as_it_is(plain):
         plain.grand()
     hook.remove()
     assert seen and all(seen)
+
+
+def test_influence_is_of_one_recommender_and_of_its_validation_rows(make):
+    config, rows, _ = make(coreset="dealrec", influence_target="valid")
+    fewer = take_sample(rows.valid, len(rows.valid) - 1, 0, "valid")
+
+    def facts(fingerprint: str, valid: Any) -> Any:
+        recommender: Any = SimpleNamespace(fingerprint=fingerprint)
+        given = RecommenderInputs(recommender, config, Pool(rows.train, np.arange(4), valid))
+        return given.facts(RecommenderInputs.declared["influence"])
+
+    assert facts("a", rows.valid) != facts("b", rows.valid) and facts("a", rows.valid) != facts("a", fewer)

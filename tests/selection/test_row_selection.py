@@ -7,17 +7,20 @@ import csv
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recbole.data.interaction import Interaction
 
 from recbole_llm.coreset import MeanLoss
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.selection import row_selection
-from recbole_llm.selection.row_selection import FILE, select_rows
+from recbole_llm.selection.row_selection import FILE, _choosable, select_rows
 from recbole_llm.selection.selection_file import read_selection, row_hashes
+from recbole_llm.settings.config import Config
 from tests.refusals import refused
 from tests.selection.rows import N_ROWS
 
@@ -181,3 +184,18 @@ def test_a_wrong_file_is_refused(make, tmp_path, lines, message):
     file = write(tmp_path / "coreset.csv", [line.format(**facts) for line in lines])
     with refused("coreset_file", "file", f"^coreset_file: {file} {message.format(**facts)}"):
         read_selection(file, rows.train)
+
+
+class Lines(SimpleNamespace):
+    """As much of a data set as the choice among its rows reads."""
+
+    def __len__(self) -> int:
+        return len(self.inter_feat)
+
+
+def test_of_a_user_the_row_with_the_longest_history_is_the_last_whatever_the_order_of_lines():
+    feat = {"sample_id": [0, 1, 2, 3], "user_id": [1, 1, 1, 2], "item_length": [3, 1, 2, 1]}
+    names = {"uid_field": "user_id", "item_list_length_field": "item_length"}
+    rows: Any = Lines(inter_feat=Interaction({key: torch.tensor(own) for key, own in feat.items()}), **names)
+    config = Config("BIGRec", "ml-100k", argv=["--coreset=random", "--coreset_unit=user", "--coreset_size=2"])
+    assert _choosable(config, rows, [([1], [2])] * 4).tolist() == [0, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,15 @@ def test_the_folder_compares_lengths_by_tokens(plain, chosen):
     assert "history_policy" not in plain.result.point and "history_policy=sar" in chosen.result.point
     stages = [json.loads((one.folder / "stages.json").read_text()) for one in (plain, chosen)]
     assert stages[0].items() <= stages[1].items() and set(stages[1]) - set(stages[0]) == {"history-policy"}
+
+
+def test_lengths_are_rewarded_for_these_weights_at_this_price(chosen):
+    def facts(weights, price):
+        stage = HistoryPolicyStage(chosen.model, chosen.config, chosen._trained.rows.train, weights)
+        stage.settings = replace(stage.settings, history_price=price)
+        return stage.facts()
+
+    assert facts("a", 0.1) != facts("b", 0.1) and facts("a", 0.1) != facts("a", 0.2)
 
 
 def test_the_actor_leaves_the_random_numbers_of_accelerators_alone(chosen, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from recbole_llm.data.candidates import Candidates
+from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.loaders import train_loader
 from recbole_llm.data.rows import SAMPLE_ID
 from recbole_llm.llm.encoder import TextEncoder
@@ -22,6 +23,7 @@ from recbole_llm.prompt import TitlePromptEncoder, Wording
 from recbole_llm.selection.row_selection import select_rows
 from recbole_llm.trainer.negatives import (
     WrongAnswers,
+    _popularity,
     as_they_are,
     contrasts_across,
     draw_negatives,
@@ -267,3 +269,18 @@ def test_prompts_that_are_compared_keep_their_newest_items(drawn_from, monkeypat
     found = _prompt_vectors(own)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert not np.allclose(found, other, atol=1e-3)
+
+
+def test_the_runs_seed_draws_wrong_answers(drawn_from, monkeypatch):
+    model, rows = drawn_from
+    drawn = []
+    for seed in (1, 2):
+        monkeypatch.setitem(model.config.final_config_dict, "seed", seed)
+        drawn.append(draw_negatives(model, rows, "random", 3))
+    assert not np.array_equal(*drawn)
+
+
+def test_items_that_share_a_title_share_its_popularity():
+    catalog = ItemCatalog([None, "Babe", "Heat", "Babe"])
+    model: Any = SimpleNamespace(catalog=catalog, pairs_before_split=np.array([[1, 3], [2, 3], [3, 1], [1, 2]]))
+    assert _popularity(model).tolist() == [0, 3, 1, 0]

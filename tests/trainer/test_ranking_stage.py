@@ -87,3 +87,12 @@ def test_another_recommender_has_other_lists(stage_of, monkeypatch):
     before = fingerprint(stage.facts())
     monkeypatch.setattr(stage._model, "__class__", type("Other", (BIGRec,), {}))
     assert fingerprint(stage.facts()) != before
+
+
+def test_lists_of_other_weights_or_rows_are_others(stage_of):
+    own = stage_of()
+    rows = own._rows
+    fewer = rows.copy(rows.inter_feat[torch.arange(len(rows) - 1)])
+    given = [({"fine-tune": "a"}, rows), ({"fine-tune": "b"}, rows), ({"fine-tune": "a"}, fewer)]
+    told = {fingerprint(RankingStage(own._model, stages, some, SETTINGS).facts()) for stages, some in given}
+    assert len(told) == len(given)

@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_llm.data.importers.clock import seconds_per_unit
 from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
 from recbole_llm.data.importers.steps import Filters
@@ -147,3 +149,9 @@ def test_without_times_there_is_no_range_and_no_exact_repeat(tmp_path):
     assert len(atomic(out, "inter")[1]) == 2
     with refused("since", "conflict", "since: the files have no times"):
         import_dataset(file, "u", tmp_path / "out", choices=choices, filters=Filters(since="1"), progress=False)
+
+
+@pytest.mark.parametrize("year", [1990, 2020])
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-6, 1e-9])
+def test_the_unit_of_times_is_told_by_their_size(year, unit):
+    assert seconds_per_unit(np.array([(year - 1970) * 365 * 86400 / unit])) == unit
