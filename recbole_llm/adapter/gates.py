@@ -247,10 +247,11 @@ class CurrentGates:
 
         Args:
             rows: indices among the rows that gates are set for, in the order of the passes inside.
-            n_rows: how many rows these are; where they are set several times over, so is what is taken.
+            n_rows: rows of the surrounding context. Its gates may be these rows repeated (with and without history:
+                2 n_rows); then the same rows are taken of each repetition.
         """
         before = self.factors
-        if before is not None and len(rows) < n_rows:
+        if before is not None and list(rows) != list(range(n_rows)):
             before = before.unflatten(0, (-1, n_rows))[:, list(rows)].flatten(0, 1)
         with self.use(before):
             yield

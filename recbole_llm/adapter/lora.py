@@ -104,9 +104,9 @@ class LoraAdapter(Adapter):
 
     name: ClassVar[str] = "lora"
     starts_at_zero: ClassVar[str] = "lora_B"
+    """Part of the names of the weights that are zero until something is learned."""
     checked_settings: ClassVar[tuple[str, ...]] = ("r", "lora_alpha")
     """Of peft's configuration, what is compared on loading: the scale, for one, shows nowhere in the weights."""
-    """Part of the names of the weights that are zero until something is learned."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ from recbole_llm.rerank import category_vectors, greedy_list, interaction_vector
 from recbole_llm.rerank.settings import LMDHSettings
 from recbole_llm.rerank.space import unit_rows
 from recbole_llm.stages import stage_seed
+from recbole_llm.top_k import top_k
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -205,8 +206,7 @@ class LMDH(SequentialRecommender):
         if self._clip:
             beta = beta.clamp(min=0)
         n_best = min(self._settings.topn, self.n_items - 1)
-        ranked = torch.sort(scores, dim=1, descending=True, stable=True).indices  # of equals the lower item id
-        best = ranked[:, :n_best].sort(dim=1).values
+        best = top_k(scores, n_best)[1].sort(dim=1).values
         for row in range(len(scores)):
             items = best[row]
             table = (self._distances(items[None], items[None])[0] * beta[row]).sum(dim=2)

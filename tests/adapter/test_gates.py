@@ -318,3 +318,5 @@ def test_gates_of_some_rows_are_theirs_and_those_around_come_back():
         assert gates.factors is factors
     with gates.use(factors), gates.of(range(6), 6):
         assert gates.factors is factors
+    with gates.use(factors), gates.of([1, 2, 0], 3):  # all of them, in another order
+        assert torch.equal(gates.factors, factors[[1, 2, 0, 4, 5, 3]])
