@@ -89,18 +89,21 @@ class MFormer(nn.Module):
 
     def votes(self, states: Sequence[Tensor]) -> Tensor:
         """How likely each item of all histories finds each expert. Returns: [items of all, experts]."""
-        with self._exactly():
+        with self._in_float32():
             found: Tensor = (torch.cat(list(states)) @ self.router.T).softmax(dim=1)
         return found
 
-    def _exactly(self) -> torch.autocast:
-        """A context for the router: votes in bfloat16 would choose other experts (as gates of adapters)."""
+    def _in_float32(self) -> torch.autocast:
+        """Autocast off: votes rounded to bfloat16 could choose another expert than in evaluation.
+
+        Gates of adapters are computed likewise.
+        """
         return torch.autocast(self.router.device.type, enabled=False)
 
     @torch.no_grad()
     def chosen(self, states: Sequence[Tensor]) -> list[int]:
         """The expert of each history; the first where no item is known."""
-        with self._exactly():
+        with self._in_float32():
             return [route_experts(own, self.router)[2] for own in states]
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
@@ -115,7 +118,7 @@ class MFormer(nn.Module):
         chosen = self.chosen(states)
         queries = self.experts[chosen]
         if self.scales:
-            with self._exactly():
+            with self._in_float32():
                 scores = [route_experts(own, self.router)[1] for own in states]
             shares = [
                 own[expert] / own.sum() if len(items) else queries.new_ones(()) / len(own)

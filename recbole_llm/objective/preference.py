@@ -74,13 +74,14 @@ def sdpo_loss(
     """
     chosen, rejected, kept = _aligned(chosen, rejected, mask)
     gaps = beta * (rejected - chosen[:, None])
-    # logsumexp has no gradient but nan at infinite gaps, so these stay out of it: answers that cannot be cost nothing,
-    # and those that must be cost infinitely much, with the gradient of DPO.
-    counted, certain = kept & ~torch.isinf(gaps), kept & torch.isposinf(gaps)
-    some = counted.any(dim=1)
-    finite = torch.where(counted, gaps, torch.where(some, -torch.inf, 0.0).to(gaps)[:, None])  # no row is all -inf
-    losses = torch.where(some, softplus(torch.logsumexp(finite, dim=1)), 0.0)
-    losses = torch.where(certain.any(dim=1), _over_negatives(softplus(gaps), certain), losses)
+    # At infinite gaps logsumexp has a gradient of nan, so they stay out of it. A gap of -inf (impossible negative) adds
+    # nothing; a gap of +inf (impossible right answer, or certain negative) makes the loss infinite, and takes DPO's
+    # gradient.
+    finite_gaps, infinite_gaps = kept & ~torch.isinf(gaps), kept & torch.isposinf(gaps)
+    some = finite_gaps.any(dim=1)
+    summed = torch.where(finite_gaps, gaps, torch.where(some, -torch.inf, 0.0).to(gaps)[:, None])  # no row is all -inf
+    losses = torch.where(some, softplus(torch.logsumexp(summed, dim=1)), 0.0)
+    losses = torch.where(infinite_gaps.any(dim=1), _over_negatives(softplus(gaps), infinite_gaps), losses)
     return _over_rows(losses, kept, row_weights)
 
 

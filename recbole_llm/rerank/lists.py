@@ -140,14 +140,18 @@ def rerank_scores(base: Array, order: Array) -> Any:
 def _rising(scores: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     """n different finite numbers, ascending, above the n-th highest score, where that is finite."""
     finite = scores[np.isfinite(scores)]
-    nth = np.partition(scores, len(scores) - n)[len(scores) - n]
-    if not np.isfinite(nth):
-        nth = 0.0 if not len(finite) else finite.min() if nth < 0 else finite.max()
-    found: NDArray[np.float64] = nth + np.arange(1, n + 1)
-    if (np.diff(found, prepend=nth) > 0).all():
+    start = np.partition(scores, len(scores) - n)[len(scores) - n]
+    if not len(finite):
+        start = 0.0
+    elif np.isneginf(start):
+        start = finite.min()
+    elif np.isposinf(start):
+        start = finite.max()
+    found: NDArray[np.float64] = start + np.arange(1, n + 1)
+    if (np.diff(found, prepend=start) > 0).all():
         return found
     for place in range(n):
-        nth = found[place] = np.nextafter(nth, np.inf)
+        start = found[place] = np.nextafter(start, np.inf)
     return found
 
 
