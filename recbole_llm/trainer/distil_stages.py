@@ -32,7 +32,6 @@ class DistilStage(Stage[list[str]]):
     """
 
     name = "distil"
-    is_resumable = True
     is_joint = True
 
     def __init__(self, tuning: Tuning, fine_tuned: TuningResult, chosen: np.ndarray) -> None:

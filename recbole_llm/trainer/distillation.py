@@ -53,6 +53,7 @@ def distil(
         folder: where ``answers.jsonl`` is written, and what :func:`summarise` makes of it.
         progress: whether to show a progress bar.
     """
+    # Not model.keep: the stage's name tells all that the texts depend on, so the weights need not be hashed.
     kept, texts = KeptRows(folder / UNFINISHED, "distilled-answers"), dict[int, str]()
 
     def answer(part: Sequence[int]) -> dict[int, str]:

@@ -37,7 +37,6 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
     """
 
     name = "teacher-rankings"
-    is_resumable = True
 
     def __init__(self, model: LLMRecommender, stages: Mapping[str, str], rows: Any, settings: TeachingSettings) -> None:
         self._model, self._stages, self._rows, self._settings = model, dict(stages), rows, settings
@@ -82,6 +81,7 @@ class RankingStage(Stage[tuple[np.ndarray, np.ndarray]]):
     def compute(self, folder: Path) -> None:
         """See :class:`Stage`; a run that was killed continues after the last chunk that it kept."""
         self._model.eval()
+        # Not model.keep: the stage's name tells all that the lists depend on, so the weights need not be hashed.
         chosen, kept = self._chosen(), KeptRows(folder / UNFINISHED, "rankings")
         found: dict[int, list[int]] = {}
         starts = range(0, len(chosen), CHUNK)
