@@ -116,7 +116,7 @@ class SAR(SequentialRecommender):
             if self._settings.reward == "hit":
                 gain = (ranks == 0).to(scores.dtype)
             else:
-                gain = (ranks < CUTOFF) / torch.log2(ranks + 2.0)
+                gain = ((ranks >= 0) & (ranks < CUTOFF)) / torch.log2(ranks.clamp(min=0) + 2.0)
         rewards: Tensor = gain - self._settings.cost * lengths / self.lengths[-1]
         return rewards
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +71,21 @@ def test_rewards_and_returns_by_their_definitions(built):
     for user in set(batch["user_id"].tolist()):
         own = batch["user_id"] == user
         assert returns[own].tolist() == pytest.approx(discounted_returns(rewards[own], 0.5).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("reward", "expected"), [("hit", [1, 0, 0, 0]), ("ndcg", [1, 1 / math.log2(3), 0, 0])])
+@pytest.mark.parametrize("missing", [-torch.inf, torch.nan])
+def test_a_target_that_is_not_ranked_has_no_reward(built, monkeypatch, reward, expected, missing):
+    model, rows, _ = built
+    batch = rows.train.inter_feat[torch.arange(4)]
+    targets = torch.tensor([5, 6, 7, 8])
+    batch["item_id"] = targets
+    scores = torch.zeros(4, model.n_items)
+    scores[torch.arange(4), targets] = torch.tensor([1.0, 0.5, -1.0, missing])
+    scores[1, 9] = 1.0
+    monkeypatch.setattr(model.backbone, "full_sort_predict", lambda _: scores)
+    monkeypatch.setattr(model, "_settings", replace(model._settings, reward=reward, cost=0.0))
+    assert model._rewards(batch, torch.ones(4, dtype=torch.long)).tolist() == pytest.approx(expected)
 
 
 def test_actor_and_critic_do_not_move_the_backbone(built):
