@@ -15,6 +15,7 @@ from recbole_llm.adapter.experts import load_balance_loss
 from recbole_llm.distributed import asks_for_shards, process
 from recbole_llm.llm.contrastive import all_item_loss
 from recbole_llm.llm.laser_settings import LaserSettings
+from recbole_llm.model.backbones import computes_in_half
 from recbole_llm.model.laser import Laser
 from recbole_llm.settings.config import Config
 from recbole_llm.settings.training import FineTuneSettings
@@ -148,7 +149,9 @@ class RefreshedItemsStage(FineTuneStage):
         """See :class:`Stage`."""
         own = self._model.settings
         ranking = {name: self.tuning.config[name] for name in RANKING}
-        return {**super().facts(), "answering": ranking, "losses": {"tau": own.tau, "balance": own.balance}}
+        # With autocast, items used to be encoded without it, and the router to vote in bfloat16.
+        router = {"router": "float32"} if computes_in_half(self.tuning.config) else {}
+        return {**super().facts(), "answering": ranking, "losses": {"tau": own.tau, "balance": own.balance}, **router}
 
     def make_loss(self, passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> StepLoss:
         """See :class:`FineTuneStage`."""

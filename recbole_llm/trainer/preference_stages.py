@@ -15,6 +15,7 @@ from recbole_llm.curriculum import REAL
 from recbole_llm.distributed import process
 from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.answer_reader import AnswerReader
+from recbole_llm.model.backbones import computes_in_half
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.modes import evaluating
@@ -72,7 +73,7 @@ class Preference:
             **({"cut": cut} if (cut := self._n_cut) else {}),
         }
 
-    @property
+    @cached_property
     def _n_cut(self) -> int:
         """Generated answers that the LLM has no positions for in full; titles of items always fit."""
         if self.wrong.texts is None:
@@ -204,6 +205,8 @@ class PreferenceStage(RowsStage):
             vectors = self.draws[0].prompts
             facts["prompts"] = None if vectors is None else hash_arrays(vectors)
             facts["temperature"] = settings.temperature
+            if computes_in_half(own.tuning.config):  # in which their weights used to be computed
+                facts["contrasts"] = "float32"
         return {**super().facts(), "preference": facts}
 
     def make_loss(self, passes: Passes, trainable: Sequence[torch.nn.Parameter]) -> PreferenceLoss:

@@ -18,6 +18,7 @@ from recbole_llm.hashing import hash_arrays
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.model.bigrec import BIGRec
 from recbole_llm.objective.preference_settings import PreferenceSettings
+from recbole_llm.prompt.layout import LINES
 from recbole_llm.selection.training_rows import TrainingRows
 from recbole_llm.stages import Stage
 from recbole_llm.timeline import timeline
@@ -65,13 +66,14 @@ class OwnAnswersStage(Stage[WrongAnswers]):
         generation, usual = GenerationSettings.from_settings(config), GenerationSettings()
         index, usual_index = GroundingSettings.from_settings(config), GroundingSettings()
         searching = () if self._is_raw else SEARCHING
+        by_line = self._tuning.model.prompts.layout.style == LINES
         return {
             "from": self._start.name,
             "rows": hash_arrays(self._drawn),
             "max_new_tokens": generation.max_new_tokens,
             **{name: value for name in ANSWERING if (value := getattr(generation, name)) != getattr(usual, name)},
             **{name: value for name in searching if (value := getattr(index, name)) != getattr(usual_index, name)},
-            **({"answers": "raw"} if self._is_raw else {}),
+            **({"answers": "raw, first line" if by_line else "raw"} if self._is_raw else {}),
             **({"mask_user_train": True} if self._settings.mask_user_train else {}),
         }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from recbole_llm.model.laser import Laser
 from recbole_llm.prompt import Example
 from recbole_llm.trainer import finetune
 from recbole_llm.trainer.checkpoint import save_state
+from recbole_llm.trainer.laser_trainer import RefreshedItemsStage
+from recbole_llm.trainer.tuning import Tuning
+from recbole_llm.trainer.tuning_stages import FineTuneStage
 from tests.processes import forked_python
 from tests.runs import working_in
 from tests.worlds import make_world
@@ -148,6 +152,14 @@ def test_items_and_users_are_encoded_in_the_numbers_of_training(run, monkeypatch
         expected = normalize(model.encode([prompt], model.item_states([[item]])), dim=1)[0].numpy()
     found = model.vectors([(prompt, (item,))])[0]
     assert np.allclose(found, expected, atol=1e-6) and not np.allclose(found, exact, atol=1e-5)
+
+
+def test_that_experts_are_chosen_in_float32_is_a_fact_where_they_were_not(run, monkeypatch):
+    monkeypatch.setattr(FineTuneStage, "facts", lambda self: {})
+    stage = RefreshedItemsStage(cast(Tuning, SimpleNamespace(model=run.model, config=run.model.config)))
+    before = stage.facts()
+    monkeypatch.setitem(run.model.config.final_config_dict, "enable_amp", True)
+    assert stage.facts() == before | {"router": "float32"}
 
 
 def test_items_of_one_title_have_vectors_of_their_own(run):

@@ -102,7 +102,7 @@ def test_the_models_own_answers_are_those_of_an_evaluation(with_rows, monkeypatc
     assert all(("\n" in text) != first_line for text in found) and all(text.startswith(line) for text in found)
 
 
-def test_how_answers_are_searched_is_a_fact_of_them_where_it_is_not_the_usual(with_rows):
+def test_how_answers_are_searched_is_a_fact_of_them_where_it_is_not_the_usual(with_rows, monkeypatch):
     """Stages of the defaults are found again, by the name that they had before anything else was told."""
     model, rows, _ = with_rows
 
@@ -119,6 +119,10 @@ def test_how_answers_are_searched_is_a_fact_of_them_where_it_is_not_the_usual(wi
     for changed in ({"length_penalty": 0.5}, {"first_line": True}, approximate):
         assert facts(**changed) == usual | changed
     assert facts("raw", **approximate) == facts("raw")  # a text as it is, is not searched for
+    assert facts("raw") == usual | {"answers": "raw"}
+    by_line = replace(model.prompts.layout, style="lines")
+    monkeypatch.setattr(model.prompts, "layout", by_line)  # a text of several lines used to be taken as a whole
+    assert facts("raw") == usual | {"answers": "raw, first line"} and facts() == usual
 
 
 def test_a_catalogue_that_runs_out_gives_fewer(drawn_from):

@@ -228,15 +228,19 @@ def test_what_users_took_is_a_fact_where_rows_are_set_against_one_another(monkey
     """It decides which answers of others stand against a row, whatever the row's own are; elsewhere these tell it."""
     monkeypatch.setattr(ContinuedStage, "facts", lambda self: {})
 
-    def facts(name: str, across: Any, masked: bool) -> dict[str, Any]:
+    def facts(name: str, across: Any, masked: bool, amp: bool = False) -> dict[str, Any]:
         settings = PreferenceSettings(preference=name, mask_user_train=masked)
         rows: Any = SimpleNamespace(examples=[0] * len(MASK))
         start: Any = SimpleNamespace(name="start")
-        own = Preference(SimpleNamespace(), rows, start, WrongAnswers(WRONG), settings)  # type: ignore[arg-type]
+        numbers = {"llm_dtype": "float32", "device": "cpu", "adapter": "lora", "enable_amp": amp}
+        tuning: Any = SimpleNamespace(config=numbers)
+        own = Preference(tuning, rows, start, WrongAnswers(WRONG), settings)
         stage = PreferenceStage(own, 0.1, [ContrastRows(MASK, np.zeros((len(MASK), 3)), across)])
         found: dict[str, Any] = stage.facts()["preference"]
         return found
 
     for name in ("rpo", "rpo_diagonal"):
         assert facts(name, across_of, True) == facts(name, across_of, False) | {"mask_user_train": True}
-    assert facts("dpo", None, True) == facts("dpo", None, False)
+        more = {"contrasts": "float32"} if name == "rpo" else {}  # the other compares no prompts
+        assert facts(name, across_of, True, amp=True) == facts(name, across_of, True) | more
+    assert facts("dpo", None, True) == facts("dpo", None, False) == facts("dpo", None, True, amp=True)
