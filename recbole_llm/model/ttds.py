@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from recbole_llm.data.item_texts import read_user_texts
 from recbole_llm.data.rows import rows_digest
 from recbole_llm.hashing import hash_json
+from recbole_llm.model.backbones import computes_in_half
 from recbole_llm.model.base import TokenPair
 from recbole_llm.model.code_stages import CodeStage
 from recbole_llm.model.coded import code_names
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
 USER_ITEMS = "different items"  # of a user's rows: what its vector is the mean of; codes of other means are made anew
-SEARCHES = "each taker of an item once"  # what user searches are made of; what was tuned on others is tuned anew
+# What user searches are made of; what was tuned on others is tuned anew.
+SEARCHES = "each taker of an item once, first histories included"
 log = logging.getLogger(__name__)
 
 
@@ -114,7 +116,10 @@ class TTDS(SemID):
         """See :class:`SemID`."""
         users = {"users": self._user_facts()} if self.twin.user_tower else {}
         searches = {"searches among": SEARCHES} if USER_SEARCH in self.code_settings.tasks else {}
-        return {**super().facts(), "twin": self.twin.facts(), **users, **searches}
+        # With autocast, the contrast of states used to be computed in bfloat16.
+        halved = self.twin.con_weight and computes_in_half(self.config)
+        contrasts = {"contrasts": "float32"} if halved else {}
+        return {**super().facts(), "twin": self.twin.facts(), **users, **searches, **contrasts}
 
     def _user_facts(self) -> dict[str, Any]:
         """What the users' first vectors depend on, besides training rows and the items' vectors."""
@@ -130,9 +135,10 @@ class TTDS(SemID):
         times = feat[time].tolist() if time and time in feat else list(range(len(users)))
         named = {item for item, code in enumerate(self.codes) if code is not None}
         listed = f"{time}{self.config['LIST_SUFFIX']}"
-        begun = feat[listed][:, 0].tolist() if time and listed in feat else None
-        longest = self.config["MAX_ITEM_LIST_LENGTH"]
-        self.interactions = TrainingInteractions.of(users, targets, times, self.histories(feat), named, longest, begun)
+        histories, longest, history_times = self.histories(feat), self.config["MAX_ITEM_LIST_LENGTH"], None
+        if time and listed in feat and feat[listed].shape == feat[self.ITEM_SEQ].shape:
+            history_times = [own[: len(history)] for own, history in zip(feat[listed].tolist(), histories, strict=True)]
+        self.interactions = TrainingInteractions.of(users, targets, times, histories, named, longest, history_times)
         if not self.twin.user_tower:
             return
         vectors = self._user_vectors(self.interactions.users)

@@ -103,7 +103,7 @@ class TrainingInteractions:
         histories: Sequence[Sequence[int]],
         named: Collection[int],
         longest: int = 0,
-        begun: Sequence[float] | None = None,
+        history_times: Sequence[Sequence[float]] | None = None,
     ) -> TrainingInteractions:
         """The interactions that training rows show.
 
@@ -114,15 +114,16 @@ class TrainingInteractions:
             histories: the items before each target, oldest first.
             named: the items that have a code.
             longest: items that a history shows at most: a shorter one shows all that its user took until then.
-            begun: when the first item of each history was taken; by default, the time of its row.
+            history_times: when the items of each history were taken; by default, at the time of its row.
         """
         users_of: dict[int, dict[int, None]] = {}
         items_of: dict[int, dict[int, None]] = {}  # in the order in which they are first shown
         taken, seen = list(zip(times, users, targets, strict=True)), set[int]()
         for row in sorted(range(len(taken)), key=lambda row: times[row]):
             user, history = users[row], histories[row]
-            if user not in seen and 0 < len(history) < longest:  # its first item, which is the target of no row
-                taken.append((times[row] if begun is None else begun[row], user, history[0]))
+            if user not in seen and len(history) < longest:  # what the user took before its rows
+                since = [times[row]] * len(history) if history_times is None else history_times[row]
+                taken.extend((time, user, item) for time, item in zip(since, history, strict=True))
             seen.add(user)
         for _, user, item in sorted(taken):
             if item in named:

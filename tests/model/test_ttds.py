@@ -126,14 +126,24 @@ def test_a_user_has_every_item_of_its_rows_once(rows):
 def test_a_users_first_item_is_taken_too_and_an_item_once_by_each():
     """Of users 1 (3, 5, 3, 4), 2 (5, 3, 6) and 3 (6, 3), the last not shown from the beginning."""
     users, targets, times = [1, 1, 1, 2, 2, 3], [5, 3, 4, 3, 6, 3], [2.0, 5.0, 7.0, 4.0, 8.0, 1.0]
-    histories, begun = [[3], [3, 5], [3, 5, 3], [5], [5, 3], [6, 6, 6, 6]], [0.0, 0.0, 0.0, 3.0, 3.0, 0.5]
+    histories = [[3], [3, 5], [3, 5, 3], [5], [5, 3], [6, 6, 6, 6]]
+    history_times = [[0.0], [0.0, 2.0], [0.0, 2.0, 5.0], [3.0], [3.0, 4.0], [0.5, 0.6, 0.7, 0.8]]
     rows = (users, targets, times, histories, {3, 5, 6})
-    found = TrainingInteractions.of(*rows, longest=4, begun=begun)
+    found = TrainingInteractions.of(*rows, longest=4, history_times=history_times)
     assert found.users_of == {3: [1, 3, 2], 5: [1, 2], 6: [2]} and found.searches == [(3, [1, 3, 2]), (5, [1, 2])]
     assert TrainingInteractions.of(*rows, longest=4).users_of[3] == [3, 1, 2]  # when user 1 began is not known
     assert TrainingInteractions.of(*rows).users_of == {3: [3, 2, 1], 5: [1], 6: [2]}
     again = TrainingInteractions.of([1, 1], [3, 3], [0.0, 1.0], [[4], [4, 3]], {3, 4}, longest=9)
     assert again.users_of == {4: [1], 3: [1]} and not again.searches
+
+
+def test_all_that_a_user_took_before_its_first_row_is_taken():
+    """Files that are split already may begin with several items; the history of a later row adds none."""
+    rows = ([1, 2, 2], [9, 3, 6], [5.0, 3.0, 9.0], [[3, 4], [4], [4, 3, 5, 7]], {3, 4, 5, 9})
+    found = TrainingInteractions.of(*rows, longest=50, history_times=[[1.0, 4.0], [2.0], [2.0, 3.0, 6.0, 7.0]])
+    assert found.users_of == {3: [1, 2], 4: [2, 1], 9: [1]}
+    assert TrainingInteractions.of(*rows, longest=50).users_of == {3: [2, 1], 4: [2, 1], 9: [1]}
+    assert TrainingInteractions.of(*rows, longest=2).users_of == {3: [2], 4: [2], 9: [1]}
 
 
 def test_texts_of_users_are_among_the_facts(run, monkeypatch):
@@ -147,6 +157,15 @@ def test_texts_of_users_are_among_the_facts(run, monkeypatch):
     assert told[0] != told[1] and told[0] == told[2]
 
 
+def test_that_states_are_contrasted_in_float32_is_a_fact_where_they_were_not(run, monkeypatch):
+    model = run.model
+    assert model.twin.con_weight and "contrasts" not in model.facts()
+    monkeypatch.setitem(model.config.final_config_dict, "enable_amp", True)
+    assert model.facts()["contrasts"] == "float32"
+    monkeypatch.setattr(model, "twin", replace(model.twin, con_weight=0.0))
+    assert "contrasts" not in model.facts()
+
+
 def test_searches_ask_for_the_last_user_who_took_an_item(run):
     model = run.model
     more, searches = model.more_examples(), model.interactions.searches
@@ -155,7 +174,8 @@ def test_searches_ask_for_the_last_user_who_took_an_item(run):
     names = ("timestamp", model.USER_ID, model.ITEM_ID, "timestamp_list", model.ITEM_SEQ)
     taken, begun = [], set()
     for time, user, target, times, history in sorted(zip(*(rows[name].tolist() for name in names), strict=True)):
-        taken += [(time, user, target), *([] if user in begun else [(times[0], user, history[0])])]
+        before = [] if user in begun else zip(times, history, strict=True)
+        taken += [(time, user, target), *((own, user, item) for own, item in before if item)]
         begun.add(user)
     for (prompt, answer), (item, users) in zip(more[-len(searches) :], searches, strict=True):
         own = [user for _, user, other in sorted(taken) if other == item]
