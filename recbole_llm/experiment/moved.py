@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_llm.errors import InputError
 from recbole_llm.settings.config import FILES, FOLDERS
-from recbole_llm.settings.data_folder import BUILT_IN, find_data
+from recbole_llm.settings.data_folder import BUILT_IN, check_path, find_data, has_data
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,22 @@ def paths_now(recorded: Mapping[str, Any], folder: Path, data_path: str | Path |
     elif "data_path" in recorded and "data_path" not in found and not os.path.isdir(str(recorded["data_path"])):
         message = f"the data of this run are no longer in {recorded['data_path']}; give the folder where they are now"
         raise InputError("data_path", message, kind="file")
+    if "dataset" in recorded and (place := found.get("data_path", recorded.get("data_path"))):
+        _check_there(str(recorded["dataset"]), str(place))
     for key, path in found.items():
         if data_path is None or key != "data_path":
             log.info("%s: %s is now %s", key, recorded.get(key), path)
     return found
+
+
+def _check_there(dataset: str, data_path: str) -> None:
+    """Refuse a folder without the data set: before settings are read, some of which come from the data set's own file.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    check_path("data_path", data_path)
+    folder = find_data(dataset, data_path, is_given=True)
+    if not has_data(Path(folder), dataset):  # RecBole would download it, and a run needs its own
+        message = f"no data set '{dataset}' in {data_path}, which this run was trained on; give the folder it is in now"
+        raise InputError("data_path", message, kind="file")

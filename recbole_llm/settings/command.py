@@ -177,8 +177,10 @@ def settings_for(model: str, command: Command) -> dict[str, Any]:
     given: list[str] = []
     for layer in layers:
         check_prefixes(layer.per_model, command.models)
+        # A run's config.yaml also holds what the property file beside its data made known, maybe not to this model.
+        recorded = known_keys("BIGRec", command.dataset) if GIVEN in layer.shared else frozenset()
         for key in layer.shared:
-            check_known(key, frozenset().union(*known.values()), " or ".join(command.models), layer.source)
+            check_known(key, recorded.union(*known.values()), " or ".join(command.models), layer.source)
         for name, own in layer.per_model.items():
             for key in own:
                 check_known(key, known[name], name, f"{layer.source}{name}.")

@@ -118,6 +118,7 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
         InputError: no such model or data set, an unknown key, or a value that its key does not take.
     """
     everything = {key: _listed(key, value) for key, value in user.items()}
+    is_record = GIVEN in everything
     given = everything.pop(GIVEN, everything)
     if given is not everything and not (isinstance(given, list) and all(isinstance(key, str) for key in given)):
         raise InputError(GIVEN, f"{given!r} is no list of settings' names; take the run's own config.yaml", kind="file")
@@ -144,7 +145,9 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
     if own is not None:
         _check_own(own, name, facts, dataset, defaults)
         defaults = read_properties(name, facts, dataset, everything.get("llm_path"), task, own)
-    _check_settings(name, facts, everything, defaults)
+    # A run's record also holds what the property file beside its data made known, which may say something else now.
+    recorded = known_keys("BIGRec", dataset) if is_record else frozenset()
+    _check_settings(name, facts, everything, defaults, recorded)
     if facts.is_llm and user.get("recommender_config"):
         recommender = everything.get("recommender", defaults["recommender"])
         _check_recommender(name, recommender, dataset, user["recommender_config"])
@@ -168,9 +171,15 @@ def _check_before_reading(model: object, dataset: object, user: Mapping[str, Any
         check_path("dataset", dataset)
 
 
-def _check_settings(model: str, facts: ModelFacts, user: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Names and values, each for itself."""
-    known = settings_of(model, facts.is_llm, defaults)
+def _check_settings(
+    model: str,
+    facts: ModelFacts,
+    user: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    also: frozenset[str] = frozenset(),
+) -> None:
+    """Names, of which those in ``also`` are known besides, and values, each for itself."""
+    known = settings_of(model, facts.is_llm, defaults) | also
     if model not in model_names():  # a class from elsewhere: no property file lists its settings
         known |= set(user)
     for key, value in user.items():

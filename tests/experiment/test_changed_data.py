@@ -14,6 +14,9 @@ import pytest
 
 import recbole_llm
 from recbole_llm import Run
+from recbole_llm.property_files import load_yaml
+from recbole_llm.settings.command import parse_command, settings_for
+from recbole_llm.settings.resolve import resolve
 from tests.refusals import refused
 from tests.runs import working_in
 from tests.worlds import make_world
@@ -169,3 +172,28 @@ def test_a_title_is_that_of_the_first_of_several_lines(runs, world, tmp_path):
     assert "i3" in set(shown["item_id"])
     with refused("histories", "unknown", "'Another Title': no item has this id or title"):
         asked(runs["SASRec"], world, tmp_path / "title", {"item": lines}, histories=[["Another Title"]])
+
+
+def test_what_the_file_beside_the_data_made_known_is_no_longer_needed_by_a_finished_run(world, tmp_path):
+    """``domain`` is a setting of LLM models, and a data set's own file may hold it for all: its runs record it."""
+    shutil.copytree(world, tmp_path / "shop")
+    (tmp_path / "shop" / "shop.yaml").write_text("domain: item\n")
+    own = {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved"), "epochs": 1, "show_progress": False}
+    run = recbole_llm.run("Pop", "shop", **own)
+    assert load_yaml(run.folder / "config.yaml")["domain"] == "item"
+    (tmp_path / "shop" / "shop.yaml").unlink()
+    expected = run.recommend(users=["u1", "u2"], k=5)
+    pd.testing.assert_frame_equal(recbole_llm.load_run(run.folder).recommend(users=["u1", "u2"], k=5), expected)
+    again = parse_command([f"--config_files={run.folder / 'config.yaml'}"])
+    assert resolve("Pop", "shop", settings_for("Pop", again)).final["data_path"] == str(tmp_path / "shop")
+    with (run.folder / "config.yaml").open("a") as file:
+        file.write("epohcs: 3\n")
+    with refused("epohcs", "unknown"):
+        recbole_llm.load_run(run.folder)
+
+
+def test_a_wrong_data_path_is_named_before_any_setting(runs, tmp_path):
+    with refused("data_path", "file", "no data set 'shop': the folder .*nowhere does not exist"):
+        recbole_llm.load_run(runs["Pop"].folder, data_path=tmp_path / "nowhere")
+    with refused("dataset", "unknown", "no data set 'shop' in "):
+        recbole_llm.load_run(runs["Pop"].folder, data_path=tmp_path)
