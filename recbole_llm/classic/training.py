@@ -19,6 +19,7 @@ from recbole_llm.classic.by_labels import by_labels
 from recbole_llm.classic.epochs import KeptEpochs
 from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import Rows, rows_digest
+from recbole_llm.disk import told_by_system
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.collector import install_collector
@@ -206,12 +207,18 @@ def _errors_of_recbole(config: Config, record: Path) -> Iterator[None]:
         code = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if _package(frame).startswith("recbole")]
         if _package(code[-1]) != "recbole":
             raise  # a fault of ours is no mistake of the user
-        record.write_text(traceback.format_exc(), encoding="utf-8")
+        if told_by_system(error) is not None:
+            raise  # of a full disk or a closed folder, no fault of RecBole's either
+        try:
+            record.write_text(traceback.format_exc(), encoding="utf-8")
+            kept = f"traceback in {record}"
+        except OSError as closed:
+            kept = f"its traceback cannot be written to {record}: {closed.strerror}"
         line = f"{Path(code[-1].f_code.co_filename).name}, line {code[-1].f_lineno}"
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
-            f"RecBole's {config['model']} failed on dataset '{config['dataset']}' with {what} ({line}; traceback in "
-            f"{record}); check the columns and settings that it needs",
+            f"RecBole's {config['model']} failed on dataset '{config['dataset']}' with {what} ({line}; "
+            f"{kept}); check the columns and settings that it needs",
             kind="data",
         ) from error
 

@@ -12,14 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from recbole_llm.disk import told_by_system
 from recbole_llm.distributed import OtherProcessEnded, check_launch, is_first_to_fail, launched, refuse_several
 from recbole_llm.errors import InputError
 from recbole_llm.registry import nearest
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import Command, parse_command
 from recbole_llm.settings.help import help_text
+
+if TYPE_CHECKING:
+    from recbole_llm.report import ResultTable
 
 QUIET = "--quiet"  # without a value: only warnings and the table are shown
 PAGE = "report.html"
@@ -95,10 +99,14 @@ def _main(words: list[str]) -> int:
         return 1
     except BrokenPipeError:
         raise
-    except Exception:
-        if is_first_to_fail():
+    except Exception as error:
+        if not is_first_to_fail():
+            return 1
+        line = told_by_system(error)
+        if line is None:
             raise
-        return 1
+        print(f"recbole-llm: error: {line}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -141,10 +149,13 @@ def _run_models(command: Command, words: list[str], quiet: bool) -> None:
     transformers_logging.disable_progress_bar()
     if quiet:
         command.shared["show_progress"] = False
+
+    def show(table: ResultTable) -> None:
+        print(table.text(bold=sys.stdout.isatty()), flush=True)
+
     with console_log(quiet), ended_by_sigterm():
-        table, folder = run_models(command, words)
+        folder = run_models(command, words, show)[1]
     if launched().is_main:
-        print(table.text(bold=sys.stdout.isatty()))
         print(f"results: {folder}")
         print(f"report: {folder / PAGE}")
         print(f"time: {time.perf_counter() - started:.0f} s")

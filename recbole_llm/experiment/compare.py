@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.disk import explained
 from recbole_llm.distributed import on_main, process
 from recbole_llm.experiment.finished import FinishedRuns, run_fingerprint
 from recbole_llm.experiment.planned import Planned, check_planned, make_configs, plan, run_plans
@@ -30,6 +32,7 @@ from recbole_llm.stages import fingerprint
 from recbole_llm.timeline import in_command, timeline
 
 log = logging.getLogger(__name__)
+Show = Callable[[ResultTable], None]
 
 
 def compare(
@@ -81,12 +84,13 @@ def compare(
         return run_models(Command(names, dataset, files, shared, per_model, checked, baseline))[0]
 
 
-def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable, Path]:
+def run_models(command: Command, words: Sequence[str] = (), show: Show | None = None) -> tuple[ResultTable, Path]:
     """Run all models of a command on the same rows and write their table.
 
     Args:
         command: what to run.
         words: the command line, to be written beside the results.
+        show: gets the table in the main process before any file of it is written, which a full disk may prevent.
 
     Returns:
         The table, and the folder with ``report.html``, ``results.md``, ``results.csv`` and ``results.json``.
@@ -103,10 +107,10 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
     check_planned(by_seed[0])
     config = by_seed[0][0].config
     if seeds is None:
+        stem = _stem("results", command)
         with in_command(run_plans(by_seed)):
             runs = _run(by_seed[0])
-        folder = on_main(lambda: new_folder(Path(config["checkpoint_dir"]), _stem("results", command)))
-        return _write(command, words, runs, folder)
+        return _write(command, words, runs, partial(new_folder, Path(config["checkpoint_dir"]), stem), show)
     data = data_hash_of(config)
     names = {id(one): run_fingerprint(one.config, one.label, one.few_shot, data) for own in by_seed for one in own}
     stem = f"{_stem('compare', command)}-{fingerprint({'runs': list(names.values())})}"
@@ -117,18 +121,24 @@ def run_models(command: Command, words: Sequence[str] = ()) -> tuple[ResultTable
         for planned in by_seed:
             own = [names[id(one)] for one in planned]
             runs += _run(planned, finished, own, runs[0] if runs else None)
-        return _write(command, words, runs, finished.folder)
+        return _write(command, words, runs, lambda: finished.folder, show)
 
 
-def _write(command: Command, words: Sequence[str], runs: Sequence[Run], folder: Path) -> tuple[ResultTable, Path]:
-    """The table of runs, and the folder it is written to."""
+def _write(
+    command: Command, words: Sequence[str], runs: Sequence[Run], make_folder: Callable[[], Path], show: Show | None
+) -> tuple[ResultTable, Path]:
+    """The table of runs, shown before anything of it is written, and the folder it is written to."""
 
-    def write() -> ResultTable:
+    def write() -> tuple[ResultTable, Path]:
         table = table_of(runs, shlex.join(["recbole-llm", *words]) if words else "", command.baseline)
-        write_results(runs, table, folder, want_rows=command.seeds is not None)
-        return table
+        if show is not None:
+            show(table)
+        folder = make_folder()
+        with explained(folder, "the table and its plots"):
+            write_results(runs, table, folder, want_rows=command.seeds is not None)
+        return table, folder
 
-    return on_main(write), folder
+    return on_main(write)
 
 
 def _stem(kind: str, command: Command) -> str:

@@ -74,16 +74,17 @@ def main(words: Sequence[str]) -> None:
     histories = _histories(options)
     if options.users is not None and not options.users.strip(", "):
         raise InputError("users", "there are none; give all, ids with commas between them, or a file", kind="missing")
+    listed = None if options.users is None else _listed_users(options.users)
     from recbole_llm.experiment.load import load_run  # RecBole and torch are loaded once the words are right
 
     with console_log():
         run = load_run(options.run, trust_remote_code=options.trust_remote_code, data_path=options.data_path)
-        _answer(options, run, histories)
+        _answer(options, run, histories, listed)
 
 
-def _answer(options: argparse.Namespace, run: Run, histories: list[list[str]] | None) -> None:
+def _answer(options: argparse.Namespace, run: Run, histories: list[list[str]] | None, listed: list[str] | None) -> None:
     choice: dict[str, Any] = {"k": options.k, "exclude_seen": options.exclude_seen}
-    asked: Sequence[Any] = _users(options.users, run) if histories is None else histories
+    asked: Sequence[Any] = _users(options.users, run, listed) if histories is None else histories
 
     def recommend(some: Sequence[Any]) -> pd.DataFrame:
         return run.recommend(users=some, **choice) if histories is None else run.recommend(some, **choice)
@@ -122,17 +123,31 @@ def _histories(options: argparse.Namespace) -> list[list[str]] | None:
     return found
 
 
-def _users(given: str, run: Run) -> list[str]:
+def _listed_users(given: str) -> list[str] | None:
+    """The lines of a file of users; None where ``given`` names no file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if given == "all" or not _is_file(given):
+        return None
+    try:
+        text = Path(given).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError("users", f"{given} is no UTF-8 text; write it as UTF-8", kind="file") from error
+    except OSError as error:
+        message = f"{given} cannot be read ({error.strerror}); make it readable, or give another file"
+        raise InputError("users", message, kind="file") from error
+    return [line.rstrip("\r") for line in text.split("\n")]
+
+
+def _users(given: str, run: Run, lines: list[str] | None = None) -> list[str]:
+    """Ids of the users that are asked for: all, those of the lines of a file, or those that are given themselves."""
     if given == "all":
         return run.users
     known = set(run.users)  # an id may begin or end in a blank, or hold a comma
-    if _is_file(given):
-        try:
-            text = Path(given).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError("users", f"{given} is no UTF-8 text; write it as UTF-8", kind="file") from error
-        lines = [line.rstrip("\r") for line in text.split("\n")]
-    else:
+    lines = _listed_users(given) if lines is None else lines
+    if lines is None:
         if Path(given).suffix in (".txt", ".csv", ".tsv", ".jsonl") and "," not in given and given not in known:
             raise InputError("users", f"there is no file {given}, and no user has this id", kind="file")
         lines = [given] if given in known else given.split(",")
@@ -140,8 +155,15 @@ def _users(given: str, run: Run) -> list[str]:
 
 
 def _is_file(name: str) -> bool:
-    """Whether there is a file of this name; a long list of ids is not a file name."""
+    """Whether there is a file of this name; a long list of ids is not a file name.
+
+    Raises:
+        InputError: its folder may not be looked into.
+    """
     try:
         return Path(name).is_file()
+    except PermissionError as error:
+        message = f"{name} cannot be looked up ({error.strerror}); make its folder readable, or give another file"
+        raise InputError("users", message, kind="file") from error
     except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.disk import write_json
+from recbole_llm.disk import explained, write_json
 from recbole_llm.errors import InputError
 from recbole_llm.hashing import hash_json
 from recbole_llm.lazy import needs_package
@@ -26,12 +27,28 @@ def check_out(out: Path) -> None:
     """Refuse a file that could not be written whatever is recommended.
 
     Raises:
-        InputError: the suffix is unknown, or Parquet is asked for and pyarrow is missing.
+        InputError: the suffix is unknown, Parquet is asked for and pyarrow is missing, or the place takes no file.
     """
     if out.suffix not in FORMATS:
         raise InputError("out", f"'{out}' ends in none of {', '.join(FORMATS)}; choose one of them", kind="value")
     if out.suffix == ".parquet" and not has_pyarrow():
         raise needs_package("out", "pyarrow", "write .csv or .jsonl")
+    try:
+        folders = [file for file in (out, *_beside(out)) if file.is_dir()]
+        there = next(path for path in out.absolute().parents if path.exists())
+    except OSError as error:
+        message = f"{out} cannot be looked up ({error.strerror}); give another file"
+        raise InputError("out", message, kind="file") from error
+    if folders:
+        raise InputError("out", f"{folders[0]} is a folder; give a file in it", kind="file")
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        told = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise InputError("out", f"cannot write {out}: {there} ({told}); give a file in another folder", kind="file")
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    """The file that grows, and the note of how far it is whole."""
+    return out.with_name(out.name + ".part"), out.with_name(out.name + ".progress.json")
 
 
 def write_recommendations(
@@ -60,17 +77,18 @@ def write_recommendations(
         How many of ``asked`` had been written by an earlier call.
 
     Raises:
-        InputError: the suffix is unknown, or Parquet is asked for and pyarrow is missing.
+        InputError: see :func:`check_out`; or the disk is full.
     """
     check_out(out)
     _make_folder(out.parent)
-    part, note = (out.with_name(out.name + ending) for ending in (".part", ".progress.json"))
+    part, note = _beside(out)
     digest = hash_json([facts, list(asked)])
     done, size = _progress(part, note, digest)
     already = done
     from recbole_llm.progress import Bar
 
     with (
+        explained(out.parent, f"the recommendations in {out.name}", "out"),
         part.open("r+b" if done else "wb") as file,
         Bar(total=len(asked), initial=done, disable=not show_progress) as bar,
     ):
@@ -87,7 +105,8 @@ def write_recommendations(
             done += len(now)
             bar.update(len(now))
             write_json(note, {"facts": digest, "done": done, "size": file.tell()})
-    _finish(part, out)
+    with explained(out.parent, f"the recommendations in {out.name}", "out"):
+        _finish(part, out)
     note.unlink(missing_ok=True)
     return already
 

@@ -68,7 +68,7 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
         hint = suggestion(name, [BUILT_IN], "; set data_path to the right one")
         message = f"no data set '{name}': the folder {data_path} does not exist{hint}"
         raise InputError(message, kind="file", about="data_path")
-    found = sorted(folder.name for folder in root.iterdir() if has_data(folder, folder.name))
+    found = sorted(folder.name for folder in _files_in(root) if _is_open(folder) and has_data(folder, folder.name))
     there = f"; found there: {', '.join(found[:20]) or 'none'}"
     hint = suggestion(name, found, "; set data_path")
     raise InputError(f"no data set '{name}' in {data_path}{there}{hint}", kind="unknown", about="dataset")
@@ -93,7 +93,29 @@ def own_properties(name: str, data_path: str) -> Path | None:
 
 
 def has_data(folder: Path, name: str) -> bool:
-    """Whether a folder holds interactions of a data set, whole (``<name>.inter``) or split (``<name>.train.inter``)."""
+    """Whether a folder holds interactions of a data set, whole (``<name>.inter``) or split (``<name>.train.inter``).
+
+    Raises:
+        InputError: it cannot be read.
+    """
     return folder.is_dir() and any(
-        file.name.startswith(f"{name}.") and file.name.endswith(".inter") for file in folder.iterdir()
+        file.name.startswith(f"{name}.") and file.name.endswith(".inter") for file in _files_in(folder)
     )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """What lies in a folder.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        message = f"the folder {folder} cannot be read ({error.strerror}); make it readable, or give another one"
+        raise InputError("data_path", message, kind="file") from error
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether a folder can be looked into; others beside the one that is asked for do not matter."""
+    return os.access(folder, os.R_OK | os.X_OK)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from recbole_llm.experiment.recommend_command import _users, main
-from recbole_llm.experiment.recommend_file import parse_history, write_recommendations
+from recbole_llm.experiment.recommend_command import _listed_users, _users, main
+from recbole_llm.experiment.recommend_file import check_out, parse_history, write_recommendations
 from tests.processes import fresh_python
 from tests.refusals import refused
 
@@ -179,3 +182,60 @@ def test_users_are_found_by_ids_with_blanks_and_commas_at_their_edges(tmp_path):
     assert _users("a,b", run) == ["a,b"]
     assert _users("i, NA ,i , i", run) == ["i", "NA", "i ", " i"]
     assert _users("all", run) == run.users
+
+
+# ------------------------------------------------------------------------------------------------- places that refuse
+
+UNPRIVILEGED = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+
+
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_asked(tmp_path):
+    for name in ("a.csv", "b.csv.part"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("")
+    for name, words in (
+        ("a.csv", "a.csv is a folder"),
+        ("b.csv", "b.csv.part is a folder"),
+        ("file/c.csv", "Not a dir"),
+    ):
+        with refused("out", "file", words):
+            check_out(tmp_path / name)
+    check_out(tmp_path / "new" / "d.csv")
+
+
+@UNPRIVILEGED
+def test_closed_folders_and_files_are_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with refused("out", "file", "Permission denied"):
+        check_out(tmp_path / "closed" / "new" / "a.csv")
+    (tmp_path / "users.txt").write_text("u1")
+    (tmp_path / "users.txt").chmod(0)
+    with refused("users", "file", "Permission denied"):
+        _listed_users(str(tmp_path / "users.txt"))
+
+
+def test_unreadable_users_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "users.txt").write_text("u1")
+
+    def closed(*words, **more):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for method in ("read_text", "is_file"):
+        with monkeypatch.context() as patch, refused("users", "file", "users.txt cannot be .*Permission denied"):
+            patch.setattr(Path, method, closed)
+            _listed_users(str(tmp_path / "users.txt"))
+
+
+def test_a_full_disk_is_one_line_and_the_file_is_gone_on_with(tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    give, calls = killed_after(10)
+    with (
+        monkeypatch.context() as patch,
+        refused("out", "environment", "no space is left in .* for the recommendations"),
+    ):
+        patch.setattr(os, "fsync", full)
+        write_recommendations(tmp_path / "a.csv", USERS, give, {}, batch=4, show_progress=False)
+    write_recommendations(tmp_path / "a.csv", USERS, give, {}, batch=4, show_progress=False)
+    assert read(tmp_path / "a.csv") == lines_of(USERS).to_dict("records")
