@@ -109,13 +109,11 @@ class ItemCatalog:
         Raises:
             InputError: A field does not exist or is not text, or no item has a title.
         """
-        titles = _read_text(dataset, title_field, "title_field")
-        extras = None if title_with is None else _read_text(dataset, title_with, "title_with")
-        columns = [read_words(dataset, field, "item_text_fields") for field in text_fields]
+        titles, extras, attributes = read_texts(dataset, title_field, title_with, text_fields)
         return cls(
             titles,
             extras=extras,
-            attributes=[sum(values, []) for values in zip(*columns, strict=True)] if columns else None,
+            attributes=attributes,
             tokens=dataset.field2id_token[dataset.iid_field],
             source=f"item field {title_field!r} of data set {dataset.dataset_name!r}",
         )
@@ -202,6 +200,19 @@ def read_categories(dataset: Dataset, field: str) -> list[list[str]] | None:
     """
     loaded = dataset.item_feat is not None and field in dataset.item_feat.columns
     return read_words(dataset, field, "category_field") if loaded or field not in _item_fields(dataset) else None
+
+
+def read_texts(
+    dataset: Dataset, title_field: str, title_with: str | None, text_fields: Sequence[str]
+) -> tuple[Sequence[Any], Sequence[Any] | None, list[list[str]] | None]:
+    """Titles, what is appended to them, and further texts of a data set's items, by item; None where none is asked for.
+
+    See :meth:`ItemCatalog.from_dataset`.
+    """
+    titles = _read_text(dataset, title_field, "title_field")
+    extras = None if title_with is None else _read_text(dataset, title_with, "title_with")
+    columns = [read_words(dataset, field, "item_text_fields") for field in text_fields]
+    return titles, extras, [sum(values, []) for values in zip(*columns, strict=True)] if columns else None
 
 
 def _read_text(dataset: Dataset, field: str, setting: str) -> list[str]:

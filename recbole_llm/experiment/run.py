@@ -27,7 +27,7 @@ from recbole_llm.experiment.run_record import DATA, FACTS, STUDENT, Run, run_fac
 from recbole_llm.experiment.student import lessons_of, student_label
 from recbole_llm.experiment.timing import plan_of, write_timing
 from recbole_llm.experiment.train import OnScore, Stages, Teacher, train_classic, train_llm
-from recbole_llm.experiment.trained import Trained, is_few_shot
+from recbole_llm.experiment.trained import Trained, is_few_shot, texts_built_of
 from recbole_llm.logs import SHOWN, console_log, run_log
 from recbole_llm.report import RunResult, revision, versions
 from recbole_llm.settings.check import check_resolved
@@ -207,7 +207,7 @@ def _write(
         log.warning("%s: %s", label, warning)
     folder.write(FACTS, {"rows": digest, "environment": versions(), **run_facts(result)})
     folder.write(DATA, rows.whole.reading.to_dict())
-    Numbering.of(rows, not config.is_llm, digest).write(folder.path)
+    Numbering.of(rows, not config.is_llm, digest, texts_built_of(config)).write(folder.path)
     if config.is_llm and not model.reads_items:
         write_card(folder.path, model, result, write_prompt(folder.path, model, rows.test.inter_feat))
     for split, evaluation in evaluations.items():

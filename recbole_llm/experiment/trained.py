@@ -17,7 +17,7 @@ from recbole_llm.data.atomic import read_atomic
 from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.numbering import FILE as NUMBERS
-from recbole_llm.data.numbering import Numbering
+from recbole_llm.data.numbering import Numbering, Texts
 from recbole_llm.data.rows import Rows, load_rows
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
@@ -26,9 +26,11 @@ from recbole_llm.experiment.llm_run import read_llm_run
 from recbole_llm.experiment.moved import paths_now
 from recbole_llm.experiment.run_folder import reading
 from recbole_llm.experiment.seen import SeenItems
+from recbole_llm.llm.settings import TINY
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.property_files import load_yaml
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.models import reads_columns
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -174,6 +176,15 @@ def load_trained(folder: Path, config: Config) -> Trained:
         return Trained(config, model, rows, Reranking.read(folder))
 
 
+def texts_built_of(config: Config) -> Texts | None:
+    """The fields of the texts that a run's LLM is built of; None where its LLM is from elsewhere, or not read later."""
+    if not config.is_llm or config["llm_path"] != TINY:
+        return None
+    if config.model_class.reads_items and not config.model_class.reads_histories:  # its vectors are those of training
+        return None
+    return config["title_field"], config["title_with"], tuple(config["item_text_fields"] or ())
+
+
 def _check_data(config: Config, rows: Rows, numbering: Numbering) -> None:
     """Refuse data that a run's weights do not fit, before anything is built for them.
 
@@ -184,9 +195,13 @@ def _check_data(config: Config, rows: Rows, numbering: Numbering) -> None:
     if not config.is_llm:
         fields = [items] if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else [users, items]
         numbering.check_known(rows.whole, fields, config["model"])
-        numbering.check_columns(rows)
+        may_read = config["rerank"] != "none" or reads_columns(config["model"])
+        numbering.check_columns(rows, may_read, config["model"])
         return
-    if config.model_class.keeps_items(config):
+    texts = texts_built_of(config)
+    if texts is not None and numbering.texts:
+        numbering.check_texts(rows.whole, texts)
+    if texts is not None or config.model_class.keeps_items(config):
         numbering.check_known(rows.whole, [items], config["model"])
     if config.model_class.borrows(config):
         numbering.check_rows(rows, f"{config['model']} reads a {config['recommender']} trained on them")

@@ -169,6 +169,27 @@ def recbole_models() -> Mapping[str, str]:
     return models
 
 
+_READS_COLUMNS = re.compile(
+    r"selected_features|item_attribute|_feat\b|_feature\(|get_preload_weight|field2type|field2id_token|dataset\.fields"
+)
+
+
+def reads_columns(model: str) -> bool:
+    """Whether a model without an LLM may learn from columns beside users, items, times and ratings.
+
+    Of RecBole's general and sequential models the source tells; any other may.
+
+    Example:
+        >>> reads_columns("SASRec"), reads_columns("SASRecF"), reads_columns("FM")
+        (False, True, True)
+    """
+    source = read_class(recbole_models()[model]) if model in recbole_models() else None
+    if source is None or source.attribute("type") not in ("GENERAL", "SEQUENTIAL", "TRADITIONAL"):
+        return True
+    bases = [one for one in source.ancestry() if one.file.stem != "abstract_recommender"]
+    return any(_READS_COLUMNS.search(one.text()) is not None for one in bases)
+
+
 def llm_model_names() -> list[str]:
     """Every LLM-based model: ours, the presets, and those of other distributions."""
     return sorted({*MODELS, *presets(), *added_choices("model")})

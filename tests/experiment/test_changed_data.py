@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import recbole_llm
 from recbole_llm import Run
 from recbole_llm.property_files import load_yaml
 from recbole_llm.settings.command import parse_command, settings_for
+from recbole_llm.settings.defaults import known_keys
 from recbole_llm.settings.resolve import resolve
 from tests.refusals import refused
 from tests.runs import working_in
@@ -134,6 +136,33 @@ def test_values_of_a_feature_in_another_order_are_refused(runs, world, tmp_path)
     ):
         with refused("dataset", "data", "column 'class' of 'shop' holds other values"):
             asked(runs["SASRecF"], world, tmp_path / str(number), {"item": change})
+
+
+def test_columns_that_a_model_does_not_read_give_a_warning(world, tmp_path, caplog):
+    shared = {"data_path": str(world.parent), "checkpoint_dir": str(tmp_path / "saved"), "show_progress": False}
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}
+    run = recbole_llm.run("SASRec", "shop", **shared, epochs=1, load_col=columns)
+    title = (world / "shop.item").read_text().splitlines()[1].split("\t")[1]
+    found = asked(run, world, tmp_path, {"item": lambda lines: [line.replace(title, "Another") for line in lines]})
+    assert found["item_id"].tolist() == run.recommend(HISTORIES, k=5)["item_id"].tolist()
+    assert "'title' of 'shop' changed since the training; SASRec reads none of it" in caplog.text
+
+
+def test_titles_that_changed_are_told_before_a_tiny_llm_is_built_of_them(world, tmp_path):
+    tiny = {"llm_path": "tiny", "tiny_epochs": 1, "tiny_layers": 1, "tiny_hidden_size": 16, "tiny_heads": 2}
+    tiny = {key: value for key, value in tiny.items() if key in known_keys("BIGRec", "shop")}
+    shared = {"data_path": str(world.parent), "checkpoint_dir": str(tmp_path / "saved"), "show_progress": False}
+    run = recbole_llm.run("BIGRec", "shop", **shared, **tiny, epochs=0, num_beams=1)
+    stages = sorted((tmp_path / "saved" / "stages").iterdir())
+    item, title, *_ = (world / "shop.item").read_text().splitlines()[1].split("\t")
+    told = f"1 items of 'shop' have other titles or texts .* .first: '{item}' was '{re.escape(title)}', is 'Another'"
+    with refused("dataset", "data", told):
+        asked(run, world, tmp_path / "a", {"item": lambda lines: [line.replace(title, "Another") for line in lines]})
+    with refused("dataset", "data", "has 1 items that this run was not trained with"):
+        asked(run, world, tmp_path / "b", {"item": appended("new\tNew Title\t1990\twar")})
+    assert sorted((tmp_path / "saved" / "stages").iterdir()) == stages
+    shuffles: dict[str, Change] = {"inter": shuffled}
+    pd.testing.assert_frame_equal(asked(run, world, tmp_path / "c", shuffles), run.recommend(HISTORIES, k=5))
 
 
 def test_other_interactions_are_refused_before_another_recommender_is_trained_on_them(runs, world, tmp_path):
