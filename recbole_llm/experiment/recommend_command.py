@@ -75,8 +75,11 @@ def main(words: Sequence[str]) -> None:
     if options.users is not None and not options.users.strip(", "):
         raise InputError("users", "there are none; give all, ids with commas between them, or a file", kind="missing")
     listed = None if options.users is None else _listed_users(options.users)
+    from transformers.utils import logging as transformers_logging
+
     from recbole_llm.experiment.load import load_run  # RecBole and torch are loaded once the words are right
 
+    transformers_logging.disable_progress_bar()
     with console_log():
         run = load_run(options.run, trust_remote_code=options.trust_remote_code, data_path=options.data_path)
         _answer(options, run, histories, listed)

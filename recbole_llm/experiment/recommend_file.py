@@ -175,7 +175,7 @@ def read_queries(file: Path) -> Iterator[list[str]]:
     Raises:
         InputError: a line is something else; with its number.
     """
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield parse_history(line, f"{file}, line {number}")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from recbole_llm.experiment.recommend_command import _listed_users, _users, main
-from recbole_llm.experiment.recommend_file import check_out, parse_history, write_recommendations
+from recbole_llm.experiment.recommend_file import check_out, parse_history, read_queries, write_recommendations
 from tests.processes import fresh_python
 from tests.refusals import refused
 
@@ -182,6 +182,12 @@ def test_users_are_found_by_ids_with_blanks_and_commas_at_their_edges(tmp_path):
     assert _users("a,b", run) == ["a,b"]
     assert _users("i, NA ,i , i", run) == ["i", "NA", "i ", " i"]
     assert _users("all", run) == run.users
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_history(tmp_path):
+    for number, line in enumerate(('["i1", "i2"]', "i1;i2")):
+        (tmp_path / f"{number}.jsonl").write_text(f"{line}\n", encoding="utf-8-sig")
+        assert list(read_queries(tmp_path / f"{number}.jsonl")) == [["i1", "i2"]]
 
 
 # ------------------------------------------------------------------------------------------------- places that refuse
