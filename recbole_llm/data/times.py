@@ -60,9 +60,17 @@ class TimeReader:
         if self._form == "number":
             what = "no number" + ("; declare it as token to have ISO dates read" if self._kind == "float" else "")
             return {row: f"column '{name}' holds '{text}', a text that is {what}" for row, text in bad.items()}
+        odd = {row: text for row, text in bad.items() if _ISO.fullmatch(text) and self._offset != _has_offset(text)}
+        are_times = _nanoseconds(list(odd.values())) != _NOT_A_TIME
+        mixed = {row: text for (row, text), is_time in zip(odd.items(), are_times.tolist(), strict=True) if is_time}
         like = "like 2024-05-31 or 2024-05-31T18:30:00" + ("Z" if self._offset else "")
         years = "of the years 1678 to 2261"  # what nanoseconds in 64 bits reach
-        return {row: f"column '{name}' holds '{text}', not an ISO date {like} {years}" for row, text in bad.items()}
+        told = {row: f"column '{name}' holds '{text}', not an ISO date {like} {years}" for row, text in bad.items()}
+        own, before = ("no", "one") if self._offset else ("an", "none")
+        for row, text in mixed.items():
+            what = f"'{text}' with {own} offset from UTC, and '{self._example}' with {before} before it"
+            told[row] = f"column '{name}' holds {what}; write all times with Z or an offset, or none"
+        return told
 
     def add(self, texts: Sequence[str]) -> None:
         """Take over texts that :meth:`check` found nothing wrong with."""
@@ -103,17 +111,22 @@ class TimeReader:
         self._example = first
         if self._form is None:
             self._form = "date" if _no_numbers([first]) else "number"
-        self._offset = bool(_OFFSET.search(first))
+        self._offset = _has_offset(first)
 
     def _no_dates(self, texts: Sequence[str]) -> dict[int, str]:
         if self._form is None:  # nothing but empty texts so far
             return {}
-        fits = [bool(_ISO.fullmatch(text)) and bool(_OFFSET.search(text)) == self._offset for text in texts]
+        fits = [bool(_ISO.fullmatch(text)) and _has_offset(text) == self._offset for text in texts]
         parsed = _nanoseconds([text if fit else "" for text, fit in zip(texts, fits, strict=True)])
         return {row: texts[row] for row in np.flatnonzero(parsed == _NOT_A_TIME).tolist() if texts[row]}
 
 
 _NOT_A_TIME = np.iinfo(np.int64).min  # NaT
+
+
+def _has_offset(text: str) -> bool:
+    """Whether a time says how far it is from UTC."""
+    return _OFFSET.search(text) is not None
 
 
 def _nanoseconds(texts: Sequence[str]) -> np.ndarray:

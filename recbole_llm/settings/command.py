@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_config_file, load_yaml
-from recbole_llm.registry import suggestion
+from recbole_llm.registry import nearest, suggestion
 from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, SEVERAL_RUNS, known_keys
 from recbole_llm.settings.schema import OTHER_NAMES, check_known
 from recbole_llm.settings.seeds import check_one_seed, check_seeds
@@ -138,6 +138,9 @@ def parse_command(argv: Sequence[str]) -> Command:
     if not models or not dataset:
         key, example = ("dataset", "ml-100k") if models else ("model", "BIGRec")
         typed = next((name for name in settings if name.lower() == key or OTHER_NAMES.get(name.lower()) == key), None)
+        if typed is None:  # misspelt, and no setting of that name
+            near = [name for name in settings if nearest(name, [key], count=1)]
+            typed = next((name for name in near if name not in known_keys("BIGRec", "")), None)
         hint = f"write --{key} for --{typed}"
         if typed is None:
             hint = f"add for example --{key}={example} (--help shows more)"

@@ -286,7 +286,17 @@ def test_a_column_of_tokens_is_read_as_dates_or_numbers(tmp_path, dates, order):
         (["01/02/2024", "03/04/2024"], 2, "'01/02/2024', not an ISO date like 2024-05-31"),
         (["2024-01-31", "31.01.2024"], 3, "'31.01.2024', not an ISO date"),
         (["2024-01-31", "2024-13-01"], 3, "'2024-13-01', not an ISO date"),
-        (["2024-01-31T10:00:00", "2024-01-31T10:00:00Z"], 3, "not an ISO date"),
+        (
+            ["2024-01-31T10:00:00", "2024-01-31T10:00:00Z"],
+            3,
+            "'2024-01-31T10:00:00Z' with an offset from UTC, and '2024-01-31T10:00:00' with none before it; write all",
+        ),
+        (
+            ["2024-01-31T10:00:00Z", "2024-01-31T10:00:00"],
+            3,
+            "'2024-01-31T10:00:00' with no offset from UTC, and '2024-01-31T10:00:00Z' with one before it; write all",
+        ),
+        (["2024-01-31T10:00:00Z", "2024-02-31T10:00:00"], 3, "'2024-02-31T10:00:00', not an ISO date"),
         (["2024-01-31", "now"], 3, "'now', not an ISO date"),
         (["17", "2024-01-31"], 3, "'2024-01-31', a text that is no number"),
         (["2024-01-31", ""], 3, "has no timestamp"),
