@@ -12,6 +12,7 @@
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class PlainModel:
     def __init__(self, folder: Path) -> None:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers.utils import logging as transformers_logging
+
+        if not sys.stderr.isatty():
+            transformers_logging.disable_progress_bar()
 
         self.config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         self.prompt = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
@@ -81,7 +86,7 @@ class PlainModel:
 
     def recommend(self, history: list[str], k: int, exclude_seen: bool) -> dict[str, Any]:
         """The best items after a history of ids or titles, and what the LLM said."""
-        rows = [self._row(item) for item in history]
+        rows = self._rows(history)
         answer = self.answer([self.titles[row] for row in rows])
         named = self.row_of.get(answer)
         vector = self.vectors[named] if named is not None else self.embed([answer])[0]
@@ -92,11 +97,25 @@ class PlainModel:
         items = [{"item_id": self.ids[row], "title": self.titles[row], "score": float(scores[row])} for row in best]
         return {"answer": answer, "items": items}
 
-    def _row(self, item: str) -> int:
-        found = self.row_of_id.get(item, self.row_of.get(item))
-        if found is None:
+    def _rows(self, history: list[str]) -> list[int]:
+        """Rows of the catalogue of a history of ids, of titles, or of both where each item is clear."""
+        found = [self._found(item) for item in history]
+        by_id, by_title = zip(*found, strict=True)
+        for whole, other in ((by_id, by_title), (by_title, by_id)):
+            if None not in whole:
+                if None not in other and whole != other:
+                    raise UnknownItem("the history reads as item ids and as titles of other items; name one otherwise")
+                return list(whole)
+        for item, (own, titled) in zip(history, found, strict=True):
+            if own is not None and titled is not None and own != titled:
+                raise UnknownItem(f"'{item}' is the id of one item and the title of another; name it the other way")
+        return [titled if own is None else own for own, titled in found]
+
+    def _found(self, item: str) -> tuple[int | None, int | None]:
+        by_id, by_title = self.row_of_id.get(item), self.row_of.get(item)
+        if by_id is None and by_title is None:
             raise UnknownItem(f"the catalogue has no item or title '{item}'")
-        return found
+        return by_id, by_title
 
     @torch.no_grad()
     def answer(self, titles: list[str]) -> str:
@@ -178,9 +197,10 @@ def is_plain(folder: Path) -> bool:
 def create_app(folder: str | Path) -> Any:
     """The application: ``POST /recommend`` and ``GET /health``."""
     from fastapi import FastAPI, HTTPException
-    from pydantic import BaseModel, Field
+    from pydantic import BaseModel, ConfigDict, Field
 
     class Question(BaseModel):
+        model_config = ConfigDict(extra="forbid")  # a misspelt key is no default
         history: list[str] = Field(min_length=1, description="item ids or titles, the oldest first")
         k: int = Field(10, ge=1, le=1000)
         exclude_seen: bool = True
@@ -212,6 +232,8 @@ if __name__ == "__main__":
     words = parser.parse_args()
     if words.run is None:
         parser.print_help()
+    elif not (words.run / "config.yaml").is_file():
+        parser.error(f"{words.run} is not a run folder: it has no config.yaml; give saved/<model>-<data set>-<time>")
     else:
         import uvicorn
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -42,7 +44,7 @@ def test_the_server_recommends_what_the_run_does_without_this_package(served):
     titles = served.recommend(["i1"], k=20).set_index("item_id")["title"]
     histories = [["i3", "i1", "i7"], [titles["i5"], titles["i2"]], [f"i{number}" for number in range(1, 20)]]
     questions = [{"history": own, "k": k, "exclude_seen": bool(k % 2)} for own in histories for k in (3, 20)]
-    wrong = [{"history": ["nothing"]}, {"history": []}, {"history": ["i1"], "k": 0}]
+    wrong = [{"history": ["i1"], "topk": 3}, {"history": []}, {"history": ["i1"], "k": 0}, {"history": ["nothing"]}]
     done = forked_python(CLIENT, EXAMPLE, served.folder.resolve(), json.dumps(questions + wrong))
     health, *answers = json.loads(done.stdout)
     assert health == {"run": served.folder.name, "engine": "PlainModel"}
@@ -55,7 +57,7 @@ def test_the_server_recommends_what_the_run_does_without_this_package(served):
         if len(set(expected["score"].round(4))) == len(expected):  # else equal scores may stand in another order
             assert [line["item_id"] for line in found] == expected["item_id"].tolist()
         assert {line["item_id"]: line["title"] for line in found}.items() <= titles.to_dict().items()
-    assert [status for status, _ in answers[-3:]] == [422, 422, 422] and "nothing" in answers[-3][1]["detail"]
+    assert [status for status, _ in answers[-4:]] == [422] * 4 and "nothing" in answers[-1][1]["detail"]
 
 
 def test_other_runs_are_served_by_the_package(small, tmp_path):
@@ -68,3 +70,19 @@ def test_other_runs_are_served_by_the_package(small, tmp_path):
     answer = client.post("/recommend", json={"history": ["i3", "i1"], "k": 4, "exclude_seen": False}).json()
     assert [line["item_id"] for line in answer["items"]] == run.recommend(["i3", "i1"], k=4)["item_id"].tolist()
     assert client.post("/recommend", json={"history": ["nothing"]}).status_code == 422
+
+
+def test_what_is_an_id_and_another_item_s_title_is_refused_as_recommend_does():
+    plain = runpy.run_path(str(EXAMPLE))["PlainModel"]
+    model = plain.__new__(plain)
+    model.row_of_id, model.row_of = {"a": 0, "1984": 1, "c": 2}, {"1984": 2, "Babe": 0, "Brazil": 1}
+    assert model._rows(["a", "c"]) == [0, 2] and model._rows(["Babe", "c"]) == [0, 2]
+    assert model._rows(["1984", "a"]) == [1, 0] and model._rows(["Babe", "1984"]) == [0, 2]  # ids alone, titles alone
+    for history, words in ((["1984"], "reads as item ids"), (["1984", "a", "Babe"], "the id of one item")):
+        with pytest.raises(ValueError, match=words):
+            model._rows(history)
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path):
+    done = subprocess.run([sys.executable, EXAMPLE, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "is not a run folder" in done.stderr and "Traceback" not in done.stderr
