@@ -88,5 +88,7 @@ def test_only_the_closed_folder_that_is_asked_for_is_refused(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     with refused("data_path", "file", "closed cannot be read"):
         find_data("closed", str(tmp_path), is_given=True)
+    with refused("data_path", "file", "cannot be read"):
+        find_data("shop", str(tmp_path / "closed"), is_given=True)
     with refused("dataset", "unknown", "found there: none"):
         find_data("shop", str(tmp_path), is_given=True)

@@ -87,7 +87,7 @@ def _refuse_a_table(name: str) -> None:
 def own_properties(name: str, data_path: str) -> Path | None:
     """The property file that lies beside the atomic files of a data set, as ``recbole-llm import`` writes it."""
     for folder in (Path(data_path) / name, Path(data_path)):
-        if (folder / f"{name}.yaml").is_file() and has_data(folder, name):
+        if has_data(folder, name) and (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     return None
 
@@ -98,19 +98,19 @@ def has_data(folder: Path, name: str) -> bool:
     Raises:
         InputError: it cannot be read.
     """
-    return folder.is_dir() and any(
-        file.name.startswith(f"{name}.") and file.name.endswith(".inter") for file in _files_in(folder)
-    )
+    return any(file.name.startswith(f"{name}.") and file.name.endswith(".inter") for file in _files_in(folder))
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """What lies in a folder.
+    """What lies in a folder; nothing where there is none.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
         return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
         message = f"the folder {folder} cannot be read ({error.strerror}); make it readable, or give another one"
         raise InputError("data_path", message, kind="file") from error
@@ -118,4 +118,8 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _is_open(folder: Path) -> bool:
     """Whether a folder can be looked into; others beside the one that is asked for do not matter."""
-    return os.access(folder, os.R_OK | os.X_OK)
+    try:
+        _files_in(folder)
+    except InputError:
+        return False
+    return True
