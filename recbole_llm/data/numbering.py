@@ -174,7 +174,7 @@ def _texts(dataset: Dataset, fields: Texts | None) -> list[list[str]]:
     if fields is None:
         return []
     titles, extras, attributes = read_texts(dataset, *fields)
-    own = zip(titles, extras or [""] * len(titles), attributes or [()] * len(titles), strict=True)
+    own = zip(titles, extras or [""] * len(titles), attributes or [[]] * len(titles), strict=True)
     return [[title or "", hash_json([extra, list(more)])[:16]] for title, extra, more in own]
 
 
