@@ -14,6 +14,8 @@ import yaml
 
 from recbole_llm.errors import InputError
 
+BUILT_IN = "ml-100k"  # the data set that RecBole brings along
+
 
 class PropertyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # by libyaml where it is there
     """Safe YAML in which ``1e-4`` is a number, as it is in RecBole.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import InputError
+from recbole_llm.property_files import BUILT_IN
 from recbole_llm.settings.config import FILES, FOLDERS
-from recbole_llm.settings.data_folder import BUILT_IN, check_path, find_data, has_data
+from recbole_llm.settings.data_folder import built_in_folder, check_path, find_data, has_data
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def paths_now(recorded: Mapping[str, Any], folder: Path, data_path: str | Path |
     if data_path is not None:
         found["data_path"] = os.path.abspath(data_path)
     elif recorded.get("dataset") == BUILT_IN and not os.path.isdir(str(recorded.get("data_path"))):
-        found.setdefault("data_path", find_data(BUILT_IN, "", is_given=False))
+        found.setdefault("data_path", built_in_folder())
     elif "data_path" in recorded and "data_path" not in found and not os.path.isdir(str(recorded["data_path"])):
         message = f"the data of this run are no longer in {recorded['data_path']}; give the folder where they are now"
         raise InputError("data_path", message, kind="file")

@@ -8,10 +8,9 @@ import shlex
 from pathlib import Path
 
 from recbole_llm.errors import InputError
-from recbole_llm.property_files import load_yaml, recbole_folder
+from recbole_llm.property_files import BUILT_IN, load_yaml, recbole_folder
 from recbole_llm.registry import suggestion
 
-BUILT_IN = "ml-100k"  # RecBole brings it along
 _TABLE = re.compile(r"(.+)\.(?:csv|tsv|txt|dat|jsonl?|ndjson|parquet|data)(?:\.gz)?", re.IGNORECASE)
 
 
@@ -36,10 +35,12 @@ def check_path(key: str, path: str) -> None:
 def find_data(name: str, data_path: str, is_given: bool) -> str:
     """Folder of a data set: in ``data_path`` or that itself; else RecBole's own copy, or where RecBole will put it.
 
+    What lies in ``data_path``, given or not, comes before RecBole's own copy: nobody puts an ml-100k there for nothing.
+
     Args:
         name: name of the data set.
         data_path: the setting.
-        is_given: whether the user set it; RecBole's own copy of ml-100k comes first otherwise.
+        is_given: whether the user set it; a folder that is not there is refused then, also for ml-100k.
 
     Raises:
         InputError: it is nowhere, or its name is a path.
@@ -49,15 +50,14 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
         raise InputError(
             "dataset", f"'{name}' is a path, not a name; give the name alone, and the folder above it as data_path"
         )
-    if name != BUILT_IN or is_given:
-        for folder in (os.path.join(data_path, name), data_path):
-            if has_data(Path(folder), name):
-                return folder
+    for folder in (os.path.join(data_path, name), data_path):
+        if has_data(Path(folder), name):
+            return folder
     if name == BUILT_IN and is_given and not os.path.isdir(data_path):
         message = f"there is no folder {data_path}; leave data_path out for RecBole's own copy of {BUILT_IN}"
         raise InputError("data_path", message, kind="file")
     if name == BUILT_IN:
-        return str(recbole_folder() / "config" / ".." / "dataset_example" / name)
+        return built_in_folder()
     _refuse_a_table(name)
     urls = load_yaml(recbole_folder() / "properties" / "dataset" / "url.yaml")
     by_recbole = os.path.join(data_path, name)
@@ -72,6 +72,11 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
     there = f"; found there: {', '.join(found[:20]) or 'none'}"
     hint = suggestion(name, found, "; set data_path")
     raise InputError(f"no data set '{name}' in {data_path}{there}{hint}", kind="unknown", about="dataset")
+
+
+def built_in_folder() -> str:
+    """Folder of RecBole's own copy of ml-100k."""
+    return str(recbole_folder() / "config" / ".." / "dataset_example" / BUILT_IN)
 
 
 def _refuse_a_table(name: str) -> None:

@@ -14,6 +14,7 @@ from recbole.utils import argument_list
 from recbole_llm.property_files import dump_yaml, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES
 from recbole_llm.settings.config import FOLDERS, Config
+from recbole_llm.settings.data_folder import built_in_folder
 from recbole_llm.settings.defaults import known_keys, union_columns
 from recbole_llm.settings.models import recbole_models
 from tests.refusals import refused
@@ -463,10 +464,22 @@ def test_data_path_may_end_with_the_data_set_or_not(folder):
 def test_ml_100k_is_recbole_own_unless_data_path_holds_it(folder):
     bundled = Path(Config("Pop", "ml-100k")["data_path"]).resolve()
     assert (bundled / "ml-100k.inter").is_file()
+    assert Path(built_in_folder()).resolve() == bundled
     assert Path(Config("Pop", "ml-100k", config_dict={"data_path": str(folder)})["data_path"]).resolve() == bundled
     (folder / "ml-100k").mkdir()
     (folder / "ml-100k" / "ml-100k.inter").write_text("user_id:token\titem_id:token\n")
     assert Config("Pop", "ml-100k", config_dict={"data_path": str(folder)})["data_path"] == str(folder / "ml-100k")
+
+
+def test_an_ml_100k_in_the_usual_folder_is_the_one_that_is_read(folder, monkeypatch):
+    """With the property file beside it: never one's settings for the other's rows."""
+    own = folder / "dataset" / "ml-100k"
+    own.mkdir(parents=True)
+    (own / "ml-100k.inter").write_text("user_id:token\titem_id:token\n")
+    (own / "ml-100k.yaml").write_text("MAX_ITEM_LIST_LENGTH: 7\n")
+    monkeypatch.chdir(folder)
+    config = Config("SASRec", "ml-100k")
+    assert Path(config["data_path"]).resolve() == own.resolve() and config["MAX_ITEM_LIST_LENGTH"] == 7
 
 
 def test_a_missing_data_set_is_named_with_what_is_there(folder):

@@ -17,7 +17,7 @@ from recbole_llm.data.importers.plan import Choices, ImportPlan, Origin
 from recbole_llm.data.importers.steps import Filters, apply_filters
 from recbole_llm.data.importers.writing import write_interactions, write_items, write_properties, write_split
 from recbole_llm.errors import InputError
-from recbole_llm.property_files import find_properties
+from recbole_llm.property_files import BUILT_IN, find_properties
 from recbole_llm.registry import suggestion
 
 Layout = Callable[[Origin, Choices], "ImportPlan | None"]
@@ -102,6 +102,9 @@ def _free_folder(name: str, out: Path, overwrite: bool) -> Path:
     is_plain = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
     if not name or not is_plain or name != Path(name).name or name.startswith("."):
         raise InputError("name", f"'{name}' is no name of a folder; give one without a path, like my-shop")
+    if name == BUILT_IN:
+        message = f"{BUILT_IN} is the data set that RecBole brings along; give another name, like my-{BUILT_IN}"
+        raise InputError("name", message)
     folder = out / name
     if not overwrite and any(folder.glob(f"{glob.escape(name)}.*")):
         message = f"{folder} holds a data set already; give another name, or replace it with --overwrite"

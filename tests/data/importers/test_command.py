@@ -78,6 +78,10 @@ def test_a_data_set_is_not_replaced_by_mistake(tmp_path, capsys):
         ([], "import: the following arguments are required: path, --name"),
         (["missing.csv", "--name=a"], "cannot read missing.csv: there is no such file or folder"),
         (["reviews.csv", "--name=a/b"], "name: 'a/b' is no name of a folder"),
+        (
+            ["reviews.csv", "--name=ml-100k"],
+            "name: ml-100k is the data set that RecBole brings along; give another name",
+        ),
         (["reviews.csv", "--name=a", "--layout=netflix"], "layout: there is no layout 'netflix'"),
         (["reviews.csv", "--name=a", "--layout=yelp"], "layout: reviews.csv is not of the layout yelp"),
         (["reviews.csv", "--name=a", "--domain=moovie"], "domain: there is no domain 'moovie'; did you mean movie"),
