@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recbole_llm.errors import InputError
 
+UNFINISHED_IMPORT = ".unfinished-import"  # in the folder of a data set whose files are being replaced
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 BROKEN = {errno.EFBIG, errno.EIO, errno.ESTALE}

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+from recbole_llm.disk import UNFINISHED_IMPORT
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import BUILT_IN, load_yaml, recbole_folder
 from recbole_llm.registry import suggestion
@@ -43,7 +44,7 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
         is_given: whether the user set it; a folder that is not there is refused then, also for ml-100k.
 
     Raises:
-        InputError: it is nowhere, or its name is a path.
+        InputError: it is nowhere, it is half of an import, or its name is a path.
     """
     if Path(name).name != name or name == "..":
         _refuse_a_table(name)
@@ -51,6 +52,9 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
             "dataset", f"'{name}' is a path, not a name; give the name alone, and the folder above it as data_path"
         )
     for folder in (os.path.join(data_path, name), data_path):
+        if os.path.exists(os.path.join(folder, f"{UNFINISHED_IMPORT}.{name}")):
+            message = f"the import of '{name}' to {folder} was interrupted; run it again with --overwrite"
+            raise InputError("dataset", message, kind="file")
         if has_data(Path(folder), name):
             return folder
     if name == BUILT_IN and is_given and not os.path.isdir(data_path):

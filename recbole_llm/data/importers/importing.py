@@ -13,6 +13,7 @@ from recbole_llm.data.importers import amazon, any_table, book_crossing, goodrea
 from recbole_llm.data.importers.catalogue import features_of, read_titles
 from recbole_llm.data.importers.clock import ORDER
 from recbole_llm.data.importers.interactions import Interactions, read_interactions
+from recbole_llm.data.importers.placing import is_unfinished, placed
 from recbole_llm.data.importers.plan import Choices, ImportPlan, Origin
 from recbole_llm.data.importers.steps import Filters, apply_filters
 from recbole_llm.data.importers.writing import write_interactions, write_items, write_properties, write_split
@@ -71,7 +72,7 @@ def import_dataset(
         The folder of the data set.
 
     Raises:
-        InputError: a file or column is missing, a line cannot be read, or no interaction is left.
+        InputError: a file or column is missing, a line cannot be read, no interaction is left, or nothing can be written.
 
     Example:
         >>> _ = Path("log.csv").write_text("user,item,time,title\nann,x,1,Heat\nann,y,2,Babe\nbob,x,3,Heat\n")
@@ -90,11 +91,8 @@ def import_dataset(
     filters = Filters(**{**vars(filters), "repeats": repeats})
     apply_filters(found, filters, titles if has_titles else None, plan.columns.time != ORDER)
     _report(plan, found, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError("out", f"cannot make {folder} ({error.strerror}); give another folder", kind="file") from error
-    _write(plan, found, titles if has_titles else None, folder, domain or plan.domain, split, command)
+    with placed(folder) as aside:
+        _write(plan, found, titles if has_titles else None, aside, name, domain or plan.domain, split, command)
     return folder
 
 
@@ -106,7 +104,7 @@ def _free_folder(name: str, out: Path, overwrite: bool) -> Path:
         message = f"{BUILT_IN} is the data set that RecBole brings along; give another name, like my-{BUILT_IN}"
         raise InputError("name", message)
     folder = out / name
-    if not overwrite and any(folder.glob(f"{glob.escape(name)}.*")):
+    if not overwrite and not is_unfinished(folder) and any(folder.glob(f"{glob.escape(name)}.*")):
         message = f"{folder} holds a data set already; give another name, or replace it with --overwrite"
         raise InputError("name", message, kind="conflict")
     return folder
@@ -153,11 +151,12 @@ def _write(
     found: Interactions,
     titles: dict[str, tuple[str, ...]] | None,
     folder: Path,
+    name: str,
     domain: str,
     split: str,
     command: str,
 ) -> None:
-    name, features = folder.name, features_of(plan) if titles is not None else ()
+    features = features_of(plan) if titles is not None else ()
     parts = plan.parts if split == "official" else ()
     write_interactions(found, folder / f"{name}.inter")
     if titles is not None:

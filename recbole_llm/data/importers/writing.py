@@ -1,8 +1,7 @@
-"""The atomic files and the property file of an imported data set."""
+"""The atomic files and the property file of an imported data set; :mod:`.placing` puts them in their place."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -75,7 +74,7 @@ def write_split(found: Interactions, parts: Sequence[str], name: str, folder: Pa
             "split", f"item '{blank}' has a blank, which parts histories; set --split=join", kind="conflict"
         )
     counts = dict.fromkeys(parts, 0)
-    streams = {part: open(_aside(folder / f"{name}.{part}.inter"), "w", encoding="utf-8", newline="") for part in parts}
+    streams = {part: open(folder / f"{name}.{part}.inter", "w", encoding="utf-8", newline="") for part in parts}
     try:
         for stream in streams.values():
             stream.write("user_id:token\titem_id_list:token_seq\titem_id:token\n")
@@ -91,8 +90,6 @@ def write_split(found: Interactions, parts: Sequence[str], name: str, folder: Pa
     finally:
         for stream in streams.values():
             stream.close()
-    for part in parts:
-        os.replace(_aside(folder / f"{name}.{part}.inter"), folder / f"{name}.{part}.inter")
     return counts
 
 
@@ -145,12 +142,6 @@ def write_properties(
     _write(file, [head, dump_yaml(settings)])
 
 
-def _aside(file: Path) -> Path:
-    return file.with_name(f".{file.name}.part")
-
-
 def _write(file: Path, texts: Iterable[str]) -> None:
-    """Write a file under another name and rename it when it is whole."""
-    with open(_aside(file), "w", encoding="utf-8", newline="") as stream:
+    with open(file, "w", encoding="utf-8", newline="") as stream:
         stream.writelines(texts)
-    os.replace(_aside(file), file)
