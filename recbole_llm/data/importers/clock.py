@@ -18,6 +18,10 @@ ISO, NUMBER = "iso", "number"
 # Forms in which people and spreadsheets write dates, with or without a time of day.
 _DAYS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d %b %Y", "%b %d, %Y", "%B %d, %Y")
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_FIRST_OF_A_UNIT = 1e8  # smaller numbers are of no unit: counts, zeros
+_LIMITS = {1e11: 1.0, 1e14: 1e-3, 1e17: 1e-6}  # numbers below the limit are of the unit, in seconds
+_UNITS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
+_ROUNDED = re.compile(r"\d(\.\d{1,5})?[eE]\+?\d+")  # as spreadsheets show a large number
 _NOT_A_TIME = np.iinfo(np.int64).min  # pandas' NaT
 
 
@@ -38,6 +42,7 @@ class Clock:
         self._form = form
         self._is_told = form is not None
         self._example = ""
+        self._unit: tuple[float, str] | None = None  # of the first number that has one, and that number
 
     def read(self, values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
         """Times of a block: int64 where all are whole numbers or seconds, else float64; dates are UTC unless they say.
@@ -53,15 +58,35 @@ class Clock:
         if self._form is None:
             self._form = NUMBER if _is_number(first) else ISO
         times, more = (_read_numbers if self._form == NUMBER else self._read_dates)(values)
+        if self._form == NUMBER and not self._is_told:
+            more |= self._of_other_units(values, times)
         return times, {**more, **wrong}
 
     def notes(self) -> list[str]:
         """What a reader should know of how times were read."""
         if self._form == NUMBER and not self._is_told and re.fullmatch(r"(19|20)\d{6}", self._example):
             return [f"times are numbers such as {self._example}; if these are dates, add --time-format=%Y%m%d"]
+        if self._form == NUMBER and _ROUNDED.fullmatch(self._example):
+            return [f"times are numbers such as {self._example}, of few digits: if a spreadsheet rounded them, export anew"]
         if self._form in (None, NUMBER):
             return []
         return [f"times are dates ('{self._example}'), written as seconds since 1970, UTC"]
+
+    def _of_other_units(self, values: Sequence[Any], times: np.ndarray) -> dict[int, str]:
+        """What is wrong with numbers that are of another unit than the first: sorted together, their order is wrong."""
+        sizes = np.abs(times.astype(np.float64))
+        having = np.flatnonzero(sizes >= _FIRST_OF_A_UNIT)
+        if not having.size:
+            return {}
+        units = np.select([sizes < limit for limit in _LIMITS], list(_LIMITS.values()), 1e-9)
+        if self._unit is None:
+            self._unit = float(units[having[0]]), str(values[having[0]])
+        unit, first = self._unit
+        after = f"where the first are in {_UNITS[unit]} ('{first}'); write all in one unit, or take the numbers as they are"
+        return {
+            row: f"has a time in {_UNITS[float(units[row])]} '{values[row]}', {after} with --time-format=number"
+            for row in having[units[having] != unit].tolist()
+        }
 
     def _read_dates(self, values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
         nanoseconds = to_nanoseconds([str(value) for value in values], self._form)
@@ -103,6 +128,7 @@ def to_nanoseconds(texts: list[str], form: str | None) -> np.ndarray:
     except ValueError as error:
         raise InputError("time_format", f"'{form}' is no format of dates: {error}") from error
     nanoseconds: np.ndarray = pd.DatetimeIndex(dates).as_unit("ns").asi8.copy()
+    nanoseconds[[not any(sign.isdigit() for sign in text) for text in texts]] = _NOT_A_TIME  # pandas knows now and today
     return nanoseconds
 
 
@@ -123,7 +149,7 @@ def parse_moment(key: str, text: str) -> float:
 def seconds_per_unit(times: np.ndarray) -> float:
     """How many seconds a unit of times since 1970 is, told by their size: 1, or 1e-3, 1e-6, 1e-9."""
     largest = float(np.abs(times).max(initial=0))
-    return next((unit for limit, unit in ((1e11, 1.0), (1e14, 1e-3), (1e17, 1e-6)) if largest < limit), 1e-9)
+    return next((unit for limit, unit in _LIMITS.items() if largest < limit), 1e-9)
 
 
 def _is_number(value: Any) -> bool:

@@ -17,6 +17,7 @@ from recbole_llm.data.importers.text import READ_AS_MISSING
 from recbole_llm.errors import InputError
 
 _BLOCK = 20_000  # rows converted at a time
+_FEW = 10  # interactions of which nothing is told
 NOT_IN_AN_ID = ("\t", "\n", "\r", "\0")
 
 
@@ -198,6 +199,8 @@ class _Reader:
             notes.append(
                 f"items with more than one title: {len(self._retitled):,} (such as '{first}'); the first counts"
             )
+        if self._columns.time != ORDER:
+            notes += _equal_times(time)
         has_rating = self._columns.rating is not None
         return Interactions(
             list(self._users),
@@ -212,6 +215,16 @@ class _Reader:
             dropped,
             notes + self._clock.notes(),
         )
+
+
+def _equal_times(times: np.ndarray) -> list[str]:
+    """A note where most interactions have one time: their order is that of the lines."""
+    known, counts = np.unique(times, return_counts=True)
+    most = int(counts.argmax())
+    if counts[most] * 2 <= len(times) or len(times) < _FEW:
+        return []
+    many = f"{counts[most]:,} of {len(times):,} interactions have the same time, {known[most].item()!r}"
+    return [f"{many}: the order of the lines stands for theirs; a spreadsheet may have rounded them"]
 
 
 def _blocks(rows: Iterator[tuple[int, Sequence[Any]]]) -> Iterator[list[tuple[int, Sequence[Any]]]]:

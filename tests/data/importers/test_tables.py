@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.data.importers.any_table import KNOWN
-from recbole_llm.data.importers.clock import Clock
+from recbole_llm.data.importers.clock import Clock, parse_moment
 from recbole_llm.data.importers.delimited import Delimited, DelimitedTable
 from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
@@ -382,3 +382,50 @@ def test_a_format_of_dates_applies_to_all(tmp_path):
         imported(tmp_path, "mine.csv", content, time_format="%d.%m.%Y")
     rows = imported(tmp_path, "mine.csv", content, time_format="%d.%m.%Y", drop=True)
     assert [row[2] for row in rows] == ["1577750400"]
+
+
+SIZES = {"seconds": 10**9, "milliseconds": 10**12, "microseconds": 10**15, "nanoseconds": 10**18}
+
+
+@given(st.data(), st.sampled_from(list(SIZES)), st.sampled_from(list(SIZES)), st.integers(0, 5))
+@settings(max_examples=50)
+def test_times_of_two_units_are_not_put_in_one_order(data, unit, other, place):
+    """Whatever block the odd one is in; a zero, or a count, is of no unit."""
+    times = [SIZES[unit] + n * SIZES[unit] // 10**9 for n in range(6)]
+    odd = data.draw(st.integers(SIZES[other], 2 * SIZES[other]))
+    clock, wrong = Clock(), {}
+    for row, value in enumerate([times[0], *times[:place], odd, 0, 7, *times[place:]]):
+        found = clock.read([str(value) if data.draw(st.booleans()) else value])[1]
+        wrong.update({row: text for text in found.values()})
+    assert set(wrong) == (set() if unit == other else {place + 1})
+    assert all(f"has a time in {other} '{odd}', where the first are in {unit} " in text for text in wrong.values())
+    assert not Clock("number").read([times[0], odd])[1]
+
+
+def test_a_line_of_another_unit_is_named_or_left_out(tmp_path, caplog):
+    content = f"{HEAD}\nu,i,1700000000,A\nu,j,1700000060000,B\n"
+    with refused("", "data", "mine.csv, line 3: has a time in milliseconds '1700000060000', where the first are in sec"):
+        imported(tmp_path, "mine.csv", content)
+    with caplog.at_level("INFO"):
+        assert len(imported(tmp_path, "mine.csv", content, drop=True)) == 1
+    assert "left out: 1 a time in milliseconds" in caplog.messages
+    assert len(imported(tmp_path, "mine.csv", content, time_format="number")) == 2
+
+
+def test_times_that_a_spreadsheet_rounded_are_told(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        imported(tmp_path, "mine.csv", HEAD + "\n" + "".join(f"u,i{n},1.70E+09,A\n" for n in range(20)))
+    assert "20 of 20 interactions have the same time, 1700000000: the order of the lines stands for theirs" in caplog.text
+    assert "times are numbers such as 1.70E+09, of few digits" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        imported(tmp_path, "mine.csv", HEAD + "\n" + "".join(f"u,i{n},{1700000000 + n},A\n" for n in range(20)))
+    assert "same time" not in caplog.text and "few digits" not in caplog.text
+
+
+@pytest.mark.parametrize("word", ["now", "today", " Now", "NaT"])
+def test_a_word_is_no_date(tmp_path, word):
+    with refused("", "data", "mine.csv, line 2: has a time that cannot be read"):
+        imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,{word},A\n")
+    with refused("since", "value"):
+        parse_moment("since", word)
