@@ -67,7 +67,9 @@ class Clock:
         if self._form == NUMBER and not self._is_told and re.fullmatch(r"(19|20)\d{6}", self._example):
             return [f"times are numbers such as {self._example}; if these are dates, add --time-format=%Y%m%d"]
         if self._form == NUMBER and _ROUNDED.fullmatch(self._example):
-            return [f"times are numbers such as {self._example}, of few digits: if a spreadsheet rounded them, export anew"]
+            return [
+                f"times are numbers such as {self._example}, of few digits: if a spreadsheet rounded them, export anew"
+            ]
         if self._form in (None, NUMBER):
             return []
         return [f"times are dates ('{self._example}'), written as seconds since 1970, UTC"]
@@ -82,7 +84,9 @@ class Clock:
         if self._unit is None:
             self._unit = float(units[having[0]]), str(values[having[0]])
         unit, first = self._unit
-        after = f"where the first are in {_UNITS[unit]} ('{first}'); write all in one unit, or take the numbers as they are"
+        after = (
+            f"where the first are in {_UNITS[unit]} ('{first}'); write all in one unit, or take the numbers as they are"
+        )
         return {
             row: f"has a time in {_UNITS[float(units[row])]} '{values[row]}', {after} with --time-format=number"
             for row in having[units[having] != unit].tolist()
@@ -128,7 +132,9 @@ def to_nanoseconds(texts: list[str], form: str | None) -> np.ndarray:
     except ValueError as error:
         raise InputError("time_format", f"'{form}' is no format of dates: {error}") from error
     nanoseconds: np.ndarray = pd.DatetimeIndex(dates).as_unit("ns").asi8.copy()
-    nanoseconds[[not any(sign.isdigit() for sign in text) for text in texts]] = _NOT_A_TIME  # pandas knows now and today
+    nanoseconds[[not any(sign.isdigit() for sign in text) for text in texts]] = (
+        _NOT_A_TIME  # pandas knows now and today
+    )
     return nanoseconds
 
 
