@@ -20,12 +20,10 @@ _NO_TIMES = "{} has no times: the order of the lines stands for them, within and
 def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     """The plan for Last.fm's files; None if these files are not of this kind."""
     form = choices.form("\t")
-    artists = [
-        Items(DelimitedTable(path, form, drop=choices.drop), "id", "name") for path in origin.beside("artists.dat")[:1]
-    ]
     for file in origin.given("user_taggedartists-timestamps.dat"):
         table = DelimitedTable(file, form, drop=choices.drop)
         columns = Columns("userID", "artistID", "timestamp")
+        artists = _artists(origin, choices)
         plan = ImportPlan("Last.fm HetRec 2011, tags", [table], columns, artists, "artist", repeats="first")
         plan.notes.append("an interaction is the first time that a user tagged an artist (--repeats=keep keeps all)")
         return plan
@@ -33,6 +31,7 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
         table = DelimitedTable(file, form, drop=choices.drop)
         notes = [_NO_TIMES.format(file.name)]
         columns = Columns("userID", "artistID", rating="weight")
+        artists = _artists(origin, choices)
         return ImportPlan("Last.fm HetRec 2011, listening counts", [table], columns, artists, "artist", notes=notes)
     for file in origin.given("usersha1-artmbid-artname-plays.tsv"):
         notes = [_NO_TIMES.format(file.name)]
@@ -44,6 +43,12 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
         columns = Columns("user", "id", "time", title="artist")
         return ImportPlan("Last.fm 1K, artists", [table], columns, domain="artist")
     return None
+
+
+def _artists(origin: Origin, choices: Choices) -> list[Items]:
+    """The artists beside listening counts or tags, or in the file that the user names."""
+    files = origin.beside("artists.dat")[:1]
+    return [Items(DelimitedTable(path, choices.form("\t"), drop=choices.drop), "id", "name") for path in files]
 
 
 class _Named(DelimitedTable):

@@ -42,7 +42,16 @@ class Table(ABC):
         """
 
     def index(self, column: str) -> int:
-        """At which index a row holds a column."""
+        """At which index a row holds a column.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        if column not in self.columns:
+            message = (
+                f"{self.file.name} has no column '{column}' (it has {', '.join(self.columns)}); rename it in the file"
+            )
+            raise InputError("", message, kind="data")
         return self.columns.index(column)
 
     def bad(self, number: int, problem: str) -> None:
