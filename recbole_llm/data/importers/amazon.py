@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.importers.any_table import has_titles
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
@@ -60,7 +61,7 @@ def _category(file: Path) -> str:
 def _csv(origin: Origin, file: Path, choices: Choices) -> ImportPlan | None:
     first = next((line for _, line in text_lines(file, choices.encoding or "utf-8")), "").strip()
     fields = first.split(",")
-    if {"user_id", "parent_asin", "rating", "timestamp"} <= set(fields):
+    if {"user_id", "parent_asin", "rating", "timestamp"} <= set(fields) and not has_titles(fields):
         files = _split_files(origin, file)
         tables = [DelimitedTable(path, choices.form(","), drop=choices.drop) for path in files]
         parts = PARTS if len(files) == len(PARTS) else ()

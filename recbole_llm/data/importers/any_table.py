@@ -31,7 +31,10 @@ KNOWN = {
     "headline",
 }
 _SEPARATORS = ",\t;|"
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?')  # the first line of a CSV that is made for Excel
+# Columns that atomic files and runs have already: a text under such a name would take another's place.
+_OTHERS = ("user_id", "item_id", "title", "rating", "timestamp", "label", "item_id_list", "item_length")
 _ADVICE = {
     (".xlsx", ".xls", ".ods"): "save the sheet as CSV in UTF-8",
     (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst"): "unpack it",
@@ -58,7 +61,7 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
         raise InputError(missing[0], _not_found(missing, table), kind="missing")
     title = found.get("title")
     texts = choices.texts if origin.items is None else ()
-    _check_columns("text", texts, table)
+    _check_texts(texts, table, bool(title))
     columns = Columns(
         str(found["user"]),
         str(found["item"]),
@@ -68,9 +71,17 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
         texts if title else (),
         choices.time_format,
     )
-    used = (f"{what} is " + _shown(what, name) for what, name in found.items() if name)
-    notes = ["columns: " + ", ".join(used)]
-    return ImportPlan("a table", [table], columns, _items(origin, choices, columns.item), notes=notes)
+    used = [f"{what} is " + _shown(what, name) for what, name in found.items() if name]
+    notes = ["columns: " + ", ".join([*used, *(f"text is '{name}'" for name in texts)])]
+    items = _items(origin, choices, columns.item)
+    for source in items:
+        words = [
+            f"item is '{source.item}'",
+            f"title is '{source.title}'",
+            *(f"text is '{name}'" for name in choices.texts),
+        ]
+        notes.append(f"columns of {source.table.file.name}: " + ", ".join(words))
+    return ImportPlan("a table", [table], columns, items, notes=notes)
 
 
 def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Table:
@@ -131,9 +142,15 @@ def _first_line(file: Path, choices: Choices) -> str:
 
 
 def _separator(file: Path, choices: Choices) -> str:
-    """The separator that the first line has most of."""
+    """The separator that the first line has most of, outside quotes."""
     line = _first_line(file, choices)
-    return max(_SEPARATORS, key=line.count)
+    bare = _QUOTED.sub("", line)
+    return max(_SEPARATORS, key=(bare if any(map(bare.count, _SEPARATORS)) else line).count)
+
+
+def has_titles(columns: Sequence[str]) -> bool:
+    """Whether a header names a column of titles: public files of interactions have none, so that it is one's own."""
+    return bool({_plain(name) for name in columns} & set(KNOWN["title"].split()))
 
 
 def _plain(name: str) -> str:
@@ -157,6 +174,22 @@ def _check_columns(key: str, names: Sequence[str], table: Table) -> None:
         if name not in table.columns:
             hint = suggestion(name, table.columns, f"; it has {', '.join(table.columns)}")
             raise InputError(key, f"{table.file.name} has no column '{name}'{hint}", kind="unknown")
+
+
+def _check_texts(names: Sequence[str], table: Table, titled: bool) -> None:
+    """Refuse texts that no run could load: without titles, or named like another column of the atomic files."""
+    _check_columns("text", names, table)
+    if names and not titled:
+        raise InputError("text", "there are no titles that texts could stand beside; name their column: --title=COLUMN")
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError("text", f"'{name}' is given twice; give it once")
+        if name in _OTHERS:
+            message = f"'{name}' is the name of another column of a data set; rename it in {table.file.name}"
+            raise InputError("text", f"{message}, or leave it out", kind="conflict")
+        if ":" in name or not name.isprintable():
+            message = f"the name '{name}' has a colon or a control character, which a data set's header cannot hold"
+            raise InputError("text", f"{message}; rename it in {table.file.name}")
 
 
 def _not_found(missing: Sequence[str], table: Table) -> str:
@@ -196,5 +229,5 @@ def _items(origin: Origin, choices: Choices, item: str) -> list[Items]:
         raise InputError("items", message, kind="data")
     if title is None:
         raise InputError("title", _not_found(["title"], table), kind="missing")
-    _check_columns("text", choices.texts, table)
+    _check_texts(choices.texts, table, True)
     return [Items(table, own, title, tuple(Feature(name, name) for name in choices.texts))]
