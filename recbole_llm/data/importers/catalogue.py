@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from recbole_llm.data.importers.interactions import Interactions
+from recbole_llm.data.importers.interactions import NO_ID, Interactions, id_text
 from recbole_llm.data.importers.plan import Feature, ImportPlan
 from recbole_llm.data.importers.text import one_line
 from recbole_llm.errors import InputError
@@ -36,14 +36,17 @@ def read_titles(plan: ImportPlan, found: Interactions, progress: bool = False) -
     """
     if not plan.items:
         return _own_titles(plan, found)
-    wanted, titles = set(found.items), dict[str, tuple[str, ...]]()
+    wanted, titles, other = set(found.items), dict[str, tuple[str, ...]](), ""
     for source in plan.items:
         table = source.table
         at_item, at_title = table.index(source.item), table.index(source.title)
         rest = [(feature.clean, table.index(feature.column)) for feature in source.features]
         for number, row in table.rows(progress):
-            item = row[at_item] if isinstance(row[at_item], str) else one_line(row[at_item])
-            if not item:
+            item = id_text(row[at_item])
+            other = other or item
+            if item == NO_ID:
+                table.bad(number, f"has a list or an object in the place of {source.item}")
+            elif not item:
                 table.bad(number, f"has no {source.item}; give the file of the items")
             elif item in wanted and item not in titles and (title := source.clean(row[at_title])):
                 titles[item] = (title, *(clean(row[index]) for clean, index in rest))
@@ -51,7 +54,12 @@ def read_titles(plan: ImportPlan, found: Interactions, progress: bool = False) -
         log.info("%s%s", lines, _left_out(table.dropped))
     if not titles:
         names = ", ".join(source.table.file.name for source in plan.items)
-        message = f"{names} has the title of no item that is in the interactions; give files that belong together"
+        source = plan.items[0]
+        there = f"{names} has the title of no item that is in the interactions"
+        ids = f"ids are '{other}' in its column '{source.item}', '{found.items[0]}' in '{plan.columns.item}' there"
+        message = (
+            f"{there} ({ids}; titles are in '{source.title}'); give files that belong together, or name the columns"
+        )
         raise InputError("items", message, kind="data")
     return titles
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -147,7 +149,7 @@ class _Reader:
         at_user, at_item, at_rating, at_time = indices
         assert at_user is not None and at_item is not None
         rows = [row for _, row in block]
-        users, items = [_id(row[at_user]) for row in rows], [_id(row[at_item]) for row in rows]
+        users, items = [id_text(row[at_user]) for row in rows], [id_text(row[at_item]) for row in rows]
         wrong = {**_wrong_ids("user", users), **_wrong_ids("item", items)}
         if at_time is None:
             times = np.arange(self._n_rows, self._n_rows + len(rows))
@@ -232,7 +234,7 @@ def _blocks(rows: Iterator[tuple[int, Sequence[Any]]]) -> Iterator[list[tuple[in
         yield block
 
 
-_NO_ID = "\0"  # stands for what is no id at all; an id with it is refused
+NO_ID = "\0"  # stands for what is no id at all; an id with it is refused
 
 
 def _wrong_ids(what: str, ids: list[str]) -> dict[int, str]:
@@ -241,24 +243,26 @@ def _wrong_ids(what: str, ids: list[str]) -> dict[int, str]:
     for row, text in enumerate(ids):
         if not text:
             wrong[row] = f"has no {what}"
-        elif text == _NO_ID:
+        elif text == NO_ID:
             wrong[row] = f"has a list or an object in the place of the {what}'s id"
         elif any(mark in text for mark in NOT_IN_AN_ID):
             wrong[row] = "has an id with a tab or line end in it"
     return wrong
 
 
-def _id(value: Any) -> str:
-    """An id as text; blanks around it are its own."""
+def id_text(value: Any) -> str:
+    """An id as text: a whole number is the same however a file stores it; blanks around a text are its own."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, list | dict | tuple):
-        return _NO_ID
-    if value is None or isinstance(value, float) and value != value:
+        return NO_ID
+    if value is None or isinstance(value, float | Decimal) and value != value:
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
 
 
 def _numbered(known: dict[str, int], ids: list[str], kept: Sequence[int]) -> np.ndarray:
