@@ -74,9 +74,10 @@ def text_lines(file: Path, encoding: str = "utf-8", progress: bool = False) -> G
                 if number % _STEP == 0:
                     bar.update(bar.offset() - bar.n)
                 yield number, line.removeprefix("\ufeff") if number == 1 else line
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:  # of a single byte, or a missing byte order mark
             where = f"{file.name}, line {number + 1} or soon after"
-            other = "latin-1, cp1252, cp1251 (Cyrillic) or gb18030 (Chinese)" if "8" in encoding else "utf-8"
+            others = "latin-1, cp1252, cp1251 (Cyrillic) or gb18030 (Chinese)" if "8" in encoding else "utf-8"
+            other = "utf-16-le, utf-16-be or utf-8" if codecs.lookup(encoding).name == "utf-16" else others
             message = f"{where}: no {encoding} text; name the file's encoding, for example --encoding={other}"
             raise InputError("", message, kind="file") from error
         except LookupError as error:

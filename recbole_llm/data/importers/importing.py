@@ -72,7 +72,7 @@ def import_dataset(
         The folder of the data set.
 
     Raises:
-        InputError: a file or column is missing, a line cannot be read, no interaction is left, or nothing can be written.
+        InputError: a file or column is missing, a line cannot be read, none is left, or nothing can be written.
 
     Example:
         >>> _ = Path("log.csv").write_text("user,item,time,title\nann,x,1,Heat\nann,y,2,Babe\nbob,x,3,Heat\n")

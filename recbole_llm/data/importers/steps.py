@@ -48,8 +48,10 @@ class Filters:
                 raise InputError(key, f"'{value}' is not allowed; choose one of {', '.join(allowed)}")
         if self.k_core < 1:
             raise InputError("k_core", f"{self.k_core} is not allowed; give an integer >= 1")
+        if self.seed < 0:
+            raise InputError("seed", f"{self.seed} is not allowed; give an integer >= 0")
         size = self.sample_users
-        if size is not None and not (size > 0 and (size < 1 or size == int(size))):
+        if size is not None and not (size > 0 and (size < 1 or float(size).is_integer())):
             raise InputError("sample_users", f"{size} is not allowed; give a share such as 0.1 or a number of users")
 
 

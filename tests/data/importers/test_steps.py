@@ -155,3 +155,10 @@ def test_without_times_there_is_no_range_and_no_exact_repeat(tmp_path):
 @pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-6, 1e-9])
 def test_the_unit_of_times_is_told_by_their_size(year, unit):
     assert seconds_per_unit(np.array([(year - 1970) * 365 * 86400 / unit])) == unit
+
+
+@pytest.mark.parametrize("filters", [{"sample_users": float("inf")}, {"sample_users": float("nan")}, {"seed": -1}])
+def test_numbers_that_draw_nothing_are_refused(filters):
+    (key,) = filters
+    with refused(key, "value", "is not allowed; give "):
+        Filters(**filters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recbole_llm.data.importers.any_table import KNOWN
 from recbole_llm.data.importers.clock import Clock, parse_moment
 from recbole_llm.data.importers.delimited import Delimited, DelimitedTable
 from recbole_llm.data.importers.importing import import_dataset
+from recbole_llm.data.importers.interactions import id_text
 from recbole_llm.data.importers.plan import Choices
 from recbole_llm.errors import Kind
 from tests.data.importers.public import atomic, objects, text
@@ -396,7 +398,8 @@ def test_times_of_two_units_are_not_put_in_one_order(data, unit, other, place):
     clock, wrong = Clock(), {}
     for row, value in enumerate([times[0], *times[:place], odd, 0, 7, *times[place:]]):
         found = clock.read([str(value) if data.draw(st.booleans()) else value])[1]
-        wrong.update({row: text for text in found.values()})
+        if found:
+            (wrong[row],) = found.values()
     assert set(wrong) == (set() if unit == other else {place + 1})
     assert all(f"has a time in {other} '{odd}', where the first are in {unit} " in text for text in wrong.values())
     assert not Clock("number").read([times[0], odd])[1]
@@ -404,7 +407,7 @@ def test_times_of_two_units_are_not_put_in_one_order(data, unit, other, place):
 
 def test_a_line_of_another_unit_is_named_or_left_out(tmp_path, caplog):
     content = f"{HEAD}\nu,i,1700000000,A\nu,j,1700000060000,B\n"
-    with refused("", "data", "mine.csv, line 3: has a time in milliseconds '1700000060000', where the first are in sec"):
+    with refused("", "data", "mine.csv, line 3: has a time in milliseconds '1700000060000', where the first "):
         imported(tmp_path, "mine.csv", content)
     with caplog.at_level("INFO"):
         assert len(imported(tmp_path, "mine.csv", content, drop=True)) == 1
@@ -415,7 +418,7 @@ def test_a_line_of_another_unit_is_named_or_left_out(tmp_path, caplog):
 def test_times_that_a_spreadsheet_rounded_are_told(tmp_path, caplog):
     with caplog.at_level("INFO"):
         imported(tmp_path, "mine.csv", HEAD + "\n" + "".join(f"u,i{n},1.70E+09,A\n" for n in range(20)))
-    assert "20 of 20 interactions have the same time, 1700000000: the order of the lines stands for theirs" in caplog.text
+    assert "20 of 20 interactions have the same time, 1700000000: the order of the lines" in caplog.text
     assert "times are numbers such as 1.70E+09, of few digits" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -429,3 +432,96 @@ def test_a_word_is_no_date(tmp_path, word):
         imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,{word},A\n")
     with refused("since", "value"):
         parse_moment("since", word)
+
+
+# ------------------------------------------------------------------------------------------------- items of one's own
+
+
+@pytest.mark.parametrize("end", ["csv", "jsonl", "parquet"])
+def test_items_of_any_kind_of_file_need_no_layout(tmp_path, end, caplog):
+    """Also by numbers that one file stores as floats, as pandas does where some are missing."""
+    rows = [{"id": float(n), "label": f"Title {n}", "brand": f"B{n}"} for n in range(4)]
+    items = tmp_path / f"catalogue.{end}"
+    if end == "csv":
+        text(tmp_path, items.name, "id,label,brand\n" + "".join(f"{n},Title {n},B{n}\n" for n in range(4)))
+    elif end == "jsonl":
+        text(tmp_path, items.name, objects(rows))
+    else:
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pa.Table.from_pylist(rows), items)
+    file = text(tmp_path, "mine.jsonl", objects([{"user": "u", "item": n, "time": n} for n in range(4)]))
+    choices = Choices(items=items, names={"title": "label"}, texts=("brand",))
+    with caplog.at_level("INFO"):
+        out = import_dataset(file, "t", tmp_path / "out", choices=choices, progress=False)
+    assert atomic(out, "item")[1] == [[str(n), f"Title {n}", f"B{n}"] for n in range(4)]
+    assert f"columns of catalogue.{end}: item is 'id', title is 'label', text is 'brand'" in caplog.messages
+
+
+@given(st.integers(-(2**53), 2**53), st.sampled_from([int, float, Decimal, lambda n: Decimal(n).scaleb(-1) * 10]))
+def test_a_whole_number_is_one_id_however_it_is_stored(number, store):
+    assert id_text(store(number)) == str(number)
+
+
+def test_titles_of_other_ids_show_one_of_each_side(tmp_path):
+    items = text(tmp_path, "items.csv", "id,name\n7.0,A\n")
+    with refused("items", "data") as caught:
+        imported(tmp_path, "mine.csv", "user,sku,time\nu,7,1\n", items=items)
+    assert "ids are '7.0' in its column 'id', '7' in 'sku' there; titles are in 'name'" in str(caught.value)
+
+
+@pytest.mark.parametrize("aside", [True, False])
+@pytest.mark.parametrize(
+    ("texts", "kind", "words"),
+    [
+        (("title",), "conflict", "'title' is the name of another column of a data set; rename it in "),
+        (("item_id",), "conflict", "'item_id' is"),
+        (("rating",), "conflict", "'rating' is"),
+        (("timestamp",), "conflict", "'timestamp' is"),
+        (("brand", "brand"), "value", "'brand' is given twice"),
+        (("a:b",), "value", "the name 'a:b' has a colon"),
+    ],
+)
+def test_texts_that_no_run_could_load_are_refused(tmp_path, aside, texts, kind, words):
+    about = "item_id,title,brand,a:b,rating,timestamp\ni,T,B,C,1,2\n"
+    own = "user,item_id,timestamp,title,brand,a:b,rating\nu,i,1,T,B,C,1\n"
+    items = {"items": text(tmp_path, "items.csv", about)} if aside else {}
+    with refused("text", kind, words):
+        imported(tmp_path, "mine.csv", own, texts=texts, **items)
+
+
+def test_texts_without_titles_are_refused(tmp_path):
+    with refused("text", "value", "name their column: --title=COLUMN"):
+        imported(tmp_path, "mine.csv", "user,item,time,brand\nu,i,1,B\n", texts=("brand",))
+
+
+@pytest.mark.parametrize("header", ["userId,movieId,rating,timestamp", "user_id,parent_asin,rating,timestamp"])
+@pytest.mark.parametrize("title", ["title", "Product Name"])
+def test_a_file_with_a_title_column_is_a_table_whatever_its_other_columns_are_called(tmp_path, header, title):
+    file = text(tmp_path, "ratings.csv", f"{header},{title}\nu,i,4,10,Heat\n")
+    out = import_dataset(file, "t", tmp_path / "out", progress=False)
+    assert atomic(out, "item")[1] == [["i", "Heat"]]
+
+
+def test_the_items_of_a_public_file_without_its_columns_are_named(tmp_path):
+    text(tmp_path, "ratings.csv", "userId,movieId,rating,timestamp\nu,i,4,10\n")
+    items = text(tmp_path, "mine.csv", "movieId,label\ni,Heat\n")
+    with refused("", "data", "mine.csv has no column 'title' .it has movieId, label."):
+        import_dataset(tmp_path / "ratings.csv", "t", tmp_path / "out", choices=Choices(items=items), progress=False)
+
+
+def test_utf_16_without_a_mark_is_one_line(tmp_path):
+    content = f"{HEAD}\nu,i,1,Ёж\n".encode("utf-16-le")
+    with refused("", "file", "no utf-16 text; .*--encoding=utf-16-le"):
+        imported(tmp_path, "mine.csv", content, encoding="utf-16")
+    assert imported(tmp_path, "mine.csv", content, encoding="utf-16-le")[0][3] == "Ёж"
+
+
+@given(st.sampled_from(",;|\t"), st.lists(st.sampled_from(["a, b", "c; d", "e | f", 'g ""h"", i', "j"]), max_size=3))
+def test_separators_inside_the_quotes_of_a_header_do_not_count(tmp_path_factory, separator, more):
+    folder = tmp_path_factory.mktemp("header")
+    more = [f"{name} {number}, , , ; ; | |" for number, name in enumerate(more)]
+    header = separator.join(f'"{name}"' for name in ["user", "item", "time", "title", *more])
+    row = separator.join(["u", "i", "1", "A", *(["x"] * len(more))])
+    assert imported(folder, "mine.csv", f"{header}\n{row}\n") == [["u", "i", "1", "A"]]
