@@ -397,7 +397,7 @@ def test_a_prompt_leaves_room_for_the_longest_title(gaps, place, caplog):
     positions = models["likelihood"].backbone.model.config.max_position_embeddings
     limits = {name: model.prompts.max_prompt_tokens for name, model in models.items()}
     longest = models["likelihood"].grounding.trie.max_length
-    assert limits == {"embedding": positions - 2, "likelihood": positions - longest} and longest > 2
+    assert limits == dict.fromkeys(limits, positions - longest) and longest > 2  # of training, too
     assert f"Prompts are cut to {positions - longest} tokens" in caplog.text
 
 

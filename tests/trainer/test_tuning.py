@@ -33,6 +33,7 @@ def tuned(monkeypatch) -> Callable[..., Tuning]:
         monkeypatch.setattr(module, "rows_digest", str)
     adapter = SimpleNamespace(trainable_groups=lambda llm: {})
     model: Any = SimpleNamespace(facts=dict, draws=SimpleNamespace(facts=dict), adapter=adapter, llm=None)
+    model.prompts = SimpleNamespace(layout=SimpleNamespace(style="alpaca"))
 
     def make(*words: str, model_name: str = "SOFT", valid_rows: Any = "valid") -> Tuning:
         config = Config(model_name, "ml-100k", argv=list(words))
