@@ -12,6 +12,7 @@ from recbole_llm.data.columns import OWN_COLUMNS
 from recbole_llm.data.identity import interactions_digest, token_keys
 from recbole_llm.data.labels import label_column, row_labels
 from recbole_llm.data.row_arrays import row_pairs
+from recbole_llm.data.seen_items import SeenItems
 from recbole_llm.hashing import hash_arrays, hash_json
 
 SAMPLE_ID, N_BEFORE = OWN_COLUMNS  # its number; how many interactions of its user come before a row's target
@@ -57,9 +58,6 @@ class Rows:
         Returns:
             int64 [any] for each row, ascending, an item once.
         """
-        users, items = self.whole.in_time.users, self.whole.in_time.items
-        items, counts = items[np.argsort(users, kind="stable")], np.bincount(users, minlength=self.whole.user_num)
-        starts = (counts.cumsum() - counts)[row_pairs(part)[:, 0]]
-        ends = starts + part.inter_feat[N_BEFORE].numpy()
-        targets = row_pairs(part)[:, 1]
-        return [np.setdiff1d(items[a:b], [own]) for a, b, own in zip(starts, ends, targets, strict=True)]
+        had, before = SeenItems.of(self.whole), part.inter_feat[N_BEFORE].tolist()
+        pairs = row_pairs(part).tolist()
+        return [np.setdiff1d(had[user][:n], [target]) for (user, target), n in zip(pairs, before, strict=True)]

@@ -19,13 +19,13 @@ from recbole_llm.data.lines import Format, read_header
 from recbole_llm.data.numbering import FILE as NUMBERS
 from recbole_llm.data.numbering import Numbering, Texts
 from recbole_llm.data.rows import Rows, load_rows
+from recbole_llm.data.seen_items import SeenItems
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.reranking import Reranking
 from recbole_llm.experiment.llm_run import read_llm_run
 from recbole_llm.experiment.moved import paths_now
 from recbole_llm.experiment.run_folder import reading
-from recbole_llm.experiment.seen import SeenItems
 from recbole_llm.llm.settings import TINY
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.property_files import load_yaml
