@@ -67,7 +67,9 @@ def like(result: np.ndarray, reference: Array) -> Any:
     return result
 
 
-def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+def computes_in_torch(
+    *names: str, others: tuple[str, ...] = (), wide: bool = False
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Decorator of a function of tensors: it takes arrays and lists too, and then returns arrays.
 
     Tensors pass as they are, with their graph; what else is given for the parameters named becomes a tensor on the
@@ -77,6 +79,8 @@ def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Ca
     Args:
         names: Parameters that hold real numbers; None is left as it is.
         others: Those that hold ids, masks or weights, whose number type is their own; None is left as it is.
+        wide: Half precision becomes float32 first, and so does the result: where squares, sums or a temperature leave
+            the range of half precision.
     """
 
     def decorate(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -93,6 +97,8 @@ def computes_in_torch(*names: str, others: tuple[str, ...] = ()) -> Callable[[Ca
             real = [name for name in names if arguments.get(name) is not None]
             if len(tensors) < len(given) or not all(arguments[name].is_floating_point() for name in real):
                 arguments |= zip(real, _of_one_type([arguments[name] for name in real]), strict=True)
+            if wide:
+                arguments |= {name: widened(arguments[name]) for name in real}
             result = function(*bound.args, **bound.kwargs)
             if tensors:
                 return result
@@ -110,6 +116,13 @@ def to_tensor(values: Array, device: torch.device | None = None) -> Tensor:
     import torch
 
     return values if _is_tensor(values) else torch.as_tensor(plain(to_numpy(values)), device=device)
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values in float32 or float64: half precision is too coarse for sums and differences."""
+    if values.is_floating_point():
+        return values.float() if values.element_size() < 4 else values
+    return values.double()
 
 
 def plain(array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ import torch
 
 from recbole_llm.adapter import gate_weights, instance_lora, load_balance_loss, mixed_lora, route_experts
 from recbole_llm.arrays import computes_in_torch, to_numpy
-from recbole_llm.coreset import influence_scores, inverse_hvp
+from recbole_llm.coreset import el2n_scores, influence_scores, inverse_hvp
+from recbole_llm.grounding import rank_scores
 from recbole_llm.history import actor_critic_losses, discounted_returns
 from recbole_llm.llm import all_item_loss, infonce_loss, soft_target_loss, soft_targets
 from recbole_llm.objective import cft_loss, choice_loss, msl_loss, rpo_weights, sdpo_loss
@@ -19,6 +20,7 @@ from recbole_llm.semantic_ids import (
     codebook_loss,
     dynamic_head,
     quantisation_loss,
+    residual_quantise,
     sinkhorn_assignment,
     snap_to_codebook,
 )
@@ -33,6 +35,7 @@ CALLS = {
     "codebook_loss": lambda of: codebook_loss(of(A), of(B)),
     "discounted_returns": lambda of: discounted_returns(of([1, 0, 1]), 0.82),
     "dynamic_head": lambda of: dynamic_head(of([[1, 2]]), of([A]), of([[1, 0, 3]]), of([B]), of([[2, 2, 1]]), 0.5),
+    "el2n_scores": lambda of: el2n_scores(of(A), [0, 2]),
     "gate_weights": lambda of: gate_weights(of(A), 3, top_k=2),
     "inverse_hvp": lambda of: inverse_hvp(None, of([1, 2]), "cg", matrix=of([[2, 1], [1, 4]])),
     "inverse_hvp, exact": lambda of: inverse_hvp(None, of([1, 2]), "exact", matrix=of([[2, 1], [1, 4]])),
@@ -45,6 +48,7 @@ CALLS = {
     "mixed_lora": lambda of: mixed_lora(of([A]), of([[[1, 0, 2]], [[0, 1, 1]]]), of([[[1]], [[2]]]), of([[1, 2]]), 0.3),
     "msl_loss": lambda of: msl_loss(of(A), [0, 2], [[0, 1], [2, 0]], 0.7),
     "quantisation_loss": lambda of: quantisation_loss(of(A), of([B, A]), [[0, 1], [1, 1]]),
+    "rank_scores": lambda of: rank_scores(of(A), [0, 2], 2).ranks,
     "route_experts": lambda of: route_experts(of(A), of(B)),
     "rpo_weights": lambda of: rpo_weights(of(A), of(B), 2),
     "sdpo_loss": lambda of: sdpo_loss(of([1, -2]), of(A), 0.1),
@@ -53,7 +57,21 @@ CALLS = {
     "soft_target_loss": lambda of: soft_target_loss(of(A), of(B), 3),
     "soft_targets": lambda of: soft_targets(of(A), of(B), 3),
 }
-OF_TENSORS = ("influence_scores",)  # answers with tensors whatever it is given
+LARGE = [[400, -300, 2], [-350, 0, 10], [401, -300, 2]]  # the squares leave the range of half precision
+WIDENED = {
+    "all_item_loss": lambda of: all_item_loss(of(LARGE), of(A), [0, 1, 1], 1e-5),
+    "assignment_probabilities": lambda of: assignment_probabilities(of(LARGE), of(LARGE[1:]), 2),
+    "gate_weights": lambda of: gate_weights(of(LARGE), 0.005),
+    "infonce_loss": lambda of: infonce_loss(of(LARGE), of(LARGE[::-1]), 1e-5),
+    "quantisation_loss": lambda of: quantisation_loss(of(LARGE), of([LARGE[1:], A]), [[0, 1], [1, 1], [0, 0]]),
+    "residual_quantise": lambda of: residual_quantise(of(LARGE), of([LARGE[1:], A])),
+    "route_experts": lambda of: route_experts(of(LARGE), of([[0, 1, 0], [400, 0, 0]])),
+    "sinkhorn_assignment": lambda of: sinkhorn_assignment(of(LARGE), 0.003),
+    "snap_to_codebook": lambda of: (snap_to_codebook(of(LARGE), of(LARGE[::-1]))[0],),
+    "soft_target_loss": lambda of: soft_target_loss(of(LARGE), of(LARGE), 3),
+    "soft_targets": lambda of: soft_targets(of(LARGE), of(A + A[:1]), 3),
+}
+ALWAYS = {"influence_scores": torch.Tensor, "rank_scores": np.ndarray}  # what they answer with, whatever is given
 
 
 def backwards(values):
@@ -80,10 +98,26 @@ def test_whole_numbers_and_any_memory_give_what_plain_numbers_give(name):
         warnings.simplefilter("error", UserWarning)  # torch warns of memory that it should not write to
         for form in (list, np.array, torch.tensor, spread, backwards, lambda values: np.asarray(values, dtype=">f8")):
             for found, wanted in zip(parts(CALLS[name](form)), expected, strict=True):
-                answers = (torch.Tensor,) if form in (torch.tensor, spread) or name in OF_TENSORS else (np.ndarray,)
-                assert isinstance(found, (*answers, int))
+                kind = ALWAYS.get(name, torch.Tensor if form in (torch.tensor, spread) else np.ndarray)
+                assert isinstance(found, (kind, int))
                 assert to_numpy(found).dtype == to_numpy(wanted).dtype
                 np.testing.assert_allclose(to_numpy(found), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", WIDENED)
+def test_half_precision_computes_in_single_precision(name):
+    call = WIDENED[name]
+    for half in (torch.float16, torch.bfloat16):
+        found, wanted = (
+            call(lambda v, t=half: torch.tensor(v).to(t)),
+            call(lambda v, t=half: torch.tensor(v).to(t).float()),
+        )
+        for one, other in zip(parts(found), parts(wanted), strict=True):
+            assert np.isfinite(to_numpy(one)).all()
+            np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+    found, wanted = (call(lambda v, t=t: np.asarray(v, dtype=t)) for t in (np.float16, np.float32))
+    for one, other in zip(parts(found), parts(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_whole_numbers_join_real_ones_and_ids_stay_ids():

@@ -236,6 +236,7 @@ def test_a_pool_is_looked_at_and_nothing_else(coreset):
 
 def test_a_file_given_back_is_the_same_run(coreset, dealrec):
     file = dealrec.folders["DEALRec"] / "coreset.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as spreadsheets mark UTF-8
     again = coreset(f"--coreset_file={file}")
     check_equal_runs(dealrec, again, "DEALRec", "BIGRec")
     assert again.result("BIGRec").train_rows == SIZE

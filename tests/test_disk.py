@@ -11,7 +11,7 @@ import pytest
 from recbole_llm import disk
 from recbole_llm.classic.training import _errors_of_recbole
 from recbole_llm.experiment import command, compare
-from recbole_llm.settings.data_folder import find_data
+from recbole_llm.settings.data_folder import built_in_folder, find_data, own_properties
 from tests.refusals import refused
 
 NUMBERS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
@@ -71,6 +71,30 @@ def test_a_table_is_shown_before_a_full_disk_refuses_its_files(monkeypatch, tmp_
                 make = full if name == "make" else lambda: tmp_path
                 compare._write(command.Command(), (), (), make, shown.append)
     assert shown == ["the table"] * 2
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), UnicodeEncodeError("ascii", "±", 0, 1, "not in range")])
+def test_a_table_that_cannot_be_shown_is_written(monkeypatch, tmp_path, error):
+    def show(table: object) -> None:
+        raise error
+
+    written: list[object] = []
+    monkeypatch.setattr(compare, "table_of", lambda *words: "the table")
+    monkeypatch.setattr(compare, "write_results", lambda runs, table, folder, **options: written.append(table))
+    with pytest.raises(type(error)):
+        compare._write(command.Command(), (), (), lambda: tmp_path, show)
+    assert written == ["the table"]
+
+
+def test_a_closed_folder_of_data_does_not_hide_what_recbole_brings(monkeypatch, tmp_path):
+    def closed(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert find_data("ml-100k", str(tmp_path), is_given=False) == built_in_folder()
+    assert own_properties("ml-100k", str(tmp_path)) is None
+    with refused("data_path", "file", "cannot be read .Permission denied."):
+        find_data("ml-100k", str(tmp_path), is_given=True)
 
 
 def test_a_data_folder_that_cannot_be_read_is_refused(monkeypatch, tmp_path):

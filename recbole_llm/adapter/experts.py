@@ -16,7 +16,7 @@ from recbole_llm.arrays import computes_in_torch
 Mix = Literal["product", "factors"]
 
 
-@computes_in_torch("logits")
+@computes_in_torch("logits", wide=True)
 def gate_weights(
     logits: Tensor, temperature: float = 1.0, square_root: bool = False, top_k: int | None = None
 ) -> Tensor:
@@ -88,6 +88,7 @@ def mixed_lora(
         [[[0.5625, 0.1875], [0.1875, 0.0625]]]
     """
     n, r, m = A.shape
+    weights = weights.to(x.dtype)
     if mix == "product":
         ranks = x @ A.reshape(n * r, m).T * weights.repeat_interleave(r, dim=1)[:, None]
         return scaling * (ranks @ B.permute(0, 2, 1).reshape(n * r, -1))
@@ -97,7 +98,7 @@ def mixed_lora(
     raise ValueError(f"mix {mix!r} is not known; choose product or factors")
 
 
-@computes_in_torch("states", "router", others=("mask",))
+@computes_in_torch("states", "router", others=("mask",), wide=True)
 def route_experts(states: Tensor, router: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, int]:
     """Laser's router: each item votes by a softmax over experts, and the expert with the largest sum is taken.
 
@@ -123,15 +124,14 @@ def route_experts(states: Tensor, router: Tensor, mask: Tensor | None = None) ->
             f"states [n, d] and a router [k, d] do not match: {tuple(states.shape)}, {tuple(router.shape)}"
         )
     votes = (states @ router.T).softmax(dim=1)
-    scores = votes if mask is None else torch.where(_real(mask, len(votes))[:, None], votes, 0.0)
-    scores = scores.sum(dim=0)
-    best = scores.max()
-    eps = min(torch.finfo(scores.dtype).eps, 1e-6)
-    rounding = eps * len(states) * best  # a sum depends on the order of its terms
-    return votes, scores, int((scores >= best - rounding).int().argmax())
+    counted = votes if mask is None else torch.where(_real(mask, len(votes))[:, None], votes, 0.0)
+    sums = counted.double().sum(dim=0)
+    best = sums.max()
+    rounding = torch.finfo(sums.dtype).eps * len(states) * best  # a sum depends on the order of its terms
+    return votes, sums.to(votes.dtype), int((sums >= best - rounding).int().argmax())
 
 
-@computes_in_torch("probabilities", others=("mask",))
+@computes_in_torch("probabilities", others=("mask",), wide=True)
 def load_balance_loss(probabilities: Tensor, mask: Tensor | None = None) -> Tensor:
     """Switch's balance of the load: ``K sum_j f_j P_j``, 1 where it is even.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_llm.arrays import Array, like
+from recbole_llm.arrays import Array, like, to_tensor
 from recbole_llm.coreset.selector import EL2N, Selector, highest
 from recbole_llm.errors import InputError
 
@@ -50,8 +50,8 @@ def el2n_scores(logits: Array, targets: Array) -> Any:
     """
     import torch
 
-    scores = torch.as_tensor(logits).detach()
-    answers = torch.as_tensor(targets, device=scores.device).long()
+    scores = to_tensor(logits).detach()
+    answers = to_tensor(targets, scores.device).long()
     if scores.ndim != 2 or answers.shape != scores.shape[:1]:
         raise ValueError(f"logits [n, items] and targets [n] are needed, not {[*scores.shape]} and {[*answers.shape]}")
     outside = answers[(answers < 0) | (answers >= scores.shape[1])]

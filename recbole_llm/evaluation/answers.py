@@ -80,7 +80,7 @@ def answer_outcomes(
     """
     if rule not in RULES:
         raise ValueError(f"there is no rule '{rule}'; choose from: {', '.join(RULES)}")
-    if candidates and isinstance(candidates[0], str):
+    if len(candidates) and isinstance(candidates[0], str):
         candidates = [[str(title) for title in candidates]] * len(generated)
     if not len(generated) == len(candidates) == len(targets):
         raise ValueError(f"{len(generated)} answers, {len(candidates)} lists of candidates, {len(targets)} targets")

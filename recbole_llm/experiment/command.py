@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         141 if the reader of the output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character, such as ±, shows a question mark
     try:
         status = _main(words)
         sys.stdout.flush()  # a reader that has gone shows here, and not when the interpreter ends

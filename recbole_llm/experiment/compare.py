@@ -127,15 +127,20 @@ def run_models(command: Command, words: Sequence[str] = (), show: Show | None = 
 def _write(
     command: Command, words: Sequence[str], runs: Sequence[Run], make_folder: Callable[[], Path], show: Show | None
 ) -> tuple[ResultTable, Path]:
-    """The table of runs, shown before anything of it is written, and the folder it is written to."""
+    """The table of runs, shown before anything of it is written, and the folder it is written to.
+
+    It is written too where it cannot be shown: the reader has gone, or the terminal lacks a character.
+    """
 
     def write() -> tuple[ResultTable, Path]:
         table = table_of(runs, shlex.join(["recbole-llm", *words]) if words else "", command.baseline)
-        if show is not None:
-            show(table)
-        folder = make_folder()
-        with explained(folder, "the table and its plots"):
-            write_results(runs, table, folder, want_rows=command.seeds is not None)
+        try:
+            if show is not None:
+                show(table)
+        finally:
+            folder = make_folder()
+            with explained(folder, "the table and its plots"):
+                write_results(runs, table, folder, want_rows=command.seeds is not None)
         return table, folder
 
     return on_main(write)

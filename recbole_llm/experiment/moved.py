@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import InputError
-from recbole_llm.property_files import BUILT_IN
 from recbole_llm.settings.config import FILES, FOLDERS
-from recbole_llm.settings.data_folder import built_in_folder, check_path, find_data, has_data
+from recbole_llm.settings.data_folder import built_in_folder, check_path, find_data, has_data, is_built_in
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def paths_now(recorded: Mapping[str, Any], folder: Path, data_path: str | Path |
             found[key] = there
     if data_path is not None:
         found["data_path"] = os.path.abspath(data_path)
-    elif recorded.get("dataset") == BUILT_IN and not os.path.isdir(str(recorded.get("data_path"))):
+    elif is_built_in(str(recorded.get("data_path"))) and not os.path.isdir(str(recorded["data_path"])):
         found.setdefault("data_path", built_in_folder())
     elif "data_path" in recorded and "data_path" not in found and not os.path.isdir(str(recorded["data_path"])):
         message = f"the data of this run are no longer in {recorded['data_path']}; give the folder where they are now"
@@ -65,6 +64,7 @@ def _check_there(dataset: str, data_path: str) -> None:
     """
     check_path("data_path", data_path)
     folder = find_data(dataset, data_path, is_given=True)
-    if not has_data(Path(folder), dataset):  # RecBole would download it, and a run needs its own
+    # RecBole would download it, and its own copy would stand in for another ml-100k; a run needs the data it read.
+    if not has_data(Path(folder), dataset) or is_built_in(folder) and not is_built_in(data_path):
         message = f"no data set '{dataset}' in {data_path}, which this run was trained on; give the folder it is in now"
         raise InputError("data_path", message, kind="file")

@@ -140,13 +140,14 @@ def train_classic(
     """
     protocol.prepare(rows)
     build = teacher.build if teacher else None
+    splits = ("valid", "test") if with_test else ("valid",)
+    # Made first: rows that cannot be evaluated are refused before hours of training.
+    loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     timeline().begin(TRAIN)
     facts = teacher.facts(config) if teacher else config.settings()
     with StageStore(Path(config["checkpoint_dir"]) / "stages").unfinished(facts) as states:
         trainer = fit_classic(config, rows, folder.path / "model.pth", on_score, build, callbacks, states)
     timeline().begin(EVALUATE)
-    splits = ("valid", "test") if with_test else ("valid",)
-    loaders = {split: loader for split in splits if (loader := eval_loader(config, rows, split))}
     found = {split: protocol.evaluate(trainer, loader, config["show_progress"]) for split, loader in loaders.items()}
     evaluations = protocol.finish(trainer, found)
     protocol.keep(folder.path)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import Array
+from recbole_llm.arrays import Array, to_tensor
 from recbole_llm.grounding.rank_metrics import NOT_RANKED
 from recbole_llm.top_k import top_k
 
@@ -91,7 +91,7 @@ def rank_scores(scores: Array, targets: Array | None, k: int) -> Ranking:
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    table = torch.as_tensor(scores)
+    table = to_tensor(scores)
     if torch.isnan(table).any():
         raise ValueError(f"the scores of row {int(torch.isnan(table).any(dim=1).nonzero()[0])} are not all numbers")
     values, ids = top_k(table, k)

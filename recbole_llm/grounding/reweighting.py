@@ -202,7 +202,8 @@ def _checked(distances: Array, weights: Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _boost(weights: np.ndarray, gamma: float) -> np.ndarray:
     """``(1 + W)^(-gamma)``, of the shape of ``weights``."""
-    return np.power(1.0 + weights, -float(gamma))
+    with np.errstate(over="ignore"):  # beyond all numbers it is infinite, or 0
+        return np.power(1.0 + weights, -float(gamma))
 
 
 def _normalised(distances: np.ndarray) -> np.ndarray:
@@ -210,7 +211,10 @@ def _normalised(distances: np.ndarray) -> np.ndarray:
 
 
 def _apply(normalised: np.ndarray, boost: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    weighted: np.ndarray = normalised * boost
+    with np.errstate(invalid="ignore"):
+        weighted: np.ndarray = normalised * boost
+    # A boost that left the range of numbers moves neither what is not ranked nor the nearest item.
+    weighted = np.where(np.isinf(normalised) | (normalised == 0), normalised, weighted)
     return weighted.astype(dtype, copy=False)
 
 

@@ -75,6 +75,11 @@ class Assistant:
         return (mass - mass[:, parents]).nan_to_num(nan=-math.inf, neginf=-math.inf)
 
 
+def mixed(values: Tensor, opinion: Tensor, share: float) -> Tensor:
+    """``share * values + (1 - share) * opinion``; with a share of 0 the opinion alone, whatever the values."""
+    return share * values + (1 - share) * opinion if share else opinion
+
+
 def grouped_logsumexp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     """Log of the sum of exp over the columns of each group.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from recbole_llm.hashing import hash_arrays, hash_tensors
-from recbole_llm.llm.assistant import Assistant
+from recbole_llm.llm.assistant import Assistant, mixed
 from recbole_llm.llm.generation import Generation, beam_search
 from recbole_llm.llm.parts import input_embedding
 from recbole_llm.llm.trie import PrefixIndex, TitleTrie
@@ -232,7 +232,7 @@ class TitleConstraint(LogitsProcessor):  # type: ignore[misc]  # transformers de
             if prompts is None:
                 raise ValueError("an assistant needs to know the prompt of each row")
             ratios = self._ratios[prompts[:, None], self._children.take(entries)]
-            values = self._lm_weight * values + (1 - self._lm_weight) * ratios
+            values = mixed(values, ratios, self._lm_weight)
         return values.masked_fill_(repeated, -math.inf), tokens
 
     def _allowed(self, generated: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ def thin_attributes(attributes: Sequence[T], ratio: float, order: Sequence[int])
     return [attributes[position] for position in order[:kept]]
 
 
-@computes_in_torch("x", "y")
+@computes_in_torch("x", "y", wide=True)
 def soft_targets(x: Tensor, y: Tensor, tau: float) -> Tensor:
     """How alike the items of a batch are: rows of softmax(tau / 2 (X X^T + Y Y^T)).
 
@@ -71,7 +71,7 @@ def soft_targets(x: Tensor, y: Tensor, tau: float) -> Tensor:
     return targets
 
 
-@computes_in_torch("x", "y")
+@computes_in_torch("x", "y", wide=True)
 def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = False) -> Tensor:
     """Cross-entropy of X Y^T / tau and its transpose with ``soft_targets``, mean over items and directions.
 
@@ -103,7 +103,7 @@ def soft_target_loss(x: Tensor, y: Tensor, tau: float, detach_targets: bool = Fa
     return loss
 
 
-@computes_in_torch("x", "y")
+@computes_in_torch("x", "y", wide=True)
 def infonce_loss(x: Tensor, y: Tensor, tau: float) -> Tensor:
     """InfoNCE of cosines, mean of both directions: each item's other view against the batch's.
 
@@ -129,7 +129,7 @@ def infonce_loss(x: Tensor, y: Tensor, tau: float) -> Tensor:
     return (_mean_loss(logits, own) + _mean_loss(logits.T, own)) / 2
 
 
-@computes_in_torch("users", "items", others=("targets",))
+@computes_in_torch("users", "items", others=("targets",), wide=True)
 def all_item_loss(users: Tensor, items: Tensor, targets: Tensor, tau: float) -> Tensor:
     """Cross-entropy of the target among all items by cosine, mean over users (Laser, L_iic).
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.hashing import hash_arrays, hash_tensors
-from recbole_llm.llm.assistant import Assistant, grouped_logsumexp
+from recbole_llm.llm.assistant import Assistant, grouped_logsumexp, mixed
 from recbole_llm.llm.trie import TitleTrie
 
 
@@ -56,7 +56,7 @@ def title_scores(
     for nodes in paths.unbind(dim=1):  # after a title's end stands the root
         sums += steps[:, nodes]
     if assistant is not None and assistant.lm_weight < 1:
-        sums = assistant.lm_weight * sums + (1 - assistant.lm_weight) * assistant.title_log_probs(trie).to(device)
+        sums = mixed(sums, assistant.title_log_probs(trie).to(device), assistant.lm_weight)
     sums /= torch.from_numpy(trie.lengths).to(device).double() ** length_penalty
     untitled = sums.new_full((len(sums), 1), -math.inf)
     return torch.cat((sums, untitled), dim=1)[:, torch.from_numpy(trie.title_of_item).to(device)]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_llm.arrays import computes_in_torch, to_ids
-from recbole_llm.objective.means import token_weights, weighted_mean, widened
+from recbole_llm.arrays import computes_in_torch, to_ids, widened
+from recbole_llm.objective.means import token_weights, weighted_mean
 
 
 def cft_weights(length: int, beta: float) -> Tensor:
@@ -85,7 +85,8 @@ def cft_loss(
     loss = weighted_mean(functional.cross_entropy(factual, targets.long(), reduction="none"), weights)
     if weight == 0:
         return loss
-    effects = functional.cross_entropy(factual - counterfactual, targets.long(), reduction="none")
+    effect = torch.where(factual == -torch.inf, factual, factual - counterfactual)  # a token that cannot come stays so
+    effects = functional.cross_entropy(effect, targets.long(), reduction="none")
     return loss + weight * weighted_mean(effects, weights)
 
 

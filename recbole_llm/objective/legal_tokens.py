@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch
-from recbole_llm.objective.means import widened
+from recbole_llm.arrays import computes_in_torch, widened
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,6 @@ from torch.nn.functional import logsigmoid
 from recbole_llm.arrays import to_ids
 
 
-def widened(values: Tensor) -> Tensor:
-    """The values in float32 or float64: half precision is too coarse for sums and differences."""
-    if values.is_floating_point():
-        return values if values.dtype in (torch.float32, torch.float64) else values.float()
-    return values.double()
-
-
 def softplus(values: Tensor) -> Tensor:
     """log(1 + exp(x)), everywhere to the last digit: torch's own gives x itself above 20, off by 2e-9."""
     return -logsigmoid(-values)

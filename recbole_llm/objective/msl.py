@@ -101,7 +101,8 @@ def adaptive_temperature(
 
     Args:
         positive: [b], logits of the right first tokens.
-        legal_logits: [b, m], logits of all legal first tokens, right ones included; any shape, pooled.
+        legal_logits: [b, m], logits of all legal first tokens, right ones included; any shape, pooled. -inf is none, as
+            where rows have fewer than m.
         n_root: m_1, number of first tokens (or the mean number, where rows branch later).
         previous: the temperature so far.
         eta: probability aimed at.
@@ -118,6 +119,7 @@ def adaptive_temperature(
         1.675
     """
     positive, pooled = positive.detach().double(), legal_logits.detach().double().flatten()
+    pooled = pooled[pooled != -math.inf]
     spread = math.log(eta * n_root) if eta * n_root > 0 else -math.inf
     if spread <= 0 or len(pooled) < 2 or not positive.numel():
         return float(previous)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch, to_ids
-from recbole_llm.objective.means import softplus, weighted_mean, widened
+from recbole_llm.arrays import computes_in_torch, to_ids, widened
+from recbole_llm.objective.means import softplus, weighted_mean
 
 COUNTED = ("mask", "row_weights")
 

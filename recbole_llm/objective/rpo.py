@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch
-from recbole_llm.objective.means import products, softplus, unit, weighted_mean, widened
+from recbole_llm.arrays import computes_in_torch, widened
+from recbole_llm.objective.means import products, softplus, unit, weighted_mean
 
 
 @computes_in_torch("chosen_prompts", "rejected_prompts", others=("mask",))

@@ -77,7 +77,7 @@ def _lines(file: Path) -> list[tuple[int, str, int]]:
     """Id, hash, and whether it is selected, of each line."""
     check_readable("coreset_file", file)
     try:
-        with open(file, newline="", encoding="utf-8") as stream:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
             return [(int(line[SAMPLE_ID]), line["row"], int(line["selected"])) for line in csv.DictReader(stream)]
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise _error(f"{file} holds no selection; give the coreset.csv of a run") from error

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch, to_ids
+from recbole_llm.arrays import computes_in_torch, to_ids, widened
 
 CHUNK = 1 << 24  # entries of a table of differences
 
@@ -26,10 +26,11 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     check_widths(vectors, codebook)
     if not len(codebook):
         raise ValueError("the codebook has no codewords")
+    codebook = widened(codebook.detach())
     parts = []
-    for block in vectors.detach().split(max(CHUNK // max(codebook.numel(), 1), 1)):
+    for block in widened(vectors.detach()).split(max(CHUNK // max(codebook.numel(), 1), 1)):
         # Differences, not the expansion of the square, whose rounding decides between near codewords.
-        distances = (block[:, None] - codebook.detach()[None]).square().sum(dim=2)
+        distances = (block[:, None] - codebook[None]).square().sum(dim=2)
         parts.append((distances == distances.amin(dim=1, keepdim=True)).int().argmax(dim=1))
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device=vectors.device)
 
@@ -42,7 +43,7 @@ def check_widths(vectors: Tensor, codebook: Tensor) -> None:
         )
 
 
-@computes_in_torch("vectors", "codebooks")
+@computes_in_torch("vectors", "codebooks", wide=True)
 def residual_quantise(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Names each vector by the nearest codeword of every level, each applied to what the levels before leave.
 
@@ -78,7 +79,7 @@ def residual_quantise(vectors: Tensor, codebooks: Tensor) -> tuple[Tensor, Tenso
     return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(words).sum(dim=0)
 
 
-@computes_in_torch("vectors", "codebooks", others=("codes",))
+@computes_in_torch("vectors", "codebooks", others=("codes",), wide=True)
 def quantisation_loss(
     vectors: Tensor,
     codebooks: Tensor,
@@ -124,7 +125,7 @@ def quantisation_loss(
     return total / max(len(vectors) * entries, 1)
 
 
-@computes_in_torch("vectors", "codebook")
+@computes_in_torch("vectors", "codebook", wide=True)
 def assignment_probabilities(vectors: Tensor, codebook: Tensor, temperature: float) -> Tensor:
     """softmax(-squared distance / temperature) over codewords, for sampling them in training.
 
@@ -152,7 +153,7 @@ def assignment_probabilities(vectors: Tensor, codebook: Tensor, temperature: flo
     return (-squared / temperature).softmax(dim=1)
 
 
-@computes_in_torch("distances")
+@computes_in_torch("distances", wide=True)
 def sinkhorn_assignment(distances: Tensor, epsilon: float, iterations: int = 50) -> Tensor:
     """A soft assignment that uses every codeword equally often.
 

@@ -51,7 +51,10 @@ def find_data(name: str, data_path: str, is_given: bool) -> str:
         raise InputError(
             "dataset", f"'{name}' is a path, not a name; give the name alone, and the folder above it as data_path"
         )
+    is_optional = name == BUILT_IN and not is_given
     for folder in (os.path.join(data_path, name), data_path):
+        if is_optional and not _is_open(Path(folder)):
+            continue
         if os.path.exists(os.path.join(folder, f"{UNFINISHED_IMPORT}.{name}")):
             message = f"the import of '{name}' to {folder} was interrupted; run it again with --overwrite"
             raise InputError("dataset", message, kind="file")
@@ -83,6 +86,11 @@ def built_in_folder() -> str:
     return str(recbole_folder() / "config" / ".." / "dataset_example" / BUILT_IN)
 
 
+def is_built_in(folder: str) -> bool:
+    """Whether a folder is RecBole's own copy of ml-100k, of this or of another installation."""
+    return Path(folder).parts[-2:] == ("dataset_example", BUILT_IN)
+
+
 def _refuse_a_table(name: str) -> None:
     """Say how a file that is named in place of a data set becomes one."""
     match = _TABLE.fullmatch(Path(name).name)
@@ -96,7 +104,7 @@ def _refuse_a_table(name: str) -> None:
 def own_properties(name: str, data_path: str) -> Path | None:
     """The property file that lies beside the atomic files of a data set, as ``recbole-llm import`` writes it."""
     for folder in (Path(data_path) / name, Path(data_path)):
-        if has_data(folder, name) and (folder / f"{name}.yaml").is_file():
+        if _is_open(folder) and has_data(folder, name) and (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     return None
 

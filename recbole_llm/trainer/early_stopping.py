@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -22,7 +23,8 @@ class EarlyStopping:
 
     def update(self, epoch: int, score: float) -> bool:
         """Take the score of an epoch (1-based). Returns: whether it is the best so far."""
-        better = self.best_score is None or (score > self.best_score if self.bigger else score < self.best_score)
+        best = self.best_score
+        better = best is None or math.isnan(best) or (score > best if self.bigger else score < best)
         if better:
             self.best_score, self.best_epoch, self.waited = score, epoch, 0
         else:

@@ -195,6 +195,26 @@ def test_sums_that_differ_by_rounding_are_a_tie():
     assert route_experts([[1.0, 0.0]], [[0.0, 0.0], [1e-12, 0.0]])[2] == 1
 
 
+def test_many_votes_of_single_precision_are_counted_exactly():
+    assert route_experts(torch.tensor([[0.0, 1e-5]] * 200), torch.eye(2))[2] == 1
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        states, router = torch.randn(300, 8, generator=generator), 0.02 * torch.randn(6, 8, generator=generator)
+        votes, _, expert = route_experts(states, router)
+        assert expert == int(votes.double().sum(dim=0).argmax())
+
+
+def test_half_precision_and_gates_of_another_type():
+    x = torch.randn(2, 3, 4).bfloat16()
+    a, b, gates = torch.randn(2, 2, 4).bfloat16(), torch.randn(2, 5, 2).bfloat16(), torch.tensor([[0.25, 0.75], [1, 0]])
+    for mix in ("product", "factors"):
+        found = mixed_lora(x, a, b, gates, 2.0, mix)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(
+            found.float(), mixed_lora(x.float(), a.float(), b.float(), gates, 2.0, mix), rtol=0.1, atol=0.2
+        )
+
+
 def test_masks_and_routers_that_do_not_match_are_refused():
     for call in (lambda: route_experts([[1.0]], [[1.0]], [True, False]), lambda: load_balance_loss([[1.0]], [[True]])):
         with pytest.raises(ValueError, match=r"mask \[1\] is needed, True for real items"):

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import recbole_llm
 from recbole_llm.data.loaders import eval_loader
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, row_pairs
 from recbole_llm.settings.check import check_command
@@ -96,6 +97,21 @@ def test_a_user_who_had_everything_is_told_of_where_items_are_sampled(tmp_path):
     with refused("repeatable", "conflict", "for user all, who had all of them"):
         eval_loader(config, rows, "test")
     assert len(eval_loader(load(world)[0], rows, "test")) > 0
+
+
+def test_a_user_who_had_everything_is_told_of_before_training(tmp_path):
+    """The target of the test row is the last item that was left, so that the validation row can be sampled for."""
+    world = make_world(tmp_path / "world", n_users=8, n_items=12, seed=5)
+    items = [line.split("\t")[0] for line in (world / "world.item").read_text().splitlines()[1:]]
+    file = world / "world.inter"
+    lines = file.read_text().splitlines()
+    width = len(lines[0].split("\t"))
+    own = ["\t".join(["all", item, "5", str(n)][:width]) for n, item in enumerate(items)]
+    file.write_text("\n".join([*lines, *own]) + "\n")
+    words = {"data_path": str(tmp_path), "repeatable": False, "checkpoint_dir": str(tmp_path / "saved")}
+    with refused("repeatable", "conflict", "for user all, who had all of them"):
+        recbole_llm.run("BPR", "world", **words, eval_args={"mode": {"valid": "full", "test": "uni1"}})
+    assert not list((tmp_path / "saved").rglob("*.pth"))
 
 
 def test_pop_ranks_what_a_user_has_not_had_and_the_page_says_so(command, world):

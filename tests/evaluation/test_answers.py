@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -129,7 +130,15 @@ def test_rows_are_judged_one_by_one(rows):
 
 def test_nothing_to_judge_and_nothing_valid():
     assert set(answer_metrics([], [], []).values()) == {0}
+    assert set(answer_metrics([], np.array([], dtype=str), []).values()) == {0}
     assert answer_metrics(["?"], [GAMES], ["Portal"])["hit_ratio_valid"] == 0
+
+
+@pytest.mark.parametrize("candidates", [GAMES, [GAMES, GAMES[::-1]]])
+def test_arrays_of_titles_are_lists_of_titles(candidates):
+    answers, targets = ["Portal", "?"], ["Portal", GAMES[0]]
+    found = answer_metrics(np.array(answers), np.array(candidates), np.array(targets))
+    assert found == answer_metrics(answers, candidates, targets) and found["hits"] == 1
 
 
 @pytest.mark.parametrize(

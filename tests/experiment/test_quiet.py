@@ -155,6 +155,20 @@ def test_the_data_that_recbole_brings_are_found_wherever_it_is_installed(tmp_pat
     assert Path(paths_now(recorded, tmp_path / "run")["data_path"], "ml-100k.inter").is_file()
 
 
+def test_what_recbole_brings_stands_for_no_other_ml_100k(tmp_path):
+    own, empty = tmp_path / "ml-100k", tmp_path / "empty"
+    empty.mkdir()
+    recorded = {"dataset": "ml-100k", "data_path": str(own), "checkpoint_dir": str(tmp_path / "saved")}
+    with refused("data_path", "file", f"the data of this run are no longer in {own}"):
+        paths_now(recorded, tmp_path / "saved" / "run")
+    own.mkdir()
+    for given in (None, empty):
+        with refused("data_path", "file", "no data set 'ml-100k' in .*, which this run was trained on"):
+            paths_now(recorded, tmp_path / "saved" / "run", given)
+    (own / "ml-100k.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
+    assert "data_path" not in paths_now(recorded, tmp_path / "saved" / "run")
+
+
 def test_a_run_is_loaded_where_its_data_have_moved(small, tmp_path, world):
     data = shutil.copytree(world.parent, tmp_path / "before")
     with working_in(tmp_path):

@@ -70,6 +70,12 @@ def test_what_does_not_compete_is_left_out():
     assert collaborative_weights(np.full((1, 2), -inf)).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("gamma", [2000, -2000])
+def test_a_boost_beyond_all_numbers_moves_neither_the_nearest_nor_what_does_not_compete(gamma):
+    found = reweight([[1.0, 2, 3, np.inf]], [1.0, 1, 0, 1], gamma)
+    assert found.tolist() == [[0, 0 if gamma > 0 else np.inf, 1, np.inf]]
+
+
 finite = st.floats(0, 100, width=32)
 
 

@@ -54,6 +54,16 @@ def test_numeric_example_with_an_assistant(lm_weight, expected):
     assert shares.sum().item() == pytest.approx(1.0)
 
 
+def test_an_assistant_that_decides_alone_ignores_what_the_model_rules_out():
+    trie = TitleTrie([(5, 6), (5, 7), (8,)], EOS)
+    log_probs = node_log_probs(trie, {(5,): 0.7, (5, 6): 0.5})
+    log_probs[0, trie.find(np.array([(8,)]))[0]] = -math.inf
+    opinion = torch.tensor([[0.1, 0.3, 0.6]], dtype=torch.float64).log()
+    torch.testing.assert_close(title_scores(trie, log_probs, assistant=Assistant(opinion, 0.0)), opinion)
+    half = title_scores(trie, log_probs, assistant=Assistant(opinion, 0.5))
+    assert half[0, 2] == -math.inf and half[0, :2].isfinite().all()
+
+
 PIECES = [
     pytest.param(family, piece, marks=[] if family == "llama" or piece == 7 else pytest.mark.slow)
     for family in FAMILIES

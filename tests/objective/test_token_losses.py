@@ -170,6 +170,26 @@ def test_temperatures_of_worked_examples():
     assert adaptive_temperature([-9, -7], [[9.0, 1, 0, 2], [2, 7, 1, 0]], 40, 2.0) == pytest.approx(1.975)
 
 
+def test_rows_with_fewer_legal_tokens_are_filled_with_what_does_not_count():
+    legal = [9.0, 1, 0, 2, -1], [7.0, 2, 0]
+    pooled = adaptive_temperature([9, 7], [*legal[0], *legal[1]], 8, 1.5)
+    assert adaptive_temperature([9, 7], [legal[0], [*legal[1], -np.inf, -np.inf]], 8, 1.5) == pooled
+    assert adaptive_temperature([9], [[9.0, -np.inf, -np.inf]], 8, 1.5) == 1.5
+
+
+def test_tokens_that_cannot_come_have_no_effect():
+    generator = torch.Generator().manual_seed(0)
+    z, z0 = (torch.randn(4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    targets, rows = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 0, 1, 1])
+    expected = cft_loss(z, z0, targets, rows)
+    wide, wide0 = (torch.cat([one, torch.full((4, 2), -torch.inf)], dim=1) for one in (z, z0))
+    wide.requires_grad_()
+    found = cft_loss(wide, wide0, targets, rows)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(found, wide)
+    assert gradient.isfinite().all() and (gradient[:, 5:] == 0).all()
+
+
 @pytest.mark.parametrize(("positive", "legal", "n_root"), [([3.0], [[3.0, 1.0]], 4), ([3.0], [[3.0]], 9), ([], [], 9)])
 def test_a_temperature_without_an_estimate_stays(positive, legal, n_root):
     assert adaptive_temperature(positive, legal, n_root, 2.25) == 2.25

@@ -153,6 +153,13 @@ def test_early_stopping_keeps_the_first_strict_best(scores, expected, bigger):
     assert (epoch, stopping.best_epoch, stopping.stop) == expected
 
 
+@pytest.mark.parametrize("bigger", [True, False])
+def test_a_score_that_is_no_number_is_never_the_best(bigger):
+    stopping = EarlyStopping(patience=0, bigger=bigger)
+    better = [stopping.update(epoch, score) for epoch, score in enumerate([math.nan, 0.5, math.nan], start=1)]
+    assert stopping.best_epoch == 2 and stopping.best_score == 0.5 and better[1:] == [True, False]
+
+
 def test_patience_of_zero_never_stops():
     stopping = EarlyStopping(patience=0)
     for epoch in range(1, 100):

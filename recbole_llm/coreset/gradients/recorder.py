@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.arrays import widened
+
 
 class Recorder:
     """Collects squared norms while a backward pass goes by.
@@ -57,8 +59,8 @@ class Recorder:
             self._not_rows.update(self._of(layer))
             return
         self.flat |= inputs.ndim == 2
-        inputs = _at_least_single(inputs.reshape(self.n_rows, -1, inputs.shape[-1]))
-        gradient = _at_least_single(gradient.reshape(self.n_rows, -1, gradient.shape[-1]))
+        inputs = widened(inputs.reshape(self.n_rows, -1, inputs.shape[-1]))
+        gradient = widened(gradient.reshape(self.n_rows, -1, gradient.shape[-1]))
         for weight in self._of(layer):
             self._tokens[weight].append((inputs, gradient))
             if len(self._tokens[weight]) == self._uses[weight]:
@@ -117,7 +119,3 @@ def _linear_kinds() -> tuple[type[nn.Module], ...]:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([*parts], dim=1)
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

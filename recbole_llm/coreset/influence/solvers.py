@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -121,20 +121,25 @@ def solve(
         raise ValueError("give hvp, or the matrix")
     right = _numbers(vector)
     known: Any = None if matrix is None else _numbers(matrix)
-    length = _norm(right)
-    if not math.isfinite(length):
+    largest = float(abs(right).max()) if math.prod(right.shape) else 0.0
+    if not math.isfinite(largest):
         raise InputError(
             "inverse_hvp: the vector holds NaN or infinity; check the training of the recommender", kind="numeric"
         )
-    if length == 0:
+    if largest == 0:
         log.warning("The gradient is zero: the recommender is at a stationary point, so every influence is 0")
         return Solution(right * 0, 0, 0.0)
     product = hvp or partial(_matrix_product, known)
+    # The system is linear: brought to about 1, no square leaves the range of v's type. A power of two rounds nothing.
+    size = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    right = right / size
     if method == "exact":
-        return _exact(product, right, damping, known, **solver)
-    if method == "lissa":
-        return _lissa(product, right, damping, scale, rescale, **solver)
-    return _conjugate_gradients(product, right, damping, **solver)
+        found = _exact(product, right, damping, known, **solver)
+    elif method == "lissa":
+        found = _lissa(product, right, damping, scale, rescale, **solver)
+    else:
+        found = _conjugate_gradients(product, right, damping, **solver)
+    return replace(found, vector=found.vector * size)
 
 
 def _conjugate_gradients(
@@ -263,7 +268,7 @@ def _precision(values: ArrayT) -> float:
 
 
 def _dot(first: ArrayT, second: ArrayT) -> float:
-    return float((first * second).sum())
+    return float(torch.as_tensor(first).double().reshape(-1) @ torch.as_tensor(second).double().reshape(-1))
 
 
 def _norm(values: ArrayT) -> float:

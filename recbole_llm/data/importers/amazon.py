@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.importers.any_table import has_titles
+from recbole_llm.data.importers.any_table import has_own_titles
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.files import plain_name, text_lines
 from recbole_llm.data.importers.interactions import Columns
@@ -22,6 +22,7 @@ from recbole_llm.errors import InputError
 
 PARTS = ("train", "valid", "test")
 _DOMAINS = {"video_games": "game", "books": "book", "kindle": "book", "movies": "movie", "digital_music": "product"}
+_OF_REVIEWS = {"text", "helpful_vote", "verified_purchase"}  # beside these, a title is a review's
 _ASIN = re.compile(r"[A-Z0-9]{10}")
 _NAMES = ("title", "brand", "categories", "main_category")
 _FEATURES = (
@@ -52,6 +53,11 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     return next(iter(plans.values()), None)
 
 
+def _listings(origin: Origin, file: Path) -> list[Path]:
+    """The files of the category's items."""
+    return origin.beside(*(f"meta_{_category(file)}.{ending}" for ending in ("jsonl", "json")))
+
+
 def _category(file: Path) -> str:
     """``Video_Games`` of ``Video_Games_5.json``, ``ratings_Video_Games.csv``, ``Video_Games.train.csv.gz``."""
     name = re.sub(r"(\.(train|valid|test))?\.(csv|jsonl?)$", "", plain_name(file))
@@ -61,7 +67,8 @@ def _category(file: Path) -> str:
 def _csv(origin: Origin, file: Path, choices: Choices) -> ImportPlan | None:
     first = next((line for _, line in text_lines(file, choices.encoding or "utf-8")), "").strip()
     fields = first.split(",")
-    if {"user_id", "parent_asin", "rating", "timestamp"} <= set(fields) and not has_titles(fields):
+    is_public = {"user_id", "parent_asin", "rating", "timestamp"} <= set(fields)
+    if is_public and (_OF_REVIEWS & set(fields) or not has_own_titles(fields, _listings(origin, file))):
         files = _split_files(origin, file)
         tables = [DelimitedTable(path, choices.form(","), drop=choices.drop) for path in files]
         parts = PARTS if len(files) == len(PARTS) else ()
@@ -124,8 +131,9 @@ def _plan(
     parts: tuple[str, ...] = (),
 ) -> ImportPlan:
     category = _category(file)
-    metadata = origin.beside(f"meta_{category}.jsonl", f"meta_{category}.json")
-    items = [Items(_metadata(path, choices), "item", "title", _FEATURES, clean_text) for path in metadata[:1]]
+    items = [
+        Items(_metadata(path, choices), "item", "title", _FEATURES, clean_text) for path in _listings(origin, file)[:1]
+    ]
     domain = next((word for name, word in _DOMAINS.items() if name in category), "product")
     return ImportPlan(layout, tables, columns, items, domain, parts)
 

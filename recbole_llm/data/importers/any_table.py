@@ -148,9 +148,12 @@ def _separator(file: Path, choices: Choices) -> str:
     return max(_SEPARATORS, key=(bare if any(map(bare.count, _SEPARATORS)) else line).count)
 
 
-def has_titles(columns: Sequence[str]) -> bool:
-    """Whether a header names a column of titles: public files of interactions have none, so that it is one's own."""
-    return bool({_plain(name) for name in columns} & set(KNOWN["title"].split()))
+def has_own_titles(columns: Sequence[str], items: Sequence[Path]) -> bool:
+    """Whether a header names a column of items' titles, so that the file is a table of one's own.
+
+    Public files of interactions have none: their titles are in the file of items beside them.
+    """
+    return not items and bool({_plain(name) for name in columns} & set(KNOWN["title"].split()))
 
 
 def _plain(name: str) -> str:

@@ -15,10 +15,11 @@ from recbole_llm.errors import InputError
 
 ORDER = "order"  # instead of a column: the order of the lines stands for the time
 ISO, NUMBER = "iso", "number"
+OF_A_UNIT = "a time in "  # how the reason begins why a line is left out
 # Forms in which people and spreadsheets write dates, with or without a time of day.
 _DAYS = ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d %b %Y", "%b %d, %Y", "%B %d, %Y")
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-_FIRST_OF_A_UNIT = 1e8  # smaller numbers are of no unit: counts, zeros
+_DATED = 6.3e8, 4.2e9  # seconds from 1990 to 2103; other numbers tell no unit: counts, time since a start, old dates
 _LIMITS = {1e11: 1.0, 1e14: 1e-3, 1e17: 1e-6}  # numbers below the limit are of the unit, in seconds
 _UNITS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 _ROUNDED = re.compile(r"\d(\.\d{1,5})?[eE]\+?\d+")  # as spreadsheets show a large number
@@ -76,11 +77,11 @@ class Clock:
 
     def _of_other_units(self, values: Sequence[Any], times: np.ndarray) -> dict[int, str]:
         """What is wrong with numbers that are of another unit than the first: sorted together, their order is wrong."""
-        sizes = np.abs(times.astype(np.float64))
-        having = np.flatnonzero(sizes >= _FIRST_OF_A_UNIT)
+        seconds = {unit: times.astype(np.float64) * unit for unit in _UNITS}
+        units = np.select([(_DATED[0] <= own) & (own < _DATED[1]) for own in seconds.values()], list(_UNITS), 0.0)
+        having = np.flatnonzero(units)
         if not having.size:
             return {}
-        units = np.select([sizes < limit for limit in _LIMITS], list(_LIMITS.values()), 1e-9)
         if self._unit is None:
             self._unit = float(units[having[0]]), str(values[having[0]])
         unit, first = self._unit
@@ -88,7 +89,7 @@ class Clock:
             f"where the first are in {_UNITS[unit]} ('{first}'); write all in one unit, or take the numbers as they are"
         )
         return {
-            row: f"has a time in {_UNITS[float(units[row])]} '{values[row]}', {after} with --time-format=number"
+            row: f"has {OF_A_UNIT}{_UNITS[float(units[row])]} '{values[row]}', {after} with --time-format=number"
             for row in having[units[having] != unit].tolist()
         }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.importers.clock import ORDER, Clock
+from recbole_llm.data.importers.clock import OF_A_UNIT, ORDER, Clock
 from recbole_llm.data.importers.table import Table
 from recbole_llm.data.importers.text import READ_AS_MISSING
 from recbole_llm.errors import InputError
@@ -182,12 +182,24 @@ class _Reader:
             raise InputError("", message, kind="data")
         self._dropped.update(text.partition(" '")[0].removeprefix("has ") for text in wrong.values())
 
+    def _check_unit(self, tables: Sequence[Table]) -> None:
+        """Refuse to leave out most lines because the first one's time is of another unit."""
+        other = sum(count for what, count in self._dropped.items() if what.startswith(OF_A_UNIT))
+        if other > (kept := sum(len(part[0]) for part in self._parts)):
+            message = (
+                f"{', '.join(table.file.name for table in tables)}: {other:,} times are of another unit than the "
+                f"first, {kept:,} are of its unit; write all in one unit, or take the numbers as they are with "
+                "--time-format=number"
+            )
+            raise InputError("", message, kind="data")
+
     def finish(self, tables: Sequence[Table]) -> Interactions:
         """All that was read."""
         dropped = sum((table.dropped for table in tables), Counter()) + self._dropped
         if not self._parts or not sum(len(part[0]) for part in self._parts):
             names = ", ".join(table.file.name for table in tables)
             raise InputError("", f"{names}: holds no interactions", kind="data")
+        self._check_unit(tables)
         user, item, rating, time, part = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         self._parts.clear()
         notes = [

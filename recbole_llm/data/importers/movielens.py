@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.importers.any_table import has_titles
+from recbole_llm.data.importers.any_table import has_own_titles
 from recbole_llm.data.importers.delimited import DelimitedTable
 from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.plan import Choices, Feature, ImportPlan, Items, Origin
@@ -42,12 +42,11 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     for file in origin.given("ratings.csv"):
         form = choices.form(",", quoting="auto")
         table = DelimitedTable(file, form, drop=choices.drop)
-        if not {"userId", "movieId", "rating", "timestamp"} <= set(table.columns) or has_titles(table.columns):
+        listed = origin.beside("movies.csv")
+        is_public = {"userId", "movieId", "rating", "timestamp"} <= set(table.columns)
+        if not is_public or has_own_titles(table.columns, listed):
             continue
-        movies = [
-            Items(DelimitedTable(path, form, drop=choices.drop), "movieId", "title", _KINDS)
-            for path in origin.beside("movies.csv")
-        ]
+        movies = [Items(DelimitedTable(path, form, drop=choices.drop), "movieId", "title", _KINDS) for path in listed]
         columns = Columns("userId", "movieId", "timestamp", "rating")
         return ImportPlan("MovieLens 20M or later", [table], columns, movies[:1], "movie")
     return None

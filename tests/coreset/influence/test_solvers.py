@@ -157,6 +157,25 @@ def test_a_zero_vector_warns(caplog):
     assert found.tolist() == [0, 0] and "stationary point" in caplog.text
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [
+        (torch.float64, (5e-320, 1e-170, 1e-3, 1e160, 8e307)),
+        (torch.float32, (1e-40, 1e-23, 1e20, 1e38)),
+        (torch.float16, (6e-5, 1e-4, 300.0, 3e4)),
+    ],
+)
+def test_vectors_of_any_size_are_solved_like_those_of_size_one(method, dtype, sizes):
+    """The system is linear; only what a number type can represent limits it."""
+    one = torch.tensor([0.5, 1.0], dtype=dtype)
+    for size in sizes:
+        options = {"scale": 4.0, "steps": 200} if method == "lissa" else {}
+        found = inverse_hvp(lambda vector: 2 * vector, one * size, method, **options)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double() / size, one.double() / 2, rtol=1e-2, atol=0)
+
+
 def test_too_few_steps_warn(caplog):
     matrix = random_spectrum(0, np.linspace(0.001, 1, 30))
     with caplog.at_level(logging.WARNING):

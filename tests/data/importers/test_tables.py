@@ -415,6 +415,18 @@ def test_a_line_of_another_unit_is_named_or_left_out(tmp_path, caplog):
     assert len(imported(tmp_path, "mine.csv", content, time_format="number")) == 2
 
 
+def test_times_since_a_start_and_old_dates_are_of_no_unit(tmp_path):
+    for times in ([10**8, 99 * 10**9, 101 * 10**9], [31_536_000_000, 10**11 + 1], [-5 * 10**11, -(10**9), 2 * 10**11]):
+        content = HEAD + "\n" + "".join(f"u,i{n},{time},A\n" for n, time in enumerate(times))
+        assert [int(row[2]) for row in imported(tmp_path, "mine.csv", content)] == sorted(times)
+
+
+def test_most_lines_are_not_left_out_for_the_unit_of_the_first(tmp_path):
+    lines = ["u,i,1600000000,A", *(f"u,i{n},{1600000000000 + n},B" for n in range(12))]
+    with refused("", "data", "mine.csv: 12 times are of another unit than the first, 1 are of its unit; write all in"):
+        imported(tmp_path, "mine.csv", "\n".join([HEAD, *lines]) + "\n", drop=True)
+
+
 def test_times_that_a_spreadsheet_rounded_are_told(tmp_path, caplog):
     with caplog.at_level("INFO"):
         imported(tmp_path, "mine.csv", HEAD + "\n" + "".join(f"u,i{n},1.70E+09,A\n" for n in range(20)))
@@ -502,6 +514,29 @@ def test_a_file_with_a_title_column_is_a_table_whatever_its_other_columns_are_ca
     file = text(tmp_path, "ratings.csv", f"{header},{title}\nu,i,4,10,Heat\n")
     out = import_dataset(file, "t", tmp_path / "out", progress=False)
     assert atomic(out, "item")[1] == [["i", "Heat"]]
+
+
+def test_titles_beside_a_public_files_items_or_review_texts_are_no_items_titles(tmp_path):
+    """Amazon's review records have a title, which is the review's; the items' titles are in another file."""
+    reviews = "rating,title,text,parent_asin,user_id,timestamp,helpful_vote\n" + "".join(
+        f"5.0,Great {user},words,i,{user},{n},0\n" for n, user in enumerate("uvw")
+    )
+    meta = '{"parent_asin": "i", "title": "Soap"}\n'
+    for name, extra in (("alone", {}), ("beside", {"meta_Beauty.jsonl": meta})):
+        (folder := tmp_path / name).mkdir()
+        file = text(folder, "Beauty.csv", reviews)
+        for other, content in extra.items():
+            text(folder, other, content)
+        for source in (file, folder):
+            out = import_dataset(source, "t", folder / "out", progress=False, overwrite=True)
+            assert len(atomic(out, "inter")[1]) == 3
+            assert (out / "t.item").exists() == bool(extra)
+            assert not extra or atomic(out, "item")[1][0][:2] == ["i", "Soap"]
+    (folder := tmp_path / "movies").mkdir()
+    text(folder, "ratings.csv", "userId,movieId,rating,timestamp,title\nu,i,4,10,A pirate copy\n")
+    text(folder, "movies.csv", "movieId,title,genres\ni,Heat,Crime\n")
+    out = import_dataset(folder, "t", folder / "out", progress=False)
+    assert atomic(out, "item")[1] == [["i", "Heat", "Crime"]]
 
 
 def test_the_items_of_a_public_file_without_its_columns_are_named(tmp_path):
