@@ -47,7 +47,7 @@ def test_errors_of_the_system_that_are_faults_of_ours_stay_tracebacks(monkeypatc
 def test_the_full_disk_is_told_also_where_recbole_s_traceback_cannot_be_written(tmp_path):
     failing = {"__name__": "recbole.model"}
     exec("def fail(error): raise error", failing)  # code of RecBole's, by its name
-    with pytest.raises(OSError, match="No space"), _errors_of_recbole({}, tmp_path / "traceback.txt"):
+    with refused("", "environment", "no space is left"), _errors_of_recbole({}, tmp_path / "traceback.txt"):
         failing["fail"](OSError(errno.ENOSPC, "No space left on device"))
     with refused("", "data", "failed on dataset 'shop' with ValueError: odd .*its traceback cannot be written to"):
         with _errors_of_recbole({"model": "BPR", "dataset": "shop"}, tmp_path / "not there" / "traceback.txt"):

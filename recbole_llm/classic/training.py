@@ -207,8 +207,8 @@ def _errors_of_recbole(config: Config, record: Path) -> Iterator[None]:
         code = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if _package(frame).startswith("recbole")]
         if _package(code[-1]) != "recbole":
             raise  # a fault of ours is no mistake of the user
-        if told_by_system(error) is not None:
-            raise  # of a full disk or a closed folder, no fault of RecBole's either
+        if (told := told_by_system(error)) is not None:
+            raise told from error  # of a full disk or a closed folder, no fault of RecBole's either
         try:
             record.write_text(traceback.format_exc(), encoding="utf-8")
             kept = f"traceback in {record}"

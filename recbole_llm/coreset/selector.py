@@ -159,7 +159,8 @@ class Selector(Declared, ABC):
             for need in self.needs:
                 if need.per_row:
                     ready[need.name] = _take(ready[need.name], order)
-        found = Selection(*self._select(len(known), wanted, seed, **ready))
+        whole = self.uncut() if wanted >= len(known) else self
+        found = Selection(*whole._select(len(known), wanted, seed, **ready))
         scores = np.empty(len(known))
         scores[order] = found.scores
         return Selection(np.sort(known[order[found.ids]]), scores, found.outcome)

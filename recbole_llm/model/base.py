@@ -188,6 +188,10 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         """Tokens reserved after the prompt for the answer."""
         return self.generation.max_new_tokens
 
+    def _longest_target(self) -> int:
+        """Tokens of the longest answer to learn, as far as the LLM has positions for it."""
+        return 0
+
     def _make_adapter(self) -> Adapter:
         adapter = _adapter_kind(self.config).from_settings(self.config.final_config_dict)
         if adapter.needs_states:
@@ -304,7 +308,7 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
 
     def prepare(self) -> None:
         """Compute what answering needs besides the weights: called before training, so that mistakes show first."""
-        n_tokens = (self.prompts.max_prompt_tokens or 0) + self._longest_answer()
+        n_tokens = (self.prompts.max_prompt_tokens or 0) + max(self._longest_answer(), self._longest_target())
         with self.untuned():  # outside any instance: the compared rows are nobody's
             probe_llm(self.llm, self.fast_paths(), n_tokens, f"LLM {self.backbone.name}")
         if self.shown_items is not None and self.shown_items.vectors is not None:

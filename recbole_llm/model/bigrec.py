@@ -17,6 +17,7 @@ from recbole_llm.llm.trie import TitleTrie
 from recbole_llm.model.free_answers import Asked, answer_keys
 from recbole_llm.model.grounded import GroundedRecommender, find_grounding
 from recbole_llm.prompt import TitlePromptEncoder
+from recbole_llm.settings.training import is_tuned
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -85,10 +86,9 @@ class BIGRec(GroundedRecommender):
         """The catalogue's embeddings, as what is searched."""
         return self._embedding.index
 
-    def _longest_answer(self) -> int:
-        # Whatever ranks, whole titles are trained on.
-        titles = (len(self.response(int(item))) for item in np.flatnonzero(self.catalog.has_title))
-        return max((super()._longest_answer(), *titles))
+    def _longest_target(self) -> int:
+        titles = np.flatnonzero(self.catalog.has_title) if is_tuned(self.config) else ()
+        return max((len(self.response(int(item))) for item in titles), default=0)
 
     def prepare(self) -> None:
         """Compute what ranks and curriculum need besides the weights, such as the catalogue's embeddings."""

@@ -88,6 +88,7 @@ class RowReader:
         candidates: what the prompts of the run's rows list, once drawn; None where they list nothing.
         shown_items: which items of a history prompts show (``prompt_items``); None where they show all.
         history_cut: chooses how much of each history is shown (``history_policy``); None shows all.
+        n_cut: responses read so far that lost their end for want of positions.
     """
 
     # Names of the columns, by RecBole.
@@ -103,6 +104,7 @@ class RowReader:
     candidates: Candidates | None = None
     shown_items: ShownItems | None = None
     history_cut: Callable[[list[list[int]]], list[list[int]]] | None = None
+    n_cut = 0
     item_slots: ClassVar[bool] = False
     """Whether a slot for the item's vector follows each title of a prompt."""
     prompt_encoder: ClassVar[type[PromptEncoder]] = TitlePromptEncoder
@@ -178,17 +180,27 @@ class RowReader:
         return [self._prompt(example) for example in self.examples(interaction)]
 
     def token_pairs(self, interaction: Interaction) -> list[TokenPair | None]:
-        """Prompt and response token ids of each row; None where there is no prompt or no response."""
+        """Prompt and response token ids of each row; None where there is no prompt or no response.
+
+        A title that the LLM has no positions for behind its prompt loses its end; :attr:`n_cut` counts these.
+        """
         pairs: list[TokenPair | None] = []
         for example in self.examples(interaction):
-            prompt, is_answered = self._prompt(example), self.prompts.has_response(example)
-            pairs.append((prompt, self.prompts.response(example)) if prompt is not None and is_answered else None)
+            prompt = self._prompt(example)
+            if prompt is None or not self.prompts.has_response(example):
+                pairs.append(None)
+                continue
+            whole = self.prompts.response(example)
+            response = self.fitted(prompt, whole)
+            self.n_cut += len(response) < len(whole)
+            pairs.append((prompt, response))
         return pairs
 
     def fitted(self, prompt: Sequence[int], answer: list[int]) -> list[int]:
         """Token ids of an answer, EOS at the end, as far as the LLM has positions for them behind a prompt.
 
-        The texts that an LLM generates may have more tokens as targets than they were generated in.
+        Room is kept for ``max_new_tokens``. A title may have more of them, and so may the texts that an LLM generates
+        as targets.
         """
         positions = positions_of(self.backbone)
         # The last token is only ever predicted, so it takes no position.

@@ -224,11 +224,20 @@ class TTDS(SemID):
             assert isinstance(encoder, UserSearchPrompts)
             codes = self._state.user_codes.detach().cpu().numpy()
             for item, users in self._searches:
-                tokens = [self._tokens_of_user(code) for code in codes[users]]
-                named = tuple(token for code in tokens[:-1] for token in code)
-                prompt = encoder.prompt(Example(history=(), target=item, user=named))
-                found.append((prompt, encoder.user_response(tokens[-1])))
+                *named, last = (self._tokens_of_user(code) for code in codes[users])
+                found.append((self._search_prompt(encoder, item, named), encoder.user_response(last)))
         return found
+
+    @staticmethod
+    def _search_prompt(encoder: UserSearchPrompts, item: int, named: Sequence[tuple[int, ...]]) -> list[int]:
+        """Who took an item; the earliest users are left out where a prompt has no room for all."""
+        prompt: list[int] = []
+        for start in range(len(named)):
+            users = tuple(token for code in named[start:] for token in code)
+            prompt = encoder.prompt(Example(history=(), target=item, user=users))
+            if len(prompt) <= (encoder.max_prompt_tokens or len(prompt)):
+                break
+        return prompt
 
     @property
     def n_more_examples(self) -> int:

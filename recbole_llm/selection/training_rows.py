@@ -71,10 +71,12 @@ class TrainingRows:
 
 def read_examples(model: LLMRecommender, rows: Dataset) -> list[TokenPair | None]:
     """Token ids of prompt and response of each row of a data set; the log says how many prompts were cut."""
-    before = model.prompts.n_shortened
+    before, cut_before = model.prompts.n_shortened, model.n_cut
     examples = model.token_pairs(rows.inter_feat)
     if shortened := model.prompts.n_shortened - before:
         log.warning("%d prompts exceed max_prompt_tokens and lost their oldest items.", shortened)
+    if cut := model.n_cut - cut_before:
+        log.warning("%d titles to learn lost their end: the LLM has no positions for more behind their prompts.", cut)
     return examples
 
 

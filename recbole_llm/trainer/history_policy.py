@@ -165,8 +165,9 @@ class HistoryPolicyStage(Stage[LengthPolicy]):
             if not all(model.prompts.has_prompt(one) and model.prompts.has_response(one) for one in examples):
                 continue
             for index, one in enumerate(examples):
-                pair = (model.prompts.prompt(one), model.prompts.response(one))
-                asked.append((len(kept), index, *pair, list(one.history)))
+                prompt = model.prompts.prompt(one)
+                answer = model.fitted(prompt, model.prompts.response(one))
+                asked.append((len(kept), index, prompt, answer, list(one.history)))
             kept.append(history)
             in_all.append(len(model.prompts.prompt(whole)))
         if not kept:

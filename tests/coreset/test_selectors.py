@@ -148,6 +148,12 @@ def test_one_row_and_rows_that_are_all_alike(selector, n):
     assert len(chosen) == 1 and np.isfinite(scores).all()
 
 
+def test_a_budget_that_covers_all_rows_leaves_none_out(selector):
+    inputs = needed(selector, world())
+    for budget in (N, N + 5, 1.0):
+        assert selector.select(np.arange(N), budget, **inputs).ids.tolist() == list(range(N))
+
+
 @pytest.mark.parametrize("share", [1.0, 0.3, np.float32(0.5), 1 / N])
 def test_a_decimal_is_a_share_and_an_integer_a_count(selector, share):
     inputs = needed(selector, world())

@@ -20,6 +20,7 @@ from recbole_llm.grounding import ItemIndex, PromptedRows, Ranking, rank_scores
 from recbole_llm.llm.loss import answer_loss
 from recbole_llm.prompt.titles import clean_answer
 from recbole_llm.recbole_checkpoints import load_checkpoint
+from recbole_llm.selection.training_rows import read_examples
 from recbole_llm.settings.config import Config
 from recbole_llm.trainer.llm_trainer import LLMTrainer
 from recbole_llm.trainer.reweighting import Reweighting
@@ -63,25 +64,31 @@ def ranks_of(values: np.ndarray, targets: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("model", ["BIGRec", "LLaRA"])
-def test_titles_longer_than_generated_answers_have_positions_behind_every_prompt(gaps, tmp_path, caplog, model):
+def test_titles_longer_than_generated_answers_stay_within_the_positions(gaps, tmp_path, caplog, model):
     """GPT-2 learns a vector for each of its 512 positions, so that one token too many is an IndexError."""
     world = shutil.copytree(gaps, tmp_path / "data" / gaps.name)
     file = world / f"{gaps.name}.item"
     header, *rows = (line.split("\t") for line in file.read_text().splitlines())
     longer = [[row[0], row[1] and row[1] + " and the Very Long Subtitle" * 4, *row[2:]] for row in rows]
+    longer.append(["nobody's", "An Endless Saga " * 300, *rows[0][2:]])  # no reason to cut or refuse anything
     file.write_text("\n".join(map("\t".join, [header, *longer])) + "\n")
     words = words_for(
         model, world, tmp_path / "saved", "--epochs=0", f"--llm_path={save_family('gpt2', tmp_path / 'gpt2')}",
-        "--max_new_tokens=64", "--max_prompt_tokens=512", "--recommender_config={'epochs': 1}"
+        "--max_new_tokens=8", "--max_prompt_tokens=512", "--recommender_config={'epochs': 1}"
     )  # fmt: skip
     config = Config(model, world.name, argv=[word for word in words if not word.startswith("--model=")])
     whole = load_rows(config, False)
     recommender = config.model_class(config, whole.whole)
-    pairs = [pair for pair in recommender.token_pairs(whole.train.inter_feat) if pair is not None]
-    longest = max(len(recommender.response(item)) for item in recommender.catalog.has_title.nonzero()[0].tolist())
-    assert longest > 64 and recommender.prompts.max_prompt_tokens == 512 - longest
-    assert max(len(prompt) for prompt, _ in pairs) > 512 - longest - 30
+    assert recommender.prompts.max_prompt_tokens == 512 - 8
+    pairs = [pair for pair in read_examples(recommender, whole.train) if pair is not None]
+    targets = [item for item in whole.train.inter_feat["item_id"].tolist() if recommender.catalog.has_title[item]]
+    assert max(len(prompt) + len(response) - 1 for prompt, response in pairs) == 512
+    whole_titles = {tuple(recommender.response(item)) for item in targets}
+    cut = [response for prompt, response in pairs if tuple(response) not in whole_titles]
+    assert 0 < len(cut) < len(pairs) and {response[-1] for response in cut} == {recommender.backbone.eos_token_id}
+    assert f"{len(cut)} titles to learn lost their end" in caplog.text
     assert recommender.calculate_loss(whole.train.inter_feat[:32]).item() > 0
+    recommender.prepare()
 
 
 # --------------------------------------------------------------------------------------------- answers and distances

@@ -188,6 +188,23 @@ def test_searches_ask_for_the_last_user_who_took_an_item(run):
     assert not any("{" in text or "}" in text for text in texts)
 
 
+def test_searches_that_are_too_long_leave_out_the_earliest_users(run, monkeypatch):
+    model = run.model
+    n = len(model.interactions.searches)
+    whole = [pair for pair in model.more_examples()[-n:]]
+    limit = max(len(prompt) for prompt, _ in whole) - 1
+    assert min(len(prompt) for prompt, _ in whole) <= limit
+    monkeypatch.setattr(model.prompts, "max_prompt_tokens", limit)
+    for (prompt, answer), (longer, same) in zip(model.more_examples()[-n:], whole, strict=True):
+        assert answer == same and len(prompt) <= limit
+        if len(longer) <= limit:
+            assert prompt == longer
+        else:
+            named = [[token for token in ids if token >= model.backbone.first_code] for ids in (prompt, longer)]
+            users, all_users = (ids[len(model.codes[1]) :] for ids in named)  # behind the item's code
+            assert users and users == all_users[-len(users) :]
+
+
 def test_repeated_items_leave_the_loss_beside_the_answers_as_it_is_and_only_the_llm_is_moved(run):
     model = run.model
     items = [int(item) for item in model.items[:3]]
