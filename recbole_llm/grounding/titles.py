@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from functools import cached_property
@@ -19,6 +20,8 @@ from recbole_llm.grounding.rules import check_by_title
 from recbole_llm.llm.assistant import Assistant
 from recbole_llm.llm.trie import TitleTrie
 
+log = logging.getLogger(__name__)
+
 TABLE_BYTES = 2**28  # of a table of scores float64 [rows, items]
 
 
@@ -26,7 +29,16 @@ def title_trie(model: Answerer) -> TitleTrie:
     """The answers that name items of a model's catalogue."""
     has_title = model.catalog.has_title
     answers = [model.response(item) if titled else None for item, titled in enumerate(has_title)]
-    return TitleTrie(answers, model.backbone.eos_token_id)
+    trie = TitleTrie(answers, model.backbone.eos_token_id)
+    n_different = len({title for title in model.catalog.titles if title is not None})
+    if trie.n_titles < n_different:
+        log.warning(
+            "%d of %d different titles have the same tokens as another, and with it one score: the tokenizer does not "
+            "tell them apart",
+            n_different - trie.n_titles,
+            n_different,
+        )
+    return trie
 
 
 class TitleGrounding(Grounding):

@@ -38,7 +38,7 @@ class Backbone:
         bos_token_id: first token of every sequence; None where the family has none.
         eos_token_id: ends an answer.
         pad_token_id: fills batches, always behind an attention mask; an id the vocabulary already has.
-        forbidden_token_ids: never to be generated (padding and BOS, unless one of them is EOS).
+        forbidden_token_ids: never to be generated: padding and BOS, unless one of them is EOS; rows without a token.
         fingerprint: changes when weights or tokenizer change.
         name: hub name, or name of the folder.
     """
@@ -176,5 +176,8 @@ def make_backbone(
     check_vocabulary(tokenizer, rows, name)
     pad = find_pad_token(tokenizer, rows)
     model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, do_sample=False)
-    forbidden = tuple(sorted({pad, bos} - {eos, None}))
+    output = model.get_output_embeddings()
+    width = rows if output is None else output.weight.shape[0]
+    empty = {*range(width)}.difference(tokenizer.get_vocab().values())  # rows that make the matrix wider
+    forbidden = tuple(sorted(({pad, bos} | empty) - {eos, None}))
     return Backbone(model.eval(), tokenizer, bos, eos, pad, forbidden, fingerprint, name)

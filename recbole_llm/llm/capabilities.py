@@ -145,8 +145,9 @@ def examine(
             is_finite = bool(drawn.plain.isfinite().all())
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # plain passes do not run either: the run's own passes will say why
-            return Finding(True, 0)
+        except Exception as error:  # plain passes do not run either
+            # Of rows that share a batch nothing is known; the run's own passes will say why.
+            return Finding(path is FastPath.ROWS, 0, "error", f"a plain pass fails: {first_line(error)}")
         if not is_finite:  # broken weights: the run's own passes will say so
             return Finding(True, 0)
         try:
@@ -183,8 +184,15 @@ def share_findings(model: nn.Module, copy: nn.Module) -> None:
 
 def at_most(model: nn.Module, n_tokens: int) -> int:
     """`n_tokens`, or as many as the model has positions for."""
-    limit = getattr(text_config(model), "max_position_embeddings", None)
-    return min(n_tokens, limit) if isinstance(limit, int) else n_tokens
+    limit = n_positions(model)
+    return n_tokens if limit is None else min(n_tokens, limit)
+
+
+def n_positions(model: nn.Module) -> int | None:
+    """Tokens that a model was made for; None where its config does not tell."""
+    config = text_config(model)
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))  # the second: MPT's
+    return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
 
 
 def narrow_layers(config: PretrainedConfig, n_tokens: int) -> str | None:

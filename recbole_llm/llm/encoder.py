@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.budget import TokenBudget, run_batches
+from recbole_llm.llm.capabilities import at_most
 from recbole_llm.llm.loss import positions_from_mask
 from recbole_llm.llm.parts import input_embedding, unwrapped
 from recbole_llm.llm.rows import pad_batch
@@ -77,7 +78,7 @@ class TextEncoder:
         self.model = model
         self.tokenizer = tokenizer
         self.pooling = pooling
-        self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
+        self.max_tokens = at_most(model, max_tokens)
         self.untuned, self.truncation_side = untuned or nullcontext, truncation_side
         # Some tokenizers close every sequence with EOS, after which the last position would say little about the text.
         self._adds_eos = tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]

@@ -16,6 +16,10 @@ _WEIGHT_FILES = ("*.safetensors", "*.bin")
 _HASHED_WHOLE = 256 * 2**20  # bytes; of a larger weight file only head, tail and size are hashed
 _HASHED_END = 16 * 2**20  # bytes of each end
 GGUF_SUFFIX = ".gguf"
+AN_ADAPTER = (
+    "an adapter of peft, which a run would train over or leave out; give a folder of the whole LLM: load both with "
+    "peft, then merge_and_unload() and save_pretrained()"
+)
 _MAGIC = b"GGUF"
 CORESET_ENCODER = "coreset_encoder"  # the setting that names an encoder of texts, where no other is told
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -38,6 +42,8 @@ def find_llm(llm_path: str | Path) -> Path | str:
         return _smollm2()
     path = Path(llm_path).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            raise InputError("llm_path", f"{path}: the folder holds {AN_ADAPTER}", kind="file")
         if not (path / "config.json").is_file():
             raise InputError(
                 "llm_path", f"{path}: the folder has no config.json; give a folder made by save_pretrained", kind="file"

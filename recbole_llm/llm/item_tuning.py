@@ -22,6 +22,7 @@ from recbole_llm.disk import write_json
 from recbole_llm.distributed import process
 from recbole_llm.errors import InputError
 from recbole_llm.llm.budget import TokenBudget, run_batches
+from recbole_llm.llm.capabilities import at_most
 from recbole_llm.llm.contrastive import infonce_loss, soft_target_loss
 from recbole_llm.llm.encoder import pooled_states
 from recbole_llm.llm.item_views import Attributes, draw_view, encode_texts, item_text
@@ -57,8 +58,7 @@ class ItemReader:
     ) -> None:
         self.model, self.tokenizer, self.instruction, self.settings = model, tokenizer, instruction, settings
         self.budget = TokenBudget.of(max_batch_tokens)
-        positions = getattr(model.config, "max_position_embeddings", None) or settings.max_tokens
-        self.max_tokens = min(settings.max_tokens, positions)
+        self.max_tokens = at_most(model, settings.max_tokens)
 
     def states(self, items: Sequence[Attributes]) -> Tensor:
         """Vectors of items by the attributes given, one forward pass. Returns: float32 [items, d], with a gradient."""

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from recbole_llm.errors import InputError, first_line
+from recbole_llm.llm.folders import AN_ADAPTER
 from recbole_llm.llm.precision import SAVED, resolve_dtype
 from recbole_llm.llm.settings import AUTO, check_quantisation
 
@@ -72,8 +73,9 @@ def load_config(source: Path | str, hub: dict[str, Any]) -> PretrainedConfig:
         return AutoConfig.from_pretrained(source, **hub)
     except Exception as error:  # an entry of the wrong type raises whatever the code that reads it does
         if isinstance(source, Path):
+            hint = "; with its own code: --trust_remote_code=True" if "trust_remote_code" in str(error) else ""
             raise InputError(
-                "llm_path", f"{source}: config.json cannot be used: {first_line(error)}", kind="file"
+                "llm_path", f"{source}: config.json cannot be used: {first_line(error)}{hint}", kind="file"
             ) from error
         raise InputError(
             "llm_path",
@@ -102,6 +104,10 @@ def load_tokenizer(source: Path | str, hub: dict[str, Any]) -> PreTrainedTokeniz
     try:
         return AutoTokenizer.from_pretrained(source, padding_side="left", **hub)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a broken tokenizer.json
+        if isinstance(source, Path) and not any(source.glob("*token*")) and not any(source.glob("vocab*")):
+            raise InputError(
+                "llm_path", f"{source}: the folder has no tokenizer; save it there, too (save_pretrained)", kind="file"
+            ) from error
         raise InputError(
             "llm_path", f"{source}: the tokenizer cannot be loaded: {first_line(error)}", kind="file"
         ) from error
@@ -150,11 +156,18 @@ def load_model(source: Path | str, options: dict[str, Any]) -> PreTrainedModel:
                 f"attn_implementation: {first_line(error)}; give another one, such as sdpa, or install it",
                 kind="environment",
             ) from error
+        if isinstance(error, ImportError):  # of a package that reads quantised weights
+            raise InputError(
+                "llm_path", f"{source}: the weights cannot be loaded: {first_line(error)}", kind="environment"
+            ) from error
+        reason = first_line(error)
+        if "ignore_mismatched_sizes" in str(error):
+            reason = "they are of other shapes than config.json says"
         raise InputError(
-            "llm_path",
-            f"{source}: the weights cannot be loaded: {first_line(error)}; fetch or save the model again",
-            kind="file",
+            "llm_path", f"{source}: the weights cannot be loaded: {reason}; fetch or save the model again", kind="file"
         ) from error
+    if getattr(model, "_hf_peft_config_loaded", False):  # of the hub; a folder is refused before it is loaded
+        raise InputError("llm_path", f"{source} holds {AN_ADAPTER}", kind="file")
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             "llm_path",

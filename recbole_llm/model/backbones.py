@@ -11,6 +11,7 @@ import torch
 
 from recbole_llm.errors import InputError
 from recbole_llm.llm.backbone import Backbone, check_llm, load_backbone
+from recbole_llm.llm.capabilities import n_positions
 from recbole_llm.llm.folders import find_llm
 from recbole_llm.llm.gguf import GGUFStage
 from recbole_llm.llm.memory import keep_freed_memory
@@ -82,8 +83,7 @@ def check_backbone(config: Config) -> None:
 
 def positions_of(backbone: Backbone) -> int | None:
     """Tokens that an LLM was made for; None where it does not tell."""
-    found: int | None = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
-    return found
+    return n_positions(backbone.model)
 
 
 def prompt_limit(backbone: Backbone, wanted: int, answer: int, free_answer: int) -> int:

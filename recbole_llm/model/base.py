@@ -32,7 +32,7 @@ from recbole_llm.llm.encoder import TextEncoder
 from recbole_llm.llm.probe import probe_llm
 from recbole_llm.llm.settings import GenerationSettings
 from recbole_llm.llm.trunks import TrunkScorer
-from recbole_llm.model.backbones import load_llm, number_facts, prompt_limit
+from recbole_llm.model.backbones import load_llm, number_facts, positions_of, prompt_limit
 from recbole_llm.model.free_answers import FreeAnswers
 from recbole_llm.model.passes import LLMPasses
 from recbole_llm.model.rows import TokenPair
@@ -41,7 +41,7 @@ from recbole_llm.model.tiny_llm import Inventor, TinyLLMStage, invent_titles
 from recbole_llm.model.title_embeddings import TitleEmbeddingsStage, encoder_facts
 from recbole_llm.model.training_hooks import TrainingHooks
 from recbole_llm.objective.preference_settings import compares_histories
-from recbole_llm.prompt import Wording
+from recbole_llm.prompt import PromptEncoder, Wording
 from recbole_llm.prompt.settings import RECENT, PromptSettings, most_shown
 from recbole_llm.prompt.shown import ShownItems
 from recbole_llm.registry import find_choice
@@ -114,12 +114,25 @@ class LLMRecommender(LLMPasses, TrainingHooks, SequentialRecommender):
         self.prompts = self._make_prompts(wanted)  # a grounding may ask for them to tell the longest answer
         free_answer = self.generation.max_new_tokens
         if (limit := prompt_limit(self.backbone, wanted, self._longest_answer(), free_answer)) < wanted:
-            self.prompts = self._make_prompts(limit)
+            self.prompts = self._shorter_prompts(limit)
         self.adapter = self._make_adapter()
         self.llm = self.adapter.attach(self.backbone.model)
         self.draws = draw_by_token(self.llm)
         alike = not self.adapter.needs_states
         self.scorer = TrunkScorer(self.llm, self.backbone.pad_token_id, self.draws, shares_heads=alike)
+
+    def _shorter_prompts(self, limit: int) -> PromptEncoder:
+        """Prompts of as many tokens as the LLM's positions leave."""
+        try:
+            return self._make_prompts(limit)
+        except InputError as error:
+            if error.key != "max_prompt_tokens":
+                raise
+            message = (
+                f"its {positions_of(self.backbone):,} positions leave {limit} tokens for a prompt, too few for the "
+                "prompt template; give an LLM with more, a smaller max_new_tokens or a shorter prompt_style"
+            )
+            raise InputError("llm_path", message, kind="conflict") from error
 
     def _choose_shown(self, settings: PromptSettings) -> ShownItems | None:
         """Which items of a history prompts show; None where they show all."""

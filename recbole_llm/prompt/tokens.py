@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,20 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
         >>> text_encoder(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>"))("Babe")
         [2]
     """
-    return lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    # Where special tokens are pieces of the vocabulary (Unigram), splitting them is not enough.
+    kept = {token: tokenizer.convert_tokens_to_ids(token) for token in special_tokens(tokenizer)}
+    special = {*kept.values()} - {tokenizer.unk_token_id}
+    spelled = re.compile("|".join(re.escape(token) for token in sorted(kept, key=len, reverse=True) if len(token) > 1))
+
+    def encode_text(text: str) -> list[int]:
+        token_ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        found = None if special.isdisjoint(token_ids) or not spelled.pattern else spelled.search(text)
+        if found is None:
+            return token_ids
+        middle = found.start() + 1
+        return encode_text(text[:middle]) + encode_text(text[middle:])
+
+    return encode_text
 
 
 def special_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:

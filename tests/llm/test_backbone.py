@@ -15,6 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from recbole_llm.llm import backbone as backbone_module
 from recbole_llm.llm import settings
 from recbole_llm.llm.backbone import check_llm, load_backbone, make_backbone
 from recbole_llm.llm.folders import folder_fingerprint
@@ -163,6 +164,38 @@ def test_a_folder_without_config(folder):
     assert "no config.json" in message_of(folder)
 
 
+def test_an_adapter_alone_or_beside_its_llm_is_refused(folder, monkeypatch):
+    """Transformers would load it beside the weights, and a run would train over it or leave it out."""
+    from peft import LoraConfig, get_peft_model
+
+    model, _ = make_family("llama")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
+    assert "holds an adapter of peft" in message_of(folder) and "merge_and_unload" in message_of(folder)
+    # Of the hub there is no folder to look into before it is loaded.
+    monkeypatch.setattr(backbone_module, "find_llm", lambda path: str(path))
+    monkeypatch.setattr(backbone_module, "load_tokenizer", lambda *words: make_tokenizer("llama"))
+    assert "holds an adapter of peft" in message_of(folder)
+    (folder / "config.json").unlink()
+    monkeypatch.undo()
+    assert "holds an adapter of peft" in message_of(folder)
+
+
+def test_rows_without_a_token_are_never_generated(folder):
+    model, tokenizer = make_family("llama")
+    model.resize_token_embeddings(len(tokenizer) + 7)
+    backbone = make_backbone(model, tokenizer)
+    assert set(range(len(tokenizer), len(tokenizer) + 7)) <= set(backbone.forbidden_token_ids)
+    assert not set(tokenizer.get_vocab().values()) & set(backbone.forbidden_token_ids) - {
+        tokenizer.pad_token_id,
+        tokenizer.bos_token_id,
+    }
+
+
+def test_weights_of_other_shapes_are_told_in_one_line(folder):
+    edit_json(folder / "config.json", intermediate_size=24)
+    assert "of other shapes than config.json says; fetch or save" in message_of(folder)
+
+
 @pytest.mark.parametrize("content", ["{", "{}", '{"model_type": "no-such-type"}'])
 def test_an_unusable_config(folder, content):
     (folder / "config.json").write_text(content)
@@ -183,7 +216,7 @@ def test_models_that_are_not_causal(tmp_path):
 def test_a_folder_without_tokenizer(folder):
     for path in folder.glob("token*"):
         path.unlink()
-    assert "tokenizer" in message_of(folder)
+    assert "the folder has no tokenizer; save it there, too" in message_of(folder)
     (folder / "tokenizer.json").write_text("{")
     assert "tokenizer" in message_of(folder)
 

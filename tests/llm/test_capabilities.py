@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from recbole_llm.llm import title_ways
 from recbole_llm.llm.backbone import load_backbone
 from recbole_llm.llm.branches import BranchScorer
-from recbole_llm.llm.capabilities import KERNEL, FastPath, examine, find, recall
+from recbole_llm.llm.capabilities import KERNEL, FastPath, at_most, examine, find, n_positions, recall
 from recbole_llm.llm.constrained import beam_item_scores, search_titles
 from recbole_llm.llm.generation import beam_search
 from recbole_llm.llm.likelihood import choose_way, title_likelihoods, tree_scores
@@ -51,6 +51,17 @@ BY_BEHAVIOUR_ALONE = [
     ("mamba", BEAMS),
     ("recurrent_gemma", BEAMS),
 ]
+
+
+def fail_beyond(limit: int) -> Any:
+    """A hook of a model that knows no more positions, of which its config tells nothing."""
+
+    def hook(_module: Any, args: Any, kwargs: Any) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is not None and ids.shape[1] > limit:
+            raise RuntimeError("no positions")
+
+    return hook
 
 
 def draw(n: int, seed: int) -> list[int]:
@@ -257,6 +268,20 @@ def test_broken_weights_say_nothing_about_paths():
     model, _ = make_family("llama")
     model.get_output_embeddings().weight.data.fill_(torch.nan)
     assert find(model, TREE, N_TOKENS, tree_scores).works and recall(model, TREE, N_TOKENS) is None
+
+
+def test_where_plain_passes_fail_no_path_is_taken():
+    model = make_architecture("llama")
+    model.register_forward_pre_hook(fail_beyond(16), with_kwargs=True)
+    found = {path: examine(model, path, N_TOKENS, PATHS[path].scores, PATHS[path].obstacle) for path in FastPath}
+    assert [path for path, finding in found.items() if finding.works] == [ROWS]
+    assert all("a plain pass fails: no positions" in finding.reason for finding in found.values())
+
+
+def test_positions_are_read_by_any_of_their_names():
+    model = make_architecture("mpt")
+    assert n_positions(model) == at_most(model, 10_000) == model.config.max_seq_len
+    assert n_positions(make_architecture("bloom")) is None
 
 
 # ------------------------------------------------------------------------------------------------ once, and in one line

@@ -91,6 +91,17 @@ def test_titles_longer_than_generated_answers_stay_within_the_positions(gaps, tm
     recommender.prepare()
 
 
+def test_positions_that_leave_no_prompt_are_told_as_what_they_are(gaps, tmp_path):
+    """Nobody set the limit that is too short, and a larger one would change nothing."""
+    llm = save_family("gpt2", tmp_path / "gpt2")
+    words = words_for("BIGRec", gaps, tmp_path / "saved", f"--llm_path={llm}", "--max_new_tokens=490")
+    config = Config("BIGRec", gaps.name, argv=[word for word in words if not word.startswith("--model=")])
+    with refused(
+        "llm_path", "conflict", "its 512 positions leave 22 tokens for a prompt, too few for the prompt template"
+    ):
+        config.model_class(config, load_rows(config, False).whole)
+
+
 # --------------------------------------------------------------------------------------------- answers and distances
 
 

@@ -20,6 +20,7 @@ from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.candidate_choice import best_candidates
 from recbole_llm.grounding import likelihood as likelihood_grounding
 from recbole_llm.grounding import rank_scores
+from recbole_llm.grounding.titles import title_trie
 from recbole_llm.model import base
 from recbole_llm.prompt import Example
 from recbole_llm.prompt.titles import clean_answer
@@ -397,7 +398,7 @@ def test_a_prompt_leaves_room_for_the_longest_title(gaps, place, caplog):
     positions = models["likelihood"].backbone.model.config.max_position_embeddings
     limits = {name: model.prompts.max_prompt_tokens for name, model in models.items()}
     longest = models["likelihood"].grounding.trie.max_length
-    assert limits == dict.fromkeys(limits, positions - longest) and longest > 2  # of training, too
+    assert limits == {"embedding": positions - 2, "likelihood": positions - longest} and longest > 2
     assert f"Prompts are cut to {positions - longest} tokens" in caplog.text
 
 
@@ -478,3 +479,18 @@ def test_what_decides_validation_decides_the_stage(finish, monkeypatch):
     different += [stage("likelihood", "--lm_weight=0.5", "--recommender_config={epochs: 2}")]
     assert len(set(different)) == len(different)
     assert stage("likelihood", "--lm_weight=0.5", aux) == different[3]
+
+
+# ------------------------------------------------------------------------------------------------ equal tokens
+
+
+def test_titles_that_a_tokenizer_does_not_tell_apart_are_told_of(likelihood, monkeypatch, caplog):
+    model = likelihood[0].model
+    caplog.clear()
+    whole = title_trie(model)
+    assert "same tokens" not in caplog.text
+    responses = {item: model.response(item) for item in np.flatnonzero(model.catalog.has_title).tolist()}
+    first, second = np.flatnonzero(model.catalog.rankable)[:2].tolist()
+    monkeypatch.setattr(model, "response", lambda item: responses[first if item == second else item])
+    assert title_trie(model).n_titles == whole.n_titles - 1
+    assert "1 of 17 different titles have the same tokens as another" in caplog.text

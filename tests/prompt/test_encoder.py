@@ -273,6 +273,23 @@ def test_titles_that_spell_special_tokens_stay_text(family):
     assert not set(tokenizer.all_special_ids) & set(asked(builder, [1])[1:])
 
 
+@pytest.mark.parametrize("title", ["</s> special", "a</s>", "<pad>", "</s></s>", "no </s> and <pad>", "</s", "plain"])
+def test_special_tokens_that_are_pieces_of_the_vocabulary_stay_text(title):
+    """As in Unigram: where the tokenizer is told to split special tokens, it finds them among its pieces again."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *"</s>padeciln o"]
+    unigram = Tokenizer(models.Unigram([(piece, -1.0 - len(piece) % 2) for piece in dict.fromkeys(pieces)], 2))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=unigram, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    plain = tokenizer.encode("</s> special", add_special_tokens=False, split_special_tokens=True)
+    assert tokenizer.eos_token_id in plain
+    found = text_encoder(tokenizer)(title)
+    assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(found)
+    known = [token if token != "▁" else " " for token in tokenizer.convert_ids_to_tokens(found)]
+    assert len("".join(known).replace("<unk>", "?")) == len(title)
+
+
 titles_of_any_script = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(clean_title)
 
 
