@@ -22,6 +22,7 @@ def run_recbole_llm(
     dataset: str | None = None,
     config_file_list: Sequence[str] | None = None,
     config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
 ) -> dict[str, Any]:
     """Train and evaluate one model, in the shape of RecBole's ``run_recbole``.
 
@@ -30,6 +31,7 @@ def run_recbole_llm(
         dataset: name of the data set.
         config_file_list: config files.
         config_dict: settings; they win over files.
+        saved: RecBole's; the run folder with the model is written in any case.
 
     Returns:
         ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``; metrics are unrounded.
@@ -37,16 +39,12 @@ def run_recbole_llm(
     Raises:
         InputError: a wrong setting or file.
     """
-    from recbole_llm.experiment.run import run_one, with_report
-    from recbole_llm.logs import console_log
-    from recbole_llm.settings.config import Config
+    from recbole_llm.experiment.run import run_config
 
-    with console_log():
-        config = Config(model, dataset, list(config_file_list or []), config_dict)
-        run = with_report(run_one(config))
+    run = run_config(model, dataset, list(config_file_list or []), config_dict or {})
     return {
         "best_valid_score": run.valid_score,
-        "valid_score_bigger": config["valid_metric_bigger"],
+        "valid_score_bigger": run.config["valid_metric_bigger"],
         "best_valid_result": run.valid_metrics or None,
         "test_result": run.metrics,
     }

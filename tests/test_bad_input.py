@@ -104,7 +104,7 @@ def without_tokenizer(folder: Path) -> None:
         (encoder, "model type 'bert' is not a causal language model; give one that AutoModelForCausalLM loads"),
         (without_weights, "the weights cannot be loaded: .*; fetch or save the model again"),
         (without_eos, "the tokenizer has no EOS token, so no answer could end; name one in tokenizer_config.json"),
-        (without_tokenizer, "the tokenizer cannot be loaded"),
+        (without_tokenizer, "the folder has no tokenizer"),
     ],
 )
 def test_an_llm_that_cannot_be_used_is_named(fails, saved, tmp_path, make, message):

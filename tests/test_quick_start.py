@@ -156,6 +156,21 @@ def test_as_a_library_it_gives_recboles_keys_and_a_full_log(world, tmp_path):
     assert "epoch 0 training" in next(folder.glob("*.log")).read_text()
 
 
+def test_recboles_function_checks_what_ours_checks(world, tmp_path):
+    settings = {"data_path": str(world.parent), "checkpoint_dir": str(tmp_path)}
+    with refused("load_col", "data", "has no column 'nope'"):
+        load_col = {"inter": ["user_id", "item_id", "timestamp", "nope"]}
+        run_recbole_llm("Pop", "world", config_dict={**settings, "load_col": load_col}, saved=False)
+
+
+def test_keys_that_nothing_reads_are_told_of(command):
+    words = ("--save_dataloaders=True", "--dataset_save_path=absent.pth", "--shuffle=False")
+    finished = command("Pop", *words)
+    log = next(finished.folders["Pop"].glob("*.log")).read_text()
+    assert "save_dataloaders has no effect: rows are made anew" in log
+    assert "dataset_save_path has no effect: rows are made anew" in log and "shuffle has no effect" not in log
+
+
 # ----------------------------------------------------------------------------------------------------- one judge
 
 

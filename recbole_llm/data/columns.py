@@ -254,7 +254,7 @@ def check_item_field(
 
 def _check_loaded(config: Settings, wanted: list[tuple[str, str]]) -> None:
     """Refuse lists of columns to load, or to leave out, that miss one without which there are no rows."""
-    loaded, unloaded = (config[key] or {} for key in ("load_col", "unload_col"))
+    loaded = config["load_col"] or {}
     given = loaded.get("inter", "*")
     for key, field in wanted:
         if given != "*" and field not in given:
@@ -263,12 +263,10 @@ def _check_loaded(config: Settings, wanted: list[tuple[str, str]]) -> None:
                 f"its list for inter lacks '{field}', the {key}; give inter: [{', '.join([*given, field])}]",
                 kind="missing",
             )
-        if field in unloaded.get("inter", ()):
-            raise InputError(
-                "unload_col",
-                f"'{field}', the {key}, cannot be left out; take it off the list for inter",
-                kind="conflict",
-            )
+        for left_out in ("unload_col", "unused_col"):
+            if field in (config[left_out] or {}).get("inter", ()):
+                message = f"'{field}', the {key}, cannot be left out; take it off the list for inter"
+                raise InputError(left_out, message, kind="conflict")
 
 
 def _check_features(config: Settings) -> None:

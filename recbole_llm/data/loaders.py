@@ -12,7 +12,7 @@ from recbole.data import create_samplers
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import get_dataloader
-from recbole.sampler import KGSampler, Sampler
+from recbole.sampler import KGSampler, RepeatableSampler, Sampler
 from recbole.utils import ModelType
 
 import recbole_llm.data.patched  # noqa: F401
@@ -26,13 +26,15 @@ def train_loader(config: MutableSettings, rows: Rows) -> Any:
     """RecBole's own training loader for the model, with negatives drawn as RecBole draws them by default."""
     negatives: Mapping[str, Any] = config["train_neg_sample_args"]
     loader_class = get_dataloader(config, "train")
-    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        sampler = create_samplers(config, rows.whole, [rows.train, rows.valid, rows.test])[0]
-        return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
     sampler = None
     if negatives["distribution"] != "none":
-        # `repeatable` is about evaluation; a general model never learns against its user's own items.
-        sampler = Sampler(["train"], [rows.train], negatives["distribution"], negatives["alpha"]).set_phase("train")
+        # `repeatable` is about evaluation; a general model never learns against its user's own items. Popular is what
+        # the training rows have: RecBole counts validation and test targets, too.
+        how = (negatives["distribution"], negatives["alpha"])
+        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+            sampler = RepeatableSampler(["train"], rows.train, *how).set_phase("train")
+        else:
+            sampler = Sampler(["train"], [rows.train], *how).set_phase("train")
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         kg_sampler = KGSampler(rows.train, negatives["distribution"], negatives["alpha"])
         return loader_class(config, rows.train, sampler, kg_sampler, shuffle=True)

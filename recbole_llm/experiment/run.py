@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,18 @@ from recbole_llm.settings.task_checks import other_rows
 from recbole_llm.settings.values import split_names
 from recbole_llm.timeline import PREPARE, in_run
 
-WITHOUT_EFFECT = frozenset(("verbose",))  # keys of RecBole's that nothing reads
+# Keys of RecBole's that nothing reads, and what is there instead.
+WITHOUT_EFFECT = {
+    "verbose": "the whole log is in the run folder; --quiet shows less",
+    "save_dataloaders": "rows are made anew from the data's files, and no loader is kept",
+    "dataloaders_save_path": "rows are made anew from the data's files, and no loader is kept",
+    "dataset_save_path": "rows are made anew from the data's files; nothing that was pickled is loaded",
+}
+WITHOUT_EFFECT_ON_LLMS = {
+    "shuffle": "the rows of an LLM are in another order in every epoch",
+    "enable_scaler": "with enable_amp an LLM computes in bfloat16, which needs no scaling of gradients",
+    "require_pow": "it belongs to RecBole's embedding loss",
+}
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +77,13 @@ def run(model: str | type, dataset: str, *, config_files: str | Sequence[str | P
         >>> pop.metrics["ndcg@10"]  # doctest: +SKIP
     """
     files = split_names(config_files) if isinstance(config_files, str) else list(config_files)
+    return run_config(model, dataset, files, settings)
+
+
+def run_config(
+    model: str | type | None, dataset: str | None, files: Sequence[str | Path], settings: Mapping[str, Any]
+) -> Run:
+    """See :func:`run`; model and data set may also be named in the files or the settings."""
     with console_log():
         config = Config(model, dataset, files, settings)
         check_resolved([config.resolution])
@@ -173,8 +191,9 @@ def _log_settings(config: Config, folder: RunFolder) -> None:
     log.info("%s on %s, run folder %s", config.effective_point(), config["dataset"], folder.path)
     log.info("Settings that differ from their defaults: %s", _told(config))
     log.info(str(config))  # text once: each handler would make it anew
-    for key in WITHOUT_EFFECT & set(config.resolution.user):
-        log.warning("%s has no effect: the whole log is in the run folder; --quiet shows less", key)
+    for key, instead in (WITHOUT_EFFECT | (WITHOUT_EFFECT_ON_LLMS if config.is_llm else {})).items():
+        if key in config.resolution.user:
+            log.warning("%s has no effect: %s", key, instead)
 
 
 def _log_processes(config: Config, label: str) -> None:

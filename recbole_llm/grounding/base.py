@@ -30,6 +30,10 @@ class Catalog(Protocol):
         """Number of items, the padding item included."""
 
     @property
+    def titles(self) -> Sequence[str | None]:
+        """Title of each item; None where it has none."""
+
+    @property
     def has_title(self) -> np.ndarray:
         """bool ``[items]``."""
 

@@ -158,15 +158,15 @@ def _files(resolved: Resolution, suffix: str) -> Iterator[Path]:
 
 
 def _check_load_col(resolved: Resolution) -> None:
-    """Refuse columns of the user's own ``load_col`` that the files do not have; RecBole leaves them out silently."""
-    for suffix, wanted in (resolved.user.get("load_col") or {}).items():
-        for file in _files(resolved, suffix):
-            columns = read_header(file, Format.from_config(resolved))
-            for field in [] if wanted == "*" else wanted:
-                if field not in columns:
-                    raise InputError(
-                        "load_col", f"{file.name} has no column '{field}', it has {', '.join(columns)}", kind="data"
-                    )
+    """Refuse columns to load, or to leave out, that the files do not have; RecBole passes over them silently."""
+    for key in ("load_col", "unload_col"):
+        for suffix, wanted in (resolved.user.get(key) or {}).items():
+            for file in _files(resolved, suffix):
+                columns = read_header(file, Format.from_config(resolved))
+                for field in [] if wanted == "*" else wanted:
+                    if field not in columns:
+                        message = f"{file.name} has no column '{field}', it has {', '.join(columns)}"
+                        raise InputError(key, message, kind="data")
 
 
 def _check_item_fields(resolved: Resolution) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,8 @@ class Config(RecBoleConfig):
         return PropertyLoader
 
     def _load_config_files(self, file_list: Sequence[str | Path] | None) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
-        for file in file_list or ():
-            settings.update(load_yaml(find_config_file(file)))
-        return settings
+        self._files = [load_yaml(find_config_file(file)) for file in file_list or ()]
+        return {key: value for content in self._files for key, value in content.items()}
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
         return parse_texts(config_dict)
@@ -192,15 +191,18 @@ class Config(RecBoleConfig):
 
     def _merge_external_config_dict(self) -> None:
         super()._merge_external_config_dict()
-        shared, per_model = split_by_model(self.external_config_dict)
-        model = shared.get("model") if self._given_model is None else self._given_model
+        model = self.external_config_dict.get("model") if self._given_model is None else self._given_model
         name = model.__name__ if isinstance(model, type) else str(model)
-        check_prefixes(per_model, [name])
-        own = per_model.get(name, {})
-        self.external_config_dict = {**shared, **own}
+        layers = []
+        for source in (*self._files, self.variable_config_dict, self._settings, parse_argv(self._argv)):
+            shared, per_model = split_by_model(source)
+            check_prefixes(per_model, [name])
+            layers.append((shared, per_model.get(name, {})))
+        # A later source wins, with a model's name before the key or without; within one, the key with the name.
+        self.external_config_dict = {key: value for parts in layers for own in parts for key, value in own.items()}
         if GIVEN in self.file_config_dict and GIVEN not in self._settings:
-            later = {*self.variable_config_dict, *self.cmd_config_dict, *own}
-            self.external_config_dict[GIVEN] = sorted({*self.file_config_dict[GIVEN], *later})
+            later = [*(own for _, own in layers), *(shared for shared, _ in layers[len(self._files) :])]
+            self.external_config_dict[GIVEN] = sorted({*self.file_config_dict[GIVEN], *chain(*later)})
 
     # ---- what becomes of it
 

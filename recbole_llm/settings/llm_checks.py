@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from recbole_llm.curriculum import make_curricula
+from recbole_llm.errors import InputError
 from recbole_llm.grounding.rules import check_grounding
 from recbole_llm.llm.settings import TINY, TinyLLMConfig
 from recbole_llm.objective.preference_settings import check_preference, compares_histories
@@ -50,6 +51,9 @@ def check_components(final: Mapping[str, Any]) -> None:
 def check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any]) -> None:
     """Settings of the stages, as far as they show without the data."""
     has_valid_rows = has_rows(final, "valid")
+    if final.get("transform") is not None:
+        message = f"{model} reads histories as they are; leave it out, or give it to the other models alone"
+        raise InputError("transform", f"{message}: --<model>.transform={final['transform']}", kind="conflict")
     check_answers(model, facts.has_answers, final)
     check_objective(model, facts.has_answers, final)
     check_on_trie(final)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.lazy import needs_package
+from recbole_llm.registry import suggestion
 from recbole_llm.settings.models import ModelFacts, recbole_models
 from recbole_llm.settings.source import read_class
 from recbole_llm.settings.stage_checks import check_readable
@@ -24,6 +25,14 @@ DATA_KEYS = frozenset(
 # one stage per command, which leaves a model to evaluate that was never trained for that task; here a command goes on
 # to the last stage.
 TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune")}
+# RecBole's transforms of training batches, and the settings that each cannot do without.
+TRANSFORMS = {
+    "mask_itemseq": ("mask_ratio",),
+    "inverse_itemseq": (),
+    "crop_itemseq": ("eta",),
+    "reorder_itemseq": ("beta",),
+    "user_defined": (),
+}
 
 
 # ------------------------------------------------------------------------------------------- as a model of a command
@@ -47,7 +56,27 @@ def check_classic(model: str, facts: ModelFacts, settings: Settings) -> None:
         check_readable("pre_model_path", Path(settings["pre_model_path"]))
     if settings["log_wandb"] and find_spec("wandb") is None:
         raise needs_package("log_wandb", "wandb", "set log_wandb: False")
-    if settings["transform"] == "mask_itemseq":
+    if not isinstance(settings["preload_weight"] or {}, Mapping):
+        message = f"{settings['preload_weight']!r} is not allowed; give the column of vectors by that of ids"
+        raise InputError("preload_weight", f"{message}, such as {{ent_id: ent_emb}}")
+    if settings["transform"] is not None:
+        _check_transform(model, settings)
+
+
+def _check_transform(model: str, settings: Settings) -> None:
+    """Refuse a transform of batches that RecBole does not have, or that lacks its setting.
+
+    Raises:
+        InputError: its name, or the setting.
+    """
+    name = settings["transform"]
+    if name not in TRANSFORMS:
+        hint = suggestion(str(name), TRANSFORMS, f"; choose from: {', '.join(TRANSFORMS)}")
+        raise InputError("transform", f"there is no transform '{name}'{hint}", kind="unknown")
+    for key in TRANSFORMS[name]:
+        if settings[key] is None:
+            raise InputError(key, f"transform {name} needs it: a number between 0 and 1, such as 0.2", kind="missing")
+    if name == "mask_itemseq":
         _check_masks(model, settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.data.loaders import eval_loader
+from recbole_llm.data.loaders import eval_loader, train_loader
 from recbole_llm.data.rows import SAMPLE_ID, Rows, load_rows, row_histories, row_pairs
 from recbole_llm.evaluation import check_together, protocol_of
 from recbole_llm.evaluation.candidate_choice import CandidateChoice
@@ -104,6 +105,29 @@ def test_samples_of_rows_are_uniform_over_the_other_items(world, tmp_path):
             drawn += own[1:]
     counts = np.bincount(drawn, minlength=rows.whole.item_num)[1:]
     assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
+
+
+@pytest.mark.parametrize("model", ["BPR", "SASRec"])
+def test_popular_negatives_of_training_know_nothing_of_validation_and_test(world, tmp_path, model):
+    """A rare item that is every target after the split is as rare among the negatives as in the training rows."""
+    copied = shutil.copytree(world, tmp_path / "world")
+    file = copied / "world.inter"
+    header, *lines = file.read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    item, time = (header.split("\t").index(name) for name in ("item_id:token", "timestamp:float"))
+    last: dict[str, list[list[str]]] = {}
+    for row in sorted(rows, key=lambda row: float(row[time])):
+        last.setdefault(row[0], []).append(row)
+    for own in last.values():
+        own[-1][item] = own[-2][item] = "late"
+    file.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
+    negatives = {"distribution": "popularity", "sample_num": 1, "alpha": 1.0}
+    settings = {"data_path": str(tmp_path), "train_neg_sample_args": negatives}
+    settings |= {"loss_type": "BPR"} if model == "SASRec" else {}
+    config = Config(model, "world", settings=settings)
+    sampler = train_loader(config, load_rows(config, False))._sampler
+    late = load_rows(config, False).whole.token2id("item_id", "late")
+    assert sampler.prob and late not in sampler.prob
 
 
 def test_samples_by_popularity_follow_the_interactions_before_the_split(world, tmp_path):

@@ -164,6 +164,25 @@ def test_later_places_win(own_properties, tmp_path, monkeypatch):  # noqa: F811
     assert classic["llm_path"] is None and classic["llm_recommender"] is None
 
 
+def test_a_later_source_wins_with_or_without_the_models_name(tmp_path):
+    """Each source wins over the ones before it; the name of the model decides within one source alone."""
+    places = {name: tmp_path / f"{name}.yaml" for name in ("first", "second")}
+
+    def epochs(first: dict, second: dict, given: dict, settings: dict, argv: dict) -> int:
+        for name, content in (("first", first), ("second", second)):
+            places[name].write_text(dump_yaml(content))
+        words = [f"--{key}={value}" for key, value in argv.items()]
+        files = list(places.values())
+        return Config("BPR", "ml-100k", files, given, argv=words, settings=settings)["epochs"]
+
+    for last in range(5):
+        for key in ("epochs", "BPR.epochs"):
+            for before in ("epochs", "BPR.epochs"):
+                sources = [{before: place + 1} for place in range(last)] + [{key: 77}] + [{}] * (4 - last)
+                assert epochs(*sources) == 77
+    assert epochs({}, {"epochs": 5, "BPR.epochs": 7}, {}, {}, {}) == 7
+
+
 def test_smollm2_has_settings_of_its_own_that_the_user_may_replace():
     changed = load_yaml(find_properties() / "llm" / "smollm2.yaml")
     assert not set(changed) & set(AXES)
