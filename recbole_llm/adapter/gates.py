@@ -82,13 +82,16 @@ def gates_of_rows(gates: Tensor, x: Tensor) -> Tensor:
         [rows, anything].
 
     Raises:
-        ValueError: the input is not divided into rows, or their number is no multiple of the instances.
+        ValueError: the input is not divided into rows; :class:`OtherRowsError`: their number is no multiple of the
+            instances.
     """
     if x.ndim != 3:
         raise ValueError(f"instance-wise gates need inputs [rows, tokens, d], not {tuple(x.shape)}: rows are mixed up")
     repeats, rest = divmod(len(x), len(gates))
     if rest or not repeats:
-        raise ValueError(f"{len(x)} rows cannot use the gates of {len(gates)} instances: pass those of these very rows")
+        raise OtherRowsError(
+            f"{len(x)} rows cannot use the gates of {len(gates)} instances: pass those of these very rows"
+        )
     return gates if repeats == 1 else gates.repeat_interleave(repeats, dim=0)
 
 
@@ -224,6 +227,10 @@ def gate_statistics(gates: Tensor) -> dict[str, Any]:
 
 class UnknownRowsError(RuntimeError):
     """A forward pass through instance-wise weights without the gates of its rows."""
+
+
+class OtherRowsError(ValueError):
+    """A forward pass through instance-wise weights with the gates of other rows."""
 
 
 class CurrentGates:

@@ -47,7 +47,8 @@ def fit_classic(
 ) -> Any:
     """Train a RecBole model and leave its best epoch in the trainer.
 
-    The order of seeding and building is that of RecBole's quick start, so that the same settings give the same model.
+    The order of seeding and building is that of RecBole's quick start, so that the same settings give the same model,
+    but where histories are masked at random (BERT4Rec): RecBole draws from the same numbers to count operations.
 
     Args:
         config: the model's config.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 
-from recbole_llm.adapter.gates import UnknownRowsError
+from recbole_llm.adapter.gates import OtherRowsError, UnknownRowsError
 from recbole_llm.errors import first_line
 from recbole_llm.llm.parts import device_of, text_config
 from recbole_llm.llm.sample import MIN_TOKENS, Sample
@@ -145,6 +145,8 @@ def examine(
             is_finite = bool(drawn.plain.isfinite().all())
         except torch.OutOfMemoryError:
             raise
+        except (OtherRowsError, UnknownRowsError):  # of the run's rows; its own passes tell, where they are others too
+            return Finding(True, 0)
         except Exception as error:  # plain passes do not run either
             # Of rows that share a batch nothing is known; the run's own passes will say why.
             return Finding(path is FastPath.ROWS, 0, "error", f"a plain pass fails: {first_line(error)}")

@@ -23,10 +23,12 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
         >>> text_encoder(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>"))("Babe")
         [2]
     """
-    # Where special tokens are pieces of the vocabulary (Unigram), splitting them is not enough.
-    kept = {token: tokenizer.convert_tokens_to_ids(token) for token in special_tokens(tokenizer)}
-    special = {*kept.values()} - {tokenizer.unk_token_id}
-    spelled = re.compile("|".join(re.escape(token) for token in sorted(kept, key=len, reverse=True) if len(token) > 1))
+    # Where special tokens are pieces of the vocabulary (Unigram), splitting them is not enough. Added tokens that are
+    # not special, such as runs of blanks, are text.
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    added |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special = {*added.values()} - {tokenizer.unk_token_id}
+    spelled = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True) if len(token) > 1))
 
     def encode_text(text: str) -> list[int]:
         token_ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

@@ -290,6 +290,14 @@ def test_special_tokens_that_are_pieces_of_the_vocabulary_stay_text(title):
     assert len("".join(known).replace("<unk>", "?")) == len(title)
 
 
+def test_added_tokens_that_are_not_special_are_read_in_titles_as_in_any_text():
+    tokenizer = make_tokenizer("qwen2")
+    tokenizer.add_tokens(["  ", "\n\n"])
+    for text in ("Se7en  (1995)", "a\n\nb"):
+        assert text_encoder(tokenizer)(text) == tokenizer.encode(text, add_special_tokens=False)
+        assert {*tokenizer.convert_tokens_to_ids(["  ", "\n\n"])} & {*text_encoder(tokenizer)(text)}
+
+
 titles_of_any_script = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(clean_title)
 
 

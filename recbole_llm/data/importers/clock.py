@@ -77,8 +77,9 @@ class Clock:
 
     def _of_other_units(self, values: Sequence[Any], times: np.ndarray) -> dict[int, str]:
         """What is wrong with numbers that are of another unit than the first: sorted together, their order is wrong."""
-        seconds = {unit: times.astype(np.float64) * unit for unit in _UNITS}
-        units = np.select([(_DATED[0] <= own) & (own < _DATED[1]) for own in seconds.values()], list(_UNITS), 0.0)
+        bounds = [bound / unit for unit in _UNITS for bound in _DATED]
+        places = np.searchsorted(bounds, times, side="right")
+        units = np.array([unit for own in _UNITS for unit in (0.0, own)] + [0.0])[places]
         having = np.flatnonzero(units)
         if not having.size:
             return {}

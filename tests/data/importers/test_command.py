@@ -170,8 +170,8 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs
 
 @linux
 def test_memory_grows_by_numbers_and_not_by_lines(tmp_path):
-    """A row is 25 bytes: its fields as Python's texts would be 400, 40 MiB in all."""
-    assert peak_mib(tmp_path, 100_000) < 40
+    """A row is 25 bytes: its fields as Python's texts would be 400, 40 MiB in all, beside the 40 of ids and blocks."""
+    assert peak_mib(tmp_path, 100_000) < 60
 
 
 @linux
