@@ -61,6 +61,8 @@ LARGE = [[400, -300, 2], [-350, 0, 10], [401, -300, 2]]  # the squares leave the
 WIDENED = {
     "all_item_loss": lambda of: all_item_loss(of(LARGE), of(A), [0, 1, 1], 1e-5),
     "assignment_probabilities": lambda of: assignment_probabilities(of(LARGE), of(LARGE[1:]), 2),
+    "codebook_loss": lambda of: codebook_loss(of(LARGE), of(LARGE[::-1])),
+    "discounted_returns": lambda of: discounted_returns(of([6e4, 6e4, 1]), 0.9),
     "gate_weights": lambda of: gate_weights(of(LARGE), 0.005),
     "infonce_loss": lambda of: infonce_loss(of(LARGE), of(LARGE[::-1]), 1e-5),
     "quantisation_loss": lambda of: quantisation_loss(of(LARGE), of([LARGE[1:], A]), [[0, 1], [1, 1], [0, 0]]),

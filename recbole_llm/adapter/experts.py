@@ -123,12 +123,13 @@ def route_experts(states: Tensor, router: Tensor, mask: Tensor | None = None) ->
         raise ValueError(
             f"states [n, d] and a router [k, d] do not match: {tuple(states.shape)}, {tuple(router.shape)}"
         )
-    votes = (states @ router.T).softmax(dim=1)
+    votes = (states.double() @ router.double().T).softmax(dim=1)  # rounded less than what tells two experts apart
     counted = votes if mask is None else torch.where(_real(mask, len(votes))[:, None], votes, 0.0)
-    sums = counted.double().sum(dim=0)
+    sums = counted.sum(dim=0)
     best = sums.max()
     rounding = torch.finfo(sums.dtype).eps * len(states) * best  # a sum depends on the order of its terms
-    return votes, sums.to(votes.dtype), int((sums >= best - rounding).int().argmax())
+    dtype = torch.promote_types(states.dtype, router.dtype)
+    return votes.to(dtype), sums.to(dtype), int((sums >= best - rounding).int().argmax())
 
 
 @computes_in_torch("probabilities", others=("mask",), wide=True)

@@ -264,6 +264,8 @@ def _check_loaded(config: Settings, wanted: list[tuple[str, str]]) -> None:
                 kind="missing",
             )
         for left_out in ("unload_col", "unused_col"):
+            if left_out == "unused_col" and key == "TIME_FIELD":  # dropped once the rows are in order
+                continue
             if field in (config[left_out] or {}).get("inter", ()):
                 message = f"'{field}', the {key}, cannot be left out; take it off the list for inter"
                 raise InputError(left_out, message, kind="conflict")

@@ -31,14 +31,41 @@ def train_loader(config: MutableSettings, rows: Rows) -> Any:
         # `repeatable` is about evaluation; a general model never learns against its user's own items. Popular is what
         # the training rows have: RecBole counts validation and test targets, too.
         how = (negatives["distribution"], negatives["alpha"])
-        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        if negatives["distribution"] == "popularity":
+            _check_drawable(rows, 1 if is_sequential else _most_items(rows))
+        if is_sequential:
             sampler = RepeatableSampler(["train"], rows.train, *how).set_phase("train")
         else:
             sampler = Sampler(["train"], [rows.train], *how).set_phase("train")
+        if negatives["distribution"] == "popularity":
+            _pin_last(sampler)
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         kg_sampler = KGSampler(rows.train, negatives["distribution"], negatives["alpha"])
         return loader_class(config, rows.train, sampler, kg_sampler, shuffle=True)
     return loader_class(config, rows.train, sampler, shuffle=config["shuffle"])
+
+
+def _check_drawable(rows: Rows, n_excluded: int) -> None:
+    """Refuse popular negatives of training rows that leave somebody none, for which RecBole would draw for ever.
+
+    Args:
+        rows: the rows.
+        n_excluded: most different items that are no negatives of one row.
+    """
+    n_items = len(np.unique(row_pairs(rows.train)[:, 1]))
+    if n_items <= n_excluded:
+        raise InputError(
+            "train_neg_sample_args",
+            f"popularity draws from the {n_items} items of {len(rows.train)} training rows, which leaves a row none; "
+            "set distribution: uniform, or take more rows",
+            kind="data",
+        )
+
+
+def _most_items(rows: Rows) -> int:
+    """Different items of the user who had most in training."""
+    return int(np.bincount(np.unique(row_pairs(rows.train), axis=0)[:, 0]).max(initial=0))
 
 
 def eval_loader(config: MutableSettings, rows: Rows, phase: str) -> Any:
@@ -130,6 +157,11 @@ def _count_before_split(sampler: Any, counts: np.ndarray) -> None:
     """
     sampler._get_candidates_list = np.repeat(np.arange(len(counts)), counts).tolist
     sampler._build_alias_table()
+    _pin_last(sampler)
+
+
+def _pin_last(sampler: Any) -> None:
+    """Keep a RecBole sampler by popularity from drawing the item -1."""
     for item, other in sampler.alias.items():
         if other == -1:  # nobody's remainder: rounding may leave it a trifle below 1, and RecBole then draws item -1
             sampler.prob[item] = 1.0

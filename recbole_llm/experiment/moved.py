@@ -65,6 +65,7 @@ def _check_there(dataset: str, data_path: str) -> None:
     check_path("data_path", data_path)
     folder = find_data(dataset, data_path, is_given=True)
     # RecBole would download it, and its own copy would stand in for another ml-100k; a run needs the data it read.
-    if not has_data(Path(folder), dataset) or is_built_in(folder) and not is_built_in(data_path):
+    is_there = folder in (data_path, os.path.join(data_path, dataset))
+    if not has_data(Path(folder), dataset) or not is_there:
         message = f"no data set '{dataset}' in {data_path}, which this run was trained on; give the folder it is in now"
         raise InputError("data_path", message, kind="file")

@@ -9,7 +9,7 @@ from torch.nn.functional import smooth_l1_loss
 from recbole_llm.arrays import computes_in_torch
 
 
-@computes_in_torch("rewards")
+@computes_in_torch("rewards", wide=True)
 def discounted_returns(rewards: Tensor, gamma: float, standardise: bool = False) -> Tensor:
     """R_t = r_t + gamma R_{t+1} of one episode.
 
@@ -43,7 +43,7 @@ def discounted_returns(rewards: Tensor, gamma: float, standardise: bool = False)
     return (returns - returns.mean()) / (returns.std() + 1e-8)
 
 
-@computes_in_torch("log_probs", "values", "returns")
+@computes_in_torch("log_probs", "values", "returns", wide=True)
 def actor_critic_losses(log_probs: Tensor, values: Tensor, returns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Losses of the chosen actions and of the estimated values, summed over steps.
 

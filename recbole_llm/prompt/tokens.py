@@ -28,14 +28,18 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     added |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     special = {*added.values()} - {tokenizer.unk_token_id}
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} & special
     spelled = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True) if len(token) > 1))
 
     def encode_text(text: str) -> list[int]:
         token_ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        found = None if special.isdisjoint(token_ids) or not spelled.pattern else spelled.search(text)
-        if found is None:
+        if special.isdisjoint(token_ids) or len(text) < 2:
             return token_ids
-        middle = found.start() + 1
+        found = spelled.search(text)
+        if found is None and ends.isdisjoint(token_ids):  # bytes are special tokens, too, in some vocabularies
+            return token_ids
+        # Where nothing is spelled, a normaliser makes one of other letters.
+        middle = found.start() + 1 if found else len(text) // 2
         return encode_text(text[:middle]) + encode_text(text[middle:])
 
     return encode_text

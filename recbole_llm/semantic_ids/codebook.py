@@ -33,7 +33,7 @@ def snap_to_codebook(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]
     return codes, codebook[codes]
 
 
-@computes_in_torch("semantic", "snapped")
+@computes_in_torch("semantic", "snapped", wide=True)
 def codebook_loss(semantic: Tensor, snapped: Tensor) -> Tensor:
     """Mean square between the class vectors of a sequence and the codewords its items were snapped to.
 

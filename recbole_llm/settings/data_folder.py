@@ -88,7 +88,8 @@ def built_in_folder() -> str:
 
 def is_built_in(folder: str) -> bool:
     """Whether a folder is RecBole's own copy of ml-100k, of this or of another installation."""
-    return Path(folder).parts[-2:] == ("dataset_example", BUILT_IN)
+    parts = Path(os.path.normpath(folder)).parts
+    return parts[-3:] == ("recbole", "dataset_example", BUILT_IN)
 
 
 def _refuse_a_table(name: str) -> None:

@@ -51,7 +51,7 @@ def check_components(final: Mapping[str, Any]) -> None:
 def check_stages(model: str, facts: ModelFacts, task: str, final: Mapping[str, Any]) -> None:
     """Settings of the stages, as far as they show without the data."""
     has_valid_rows = has_rows(final, "valid")
-    if final.get("transform") is not None:
+    if final.get("transform"):
         message = f"{model} reads histories as they are; leave it out, or give it to the other models alone"
         raise InputError("transform", f"{message}: --<model>.transform={final['transform']}", kind="conflict")
     check_answers(model, facts.has_answers, final)

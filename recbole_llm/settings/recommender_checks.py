@@ -25,13 +25,12 @@ DATA_KEYS = frozenset(
 # one stage per command, which leaves a model to evaluate that was never trained for that task; here a command goes on
 # to the last stage.
 TRAIN_STAGES = {"S3Rec": ("pretrain", "finetune")}
-# RecBole's transforms of training batches, and the settings that each cannot do without.
+# RecBole's transforms of training batches, and the settings that each cannot do without; user_defined returns nothing.
 TRANSFORMS = {
     "mask_itemseq": ("mask_ratio",),
     "inverse_itemseq": (),
     "crop_itemseq": ("eta",),
     "reorder_itemseq": ("beta",),
-    "user_defined": (),
 }
 
 

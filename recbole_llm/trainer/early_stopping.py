@@ -24,7 +24,10 @@ class EarlyStopping:
     def update(self, epoch: int, score: float) -> bool:
         """Take the score of an epoch (1-based). Returns: whether it is the best so far."""
         best = self.best_score
-        better = best is None or math.isnan(best) or (score > best if self.bigger else score < best)
+        if best is None or math.isnan(best):
+            better = best is None or not math.isnan(score)
+        else:
+            better = score > best if self.bigger else score < best
         if better:
             self.best_score, self.best_epoch, self.waited = score, epoch, 0
         else:

@@ -130,6 +130,24 @@ def test_popular_negatives_of_training_know_nothing_of_validation_and_test(world
     assert sampler.prob and late not in sampler.prob
 
 
+@pytest.mark.parametrize("model", ["BPR", "SASRec"])
+def test_popular_negatives_of_which_there_are_none_are_refused(world, model):
+    """RecBole would draw again and again."""
+    settings = {"train_neg_sample_args": {"distribution": "popularity", "sample_num": 1, "alpha": 1.0}}
+    settings |= {"loss_type": "BPR"} if model == "SASRec" else {}
+    config = Config(model, "world", settings={**settings, "data_path": str(world.parent)})
+    rows = load_rows(config, False)
+    feat, field = rows.train.inter_feat, rows.train.iid_field
+    assert train_loader(config, rows) is not None
+    if model == "SASRec":
+        feat[field][:] = 1
+    else:
+        feat[field][:] = torch.arange(len(feat)) % 2 + 1
+        feat[rows.train.uid_field][:2] = 1
+    with refused("train_neg_sample_args", "data", "popularity draws from the . items of .* which leaves a row none"):
+        train_loader(config, rows)
+
+
 def test_samples_by_popularity_follow_the_interactions_before_the_split(world, tmp_path):
     config, rows = loaded(world, tmp_path, "SASRec", eval_args={"mode": "pop5"})
     drawn: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ from recbole_llm.experiment.moved import paths_now
 from recbole_llm.logs import SHOWN, console_log
 from recbole_llm.quick_start import main
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.data_folder import built_in_folder
 from tests.processes import fresh_python
 from tests.refusals import refused
 from tests.runs import check_stages, working_in
@@ -151,7 +153,11 @@ def test_a_project_that_was_moved_as_a_whole_is_found_by_itself(model, small, sm
 
 
 def test_the_data_that_recbole_brings_are_found_wherever_it_is_installed(tmp_path):
-    recorded = {"dataset": "ml-100k", "data_path": "/elsewhere/dataset_example/ml-100k", "checkpoint_dir": "/elsewhere"}
+    recorded = {
+        "dataset": "ml-100k",
+        "data_path": "/elsewhere/recbole/dataset_example/ml-100k",
+        "checkpoint_dir": "/elsewhere",
+    }
     assert Path(paths_now(recorded, tmp_path / "run")["data_path"], "ml-100k.inter").is_file()
 
 
@@ -167,6 +173,8 @@ def test_what_recbole_brings_stands_for_no_other_ml_100k(tmp_path):
             paths_now(recorded, tmp_path / "saved" / "run", given)
     (own / "ml-100k.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
     assert "data_path" not in paths_now(recorded, tmp_path / "saved" / "run")
+    for folder in (tmp_path, Path(built_in_folder()).parent):  # the folder above that of the data
+        assert paths_now(recorded, tmp_path / "saved" / "run", folder)["data_path"] == os.path.abspath(folder)
 
 
 def test_a_run_is_loaded_where_its_data_have_moved(small, tmp_path, world):

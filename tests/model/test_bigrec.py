@@ -73,7 +73,7 @@ def test_titles_longer_than_generated_answers_stay_within_the_positions(gaps, tm
     longer.append(["nobody's", "An Endless Saga " * 300, *rows[0][2:]])  # no reason to cut or refuse anything
     file.write_text("\n".join(map("\t".join, [header, *longer])) + "\n")
     words = words_for(
-        model, world, tmp_path / "saved", "--epochs=0", f"--llm_path={save_family('gpt2', tmp_path / 'gpt2')}",
+        model, world, tmp_path / "saved", "--epochs=1", f"--llm_path={save_family('gpt2', tmp_path / 'gpt2')}",
         "--max_new_tokens=8", "--max_prompt_tokens=512", "--recommender_config={'epochs': 1}"
     )  # fmt: skip
     config = Config(model, world.name, argv=[word for word in words if not word.startswith("--model=")])
@@ -88,6 +88,7 @@ def test_titles_longer_than_generated_answers_stay_within_the_positions(gaps, tm
     assert 0 < len(cut) < len(pairs) and {response[-1] for response in cut} == {recommender.backbone.eos_token_id}
     assert f"{len(cut)} titles to learn lost their end" in caplog.text
     assert recommender.calculate_loss(whole.train.inter_feat[:32]).item() > 0
+    assert recommender._longest_target() > 8
     recommender.prepare()
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from recbole_llm.data.catalog import ItemCatalog
@@ -273,12 +273,15 @@ def test_titles_that_spell_special_tokens_stay_text(family):
     assert not set(tokenizer.all_special_ids) & set(asked(builder, [1])[1:])
 
 
-@pytest.mark.parametrize("title", ["</s> special", "a</s>", "<pad>", "</s></s>", "no </s> and <pad>", "</s", "plain"])
+@pytest.mark.parametrize(
+    "title", ["</s> special", "a</s>", "<pad>", "</s></s>", "no </s> and <pad>", "</s", "plain", "</S> a"]
+)
 def test_special_tokens_that_are_pieces_of_the_vocabulary_stay_text(title):
     """As in Unigram: where the tokenizer is told to split special tokens, it finds them among its pieces again."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", *"</s>padeciln o"]
     unigram = Tokenizer(models.Unigram([(piece, -1.0 - len(piece) % 2) for piece in dict.fromkeys(pieces)], 2))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    unigram.normalizer = normalizers.Lowercase()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=unigram, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )

@@ -158,6 +158,10 @@ def test_a_score_that_is_no_number_is_never_the_best(bigger):
     stopping = EarlyStopping(patience=0, bigger=bigger)
     better = [stopping.update(epoch, score) for epoch, score in enumerate([math.nan, 0.5, math.nan], start=1)]
     assert stopping.best_epoch == 2 and stopping.best_score == 0.5 and better[1:] == [True, False]
+    stopping = EarlyStopping(patience=2, bigger=bigger)
+    for epoch in (1, 2, 3):
+        stopping.update(epoch, math.nan)
+    assert stopping.stop and stopping.best_epoch == 1
 
 
 def test_patience_of_zero_never_stops():

@@ -40,6 +40,7 @@ _ADVICE = {
     (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst"): "unpack it",
     (".inter", ".item"): "an atomic file needs no import: --dataset=NAME finds dataset/NAME/NAME.inter",
 }
+OF_REVIEWS = {"helpfulvote", "verifiedpurchase"}  # columns of Amazon's reviews
 _LOOKED_AT = 1000  # objects whose keys are the columns of a file of JSON lines
 
 
@@ -73,6 +74,8 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     )
     used = [f"{what} is " + _shown(what, name) for what, name in found.items() if name]
     notes = ["columns: " + ", ".join([*used, *(f"text is '{name}'" for name in texts)])]
+    if title is None and any(_plain(name) == "title" for name in table.columns) and origin.items is None:
+        notes.append("the column title is taken for the reviews'; if it is the items', add --title=title")
     items = _items(origin, choices, columns.item)
     for source in items:
         words = [
@@ -148,7 +151,7 @@ def _separator(file: Path, choices: Choices) -> str:
     return max(_SEPARATORS, key=(bare if any(map(bare.count, _SEPARATORS)) else line).count)
 
 
-def has_own_titles(columns: Sequence[str], items: Sequence[Path]) -> bool:
+def has_own_titles(columns: Sequence[str], items: Sequence[object]) -> bool:
     """Whether a header names a column of items' titles, so that the file is a table of one's own.
 
     Public files of interactions have none: their titles are in the file of items beside them.
@@ -169,6 +172,8 @@ def _column(what: str, table: Table, choices: Choices) -> str | None:
         _check_columns(what, [given], table)
         return given
     by_name = {_plain(name): name for name in reversed(table.columns)}
+    if what == "title" and OF_REVIEWS & by_name.keys():  # it is the review's
+        by_name.pop("title", None)
     return next((by_name[name] for name in KNOWN[what].split() if name in by_name), None)
 
 

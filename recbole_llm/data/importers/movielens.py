@@ -44,9 +44,13 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
         table = DelimitedTable(file, form, drop=choices.drop)
         listed = origin.beside("movies.csv")
         is_public = {"userId", "movieId", "rating", "timestamp"} <= set(table.columns)
-        if not is_public or has_own_titles(table.columns, listed):
+        if not is_public:
             continue
-        movies = [Items(DelimitedTable(path, form, drop=choices.drop), "movieId", "title", _KINDS) for path in listed]
+        listings = [DelimitedTable(path, form, drop=choices.drop) for path in listed]
+        public = [one for one in listings if {"movieId", "title"} <= set(one.columns)]
+        if has_own_titles(table.columns, public):
+            continue
+        movies = [Items(listing, "movieId", "title", _KINDS) for listing in listings]
         columns = Columns("userId", "movieId", "timestamp", "rating")
         return ImportPlan("MovieLens 20M or later", [table], columns, movies[:1], "movie")
     return None

@@ -532,6 +532,17 @@ def test_titles_beside_a_public_files_items_or_review_texts_are_no_items_titles(
             assert len(atomic(out, "inter")[1]) == 3
             assert (out / "t.item").exists() == bool(extra)
             assert not extra or atomic(out, "item")[1][0][:2] == ["i", "Soap"]
+    own = reviews.replace("parent_asin", "asin")
+    assert not (import_dataset(text(tmp_path, "own.csv", own), "t", tmp_path / "a", progress=False) / "t.item").exists()
+    titled = import_dataset(
+        tmp_path / "own.csv", "t", tmp_path / "b", choices=Choices(names={"title": "title"}), progress=False
+    )
+    assert atomic(titled, "item")[1] == [["i", "Great u"]]
+    (folder := tmp_path / "other").mkdir()
+    text(folder, "ratings.csv", "userId,movieId,rating,timestamp,title\nu,i,4,10,Heat\n")
+    text(folder, "movies.csv", "id,name\n1,Something else\n")
+    out = import_dataset(folder / "ratings.csv", "t", folder / "out", progress=False)
+    assert atomic(out, "item")[1] == [["i", "Heat"]]
     (folder := tmp_path / "movies").mkdir()
     text(folder, "ratings.csv", "userId,movieId,rating,timestamp,title\nu,i,4,10,A pirate copy\n")
     text(folder, "movies.csv", "movieId,title,genres\ni,Heat,Crime\n")
