@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_llm.arrays import computes_in_torch, to_ids, widened
+from recbole_llm.arrays import computes_in_torch, to_ids
 from recbole_llm.objective.means import token_weights, weighted_mean
 
 
@@ -37,7 +37,7 @@ def cft_weights(length: int, beta: float) -> Tensor:
     return 1 - (1 - beta) * steps / max(length - 1, 1)
 
 
-@computes_in_torch("factual", "counterfactual", others=("targets", "rows", "row_weights"))
+@computes_in_torch("factual", "counterfactual", others=("targets", "rows", "row_weights"), wide=True)
 def cft_loss(
     factual: Tensor,
     counterfactual: Tensor,
@@ -80,7 +80,6 @@ def cft_loss(
             "rows do not match"
         )
     to_ids(targets, factual.shape[1], "target")  # torch leaves -100 out
-    factual, counterfactual = widened(factual), widened(counterfactual)  # before they are subtracted
     weights = position_weights(rows.long(), beta).to(factual) * token_weights(factual[:, 0], rows, row_weights)
     loss = weighted_mean(functional.cross_entropy(factual, targets.long(), reduction="none"), weights)
     if weight == 0:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch, to_ids, widened
+from recbole_llm.arrays import computes_in_torch, to_ids
 from recbole_llm.objective.means import softplus, weighted_mean
 
 COUNTED = ("mask", "row_weights")
 
 
-@computes_in_torch("chosen", "rejected", others=(*COUNTED, "smoothing"))
+@computes_in_torch("chosen", "rejected", others=(*COUNTED, "smoothing"), wide=True)
 def dpo_loss(
     chosen: Tensor,
     rejected: Tensor,
@@ -52,7 +52,7 @@ def dpo_loss(
     return _over_rows(_over_negatives(losses, kept), kept, row_weights)
 
 
-@computes_in_torch("chosen", "rejected", others=COUNTED)
+@computes_in_torch("chosen", "rejected", others=COUNTED, wide=True)
 def sdpo_loss(
     chosen: Tensor, rejected: Tensor, beta: float, mask: Tensor | None = None, row_weights: Tensor | None = None
 ) -> Tensor:
@@ -85,7 +85,7 @@ def sdpo_loss(
     return _over_rows(losses, kept, row_weights)
 
 
-@computes_in_torch("chosen", "rejected", others=COUNTED)
+@computes_in_torch("chosen", "rejected", others=COUNTED, wide=True)
 def dmpo_loss(
     chosen: Tensor, rejected: Tensor, beta: float, mask: Tensor | None = None, row_weights: Tensor | None = None
 ) -> Tensor:
@@ -109,7 +109,7 @@ def dmpo_loss(
     return _over_rows(softplus(-beta * (chosen - _over_negatives(rejected, kept))), kept, row_weights)
 
 
-@computes_in_torch("chosen", "rejected", others=COUNTED)
+@computes_in_torch("chosen", "rejected", others=COUNTED, wide=True)
 def simpo_loss(
     chosen: Tensor,
     rejected: Tensor,
@@ -140,7 +140,7 @@ def simpo_loss(
     return _over_rows(_over_negatives(losses, kept), kept, row_weights)
 
 
-@computes_in_torch("log_probs", others=("labels", "row_weights"))
+@computes_in_torch("log_probs", others=("labels", "row_weights"), wide=True)
 def choice_loss(log_probs: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
     """-log softmax of the right answer among those offered, by their log-probabilities: no reference, beta 1.
 
@@ -164,13 +164,12 @@ def choice_loss(log_probs: Tensor, labels: Tensor, row_weights: Tensor | None = 
             f"log_probs [b, k] and labels [b] do not match: {tuple(log_probs.shape)}, {tuple(labels.shape)}"
         )
     to_ids(labels, log_probs.shape[1], "label")
-    losses = -widened(log_probs).log_softmax(dim=1).gather(1, labels.long()[:, None])[:, 0]
+    losses = -log_probs.log_softmax(dim=1).gather(1, labels.long()[:, None])[:, 0]
     return weighted_mean(losses, _row_weights(row_weights, losses))
 
 
 def _aligned(chosen: Tensor, rejected: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """[m], [m, k] and the bool mask [m, k]; masked negatives are 0, so that not even an infinite one has a part."""
-    chosen, rejected = widened(chosen), widened(rejected)
     rejected = rejected[:, None] if rejected.ndim == 1 else rejected
     if chosen.ndim != 1 or len(rejected) != len(chosen):
         raise ValueError(

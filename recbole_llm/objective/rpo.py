@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_llm.arrays import computes_in_torch, widened
+from recbole_llm.arrays import computes_in_torch
 from recbole_llm.objective.means import products, softplus, unit, weighted_mean
 
 
-@computes_in_torch("chosen_prompts", "rejected_prompts", others=("mask",))
+@computes_in_torch("chosen_prompts", "rejected_prompts", others=("mask",), wide=True)
 def rpo_weights(
     chosen_prompts: Tensor, rejected_prompts: Tensor, temperature: float, mask: Tensor | None = None
 ) -> Tensor:
@@ -37,14 +37,14 @@ def rpo_weights(
     shapes = tuple(chosen_prompts.shape), tuple(rejected_prompts.shape)
     if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
         raise ValueError(f"chosen_prompts [m, d] and rejected_prompts [n, d] do not match: {shapes[0]}, {shapes[1]}")
-    cosines = products(unit(widened(chosen_prompts.detach())), unit(widened(rejected_prompts.detach())))
+    cosines = products(unit(chosen_prompts.detach()), unit(rejected_prompts.detach()))
     logits = (cosines - 1) / temperature
     kept = _kept(mask, logits)
     weights = torch.where(kept, logits, -torch.inf).softmax(dim=1) if logits.numel() else logits
     return torch.where(kept, weights, 0.0)
 
 
-@computes_in_torch("chosen", "rejected", "weights", others=("mask",))
+@computes_in_torch("chosen", "rejected", "weights", others=("mask",), wide=True)
 def rpo_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float, mask: Tensor | None = None) -> Tensor:
     """-log sigmoid(beta w_ij (a_i - b_j)), mean over the pairs that count of a row, then over rows that have any.
 
@@ -72,13 +72,13 @@ def rpo_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float, mas
     if weights.shape != (shape := (*chosen.shape, *rejected.shape)):
         raise ValueError(f"weights {shape}, of chosen and rejected answers, are needed, not {tuple(weights.shape)}")
     kept = _kept(mask, weights)
-    gaps = torch.where(kept, widened(chosen)[:, None] - widened(rejected), 0.0)  # a masked answer may be infinite
+    gaps = torch.where(kept, chosen[:, None] - rejected, 0.0)  # a masked answer may be infinite
     losses = torch.where(kept, softplus(-beta * weights.to(gaps) * gaps), 0.0)
     counts = kept.sum(dim=1)
     return weighted_mean(losses.sum(dim=1) / counts.clamp(min=1), (counts > 0).to(losses))
 
 
-@computes_in_torch("chosen", "rejected", others=("mask",))
+@computes_in_torch("chosen", "rejected", others=("mask",), wide=True)
 def rpo_diagonal_loss(
     chosen: Tensor, rejected: Tensor, beta: float, diagonal: float = 0.8, mask: Tensor | None = None
 ) -> Tensor:
@@ -106,7 +106,7 @@ def rpo_diagonal_loss(
     n_rows, n_own = len(chosen), rejected.numel() // max(len(chosen), 1)
     own = torch.eye(n_rows, dtype=torch.bool, device=chosen.device).repeat_interleave(n_own, dim=1)
     kept = _kept(mask, own)
-    gaps = torch.where(kept, widened(chosen)[:, None] - widened(rejected).flatten(), 0.0)
+    gaps = torch.where(kept, chosen[:, None] - rejected.flatten(), 0.0)
     losses = softplus(-beta * gaps)
     means, found = [], []
     for part in (kept & own, kept & ~own):
