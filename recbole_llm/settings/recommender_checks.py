@@ -11,6 +11,7 @@ from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
 from recbole_llm.lazy import needs_package
 from recbole_llm.registry import suggestion
+from recbole_llm.settings.evaluation import is_number
 from recbole_llm.settings.models import ModelFacts, recbole_models
 from recbole_llm.settings.source import read_class
 from recbole_llm.settings.stage_checks import check_readable
@@ -52,7 +53,7 @@ def check_classic(model: str, facts: ModelFacts, settings: Settings) -> None:
         raise no_catalogue(model)
     check_train_stage(model, settings)
     if settings["pre_model_path"] and model in TRAIN_STAGES:
-        check_readable("pre_model_path", Path(settings["pre_model_path"]))
+        check_readable("pre_model_path", Path(_text("pre_model_path", settings)))
     if settings["log_wandb"] and find_spec("wandb") is None:
         raise needs_package("log_wandb", "wandb", "set log_wandb: False")
     if not isinstance(settings["preload_weight"] or {}, Mapping):
@@ -68,15 +69,30 @@ def _check_transform(model: str, settings: Settings) -> None:
     Raises:
         InputError: its name, or the setting.
     """
-    name = settings["transform"]
+    name = _text("transform", settings)
     if name not in TRANSFORMS:
-        hint = suggestion(str(name), TRANSFORMS, f"; choose from: {', '.join(TRANSFORMS)}")
+        hint = suggestion(name, TRANSFORMS, f"; choose from: {', '.join(TRANSFORMS)}")
         raise InputError("transform", f"there is no transform '{name}'{hint}", kind="unknown")
     for key in TRANSFORMS[name]:
-        if settings[key] is None:
+        share = settings[key]
+        if share is None:
             raise InputError(key, f"transform {name} needs it: a number between 0 and 1, such as 0.2", kind="missing")
+        if not is_number(share) or not 0 <= share <= 1:
+            raise InputError(key, f"{share!r} is not allowed; transform {name} takes a number between 0 and 1")
     if name == "mask_itemseq":
         _check_masks(model, settings)
+
+
+def _text(key: str, settings: Settings) -> str:
+    """A setting of RecBole's that has no declaration, and is text.
+
+    Raises:
+        InputError: it is something else.
+    """
+    value = settings[key]
+    if not isinstance(value, str):
+        raise InputError(key, f"{value!r} is not allowed; give text")
+    return value
 
 
 def _check_masks(model: str, settings: Settings) -> None:

@@ -21,7 +21,22 @@ from recbole_llm.settings.values import parse_setting, parse_value, write_settin
 from tests.hostile.cases import FOREIGN, ODD_TEXTS, SPECIAL_TOKENS, alike, broken, outcome, texts, tried, values
 
 pytestmark = pytest.mark.hostile
-MODELS = ("BIGRec", "SOFT", "iLoRA", "SemID", "TALLRec", "LLMEmb", "Laser", "LMDH", "SAR", "Pop", "SASRec", "BPR", "FM")
+MODELS = (
+    "BIGRec",
+    "SOFT",
+    "iLoRA",
+    "SemID",
+    "TALLRec",
+    "LLMEmb",
+    "Laser",
+    "LMDH",
+    "SAR",
+    "Pop",
+    "SASRec",
+    "S3Rec",
+    "BPR",
+    "FM",
+)
 # What a run makes of these depends on other settings, or on more than one source.
 MERGED = {"eval_args", "load_col", "train_neg_sample_args", "valid_metric", "metrics", "threshold", "data_path", GIVEN}
 # Keys that hold keys: names that are known inside them, so that not every case ends at the first unknown one.
@@ -35,6 +50,13 @@ NESTED = {
     "threshold": ("rating",),
     "recommender_config": ("hidden_size", "learning_rate", "loss_type", "topk"),
     "seq_len": ("title",),
+}
+# Keys without a declaration that are read under one value of another key: the model and that value.
+CONDITIONAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "mask_ratio": ("SASRec", {"transform": "mask_itemseq"}),
+    "eta": ("SASRec", {"transform": "crop_itemseq"}),
+    "beta": ("SASRec", {"transform": "reorder_itemseq"}),
+    "pre_model_path": ("S3Rec", {"train_stage": "finetune"}),
 }
 inside = st.recursive(
     values,
@@ -64,6 +86,15 @@ def test_any_value_of_any_key_is_taken_as_it_is_or_refused(data: st.DataObject, 
     found, _ = outcome(resolved, model, {key: value})
     if found is not None and key not in MERGED:
         assert alike(found[key], value), (key, value, found[key])
+
+
+@tried(400)
+@given(values, st.sampled_from(sorted(CONDITIONAL)))
+def test_any_value_of_a_key_that_another_value_calls_for_is_taken_or_refused(value: Any, key: str) -> None:
+    model, others = CONDITIONAL[key]
+    found, _ = outcome(resolved, model, {**others, key: value})
+    if found is not None:
+        assert alike(found[key], value), (value, found[key])
 
 
 @tried(500)
