@@ -9,7 +9,7 @@ from typing import Any
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import find_config_file, load_yaml
 from recbole_llm.registry import nearest, suggestion
-from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, SEVERAL_RUNS, known_keys
+from recbole_llm.settings.defaults import COMMAND_KEYS, GIVEN, SEVERAL_RUNS, given_names, known_keys
 from recbole_llm.settings.schema import OTHER_NAMES, check_known
 from recbole_llm.settings.seeds import check_one_seed, check_seeds
 from recbole_llm.settings.values import parse_setting, split_names
@@ -154,30 +154,53 @@ def parse_command(argv: Sequence[str]) -> Command:
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """Settings from one source: bare ones, and those of one model only."""
+class Layer:
+    """Settings from one source: bare ones, and those of one model only.
 
-    source: str
+    Attributes:
+        shared: bare settings by name.
+        per_model: settings of one model by name, by the model's name.
+        source: where they are from, for messages: ``"--"`` or ``"config file a.yaml: "``.
+    """
+
     shared: Mapping[str, Any]
     per_model: Mapping[str, Mapping[str, Any]]
+    source: str = ""
+
+    def of(self, model: str) -> dict[str, Any]:
+        """What it says of one model: within a source, a key with the model's name wins over the bare one."""
+        return {**self.shared, **self.per_model.get(model, {})}
+
+
+def layered(layers: Sequence[Layer], model: str) -> dict[str, Any]:
+    """One model's settings from several sources; a later one wins, with the model's name before a key or without.
+
+    Where a source is a run's record, ``given`` becomes the names of what any of the sources sets.
+
+    Raises:
+        InputError: a record whose ``given`` is no list of names.
+    """
+    own = [layer.of(model) for layer in layers]
+    settings = {key: value for one in own for key, value in one.items()}
+    if GIVEN in settings:
+        settings[GIVEN] = sorted({name for one in own for name in given_names(one)})
+    return settings
 
 
 def settings_for(model: str, command: Command) -> dict[str, Any]:
     """The user's settings for one of a command's models, files included: the ``config_dict`` of its config.
 
-    Config files in their order, then the command line; in each of them bare keys, as far as the model knows them, then
-    the model's own (``BIGRec.epochs``).
+    Config files in their order, then the command line (see :func:`layered`); bare keys as far as the model knows them.
 
     Raises:
         InputError: a bare key that none of the models knows, a prefixed key that its model does not know, an unreadable
             config file.
     """
     files = [(name, load_yaml(find_config_file(name))) for name in command.config_files]
-    layers = [_Layer(f"config file {name}: ", *split_by_model(content)) for name, content in files]
-    layers.append(_Layer("--", command.shared, command.per_model))
-    known = {name: known_keys(name, command.dataset, _recommender_in(layers, name)) for name in command.models}
-    settings: dict[str, Any] = {}
-    given: list[str] = []
+    layers = [Layer(*split_by_model(content), f"config file {name}: ") for name, content in files]
+    layers.append(Layer(command.shared, command.per_model, "--"))
+    recommenders = {name: layered(layers, name).get("llm_recommender") for name in command.models}
+    known = {name: known_keys(name, command.dataset, chosen) for name, chosen in recommenders.items()}
     for layer in layers:
         check_prefixes(layer.per_model, command.models)
         # A run's config.yaml also holds what the property file beside its data made known, maybe not to this model.
@@ -187,18 +210,5 @@ def settings_for(model: str, command: Command) -> dict[str, Any]:
         for name, own in layer.per_model.items():
             for key in own:
                 check_known(key, known[name], name, f"{layer.source}{name}.")
-        own = {key: value for key, value in layer.shared.items() if key in known[model]}
-        own.update(layer.per_model.get(model, {}))
-        given = [*given, *own.get(GIVEN, own)]
-        settings.update(own)
-    if GIVEN in settings:
-        settings[GIVEN] = sorted(set(given) - {GIVEN})
-    return {key: value for key, value in settings.items() if key not in COMMAND_KEYS}
-
-
-def _recommender_in(layers: Sequence[_Layer], model: str) -> str | None:
-    """The ``llm_recommender`` that the user sets for a model; it decides which property files apply."""
-    found = None
-    for layer in layers:
-        found = {**layer.shared, **layer.per_model.get(model, {})}.get("llm_recommender", found)
-    return found
+    known_here = known[model].difference(COMMAND_KEYS)
+    return {key: value for key, value in layered(layers, model).items() if key in known_here}

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from recbole_llm.errors import InputError
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml
 from recbole_llm.registry import AXES, OMITTED
 from recbole_llm.rerank.settings import RerankSettings
-from recbole_llm.settings.command import check_prefixes, parse_argv, split_by_model
+from recbole_llm.settings.command import Layer, check_prefixes, layered, parse_argv, split_by_model
 from recbole_llm.settings.defaults import GIVEN, recbole_arguments, settings_of
 from recbole_llm.settings.metric_names import register_list_metrics
 from recbole_llm.settings.models import find_model, task_of
@@ -193,16 +192,11 @@ class Config(RecBoleConfig):
         super()._merge_external_config_dict()
         model = self.external_config_dict.get("model") if self._given_model is None else self._given_model
         name = model.__name__ if isinstance(model, type) else str(model)
-        layers = []
-        for source in (*self._files, self.variable_config_dict, self._settings, parse_argv(self._argv)):
-            shared, per_model = split_by_model(source)
-            check_prefixes(per_model, [name])
-            layers.append((shared, per_model.get(name, {})))
-        # A later source wins, with a model's name before the key or without; within one, the key with the name.
-        self.external_config_dict = {key: value for parts in layers for own in parts for key, value in own.items()}
-        if GIVEN in self.file_config_dict and GIVEN not in self._settings:
-            later = [*(own for _, own in layers), *(shared for shared, _ in layers[len(self._files) :])]
-            self.external_config_dict[GIVEN] = sorted({*self.file_config_dict[GIVEN], *chain(*later)})
+        sources = (*self._files, self.variable_config_dict, self._settings, parse_argv(self._argv))
+        layers = [Layer(*split_by_model(source)) for source in sources]
+        for layer in layers:
+            check_prefixes(layer.per_model, [name])
+        self.external_config_dict = layered(layers, name)
 
     # ---- what becomes of it
 

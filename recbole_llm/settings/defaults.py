@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.declare import NO_DEFAULT, keys_of
+from recbole_llm.errors import InputError
 from recbole_llm.llm.settings import SMOLLM2, TINY
 from recbole_llm.property_files import find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES, added_choices, load_entry
@@ -24,6 +25,18 @@ REGIME = (
     *("warmup_steps", "lr_scheduler", "valid_metric"),
 )
 ARGUMENT_LISTS = ("general_arguments", "training_arguments", "evaluation_arguments", "dataset_arguments")
+
+
+def given_names(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that somebody set: of a run's record those that it lists, of another source all.
+
+    Raises:
+        InputError: the record's list is none.
+    """
+    names = settings.get(GIVEN, list(settings))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(GIVEN, f"{names!r} is no list of settings' names; take the run's own config.yaml", kind="file")
+    return names
 
 
 @cache

@@ -25,6 +25,7 @@ from recbole_llm.settings.declarations import llm_keys
 from recbole_llm.settings.defaults import (
     GIVEN,
     SEVERAL_RUNS,
+    given_names,
     known_keys,
     read_properties,
     settings_of,
@@ -118,10 +119,8 @@ def resolve(model: str | type | None, dataset: str | None, user: Mapping[str, An
         InputError: no such model or data set, an unknown key, or a value that its key does not take.
     """
     everything = {key: _listed(key, value) for key, value in user.items()}
-    is_record = GIVEN in everything
-    given = everything.pop(GIVEN, everything)
-    if given is not everything and not (isinstance(given, list) and all(isinstance(key, str) for key in given)):
-        raise InputError(GIVEN, f"{given!r} is no list of settings' names; take the run's own config.yaml", kind="file")
+    given = given_names(everything)
+    is_record = everything.pop(GIVEN, None) is not None
     user = {key: value for key, value in everything.items() if key in given}
     model = everything.get("model") if model is None else model
     dataset = everything.get("dataset") if dataset is None else dataset

@@ -13,10 +13,12 @@ from recbole.utils import argument_list
 
 from recbole_llm.property_files import dump_yaml, find_properties, load_yaml, recbole_folder
 from recbole_llm.registry import AXES
+from recbole_llm.settings.command import parse_command, settings_for
 from recbole_llm.settings.config import FOLDERS, Config
 from recbole_llm.settings.data_folder import built_in_folder
 from recbole_llm.settings.defaults import known_keys, union_columns
 from recbole_llm.settings.models import recbole_models
+from recbole_llm.settings.resolve import resolve
 from tests.refusals import refused
 from tests.test_registry import own_properties  # noqa: F401
 
@@ -181,6 +183,32 @@ def test_a_later_source_wins_with_or_without_the_models_name(tmp_path):
                 sources = [{before: place + 1} for place in range(last)] + [{key: 77}] + [{}] * (4 - last)
                 assert epochs(*sources) == 77
     assert epochs({}, {"epochs": 5, "BPR.epochs": 7}, {}, {}, {}) == 7
+
+
+@pytest.mark.parametrize("records", [(0,), (1,), (0, 1), ()])
+def test_what_several_files_give_is_the_same_from_a_command_and_from_python(tmp_path, records):
+    """Of a run's record what it lists; of every other file and of the arguments, all."""
+    files, given = [], {"eval_batch_size"}
+    for number, content in enumerate([{"epochs": 5, "n_layers": 1}, {"seed": 7, "SASRec.hidden_size": 8}]):
+        names = [*content] if number not in records else [*content][:1]
+        given.update(name.removeprefix("SASRec.") for name in names)
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(dump_yaml({**content, "given": names} if number in records else content))
+    words = ["--model=SASRec", "--dataset=ml-100k", f"--config_files={files[0]},{files[1]}", "--eval_batch_size=9"]
+    from_command = resolve("SASRec", "ml-100k", settings_for("SASRec", parse_command(words)))
+    from_python = Config("SASRec", "ml-100k", files, argv=["--eval_batch_size=9"]).resolution
+    assert from_command.final == from_python.final and from_command.final["hidden_size"] == 8
+    assert set(from_command.user) == set(from_python.user) == given
+
+
+@pytest.mark.parametrize("given", ["5", "~", "topk", "[1]", "{topk: 1}"])
+def test_a_config_file_with_a_changed_list_of_given_settings_is_refused(tmp_path, given):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"topk: [3]\ngiven: {given}\n")
+    with refused("given", "file", "take the run's own config.yaml"):
+        settings_for("Pop", parse_command(["--model=Pop", "--dataset=ml-100k", f"--config_files={file}"]))
+    with refused("given", "file", "take the run's own config.yaml"):
+        Config("Pop", "ml-100k", [file])
 
 
 def test_smollm2_has_settings_of_its_own_that_the_user_may_replace():
