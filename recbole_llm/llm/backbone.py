@@ -19,6 +19,7 @@ from recbole_llm.llm.pretrained import (
     check_causal,
     check_eos,
     check_finite,
+    check_kernel,
     check_vocabulary,
     load_config,
     load_model,
@@ -110,6 +111,7 @@ def load_backbone(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = placement(dtype, quant, torch.device(device)) | hub
     if attn_implementation is not None:
+        check_kernel(attn_implementation, torch.device(device))
         options["attn_implementation"] = attn_implementation
     if isinstance(source, Path) and source.is_file():
         with TemporaryDirectory() as folder:

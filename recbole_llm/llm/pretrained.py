@@ -59,6 +59,20 @@ def placement(dtype: str, quant: str | None, device: torch.device) -> dict[str, 
     return {"dtype": dtype, "quantization_config": settings, "device_map": {"": device}}
 
 
+def check_kernel(attn_implementation: str, device: torch.device) -> None:
+    """Refuse an attention that torch gives no gradient on this device, and says so only after minutes of compiling.
+
+    Raises:
+        InputError: which would do.
+    """
+    if attn_implementation == "flex_attention" and device.type == "cpu":
+        raise InputError(
+            "attn_implementation",
+            "flex_attention has no gradient on a CPU; give another one, such as sdpa",
+            kind="environment",
+        )
+
+
 def load_config(source: Path | str, hub: dict[str, Any]) -> PretrainedConfig:
     """The configuration of an LLM.
 

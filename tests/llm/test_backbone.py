@@ -280,6 +280,11 @@ def test_an_attention_that_is_not_there_is_named(folder, kernel):
     message_of(folder, "attn_implementation", "environment", attn_implementation=kernel)
 
 
+def test_an_attention_without_a_gradient_on_a_cpu_is_refused_before_it_compiles(folder):
+    text = message_of(folder, "attn_implementation", "environment", attn_implementation="flex_attention")
+    assert "has no gradient on a CPU" in text
+
+
 @pytest.mark.parametrize("commit", ["4f2a", None])
 def test_an_llm_of_the_hub_is_known_by_its_commit_or_else_by_its_name(folder, commit, monkeypatch):
     asked = []
