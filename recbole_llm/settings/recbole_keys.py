@@ -44,6 +44,28 @@ def _is_negatives(value: Mapping[str, Any]) -> bool:
     )
 
 
+def _are_names(value: Mapping[str, Any]) -> bool:
+    return _are_texts([*value, *value.values()])
+
+
+def _are_lengths(value: Mapping[str, Any]) -> bool:
+    whole = all(isinstance(one, int) and not isinstance(one, bool) and one >= 1 for one in value.values())
+    return whole and _are_texts(list(value))
+
+
+def _are_buckets(value: Mapping[str, Any]) -> bool:
+    """Whether these are RecBole's methods of making numbers into classes, by column."""
+    return _are_texts(list(value)) and all(map(_is_bucketing, value.values()))
+
+
+def _is_bucketing(value: object) -> bool:
+    if not isinstance(value, Mapping) or not {"method", "bucket"}.issuperset(value):
+        return False
+    count = value.get("bucket")
+    counted = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+    return value.get("method") == "LD" or (value.get("method") == "ED" and counted)
+
+
 def _is_threshold(value: Mapping[str, Any]) -> bool:
     return len(value) == 1 and all(map(is_number, value.values()))
 
@@ -55,6 +77,10 @@ class RecBoleSettings(Declared):
     dataset: Annotated[str, Setting("name of the data set")]
     data_path: Annotated[str, Setting("folder that holds the folder of the data set, or that folder")]
     checkpoint_dir: Annotated[str, Setting("folder of runs and stages")]
+    dataset_save_path: Annotated[str | None, Setting("file of a saved data set to load", null="is none")]
+    dataloaders_save_path: Annotated[str | None, Setting("file of saved loaders to load", null="is none")]
+    state: Annotated[str, Setting("least important messages in the log: debug, info, warning, error or critical")]
+    wandb_project: Annotated[str, Setting("project of Weights & Biases, where log_wandb is on")]
     seed: Annotated[int, Setting("seed of samples, initial weights and dropout", low=0, high=2**32 - 1)]
     eval_batch_size: Annotated[int, Setting("rows per batch of evaluation", low=1)]
     metric_decimal_place: Annotated[int, Setting("decimals of metrics in RecBole's log", low=0, high=100)]
@@ -68,6 +94,12 @@ class RecBoleSettings(Declared):
         str, Setting("ending of the name of a column's history in a row", accept=bool, like="text, such as _list")
     ]
     ITEM_LIST_LENGTH_FIELD: Annotated[str, Setting("column with the length of each row's history")]
+    POSITION_FIELD: Annotated[str, Setting("column of the positions in a row's history")]
+    NEG_PREFIX: Annotated[str, Setting("beginning of the names of columns of negative samples")]
+    ENTITY_ID_FIELD: Annotated[str, Setting("column of the entity, of a knowledge graph")]
+    RELATION_ID_FIELD: Annotated[str, Setting("column of the relation, of a knowledge graph")]
+    HEAD_ENTITY_ID_FIELD: Annotated[str, Setting("column of the entity that a relation is from")]
+    TAIL_ENTITY_ID_FIELD: Annotated[str, Setting("column of the entity that a relation is to")]
     field_separator: Annotated[
         str,
         Setting(
@@ -104,6 +136,48 @@ class RecBoleSettings(Declared):
             null="is none",
         ),
     ]
+    unused_col: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "columns to leave out by file suffix, once rows are filtered and in order",
+            accept=_are_lists,
+            like="lists of columns by file suffix, such as {inter: [timestamp]}",
+            null="is none",
+        ),
+    ]
+    benchmark_filename: Annotated[
+        list[str] | None,
+        Setting("suffixes of the files of training, validation and test, already split", null="splits the .inter file"),
+    ]
+    seq_len: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "entries to keep of a sequence, by column",
+            accept=_are_lengths,
+            like="a count by column, such as {title: 10}",
+            null="keeps all",
+        ),
+    ]
+    preload_weight: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "column of vectors by that of ids",
+            accept=_are_names,
+            like="the column of vectors by that of ids, such as {ent_id: ent_emb}",
+            null="is none",
+        ),
+    ]
+    normalize_field: Annotated[list[str] | None, Setting("columns of numbers to bring to 0 to 1", null="is none")]
+    numerical_features: Annotated[list[str], Setting("columns of numbers that a model embeds")]
+    discretization: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "columns of numbers to make into classes: ED in buckets of equal width, LD by their logarithm",
+            accept=_are_buckets,
+            like="{method: ED, bucket: 5} or {method: LD} by column",
+            null="is none",
+        ),
+    ]
     threshold: Annotated[
         dict[str, Any] | None,
         Setting(
@@ -120,6 +194,14 @@ class RecBoleSettings(Declared):
     alias_of_item_id: Annotated[
         list[str] | None,
         Setting("further columns with ids of items", null="is none"),
+    ]
+    alias_of_entity_id: Annotated[
+        list[str] | None,
+        Setting("further columns with ids of entities", null="is none"),
+    ]
+    alias_of_relation_id: Annotated[
+        list[str] | None,
+        Setting("further columns with ids of relations", null="is none"),
     ]
     additional_feat_suffix: Annotated[
         list[str] | str | None,
@@ -141,6 +223,14 @@ class RecBoleSettings(Declared):
     item_inter_num_interval: Annotated[
         str | None,
         Setting("interactions of an item that is kept", pattern=_INTERVAL, like="text like [3,inf)", null="keeps all"),
+    ]
+    entity_kg_num_interval: Annotated[
+        str | None,
+        Setting("triples of an entity that is kept", pattern=_INTERVAL, like="text like [3,inf)", null="keeps all"),
+    ]
+    relation_kg_num_interval: Annotated[
+        str | None,
+        Setting("triples of a relation that is kept", pattern=_INTERVAL, like="text like [3,inf)", null="keeps all"),
     ]
     train_neg_sample_args: Annotated[
         dict[str, Any] | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,9 +56,6 @@ def check_classic(model: str, facts: ModelFacts, settings: Settings) -> None:
         check_readable("pre_model_path", Path(_text("pre_model_path", settings)))
     if settings["log_wandb"] and find_spec("wandb") is None:
         raise needs_package("log_wandb", "wandb", "set log_wandb: False")
-    if not isinstance(settings["preload_weight"] or {}, Mapping):
-        message = f"{settings['preload_weight']!r} is not allowed; give the column of vectors by that of ids"
-        raise InputError("preload_weight", f"{message}, such as {{ent_id: ent_emb}}")
     if settings["transform"] is not None:
         _check_transform(model, settings)
 

@@ -51,6 +51,10 @@ NESTED = {
     "recommender_config": ("hidden_size", "learning_rate", "loss_type", "topk"),
     "seq_len": ("title",),
 }
+OF_EVERY_TYPE: tuple[Any, ...] = (
+    *(None, True, 0, 7, -1.5, "", "x", [], ["x"], [1], [[1]]),
+    *({}, {"x": 1}, {"x": ["y"]}, {"x": {"y": None}}, {"inter": 3}),
+)
 # Keys without a declaration that are read under one value of another key: the model and that value.
 CONDITIONAL: dict[str, tuple[str, dict[str, Any]]] = {
     "mask_ratio": ("SASRec", {"transform": "mask_itemseq"}),
@@ -86,6 +90,13 @@ def test_any_value_of_any_key_is_taken_as_it_is_or_refused(data: st.DataObject, 
     found, _ = outcome(resolved, model, {key: value})
     if found is not None and key not in MERGED:
         assert alike(found[key], value), (key, value, found[key])
+
+
+@pytest.mark.parametrize("model", ["BIGRec", "S3Rec", "FM"])
+def test_a_value_of_every_type_of_every_key_is_taken_or_refused(model: str) -> None:
+    for key in keys(model):
+        for value in OF_EVERY_TYPE:
+            outcome(resolved, model, {key: value})
 
 
 @tried(400)
