@@ -216,7 +216,8 @@ def find_reference(name: str, llm_recommender: str | None = None) -> str:
     """
     preset = presets().get(name)
     if preset is not None:
-        return _recommender_of(name, llm_recommender or str(load_yaml(preset)["llm_recommender"]))
+        own = str(load_yaml(preset)["llm_recommender"])
+        return _recommender_of(name, own if llm_recommender is None else llm_recommender)
     if llm_recommender not in (None, name):
         raise InputError(
             "llm_recommender", f"'{llm_recommender}' is for presets; {name} is a model of its own", kind="conflict"
