@@ -22,7 +22,9 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-WAIT = 1.0  # seconds between two looks at a lock that another process holds
+WAIT = 60.0  # seconds that a wait for a lock takes before it begins again
+CHANGES = ".locks"  # the lock under which the locks of its folder change hands
+POLL = 0.1  # seconds between two looks at a lock that another process holds
 SAME_START = 2.0  # seconds by which two readings of when one process started may differ
 log = logging.getLogger(__name__)
 
@@ -122,15 +124,39 @@ class OwnedLock:
         Returns:
             Whether it is taken.
         """
-        before = Owner.read(self._note)
-        try:
-            self._lock.acquire(timeout=seconds)
-        except Timeout:
-            if not self._break():
+        until = time.monotonic() + seconds
+        while not self._take_now():
+            if time.monotonic() >= until:
                 return False
-        if before is not None and before.is_gone:
+            time.sleep(POLL)
+        return True
+
+    def _take_now(self) -> bool:
+        """Take the lock, or take it away from a process that is no longer there. Returns: whether it is taken.
+
+        The lock and the note change together, one process at a time: beside a lock that was just taken, the note of
+        the holder before would look as if that one still had it.
+        """
+        with FileLock(self.path.with_name(CHANGES)):
+            before = Owner.read(self._note)
+            is_broken = before is not None and before.is_gone
+            if not self._acquire():
+                if not is_broken:
+                    return False
+                with suppress(FileNotFoundError):
+                    self.path.unlink()  # whoever still has it open holds a lock without a name
+                if not self._acquire():
+                    return False
+            self._write_note()
+        if is_broken:
             log.info("%s: %s has ended without finishing it; resuming from what it left", self.what, before)
-        self._write_note()
+        return True
+
+    def _acquire(self) -> bool:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
         return True
 
     def release(self) -> None:
@@ -141,21 +167,6 @@ class OwnedLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
-
-    def _break(self) -> bool:
-        """Take the lock away from a process that is no longer there. Returns: whether it was."""
-        with FileLock(self.path.with_name(self.path.name + ".break")):  # one at a time, who looks again
-            owner = Owner.read(self._note)
-            if owner is None or not owner.is_gone:
-                return False
-            with suppress(FileNotFoundError):
-                self.path.unlink()  # whoever still has it open holds a lock without a name
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                return False
-            self._write_note()
-        return True
 
     def _write_note(self) -> None:
         aside = self._note.with_name(f"{self._note.name}.new")  # nobody else writes it: we have the lock

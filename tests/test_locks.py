@@ -107,11 +107,30 @@ def test_a_lock_that_outlives_its_process_is_broken_and_a_live_one_is_not(tmp_pa
     assert OwnedLock(path, "Stage s").take()
 
 
+def test_a_lock_that_was_just_taken_is_not_broken_for_the_note_of_the_holder_before(tmp_path, ended, monkeypatch):
+    """Another process that looks between the two steps of taking it finds them not done, or both."""
+    path = tmp_path / "lock"
+    note(path, ended)
+    first, other = OwnedLock(path, "Stage s"), OwnedLock(path, "Stage s")
+    write, found, looking = first._write_note, [], threading.Thread(target=lambda: found.append(other.take()))
+
+    def write_late() -> None:
+        looking.start()
+        time.sleep(0.2)
+        write()
+
+    monkeypatch.setattr(first, "_write_note", write_late)
+    assert first.take()
+    looking.join(10)
+    assert found == [False]
+    assert path.stat().st_ino == os.fstat(first._lock._context.lock_file_fd).st_ino
+
+
 def test_a_note_that_a_killed_process_has_half_written_goes_with_the_next_one(tmp_path):
     (tmp_path / "lock.owner.new").write_text('{"pid": ')
     with OwnedLock(tmp_path / "lock", "Stage s"):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", ".locks"}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])

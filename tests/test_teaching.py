@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_its_folder_is_one_of_recboles_and_serves_in_a_new_process(table):
         cwd=run.folder.parent.parent,
     ).stdout
     assert printed.strip().endswith(mine.strip())
+
+
+def test_its_data_are_taken_from_where_the_teachers_are_now(table, tmp_path):
+    run = recbole_llm.load_run(table.folders["BIGRec"])
+    data = Path(run.config["data_path"])
+    shutil.copytree(data, tmp_path / "moved" / data.name)
+    again = recbole_llm.load_run(table.folders["BIGRec"], data_path=tmp_path / "moved" / data.name)
+    assert again.student.config["data_path"] == again.config["data_path"] != run.config["data_path"]
+    assert again.student.recommend(users=run.users[:2], k=3).equals(run.student.recommend(users=run.users[:2], k=3))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from recbole_llm.callbacks import choice
 from recbole_llm.errors import Kind
 from recbole_llm.llm import settings as llm_settings
+from recbole_llm.semantic_ids import solid_settings
 from recbole_llm.settings import recommender_checks
 from recbole_llm.settings.check import check_command
 from recbole_llm.settings.command import parse_command
@@ -42,6 +43,12 @@ def test_every_kind_of_mistake_is_among_them() -> None:
             ["--model=Pop", "--callbacks=[mlflow, wandb]"],
             "callbacks",
             "callbacks: it needs the package mlflow: pip install mlflow, or leave it out",
+        ),
+        (
+            solid_settings,
+            ["--model=SOLID"],
+            "semantic_source",
+            "semantic_source: it needs the package faiss-cpu: pip install faiss-cpu, or set semantic_source: field",
         ),
         (
             llm_settings,

@@ -93,7 +93,7 @@ def load_rows(config: MutableSettings, few_shot: bool) -> Rows:
     elif not sequential:
         train = interactions_before(config, _dataset_class(config), whole, parts)
     train.item_counts = whole.item_counts = count_before_split(whole, parts)
-    if config["beyond_accuracy"]:
+    if config["beyond_accuracy"] or config["rerank"] != "none":
         whole.pairs_before = pairs_before_split(whole, parts)
     rows = Rows(train, sampled[1], sampled[2], whole)
     if label_column(config):

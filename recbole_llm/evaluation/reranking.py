@@ -16,8 +16,9 @@ from torch import nn
 
 from recbole_llm.data.catalog import read_categories
 from recbole_llm.data.general import told_interactions
-from recbole_llm.data.rows import Rows
+from recbole_llm.data.rows import N_BEFORE, Rows, row_pairs
 from recbole_llm.disk import write_json
+from recbole_llm.errors import InputError
 from recbole_llm.evaluation.categories import drop_common
 from recbole_llm.grounding.rank_metrics import ndcg_at
 from recbole_llm.grounding.ranking import Ranking, rank_scores
@@ -37,7 +38,7 @@ from recbole_llm.rerank import (
 from recbole_llm.stages import stage_seed
 
 if TYPE_CHECKING:
-    from recbole.data.dataset import Dataset
+    from recbole.data.dataset import Dataset, SequentialDataset
 
     from recbole_llm.evaluation.base import Evaluation
     from recbole_llm.settings.config import Config
@@ -150,8 +151,7 @@ class Reranking:
 
     def _examples(self, config: Config, settings: RerankSettings, rows: Rows, model: Any) -> list[RerankExample]:
         """The last step of training histories: what came next, what did not, and the items before."""
-        source = rows.valid if len(rows.valid) else rows.test
-        last = without_last(source, settings.rerank_rows, stage_seed(self.seed, "rerank", "rows"))
+        last = earlier_rows(rows, settings.rerank_rows, stage_seed(self.seed, "rerank", "rows"))
         rng = np.random.default_rng(stage_seed(self.seed, "rerank", "negatives"))
         dataset, examples = rows.whole, []
         suffix = config["LIST_SUFFIX"]
@@ -243,22 +243,57 @@ def training_pairs(rows: Rows) -> np.ndarray:
     return np.stack([feats[train.uid_field].numpy(), feats[train.iid_field].numpy()], axis=1)
 
 
-def without_last(source: Dataset, count: int, seed: int) -> Interaction:
+def earlier_rows(rows: Rows, count: int, seed: int) -> Interaction:
+    """Rows of validation, or of test where these leave none, one step earlier: the newest item is the target.
+
+    Only histories of training interactions alone are taken. Of several rows of a user that are held out (a split in
+    time, or by shares), the later ones' histories hold targets of the earlier ones.
+
+    Args:
+        rows: the rows of the run.
+        count: how many, at most.
+        seed: draws them.
+
+    Raises:
+        InputError: there is no such history of two items.
+    """
+    for source in (rows.valid, rows.test):
+        lengths = source.inter_feat[source.item_list_length_field].numpy()
+        usable = np.flatnonzero((lengths > 1) & _is_before_split(rows, source))
+        if len(usable):
+            chosen = np.random.default_rng(seed).permutation(usable)[:count]
+            return without_last(source, np.sort(chosen))
+    raise InputError(
+        "rerank",
+        f"{rows.whole.config['rerank']} learns from histories of two training interactions or more, and no evaluated "
+        "row has one; choose mmr",
+        kind="data",
+    )
+
+
+def _is_before_split(rows: Rows, source: SequentialDataset) -> np.ndarray:
+    """Whether a row's history is of interactions before the split. Returns: bool [rows]."""
+    whole, known = rows.whole, rows.whole.pairs_before
+    users = row_pairs(source)[:, 0]
+    if whole.config["benchmark_filename"] is None:
+        return source.inter_feat[N_BEFORE].numpy() <= np.bincount(known[:, 0], minlength=whole.user_num)[users]
+    items = source.inter_feat[source.iid_field + source.config["LIST_SUFFIX"]].numpy()
+    is_known = np.isin(users[:, None] * whole.item_num + items, known[:, 0] * whole.item_num + known[:, 1])
+    return (is_known | (items == 0)).all(axis=1)
+
+
+def without_last(source: Dataset, chosen: np.ndarray) -> Interaction:
     """Rows one step earlier: the newest item of each history is the target.
 
     Args:
-        source: rows whose histories are of training interactions.
-        count: how many rows, at most.
-        seed: draws them.
+        source: rows.
+        chosen: int64 [any], which of them; their histories have two items or more.
 
     Returns:
-        Rows of at least one item of history, all list columns one shorter.
+        All list columns one shorter.
     """
-    rows, suffix = source.inter_feat, source.config["LIST_SUFFIX"]
-    lengths = rows[source.item_list_length_field]
-    usable = np.flatnonzero(lengths.numpy() > 1)
-    chosen = np.random.default_rng(seed).permutation(usable)[:count]
-    part = rows[torch.from_numpy(np.sort(chosen))]
+    suffix = source.config["LIST_SUFFIX"]
+    part = source.inter_feat[torch.from_numpy(chosen)]
     lengths = part[source.item_list_length_field]
     index, last = torch.arange(len(part)), lengths - 1
     columns = {name: part[name].clone() for name in part.columns}

@@ -10,11 +10,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from recbole_llm.classic.kept_vectors import VECTORS
 from recbole_llm.disk import write_json
 from recbole_llm.experiment.run_record import DATA, FACTS, Run, read_facts
 from recbole_llm.hashing import find_change, hash_file
 from recbole_llm.llm.folders import folder_fingerprint
-from recbole_llm.settings.config import FILES, NO_EFFECT, Config
+from recbole_llm.settings.config import NO_EFFECT, Config, files_in
 from recbole_llm.stages import fingerprint
 
 PREFIX, RUNS = "compare-", "runs.json"
@@ -33,13 +34,15 @@ def run_fingerprint(config: Config, label: str, few_shot: bool, data: str) -> st
         data: digest of the data set's files.
     """
     settings = {key: value for key, value in config.to_dict().items() if key not in NO_EFFECT}
-    named = {key: _content(Path(settings[key])) for key in FILES if isinstance(settings.get(key), str)}
+    named = {key: _content(path) for key, path in files_in(settings).items()}
     return fingerprint({"settings": settings, "files": named, "label": label, "few_shot": few_shot, "data": data})
 
 
 def _content(path: Path) -> str:
+    """Digest of a file, or of a folder: an LLM's, or that of a run whose item vectors are taken."""
     if path.is_dir():
-        return folder_fingerprint(path)
+        vectors = path / VECTORS
+        return folder_fingerprint(path) + (hash_file(vectors) if vectors.is_file() else "")
     return hash_file(path) if path.is_file() else ""
 
 

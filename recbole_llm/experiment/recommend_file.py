@@ -122,7 +122,9 @@ def _make_folder(folder: Path) -> None:
 def _finish(part: Path, out: Path) -> None:
     """Put a whole part in the place of the file that is asked for."""
     if out.suffix == ".parquet":
-        _to_parquet(part, out)
+        whole = out.with_name(f"{out.name}.new")
+        _to_parquet(part, whole)
+        whole.replace(out)
         part.unlink()
     else:
         part.replace(out)
@@ -161,12 +163,13 @@ def _to_parquet(part: Path, out: Path) -> None:
     types = {name: numbers.get(name, pyarrow.string()) for name in names}
     options = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
     parsing = csv.ParseOptions(newlines_in_values=True)
-    writer = None
-    for block in csv.open_csv(part, convert_options=options, parse_options=parsing):
-        writer = writer or parquet.ParquetWriter(out, block.schema)
-        writer.write_batch(block)
-    if writer is not None:
-        writer.close()
+    if not part.stat().st_size:  # nobody was asked for
+        parquet.write_table(pyarrow.table({}), out)
+        return
+    with csv.open_csv(part, convert_options=options, parse_options=parsing) as blocks:
+        with parquet.ParquetWriter(out, blocks.schema) as writer:
+            for block in blocks:
+                writer.write_batch(block)
 
 
 def read_queries(file: Path) -> Iterator[list[str]]:

@@ -109,7 +109,7 @@ class Run:
         if not file.is_file():
             return None
         folder = self.folder.parent / json.loads(file.read_text(encoding="utf-8"))["folder"]
-        config = config_of(folder)
+        config = config_of(folder, data_path=self.config["data_path"])
         return Run(folder, config, *read_facts(folder, config))
 
     @property

@@ -14,6 +14,8 @@ AUTO = "auto"  # value of what goes by the device
 TINY = "tiny"  # value of llm_path: an LLM that is made on the spot
 SMOLLM2 = "smollm2"  # value of llm_path: SmolLM2-135M-Instruct, from a package
 MINILM = "minilm"  # value of coreset_encoder: all-MiniLM-L6-v2, from a package
+OWN_LLM = "llm"  # value of coreset_encoder: the run's own LLM
+NAMED = frozenset((TINY, SMOLLM2, MINILM, OWN_LLM))  # these are never paths, whatever folder of such a name there is
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.llm.settings import OWN_LLM
 from recbole_llm.llm.text_encoders import EncoderRecipe, find_text_encoder, load_text_encoder
 from recbole_llm.model.backbones import number_facts
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.settings.config import Config
 
-LLM = "llm"  # coreset_encoder: the run's own
 MAX_TOKENS = 4096  # longest text that is embedded
 ROWS: dict[str, Any] = {"max_tokens": MAX_TOKENS, "truncation_side": "left"}  # how rows and histories are embedded
 LLM_ENCODER: dict[str, Any] = {"pooling": "mean", **ROWS}
@@ -34,7 +34,7 @@ class TextVectors:
     def _recipe(self) -> EncoderRecipe | None:
         """None where the LLM is the encoder."""
         name = self.config["coreset_encoder"]
-        return None if name == LLM else find_text_encoder(name, self.config["trust_remote_code"])
+        return None if name == OWN_LLM else find_text_encoder(name, self.config["trust_remote_code"])
 
     def facts(self, texts: Sequence[str] = ()) -> dict[str, Any]:
         """What vectors of texts depend on besides these, as JSON values."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.semantic_ids.codebook import dynamic_head
+from recbole_llm.semantic_ids.kmeans import kmeans
+from recbole_llm.semantic_ids.quantise import nearest_codes
 
 ITEM_STD, SEMANTIC_STD = 1e-3, 0.01
-KMEANS_ITERATIONS = 20
 
 
 class SequenceVectors(nn.Module):
@@ -162,16 +163,15 @@ def classes_of_vectors(vectors: np.ndarray, most: int, seed: int = 0) -> np.ndar
 
     Returns:
         int64 [items], from 1 on in order of the first item; 0 for padding.
-    """
-    import faiss
 
+    Raises:
+        InputError: FAISS is not installed.
+    """
     points = np.ascontiguousarray(vectors[1:], dtype=np.float32)
     lengths = np.linalg.norm(points, axis=1, keepdims=True)
     points = np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0)
     count = min(most, len(np.unique(points, axis=0)))
-    options = {"seed": seed % 2**31, "niter": KMEANS_ITERATIONS, "min_points_per_centroid": 1}
-    kmeans = faiss.Kmeans(points.shape[1], count, **options)
-    kmeans.train(points)
-    _, found = kmeans.index.search(points, 1)
-    numbers = {old: new for new, old in enumerate(dict.fromkeys(found[:, 0].tolist()), start=1)}
-    return np.array([0, *(numbers[old] for old in found[:, 0].tolist())], dtype=np.int64)
+    centres = kmeans(points, count, seed, key="semantic_source")
+    found = nearest_codes(torch.from_numpy(points), torch.from_numpy(centres)).tolist()
+    numbers = {old: new for new, old in enumerate(dict.fromkeys(found), start=1)}
+    return np.array([0, *(numbers[old] for old in found)], dtype=np.int64)

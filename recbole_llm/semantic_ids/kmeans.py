@@ -12,13 +12,14 @@ from recbole_llm.semantic_ids.quantise import residual_quantise
 ITERATIONS = 20  # Lloyd's
 
 
-def kmeans(vectors: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+def kmeans(vectors: np.ndarray, n_clusters: int, seed: int, key: str = "sid_quantizer") -> np.ndarray:
     """Cluster centres by FAISS.
 
     Args:
         vectors: float32 [n, d], n >= n_clusters.
         n_clusters: number of clusters.
         seed: seed of the start.
+        key: the setting that asked for them.
 
     Returns:
         float32 [n_clusters, d].
@@ -29,8 +30,8 @@ def kmeans(vectors: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     faiss = load_faiss()
     if faiss is None:
         raise InputError(
-            "sid_quantizer",
-            "codes are made by FAISS, which is not installed: pip install 'recbole-llm[cpu]' (or [gpu])",
+            key,
+            "clusters are found by FAISS, which is not installed: pip install 'recbole-llm[cpu]' (or [gpu])",
             kind="environment",
         )
     options = {"niter": ITERATIONS, "seed": seed % 2**31, "min_points_per_centroid": 1}

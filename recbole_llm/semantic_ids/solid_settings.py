@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from recbole_llm.declare import Declared, Setting
 from recbole_llm.errors import InputError
+from recbole_llm.lazy import needs_package
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class SolidSettings(Declared):
 
 
 def check_solid(final: Mapping[str, Any]) -> None:
-    """Refuse a source of classes that the run lacks.
+    """Refuse a source of classes that the run lacks, or whose package is not installed.
 
     Args:
         final: resolved settings.
@@ -72,6 +74,8 @@ def check_solid(final: Mapping[str, Any]) -> None:
     settings = SolidSettings.from_settings(final)
     if settings.semantic_source == "field" and not final["category_field"]:
         raise InputError("category_field", "semantic_source=field needs it; name an item field", kind="missing")
+    if settings.semantic_source != "field" and find_spec("faiss") is None:
+        raise needs_package("semantic_source", "faiss-cpu", "set semantic_source: field")
     if final["hidden_size"] != final["embedding_size"]:
         raise InputError(
             "embedding_size",

@@ -16,7 +16,7 @@ from recbole_llm.data.labels import missing_likes
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.errors import InputError
 from recbole_llm.llm.folders import check_installed, find_encoder, find_llm
-from recbole_llm.llm.settings import TINY, check_quantisation
+from recbole_llm.llm.settings import OWN_LLM, TINY, check_quantisation
 from recbole_llm.prompt.wording import Wording
 from recbole_llm.registry import find_choice, suggestion
 from recbole_llm.settings.command import Command, check_prefixes, settings_for
@@ -144,7 +144,7 @@ def _check_files(resolved: Resolution) -> None:
         check_readable("coreset_file", Path(resolved["coreset_file"]))
         return
     selector = cast("type[Selector] | None", find_choice("coreset", resolved["coreset"]))
-    if selector is not None and resolved["coreset_encoder"] != "llm":
+    if selector is not None and resolved["coreset_encoder"] != OWN_LLM:
         if any(need.name in ("embeddings", "valid_embeddings") for need in selector.needs):
             check_installed(find_encoder(resolved["coreset_encoder"]))
 

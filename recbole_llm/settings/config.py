@@ -17,6 +17,7 @@ import recbole_llm.data.patched  # noqa: F401
 from recbole_llm.declare import keys_of
 from recbole_llm.distributed import check_devices, launched
 from recbole_llm.errors import InputError
+from recbole_llm.llm.settings import NAMED
 from recbole_llm.property_files import PropertyLoader, find_config_file, find_properties, load_yaml
 from recbole_llm.registry import AXES, OMITTED
 from recbole_llm.rerank.settings import RerankSettings
@@ -32,22 +33,32 @@ __all__ = ["Config"]
 
 register_list_metrics()
 
-# What no metric depends on: where a run is computed, what is printed, and how much memory a batch takes.
+# What no metric depends on: where a run is computed, what is printed, and how much memory a batch takes. Not worker:
+# RecBole draws the negatives of a batch where it is loaded.
 NO_EFFECT = frozenset(
-    "gpu_id use_gpu device worker state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
+    "gpu_id use_gpu device state data_path checkpoint_dir show_progress log_wandb wandb_project verbose "
     "callbacks callback_project "
     "config_file save_dataset dataset_save_path save_dataloaders dataloaders_save_path local_rank single_spec "
     "eval_batch_size loss_decimal_place micro_batch_tokens generation_batch_tokens checkpoint_minutes".split()
 )
-# What a trained model does not depend on: that, and how its rankings are judged and put in order.
+# What a trained model does not depend on: that, and how its rankings are judged and put in order. Not
+# metric_decimal_place: RecBole stops by rounded metrics.
 NOT_LEARNED = NO_EFFECT.union(
-    "metrics topk metric_decimal_place test_sample_size category_field head_share beyond_accuracy candidates "
-    "title_field title_with".split(),
+    "metrics topk test_sample_size category_field head_share beyond_accuracy candidates title_field title_with".split(),
     (key.name for key in keys_of(RerankSettings).values()),
 )
 # Settings that name files or folders: a run folder's config.yaml must mean the same from another working folder.
 FOLDERS = ("data_path", "checkpoint_dir")
-FILES = ("coreset_file", "sd_file", "llm_path", "coreset_encoder", "pre_model_path")
+FILES = ("coreset_file", "sd_file", "llm_path", "coreset_encoder", "semantic_encoder", "pre_model_path", "domain")
+
+
+def files_in(settings: Mapping[str, Any]) -> dict[str, Path]:
+    """The files and folders that settings name, by the setting's name; those that are there."""
+    named = {key: settings[key] for key in FILES if isinstance(settings.get(key), str)}
+    if Path(named.get("domain", "")).suffix != ".yaml":  # a name, whatever folder of such a name there is
+        named.pop("domain", None)
+    found = {key: Path(value).expanduser() for key, value in named.items() if value and value not in NAMED}
+    return {key: path for key, path in found.items() if path.exists()}
 
 
 class Config(RecBoleConfig):
@@ -137,10 +148,8 @@ class Config(RecBoleConfig):
             known = known.difference(NOT_FOR_CLICKS)
         found = {key: value for key, value in self.to_dict().items() if key in known}
         found[GIVEN] = sorted(set(self.external_config_dict) & set(found))
-        for key in (*FOLDERS, *FILES):
-            value = found.get(key)
-            if isinstance(value, str) and (key in FOLDERS or os.path.exists(value)):
-                found[key] = os.path.abspath(value)
+        found.update((key, os.path.abspath(found[key])) for key in FOLDERS if isinstance(found.get(key), str))
+        found.update((key, str(path.absolute())) for key, path in files_in(found).items())
         return found
 
     def learning_facts(self) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import torch
 from recbole.data.interaction import Interaction
 
 import recbole_llm
-from recbole_llm.evaluation.reranking import Reranking, mean_distance, without_last
+from recbole_llm.data.rows import N_BEFORE, load_rows
+from recbole_llm.evaluation.reranking import Reranking, earlier_rows, mean_distance
 from recbole_llm.rerank import ItemSpace, interaction_vectors
+from recbole_llm.settings.config import Config
 from tests.pictures import drawn
 from tests.processes import forked_python
 from tests.refusals import refused
@@ -149,7 +151,11 @@ def test_items_of_the_same_users_have_like_vectors():
     assert mean_distance(ItemSpace(vectors), np.array([[1, 2, 0], [3, 0, 0]])) == pytest.approx(table[0, 1] / 2)
 
 
-EARLIER = {"item_id": [7, 8], "item_id_list": [[1, 2, 3], [4, 0, 0]], "item_length": [3, 1]}
+EARLIER = {
+    **{"user_id": [1, 2, 1], "item_id": [7, 8, 8], "item_id_list": [[1, 2, 3, 0], [4, 0, 0, 0], [1, 2, 3, 7]]},
+    **{"item_length": [3, 1, 4], N_BEFORE: [3, 1, 4]},
+}
+BEFORE = np.array([[1, 1], [1, 2], [1, 3], [2, 4]])
 
 
 class Source(SimpleNamespace):
@@ -157,31 +163,60 @@ class Source(SimpleNamespace):
         return len(self.inter_feat)
 
 
-def source() -> Any:
+def rows() -> Any:
+    """Three rows, of which the last one's history holds the target of the first."""
     feat = Interaction({name: torch.tensor(values) for name, values in EARLIER.items()})
-    names = {"iid_field": "item_id", "item_list_length_field": "item_length", "config": {"LIST_SUFFIX": "_list"}}
-    return Source(inter_feat=feat, item_num=9, **names)
+    config = {"LIST_SUFFIX": "_list", "benchmark_filename": None, "rerank": "lmdh"}
+    names = {"uid_field": "user_id", "iid_field": "item_id", "item_list_length_field": "item_length", "config": config}
+    own = Source(inter_feat=feat, item_num=9, user_num=3, pairs_before=BEFORE, **names)
+    return SimpleNamespace(valid=own, test=own, whole=own)
 
 
 def test_rows_one_step_earlier_show_no_target_and_have_a_history():
-    found = without_last(source(), 9, seed=0)
-    assert {name: found[name].tolist() for name in found.columns} == {
+    found = earlier_rows(rows(), 9, seed=0)
+    assert {name: found[name].tolist() for name in ("item_id", "item_id_list", "item_length")} == {
         "item_id": [3],
-        "item_id_list": [[1, 2, 0]],
+        "item_id_list": [[1, 2, 0, 0]],
         "item_length": [2],
     }
 
 
 def test_what_was_not_chosen_is_neither_the_target_nor_of_the_history():
-    own: Any = source()
     settings: Any = SimpleNamespace(rerank_rows=9, rerank_topn=3, rerank_negatives=99, rerank_window=5)
     model = SimpleNamespace(
         device="cpu", eval=lambda: None, full_sort_predict=lambda rows: torch.arange(9.0).repeat(len(rows), 1)
     )
-    rows: Any = SimpleNamespace(valid=own, test=own, whole=own)
-    (example,) = Reranking(None, 2, 0.5)._examples(own.config, settings, rows, model)  # type: ignore[arg-type]
+    (example,) = Reranking(None, 2, 0.5)._examples({"LIST_SUFFIX": "_list"}, settings, rows(), model)  # type: ignore[arg-type]
     assert example.items.tolist()[0] == 3 and sorted(example.items[1:]) == [4, 5, 6, 7, 8]
     assert example.window.tolist() == [1, 2]
+
+
+LEFT_OUT = [({"LS": "valid_and_test"}, "user"), ({"LS": "test_only"}, "user")]
+SHARES = [({"RS": shares}, group) for shares in ([0.8, 0, 0.2], [0.6, 0.2, 0.2]) for group in ("user", "none")]
+
+
+@pytest.mark.parametrize(("split", "group"), [*LEFT_OUT, *SHARES])
+@pytest.mark.parametrize("model", ["SASRec", "Pop"])
+def test_nothing_is_learnt_from_a_target_of_validation_or_test(world, model, split, group):
+    settings = {"data_path": str(world.parent), "rerank": "lmdh", "category_field": "class", "MAX_ITEM_LIST_LENGTH": 4}
+    settings |= {"eval_args": {"split": split, "order": "TO", "group_by": group, "mode": "full"}}
+    loaded = load_rows(Config(model, world.name, settings=settings), few_shot=True)
+    held_out: set[tuple[int, int]] = set()
+    for part in (loaded.valid, loaded.test):
+        held_out.update(zip(*(part.inter_feat[name].tolist() for name in ("user_id", N_BEFORE)), strict=True))
+    found = earlier_rows(loaded, 1000, seed=0)
+    assert len(found) > 5
+    for user, before in zip(found["user_id"].tolist(), found[N_BEFORE].tolist(), strict=True):
+        assert not {(user, nth) for nth in range(before)} & held_out
+
+
+def test_presplit_rows_are_learnt_from_as_far_as_training_tells_of_their_histories():
+    own = rows()
+    own.whole.config["benchmark_filename"] = ["train", "valid", "test"]
+    assert earlier_rows(own, 9, seed=0)["item_id"].tolist() == [3]
+    own.whole.pairs_before = BEFORE[1:]
+    with refused("rerank", "data", "no evaluated row has one; choose mmr"):
+        earlier_rows(own, 9, seed=0)
 
 
 @pytest.mark.parametrize(("least", "chosen"), [(None, 0.8), (0.5, 0.2), (9.0, 0.2)])

@@ -101,10 +101,22 @@ def test_a_mistake_in_the_last_model_is_found_before_the_first_one_trains(
     assert not list(tmp_path.glob("saved/Pop*"))
 
 
-def test_a_run_is_of_its_rows_and_of_the_contents_of_its_files(tmp_path):
-    (file := tmp_path / "rows.csv").write_text("one")
-    config = Config("BIGRec", "ml-100k", argv=[f"--coreset_file={file}"])
-    before = run_fingerprint(config, "BIGRec", True, "data")
-    assert run_fingerprint(config, "BIGRec", False, "data") != before
+@pytest.mark.parametrize(
+    ("model", "key", "name"),
+    [
+        ("BIGRec", "coreset_file", "rows.csv"),
+        ("BIGRec", "domain", "recipe.yaml"),
+        ("BIGRec", "llm_path", "llama/config.json"),
+        ("SOLID", "semantic_encoder", "encoder/config.json"),
+        ("SOLID", "semantic_encoder", "LLMEmb-world/item_vectors.npz"),
+    ],
+)
+def test_a_run_is_of_its_rows_and_of_the_contents_of_its_files(tmp_path, model, key, name):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("one")
+    config = Config(model, "ml-100k", argv=[f"--{key}={file.parent if '/' in name else file}"])
+    before = run_fingerprint(config, model, True, "data")
+    assert run_fingerprint(config, model, False, "data") != before
     file.write_text("other")
-    assert run_fingerprint(config, "BIGRec", True, "data") != before
+    assert run_fingerprint(config, model, True, "data") != before

@@ -76,6 +76,18 @@ def test_a_killed_file_is_gone_on_with_and_ends_as_one_that_was_not(tmp_path, su
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+@pytest.mark.parametrize("asked", [USERS, []])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_file_without_lines_is_written_too(tmp_path, suffix, asked):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    file = tmp_path / f"recs{suffix}"
+    write_recommendations(file, asked, lambda now: lines_of(now)[:0], {}, show_progress=False)
+    assert read(file) == [] and [path.name for path in tmp_path.iterdir()] == [file.name]
+    if asked and suffix == ".parquet":
+        assert list(pd.read_parquet(file).columns) == list(lines_of(USERS).columns)
+
+
 @pytest.mark.parametrize("other", ["facts", "users", "note"])
 def test_a_part_of_another_command_is_written_anew(tmp_path, other):
     file = tmp_path / "recs.csv"

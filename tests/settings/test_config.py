@@ -456,6 +456,23 @@ def test_an_auxiliary_recommender_shares_data_and_evaluation_but_no_training():
         Config("BIGRec", "ml-100k", config_dict={"recommender_config": {"hiden_size": 1}}).for_auxiliary("SASRec")
 
 
+def test_a_name_is_no_path_whatever_folder_of_that_name_there_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "llm", "minilm", "smollm2", "movie"):
+        (tmp_path / name).mkdir()
+    found = Config("SOFT", "ml-100k", config_dict={"coreset": "goracs", "coreset_size": 8}).settings()
+    assert (found["llm_path"], found["coreset_encoder"], found["domain"]) == ("tiny", "llm", "movie")
+
+
+def test_a_file_of_wordings_is_named_so_that_it_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (find_properties() / "prompt" / "movie.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert Config("BIGRec", "ml-100k", config_dict={"domain": "recipe.yaml"}).settings()["domain"] == str(
+        tmp_path / "recipe.yaml"
+    )
+
+
 def test_learning_facts_leave_out_where_it_ran_and_how_it_was_reported():
     facts = [
         Config("SASRec", "ml-100k", config_dict=settings).learning_facts()
@@ -463,9 +480,12 @@ def test_learning_facts_leave_out_where_it_ran_and_how_it_was_reported():
             {},
             {"checkpoint_dir": "x", "topk": [10], "use_gpu": False, "show_progress": False},
             {"n_layers": 3},
+            {"worker": 2},
+            {"metric_decimal_place": 1},
         )
     ]
-    assert facts[0] == facts[1] != facts[2]
+    assert facts[0] == facts[1]
+    assert all(one != facts[0] for one in facts[2:])
 
 
 # ---- columns
