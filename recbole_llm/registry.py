@@ -144,7 +144,7 @@ def added_choices(axis: str) -> Mapping[str, EntryPoint]:
 
     Names of our own stay ours.
     """
-    own = {"model": MODELS, "callback": CALLBACKS}.get(axis) or AXES[axis]
+    own = {"model": {**MODELS, **CLASSIC_MODELS}, "callback": CALLBACKS}.get(axis) or AXES[axis]
     found = _entries(f"recbole_llm.{axis}", tuple(sys.path))
     return {entry.name: entry for entry in found if entry.name not in own}
 

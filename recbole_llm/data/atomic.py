@@ -218,7 +218,7 @@ def _reason(message: str) -> str:
         return message.partition(" holds ")[0].removeprefix("column ") + " not readable"
     if message == UNBALANCED:
         return "a quote does not close"
-    return "wrong number of fields" if "fields" in message else message.replace("has no ", "no ", 1)
+    return "wrong number of fields" if " fields, not " in message else message.replace("has no ", "no ", 1)
 
 
 def _wrong_width(row: Sequence[str], width: int) -> str:

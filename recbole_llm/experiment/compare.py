@@ -103,7 +103,7 @@ def run_models(command: Command, words: Sequence[str] = (), show: Show | None = 
     first = make_configs(command)
     seeds = None if command.seeds is None else seed_list(command.seeds, first[0]["seed"])
     by_seed = [plan(first)] if seeds is None else [plan(make_configs(command, seed)) for seed in seeds]
-    check_baseline(command.baseline, [one.label for one in by_seed[0]])
+    check_baseline(command.baseline, [plan.label for plan in run_plans(by_seed[:1])])
     check_planned(by_seed[0])
     config = by_seed[0][0].config
     if seeds is None:

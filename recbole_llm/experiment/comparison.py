@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.evaluation import Comparison, compare_two_level, holm, protocol_of
+from recbole_llm.experiment.student import student_label
 from recbole_llm.report import Compared
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.models import recbole_models
 
 if TYPE_CHECKING:
     from recbole_llm.experiment.run_record import Run
@@ -84,12 +86,17 @@ def _compare(own: Gains, other: Gains) -> Comparison:
 def find_baseline(wanted: str, runs: Sequence[Run]) -> str:
     """The model that the others are compared with: the one asked for, else the first of RecBole's, else the first.
 
+    A model of RecBole's that was taught another one's rankings is not the usual one.
+
     Args:
         wanted: a name in the table, or nothing.
         runs: runs of the table; the one asked for is not among them if it was skipped for want of rows.
     """
-    usual = next((run.result.model for run in runs if not run.config.is_llm), runs[0].result.model)
-    if wanted and all(run.result.model != wanted for run in runs):
+    labels = [run.result.model for run in runs]
+    taught = {student_label(run.config, teacher) for run in runs for teacher in labels}
+    own = (run.result.model for run in runs if run.config["model"] in recbole_models())
+    usual = next((label for label in own if label not in taught), labels[0])
+    if wanted and wanted not in labels:
         log.warning("baseline: %s was skipped; the others are compared with %s.", wanted, usual)
         return usual
     return wanted or usual

@@ -50,7 +50,7 @@ class LLaRA(BIGRec):
         """A context in which the prompts of a training step are what was drawn: hybrid, or text alone.
 
         One draw per step, by the step's number alone. The share of hybrid prompts is 1 (``direct``), grows with the
-        steps from 0 to 1 (``linear``, the paper's), or is 0 and then 1 (``two_stage``).
+        steps from 0 towards 1 (``linear``, the paper's), or is 0 and then 1 (``two_stage``).
         """
         share = hybrid_share(self.config["prompt_schedule"], step, n_steps)
         self.slots.hybrid = bool(np.random.default_rng(self.stage_seed("prompt", step)).random() < share)

@@ -30,17 +30,18 @@ class CodeAnswers(FreeAnswers):
         texts = [[""] for _ in histories]
         grounding = model.grounding
         assert isinstance(grounding, TitleGrounding)
-        found = search_titles(
-            model.llm,
-            rows.prompt_ids,
-            grounding.trie,
-            pad_token_id=model.backbone.pad_token_id,
-            num_beams=model.generation.num_beams,
-            row_inputs=model.row_inputs(rows.take(rows.prompted).histories),
-            max_batch_tokens=model.generation_budget,
-            progress=model.show_progress,
-            keep=model.keep,
-        )
+        with model.autocast():
+            found = search_titles(
+                model.llm,
+                rows.prompt_ids,
+                grounding.trie,
+                pad_token_id=model.backbone.pad_token_id,
+                num_beams=model.generation.num_beams,
+                row_inputs=model.row_inputs(rows.take(rows.prompted).histories),
+                max_batch_tokens=model.generation_budget,
+                progress=model.show_progress,
+                keep=model.keep,
+            )
         for row, beams in zip(rows.prompted.tolist(), found, strict=True):
             named = [model.backbone.decode(beam.token_ids) for beam in beams]
             texts[row] = named if all_beams else named[:1]

@@ -201,7 +201,8 @@ def train_classes(
             loss_valid = _loss_of(model, judged) if len(judged[2]) else -float(epoch)
             if loss_valid < best:
                 best, kept = loss_valid, copy.deepcopy(model.state_dict())
-            log.info("SOLID: classes, epoch %d, validation loss %.4f", epoch + 1, loss_valid)
+            told = f"validation loss {loss_valid:.4f}" if len(judged[2]) else "no validation rows"
+            log.info("SOLID: classes, epoch %d, %s", epoch + 1, told)
         model.load_state_dict(kept)
     return model.backbone.embeddings[1:].detach().float()
 

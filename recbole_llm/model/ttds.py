@@ -301,15 +301,9 @@ class TTDS(SemID):
         vectors = self._text_encoder(self.llm).encode(self.item_texts(), progress=self.show_progress)
         self._state.item_vectors.data.copy_(torch.from_numpy(vectors))
         table = self.code_table
-        codes, found = self._followed("item_tower", standardised(vectors), table[:, :-1], epoch)
-        unique = unique_codes(codes)
-        if unique[:, -1].max() < self._n_counters():
-            changed = self._token_table(unique)
-            self.code_tokens.codes.data.copy_(torch.from_numpy(changed))
-            self._read_codes()
-        else:
-            log.warning("The new codes need more counters than there are tokens: the old ones stay.")
-            found["codes_changed"] = 0.0
+        codes, found = self._followed("item_tower", standardised(vectors), table[:, :-1], epoch, self._n_counters())
+        self.code_tokens.codes.data.copy_(torch.from_numpy(self._token_table(unique_codes(codes))))
+        self._read_codes()
         if self.twin.user_tower:
             if self._state.user_texts is not None:
                 texts = self._text_encoder(self.llm).encode(self.user_texts.said, progress=self.show_progress)
@@ -323,11 +317,11 @@ class TTDS(SemID):
         return found
 
     def _followed(
-        self, name: str, points: np.ndarray, before: np.ndarray, epoch: int
+        self, name: str, points: np.ndarray, before: np.ndarray, epoch: int, counters: int | None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
         """See :func:`followed_codes`."""
-        seed = stage_seed(self.config["seed"], "refresh", name, epoch)
-        return followed_codes(self._towers[name], points, before, self.twin, seed, self.code_settings.sinkhorn)
+        seed, sinkhorn = stage_seed(self.config["seed"], "refresh", name, epoch), self.code_settings.sinkhorn
+        return followed_codes(self._towers[name], points, before, self.twin, seed, sinkhorn, counters)
 
     # ---- what is left in a run's folder
 

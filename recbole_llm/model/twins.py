@@ -17,7 +17,7 @@ from recbole_llm.llm.parts import unwrapped
 from recbole_llm.semantic_ids.codes import collision_rate
 from recbole_llm.semantic_ids.rqvae import RQVAE, train_steps
 from recbole_llm.semantic_ids.settings import TwinSettings
-from recbole_llm.semantic_ids.table import tower_codes
+from recbole_llm.semantic_ids.table import tower_codes, unique_codes
 
 MOST_COLLISIONS = 1.1  # times the rate before, up to which new codes are taken
 MOST_USERS = 20  # that a prompt names
@@ -179,7 +179,13 @@ def distinct(ids: Sequence[int]) -> list[int]:
 
 
 def followed_codes(
-    tower: RQVAE, points: np.ndarray, before: np.ndarray, settings: TwinSettings, seed: int, sinkhorn: float | None
+    tower: RQVAE,
+    points: np.ndarray,
+    before: np.ndarray,
+    settings: TwinSettings,
+    seed: int,
+    sinkhorn: float | None,
+    counters: int | None = None,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Codes by a tower that has learned from vectors as they are now; the old ones where too many would collide.
 
@@ -190,6 +196,7 @@ def followed_codes(
         settings: steps and weight of the tower's loss.
         seed: seed of its steps.
         sinkhorn: see :func:`.tower_codes`.
+        counters: tokens that tell apart what shares a code; None for any number.
 
     Returns:
         int64 [n, levels]; the share of codes that changed, and the collision rate.
@@ -199,8 +206,12 @@ def followed_codes(
         train_steps(tower, data, settings.refresh_steps, seed, settings.rq_weight)
     codes = tower_codes(tower, data, sinkhorn)
     rate, limit = collision_rate(codes), MOST_COLLISIONS * collision_rate(before)
-    if rate > limit:
-        log.warning("%.4f of the new codes collide, more than %.4f: the old ones stay.", rate, limit)
+    fits = counters is None or int(unique_codes(codes)[:, -1].max()) < counters
+    if rate > limit or not fits:
+        if fits:
+            log.warning("%.4f of the new codes collide, more than %.4f: the old ones stay.", rate, limit)
+        else:
+            log.warning("The new codes need more counters than there are tokens: the old ones stay.")
         tower.load_state_dict(old)
         codes, rate = before, collision_rate(before)
     return codes, {"codes_changed": float((codes != before).any(axis=1).mean()), "collision_rate": rate}

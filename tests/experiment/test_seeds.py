@@ -212,11 +212,20 @@ def test_a_single_run_takes_no_seeds(settings, tmp_path):
 
 def test_a_baseline_that_was_skipped_is_replaced_by_the_usual_one():
     runs = [
-        SimpleNamespace(result=SimpleNamespace(model=model), config=SimpleNamespace(is_llm=model == "BIGRec"))
-        for model in ("BIGRec", "SASRec", "Pop")
+        SimpleNamespace(result=SimpleNamespace(model=name), config={"model": name})
+        for name in ("BIGRec", "SASRec", "Pop")
     ]
     assert find_baseline("Pop", runs) == "Pop" and find_baseline("", runs) == "SASRec"
     assert find_baseline("SASRec (9 rows)", runs) == "SASRec" and find_baseline("", runs[:1]) == "BIGRec"
+
+
+def test_the_usual_baseline_is_of_recbole_and_learned_from_no_other_model():
+    names = {"SOLID": "SOLID", "BIGRec": "BIGRec", "SASRec from BIGRec": "SASRec", "Pop": "Pop"}
+    runs = [
+        SimpleNamespace(result=SimpleNamespace(model=label), config={"model": name}) for label, name in names.items()
+    ]
+    assert find_baseline("", runs) == "Pop" and find_baseline("", runs[:3]) == "SOLID"
+    assert find_baseline("SASRec from BIGRec", runs) == "SASRec from BIGRec"
 
 
 def test_a_user_of_several_rows_stands_for_all_of_them():

@@ -70,7 +70,7 @@ class GradientNorms:
         self._leave_to_rows([weight for weight in self._names if weight not in linear])
 
     def __call__(self, row_losses: Callable[[], Tensor], alone: Sequence[Callable[[], Tensor]] = ()) -> Tensor:
-        """Squared gradient norms of one batch.
+        """Gradient norms of the rows of one batch.
 
         Args:
             row_losses: runs the model and gives the losses ``[rows]``; rows are the first dimension of the inputs of
