@@ -275,11 +275,15 @@ def _is_before_split(rows: Rows, source: SequentialDataset) -> np.ndarray:
     """Whether a row's history is of interactions before the split. Returns: bool [rows]."""
     whole, known = rows.whole, rows.whole.pairs_before
     users = row_pairs(source)[:, 0]
+    found: np.ndarray
     if whole.config["benchmark_filename"] is None:
-        return source.inter_feat[N_BEFORE].numpy() <= np.bincount(known[:, 0], minlength=whole.user_num)[users]
-    items = source.inter_feat[source.iid_field + source.config["LIST_SUFFIX"]].numpy()
-    is_known = np.isin(users[:, None] * whole.item_num + items, known[:, 0] * whole.item_num + known[:, 1])
-    return (is_known | (items == 0)).all(axis=1)
+        n_before = np.bincount(known[:, 0], minlength=whole.user_num)
+        found = source.inter_feat[N_BEFORE].numpy() <= n_before[users]
+    else:
+        items = source.inter_feat[source.iid_field + source.config["LIST_SUFFIX"]].numpy()
+        is_known = np.isin(users[:, None] * whole.item_num + items, known[:, 0] * whole.item_num + known[:, 1])
+        found = (is_known | (items == 0)).all(axis=1)
+    return found
 
 
 def without_last(source: Dataset, chosen: np.ndarray) -> Interaction:
