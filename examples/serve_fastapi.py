@@ -24,6 +24,11 @@ import yaml
 
 
 # %%
+def on_one_line(text: str) -> str:
+    """A text without line breaks, tabs and outer blanks, as the run read it."""
+    return re.sub(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+", " ", text).strip()
+
+
 def read_titles(config: dict[str, Any]) -> dict[str, str]:
     """Item id to title, of the items that have one."""
     separator = config["field_separator"].encode().decode("unicode_escape")
@@ -31,12 +36,21 @@ def read_titles(config: dict[str, Any]) -> dict[str, str]:
         encoding=config.get("encoding") or "utf-8"
     )
     head, *lines = [line.rstrip("\r").split(separator) for line in text.lstrip("\ufeff").split("\n") if line]
-    names = [name.partition(":")[0] for name in head]
+    names, types = zip(*(name.split(":") for name in head), strict=True)
     column = {key: names.index(config[key]) for key in ("ITEM_ID_FIELD", "title_field", "title_with") if config[key]}
+    between = config.get("seq_separator") or None
+
+    def text_of(line: list[str], key: str) -> str:
+        """A text on one line; of a sequence its words, with one blank between them."""
+        value = line[column[key]]
+        if types[column[key]] == "token_seq":
+            value = " ".join(word for word in value.split(between) if word)
+        return on_one_line(value)
+
     titles: dict[str, str] = {}
     for line in reversed(lines):  # of several lines for an item the first counts
-        title = " ".join(line[column["title_field"]].split())
-        extra = line[column["title_with"]].strip() if "title_with" in column else ""
+        title = text_of(line, "title_field")
+        extra = text_of(line, "title_with") if "title_with" in column else ""
         if title:
             titles[line[column["ITEM_ID_FIELD"]]] = f"{title} ({extra})" if extra else title
         else:
@@ -128,8 +142,7 @@ class PlainModel:
         text = self.tokenizer.decode(found, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if self.config["first_line"]:
             text = text.strip().partition("\n")[0]
-        text = re.sub(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+", " ", text).strip()
-        return text.removeprefix('"').removesuffix('"').strip()
+        return on_one_line(text).removeprefix('"').removesuffix('"').strip()
 
     def _tokens(self, titles: list[str]) -> list[int]:
         before, after = self.prompt["texts"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -11,11 +11,11 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
-from recbole_llm.data.catalog import ItemCatalog
 from recbole_llm.data.rows import newest
 from recbole_llm.errors import InputError
 from recbole_llm.evaluation import protocol_of
 from recbole_llm.evaluation.reranking import all_scores
+from recbole_llm.experiment.asked import Histories, as_histories, as_users, item_lists
 from recbole_llm.experiment.seen import without_seen
 from recbole_llm.experiment.trained import Trained
 from recbole_llm.grounding.ranking import Ranking, rank_scores
@@ -24,7 +24,6 @@ from recbole_llm.registry import suggestion
 if TYPE_CHECKING:
     from recbole_llm.settings.config import Config
 
-Histories = Sequence[str] | Sequence[Sequence[str]]
 BATCH = 1024  # rows that one of RecBole's models scores at once
 
 
@@ -52,13 +51,14 @@ def recommend(
     Raises:
         InputError: the model ranks no items, or a user, an item id or a title is unknown.
     """
-    _check(trained, histories, users, k)
-    if users is not None:
-        names = [users] if isinstance(users, str) else [str(user) for user in users]
+    histories = None if histories is None else as_histories(histories)
+    names = None if users is None else as_users(users)
+    _check(trained, histories, names, k)
+    if names is not None:
         asked, column = _rows_of_users(trained, names), ("user_id", np.array(names, dtype=object))
         seen = [trained.seen[user] for user in asked[trained.rows.whole.uid_field].tolist()] if exclude_seen else None
     else:
-        lists = item_lists(trained, [] if histories is None else histories)
+        lists = item_lists(trained, cast(Histories, histories))
         asked, column = _rows_of_items(trained, lists), ("query", np.arange(len(lists)))
         seen = [np.array(own) for own in lists] if exclude_seen else None
     if seen is not None and trained.config.is_llm:
@@ -94,18 +94,37 @@ def users_with_rows(trained: Trained) -> list[str]:
     return [str(token) for token in tokens[trained.last_row >= 0]]
 
 
-def _check(trained: Trained, histories: Histories | None, users: str | Sequence[str] | None, k: int) -> None:
+def check_asked(
+    trained: Trained, histories: Histories | None, users: Sequence[str] | None, places: Sequence[str]
+) -> None:
+    """Refuse what a model cannot be asked for, all of it before the first answer.
+
+    Args:
+        trained: the model.
+        histories: as for :func:`recommend`.
+        users: as for :func:`recommend`.
+        places: what each history is called in a message.
+
+    Raises:
+        InputError: see :func:`recommend`.
+    """
+    histories = None if histories is None else as_histories(histories)
+    _check(trained, histories, users, k=1)
+    if users is None:
+        item_lists(trained, cast(Histories, histories), places)
+    else:
+        _numbers_of(trained, users)
+
+
+def _check(trained: Trained, histories: Sequence[Sequence[str]] | None, users: Sequence[str] | None, k: int) -> None:
     protocol, config = protocol_of(trained.config), trained.config
     if (histories is None) == (users is None):
         raise InputError("recommend: give either histories or users", kind="missing")
-    key, asked = ("histories", histories) if users is None else ("users", users)
-    if asked is not None and not len(asked):
+    if not (histories or users):
+        key = "histories" if users is None else "users"
         raise InputError(key, "there are none; give at least one", kind="missing")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise InputError("k", f"{k!r} is not allowed; give an integer >= 1")
-    if isinstance(histories, str):
-        message = f"{histories!r} is one text, not a list of item ids or titles; write [{histories!r}]"
-        raise InputError("histories", message)
     if protocol.has_labels:
         raise InputError(
             f"recommend: {config['model']} predicts clicks on given items and cannot rank the catalogue",
@@ -124,50 +143,7 @@ def _check(trained: Trained, histories: Histories | None, users: str | Sequence[
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- histories
-
-
-def item_lists(trained: Trained, histories: Histories) -> list[list[int]]:
-    """RecBole's ids of the items of each history.
-
-    Raises:
-        InputError: an unknown item, an empty history, or one that reads as ids and as titles of different items.
-    """
-    if len(histories) and all(isinstance(item, str | int | np.integer) for item in histories):
-        histories = [histories]  # type: ignore[list-item]
-    dataset, catalog = trained.rows.whole, trained.catalog
-    ids = {token: item for token, item in dataset.field2token_id[dataset.iid_field].items() if item}
-    return [_items(number, [str(item) for item in own], ids, catalog) for number, own in enumerate(histories)]
-
-
-def _items(number: int, given: Sequence[str], ids: dict[str, int], catalog: ItemCatalog | None) -> list[int]:
-    if not given:
-        raise InputError("histories", f"history {number} is empty; give at least one item")
-    by_id = [ids.get(item) for item in given]
-    by_title = [catalog.lookup(item) if catalog else None for item in given]
-    for found, other in ((by_id, by_title), (by_title, by_id)):
-        if None not in found:
-            if None not in other and other != found:
-                raise InputError(
-                    "histories",
-                    f"history {number} reads as item ids and as titles of other items; name one item the other way",
-                    kind="conflict",
-                )
-            return [item for item in found if item is not None]
-    items = []
-    for item, own, titled in zip(given, by_id, by_title, strict=True):
-        if own is None and titled is None:
-            known = [*ids, *(title for title in catalog.titles if title)] if catalog else list(ids)
-            kind = "item has this id or title" if catalog else "item has this id, and the data have no titles"
-            raise InputError("histories", f"'{item}': no {kind}{suggestion(item, known)}", kind="unknown")
-        if own is not None and titled is not None and own != titled:
-            raise InputError(
-                "histories",
-                f"'{item}' is the id of one item and the title of another; name it the other way",
-                kind="conflict",
-            )
-        items.append(own if own is not None else titled)
-    return [item for item in items if item is not None]
+# -------------------------------------------------------------------------------------------------------------- rows
 
 
 def _rows_of_items(trained: Trained, lists: Sequence[Sequence[int]]) -> Interaction:
@@ -192,18 +168,26 @@ def _rows_of_items(trained: Trained, lists: Sequence[Sequence[int]]) -> Interact
 def _rows_of_users(trained: Trained, names: Sequence[str]) -> Interaction:
     """Rows of users by all they did: each one's last row, whose target goes to the end of the history."""
     dataset, config = trained.rows.whole, trained.config
+    users = torch.from_numpy(_numbers_of(trained, names))
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return Interaction({dataset.uid_field: users})
+    last = torch.from_numpy(trained.last_row)[users]
+    return _with_targets(dataset.inter_feat[last], config, dataset.item_list_length_field)
+
+
+def _numbers_of(trained: Trained, names: Sequence[str]) -> np.ndarray:
+    """RecBole's ids of users who have what the model reads. Returns: int64 [users]."""
+    dataset = trained.rows.whole
     known = dataset.field2token_id[dataset.uid_field]
     for name in names:
         if not known.get(name):
             raise InputError("users", f"no user has the id '{name}'{suggestion(name, list(known))}", kind="unknown")
     users = np.array([known[name] for name in names], dtype=np.int64)
-    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        return Interaction({dataset.uid_field: torch.from_numpy(users)})
-    last = trained.last_row[users]
-    if (last < 0).any():
-        name = names[int(np.flatnonzero(last < 0)[0])]
-        raise InputError("users", f"user '{name}' has a single interaction, too few to recommend from", kind="data")
-    return _with_targets(dataset.inter_feat[torch.from_numpy(last)], config, dataset.item_list_length_field)
+    if trained.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and (trained.last_row[users] < 0).any():
+        name = names[int(np.flatnonzero(trained.last_row[users] < 0)[0])]
+        message = f"user '{name}' has fewer than two interactions in the data, too few to recommend from"
+        raise InputError("users", message, kind="data")
+    return users
 
 
 def _with_targets(rows: Interaction, config: Config, length_field: str) -> Interaction:

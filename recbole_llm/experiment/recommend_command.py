@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recbole_llm.experiment.run_record import Run
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> VerbParser:
@@ -85,30 +88,47 @@ def main(words: Sequence[str]) -> None:
         _answer(options, run, histories, listed)
 
 
-def _answer(options: argparse.Namespace, run: Run, histories: list[list[str]] | None, listed: list[str] | None) -> None:
+def _answer(
+    options: argparse.Namespace, run: Run, histories: list[tuple[str, list[str]]] | None, listed: list[str] | None
+) -> None:
+    from recbole_llm.experiment.results import data_hash_of
+
     choice: dict[str, Any] = {"k": options.k, "exclude_seen": options.exclude_seen}
-    asked: Sequence[Any] = _users(options.users, run, listed) if histories is None else histories
+    kind = "users" if histories is None else "histories"
+    asked: Sequence[Any]
+    if histories is None:
+        asked = _users(options.users, run, listed)
+        run.check_asked(users=asked)
+    else:
+        asked = [own for _, own in histories]
+        run.check_asked(asked, places=[place for place, _ in histories])
+    empty = 0
 
     def recommend(some: Sequence[Any]) -> pd.DataFrame:
-        return run.recommend(users=some, **choice) if histories is None else run.recommend(some, **choice)
+        nonlocal empty
+        found = run.recommend(users=some, **choice) if histories is None else run.recommend(some, **choice)
+        empty += len(set(some) if histories is None else some) - found.iloc[:, 0].nunique()
+        return found
 
     if options.out is None:
         print(recommend(asked).to_string(index=False))
-        return
-    kind = "users" if histories is None else "histories"
-    write_recommendations(
-        options.out,
-        asked,
-        recommend,
-        {"run": run.folder.resolve().name, "kind": kind, **choice},
-        batch=options.batch_size,
-        show_progress=not options.quiet and sys.stderr.isatty(),
-    )
-    print(f"recommendations for {len(asked):,} {kind}: {options.out}")
+    else:
+        write_recommendations(
+            options.out,
+            asked,
+            recommend,
+            # Where the data have changed, an answer is another one; so is that of a run of the same name elsewhere.
+            {"run": str(run.folder.resolve()), "data": data_hash_of(run.config), "kind": kind, **choice},
+            batch=options.batch_size,
+            show_progress=not options.quiet and sys.stderr.isatty(),
+        )
+        print(f"recommendations for {len(asked):,} {kind}: {options.out}")
+    if empty:
+        log.warning("No item is left to recommend to %d of the %s.", empty, kind)
 
 
-def _histories(options: argparse.Namespace) -> list[list[str]] | None:
-    """The histories that are given; None where users are."""
+def _histories(options: argparse.Namespace) -> list[tuple[str, list[str]]] | None:
+    """The histories that are given, each with what it is called in a message; None where users are."""
     if options.histories is not None:
         try:
             return list(read_queries(options.histories))
@@ -123,7 +143,7 @@ def _histories(options: argparse.Namespace) -> list[list[str]] | None:
     found = [parse_history(text) for text in options.history]
     if not all(found):
         raise InputError("history", "is empty; give item ids or titles with ';' between them", kind="missing")
-    return found
+    return [(f"history {number}", own) for number, own in enumerate(found)]
 
 
 def _listed_users(given: str) -> list[str] | None:

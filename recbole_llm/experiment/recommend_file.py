@@ -172,8 +172,8 @@ def _to_parquet(part: Path, out: Path) -> None:
                 writer.write_batch(block)
 
 
-def read_queries(file: Path) -> Iterator[list[str]]:
-    """The histories of a file, a JSON list of ids or titles per line.
+def read_queries(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """The histories of a file, a JSON list of ids or titles per line, each with the place where it stands.
 
     Raises:
         InputError: a line is something else; with its number.
@@ -181,7 +181,8 @@ def read_queries(file: Path) -> Iterator[list[str]]:
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield parse_history(line, f"{file}, line {number}")
+                place = f"{file}, line {number}"
+                yield place, parse_history(line, place)
 
 
 def parse_history(text: str, where: str = "history") -> list[str]:

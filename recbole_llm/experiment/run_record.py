@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from recbole_llm.evaluation import protocol_of
-from recbole_llm.experiment.recommend import Histories, recommend, users_with_rows
+from recbole_llm.experiment.asked import Histories
+from recbole_llm.experiment.recommend import check_asked, recommend, users_with_rows
 from recbole_llm.experiment.run_folder import reading
 from recbole_llm.experiment.trained import Trained, config_of, load_trained
 from recbole_llm.report import RunResult
@@ -146,6 +147,25 @@ class Run:
             >>> run.recommend(users=["196", "186"])  # doctest: +SKIP
         """
         return recommend(self._asked(), histories, users, k, exclude_seen)
+
+    def check_asked(
+        self,
+        histories: Histories | None = None,
+        *,
+        users: Sequence[str] | None = None,
+        places: Sequence[str] = (),
+    ) -> None:
+        """Refuse what :meth:`recommend` would refuse, before it has computed anything.
+
+        Args:
+            histories: see :meth:`recommend`.
+            users: see :meth:`recommend`.
+            places: what each history is called in a message; by default its 0-based number.
+
+        Raises:
+            InputError: see :meth:`recommend`.
+        """
+        check_asked(self._asked(), histories, users, places)
 
     @property
     def users(self) -> list[str]:

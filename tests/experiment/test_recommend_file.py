@@ -199,7 +199,8 @@ def test_users_are_found_by_ids_with_blanks_and_commas_at_their_edges(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_the_first_history(tmp_path):
     for number, line in enumerate(('["i1", "i2"]', "i1;i2")):
         (tmp_path / f"{number}.jsonl").write_text(f"{line}\n", encoding="utf-8-sig")
-        assert list(read_queries(tmp_path / f"{number}.jsonl")) == [["i1", "i2"]]
+        file = tmp_path / f"{number}.jsonl"
+        assert list(read_queries(file)) == [(f"{file}, line 1", ["i1", "i2"])]
 
 
 # ------------------------------------------------------------------------------------------------- places that refuse

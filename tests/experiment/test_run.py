@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 
 import recbole_llm
 from recbole_llm import Run
+from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.experiment.asked import item_lists
 from recbole_llm.experiment.command import main
-from recbole_llm.experiment.recommend import item_lists
 from recbole_llm.grounding.embedding import EmbeddingGrounding
 from recbole_llm.grounding.ranking import Ranking
 from recbole_llm.prompt.titles import clean_answer
@@ -179,7 +181,7 @@ def test_a_history_longer_than_the_model_reads_keeps_its_newest_items(runs, worl
     [
         (
             {"histories": [["i1", "Nothing of the kind"]]},
-            "histories: 'Nothing of the kind': no item has this id or",
+            "histories: history 0: 'Nothing of the kind': no item has this id or",
             "histories",
             "unknown",
         ),
@@ -191,6 +193,16 @@ def test_a_history_longer_than_the_model_reads_keeps_its_newest_items(runs, worl
         ({"users": []}, "users: there are none", "users", "missing"),
         ({"users": ["u1"], "k": 0}, "k: 0 is not allowed", "k", "value"),
         ({"users": ["u1"], "k": "3"}, "k: '3' is not allowed; give an integer", "k", "value"),
+        ({"histories": ["i1", ["i2"]]}, r"history 0 is 'i1', not a list .*; write \['i1'\]", "histories", "value"),
+        ({"histories": [["i1"], "i2"]}, "history 1 is 'i2', not a list", "histories", "value"),
+        ({"histories": ["i1", None]}, "history 0 is 'i1', not a list", "histories", "value"),
+        ({"histories": [["i1"], None]}, "history 1 is a NoneType, not a list", "histories", "value"),
+        ({"histories": [["i1", float("nan")]]}, "history 0: nan is not an item id or title", "histories", "value"),
+        ({"histories": [1.0]}, "history 0 is a float, not a list", "histories", "value"),
+        ({"histories": pd.DataFrame({"a": ["i1"]})}, "histories: a DataFrame, not a list", "histories", "value"),
+        ({"histories": {"a": ["i1"]}}, "histories: a dict, not a list", "histories", "value"),
+        ({"users": 2.5}, "users: a float, not a list", "users", "value"),
+        ({"users": ["u1", None]}, "users: user 1: None is not an id", "users", "value"),
         ({"histories": "i1"}, r"histories: 'i1' is one text, .*; write \['i1'\]", "histories", "value"),
     ],
 )
@@ -199,26 +211,42 @@ def test_what_cannot_be_recommended_is_one_line(runs, given, message, key, kind)
         runs["SASRec"].recommend(**given)
 
 
+def given(titles: list[str | None], is_llm: bool = False) -> Any:
+    """A model whose items have these titles and the ids 1, 2, ..."""
+    tokens = ["[PAD]", *map(str, range(1, len(titles)))]
+    numbers = {token: number for number, token in enumerate(tokens)}
+    whole = SimpleNamespace(iid_field="item_id", field2token_id={"item_id": numbers})
+    catalog = ItemCatalog(titles, tokens=tokens)
+    return SimpleNamespace(catalog=catalog, rows=SimpleNamespace(whole=whole), config=SimpleNamespace(is_llm=is_llm))
+
+
 def test_a_title_that_is_the_id_of_another_item_is_read_by_its_neighbours_or_refused():
-    class Catalog:
-        titles = (None, "2", "Heat", "Fargo")
-
-        def lookup(self, title: str) -> int | None:
-            return {"2": 1, "Heat": 2, "Fargo": 3}.get(title)
-
-    class Given:
-        catalog = Catalog()
-
-        class rows:  # noqa: N801
-            class whole:  # noqa: N801
-                iid_field = "item_id"
-                field2token_id = {"item_id": {"[PAD]": 0, "1": 1, "2": 2, "3": 3}}
-
-    assert item_lists(Given, [["2", "1"], ["2", "Heat"]]) == [[2, 1], [1, 2]]
+    trained = given([None, "2", "Heat", "Fargo"])
+    assert item_lists(trained, [["2", "1"], ["2", "Heat"]]) == [[2, 1], [1, 2]]
     with refused("histories", "conflict", "history 0 reads as item ids and as titles of other items"):
-        item_lists(Given, ["2"])
+        item_lists(trained, ["2"])
     with refused("histories", "conflict", "'2' is the id of one item and the title of another"):
-        item_lists(Given, ["2", "3", "Heat"])
+        item_lists(trained, ["2", "3", "Heat"])
+
+
+def test_a_title_of_several_items_is_one_only_for_what_reads_titles(caplog):
+    titles = [None, "Heat", "Fargo", "Heat"]
+    assert item_lists(given(titles), [["3", "2"], ["Fargo"]]) == [[3, 2], [2]]
+    with refused("histories", "conflict", "history 1: 'Heat' is the title of 2 items .'1', '3'.; name one by its id"):
+        item_lists(given(titles), [["2"], ["Fargo", "Heat"]])
+    assert item_lists(given(titles, is_llm=True), [["Heat"], ["Heat", "2"]]) == [[1], [1, 2]]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][-1:] == [
+        "'Heat' is the title of 2 items ('1', '3'); the first is taken."
+    ]
+
+
+def test_histories_and_users_are_read_alike_from_lists_tuples_arrays_and_generators(runs):
+    run = runs["SASRec"]
+    expected = run.recommend([["i1", "i2"]], k=3)
+    for same in (["i1", "i2"], ("i1", "i2"), np.array(["i1", "i2"]), pd.Series(["i1", "i2"]), [("i1", "i2")]):
+        assert run.recommend(same, k=3).equals(expected)
+    assert run.recommend((own for own in [["i1", "i2"]]), k=3).equals(expected)
+    assert run.recommend(users=(user for user in ["u1", "u2"]), k=2).equals(run.recommend(users=["u1", "u2"], k=2))
 
 
 def test_models_that_rank_nothing_recommend_nothing(world, small, small_llm, saved):

@@ -11,6 +11,9 @@ from importlib.util import find_spec
 import pytest
 
 import recbole_llm
+from recbole_llm.data.catalog import ItemCatalog
+from recbole_llm.data.rows import load_rows
+from recbole_llm.settings.config import Config
 from tests.processes import REPOSITORY, forked_python
 from tests.runs import working_in
 
@@ -81,6 +84,23 @@ def test_what_is_an_id_and_another_item_s_title_is_refused_as_recommend_does():
     for history, words in ((["1984"], "reads as item ids"), (["1984", "a", "Babe"], "the id of one item")):
         with pytest.raises(ValueError, match=words):
             model._rows(history)
+
+
+@pytest.mark.parametrize("kind", ["token", "token_seq"])
+def test_titles_are_those_that_the_run_read(tmp_path, kind):
+    """Of a token every blank counts; the words of a sequence are joined by one."""
+    titles = {"i1": "Foo  Bar\u00a0a", "i2": " b ", "i3": "c\u2028d", "i4": "  ", "i5": "e   f"}
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    lines = [f"{item}\t{title}" for item, title in titles.items()]
+    (folder / "shop.item").write_text("\n".join([f"item_id:token\ttitle:{kind}", *lines, ""]))
+    events = [f"u{user}\t{item}\t{step}" for user in range(3) for step, item in enumerate(titles)]
+    (folder / "shop.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *events, ""]))
+    settings = {"data_path": str(folder), "title_field": "title", "load_col": None}
+    config = Config("BIGRec", "shop", settings=settings)
+    catalog = ItemCatalog.from_dataset(load_rows(config, few_shot=False).whole, "title")
+    expected = {token: title for token, title in zip(catalog.tokens, catalog.titles, strict=True) if title}
+    assert runpy.run_path(str(EXAMPLE))["read_titles"](config.settings()) == expected
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):

@@ -51,6 +51,13 @@ def test_any_histories_are_answered_or_refused(sasrec: Run, histories: list[list
         assert error.kind in ("unknown", "value", "conflict", "missing")
 
 
+@tried(300)
+@given(values | st.lists(values | st.lists(values, max_size=2), max_size=3), st.sampled_from(["histories", "users"]))
+def test_what_is_no_list_of_names_is_refused(sasrec: Run, asked: Any, key: str) -> None:
+    _, error = outcome(sasrec.recommend, **{key: asked})
+    assert error is not None and error.key in (key, "recommend")
+
+
 @tried(200)
 @given(st.lists(st.sampled_from(["u1", "u2"]) | texts, max_size=3) | texts)
 def test_any_users_are_answered_or_refused(sasrec: Run, users: Any) -> None:
