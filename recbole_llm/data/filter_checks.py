@@ -10,8 +10,8 @@ from typing import Any
 from recbole_llm.data.lines import Format, read_header
 from recbole_llm.declare import Settings
 from recbole_llm.errors import InputError
-from recbole_llm.settings.recbole_keys import NUMBER
 
+NUMBER = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _RANGE = rf"[\[(]\s*{NUMBER}\s*,\s*(inf|{NUMBER})\s*[\])]"
 _INTERVAL = re.compile(rf"{_RANGE}(\s*;\s*{_RANGE})*")
 _LIKE = "write the interval in quotes: --val_interval=\"{'rating': '[3,inf)'}\""

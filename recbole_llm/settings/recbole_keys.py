@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from recbole_llm.data.filter_checks import NUMBER
 from recbole_llm.declare import Declared, Setting
 from recbole_llm.settings.evaluation import is_number
 
-NUMBER = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _RANGE = rf"[\[(]{NUMBER},(inf|{NUMBER})[\])]"
 _INTERVAL = rf"{_RANGE}(;{_RANGE})*"
 
