@@ -106,11 +106,8 @@ def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Tab
         raise InputError("", message, kind="file")
     named = _NAMED_SEPARATOR.fullmatch(_first_line(file, choices).rstrip("\r\n"))
     usual = named.group(1) if named else "\t" if name.endswith(".tsv") else _separator(file, choices)
-    separator, quoting = choices.separator or usual, choices.quoting
-    if separator == "\t" and quoting == "auto":
-        quoting = "auto" if _first_line(file, choices).startswith('"') else "none"
-    elif len(separator) > 1:
-        quoting = "none"
+    separator = choices.separator or usual
+    quoting = "none" if len(separator) > 1 else choices.quoting
     form = choices.form(separator, quoting=quoting)
     if columns:
         _refuse_header(file, form.split(_first_line(file, choices)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from recbole_llm.data.importers.interactions import NO_ID, Interactions, id_text
 from recbole_llm.data.importers.plan import Feature, ImportPlan
-from recbole_llm.data.importers.text import one_line
+from recbole_llm.data.importers.titles import Titles
 from recbole_llm.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -29,18 +29,19 @@ def read_titles(plan: ImportPlan, found: Interactions, progress: bool = False) -
         progress: whether to show progress bars.
 
     Returns:
-        By the item's id; of an item on several lines, the first with a title counts.
+        By the item's id; see :class:`recbole_llm.data.importers.titles.Titles` for an item on several lines.
 
     Raises:
         InputError: a line cannot be read, or no item has a title although the files hold some.
     """
     if not plan.items:
-        return _own_titles(plan, found)
-    wanted, titles, other = set(found.items), dict[str, tuple[str, ...]](), ""
+        return {found.items[number]: row for number, row in found.titles.items() if row[0]}
+    wanted, other = set(found.items), ""
+    titles: Titles[str] = Titles([plan.items[0].clean, *(feature.clean for feature in plan.items[0].features)])
     for source in plan.items:
         table = source.table
-        at_item, at_title = table.index(source.item), table.index(source.title)
-        rest = [(feature.clean, table.index(feature.column)) for feature in source.features]
+        at_item = table.index(source.item)
+        about = [table.index(name) for name in (source.title, *(feature.column for feature in source.features))]
         for number, row in table.rows(progress):
             item = id_text(row[at_item])
             other = other or item
@@ -48,11 +49,14 @@ def read_titles(plan: ImportPlan, found: Interactions, progress: bool = False) -
                 table.bad(number, f"has a list or an object in the place of {source.item}")
             elif not item:
                 table.bad(number, f"has no {source.item}; give the file of the items")
-            elif item in wanted and item not in titles and (title := source.clean(row[at_title])):
-                titles[item] = (title, *(clean(row[index]) for clean, index in rest))
+            elif item in wanted:
+                titles.add(item, tuple(row[index] for index in about))
         lines = f"{table.file.name}: {table.lines:,} lines"
         log.info("%s%s", lines, _left_out(table.dropped))
-    if not titles:
+        found.notes += table.notes()
+    found.notes += titles.notes()
+    titled = {item: row for item, row in titles.found.items() if row[0]}
+    if not titled:
         names = ", ".join(source.table.file.name for source in plan.items)
         source = plan.items[0]
         there = f"{names} has the title of no item that is in the interactions"
@@ -61,18 +65,7 @@ def read_titles(plan: ImportPlan, found: Interactions, progress: bool = False) -
             f"{there} ({ids}; titles are in '{source.title}'); give files that belong together, or name the columns"
         )
         raise InputError("items", message, kind="data")
-    return titles
-
-
-def _own_titles(plan: ImportPlan, found: Interactions) -> dict[str, tuple[str, ...]]:
-    """Titles that the interactions hold."""
-    clean = [feature.clean for feature in features_of(plan)]
-    titles = {}
-    for number, (title, *texts) in found.titles.items():
-        if text := one_line(title):
-            rest = (own(value) for own, value in zip(clean, texts, strict=True))
-            titles[found.items[number]] = (text, *rest)
-    return titles
+    return titled
 
 
 def _left_out(dropped: Mapping[str, int]) -> str:

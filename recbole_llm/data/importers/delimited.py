@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -70,6 +71,10 @@ class DelimitedTable(Table):
         has_header: whether a line of the file holds the names.
     """
 
+    # Numbers of the first line of a kind, 0 for none: with quotes of CSV; with quotes that were read as text although
+    # there is CSV quoting; with a field that holds what could be rows.
+    _quoted = _literal = _swallowing = 0
+
     def __init__(
         self,
         file: Path,
@@ -109,6 +114,25 @@ class DelimitedTable(Table):
         with closing(text_lines(self.file, self.form.encoding, progress)) as lines:
             yield from self._rows(islice(lines, self._skip + self.has_header, None))
 
+    def notes(self) -> list[str]:
+        """How quotes were read, where ``quoting`` left it open."""
+        if self.form.quoting != "auto":
+            return []
+        found, name = [], self.file.name
+        if self._quoted and self.form.separator == "\t":  # whose files are mostly written without quoting
+            found.append(f"{name}: quotes are those of CSV (first: line {self._quoted}); --quoting=none keeps them")
+        if self._literal:
+            found.append(
+                f"{name}: quotes are text where they are no CSV (first: line {self._literal}); --quoting=csv or none "
+                "decides it for all lines"
+            )
+        if self._swallowing:
+            found.append(
+                f"{name}: a quoted field holds lines that could be rows (first: line {self._swallowing}), as the whole "
+                "file is CSV; --quoting=none reads each line as a row"
+            )
+        return found
+
     def _rows(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
         literal = self.form.quoting == "none"
         waiting: list[tuple[int, str]] = []  # lines that were looked at and are still to be read
@@ -134,6 +158,7 @@ class DelimitedTable(Table):
         except ValueError:
             return self._as_text(number, line, "a quote that does not close where its field ends")
         if fields is not None:
+            self._note_quotes(number, line, fields)
             return fields
         more: list[tuple[int, str]] = []
         text = line
@@ -154,16 +179,45 @@ class DelimitedTable(Table):
         # A line that is whole as it stands, before others that are: a stray quote, which would swallow them.
         whole = len(self.form.split(line)) == self._width
         stray = whole and any(len(self.form.split(other)) == self._width for _, other in more)
-        if fields is not None and not (stray and self.form.quoting == "auto"):
+        if fields is not None and (not stray or self.form.quoting == "csv" or self._is_csv):
+            self._swallowing = self._swallowing or number * stray
+            self._note_quotes(number, line, fields)
             return fields
         waiting[:0] = more
         return self._as_text(number, line, "a quote that does not close")
+
+    def _note_quotes(self, number: int, line: str, fields: list[str]) -> None:
+        if not self._quoted and fields != self.form.split(line):
+            self._quoted = number
+
+    @cached_property
+    def _is_csv(self) -> bool:
+        """Whether all of the file is CSV: each quoted field closes at its end, each record has the same width."""
+        begun = self._skip
+
+        def lines() -> Iterator[str]:
+            for number, line in islice(found, self._skip, None):
+                if number - begun > _LONGEST_RECORD:
+                    return
+                yield line
+
+        with closing(text_lines(self.file, self.form.encoding)) as found:
+            form = {"delimiter": self.form.separator, "escapechar": self.form.escape}
+            reader = csv.reader(lines(), strict=True, **form)
+            try:
+                for fields in reader:
+                    begun = self._skip + reader.line_num
+                    if len(fields) != self._width and any(map(str.strip, fields)):
+                        return False
+            except csv.Error:
+                return False
+        return True
 
     def _as_text(self, number: int, line: str, problem: str) -> list[str] | None:
         """A line whose quotes are no CSV: as it stands, if it is whole so and ``quoting`` leaves it open."""
         fields = self.form.split(line)
         if self.form.quoting == "auto" and len(fields) == self._width:
-            self.literal = self.literal or number
+            self._literal = self._literal or number
             return fields
         self.lines += 1
         self.bad(number, f"has {problem}")

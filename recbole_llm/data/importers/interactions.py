@@ -15,7 +15,8 @@ import numpy as np
 
 from recbole_llm.data.importers.clock import OF_A_UNIT, ORDER, Clock
 from recbole_llm.data.importers.table import Table
-from recbole_llm.data.importers.text import READ_AS_MISSING
+from recbole_llm.data.importers.text import READ_AS_MISSING, one_line
+from recbole_llm.data.importers.titles import Titles
 from recbole_llm.errors import InputError
 
 _BLOCK = 20_000  # rows converted at a time
@@ -58,7 +59,8 @@ class Interactions:
         rating: float64 [interactions], NaN if there is none; None where no table has any.
         time: int64 or float64 [interactions].
         part: int8 [interactions], the file that each is from.
-        titles: titles of the items, by number, with the texts that describe each, where the interactions hold them.
+        titles: titles of the items, by number, with the texts that describe each, where the interactions hold them;
+            empty where no line has one.
         lines: records that were read.
         dropped: why records were left out, and how many.
         notes: what else a reader should know.
@@ -71,7 +73,7 @@ class Interactions:
     rating: np.ndarray | None
     time: np.ndarray
     part: np.ndarray
-    titles: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    titles: dict[int, tuple[str, ...]] = field(default_factory=dict)
     lines: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -124,8 +126,7 @@ class _Reader:
         self._items: dict[str, int] = {}
         self._clock = Clock(columns.time_format)
         self._parts: list[tuple[np.ndarray, ...]] = []
-        self._titles: dict[int, tuple[Any, ...]] = {}
-        self._retitled: set[int] = set()
+        self._titles: Titles[int] = Titles([one_line] * (1 + len(columns.texts)))
         self._dropped: Counter[str] = Counter()
         self._n_rows = 0
 
@@ -169,10 +170,7 @@ class _Reader:
         self._parts.append((user, item, ratings[chosen], times[chosen], np.full(len(user), part, dtype=np.int8)))
         if about:
             for row, number in zip(kept, item.tolist(), strict=True):
-                if number not in self._titles or not self._titles[number][0]:
-                    self._titles[number] = tuple(rows[row][index] for index in about)
-                elif (other := rows[row][about[0]]) and other != self._titles[number][0]:
-                    self._retitled.add(number)
+                self._titles.add(number, tuple(rows[row][index] for index in about))
 
     def _refuse(self, table: Table, block: list[tuple[int, Sequence[Any]]], wrong: dict[int, str]) -> None:
         if wrong and not self._drop:
@@ -202,29 +200,21 @@ class _Reader:
         self._check_unit(tables)
         user, item, rating, time, part = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         self._parts.clear()
-        notes = [
-            f"{table.file.name}: quotes are text where they are no CSV (first: line {table.literal}); "
-            "--quoting=csv or none decides it for all lines"
-            for table in tables
-            if getattr(table, "literal", 0)
-        ]
-        if self._retitled:
-            first = list(self._items)[min(self._retitled)]
-            notes.append(
-                f"items with more than one title: {len(self._retitled):,} (such as '{first}'); the first counts"
-            )
+        notes = [note for table in tables for note in table.notes()]
+        items = list(self._items)
+        notes += self._titles.notes(items.__getitem__)
         if self._columns.time != ORDER:
             notes += _equal_times(time)
         has_rating = self._columns.rating is not None
         return Interactions(
             list(self._users),
-            list(self._items),
+            items,
             user,
             item,
             rating if has_rating else None,
             time,
             part,
-            self._titles,
+            self._titles.found,
             sum(table.lines for table in tables),
             dropped,
             notes + self._clock.notes(),

@@ -22,7 +22,6 @@ class Table(ABC):
         columns: the names.
         lines: records that were read so far.
         dropped: why records were left out so far, and how many.
-        literal: number of the first line whose quotes were read as text although it has CSV quoting; 0 for none.
     """
 
     def __init__(self, file: Path, columns: Sequence[str], drop: bool = False) -> None:
@@ -30,7 +29,6 @@ class Table(ABC):
         self.columns = tuple(columns)
         self.lines = 0
         self.dropped: Counter[str] = Counter()
-        self.literal = 0
         self._drop = drop
 
     @abstractmethod
@@ -53,6 +51,10 @@ class Table(ABC):
             )
             raise InputError("", message, kind="data")
         return self.columns.index(column)
+
+    def notes(self) -> list[str]:
+        """What a reader should know of how the rows were read."""
+        return []
 
     def bad(self, number: int, problem: str) -> None:
         """Count a line that cannot be read, or refuse the file."""

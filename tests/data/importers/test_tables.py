@@ -68,8 +68,12 @@ def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows, se
 )
 @settings(max_examples=50)
 def test_stray_quotes_swallow_no_line(tmp_path_factory, titles):
-    """Written without quoting: every line is whole, whatever quotes its title holds."""
+    """Written without quoting: every line is whole, whatever quotes its title holds.
+
+    A last line that is no CSV tells so: `"Heroes` and `Ruler 12"` alone could be one title of two lines.
+    """
     folder = tmp_path_factory.mktemp("stray")
+    titles = [*titles, '"Heroes" by X']
     lines = [f"u{n},i{n},{n},{title}" for n, title in enumerate(titles)]
     rows = imported(folder, "mine.csv", "\n".join([HEAD, *lines]) + "\n")
     assert rows == [[f"u{n}", f"i{n}", str(n), title] for n, title in enumerate(titles)]
@@ -87,6 +91,77 @@ def test_stray_quotes_are_said_and_a_field_may_go_on_in_the_next_line(tmp_path, 
     with refused("", "data", "mine.csv, line 2: has a quote that does not close"):
         imported(tmp_path, "mine.csv", content.partition("u1,i2")[0], quoting="csv")
     assert imported(tmp_path, "mine.csv", f'{HEAD}\nu,i,1,"x"\n', quoting="none")[0][3] == '"x"'
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.sampled_from(['He said "hi"', '12" ruler', '"Heroes"', "Two\nlines", "a\tb", "plain"])] * 2),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([("tsv", "\t"), ("csv", ",")]),
+)
+@settings(max_examples=30)
+def test_auto_reads_what_pandas_writes_with_tabs_and_commas(tmp_path_factory, titles, kind):
+    import pandas as pd
+
+    end, separator = kind
+    folder, n = tmp_path_factory.mktemp("pandas"), len(titles)
+    frame = pd.DataFrame({"user": [f'u"{k}"' for k in range(n)], "item": [f"i{k}" for k in range(n)], "time": range(n)})
+    frame["title"], frame["brand"] = zip(*titles, strict=True)
+    frame.to_csv(folder / f"mine.{end}", sep=separator, index=False)
+    out = import_dataset(folder / f"mine.{end}", "t", folder / "out", choices=Choices(texts=("brand",)), progress=False)
+    assert [row[:2] for row in atomic(out, "inter")[1]] == [
+        list(row) for row in zip(frame.user, frame.item, strict=True)
+    ]
+    assert [row[1:] for row in atomic(out, "item")[1]] == [[" ".join(cell.split()) for cell in row] for row in titles]
+
+
+def test_quotes_between_tabs_are_told(tmp_path, caplog):
+    """Files of tabs are mostly written without quoting: a quote that is no CSV is text, one that is CSV is told."""
+    rows = {"i1": '12" ruler', "i2": '"Heroes" by X', "i3": 'He said "hi"', "i4": '"', "i5": "plain"}
+    lines = [f"u\t{item}\t{n}\t{title}" for n, (item, title) in enumerate(rows.items())]
+    content = "\n".join([HEAD.replace(",", "\t"), *lines]) + "\n"
+    with caplog.at_level("INFO"):
+        assert {row[1]: row[3] for row in imported(tmp_path, "mine.tsv", content)} == rows
+    assert "mine.tsv: quotes are text where they are no CSV (first: line 3); --quoting=csv or none" in caplog.text
+    assert "quotes are those of CSV" not in caplog.text
+    content = content.replace('12" ruler', '"12"" ruler"')
+    with caplog.at_level("INFO"):
+        assert {row[1]: row[3] for row in imported(tmp_path, "mine.tsv", content)} == rows
+    assert "mine.tsv: quotes are those of CSV (first: line 2); --quoting=none keeps them" in caplog.messages
+    items = text(tmp_path, "items.tsv", "item\ttitle\n" + "".join(f"{i}\t{title}\n" for i, title in rows.items()))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        found = imported(tmp_path, "mine.csv", "user,item,time\n" + "".join(f"u,{i},1\n" for i in rows), items=items)
+    assert {row[1]: row[3] for row in found} == rows
+    assert "items.tsv: quotes are text where they are no CSV (first: line 3)" in caplog.text
+
+
+@given(
+    st.lists(st.sampled_from(["second, third, 4, x", "plain", 'a "b"', "u1,i9,7,Other", ""]), min_size=1, max_size=4)
+)
+@settings(max_examples=50)
+def test_a_file_that_is_csv_throughout_is_read_as_csv(tmp_path_factory, more):
+    """Also where a line of a title could be a row by itself: no interaction is made of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    stream = io.StringIO()
+    written = [["u1", "a", "1", "\n".join(["first", *more])], ["u2", "b", "2", 'Last "one"']]
+    csv.writer(stream, lineterminator="\n").writerows([HEAD.split(","), *written])
+    rows = imported(folder, "mine.csv", stream.getvalue())
+    assert rows == [[*row[:3], " ".join(row[3].split())] for row in written]
+
+
+def test_a_quoted_field_that_holds_what_could_be_rows_is_told(tmp_path, caplog):
+    content = f'{HEAD}\nu1,a,1,"first\nsecond, third, 4, x"\n'
+    with caplog.at_level("INFO"):
+        assert len(imported(tmp_path, "mine.csv", content)) == 1
+    assert "mine.csv: a quoted field holds lines that could be rows (first: line 2)" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert len(imported(tmp_path, "mine.csv", content, quoting="csv")) == 1
+        assert len(imported(tmp_path, "mine.csv", f'{content}u1,b,2,"Heroes" by X\n')) == 3
+    assert "could be rows" not in caplog.text
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -248,6 +323,41 @@ def test_an_item_with_several_titles_is_told(tmp_path, caplog):
         rows = imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,1,\nu,i,2,A\nv,i,3,B\nv,j,4,C\nw,j,5,C\nw,j,6,\n")
     assert [row[3] for row in rows] == ["A", "A", "A", "C", "C", "C"]
     assert "items with more than one title: 1 (such as 'i'); the first counts" in caplog.messages
+    items = text(tmp_path, "items.csv", "item,title\ni, \nj,C\ni,A\nj,C\ni,B\n")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert imported(tmp_path, "mine.csv", "user,item,time\nu,i,1\n", items=items)[0][3] == "A"
+        imported(tmp_path, "mine.csv", f"{HEAD}\nu,i,1, \nu,i,2,A\n")
+    assert caplog.text.count("items with more than one title: 1 (such as 'i'); the first counts") == 1
+
+
+values = st.sampled_from(["", " ", "\x01", "One", "One ", "Two", None, float("nan")])
+
+
+@given(st.lists(st.tuples(st.sampled_from("ij"), values, values), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=60)
+def test_the_first_value_of_each_column_counts_in_either_file(tmp_path_factory, lines, aside):
+    """Of an item on several lines; what is blank, or no number at all, is no value."""
+    folder = tmp_path_factory.mktemp("first")
+    rows = [{"user": "u", "item": item, "time": n, "title": t, "brand": b} for n, (item, t, b) in enumerate(lines)]
+    clean = [(item, *[str(v).strip("\x01 ") if isinstance(v, str) else "" for v in (t, b)]) for item, t, b in lines]
+    wanted = []
+    for item in sorted({item for item, *_ in clean}):
+        given_titles = [title for key, title, _ in clean if key == item and title]
+        brands = [brand for key, _, brand in clean if key == item and brand]
+        if given_titles:
+            wanted.append([item, given_titles[0], (brands or [""])[0]])
+    file = text(folder, "mine.jsonl", objects(rows))
+    if aside:
+        items = text(folder, "items.jsonl", objects([{k: row[k] for k in ("item", "title", "brand")} for row in rows]))
+        file = text(folder, "mine.jsonl", objects([{k: row[k] for k in ("user", "item", "time")} for row in rows]))
+    choices = Choices(texts=("brand",), items=items if aside else None)
+    if not wanted:
+        with refused("items" if aside else "", "data"):
+            import_dataset(file, "t", folder / "out", choices=choices, progress=False)
+        return
+    out = import_dataset(file, "t", folder / "out", choices=choices, progress=False)
+    assert atomic(out, "item")[1] == wanted
 
 
 def test_a_missing_rating_is_missing_however_it_is_written(tmp_path):
