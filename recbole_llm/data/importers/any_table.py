@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from recbole_llm.data.importers.clock import ORDER
@@ -54,28 +55,28 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
         names = ", ".join(file.name for file in origin.given("*")[:10])
         message = f"{origin.path} has no known layout (it holds {names}); give the file of interactions instead"
         raise InputError("", message, kind="file")
-    table = open_table(origin.path, choices, choices.columns)
-    # A second table of items says what they are called; else the interactions may.
-    roles = [what for what in KNOWN if what != "title" or origin.items is None]
-    found = {what: _column(what, table, choices) for what in roles}
+    own = _of_interactions(origin, choices)
+    needed = [*(name for name in own.names.values() if name != ORDER), *own.texts]
+    table = open_table(origin.path, own, own.columns, needed)
+    found = {what: _column(what, table, own) for what in KNOWN}
     if missing := [what for what in ("user", "item", "time") if found[what] is None]:
         raise InputError(missing[0], _not_found(missing, table), kind="missing")
-    title = found.get("title")
-    texts = choices.texts if origin.items is None else ()
-    _check_texts(texts, table, bool(title))
+    for what, other in combinations(("user", "item", "time"), 2):
+        if found[what] == found[other]:
+            message = f"column '{found[what]}' is the {what} and the {other}; name another with --{what} or --{other}"
+            raise InputError(other, message, kind="conflict")
+    title = found["title"]
+    _check_texts(own.texts, table, bool(title))
+    # Beside a file of items, the interactions' titles and texts are those of the items that it lacks.
+    texts = own.texts or tuple(name for name in choices.texts if title and name in table.columns)
     columns = Columns(
-        str(found["user"]),
-        str(found["item"]),
-        str(found["time"]),
-        found["rating"],
-        title,
-        texts if title else (),
-        choices.time_format,
+        str(found["user"]), str(found["item"]), str(found["time"]), found["rating"], title, texts, choices.time_format
     )
     used = [f"{what} is " + _shown(what, name) for what, name in found.items() if name]
     notes = ["columns: " + ", ".join([*used, *(f"text is '{name}'" for name in texts)])]
     if title is None and any(_plain(name) == "title" for name in table.columns) and origin.items is None:
         notes.append("the column title is taken for the reviews'; if it is the items', add --title=title")
+    _narrow(table, [name for name in (*found.values(), *texts) if name])
     items = _items(origin, choices, columns.item)
     for source in items:
         words = [
@@ -87,18 +88,36 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     return ImportPlan("a table", [table], columns, items, notes=notes)
 
 
-def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Table:
+def _of_interactions(origin: Origin, choices: Choices) -> Choices:
+    """What the user says of the interactions: where there is a file of items, title and texts are said of it."""
+    if origin.items is None:
+        return choices
+    return replace(choices, names={what: name for what, name in choices.names.items() if what != "title"}, texts=())
+
+
+def open_table(file: Path, choices: Choices, columns: Sequence[str] = (), needed: Collection[str] = ()) -> Table:
     """A table by its file's ending.
+
+    Args:
+        file: the file.
+        choices: what the user says of it.
+        columns: names of the columns of a file without a header.
+        needed: columns that are searched for in all of a file of JSON lines.
 
     Raises:
         InputError: the ending is unknown, or the file is not as its ending says.
     """
     name = plain_name(file)
     if name.endswith(".parquet"):
+        if columns:
+            raise InputError(
+                "columns", f"{file.name} is Parquet, which names its columns; leave it out", kind="conflict"
+            )
         return ParquetTable(file)
     if name.endswith((".jsonl", ".ndjson", ".json")):
         encoding = choices.encoding or "utf-8"
-        return JsonTable(file, columns or _keys(file, encoding), drop=choices.drop, encoding=encoding)
+        keys = columns or _keys(file, encoding, needed)
+        return JsonTable(file, keys, drop=choices.drop, encoding=encoding, known=None if columns else keys)
     if not name.endswith(SUFFIXES):
         advice = (what for endings, what in _ADVICE.items() if name.endswith(endings))
         what_to_do = next(advice, "rename it by what it holds")
@@ -114,6 +133,12 @@ def open_table(file: Path, choices: Choices, columns: Sequence[str] = ()) -> Tab
     return DelimitedTable(file, form, columns or None, choices.drop, skip=1 if named else 0)
 
 
+def _narrow(table: Table, columns: Sequence[str]) -> None:
+    """Leave columns that are not imported unread, where the form of the file allows it."""
+    if isinstance(table, ParquetTable):
+        table.narrow(columns)
+
+
 def _refuse_header(file: Path, fields: Sequence[str]) -> None:
     """Refuse names of columns for a file whose first line holds some: it would be read as an interaction."""
     first = {_plain(field) for field in fields}
@@ -122,11 +147,13 @@ def _refuse_header(file: Path, fields: Sequence[str]) -> None:
         raise InputError("columns", message, kind="conflict")
 
 
-def _keys(file: Path, encoding: str) -> list[str]:
-    """The keys of the first objects of a file; one that lacks a key has nothing there."""
+def _keys(file: Path, encoding: str, needed: Collection[str]) -> list[str]:
+    """The keys of the first objects of a file, of more if one is needed; an object without a key has nothing there."""
     keys: dict[str, None] = {}
     with closing(records(file, encoding)) as found:
-        for number, record in islice(found, _LOOKED_AT):
+        for looked_at, (number, record) in enumerate(found):
+            if looked_at >= _LOOKED_AT and keys.keys() >= set(needed):
+                break
             if isinstance(record, Mapping):
                 keys.update(dict.fromkeys(record))
             elif not keys:
@@ -222,7 +249,8 @@ def _shown(what: str, name: str) -> str:
 def _items(origin: Origin, choices: Choices, item: str) -> list[Items]:
     if origin.items is None:
         return []
-    table = open_table(origin.items, choices)
+    given = [choices.names["title"]] if "title" in choices.names else []
+    table = open_table(origin.items, choices, needed=[*given, *choices.texts])
     by_name = (name for name in table.columns if _plain(name) == "id")  # of an item, in a table of items
     own = item if item in table.columns else _column("item", table, Choices()) or next(by_name, None)
     title = _column("title", table, choices)
@@ -235,4 +263,5 @@ def _items(origin: Origin, choices: Choices, item: str) -> list[Items]:
     if title is None:
         raise InputError("title", _not_found(["title"], table), kind="missing")
     _check_texts(choices.texts, table, True)
+    _narrow(table, [own, title, *choices.texts])
     return [Items(table, own, title, tuple(Feature(name, name) for name in choices.texts))]

@@ -23,6 +23,9 @@ _DATED = 6.3e8, 4.2e9  # seconds from 1990 to 2103; other numbers tell no unit: 
 _LIMITS = {1e11: 1.0, 1e14: 1e-3, 1e17: 1e-6}  # numbers below the limit are of the unit, in seconds
 _UNITS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 _ROUNDED = re.compile(r"\d(\.\d{1,5})?[eE]\+?\d+")  # as spreadsheets show a large number
+_UNREAD = "has a time that cannot be read"
+_RANGE = "which must be from 1678 to 2261"  # the years of nanoseconds in 64 bits
+_YEAR, _DAY = re.compile(r"\d{4}"), re.compile(r"\d{8}")
 _NOT_A_TIME = np.iinfo(np.int64).min  # pandas' NaT
 
 
@@ -63,6 +66,11 @@ class Clock:
             more |= self._of_other_units(values, times)
         return times, {**more, **wrong}
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether times are dates, given as seconds since 1970."""
+        return self._form not in (None, NUMBER)
+
     def notes(self) -> list[str]:
         """What a reader should know of how times were read."""
         if self._form == NUMBER and not self._is_told and re.fullmatch(r"(19|20)\d{6}", self._example):
@@ -71,7 +79,7 @@ class Clock:
             return [
                 f"times are numbers such as {self._example}, of few digits: if a spreadsheet rounded them, export anew"
             ]
-        if self._form in (None, NUMBER):
+        if not self.is_dated:
             return []
         return [f"times are dates ('{self._example}'), written as seconds since 1970, UTC"]
 
@@ -100,7 +108,15 @@ class Clock:
         like = "an ISO date such as 2024-05-31 18:30:00" if self._form == ISO else f"of the format {self._form}"
         if bad.size and not self._is_told and (forms := usual_formats(str(values[bad[0]]))):
             like += "; where all are written so, add --time-format=" + " or ".join(f"'{form}'" for form in forms)
-        wrong = {row: f"has a time that cannot be read '{values[row]}', not {like}" for row in bad.tolist()}
+        wrong = {}
+        for row in bad.tolist():
+            beyond = _is_beyond(str(values[row]), self._form)
+            why = (
+                f"has a time out of range '{values[row]}', {_RANGE}"
+                if beyond
+                else f"{_UNREAD} '{values[row]}', not {like}"
+            )
+            wrong[row] = why
         nanoseconds[bad] = 0
         whole = nanoseconds % 1_000_000_000 == 0
         return nanoseconds // 1_000_000_000 if whole.all() else nanoseconds / 1e9, wrong
@@ -124,6 +140,14 @@ def _is_date(text: str, form: str) -> bool:
     return True
 
 
+def _is_beyond(text: str, form: str | None) -> bool:
+    """Whether a text that was not read is a date nonetheless, of a year that times cannot have."""
+    if form not in (None, ISO):
+        return _is_date(text, str(form))
+    year = re.match(r"\s*([+-]?\d{4,})-\d\d|(\d{4})(\d{4})?$", text)
+    return year is not None and not 1678 <= int(year.group(1) or year.group(2)) <= 2261
+
+
 def to_nanoseconds(texts: list[str], form: str | None) -> np.ndarray:
     """Dates in nanoseconds since 1970, UTC. Returns: int64 [texts], the least number where one cannot be read."""
     import pandas as pd
@@ -140,18 +164,37 @@ def to_nanoseconds(texts: list[str], form: str | None) -> np.ndarray:
     return nanoseconds
 
 
-def parse_moment(key: str, text: str) -> float:
-    """A bound such as ``--since=2019-01-01`` in seconds since 1970; a number stands for itself.
+def parse_moment(key: str, text: str, dated: bool = True) -> tuple[float, bool]:
+    """A bound such as ``--since=2019-01-01``.
+
+    Args:
+        key: its setting.
+        text: it.
+        dated: whether the times of the file are dates: then a number is a year or a day, and none else stands for
+            itself.
+
+    Returns:
+        It, and whether it is a date, in seconds since 1970.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither a date nor a number, or one that the times cannot be compared with.
+
+    Example:
+        >>> parse_moment("since", "2024"), parse_moment("since", "20240102"), parse_moment("since", "2024", dated=False)
+        ((1704067200.0, True), (1704153600.0, True), (2024.0, False))
     """
     if _is_number(text):
-        return float(text)
+        if not dated:
+            return float(text), False
+        if not (_YEAR.fullmatch(text) or _DAY.fullmatch(text)):
+            message = f"the times are dates, '{text}' is a number; give a date like 2019-01-31, or a year"
+            raise InputError(key, message, kind="conflict")
     (nanoseconds,) = to_nanoseconds([text], ISO)
     if nanoseconds == _NOT_A_TIME:
+        if _is_beyond(text, ISO):
+            raise InputError(key, f"'{text}' is a time {_RANGE.removeprefix('which ')}; give another, or leave it out")
         raise InputError(key, f"'{text}' is no time; give a date like 2019-01-31, or a number in the unit of the file")
-    return float(nanoseconds) / 1e9
+    return float(nanoseconds) / 1e9, True
 
 
 def seconds_per_unit(times: np.ndarray) -> float:
@@ -174,7 +217,7 @@ def _read_numbers(values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
     except (TypeError, ValueError, OverflowError):
         pass
     wrong = {
-        row: f"has a time that cannot be read '{value}'"
+        row: f"{_UNREAD} '{value}'"
         for row, value in enumerate(values)
         if not _is_number(value) or abs(float(value)) >= 2**63
     }

@@ -7,14 +7,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_llm.data.importers.importing import LAYOUTS, import_dataset
-from recbole_llm.data.importers.plan import Choices
+from recbole_llm.data.importers.importing import LAYOUTS, imported
+from recbole_llm.data.importers.plan import ROLES, Choices
 from recbole_llm.data.importers.steps import REPEATS, UNTITLED, Filters
 from recbole_llm.errors import InputError
 from recbole_llm.logs import console_log
 from recbole_llm.verb_parser import VerbParser
-
-ROLES = ("user", "item", "time", "rating", "title")
 
 
 def parser() -> VerbParser:
@@ -52,6 +50,7 @@ def parser() -> VerbParser:
     parts.add_argument("--seed", type=int, default=2020, help="seed of --sample-users (default: 2020)")
     parts.add_argument("--repeats", help=f"which interactions of a user with one item stay: {', '.join(REPEATS)}")
     parts.add_argument("--untitled", default="drop", help=f"interactions of untitled items: {', '.join(UNTITLED)}")
+    parts.add_argument("--keep-items", action="store_true", help="keep titled items without interactions in .item")
     return found
 
 
@@ -75,9 +74,8 @@ def main(words: Sequence[str], progress: bool = True) -> None:
         InputError: a mistake in the words or in the files.
     """
     given = parse(words)
-    for key, allowed in (("quoting", ("auto", "csv", "none")), ("bad_lines", ("error", "drop"))):
-        if getattr(given, key) not in allowed:
-            raise InputError(key, f"'{getattr(given, key)}' is not allowed; choose one of {', '.join(allowed)}")
+    if given.bad_lines not in ("error", "drop"):
+        raise InputError("bad_lines", f"'{given.bad_lines}' is not allowed; choose one of error, drop")
     choices = Choices(
         {role: getattr(given, role) for role in ROLES if getattr(given, role) is not None},
         _names(given.text),
@@ -90,9 +88,10 @@ def main(words: Sequence[str], progress: bool = True) -> None:
         given.bad_lines == "drop",
     )
     size = {"sample_users": given.sample_users, "seed": given.seed, "k_core": given.k_core}
+    size["keep_items"] = given.keep_items
     filters = Filters(given.repeats, given.since, given.until, given.untitled, **size)
     with console_log():
-        folder = import_dataset(
+        made = imported(
             given.path,
             given.name,
             given.out,
@@ -105,8 +104,10 @@ def main(words: Sequence[str], progress: bool = True) -> None:
             progress=progress,
             command=shlex.join(["recbole-llm", "import", *words]),
         )
-    where = "" if given.out == Path("dataset") else f" --data_path={shlex.quote(str(given.out))}"
-    print(f"{folder}: run it with recbole-llm --model=Pop,SASRec,BIGRec --dataset={shlex.quote(given.name)}{where}")
+    if made.can_run:
+        where = "" if given.out == Path("dataset") else f" --data_path={shlex.quote(str(given.out))}"
+        models = "Pop,SASRec,BIGRec" if made.has_titles else "Pop,SASRec"  # LLMs need titles
+        print(f"{made.folder}: run it with recbole-llm --model={models} --dataset={shlex.quote(given.name)}{where}")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -74,6 +75,7 @@ class DelimitedTable(Table):
     # Numbers of the first line of a kind, 0 for none: with quotes of CSV; with quotes that were read as text although
     # there is CSV quoting; with a field that holds what could be rows.
     _quoted = _literal = _swallowing = 0
+    _quoted_header = False
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class DelimitedTable(Table):
     def _read_header(self) -> list[str]:
         for number, line in islice(text_lines(self.file, self.form.encoding), self._skip, None):
             literal = self.form.quoting == "none" or '"' not in line
+            self._quoted_header = not literal
             fields = self.form.split(line) if literal else self._safely_parsed(line)
             if fields is None:
                 message = f"{self.file.name}, line {number}: a quote of the header does not close"
@@ -135,6 +138,11 @@ class DelimitedTable(Table):
 
     def _rows(self, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
         literal = self.form.quoting == "none"
+        aside = ""
+        if self.form.quoting == "auto" and self.form.separator == "\t" and not self._quoted_header and self._no_csv:
+            # Files of tabs are mostly written without quoting, so that one such line tells of all.
+            literal, self._literal = True, self._no_csv
+            aside = ", with quotes as text (--quoting=csv reads them as CSV)"
         waiting: list[tuple[int, str]] = []  # lines that were looked at and are still to be read
         while True:
             number, line = waiting.pop(0) if waiting else next(lines, (0, ""))
@@ -147,7 +155,7 @@ class DelimitedTable(Table):
             if len(fields) == self._width:
                 yield number, fields
             else:
-                self.bad(number, f"has {len(fields)} fields, not {self._width}")
+                self.bad(number, f"has {len(fields)} fields, not {self._width}{aside}")
 
     def _record(
         self, number: int, line: str, lines: Iterator[tuple[int, str]], waiting: list[tuple[int, str]]
@@ -179,7 +187,7 @@ class DelimitedTable(Table):
         # A line that is whole as it stands, before others that are: a stray quote, which would swallow them.
         whole = len(self.form.split(line)) == self._width
         stray = whole and any(len(self.form.split(other)) == self._width for _, other in more)
-        if fields is not None and (not stray or self.form.quoting == "csv" or self._is_csv):
+        if fields is not None and (not stray or self.form.quoting == "csv" or not self._no_csv):
             self._swallowing = self._swallowing or number * stray
             self._note_quotes(number, line, fields)
             return fields
@@ -191,27 +199,23 @@ class DelimitedTable(Table):
             self._quoted = number
 
     @cached_property
-    def _is_csv(self) -> bool:
-        """Whether all of the file is CSV: each quoted field closes at its end, each record has the same width."""
-        begun = self._skip
-
-        def lines() -> Iterator[str]:
-            for number, line in islice(found, self._skip, None):
-                if number - begun > _LONGEST_RECORD:
-                    return
-                yield line
-
-        with closing(text_lines(self.file, self.form.encoding)) as found:
-            form = {"delimiter": self.form.separator, "escapechar": self.form.escape}
-            reader = csv.reader(lines(), strict=True, **form)
-            try:
-                for fields in reader:
-                    begun = self._skip + reader.line_num
-                    if len(fields) != self._width and any(map(str.strip, fields)):
-                        return False
-            except csv.Error:
-                return False
-        return True
+    def _no_csv(self) -> int:
+        """Number of the first line with quotes that no writer of CSV leaves there; 0 if all of the file is CSV."""
+        separator = re.escape(self.form.separator)
+        quoted = r'"[^"]*(?:""[^"]*)*'
+        field = rf'(?:[^"{separator}]*|{quoted}")'
+        record = re.compile(rf"(?:{field}{separator})*(?:{field}|(?P<open>{quoted}))")
+        begun = 0  # the line in which a field that is still open begins
+        with closing(text_lines(self.file, self.form.encoding)) as lines:
+            for number, line in islice(lines, self._skip, None):
+                if begun and number - begun > _LONGEST_RECORD:
+                    return begun
+                if '"' in line:
+                    found = record.fullmatch('"' * bool(begun) + line.rstrip("\r\n"))
+                    if found is None:
+                        return begun or number
+                    begun = (begun or number) if found["open"] else 0
+        return begun
 
     def _as_text(self, number: int, line: str, problem: str) -> list[str] | None:
         """A line whose quotes are no CSV: as it stands, if it is whole so and ``quoting`` leaves it open."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from recbole_llm.data.importers.writing import write_interactions, write_items, 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import BUILT_IN, find_properties
 from recbole_llm.registry import suggestion
+from recbole_llm.settings.values import parse_text
 
 Layout = Callable[[Origin, Choices], "ImportPlan | None"]
 # In the order in which they are tried; any table is the last.
@@ -37,6 +40,21 @@ LAYOUTS: dict[str, Layout] = {
 log = logging.getLogger(__name__)
 LEAST_OF_A_USER = 3  # interactions that give a training and a test row
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A data set that was imported.
+
+    Attributes:
+        folder: its folder.
+        has_titles: whether an item of it has a title.
+        can_run: whether a user has enough interactions for a run.
+    """
+
+    folder: Path
+    has_titles: bool
+    can_run: bool
 
 
 def import_dataset(
@@ -79,27 +97,81 @@ def import_dataset(
         >>> import_dataset("log.csv", "mine", progress=False).as_posix()
         'dataset/mine'
     """
-    choices, filters = choices or Choices(), filters or Filters()
+    return imported(
+        path,
+        name,
+        out,
+        layout=layout,
+        choices=choices or Choices(),
+        filters=filters or Filters(),
+        domain=domain,
+        split=split,
+        overwrite=overwrite,
+        progress=progress,
+        command=command,
+    ).folder
+
+
+def imported(
+    path: str | Path,
+    name: str,
+    out: str | Path,
+    *,
+    layout: str | None,
+    choices: Choices,
+    filters: Filters,
+    domain: str | None,
+    split: str,
+    overwrite: bool,
+    progress: bool,
+    command: str,
+) -> Imported:
+    """:func:`import_dataset`, and what can be done with the data set."""
     folder = _free_folder(name, Path(out), overwrite)
     _check_words(domain, split)
-    plan = _find(Origin(Path(path), choices.items), choices, layout)
-    log.info("layout: %s", plan.layout)
-    found = read_interactions(plan.interactions, plan.columns, choices.drop, progress)
-    titles = read_titles(plan, found, progress)
+    origin = Origin(path, choices.items)
+    with _own_tables_told(layout is None) as tried:
+        plan = _find(origin, choices, layout, tried)
+        log.info("layout: %s", plan.layout)
+        found = read_interactions(plan.interactions, plan.columns, choices.drop, progress)
+        titles = read_titles(plan, found, progress, filters.keep_items)
     has_titles = bool(plan.items or plan.columns.title)
     repeats = filters.repeats or plan.repeats
     filters = Filters(**{**vars(filters), "repeats": repeats})
     apply_filters(found, filters, titles if has_titles else None, plan.columns.time != ORDER)
-    _report(plan, found, folder)
+    can_run = _report(plan, found, folder)
+    known = (titles, filters.keep_items) if has_titles else None
     with placed(folder) as aside:
-        _write(plan, found, titles if has_titles else None, aside, name, domain or plan.domain, split, command)
-    return folder
+        _write(plan, found, known, aside, name, domain or plan.domain, split, command)
+    return Imported(folder, any(found.items[number] in titles for number in np.unique(found.item)), can_run)
+
+
+@contextmanager
+def _own_tables_told(is_open: bool) -> Iterator[list[str]]:
+    """Errors of a layout that the names of the files told say what to do if the table is one's own.
+
+    Args:
+        is_open: whether the user leaves the layout open.
+
+    Yields:
+        A list for the names of the layouts that are tried.
+    """
+    tried: list[str] = []
+    try:
+        yield tried
+    except InputError as error:
+        if not is_open or tried[-1:] == ["table"] or error.kind not in ("data", "file") or "layout=table" in str(error):
+            raise
+        message = f"{error}; if the file is a table of your own, add --layout=table"
+        raise InputError("", message, kind=error.kind, about=error.key) from error
 
 
 def _free_folder(name: str, out: Path, overwrite: bool) -> Path:
     is_plain = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
     if not name or not is_plain or name != Path(name).name or name.startswith("."):
         raise InputError("name", f"'{name}' is no name of a folder; give one without a path, like my-shop")
+    if parse_text(name) != name:
+        raise InputError("name", f"--dataset={name} is not read as the name {name}; give another one, like my-shop")
     if name == BUILT_IN:
         message = f"{BUILT_IN} is the data set that RecBole brings along; give another name, like my-{BUILT_IN}"
         raise InputError("name", message)
@@ -118,12 +190,13 @@ def _check_words(domain: str | None, split: str) -> None:
         raise InputError("split", f"'{split}' is not allowed; choose one of official, join")
 
 
-def _find(origin: Origin, choices: Choices, layout: str | None) -> ImportPlan:
+def _find(origin: Origin, choices: Choices, layout: str | None, tried: list[str]) -> ImportPlan:
     if layout is not None and layout not in LAYOUTS:
         raise InputError("layout", f"there is no layout '{layout}'{suggestion(layout, list(LAYOUTS))}", kind="unknown")
     # Columns that are named are those of a table.
     names = [layout] if layout else ["table"] if choices.names or choices.columns else list(LAYOUTS)
     for name in names:
+        tried.append(name)
         plan = LAYOUTS[name](origin, choices)
         if plan is not None:
             return plan
@@ -131,8 +204,8 @@ def _find(origin: Origin, choices: Choices, layout: str | None) -> ImportPlan:
     raise InputError("layout", message, kind="file")
 
 
-def _report(plan: ImportPlan, found: Interactions, folder: Path) -> None:
-    """Counts of every line."""
+def _report(plan: ImportPlan, found: Interactions, folder: Path) -> bool:
+    """Log counts of every line. Returns: whether runs will take the data set."""
     names = ", ".join(table.file.name for table in plan.interactions)
     read = len(found) + sum(found.dropped.values())
     log.info("%s: %s lines, %s interactions", names, f"{found.lines:,}", f"{read:,}")
@@ -142,25 +215,29 @@ def _report(plan: ImportPlan, found: Interactions, folder: Path) -> None:
         log.info(note)
     users, items = (len(np.unique(column)) for column in (found.user, found.item))
     log.info("%s: %s interactions of %s users and %s items", folder, f"{len(found):,}", f"{users:,}", f"{items:,}")
-    if not plan.parts and np.bincount(found.user).max() < LEAST_OF_A_USER:
+    can_run = bool(plan.parts) or int(np.bincount(found.user).max()) >= LEAST_OF_A_USER
+    if not can_run:
         log.warning("no user has %d interactions, so that runs will refuse the data set", LEAST_OF_A_USER)
+    return can_run
 
 
 def _write(
     plan: ImportPlan,
     found: Interactions,
-    titles: dict[str, tuple[str, ...]] | None,
+    known: tuple[dict[str, tuple[str, ...]], bool] | None,
     folder: Path,
     name: str,
     domain: str,
     split: str,
     command: str,
 ) -> None:
-    features = features_of(plan) if titles is not None else ()
+    """Write the files; ``known`` are titles, and whether items without interactions are written."""
+    features = features_of(plan) if known is not None else ()
     parts = plan.parts if split == "official" else ()
     write_interactions(found, folder / f"{name}.inter")
-    if titles is not None:
-        write_items(found, titles, features, folder / f"{name}.item")
+    if known is not None:
+        titles, keep_items = known
+        write_items(found, titles, features, folder / f"{name}.item", keep_items)
     else:
         log.warning("the files hold no titles: LLM models need them; name a column (--title) or a file (--items)")
     if parts:
@@ -169,6 +246,4 @@ def _write(
         log.info("the files are a split, which runs keep: %s rows (--split=join leaves it out)", rows)
     inter = ["user_id", "item_id", *["rating"] * (found.rating is not None), "timestamp"]
     columns = ["user_id", "item_id_list", "item_id"] if parts else inter
-    write_properties(
-        folder / f"{name}.yaml", command, plan.layout, columns, features, titles is not None, domain, parts
-    )
+    write_properties(folder / f"{name}.yaml", command, plan.layout, columns, features, known is not None, domain, parts)

@@ -15,12 +15,13 @@ import numpy as np
 
 from recbole_llm.data.importers.clock import OF_A_UNIT, ORDER, Clock
 from recbole_llm.data.importers.table import Table
-from recbole_llm.data.importers.text import READ_AS_MISSING, one_line
+from recbole_llm.data.importers.text import READ_AS_MISSING, has_object, one_line
 from recbole_llm.data.importers.titles import Titles
 from recbole_llm.errors import InputError
 
 _BLOCK = 20_000  # rows converted at a time
 _FEW = 10  # interactions of which nothing is told
+_SHOWN = 3  # items that a note names
 NOT_IN_AN_ID = ("\t", "\n", "\r", "\0")
 
 
@@ -64,6 +65,7 @@ class Interactions:
         lines: records that were read.
         dropped: why records were left out, and how many.
         notes: what else a reader should know.
+        dated: whether the times are dates, in seconds since 1970.
     """
 
     users: list[str]
@@ -77,6 +79,7 @@ class Interactions:
     lines: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    dated: bool = False
 
     def __len__(self) -> int:
         """Number of interactions."""
@@ -151,12 +154,18 @@ class _Reader:
         assert at_user is not None and at_item is not None
         rows = [row for _, row in block]
         users, items = [id_text(row[at_user]) for row in rows], [id_text(row[at_item]) for row in rows]
-        wrong = {**_wrong_ids("user", users), **_wrong_ids("item", items)}
+        wrong = {
+            row: problem
+            for what, ids in (("user", users), ("item", items))
+            for row, text in enumerate(ids)
+            if (problem := wrong_id(what, text))
+        }
         if at_time is None:
             times = np.arange(self._n_rows, self._n_rows + len(rows))
         else:
             times, unreadable = self._clock.read([row[at_time] for row in rows])
             wrong.update(unreadable)
+        wrong.update({row: OBJECT for row, values in enumerate(rows) if any(has_object(values[at]) for at in about)})
         ratings = np.full(len(rows), np.nan)
         if at_rating is not None:
             ratings, unreadable = _numbers([row[at_rating] for row in rows])
@@ -218,6 +227,7 @@ class _Reader:
             sum(table.lines for table in tables),
             dropped,
             notes + self._clock.notes(),
+            self._clock.is_dated,
         )
 
 
@@ -236,20 +246,25 @@ def _blocks(rows: Iterator[tuple[int, Sequence[Any]]]) -> Iterator[list[tuple[in
         yield block
 
 
+OBJECT = "has an object in the place of a title or text"
 NO_ID = "\0"  # stands for what is no id at all; an id with it is refused
 
 
-def _wrong_ids(what: str, ids: list[str]) -> dict[int, str]:
-    """What is wrong with some of the ids, by row."""
-    wrong = {}
-    for row, text in enumerate(ids):
-        if not text:
-            wrong[row] = f"has no {what}"
-        elif text == NO_ID:
-            wrong[row] = f"has a list or an object in the place of the {what}'s id"
-        elif any(mark in text for mark in NOT_IN_AN_ID):
-            wrong[row] = "has an id with a tab or line end in it"
-    return wrong
+def wrong_id(what: str, text: str) -> str:
+    """What is wrong with an id; "" if nothing is."""
+    if not text or text.isspace():
+        return f"has no {what}"
+    if text == NO_ID:
+        return f"has a list or an object in the place of the {what}'s id"
+    if any(mark in text for mark in NOT_IN_AN_ID):
+        return "has an id with a tab, a line end or a NUL in it"
+    return ""
+
+
+def shown_items(items: Sequence[str]) -> str:
+    """Their number and the first of them."""
+    some = ", ".join(f"'{item}'" for item in items[:_SHOWN])
+    return f"{len(items):,} items (first: {some})" if len(items) > 1 else f"item {some}"
 
 
 def id_text(value: Any) -> str:

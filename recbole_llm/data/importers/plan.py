@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from recbole_llm.data.importers.interactions import Columns
 from recbole_llm.data.importers.table import Table
 from recbole_llm.data.importers.text import one_line
 from recbole_llm.errors import InputError
+from recbole_llm.registry import suggestion
 
+ROLES = ("user", "item", "time", "rating", "title")  # what columns may be
+QUOTING = ("auto", "csv", "none")
 _MOST_FILES = 10_000  # of a folder that is looked through
 
 
@@ -93,17 +97,30 @@ class Choices:
         quoting: see :class:`recbole_llm.data.importers.delimited.Delimited`.
         time_format: how times are written.
         drop: whether lines that cannot be read are left out and counted.
+
+    Raises:
+        InputError: a value that its key does not take.
     """
 
     names: dict[str, str] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    items: Path | None = None
+    items: str | Path | None = None
     separator: str | None = None
     encoding: str | None = None
     quoting: str = "auto"
     time_format: str | None = None
     drop: bool = False
+
+    def __post_init__(self) -> None:
+        for role in self.names:
+            if role not in ROLES:
+                raise InputError("names", f"a column is none of '{role}'{suggestion(role, ROLES)}", kind="unknown")
+        for key in ("texts", "columns"):
+            if isinstance(names := getattr(self, key), str):
+                raise InputError(key, f"'{names}' is one text; give a tuple of names")
+        if self.quoting not in QUOTING:
+            raise InputError("quoting", f"'{self.quoting}' is not allowed; choose one of {', '.join(QUOTING)}")
 
     def form(
         self, separator: str, encoding: str = "utf-8", quoting: str = "none", escape: str | None = None
@@ -111,6 +128,13 @@ class Choices:
         """How a layout's file is written, unless the user says otherwise."""
         quoting = self.quoting if self.quoting != "auto" else quoting
         return Delimited(self.separator or separator, quoting, self.encoding or encoding, escape)
+
+
+def _as_path(key: str, path: object) -> Path:
+    if isinstance(path, str | PathLike):
+        return Path(path)
+    message = f"a {type(path).__name__} is no path; give that of a file (pandas: frame.to_csv('mine.csv', index=False))"
+    raise InputError(key, message)
 
 
 class Origin:
@@ -124,7 +148,8 @@ class Origin:
         InputError: there is no such file or folder, nothing in it, or it is packed or a spreadsheet.
     """
 
-    def __init__(self, path: Path, items: Path | None = None) -> None:
+    def __init__(self, path: str | Path, items: str | Path | None = None) -> None:
+        path, items = _as_path("path", path), None if items is None else _as_path("items", items)
         if not path.exists():
             raise InputError("", f"cannot read {path}: there is no such file or folder", kind="file")
         if items is not None and not items.is_file():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import date
+from numbers import Integral, Real
 
 import numpy as np
 
 from recbole_llm.data.importers.clock import parse_moment, seconds_per_unit
-from recbole_llm.data.importers.interactions import Interactions
+from recbole_llm.data.importers.interactions import Interactions, shown_items
 from recbole_llm.errors import InputError
 
 REPEATS = ("keep", "first", "last")
@@ -28,29 +30,37 @@ class Filters:
         sample_users: a share of the users (0.1) or a number of them (1000); None takes all.
         seed: seed of that draw.
         k_core: fewest interactions of a user and of an item that stay, until nothing changes.
+        keep_items: whether titled items of which no interaction stays have a line in the ``.item`` file.
 
     Raises:
         InputError: a value out of its range.
     """
 
     repeats: str | None = None
-    since: str | None = None
-    until: str | None = None
+    since: str | float | date | None = None
+    until: str | float | date | None = None
     untitled: str = "drop"
     sample_users: float | None = None
     seed: int = 2020
     k_core: int = 1
+    keep_items: bool = False
 
     def __post_init__(self) -> None:
         for key, allowed in (("repeats", REPEATS), ("untitled", UNTITLED)):
             value = getattr(self, key)
             if value is not None and value not in allowed:
                 raise InputError(key, f"'{value}' is not allowed; choose one of {', '.join(allowed)}")
-        if self.k_core < 1:
-            raise InputError("k_core", f"{self.k_core} is not allowed; give an integer >= 1")
-        if self.seed < 0:
-            raise InputError("seed", f"{self.seed} is not allowed; give an integer >= 0")
+        for key, least in (("k_core", 1), ("seed", 0)):
+            value = getattr(self, key)
+            if not isinstance(value, Integral) or value < least:
+                raise InputError(key, f"{value!r} is not allowed; give an integer >= {least}")
+        for key in ("since", "until"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str | Real | date):
+                raise InputError(key, f"{value!r} is no time; give a date like '2019-01-31', or a number")
         size = self.sample_users
+        if isinstance(size, str):
+            raise InputError("sample_users", f"'{size}' is text; give a share such as 0.1 or a number of users")
         if size is not None and not (size > 0 and (size < 1 or float(size).is_integer())):
             raise InputError("sample_users", f"{size} is not allowed; give a share such as 0.1 or a number of users")
 
@@ -83,15 +93,20 @@ def apply_filters(found: Interactions, filters: Filters, titled: Collection[str]
 
 
 def _keep_range(found: Interactions, filters: Filters, has_times: bool) -> None:
-    for key, text in (("since", filters.since), ("until", filters.until)):
-        if text is None:
+    for key, given in (("since", filters.since), ("until", filters.until)):
+        if given is None:
             continue
+        text = str(given)
         if not has_times:
             raise InputError(key, "the files have no times; leave it out", kind="conflict")
-        bound = parse_moment(key, text)
-        if not text.replace(".", "", 1).isdigit():  # a date, in the unit of the file
+        bound, is_date = parse_moment(key, text, found.dated)
+        if is_date:  # in the unit of the file
             bound /= seconds_per_unit(found.time)
         chosen = found.time >= bound if key == "since" else found.time < bound
+        if chosen.all():
+            extreme = "earliest" if key == "since" else "latest"
+            time = found.time.min() if key == "since" else found.time.max()
+            found.notes.append(f"--{key}={text} leaves out nothing: the {extreme} time is {time.item()!r}")
         found.keep(chosen, f"before {text}" if key == "since" else f"from {text} on")
 
 
@@ -119,10 +134,14 @@ def _first_of_each(*columns: np.ndarray) -> np.ndarray:
 
 
 def _drop_untitled(found: Interactions, filters: Filters, titled: Collection[str] | None) -> None:
-    if titled is None or filters.untitled == "keep":
+    if titled is None:
         return
     has_title = np.fromiter((item in titled for item in found.items), dtype=bool, count=len(found.items))
-    found.keep(has_title[found.item], "with an item without a title")
+    untitled = [found.items[number] for number in np.unique(found.item[~has_title[found.item]]).tolist()]
+    if untitled:
+        found.notes.append(f"without a title: {shown_items(untitled)}")
+    if filters.untitled == "drop":
+        found.keep(has_title[found.item], "with an item without a title")
 
 
 def _sample_users(found: Interactions, filters: Filters) -> None:

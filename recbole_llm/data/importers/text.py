@@ -34,6 +34,16 @@ def one_line(value: Any) -> str:
     return clean_title(text.encode("utf-8", "replace").decode("utf-8"))  # half a character cannot be written
 
 
+def has_object(value: Any) -> bool:
+    """Whether a value is an object, or a list with one: no text tells which of its entries is meant.
+
+    Example:
+        >>> has_object({"en": "Heat"}), has_object(["Heat", {"en": "Heat"}]), has_object(["Heat"])
+        (True, True, False)
+    """
+    return isinstance(value, dict) or isinstance(value, list) and any(map(has_object, value))
+
+
 def without_entities(value: Any) -> str:
     """:func:`one_line` with HTML entities such as ``&amp;`` resolved.
 

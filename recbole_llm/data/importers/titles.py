@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
-from recbole_llm.data.importers.text import one_line
-
 Item = TypeVar("Item", bound=Hashable)
 Clean = Callable[[Any], str]
 
@@ -23,6 +21,7 @@ class Titles(Generic[Item]):
         found: by item; the title is empty where no line has one.
 
     Example:
+        >>> from recbole_llm.data.importers.text import one_line
         >>> titles = Titles([one_line, one_line])
         >>> for values in [(" ", "Acme"), ("Soap", None), ("Other", "Ltd")]:
         ...     titles.add("i", values)

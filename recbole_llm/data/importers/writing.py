@@ -43,10 +43,26 @@ def _ratings(ratings: np.ndarray) -> list[str]:
 
 
 def write_items(
-    found: Interactions, titles: dict[str, tuple[str, ...]], features: Sequence[Feature], file: Path
+    found: Interactions,
+    titles: dict[str, tuple[str, ...]],
+    features: Sequence[Feature],
+    file: Path,
+    keep_items: bool = False,
 ) -> int:
-    """The ``.item`` file, sorted by id; an item without a title has a line of its own. Returns: the number of items."""
-    present = sorted(found.items[number] for number in np.unique(found.item).tolist())
+    """The ``.item`` file, sorted by id; an item without a title has a line of its own.
+
+    Args:
+        found: the interactions.
+        titles: title and features of items.
+        features: names of the features.
+        file: where it is written.
+        keep_items: whether items with a title that are in no interaction have a line, too.
+
+    Returns:
+        The number of items.
+    """
+    sold = {found.items[number] for number in np.unique(found.item).tolist()}
+    present = sorted(sold.union(titles) if keep_items else sold)
     header = ["item_id:token", "title:token", *(f"{feature.name}:{feature.kind}" for feature in features)]
     nothing = ("", *(feature.clean(None) for feature in features))
     rows = ("\t".join([item, *titles.get(item, nothing)]) + "\n" for item in present)

@@ -82,12 +82,12 @@ def test_stray_quotes_swallow_no_line(tmp_path_factory, titles):
 def test_stray_quotes_are_said_and_a_field_may_go_on_in_the_next_line(tmp_path, caplog):
     content = f'{HEAD}\nu1,i1,10,"Heroes\nu1,i2,20,"a ""b"", c"\nu1,i3,30,"Two\nlines"\n"u\n1",i4,40,Last\n'
     with caplog.at_level("INFO"):
-        with refused("", "data", "mine.csv, line 6: has an id with a tab or line end in it"):
+        with refused("", "data", "mine.csv, line 6: has an id with a tab, a line end or a NUL in it"):
             imported(tmp_path, "mine.csv", content)
         rows = imported(tmp_path, "mine.csv", content, drop=True)
     assert [row[3] for row in rows] == ['"Heroes', 'a "b", c', "Two lines"]
     assert "mine.csv: quotes are text where they are no CSV (first: line 2)" in caplog.text
-    assert "left out: 1 an id with a tab or line end in it" in caplog.messages
+    assert "left out: 1 an id with a tab, a line end or a NUL in it" in caplog.messages
     with refused("", "data", "mine.csv, line 2: has a quote that does not close"):
         imported(tmp_path, "mine.csv", content.partition("u1,i2")[0], quoting="csv")
     assert imported(tmp_path, "mine.csv", f'{HEAD}\nu,i,1,"x"\n', quoting="none")[0][3] == '"x"'
@@ -124,18 +124,20 @@ def test_quotes_between_tabs_are_told(tmp_path, caplog):
     content = "\n".join([HEAD.replace(",", "\t"), *lines]) + "\n"
     with caplog.at_level("INFO"):
         assert {row[1]: row[3] for row in imported(tmp_path, "mine.tsv", content)} == rows
-    assert "mine.tsv: quotes are text where they are no CSV (first: line 3); --quoting=csv or none" in caplog.text
+    assert "mine.tsv: quotes are text where they are no CSV (first: line 2); --quoting=csv or none" in caplog.text
     assert "quotes are those of CSV" not in caplog.text
-    content = content.replace('12" ruler', '"12"" ruler"')
+    with refused("", "data", "mine.tsv, line 7: has 2 fields, not 4, with quotes as text .--quoting=csv reads them"):
+        imported(tmp_path, "mine.tsv", content + "a\tb\n")
     with caplog.at_level("INFO"):
-        assert {row[1]: row[3] for row in imported(tmp_path, "mine.tsv", content)} == rows
+        (row,) = imported(tmp_path, "mine.tsv", f'{HEAD}\nu,i,1,"12"" ruler"\n'.replace(",", "\t"))
+    assert row[3] == '12" ruler'
     assert "mine.tsv: quotes are those of CSV (first: line 2); --quoting=none keeps them" in caplog.messages
     items = text(tmp_path, "items.tsv", "item\ttitle\n" + "".join(f"{i}\t{title}\n" for i, title in rows.items()))
     caplog.clear()
     with caplog.at_level("INFO"):
         found = imported(tmp_path, "mine.csv", "user,item,time\n" + "".join(f"u,{i},1\n" for i in rows), items=items)
     assert {row[1]: row[3] for row in found} == rows
-    assert "items.tsv: quotes are text where they are no CSV (first: line 3)" in caplog.text
+    assert "items.tsv: quotes are text where they are no CSV (first: line 2)" in caplog.text
 
 
 @given(
