@@ -24,7 +24,7 @@ _LIMITS = {1e11: 1.0, 1e14: 1e-3, 1e17: 1e-6}  # numbers below the limit are of 
 _UNITS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 _ROUNDED = re.compile(r"\d(\.\d{1,5})?[eE]\+?\d+")  # as spreadsheets show a large number
 _UNREAD = "has a time that cannot be read"
-_RANGE = "which must be from 1678 to 2261"  # the years of nanoseconds in 64 bits
+_RANGE = "from 1678 to 2261"  # the years of nanoseconds in 64 bits
 _YEAR, _DAY = re.compile(r"\d{4}"), re.compile(r"\d{8}")
 _NOT_A_TIME = np.iinfo(np.int64).min  # pandas' NaT
 
@@ -112,7 +112,7 @@ class Clock:
         for row in bad.tolist():
             beyond = _is_beyond(str(values[row]), self._form)
             why = (
-                f"has a time out of range '{values[row]}', {_RANGE}"
+                f"has a time out of range '{values[row]}', times are {_RANGE}"
                 if beyond
                 else f"{_UNREAD} '{values[row]}', not {like}"
             )
@@ -192,7 +192,7 @@ def parse_moment(key: str, text: str, dated: bool = True) -> tuple[float, bool]:
     (nanoseconds,) = to_nanoseconds([text], ISO)
     if nanoseconds == _NOT_A_TIME:
         if _is_beyond(text, ISO):
-            raise InputError(key, f"'{text}' is a time {_RANGE.removeprefix('which ')}; give another, or leave it out")
+            raise InputError(key, f"'{text}' is out of range; give a date {_RANGE}, or leave it out")
         raise InputError(key, f"'{text}' is no time; give a date like 2019-01-31, or a number in the unit of the file")
     return float(nanoseconds) / 1e9, True
 

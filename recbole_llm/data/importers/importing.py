@@ -134,7 +134,7 @@ def imported(
         plan = _find(origin, choices, layout, tried)
         log.info("layout: %s", plan.layout)
         found = read_interactions(plan.interactions, plan.columns, choices.drop, progress)
-        titles = read_titles(plan, found, progress, filters.keep_items)
+    titles = read_titles(plan, found, progress, filters.keep_items)
     has_titles = bool(plan.items or plan.columns.title)
     repeats = filters.repeats or plan.repeats
     filters = Filters(**{**vars(filters), "repeats": repeats})

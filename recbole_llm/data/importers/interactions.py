@@ -22,7 +22,7 @@ from recbole_llm.errors import InputError
 _BLOCK = 20_000  # rows converted at a time
 _FEW = 10  # interactions of which nothing is told
 _SHOWN = 3  # items that a note names
-NOT_IN_AN_ID = ("\t", "\n", "\r", "\0")
+_NOT_IN_AN_ID = {"\t": "a tab", "\n": "a line end", "\r": "a line end", "\0": "a NUL character"}
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _blocks(rows: Iterator[tuple[int, Sequence[Any]]]) -> Iterator[list[tuple[in
 
 
 OBJECT = "has an object in the place of a title or text"
-NO_ID = "\0"  # stands for what is no id at all; an id with it is refused
+NO_ID = "\0object"  # stands for what is no id at all; an id with it is refused
 
 
 def wrong_id(what: str, text: str) -> str:
@@ -256,9 +256,8 @@ def wrong_id(what: str, text: str) -> str:
         return f"has no {what}"
     if text == NO_ID:
         return f"has a list or an object in the place of the {what}'s id"
-    if any(mark in text for mark in NOT_IN_AN_ID):
-        return "has an id with a tab, a line end or a NUL in it"
-    return ""
+    marks = (name for mark, name in _NOT_IN_AN_ID.items() if mark in text)
+    return f"has an id with {mark} in it" if (mark := next(marks, "")) else ""
 
 
 def shown_items(items: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def _keep_range(found: Interactions, filters: Filters, has_times: bool) -> None:
         if is_date:  # in the unit of the file
             bound /= seconds_per_unit(found.time)
         chosen = found.time >= bound if key == "since" else found.time < bound
-        if chosen.all():
+        if len(found) and chosen.all():
             extreme = "earliest" if key == "since" else "latest"
             time = found.time.min() if key == "since" else found.time.max()
             found.notes.append(f"--{key}={text} leaves out nothing: the {extreme} time is {time.item()!r}")

@@ -6,13 +6,17 @@ import random
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from recbole_llm.data.importers.command import parser
+from recbole_llm.data.importers.importing import import_dataset
+from recbole_llm.data.importers.plan import Choices
 from recbole_llm.experiment.command import main
 from recbole_llm.settings.config import Config
 from tests.data.importers.public import atomic, text
 from tests.processes import REPOSITORY, fresh_python
+from tests.refusals import refused
 from tests.runs import working_in
 
 
@@ -41,6 +45,55 @@ def test_a_table_becomes_a_data_set_that_runs_by_its_name_alone(tmp_path, capsys
         words = [word.replace("Pop,SASRec,BIGRec", "Pop") for word in shlex.split(follows)[1:]]
         assert main([*words, *small]) == 0
     assert "Pop" in capsys.readouterr().out
+
+
+def test_what_follows_an_import_is_what_can_be_run(tmp_path, capsys):
+    """LLMs need titles, and every model a user with three interactions."""
+    rows = {"user,item,time": "u,i{n},{n}", "user,item,time,title": "u,i{n},{n},A"}
+    for header, row in rows.items():
+        for n_items in (2, 3):
+            content = "\n".join([header, *(row.format(n=n) for n in range(n_items))])
+            text(tmp_path, "mine.csv", content + "\n")
+            assert main(["import", str(tmp_path / "mine.csv"), "--name=t", f"--out={tmp_path}", "--overwrite"]) == 0
+            models = "Pop,SASRec,BIGRec" if "title" in header else "Pop,SASRec"
+            out, err = capsys.readouterr()
+            assert ("runs will refuse the data set" in err) == (n_items == 2)
+            assert (f"--model={models} --dataset=t" in out) == (n_items == 3) == bool(out.strip())
+
+
+def test_items_without_interactions_stay_with_a_flag(tmp_path):
+    items = text(tmp_path, "items.csv", "item,title\n" + "".join(f"p{n},Title {n}\n" for n in range(12)))
+    words = ["import", str(reviews(tmp_path)), "--name=t", f"--out={tmp_path}", f"--items={items}"]
+    for flag, n_items in (([], 10), (["--keep-items"], 12), (["--keep_items"], 12)):
+        assert main([*words, "--overwrite", *flag]) == 0
+        assert len(atomic(tmp_path / "t", "item")[1]) == n_items
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "kind", "words"),
+    [
+        (
+            lambda: Choices(names={"titel": "name"}),
+            "names",
+            "unknown",
+            "a column is none of 'titel'; did you mean title",
+        ),
+        (lambda: Choices(texts="brand"), "texts", "value", "'brand' is one text; give a tuple of names"),  # type: ignore[arg-type]
+        (lambda: Choices(quoting="some"), "quoting", "value", "'some' is not allowed; choose one of auto, csv, none"),
+        (lambda: import_dataset(pd.DataFrame(), "t"), "path", "value", "a DataFrame is no path; .* frame.to_csv"),  # type: ignore[arg-type]
+    ],
+)
+def test_mistakes_in_python_are_one_line(make, key, kind, words):
+    with refused(key, kind, words):
+        make()
+
+
+def test_items_may_be_named_as_text(tmp_path):
+    items = text(tmp_path, "items.csv", "item,title\n" + "".join(f"p{n},Title {n}\n" for n in range(10)))
+    out = import_dataset(str(reviews(tmp_path)), "t", str(tmp_path), choices=Choices(items=str(items)), progress=False)
+    assert len(atomic(out, "item")[1]) == 10
+    with refused("items", "value", "a dict is no path"):
+        import_dataset(str(items), "u", str(tmp_path), choices=Choices(items={}))  # type: ignore[arg-type]
 
 
 def test_the_property_file_says_how_it_came_and_can_be_changed(tmp_path, capsys):
@@ -82,6 +135,9 @@ def test_a_data_set_is_not_replaced_by_mistake(tmp_path, capsys):
             ["reviews.csv", "--name=ml-100k"],
             "name: ml-100k is the data set that RecBole brings along; give another name",
         ),
+        (["reviews.csv", "--name=None"], "name: --dataset=None is not read as the name None; give another one"),
+        (["reviews.csv", "--name=~"], "name: --dataset=~ is not read as the name ~"),
+        (["reviews.csv", "--name='a'"], "name: --dataset='a' is not read as the name 'a'"),
         (["reviews.csv", "--name=a", "--layout=netflix"], "layout: there is no layout 'netflix'"),
         (["reviews.csv", "--name=a", "--layout=yelp"], "layout: reviews.csv is not of the layout yelp"),
         (["reviews.csv", "--name=a", "--domain=moovie"], "domain: there is no domain 'moovie'; did you mean movie"),

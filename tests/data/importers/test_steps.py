@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,52 @@ def test_bounds_are_dates_in_the_unit_of_the_file(tmp_path, unit):
     assert [row[3] for row in kept] == [days[1]]
 
 
+DAYS = ["2022-05-05", "2023-06-01", "2024-01-01"]
+
+
+def of_days(folder: Path, **filters: Any) -> list[str]:
+    """The items of three days that stay, which are called like the days."""
+    file = text(folder, "days.csv", "user,item,time\n" + "".join(f"u,{day},{day}\n" for day in DAYS))
+    out = import_dataset(file, "t", folder / "out", filters=Filters(**filters), overwrite=True, progress=False)
+    return [row[1] for row in atomic(out, "inter")[1]]
+
+
+@pytest.mark.parametrize(
+    "bound", ["2023-06-01", "2023", "20230601", "2023-06", 2023, 20230601, date(2023, 6, 1), datetime(2023, 6, 1)]
+)
+def test_where_times_are_dates_so_are_bounds(tmp_path, bound):
+    assert of_days(tmp_path, since=bound) == DAYS[1:]
+    assert of_days(tmp_path, until=bound) == DAYS[:1]
+
+
+@pytest.mark.parametrize(
+    ("bound", "kind", "words"),
+    [
+        ("1600000000", "conflict", "the times are dates, '1600000000' is a number; give a date like 2019-01-31"),
+        (2023.5, "conflict", "the times are dates, '2023.5' is a number"),
+        ("20231301", "value", "'20231301' is no time"),
+        ("9999-12-31", "value", "'9999-12-31' is out of range; give a date from 1678 to 2261"),
+        ("99991231", "value", "is out of range"),
+        ("3000", "value", "is out of range"),
+    ],
+)
+def test_bounds_that_no_date_can_be_compared_with(tmp_path, bound, kind, words):
+    with refused("until", kind, words):
+        of_days(tmp_path, until=bound)
+
+
+def test_a_bound_that_leaves_nothing_out_is_told(tmp_path, caplog):
+    rows = [("a", "w", 1, 1_600_000_000), ("a", "x", 1, 1_700_000_000)]
+    with caplog.at_level("INFO"):
+        assert imported(tmp_path, rows, since="2024") == rows
+        assert imported(tmp_path, rows, until=1.8e9) == rows
+        assert imported(tmp_path, rows, since=1_650_000_000) == rows[1:]
+    assert [line for line in caplog.messages if "leaves out nothing" in line] == [
+        "--since=2024 leaves out nothing: the earliest time is 1600000000",
+        "--until=1800000000.0 leaves out nothing: the latest time is 1700000000",
+    ]
+
+
 @pytest.mark.parametrize("n_items", [2, 3])
 def test_a_data_set_that_no_run_can_use_is_told(tmp_path, caplog, n_items):
     lines = "".join(f"u{user},i{item},{item}\n" for user in range(4) for item in range(n_items))
@@ -127,6 +173,11 @@ def test_users_are_drawn_whole_by_a_seed(tmp_path):
     [
         ({"repeats": "none"}, "repeats: 'none' is not allowed; choose one of keep, first, last", "repeats"),
         ({"untitled": "maybe"}, "untitled: 'maybe' is not allowed", "untitled"),
+        ({"k_core": "5"}, "k_core: '5' is not allowed; give an integer >= 1", "k_core"),
+        ({"k_core": 2.5}, "k_core: 2.5 is not allowed; give an integer >= 1", "k_core"),
+        ({"seed": "1"}, "seed: '1' is not allowed; give an integer >= 0", "seed"),
+        ({"sample_users": "0.1"}, "sample_users: '0.1' is text; give a share such as 0.1", "sample_users"),
+        ({"since": ["2019"]}, "since: \\['2019'\\] is no time; give a date like '2019-01-31'", "since"),
         ({"k_core": 0}, "k_core: 0 is not allowed; give an integer >= 1", "k_core"),
         ({"sample_users": 0}, "sample_users: 0 is not allowed", "sample_users"),
         (
