@@ -154,18 +154,16 @@ class _Reader:
         assert at_user is not None and at_item is not None
         rows = [row for _, row in block]
         users, items = [id_text(row[at_user]) for row in rows], [id_text(row[at_item]) for row in rows]
-        wrong = {
-            row: problem
-            for what, ids in (("user", users), ("item", items))
-            for row, text in enumerate(ids)
-            if (problem := wrong_id(what, text))
-        }
+        wrong = {row: OBJECT for at in about for row, values in enumerate(rows) if has_object(values[at])}
+        for what, ids in (("item", items), ("user", users)):
+            # Most ids are plain, which one call tells.
+            odd = (row for row, text in enumerate(ids) if " " in text or not text or not text.isprintable())
+            wrong.update({row: problem for row in odd if (problem := wrong_id(what, ids[row]))})
         if at_time is None:
             times = np.arange(self._n_rows, self._n_rows + len(rows))
         else:
             times, unreadable = self._clock.read([row[at_time] for row in rows])
             wrong.update(unreadable)
-        wrong.update({row: OBJECT for row, values in enumerate(rows) if any(has_object(values[at]) for at in about)})
         ratings = np.full(len(rows), np.nan)
         if at_rating is not None:
             ratings, unreadable = _numbers([row[at_rating] for row in rows])

@@ -41,6 +41,8 @@ def has_object(value: Any) -> bool:
         >>> has_object({"en": "Heat"}), has_object(["Heat", {"en": "Heat"}]), has_object(["Heat"])
         (True, True, False)
     """
+    if isinstance(value, str):
+        return False
     return isinstance(value, dict) or isinstance(value, list) and any(map(has_object, value))
 
 
