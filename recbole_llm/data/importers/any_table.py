@@ -59,6 +59,8 @@ def find(origin: Origin, choices: Choices) -> ImportPlan | None:
     needed = [*(name for name in own.names.values() if name != ORDER), *own.texts]
     table = open_table(origin.path, own, own.columns, needed)
     found = {what: _column(what, table, own) for what in KNOWN}
+    if (named := choices.names.get("title")) in table.columns:
+        found["title"] = named
     if missing := [what for what in ("user", "item", "time") if found[what] is None]:
         raise InputError(missing[0], _not_found(missing, table), kind="missing")
     for what, other in combinations(("user", "item", "time"), 2):

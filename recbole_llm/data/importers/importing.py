@@ -22,7 +22,6 @@ from recbole_llm.data.importers.writing import write_interactions, write_items, 
 from recbole_llm.errors import InputError
 from recbole_llm.property_files import BUILT_IN, find_properties
 from recbole_llm.registry import suggestion
-from recbole_llm.settings.values import parse_text
 
 Layout = Callable[[Origin, Choices], "ImportPlan | None"]
 # In the order in which they are tried; any table is the last.
@@ -40,6 +39,7 @@ LAYOUTS: dict[str, Layout] = {
 log = logging.getLogger(__name__)
 LEAST_OF_A_USER = 3  # interactions that give a training and a test row
 _LONGEST_NAME = 200  # bytes; file systems take 255, endings included
+_NO_NAMES, _QUOTES = ("None", "null", "Null", "NULL", "~"), ("'", '"')  # which --dataset reads as nothing, or takes off
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _free_folder(name: str, out: Path, overwrite: bool) -> Path:
     is_plain = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
     if not name or not is_plain or name != Path(name).name or name.startswith("."):
         raise InputError("name", f"'{name}' is no name of a folder; give one without a path, like my-shop")
-    if parse_text(name) != name:
+    if name in _NO_NAMES or name[0] in _QUOTES and name[0] == name[-1]:
         raise InputError("name", f"--dataset={name} is not read as the name {name}; give another one, like my-shop")
     if name == BUILT_IN:
         message = f"{BUILT_IN} is the data set that RecBole brings along; give another name, like my-{BUILT_IN}"

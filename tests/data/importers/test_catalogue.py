@@ -88,6 +88,10 @@ def test_where_titles_are_from_is_told(tmp_path, caplog):
         found = imported(tmp_path, "user,item,time,title\nu,a,1,Own\nu,x,2,X\n", "item,label,title\na,L,A\n")
     assert found[1] == [["a", "A"], ["x", "X"]]
     assert "titles of item 'x' are from column 'title' of mine.csv, as cat.csv has none" in caplog.messages
+    choices = Choices({"title": "label"}, items=text(tmp_path, "cat.csv", "item,label\na,A\n"))
+    file = text(tmp_path, "mine.csv", "user,item,time,label\nu,a,1,Own\nu,x,2,X\n")
+    out = import_dataset(file, "t", tmp_path / "named", choices=choices, progress=False)
+    assert atomic(out, "item")[1] == [["a", "A"], ["x", "X"]]
 
 
 @pytest.mark.parametrize("padded", ["events", "items"])

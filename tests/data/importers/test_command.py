@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recbole_llm.data.importers.command import parser
 from recbole_llm.data.importers.importing import import_dataset
 from recbole_llm.data.importers.plan import Choices
 from recbole_llm.experiment.command import main
 from recbole_llm.settings.config import Config
+from recbole_llm.settings.values import parse_text
 from tests.data.importers.public import atomic, text
 from tests.processes import REPOSITORY, fresh_python
 from tests.refusals import refused
@@ -94,6 +97,17 @@ def test_items_may_be_named_as_text(tmp_path):
     assert len(atomic(out, "item")[1]) == 10
     with refused("items", "value", "a dict is no path"):
         import_dataset(str(items), "u", str(tmp_path), choices=Choices(items={}))  # type: ignore[arg-type]
+
+
+@given(st.sampled_from(["None", "null", "~", "'a'", '"a"', "a'", "none", "7", "1.5", "True", "[a]", "a-b", "my shop"]))
+def test_a_name_that_a_run_would_read_otherwise_is_refused(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("name")
+    file = text(folder, "mine.csv", "user,item,time\nu,i,1\n")
+    if parse_text(name) == name:
+        assert import_dataset(file, name, folder, progress=False).name == name
+    else:
+        with refused("name", "value", "is not read as the name"):
+            import_dataset(file, name, folder, progress=False)
 
 
 def test_the_property_file_says_how_it_came_and_can_be_changed(tmp_path, capsys):
