@@ -22,6 +22,8 @@ class HerdingSelector(Selector):
     needs = (VECTORS,)
 
     def _select(self, n_rows: int, budget: int, seed: int, *, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # From the mean on: far from it, the digits of single precision would go into what all rows share.
+        vectors = (vectors - vectors.mean(axis=0, dtype=np.float64)).astype(vectors.dtype)
         mean = vectors.mean(axis=0, dtype=np.float64)
         half_squares = 0.5 * np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
         missing = mean.copy()  # t times the mean of all, less the sum of the t - 1 rows selected so far

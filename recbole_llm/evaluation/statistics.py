@@ -95,6 +95,9 @@ def compare_two_level(
     if not (0 < confidence < 1 and 0 < power < 1):
         raise ValueError(f"confidence and power must lie in (0, 1), got {confidence} and {power}")
     second = _same_users(first, second, users)
+    # In a unit of their own, a power of two, which costs no digit: squares of squares stay within a float's range.
+    exponent = int(np.frexp(max(np.abs(first).max(), np.abs(second).max()))[1])
+    first, second = np.ldexp(first, -exponent), np.ldexp(second, -exponent)
     first, second, is_paired = _same_seeds(first, second, seeds)
     n_seeds, n_users = (len(first), len(second)), first.shape[1]
     means = first.mean(axis=0) - second.mean(axis=0)
@@ -113,7 +116,13 @@ def compare_two_level(
     variance, degrees = _satterthwaite(parts)
     quantiles = special.stdtrit(degrees, 1 - (1 - confidence) / 2) + special.stdtrit(degrees, power)
     detectable = float(quantiles) * math.sqrt(variance)
+    mean, detectable = math.ldexp(mean, exponent), math.ldexp(detectable, exponent)
+    interval, both = _in_unit(interval, exponent), None if both is None else _in_unit(both, exponent)
     return Comparison(mean, interval, both, p, p_users, detectable, n_users, n_seeds, is_paired)
+
+
+def _in_unit(interval: Interval, exponent: int) -> Interval:
+    return math.ldexp(interval[0], exponent), math.ldexp(interval[1], exponent)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -73,7 +73,7 @@ def _checked_ranks(ranks: Array, k: int) -> np.ndarray:
     values = np.asarray(ranks)
     if k < 1:
         raise ValueError(f"the cut-off must be at least 1, got {k}")
-    if values.ndim != 1 or (values < NOT_RANKED).any():
+    if values.ndim != 1 or not ((values >= NOT_RANKED) & (values == np.floor(values))).all():
         raise ValueError(f"ranks must be [rows], 0 for the best or {NOT_RANKED} for a target that is not ranked")
     return values
 

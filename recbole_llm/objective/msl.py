@@ -111,7 +111,7 @@ def adaptive_temperature(
 
     Returns:
         The smoothed temperature; ``previous`` where the estimate is not defined (``eta * n_root <= 1``, fewer than two
-        legal logits, no right one).
+        legal logits, no right one, or infinite ones that cancel out).
 
     Example:
         >>> legal = [[9, 1, 0, 2, -1, 1, 0, 1], [2, 7, 1, 0, 0, -2, 1, 1]]
@@ -125,5 +125,7 @@ def adaptive_temperature(
         return float(previous)
     gap, variance = float(positive.mean() - pooled.mean()), float(pooled.var())
     root = math.sqrt(max(gap**2 - 2 * spread * variance, 0.0))
+    if math.isnan(gap + root):
+        return float(previous)
     estimate = min(max((gap + root) / (2 * spread), bounds[0]), bounds[1])
     return (1 - momentum) * float(previous) + momentum * estimate

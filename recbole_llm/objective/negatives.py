@@ -57,7 +57,7 @@ def interleave(distances: Array) -> tuple[Any, Any]:
         int64 [items], items best first; float64 [items], the scores by item.
 
     Raises:
-        ValueError: distances are not [answers >= 1, items].
+        ValueError: distances are not [answers >= 1, items], or hold NaN.
 
     Example:
         >>> order, scores = interleave([[0.3, 0.1, 0.9, 0.5], [0.8, 0.7, 0.2, 0.6]])
@@ -67,6 +67,8 @@ def interleave(distances: Array) -> tuple[Any, Any]:
     table = to_numpy(distances)
     if table.ndim != 2 or not len(table):
         raise ValueError(f"distances [answers, items] of at least one answer are needed, not {table.shape}")
+    if np.isnan(table).any():
+        raise ValueError("the distances hold NaN")
     ranks: NDArray[np.int64] = np.empty(table.shape, dtype=np.int64)
     np.put_along_axis(ranks, np.argsort(table, axis=1, kind="stable"), np.arange(table.shape[1])[None], axis=1)
     scores = 0.0 - (ranks * len(table) + np.arange(len(table))[:, None]).min(axis=0)  # no minus zero

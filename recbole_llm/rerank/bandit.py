@@ -65,7 +65,7 @@ class ModularDispersionBandit:
             y: [n], feedback: clicks or ratings.
 
         Raises:
-            ValueError: shapes do not match; nothing is learnt then.
+            ValueError: shapes do not match, or a value is not finite; nothing is learnt then.
         """
         form = x[:0]
         x, z, y = self._features(x, z, y)
@@ -160,6 +160,8 @@ class ModularDispersionBandit:
         ):
             shapes = ", ".join(str(array.shape) for array in arrays)
             raise ValueError(f"x [n, {d}], z [n, {j}] and y [n] do not match: {shapes}")
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("x, z or y hold NaN or infinity")
         return arrays
 
 

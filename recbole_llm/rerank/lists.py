@@ -96,10 +96,12 @@ def mmr_list(relevance: Array, similarity: Array, length: int, trade_off: float)
     values, table = _checked(relevance, similarity, "similarities")
     if not 0 <= trade_off <= 1:
         raise ValueError(f"the trade-off must lie in [0, 1], not {trade_off}")
+    # What is not ranked (-inf) stays last, also where its relevance counts nothing: 0 times infinity is no number.
+    weighted = np.where(np.isinf(values), values, trade_off * np.nan_to_num(values))
     nearest: NDArray[np.float64] | None = None
     left, order = np.ones(len(values), dtype=bool), []
     for _ in range(min(length, len(values))):
-        scores = trade_off * values - (0.0 if nearest is None else (1 - trade_off) * nearest)
+        scores = weighted - (0.0 if nearest is None else (1 - trade_off) * nearest)
         best = best_left(scores, left)
         order.append(best)
         left[best] = False
@@ -122,7 +124,7 @@ def rerank_scores(base: Array, order: Array) -> Any:
         float64 [items], as ``base`` is.
 
     Raises:
-        ValueError: the order names what is no item, or one twice.
+        ValueError: the order names what is no item, or one twice; or a score is NaN.
 
     Example:
         >>> rerank_scores([0.9, 0.1, 0.8, 0.7], [2, 0]).tolist()
@@ -130,6 +132,8 @@ def rerank_scores(base: Array, order: Array) -> Any:
     """
     scores = to_numpy(base).astype(np.float64)  # a copy
     items = to_ids(order, len(scores), "item")
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN")
     if len(np.unique(items)) < len(items):
         raise ValueError("the order names an item twice")
     if len(items):
@@ -165,4 +169,6 @@ def _checked(relevance: Array, table: Array, name: str) -> tuple[NDArray[np.floa
     values, pairs = to_numpy(relevance).astype(np.float64), to_numpy(table).astype(np.float64)
     if values.ndim != 1 or pairs.shape != (len(values), len(values)):
         raise ValueError(f"relevance [n] and {name} [n, n] are needed, not {values.shape} and {pairs.shape}")
+    if np.isnan(values).any() or np.isnan(pairs).any():
+        raise ValueError(f"relevance or {name} hold NaN")
     return values, pairs

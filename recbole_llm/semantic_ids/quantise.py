@@ -21,11 +21,13 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """int64 [n], the codeword nearest to each vector [n, d] among [k, d]; ties go to the lower code.
 
     Raises:
-        ValueError: widths differ, or there is no codeword.
+        ValueError: widths differ, there is no codeword, or a vector or codeword holds NaN.
     """
     check_widths(vectors, codebook)
     if not len(codebook):
         raise ValueError("the codebook has no codewords")
+    if vectors.isnan().any() or codebook.isnan().any():
+        raise ValueError("the vectors or the codebook hold NaN")
     codebook = widened(codebook.detach())
     parts = []
     for block in widened(vectors.detach()).split(max(CHUNK // max(codebook.numel(), 1), 1)):

@@ -400,6 +400,17 @@ def test_herding_matches_the_mean_as_a_plain_search_does():
     assert gaps[0] < 0.2 * gaps[1]
 
 
+@pytest.mark.parametrize(("width", "offset", "scatter"), [(1, 100, 0.01), (64, 100, 0.03), (768, 20, 0.05)])
+def test_herding_of_vectors_that_share_a_large_part_is_that_of_their_differences(width, offset, scatter):
+    """In single precision as in double: the choice depends on differences from the mean alone."""
+    rng = np.random.default_rng(width)
+    points = (offset + scatter * rng.normal(size=(200, width))).astype(np.float32)
+    apart = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    chosen, exact = (HerdingSelector().select(np.arange(200), 20, vectors=found).ids for found in (points, apart))
+    gaps = [np.linalg.norm(apart[rows].mean(axis=0)) for rows in (chosen, exact)]
+    assert gaps[0] == pytest.approx(gaps[1], rel=0.01) and len(np.intersect1d(chosen, exact)) >= 18
+
+
 def test_d2_numbers():
     """Three rows in a line, k = 1: worked out by hand with weights exp(-1) and exp(-4)."""
     distances, neighbours = np.array([[1.0], [1.0], [2.0]]), np.array([[1], [0], [1]])

@@ -256,3 +256,23 @@ def test_holm_never_helps_keeps_order_and_stays_below_bonferroni(values):
     assert all(p <= c <= min(1, p * len(values)) + 1e-12 for p, c in zip(values, corrected, strict=True))
     pairs = sorted(zip(values, corrected, strict=True))
     assert all(first[1] <= second[1] for first, second in zip(pairs, pairs[1:], strict=False))
+
+
+@pytest.mark.parametrize("exponent", [-1000, -550, -270, 0, 260, 900])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 3), (2, 4)])
+def test_another_unit_of_the_gains_changes_nothing_else(exponent, sizes):
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(size, 5)) for size in sizes)
+    plain = compare_two_level(a, b)
+    other = compare_two_level(np.ldexp(a, exponent), np.ldexp(b, exponent))
+    assert (other.p, other.p_users) == pytest.approx((plain.p, plain.p_users), rel=1e-9)
+    for name in ("difference", "detectable", "users", "seeds_and_users"):
+        one, unit = getattr(plain, name), getattr(other, name)
+        assert one is unit is None or np.ldexp(unit, -exponent) == pytest.approx(one, rel=1e-9)
+
+
+def test_a_tiny_difference_of_one_user_is_not_certain():
+    y = np.zeros((2, 4))
+    y[0, 0] = 1e-200
+    found = compare_two_level(y, np.zeros((2, 4)))
+    assert found.p_users == pytest.approx(2 * stats.t.sf(1, 3)) and found.p == pytest.approx(2 * stats.t.sf(1, 1))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.grounding.rank_metrics import RANK_METRICS, metric_means
+from recbole_llm.grounding.rank_metrics import RANK_METRICS, hit_at, metric_means
 
 RANKS = st.lists(st.integers(-1, 30), min_size=1, max_size=8)
 PLACES = [0, 1, 4, 5, 9, 10, 49, 50, 1000, 3]
@@ -50,3 +50,9 @@ def test_what_is_no_rank_and_no_cut_off_is_refused(name):
     for ranks in ([0, -2], [[0, 1]], 3):
         with pytest.raises(ValueError, match=r"ranks must be \[rows\], 0 for the best"):
             RANK_METRICS[name](ranks, 5)
+
+
+@pytest.mark.parametrize("ranks", [[0.5], [float("nan")], [-2], [1, 2.5]])
+def test_what_is_no_rank_is_refused(ranks):
+    with pytest.raises(ValueError, match="ranks must be"):
+        hit_at(ranks, 2)

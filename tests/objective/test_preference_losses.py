@@ -287,3 +287,8 @@ def test_weights_of_prompts_are_as_exact_under_autocast():
     exact = rpo_weights(prompts, prompts, 0.5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(rpo_weights(prompts, prompts, 0.5), exact)
+
+
+def test_distances_without_an_order_are_refused():
+    with pytest.raises(ValueError, match="the distances hold NaN"):
+        interleave([[0.3, float("nan"), 0.1]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -190,7 +192,12 @@ def test_tokens_that_cannot_come_have_no_effect():
     assert gradient.isfinite().all() and (gradient[:, 5:] == 0).all()
 
 
-@pytest.mark.parametrize(("positive", "legal", "n_root"), [([3.0], [[3.0, 1.0]], 4), ([3.0], [[3.0]], 9), ([], [], 9)])
+NO_NUMBERS = [([math.nan], [[1.0, 2.0]], 8), ([-math.inf], [[1.0, 2.0]], 8), ([3.0], [[1.0, math.inf]], 8)]
+
+
+@pytest.mark.parametrize(
+    ("positive", "legal", "n_root"), [([3.0], [[3.0, 1.0]], 4), ([3.0], [[3.0]], 9), ([], [], 9), *NO_NUMBERS]
+)
 def test_a_temperature_without_an_estimate_stays(positive, legal, n_root):
     assert adaptive_temperature(positive, legal, n_root, 2.25) == 2.25
 

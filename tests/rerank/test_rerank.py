@@ -20,6 +20,7 @@ from recbole_llm.rerank import (
 )
 
 seeds = st.integers(0, 10_000)
+NAN = float("nan")
 RELEVANCE = np.array([1.0, 0.92, 0.2, 0.6])
 GENRES = np.array([[1.0, 0], [1, 0], [0, 1], [1, 1]])
 UNIT = GENRES / np.linalg.norm(GENRES, axis=1, keepdims=True)
@@ -251,3 +252,26 @@ def test_feedback_of_another_shape_teaches_nothing():
         bandit.recommend([[1.0]], np.zeros((1, 1, 1)), 1)
     with pytest.raises(ValueError, match="the prior has theta and beta, not gamma"):
         ModularDispersionBandit(1, 1, prior={"gamma": [1.0]})
+
+
+@pytest.mark.parametrize("trade_off", [0.0, 0.5, 1.0])
+def test_what_is_not_ranked_stays_last_whatever_the_trade_off(trade_off):
+    order = mmr_list([0.1, -np.inf, 0.3, -np.inf], np.eye(4), 4, trade_off)
+    assert set(order[:2]) == {0, 2} and order[2:].tolist() == [1, 3]
+
+
+def test_nan_is_refused_and_nothing_is_learnt_of_it():
+    bandit = ModularDispersionBandit(2, 1)
+    bandit.update([[1.0, 2.0]], [[1.0]], [1.0])
+    before = bandit.weights()
+    for call in (
+        lambda: mmr_list([0.9, 0.1, NAN], np.eye(3), 2, 1.0),
+        lambda: greedy_list([0.1, 0.2, 0.3], np.full((3, 3), NAN), 2),
+        lambda: list_value([0, 1], [0.1, NAN, 0.3], np.zeros((3, 3))),
+        lambda: rerank_scores([3, NAN, 1], [2, 0]),
+        lambda: bandit.update([[NAN, 1.0]], [[0.0]], [1.0]),
+    ):
+        with pytest.raises(ValueError, match="NaN"):
+            call()
+    for old, new in zip(before, bandit.weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -47,3 +47,8 @@ def test_as_many_codewords_as_vectors_of_one_beginning_leave_no_clash():
     book = torch.randn(1, 8, 4, generator=generator, dtype=torch.float64)
     assert collision_rate(residual_quantise(points, book)[0]) > 0
     assert collision_rate(spread_codes(points, book, 0.003)) == pytest.approx(0)
+
+
+def test_what_is_no_number_has_no_nearest_codeword():
+    with pytest.raises(ValueError, match="hold NaN"):
+        residual_quantise([[float("nan"), 1.0]], [[[0.0, 0.0], [1.0, 1.0]]])
