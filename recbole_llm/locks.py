@@ -22,7 +22,6 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-WAIT = 60.0  # seconds that a wait for a lock takes before it begins again
 CHANGES = ".locks"  # the lock under which the locks of its folder change hands
 POLL = 0.1  # seconds between two looks at a lock that another process holds
 SAME_START = 2.0  # seconds by which two readings of when one process started may differ
@@ -111,44 +110,28 @@ class OwnedLock:
     def __enter__(self) -> OwnedLock:
         if not self.take():
             log.info("%s is being computed by %s; waiting for it", self.what, Owner.read(self._note) or "another run")
-            while not self.take(WAIT):
-                pass
+            while not self.take():
+                time.sleep(POLL)
         return self
 
-    def take(self, seconds: float = 0.0) -> bool:
-        """Take the lock if it is free, or held by no living process.
-
-        Args:
-            seconds: how long to wait for it.
-
-        Returns:
-            Whether it is taken.
-        """
-        until = time.monotonic() + seconds
-        while not self._take_now():
-            if time.monotonic() >= until:
-                return False
-            time.sleep(POLL)
-        return True
-
-    def _take_now(self) -> bool:
-        """Take the lock, or take it away from a process that is no longer there. Returns: whether it is taken.
+    def take(self) -> bool:
+        """Take the lock if it is free, or held by no living process. Returns: whether it is taken.
 
         The lock and the note change together, one process at a time: beside a lock that was just taken, the note of
         the holder before would look as if that one still had it.
         """
         with FileLock(self.path.with_name(CHANGES)):
             before = Owner.read(self._note)
-            is_broken = before is not None and before.is_gone
+            has_ended = before is not None and before.is_gone
             if not self._acquire():
-                if not is_broken:
+                if not has_ended:
                     return False
                 with suppress(FileNotFoundError):
                     self.path.unlink()  # whoever still has it open holds a lock without a name
                 if not self._acquire():
                     return False
             self._write_note()
-        if is_broken:
+        if has_ended:
             log.info("%s: %s has ended without finishing it; resuming from what it left", self.what, before)
         return True
 

@@ -54,7 +54,7 @@ def test_a_lock_is_held_by_one_and_noted_while_it_is(tmp_path):
 
 
 def test_a_live_holder_is_waited_for_by_name(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(locks, "WAIT", 0.01)
+    monkeypatch.setattr(locks, "POLL", 0.01)
     caplog.set_level("INFO")
     first, entered = OwnedLock(tmp_path / "lock", "Stage s"), threading.Event()
     first.take()

@@ -31,17 +31,19 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
 
 
+def _is_count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _is_negatives(value: Mapping[str, Any]) -> bool:
     """Whether these are RecBole's arguments of negative samples, of types that it can use."""
     if value.get("distribution") == "none":  # what RecBole makes of ~, with "none" for numbers
         return True
     count, power, pool = (value.get(key, 1) for key in ("sample_num", "alpha", "candidate_num"))
     names = {"distribution", "sample_num", "alpha", "dynamic", "candidate_num"}
-    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in (count, pool))
+    counted = _is_count(count) and _is_count(pool, least=0)
     dynamic = isinstance(value.get("dynamic", False), bool)
-    return (
-        names.issuperset(value) and whole and count >= 1 and pool >= 0 and dynamic and is_number(power) and power >= 0
-    )
+    return names.issuperset(value) and counted and dynamic and is_number(power) and power >= 0
 
 
 def _are_names(value: Mapping[str, Any]) -> bool:
@@ -49,8 +51,7 @@ def _are_names(value: Mapping[str, Any]) -> bool:
 
 
 def _are_lengths(value: Mapping[str, Any]) -> bool:
-    whole = all(isinstance(one, int) and not isinstance(one, bool) and one >= 1 for one in value.values())
-    return whole and _are_texts(list(value))
+    return all(map(_is_count, value.values())) and _are_texts(list(value))
 
 
 def _are_buckets(value: Mapping[str, Any]) -> bool:
@@ -61,9 +62,7 @@ def _are_buckets(value: Mapping[str, Any]) -> bool:
 def _is_bucketing(value: object) -> bool:
     if not isinstance(value, Mapping) or not {"method", "bucket"}.issuperset(value):
         return False
-    count = value.get("bucket")
-    counted = isinstance(count, int) and not isinstance(count, bool) and count >= 1
-    return value.get("method") == "LD" or (value.get("method") == "ED" and counted)
+    return value.get("method") == "LD" or (value.get("method") == "ED" and _is_count(value.get("bucket")))
 
 
 def _is_threshold(value: Mapping[str, Any]) -> bool:
